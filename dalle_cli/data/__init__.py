@@ -1,0 +1,1 @@
+"""Pictures and captions: where they lie, in which order they come, how they become tensors."""

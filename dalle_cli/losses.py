@@ -1,0 +1,55 @@
+"""The loss functions of the paper, pure and in fp32; reductions beyond a token or a pixel are the task's business."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def logit_laplace_nll(mapped: Tensor, mu: Tensor, log_scale: Tensor) -> Tensor:
+    """Negative log-density, in nats, of each pixel value under the logit-Laplace (Ramesh et al. 2021, appendix A.3).
+
+    mapped     [B, 3, H, W], strictly inside (0, 1): `map_pixels` sees to that
+    mu         [B, 3, H, W], the location on the logit axis
+    log_scale  [B, 3, H, W], ln b
+    returns    [B, 3, H, W]
+    """
+    log_jacobian = mapped.log() + torch.log1p(-mapped)
+    distance = (torch.logit(mapped) - mu).abs()
+    return math.log(2) + log_scale + log_jacobian + distance * (-log_scale).exp()
+
+
+def kl_to_uniform(logits: Tensor) -> Tensor:
+    """Divergence, in nats, of each cell's categorical from the uniform one: logits [B, K, g, g] -> [B, g, g].
+
+    Analytic, from un-noised and un-tempered logits: ln K - H(softmax(logits)), between 0 and ln K.
+    """
+    log_probs = F.log_softmax(logits.float(), dim=1)
+    return (log_probs.exp() * log_probs).sum(dim=1) + math.log(logits.shape[1])
+
+
+def token_cross_entropy(logits: Tensor, tokens: Tensor, count: int | None = None) -> Tensor:
+    """Sum of -ln p(token) over the tokens that are not -1, divided by count.
+
+    logits   [B, N, V]
+    tokens   int64 [B, N], -1 where there is nothing to predict
+    count    what to divide by, where these rows are a part of a larger batch; default: the tokens counted here
+    """
+    total = F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten(), ignore_index=-1, reduction="sum")
+    if count is None:
+        count = int((tokens >= 0).sum())
+    return total / max(count, 1)
+
+
+def text_image_cross_entropy(
+    text_logits: Tensor, image_logits: Tensor, text_tokens: Tensor, image_tokens: Tensor, text_weight: float = 1 / 8
+) -> Tensor:
+    """Weigh the mean over text tokens against the mean over image tokens, 1 to 7 (Ramesh et al. 2021, section 2.2).
+
+    text_logits   [B, T, Vt]    image_logits  [B, I, Vi]
+    text_tokens   int64 [B, T]  image_tokens  int64 [B, I]; -1 where there is nothing to predict
+    """
+    text = token_cross_entropy(text_logits, text_tokens)
+    image = token_cross_entropy(image_logits, image_tokens)
+    return text_weight * text + (1 - text_weight) * image

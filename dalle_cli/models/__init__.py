@@ -1,0 +1,1 @@
+"""The three models: tensors in, tensors out. No devices, no files, no precision policy, no distributed code."""
