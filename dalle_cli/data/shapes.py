@@ -7,7 +7,7 @@ places, level 2 two objects and a relation. Knows nothing of models. Lengths are
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -96,11 +96,12 @@ def is_unseen(scene: Scene, share: float) -> bool:
 def render(scene: Scene, side: int, rng: np.random.Generator | None = None) -> Image.Image:
     """Draw a scene as an RGB picture of side x side pixels; with rng, things are moved and scaled a little."""
     n_things = len(scene.things)
-    return _draw_scene(scene, side, np.zeros((n_things, 3)) if rng is None else rng.uniform(-1, 1, (n_things, 3)))
+    moves = np.zeros((n_things, 3)) if rng is None else rng.uniform(-1, 1, (n_things, 3))
+    return _draw_scene(scene, side, moves)
 
 
-def _draw_scene(scene: Scene, side: int, moves: np.ndarray) -> Image.Image:
-    """moves [things, 3]: steps right, down and outwards, in units of the jitter constants."""
+def _draw_scene(scene: Scene, side: int, moves: Sequence[Sequence[float]]) -> Image.Image:
+    """moves, one for each thing: steps right, down and outwards, in units of the jitter constants."""
     canvas = _ground(side).resize((side * OVERSAMPLING,) * 2, Image.Resampling.NEAREST)
     pen = ImageDraw.Draw(canvas)
     for thing, (dx, dy, growth) in zip(sorted(scene.things, key=lambda t: (t.x, t.y)), moves, strict=True):
@@ -137,33 +138,36 @@ def _draw(pen: ImageDraw.ImageDraw, thing: Thing, x: float, y: float, r: float) 
 
 
 class Recogniser:
-    """Names the scene whose drawing, where it belongs or shifted a little, lies nearest to a picture."""
+    """Names the scene whose drawing, each thing where it belongs or shifted a little, lies nearest to a picture.
 
-    SHIFTS = ((0, 0), (-0.7, -0.7), (-0.7, 0.7), (0.7, -0.7), (0.7, 0.7))
+    Things of one scene never overlap, so a drawing's squared distance to a picture is the empty ground's plus what
+    each thing, shifted as suits it best, adds or saves.
+    """
+
+    SHIFTS = tuple((dx, dy, 0.0) for dx in (-0.7, 0.0, 0.7) for dy in (-0.7, 0.0, 0.7))
 
     def __init__(self, level: int, side: int) -> None:
         """level as in `scenes`; side of the pictures in pixels."""
         self.side = side
         self._by_caption = {scene.caption: scene for scene in scenes(level)}
         self._scenes = list({scene.things: scene for scene in self._by_caption.values()}.values())
-        # one array for each shift: uint8 [scenes, pixels]
-        self._drawings = [self._draw_all((dx, dy, 0)) for dx, dy in self.SHIFTS]
-
-    def _draw_all(self, move: tuple[float, float, float]) -> np.ndarray:
-        pictures = (_draw_scene(s, self.side, np.tile(move, (len(s.things), 1))) for s in self._scenes)
-        return np.stack([np.asarray(picture).ravel() for picture in pictures])
+        self._things = list({thing: None for scene in self._scenes for thing in scene.things})
+        place_of = {thing: i for i, thing in enumerate(self._things)}
+        self._things_of = np.array([[place_of[thing] for thing in scene.things] for scene in self._scenes])
 
     def recognise(self, pictures: Iterable[Image.Image]) -> list[Scene]:
-        """Name the scene nearest to each RGB picture, by squared distance over all pixels."""
+        """Name the nearest scene to each RGB picture."""
         flat = np.stack([np.asarray(p.resize((self.side, self.side)), dtype=np.float32).ravel() for p in pictures])
-        distances = np.stack([self._distance(flat, drawings) for drawings in self._drawings]).min(axis=0)
-        return [self._scenes[i] for i in distances.argmin(axis=1)]
+        gain = np.min([self._squared_distance(flat, shift) for shift in self.SHIFTS], axis=0)  # [pictures, things]
+        nearest = gain[:, self._things_of].sum(axis=2).argmin(axis=1)
+        return [self._scenes[i] for i in nearest]
 
-    @staticmethod
-    def _distance(flat: np.ndarray, drawings: np.ndarray) -> np.ndarray:
-        """Squared distances [pictures, scenes], less each picture's own square."""
-        drawings = drawings.astype(np.float32)
-        return (drawings**2).sum(axis=1) - 2 * flat @ drawings.T
+    def _squared_distance(self, flat: np.ndarray, shift: tuple[float, float, float]) -> np.ndarray:
+        """Distances [pictures, things] to each thing drawn alone, less those to the empty ground."""
+        ground = np.asarray(_ground(self.side), dtype=np.float32).ravel()
+        drawn = [_draw_scene(Scene("", frozenset({thing})), self.side, [shift]) for thing in self._things]
+        drawings = np.stack([np.asarray(picture, dtype=np.float32).ravel() for picture in drawn]) - ground
+        return (drawings**2).sum(axis=1) - 2 * (flat - ground) @ drawings.T
 
     def accuracy(self, pictures: Iterable[Image.Image], captions: Iterable[str]) -> float:
         """Share of the pictures that show what their caption says, every attribute right."""

@@ -1,0 +1,98 @@
+"""Pictures in files become upright RGB, and RGB becomes tensors and back.
+
+Everything that comes in is untrusted: few formats, size checked in the header before a pixel is decoded, and any
+damage makes the sample unusable (`BadSample`) instead of half grey. Knows nothing of captions, files or cropping.
+Axes: H height, W width.
+"""
+
+import io
+import struct
+import warnings
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+MAX_PIXELS = 64_000_000
+MIN_SIDE = 16
+TOO_LARGE = f"picture too large: over {MAX_PIXELS // 10**6} megapixels"
+TOO_SMALL = f"picture too small: under {MIN_SIDE} pixels on its short side"
+
+
+class BadSample(Exception):
+    """A sample that cannot be used, through no fault of the disk; `reason` is short and safe to print."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """Decode an upright RGB picture, with transparency on white and the first frame of an animation.
+
+    Raises `BadSample` for another format, a size out of bounds, or damaged or incomplete data.
+    """
+    if not data:
+        raise BadSample("empty picture file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whatever Pillow finds odd is either decoded well or an error below
+        try:
+            return _decode(data)
+        except (BadSample, MemoryError):
+            raise
+        except Image.UnidentifiedImageError:
+            raise BadSample("not a JPEG, PNG, WebP or GIF picture") from None
+        except Image.DecompressionBombError:
+            raise BadSample(TOO_LARGE) from None
+        except Exception as error:  # on damaged data Pillow's decoders raise nearly anything
+            raise BadSample("damaged or incomplete picture") from error
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """Copy an RGB picture into a uint8 [3, H, W] tensor."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def to_image(pixels: Tensor) -> Image.Image:
+    """Make a picture of float pixels [3, H, W] in [0, 1]; values outside are clamped."""
+    if pixels.ndim != 3 or pixels.shape[0] != 3:
+        raise ValueError(f"pixels must be [3, H, W]: {list(pixels.shape)}")
+    levels = (pixels.detach().float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
+
+
+def _decode(data: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        _check_size(*image.size)
+        image.load()
+        return _to_rgb(_to_8_bits(_to_upright(image)))
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise BadSample(TOO_LARGE)
+    if min(width, height) < MIN_SIDE:
+        raise BadSample(TOO_SMALL)
+
+
+def _to_upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (struct.error, SyntaxError, LookupError, TypeError, ValueError):
+        return image  # unreadable EXIF beside good pixels
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    if not image.mode.startswith("I"):
+        return image
+    levels = np.asarray(image).astype(np.float32) * (255 / 65535)  # 16-bit grey; Pillow's conversion would clip it
+    return Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")

@@ -1,0 +1,12 @@
+"""Random access to captioned pictures, whether they lie in a folder, in tar shards or behind a manifest.
+
+A source indexes once and then reads any sample by its number, from any process. What cannot be used is left out and
+told (`problems`), or found when it is read (`BadSample`). Pictures stay encoded: decoding is `data.images`' work.
+"""
+
+from dalle_cli.data.sources.captions import printable
+from dalle_cli.data.sources.opening import open_source
+from dalle_cli.data.sources.source import Problem, Sample, Source
+from dalle_cli.data.sources.split import validation_split
+
+__all__ = ["Problem", "Sample", "Source", "open_source", "printable", "validation_split"]

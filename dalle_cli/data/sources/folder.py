@@ -1,0 +1,82 @@
+"""A folder of pictures with caption files beside them, walked with all its subfolders.
+
+Hidden files and folders are ignored. A link to a file counts as the file; a linked folder is not entered, since it
+may lead in circles. Samples are in the order of their file names.
+"""
+
+import os
+from collections.abc import Iterator
+
+from dalle_cli.data.sources.captions import parse_captions, printable
+from dalle_cli.data.sources.pairing import pair_up, split_name
+from dalle_cli.data.sources.source import Problem, Sample, fingerprint_of
+
+
+class FolderSource:
+    """Pairs of loose files below one folder."""
+
+    def __init__(self, name: str, captions_required: bool) -> None:
+        self.name = name
+        self._captions_required = captions_required
+        names, problems = list_files(name)
+        self._pairs, unpaired = pair_up(names, captions_required)
+        ignored = [(shard, "tar file beside loose pictures, ignored") for shard in names if is_tar(shard)]
+        self.problems = [(printable(self._path(file)), reason) for file, reason in problems + unpaired + ignored]
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def key(self, index: int) -> str:
+        return self._pairs[index].key
+
+    def read(self, index: int) -> Sample:
+        return Sample(self.key(index), self._bytes(self._pairs[index].picture), self.captions(index))
+
+    def captions(self, index: int) -> list[str]:
+        caption = self._pairs[index].caption
+        return [] if caption is None else parse_captions(self._bytes(caption), self._captions_required)
+
+    def fingerprint(self) -> str:
+        return fingerprint_of((pair.key, self._size(pair.picture), self._size(pair.caption)) for pair in self._pairs)
+
+    def _path(self, file: str) -> str:
+        return os.path.join(self.name, *file.split("/"))
+
+    def _bytes(self, file: str) -> bytes:
+        with open(self._path(file), "rb") as opened:
+            return opened.read()
+
+    def _size(self, file: str | None) -> int:
+        return 0 if file is None else os.path.getsize(self._path(file))
+
+
+def is_tar(name: str) -> bool:
+    """Tell a shard by its name."""
+    return name.lower().endswith(".tar")
+
+
+def list_files(root: str) -> tuple[list[str], list[Problem]]:
+    """List the regular files below a folder as sorted names with "/", and what was passed over there."""
+    names, problems = [], []
+    for name, entry in _walk(root):
+        if entry.is_file():
+            names.append(name)
+        elif entry.is_dir():
+            problems.append((name, "linked folder, not entered"))
+        elif split_name(name)[1]:
+            problems.append((name, "not a regular file"))
+    return sorted(names), sorted(problems)
+
+
+def _walk(root: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    prefixes = [""]
+    while prefixes:
+        prefix = prefixes.pop()
+        with os.scandir(os.path.join(root, prefix)) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    prefixes.append(f"{prefix}{entry.name}/")
+                else:
+                    yield prefix + entry.name, entry

@@ -1,0 +1,73 @@
+"""Multi-head attention over a stream of text and image slots, whole or slot by slot with a cache.
+
+Dense and masked: `scaled_dot_product_attention` under a boolean mask. Knows nothing of what the mask means.
+Axes used below:
+
+    B batch    N slots given    S slots in all    D model width    H heads    K width of a head
+"""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass
+class KeyValueCache:
+    """Keys and values of the slots seen so far, each [B, H, S, K], allocated once."""
+
+    keys: Tensor
+    values: Tensor
+
+    def put(self, start: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write N new slots from `start` on; return views of everything up to the last of them."""
+        end = start + keys.shape[2]
+        self.keys[:, :, start:end] = keys
+        self.values[:, :, start:end] = values
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class Attention(nn.Module):
+    """One softmax over all allowed keys, text and image together; four separate D x D matrices with biases.
+
+    Separate because the published compression treats query, key and value matrices one by one (appendix E, table 2).
+    """
+
+    def __init__(self, d_model: int, n_heads: int) -> None:
+        super().__init__()
+        if d_model % n_heads:
+            raise ValueError(f"d_model must be divisible by n_heads: {d_model} by {n_heads}")
+        self.n_heads = n_heads
+        self.d_head = d_model // n_heads
+        self.query = nn.Linear(d_model, d_model)
+        self.key = nn.Linear(d_model, d_model)
+        self.value = nn.Linear(d_model, d_model)
+        self.output = nn.Linear(d_model, d_model)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Attend within x [B, S, D] under mask bool [S, S] (True = may attend); returns [B, S, D]."""
+        query, key, value = self._project(x)
+        return self._merge(F.scaled_dot_product_attention(query, key, value, attn_mask=mask))
+
+    def forward_cached(self, x: Tensor, mask: Tensor, cache: KeyValueCache, start: int) -> Tensor:
+        """Attend from the slots start.. of x [B, N, D] to them and all cached before; returns [B, N, D].
+
+        mask  bool [S, S], the same as in `forward`
+        """
+        query, key, value = self._project(x)
+        key, value = cache.put(start, key, value)
+        rows = mask[start : start + x.shape[1], : key.shape[2]]
+        return self._merge(F.scaled_dot_product_attention(query, key, value, attn_mask=rows))
+
+    def new_cache(self, batch_size: int, n_slots: int) -> KeyValueCache:
+        """Allocate room for n_slots slots, in the dtype and on the device of the key projection."""
+        like = self.key.weight
+        shape = (batch_size, self.n_heads, n_slots, self.d_head)
+        return KeyValueCache(like.new_zeros(shape), like.new_zeros(shape))
+
+    def _project(self, x: Tensor) -> list[Tensor]:
+        heads = (self.n_heads, self.d_head)
+        return [p(x).unflatten(-1, heads).transpose(1, 2) for p in (self.query, self.key, self.value)]  # [B, H, N, K]
+
+    def _merge(self, heads: Tensor) -> Tensor:
+        return self.output(heads.transpose(1, 2).flatten(2))
