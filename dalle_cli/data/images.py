@@ -66,7 +66,7 @@ def to_image(pixels: Tensor) -> Image.Image:
 def _decode(data: bytes) -> Image.Image:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         _check_size(*image.size)
-        image.load()
+        image.load()  # before the EXIF is read, where errors are forgiven
         return _to_rgb(_to_8_bits(_to_upright(image)))
 
 

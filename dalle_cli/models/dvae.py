@@ -146,6 +146,14 @@ class DiscreteVAE(nn.Module):
         """Decode a relaxed sample [B, K, g, g] into the likelihood's mu and log_scale, both [B, 3, H, W]."""
         return self._decode_vectors(self.decoder.input(relaxed))
 
+    def matrices(self) -> list[nn.Parameter]:
+        """List the weights of the convolutions: everything but the biases."""
+        return [parameter for parameter in self.parameters() if parameter.ndim == 4]
+
+    def residual_branches(self) -> list[nn.Module]:
+        """List the parts whose output is only ever added to the residual stream."""
+        return [module.res_path for module in self.modules() if isinstance(module, ResBlock)]
+
     def _decode_vectors(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         mu, log_scale = self.decoder[1:](vectors).float().chunk(2, dim=1)
         return mu, log_scale

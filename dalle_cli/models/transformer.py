@@ -109,7 +109,7 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialise as Child et al. 2019, section 6: small normal matrices, smaller ones into the stream, zero heads."""
+        """Initialise as Child et al. 2019, section 6: small matrices, smaller ones into the stream, zero heads."""
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=INIT_SCALE * module.in_features**-0.5)
@@ -136,15 +136,15 @@ class Transformer(nn.Module):
         """
         self._check(text_tokens, image_tokens)
         image = self.embed_image(image_tokens[:, :-1], start=0)
-        x = torch.cat([self.embed_text(text_tokens), image], dim=1)                       # [B, S, D]
+        x = torch.cat([self.embed_text(text_tokens), image], dim=1)  # [B, S, D]
         for block, kind in zip(self.blocks, self.kinds, strict=True):
-            x = block(x, self.mask(kind))                                                 # [B, S, D]
+            x = block(x, self.mask(kind))  # [B, S, D]
         text, image = self.final_norm(x).split([self.text_len, self.image_len], dim=1)
         return self.text_head(text), self.image_head(image)
 
     def embed_text(self, text_tokens: Tensor) -> Tensor:
         """Fill the text slots from text_tokens int64 [B, T]: [B, T, D]."""
-        held = text_tokens[:, :-1]                                                        # slot s holds token s - 1
+        held = text_tokens[:, :-1]  # slot s holds token s - 1
         words = self.text_embedding(held.clamp(min=0)) + self.text_position[1:]
         slots = torch.where((held >= 0)[..., None], words, self.text_padding[1:])
         start = (self.start_of_text + self.text_position[0]).expand(len(held), 1, -1)
@@ -165,6 +165,14 @@ class Transformer(nn.Module):
     def mask(self, kind: str) -> Tensor:
         """Give the mask bool [S, S] of one kind of layer."""
         return self.get_buffer(f"{kind}_mask")
+
+    def matrices(self) -> list[nn.Parameter]:
+        """List the blocks' matrices: the parameters that the paper decays, shards and compresses."""
+        return [parameter for parameter in self.blocks.parameters() if parameter.ndim == 2]
+
+    def residual_branches(self) -> list[nn.Module]:
+        """List the parts whose output is only ever added to the residual stream."""
+        return [branch for block in self.blocks for branch in (block.attention, block.mlp)]
 
     def new_caches(self, batch_size: int) -> list[KeyValueCache]:
         """Allocate one cache for each layer, for a whole stream."""

@@ -7,21 +7,21 @@ may lead in circles. Samples are in the order of their file names.
 import os
 from collections.abc import Iterator
 
-from dalle_cli.data.sources.captions import parse_captions, printable
+from dalle_cli.data.sources.captions import parse_captions
 from dalle_cli.data.sources.pairing import pair_up, split_name
 from dalle_cli.data.sources.source import Problem, Sample, fingerprint_of
+from dalle_cli.untrusted import printable
 
 
 class FolderSource:
-    """Pairs of loose files below one folder."""
+    """Pairs of loose files below one folder, which `list_files` has listed."""
 
-    def __init__(self, name: str, captions_required: bool) -> None:
+    def __init__(self, name: str, files: list[str], passed_over: list[Problem], captions_required: bool) -> None:
         self.name = name
         self._captions_required = captions_required
-        names, problems = list_files(name)
-        self._pairs, unpaired = pair_up(names, captions_required)
-        ignored = [(shard, "tar file beside loose pictures, ignored") for shard in names if is_tar(shard)]
-        self.problems = [(printable(self._path(file)), reason) for file, reason in problems + unpaired + ignored]
+        self._pairs, unpaired = pair_up(files, captions_required)
+        shards = [(file, "tar file beside loose pictures, ignored") for file in files if is_tar(file)]
+        self.problems = [(printable(self._path(file)), reason) for file, reason in passed_over + unpaired + shards]
 
     def __len__(self) -> int:
         return len(self._pairs)

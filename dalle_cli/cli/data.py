@@ -1,0 +1,45 @@
+"""`dalle data`: make and look at training data."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dalle_cli.cli.app import data_app
+from dalle_cli.cli.options import Json, Quiet
+from dalle_cli.console import Terminal
+
+
+@data_app.command()
+def shapes(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    level: Annotated[int, typer.Option(min=1, max=2, help="1: one object; 2: two objects and a relation.")] = 1,
+    pictures: Annotated[int, typer.Option(min=2, help="How many to draw.")] = 6000,
+    size: Annotated[int, typer.Option(min=16, help="Side in pixels.")] = 32,
+    unseen_share: Annotated[float, typer.Option(min=0.01, max=0.9, help="Combinations kept out of training.")] = 0.25,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same pictures.")] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw captioned toy scenes; some combinations are never drawn, to be asked for later.
+
+    Example: dalle data shapes shapes/ && dalle train-dvae dvae/demo --data shapes/train --run runs/dvae
+    """
+    from dalle_cli.commands.data_shapes import data_shapes
+
+    data_shapes(folder, level, pictures, size, unseen_share, seed, Terminal(quiet, as_json))
+
+
+@data_app.command()
+def check(
+    data: Annotated[str, typer.Argument(metavar="SRC", help="Folder, tar shards, or a CSV/JSONL file.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Read and decode every sample; print counts, sizes, and what is wrong with each bad one.
+
+    Example: dalle data check 'shards/{000000..000007}.tar'
+    """
+    from dalle_cli.commands.data_check import data_check
+
+    data_check(data, Terminal(quiet, as_json))

@@ -1,0 +1,116 @@
+"""`dalle generate` and `dalle reconstruct`: what trained models are for."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dalle_cli.cli.app import app
+from dalle_cli.cli.options import Device, Json, Precision, Quiet
+from dalle_cli.console import Terminal
+
+RunToUse = Annotated[Path, typer.Argument(metavar="RUN", help="A run, or an exported one.")]
+
+
+@app.command(rich_help_panel="Use")
+def generate(
+    run: RunToUse,
+    captions: Annotated[list[str] | None, typer.Argument(metavar="CAPTION...", help="What to draw.")] = None,
+    prompts: Annotated[
+        str | None, typer.Option(metavar="FILE|-", help="A file of captions, one a line; - is the standard input.")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Pictures of each caption.")] = 8,
+    temperature: Annotated[float, typer.Option(min=0, help="1: as the model has learnt; 0: the likeliest.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Draw from the k likeliest tokens; 0: from all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that hold this share; 1: all.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same pictures.")] = 0,
+    batch_size: Annotated[str, typer.Option(metavar="auto|N", help="Pictures drawn side by side.")] = "auto",
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="A new folder; by default in the run.")] = None,
+    device: Device = "auto",
+    precision: Precision = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw pictures of captions.
+
+    Example: dalle generate runs/dalle "a small red circle at the top left" -n 8
+    """
+    if not 0 < top_p <= 1:
+        raise typer.BadParameter(f"{top_p} is not above 0 and at most 1", param_hint="--top-p")
+    if batch_size != "auto" and not (batch_size.isdigit() and int(batch_size) > 0):
+        raise typer.BadParameter(f"{batch_size} is neither auto nor a number above 0", param_hint="--batch-size")
+    from dalle_cli.commands.generate import GenerateOptions, read_captions
+    from dalle_cli.commands.generate import generate as command
+    from dalle_cli.sampling import SamplingSettings
+
+    text = sys.stdin.read() if prompts == "-" else None
+    file = Path(prompts) if prompts not in (None, "-") else None
+    options = GenerateOptions(
+        run=run,
+        captions=read_captions(captions or [], file, text),
+        n=n,
+        sampling=SamplingSettings(temperature, top_k, top_p),
+        seed=seed,
+        batch_size=0 if batch_size == "auto" else int(batch_size),
+        device=device,
+        precision=precision or "auto",
+        out=out,
+    )
+    command(options, Terminal(quiet, as_json))
+
+
+@app.command(rich_help_panel="Use")
+def reconstruct(
+    run: RunToUse,
+    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURES...", help="Pictures, and folders of them.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.")],
+    device: Device = "auto",
+    precision: Precision = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Send pictures through a discrete VAE and back, and lay them side by side.
+
+    Example: dalle reconstruct runs/dvae pictures/ --out compared/
+    """
+    from dalle_cli.commands.reconstruct import ReconstructOptions
+    from dalle_cli.commands.reconstruct import reconstruct as command
+
+    command(ReconstructOptions(run, pictures, out, device, precision or "auto"), Terminal(quiet, as_json))
+
+
+@app.command(rich_help_panel="Use")
+def export(
+    run: RunToUse,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Copy what `generate` needs into one folder of safetensors and JSON.
+
+    Example: dalle export runs/dalle --out dalle-model
+    """
+    from dalle_cli.commands.export import export as command
+
+    command(run, out, Terminal(quiet, as_json))
+
+
+@app.command(rich_help_panel="Use")
+def demo(
+    run: Annotated[Path, typer.Option(metavar="DIR", help="Where everything goes.")] = Path("runs/demo"),
+    pictures: Annotated[int, typer.Option(min=100, help="Scenes to train on.")] = 6000,
+    dvae_set: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="Change the dVAE's recipe.")] = [],  # noqa: B006
+    transformer_set: Annotated[
+        list[str], typer.Option(metavar="KEY=VALUE", help="Change the transformer's recipe.")
+    ] = [],  # noqa: B006
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train everything on toy scenes, draw, and measure how many pictures show their caption.
+
+    Example: dalle demo
+    """
+    from dalle_cli.commands.demo import demo as command
+
+    command(run, pictures, {"dvae": dvae_set, "transformer": transformer_set}, Terminal(quiet, as_json))

@@ -1,0 +1,68 @@
+"""`dalle recipes`, `dalle info` and `dalle doctor`: look before you train."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dalle_cli.cli.app import app, recipes_app
+from dalle_cli.cli.options import Json, Overrides, Quiet, RecipeName
+from dalle_cli.console import Terminal
+
+
+@recipes_app.command("list")
+def list_recipes(as_json: Json = False) -> None:
+    """Name the shipped recipes and what they are for."""
+    from dalle_cli.commands.recipes import list_recipes as command
+
+    command(Terminal(as_json=as_json))
+
+
+@recipes_app.command("show")
+def show_recipe(recipe: RecipeName, as_json: Json = False) -> None:
+    """Print a recipe's file.
+
+    Example: dalle recipes show transformer/demo > mine.toml
+    """
+    from dalle_cli.commands.recipes import show_recipe as command
+
+    command(recipe, Terminal(as_json=as_json))
+
+
+@recipes_app.command("check")
+def check_recipe(recipe: RecipeName, overrides: Overrides = [], as_json: Json = False) -> None:  # noqa: B006
+    """Check a recipe and print it as it would run.
+
+    Example: dalle recipes check mine.toml --set training.steps=500
+    """
+    from dalle_cli.commands.recipes import check_recipe as command
+
+    command(recipe, overrides, Terminal(as_json=as_json))
+
+
+@app.command(rich_help_panel="Look")
+def info(
+    name: Annotated[str, typer.Argument(metavar="RECIPE|RUN", help="A recipe, or a run's folder.")],
+    masks: Annotated[Path | None, typer.Option(metavar="DIR", help="Draw the attention masks here.")] = None,
+    overrides: Overrides = [],  # noqa: B006
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Print parameters, tokens and attention of a recipe or a run.
+
+    Example: dalle info transformer/demo --masks masks/
+    """
+    from dalle_cli.commands.info import info as command
+
+    command(name, overrides, masks, Terminal(quiet, as_json))
+
+
+@app.command(rich_help_panel="Look")
+def doctor(as_json: Json = False) -> None:
+    """Print what this machine has, what is missing, and what it can do.
+
+    Example: dalle doctor
+    """
+    from dalle_cli.commands.doctor import doctor as command
+
+    command(Terminal(as_json=as_json))

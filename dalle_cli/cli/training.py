@@ -1,0 +1,90 @@
+"""`dalle train-dvae` and `dalle train-transformer`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dalle_cli.cli.app import app
+from dalle_cli.cli.options import (
+    DataSource,
+    Device,
+    DryRun,
+    Json,
+    Overrides,
+    Precision,
+    Quiet,
+    RecipeName,
+    Resume,
+    RunFolder,
+    ValidSource,
+)  # fmt: skip
+from dalle_cli.console import Terminal
+from dalle_cli.recipe import load_recipe
+
+if TYPE_CHECKING:
+    from dalle_cli.training.session import TrainOptions
+
+
+def _with_precision(overrides: list[str], precision: str | None) -> list[str]:
+    return overrides if precision is None else [*overrides, f"runtime.precision={precision}"]
+
+
+def _options(data: str, run: Path, valid: str | None, resume: str, device: str, dry_run: bool) -> "TrainOptions":
+    from dalle_cli.training.session import TrainOptions
+
+    return TrainOptions(data, run, valid, resume, device, dry_run)
+
+
+@app.command("train-dvae", rich_help_panel="Train")
+def train_dvae(
+    recipe: RecipeName,
+    data: DataSource,
+    run: RunFolder,
+    valid: ValidSource = None,
+    overrides: Overrides = [],  # noqa: B006  typer copies it
+    resume: Resume = "auto",
+    device: Device = "auto",
+    precision: Precision = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a discrete VAE on pictures.
+
+    Example: dalle train-dvae dvae/emoji --data pictures/ --run runs/dvae
+    """
+    checked = load_recipe(recipe, _with_precision(overrides, precision), kind="dvae")
+    from dalle_cli.commands.train_dvae import train_dvae as command
+
+    command(checked, _options(data, run, valid, resume, device, dry_run), Terminal(quiet, as_json))
+
+
+@app.command("train-transformer", rich_help_panel="Train")
+def train_transformer(
+    recipe: RecipeName,
+    data: DataSource,
+    run: RunFolder,
+    dvae: Annotated[Path, typer.Option(metavar="RUN", help="The discrete VAE whose tokens it learns.")],
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A merges.json; otherwise one is learnt from the captions.")
+    ] = None,
+    valid: ValidSource = None,
+    overrides: Overrides = [],  # noqa: B006  typer copies it
+    resume: Resume = "auto",
+    device: Device = "auto",
+    precision: Precision = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a transformer on captioned pictures, as a discrete VAE sees them.
+
+    Example: dalle train-transformer transformer/emoji --data pictures/ --dvae runs/dvae --run runs/dalle
+    """
+    checked = load_recipe(recipe, _with_precision(overrides, precision), kind="transformer")
+    from dalle_cli.commands.train_transformer import TransformerOptions
+    from dalle_cli.commands.train_transformer import train_transformer as command
+
+    options = _options(data, run, valid, resume, device, dry_run)
+    command(checked, options, TransformerOptions(dvae, tokenizer), Terminal(quiet, as_json))

@@ -1,0 +1,69 @@
+"""`dalle doctor`: what this machine has, what is missing, and what it can do."""
+
+import os
+import platform
+import shutil
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from dalle_cli import __version__
+from dalle_cli.console import Terminal
+from dalle_cli.training.precision import choose_device, choose_precision, use_fast_fp32_matmul
+
+PACKAGES = ("torch", "numpy", "pillow", "pydantic", "safetensors", "tokenizers", "youtokentome", "deepspeed")
+TOOLS = ("g++", "ninja", "nvcc")
+REMEDIES = {
+    "youtokentome": "`make install` builds it; tokenizers learns the text vocabulary until then",
+    "deepspeed": "`make install` brings it; needed on several GPUs only",
+    "g++": "install a C++ compiler; youtokentome and deepspeed are built with it",
+}
+
+
+def doctor(terminal: Terminal) -> None:
+    """Print versions, processors, memory, the arithmetic that `auto` chooses, and remedies for what is missing."""
+    device = choose_device("auto")
+    packages = {name: _version(name) for name in PACKAGES}
+    tools = {name: shutil.which(name) is not None for name in TOOLS}
+    facts = {
+        "dalle": __version__,
+        "python": platform.python_version(),
+        "packages": packages,
+        "tools": {name: "found" if found else "not found" for name, found in tools.items()},
+        "device": _device_name(device),
+        "threads": torch.get_num_threads(),
+        "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB",
+        "free disk here": f"{shutil.disk_usage('.').free / 2**30:.1f} GiB",
+        "precision by auto": choose_precision("auto", device),
+        "fast exact fp32 route": "taken" if use_fast_fp32_matmul(device) else "not taken",
+    }
+    missing = [name for name, version in packages.items() if version is None]
+    missing += [name for name, found in tools.items() if not found]
+    facts["remedies"] = {name: REMEDIES[name] for name in missing if name in REMEDIES}
+    terminal.result(_text(facts), facts)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+        return f"{count} x {torch.cuda.get_device_name(0)}, {memory:.0f} GiB each"
+    return f"CPU, {os.cpu_count()} cores"
+
+
+def _text(facts: dict[str, Any]) -> str:
+    lines = []
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            lines += [f"{part:<24}{entry or 'not installed'}" for part, entry in value.items()]
+        else:
+            lines.append(f"{name:<24}{value}")
+    return "\n".join(lines)

@@ -1,0 +1,25 @@
+"""`dalle export`: what inference needs, as one folder of safetensors and JSON."""
+
+import shutil
+from pathlib import Path
+
+from dalle_cli.console import Terminal
+from dalle_cli.errors import UsageError
+from dalle_cli.run_dir import CONFIG, WEIGHTS, RunDir, model_dir
+
+
+def export(run_path: Path, out: Path, terminal: Terminal) -> None:
+    """Copy a run's model, and the dVAE and tokenizer it has, without its training state."""
+    if out.exists():
+        raise UsageError(f"{out} already exists", "name a new folder with --out")
+    run, target = RunDir(run_path), RunDir(out)
+    folders = [(model_dir(run_path), target.model)]
+    if run.dvae.is_dir():
+        folders.append((model_dir(run.dvae), target.dvae))
+    files = [(source / name, folder / name) for source, folder in folders for name in (CONFIG, WEIGHTS)]
+    if run.tokenizer.is_file():
+        files.append((run.tokenizer, target.tokenizer))
+    for source, copy in files:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, copy)
+    terminal.result(str(out), {"out": str(out), "files": [str(copy) for _, copy in files]})

@@ -1,0 +1,28 @@
+"""`dalle train-dvae`: pictures to a discrete VAE."""
+
+import torch
+
+from dalle_cli.config import DVAERecipe
+from dalle_cli.console import Terminal
+from dalle_cli.data.loader import PicturePreparation
+from dalle_cli.loading import build_dvae
+from dalle_cli.training.precision import apply_precision
+from dalle_cli.training.session import TrainOptions, open_session
+from dalle_cli.training.tasks import DiscreteVAETask
+
+
+def train_dvae(recipe: DVAERecipe, options: TrainOptions, terminal: Terminal) -> None:
+    """Begin or resume the run; raises DalleError for what a user can cause."""
+    session = open_session(recipe, options, terminal, captions_required=False)
+    torch.manual_seed(recipe.training.seed)  # the initial weights
+    dvae = build_dvae(recipe.model).to(memory_format=torch.channels_last)
+    apply_precision(dvae, session.precision, session.device)
+    session.describe(sum(p.numel() for p in dvae.parameters()))
+    if options.dry_run:
+        return
+    session.record()
+    task = DiscreteVAETask(dvae, recipe.loss, recipe.training.seed)
+    config = {"kind": "dvae", "model": recipe.model.model_dump()}
+    session.train(task, PicturePreparation(recipe.model.image_size), config)
+    terminal.say(f"next: dalle train-transformer RECIPE --data {options.data} --dvae {options.run} --run DIR")
+    terminal.result(str(options.run), {"run": str(options.run)})

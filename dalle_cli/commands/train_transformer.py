@@ -1,0 +1,105 @@
+"""`dalle train-transformer`: captioned pictures and a discrete VAE to a transformer that draws."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dalle_cli.config import TransformerModelTable, TransformerRecipe
+from dalle_cli.console import Terminal
+from dalle_cli.data.images import BadSample
+from dalle_cli.data.loader import PairPreparation
+from dalle_cli.data.tokenizer import Tokenizer, learn_merges
+from dalle_cli.errors import DalleError
+from dalle_cli.loading import build_transformer, load_dvae, load_tokenizer
+from dalle_cli.models.dvae import DiscreteVAE
+from dalle_cli.run_dir import CONFIG, WEIGHTS, model_dir
+from dalle_cli.training.precision import apply_precision
+from dalle_cli.training.session import Session, TrainOptions, open_session
+from dalle_cli.training.tasks import TransformerTask
+
+
+@dataclass(frozen=True)
+class TransformerOptions:
+    """What only this command asks for."""
+
+    dvae: Path
+    tokenizer: Path | None = None
+
+
+def train_transformer(
+    recipe: TransformerRecipe, options: TrainOptions, own: TransformerOptions, terminal: Terminal
+) -> None:
+    """Begin or resume the run; raises DalleError for what a user can cause."""
+    session = open_session(recipe, options, terminal, captions_required=True)
+    dvae = load_dvae(own.dvae)
+    check_fit(dvae, recipe.model, own.dvae)
+    tokenizer = choose_tokenizer(session, recipe, own)
+    torch.manual_seed(recipe.training.seed)  # the initial weights
+    transformer = build_transformer(recipe.model, tokenizer.vocab_size)
+    for model in (dvae.to(session.device, memory_format=torch.channels_last), transformer):
+        apply_precision(model, session.precision, session.device)
+    session.describe(sum(p.numel() for p in transformer.parameters()))
+    if options.dry_run:
+        return
+    begin(session, own, tokenizer)
+    loss, seed = recipe.loss, recipe.training.seed
+    task = TransformerTask(transformer, dvae, loss, seed)
+    prepare = PairPreparation(
+        dvae.image_size, recipe.model.text_len, tokenizer, recipe.tokenizer.dropout, loss.caption_dropout
+    )
+    config = {**recipe.model.model_dump(), "text_vocab_size": tokenizer.vocab_size}
+    session.train(task, prepare, {"kind": "transformer", "model": config})
+    terminal.say(f'next: dalle generate {options.run} "a caption"')
+    terminal.result(str(options.run), {"run": str(options.run)})
+
+
+def check_fit(dvae: DiscreteVAE, model: TransformerModelTable, path: Path) -> None:
+    """Raise DalleError unless the dVAE speaks the image tokens that the recipe's transformer reads."""
+    given = (dvae.grid_size, dvae.vocab_size)
+    if given != (model.grid_size, model.image_vocab_size):
+        raise DalleError(
+            f"{path} makes {given[0]}x{given[0]} tokens out of {given[1]}, "
+            f"the recipe expects {model.grid_size}x{model.grid_size} out of {model.image_vocab_size}",
+            f"`--set model.grid_size={given[0]} --set model.image_vocab_size={given[1]}`, or another dVAE",
+        )
+
+
+def choose_tokenizer(session: Session, recipe: TransformerRecipe, own: TransformerOptions) -> Tokenizer:
+    """Take the run's own tokenizer, or the one named, or learn one from the training captions."""
+    if session.is_resumed and session.run.tokenizer.is_file():
+        return load_tokenizer(session.run)
+    if own.tokenizer is not None:
+        return Tokenizer.load(own.tokenizer)
+    tokenizer = learn_merges(_captions(session), recipe.tokenizer.vocab_size, recipe.tokenizer.backend)
+    session.terminal.say(
+        f"learnt a vocabulary of {tokenizer.vocab_size:,} text tokens with {tokenizer.learnt_with}; "
+        f"the recipe allows {recipe.tokenizer.vocab_size:,}"
+    )
+    return tokenizer
+
+
+def _captions(session: Session) -> Iterator[str]:
+    for index in session.training.indices:
+        try:
+            yield from session.training.source.captions(int(index))
+        except BadSample:
+            continue  # told, and counted, when its turn to train comes
+
+
+def begin(session: Session, own: TransformerOptions, tokenizer: Tokenizer) -> None:
+    """Write the run's record and what makes it self-contained: its dVAE and its tokenizer."""
+    given, copied = model_dir(own.dvae), session.run.dvae
+    has_copy = (copied / WEIGHTS).is_file()
+    if has_copy and (copied / WEIGHTS).read_bytes() != (given / WEIGHTS).read_bytes():
+        raise DalleError(f"{own.dvae} is not the dVAE this run began with", f"its own copy is in {copied}")
+    session.record()
+    if not has_copy:
+        copied.mkdir(parents=True, exist_ok=True)
+        for name in (CONFIG, WEIGHTS):
+            shutil.copyfile(given / name, copied / name)
+    if not session.run.tokenizer.is_file():
+        session.run.tokenizer.parent.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(session.run.tokenizer)

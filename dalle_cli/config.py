@@ -1,0 +1,175 @@
+"""What a recipe may say, as typed tables; a recipe is data, and this is its grammar.
+
+Keys that are science have no default: a recipe states all of them. Keys of `[runtime]` are plumbing and have one.
+Knows nothing of files. Numbers the paper gives are in the shipped recipes, not here.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(ge=0)]
+
+
+class Table(BaseModel):
+    """A table of a recipe: frozen, strict, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+
+class Cosine(Table):
+    """Half a cosine from start to end over so many updates, then held (Ramesh et al. 2021, appendix A.2)."""
+
+    start: float
+    end: float
+    steps: Positive
+
+
+class OptimizerTable(Table):
+    """AdamW with decoupled decay on matrices only; lr is scaled by a linear ramp over warmup_steps."""
+
+    lr: Cosine
+    warmup_steps: Count
+    betas: Annotated[list[Share], Field(min_length=2, max_length=2)]
+    eps: Annotated[float, Field(gt=0)]
+    weight_decay: Rate
+    clip_norm: Rate  # of all gradients together; 0: off
+    clip_second_moment: Rate  # by value, before it is used (appendix B.2 of the paper); 0: off
+
+
+class EmaTable(Table):
+    """Moving average of the weights, updated after every so many updates."""
+
+    decay: Share
+    every: Positive
+
+
+class DataTable(Table):
+    """Which samples train, in which order, and how many bad ones are borne."""
+
+    validation_share: Annotated[float, Field(gt=0, lt=1)]
+    shuffle_block: Positive
+    max_bad_share: Share
+
+
+class TrainingTable(Table):
+    """How long, with how many samples an update, and from which seed."""
+
+    steps: Positive
+    global_batch_size: Positive
+    seed: Count
+
+
+class RuntimeTable(Table):
+    """Plumbing: may differ from machine to machine and from one resumption to the next."""
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    micro_batch_size: Count = 0  # samples in one backward; 0: the whole batch
+    workers: Count = 2  # loader processes
+    report_every: Positive = 10
+    validate_every: Positive = 500
+    preview_every: Positive = 500
+    save_every: Positive = 500
+    keep_checkpoints: Positive = 2
+    validation_samples: Positive = 256  # at most
+
+
+class DVAEModelTable(Table):
+    """See `models.dvae.DiscreteVAE`."""
+
+    image_size: Positive
+    vocab_size: Annotated[int, Field(ge=2)]
+    n_hidden: Positive
+    n_init: Positive
+    n_groups: Positive
+    blocks_per_group: Positive
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> "DVAEModelTable":
+        factor = 2 ** (self.n_groups - 1)
+        if self.image_size % factor:
+            raise ValueError(f"image_size {self.image_size} is not divisible by {factor}, as n_groups asks")
+        if self.n_hidden % 4:
+            raise ValueError(f"n_hidden {self.n_hidden} is not divisible by 4")
+        return self
+
+
+class DVAELossTable(Table):
+    """The relaxed evidence lower bound (appendix A); dequantization and min_log_scale are not in the paper."""
+
+    kl_weight: Cosine
+    temperature: Cosine
+    dequantization: Rate  # width of the uniform noise on pixel values in [0, 1]; 0: off
+    min_log_scale: float | Literal[False]  # floor of ln b, which flat pictures need; false: none
+
+
+class TransformerModelTable(Table):
+    """See `models.transformer.Transformer`; grid_size and image_vocab_size must be the dVAE's."""
+
+    text_len: Annotated[int, Field(ge=2)]
+    grid_size: Positive
+    image_vocab_size: Annotated[int, Field(ge=2)]
+    n_layers: Positive
+    d_model: Positive
+    n_heads: Positive
+    kernel_size: Positive
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> "TransformerModelTable":
+        if self.d_model % self.n_heads:
+            raise ValueError(f"d_model {self.d_model} is not divisible by n_heads {self.n_heads}")
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size {self.kernel_size} is not odd")
+        return self
+
+
+class TransformerLossTable(Table):
+    """Shares of the two modalities; caption_dropout trains the empty caption, which guidance needs."""
+
+    text_weight: Annotated[float, Field(ge=0, le=1)]
+    caption_dropout: Share
+
+
+class TokenizerTable(Table):
+    """Byte-pair encoding of captions: the most entries there may be, and the training-time dropout of merges."""
+
+    vocab_size: Annotated[int, Field(ge=258)]
+    dropout: Share
+    backend: Literal["auto", "youtokentome", "tokenizers"] = "auto"
+
+
+class DVAERecipe(Table):
+    """All of a `train-dvae` run."""
+
+    kind: Literal["dvae"]
+    model: DVAEModelTable
+    loss: DVAELossTable
+    optimizer: OptimizerTable
+    ema: EmaTable | None = None
+    data: DataTable
+    training: TrainingTable
+    runtime: RuntimeTable = RuntimeTable()
+
+
+class TransformerRecipe(Table):
+    """All of a `train-transformer` run."""
+
+    kind: Literal["transformer"]
+    model: TransformerModelTable
+    tokenizer: TokenizerTable
+    loss: TransformerLossTable
+    optimizer: OptimizerTable
+    ema: EmaTable | None = None
+    data: DataTable
+    training: TrainingTable
+    runtime: RuntimeTable = RuntimeTable()
+
+
+Recipe = DVAERecipe | TransformerRecipe
+RECIPE_TYPES: dict[str, type[DVAERecipe] | type[TransformerRecipe]] = {
+    "dvae": DVAERecipe,
+    "transformer": TransformerRecipe,
+}

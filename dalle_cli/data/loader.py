@@ -1,0 +1,272 @@
+"""Batches of a run: which samples, cropped and tokenised how, by the number of the update alone.
+
+Draw d = step * global_batch_size + i decides everything random about sample i of a step, so the loader has no state: a
+resumed run sees what an uninterrupted one would, and worker processes and micro-batches change nothing.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dalle_cli.config import DataTable, TrainingTable
+from dalle_cli.data.augment import centre_crop, dvae_crop, transformer_crop
+from dalle_cli.data.images import BadSample, decode_image
+from dalle_cli.data.order import mix, sample_at
+from dalle_cli.data.sources import Sample, Source
+from dalle_cli.data.tokenizer import Tokenizer
+from dalle_cli.errors import DalleError
+
+READ_ATTEMPTS = 3
+READ_PAUSE = 0.5  # seconds between attempts
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prepared sample: pixels uint8 [H, W, 3]; caption and its tokens int64 [T] where the model reads text."""
+
+    pixels: np.ndarray
+    caption: str = ""
+    text_tokens: np.ndarray | None = None
+    is_cut: bool = False
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples side by side, and what their share of a larger batch is.
+
+    images              float32 [B, 3, H, W] in [0, 1]
+    draws               places of the samples in the run; they seed noise
+    text_tokens         int64 [B, T], -1 after the caption; empty [B, 0] for the dVAE
+    are_cut             whether a caption had more tokens than there was room for
+    global_size         samples in the update that this is a part of
+    global_text_tokens  caption tokens in that update
+    """
+
+    images: Tensor
+    draws: list[int]
+    text_tokens: Tensor
+    captions: list[str]
+    global_size: int
+    global_text_tokens: int
+    are_cut: list[bool]
+    bad: list[tuple[str, str]] = field(default_factory=list)
+
+    def micro_batches(self, size: int, device: torch.device) -> Iterator["Batch"]:
+        """Cut into pieces of at most `size` samples (0: one piece), on the device."""
+        size = size or len(self.draws)
+        for start in range(0, len(self.draws), size):
+            part = slice(start, start + size)
+            yield replace(
+                self,
+                images=self.images[part].to(device).float() / 255,
+                draws=self.draws[part],
+                text_tokens=self.text_tokens[part].to(device),
+                captions=self.captions[part],
+                are_cut=self.are_cut[part],
+            )
+
+
+class Preparation(Protocol):
+    """Makes an example of a sample: at random with a seed, always the same without."""
+
+    def __call__(self, sample: Sample, seed: int | None) -> Example: ...
+
+
+@dataclass(frozen=True)
+class PicturePreparation:
+    """What the dVAE sees: pictures alone."""
+
+    image_size: int
+
+    def __call__(self, sample: Sample, seed: int | None) -> Example:
+        image = decode_image(sample.image)
+        if seed is None:
+            return Example(centre_crop(image, self.image_size))
+        return Example(dvae_crop(image, self.image_size, _generator(seed, "crop")))
+
+
+@dataclass(frozen=True)
+class PairPreparation:
+    """What the transformer sees: a picture and one of its captions, cut to text_len - 1 tokens."""
+
+    image_size: int
+    text_len: int
+    tokenizer: Tokenizer
+    bpe_dropout: float
+    caption_dropout: float
+
+    def __call__(self, sample: Sample, seed: int | None) -> Example:
+        image = decode_image(sample.image)
+        if seed is None:
+            return self._example(centre_crop(image, self.image_size), sample.captions[0], 0.0, None)
+        crop = transformer_crop(image, self.image_size, _generator(seed, "crop"))
+        text = _generator(seed, "text")
+        caption = sample.captions[int(text.integers(len(sample.captions)))]
+        if text.random() < self.caption_dropout:
+            caption = ""
+        return self._example(crop, caption, self.bpe_dropout, text)
+
+    def _example(self, pixels: np.ndarray, caption: str, dropout: float, rng: np.random.Generator | None) -> Example:
+        tokens = self.tokenizer.encode(caption, dropout, rng)
+        return Example(pixels, caption, pad_tokens(tokens, self.text_len), is_cut=len(tokens) >= self.text_len)
+
+
+def pad_tokens(tokens: list[int], text_len: int) -> np.ndarray:
+    """Cut to text_len - 1 tokens and fill up with -1: int64 [text_len]."""
+    padded = np.full(text_len, -1, dtype=np.int64)
+    kept = tokens[: text_len - 1]
+    padded[: len(kept)] = kept
+    return padded
+
+
+class TrainingBatches:
+    """The global batches of a run, from any step on."""
+
+    def __init__(
+        self,
+        source: Source,
+        indices: np.ndarray,
+        prepare: Preparation,
+        data: DataTable,
+        training: TrainingTable,
+        workers: int,
+        on_bad: Callable[[str, str], None],
+    ) -> None:
+        """indices: the samples to train on; on_bad hears of each bad sample once, as key and reason."""
+        self._steps = _Steps(source, indices, prepare, data.shuffle_block, training)
+        self._n_steps = training.steps
+        self._workers = workers
+        self._on_bad = on_bad
+        self._bad_keys: set[str] = set()
+        self._most_bad = data.max_bad_share * len(indices)
+
+    def start_at(self, step: int) -> Iterator[Batch]:
+        """Yield the batch of each step from `step` to the last.
+
+        Raises DalleError where reading fails or more samples are bad than the recipe bears.
+        """
+        loader = DataLoader(
+            self._steps,
+            sampler=range(step, self._n_steps),
+            batch_size=None,
+            num_workers=self._workers,
+            prefetch_factor=4 if self._workers else None,
+        )
+        for batch in loader:
+            if isinstance(batch, DalleError):
+                raise batch
+            self._count(batch.bad)
+            yield batch
+
+    def _count(self, bad: list[tuple[str, str]]) -> None:
+        for key, reason in bad:
+            if key not in self._bad_keys:
+                self._bad_keys.add(key)
+                self._on_bad(key, reason)
+        if len(self._bad_keys) > self._most_bad:
+            raise DalleError(
+                f"{len(self._bad_keys)} samples are bad, more than `data.max_bad_share` bears: {self._most_bad:.0f}",
+                "`dalle data check` lists them with reasons",
+            )
+
+
+class _Steps(Dataset):
+    """Item number `step` is that update's global batch; a failure is handed over as a value, whole and unwrapped."""
+
+    def __init__(
+        self, source: Source, indices: np.ndarray, prepare: Preparation, shuffle_block: int, training: TrainingTable
+    ) -> None:
+        self._source = source
+        self._indices = indices
+        self._prepare = prepare
+        self._shuffle_block = shuffle_block
+        self._training = training
+
+    def __getitem__(self, step: int) -> Batch | DalleError:
+        size = self._training.global_batch_size
+        draws = list(range(step * size, (step + 1) * size))
+        bad: list[tuple[str, str]] = []
+        try:
+            return collate([self._example(draw, bad) for draw in draws], draws, bad)
+        except DalleError as error:
+            return error
+
+    def _example(self, draw: int, bad: list[tuple[str, str]]) -> Example:
+        """Prepare the sample at a draw, or the next good one of the epoch's order: nobody else moves."""
+        n_samples = len(self._indices)
+        epoch_start = draw - draw % n_samples
+        seed = self._training.seed
+        for ahead in range(n_samples):
+            place = epoch_start + (draw + ahead - epoch_start) % n_samples
+            index = int(self._indices[sample_at(place, n_samples, seed, self._shuffle_block)])
+            try:
+                return self._prepare(read_sample(self._source, index), mix(seed, draw))
+            except BadSample as problem:
+                bad.append((self._source.key(index), problem.reason))
+        raise DalleError(f"not one usable sample in {self._source.name}", "`dalle data check` says why")
+
+
+class ValidationBatches:
+    """The held-out samples, always the same and in the same order; decoded once and kept."""
+
+    def __init__(
+        self, source: Source, indices: np.ndarray, prepare: Preparation, batch_size: int, n_samples: int
+    ) -> None:
+        """At most n_samples of the indices are taken; bad samples are left out."""
+        examples = []
+        for index in indices[:n_samples]:
+            try:
+                examples.append(prepare(read_sample(source, int(index)), None))
+            except BadSample:
+                continue
+        if not examples:
+            raise DalleError(f"not one usable held-out sample in {source.name}", "`dalle data check` says why")
+        draws = list(range(len(examples)))
+        starts = range(0, len(examples), batch_size)
+        self._batches = [collate(examples[i : i + batch_size], draws[i : i + batch_size], []) for i in starts]
+        self.n_samples = len(examples)
+
+    def on(self, device: torch.device) -> Iterator[Batch]:
+        """Yield the batches on a device."""
+        for batch in self._batches:
+            yield from batch.micro_batches(0, device)
+
+
+def collate(examples: list[Example], draws: list[int], bad: list[tuple[str, str]]) -> Batch:
+    """Stack examples into a batch that is whole by itself; its images stay uint8 until it is cut and moved."""
+    pixels = np.stack([example.pixels for example in examples])
+    empty = np.empty(0, dtype=np.int64)
+    text = np.stack([empty if example.text_tokens is None else example.text_tokens for example in examples])
+    return Batch(
+        images=torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))),
+        draws=draws,
+        text_tokens=torch.from_numpy(text),
+        captions=[example.caption for example in examples],
+        global_size=len(examples),
+        global_text_tokens=int((text >= 0).sum()),
+        are_cut=[example.is_cut for example in examples],
+        bad=bad,
+    )
+
+
+def read_sample(source: Source, index: int) -> Sample:
+    """Read a sample, trying again after an I/O error; raises BadSample, or DalleError where the disk keeps failing."""
+    for attempt in range(READ_ATTEMPTS):
+        try:
+            return source.read(index)
+        except OSError as error:
+            if attempt == READ_ATTEMPTS - 1:
+                reason = error.strerror or error
+                raise DalleError(f"cannot read {source.key(index)} in {source.name}: {reason}") from error
+            time.sleep(READ_PAUSE)
+    raise AssertionError("unreachable")
+
+
+def _generator(seed: int, purpose: str) -> np.random.Generator:
+    return np.random.default_rng(mix(seed, purpose))

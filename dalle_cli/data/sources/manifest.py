@@ -1,0 +1,122 @@
+"""A CSV or JSON Lines file that names pictures and captions, one pair or one picture per row.
+
+CSV has the columns `image` and `caption`; a line of JSON has `image` and `caption`, or `captions` with a list. Rows
+with the same picture add captions to it. Paths are relative to the manifest; absolute ones and `..` are allowed, as
+the file is the user's own and pictures are only ever read. The key is the path as written, without its suffix.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator
+from typing import TextIO
+
+from dalle_cli.data.images import BadSample
+from dalle_cli.data.sources.captions import NO_CAPTION, clean_captions
+from dalle_cli.data.sources.source import Problem, Sample, fingerprint_of
+from dalle_cli.errors import DalleError
+from dalle_cli.untrusted import printable
+
+MANIFEST_SUFFIXES = (".csv", ".jsonl")
+
+
+class ManifestSource:
+    """Pictures and captions as a manifest lists them, in its order."""
+
+    def __init__(self, name: str, captions_required: bool) -> None:
+        self.name = name
+        self.problems: list[Problem] = []
+        self._images: list[str] = []
+        self._captions: list[list[str]] = []
+        for image, (line, captions) in self._captions_of_images(captions_required).items():
+            if not os.path.isfile(self._path(image)):
+                self._report(line, f"no such file: {printable(image)}")
+            elif captions_required and not captions:
+                self._report(line, NO_CAPTION)
+            else:
+                self._images.append(image)
+                self._captions.append(captions)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def key(self, index: int) -> str:
+        return os.path.splitext(self._images[index])[0].replace(os.sep, "/")
+
+    def read(self, index: int) -> Sample:
+        with open(self._path(self._images[index]), "rb") as file:
+            return Sample(self.key(index), file.read(), self.captions(index))
+
+    def captions(self, index: int) -> list[str]:
+        return list(self._captions[index])
+
+    def fingerprint(self) -> str:
+        return fingerprint_of(
+            (self.key(i), os.path.getsize(self._path(image)), len("\n".join(self._captions[i]).encode()))
+            for i, image in enumerate(self._images)
+        )
+
+    def _captions_of_images(self, captions_required: bool) -> dict[str, tuple[int, list[str]]]:
+        """Gather, for each picture, the line that first names it and its captions from all lines."""
+        gathered: dict[str, tuple[int, list[str]]] = {}
+        # odd bytes become surrogates: right in a file name, found by `clean_captions` in a caption
+        with open(self.name, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            for line, row in self._rows(file, captions_required):
+                try:
+                    image, captions = _image_and_captions(row)
+                except BadSample as error:
+                    self._report(line, error.reason)
+                else:
+                    gathered.setdefault(image, (line, []))[1].extend(captions)
+        return gathered
+
+    def _rows(self, file: TextIO, captions_required: bool) -> Iterator[tuple[int, object]]:
+        if self.name.lower().endswith(".csv"):
+            return _csv_rows(file, self.name, ["image", "caption"] if captions_required else ["image"])
+        return _json_rows(file)
+
+    def _path(self, image: str) -> str:
+        return os.path.join(os.path.dirname(self.name), image)
+
+    def _report(self, line: int, reason: str) -> None:
+        self.problems.append((printable(f"{self.name}:{line}"), reason))
+
+
+def _csv_rows(file: TextIO, name: str, columns: list[str]) -> Iterator[tuple[int, object]]:
+    reader = csv.DictReader(file, strict=True)
+    try:
+        found = reader.fieldnames or []
+        if missing := [column for column in columns if column not in found]:
+            raise DalleError(
+                f"no column `{missing[0]}` in {printable(name)}",
+                f"the first line must name the columns, separated by commas; found: {printable(', '.join(found))}",
+            )
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:  # where a quote is wrong, so are the bounds of all rows after it
+        raise DalleError(
+            f"{printable(name)}, line {reader.reader.line_num}: {error}",
+            "look for a quote that is missing or not doubled",
+        ) from None
+
+
+def _json_rows(lines: Iterable[str]) -> Iterator[tuple[int, object]]:
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError):
+                yield number, None
+
+
+def _image_and_captions(row: object) -> tuple[str, list[str]]:
+    if not isinstance(row, dict):
+        raise BadSample("not a JSON object")
+    image = row.get("image")
+    if not isinstance(image, str) or not image:
+        raise BadSample("row without `image`")
+    captions = row.get("captions", row.get("caption")) or []
+    captions = [captions] if isinstance(captions, str) else captions
+    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+        raise BadSample("`caption` must be text, `captions` a list of texts")
+    return os.path.normpath(image), clean_captions(captions)

@@ -1,0 +1,102 @@
+"""What the user typed after `--data` becomes a source: a folder, tar shards or a manifest."""
+
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from dalle_cli.data.sources.captions import NO_CAPTION
+from dalle_cli.data.sources.folder import FolderSource, is_tar, list_files
+from dalle_cli.data.sources.manifest import MANIFEST_SUFFIXES, ManifestSource
+from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES, split_name
+from dalle_cli.data.sources.shards import ShardSource
+from dalle_cli.data.sources.source import Source
+from dalle_cli.errors import DalleError
+from dalle_cli.untrusted import printable
+
+LAYOUTS = (
+    "a folder with pictures (001.jpg) and their captions beside them (001.txt), tar shards of the same"
+    " (one.tar, 'all-*.tar', 'train-{0000..0041}.tar'), or a .csv or .jsonl manifest with `image` and `caption`"
+)
+_RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
+
+
+def open_source(spec: str, captions_required: bool) -> Source:
+    """Index the captioned pictures at a folder, tar shards (one, a glob, a brace range) or a manifest.
+
+    Without `captions_required`, pictures without captions count too. Raises `DalleError` where nothing is usable.
+    """
+    if spec.startswith("pipe:") or "://" in spec:
+        raise DalleError(f"data must be local files: {printable(spec)}", "download them first; commands are never run")
+    try:
+        source = _open(spec, captions_required)
+    except OSError as error:
+        place = printable(str(error.filename or spec))
+        raise DalleError(f"cannot read {place}: {error.strerror or error}") from error
+    if not len(source):
+        raise _nothing_usable(source, captions_required)
+    return source
+
+
+def _open(spec: str, captions_required: bool) -> Source:
+    if os.path.isdir(spec):
+        return _open_folder(spec, captions_required)
+    if os.path.isfile(spec) and spec.lower().endswith(MANIFEST_SUFFIXES):
+        return ManifestSource(spec, captions_required)
+    return ShardSource(spec, _shard_paths(spec), captions_required)
+
+
+def _open_folder(folder: str, captions_required: bool) -> Source:
+    files, passed_over = list_files(folder)
+    shards = [os.path.join(folder, *file.split("/")) for file in files if is_tar(file)]
+    if shards and not any(split_name(file)[1] in PICTURE_SUFFIXES for file in files):
+        return ShardSource(folder, shards, captions_required)
+    return FolderSource(folder, files, passed_over, captions_required)
+
+
+def _shard_paths(spec: str) -> list[str]:
+    if os.path.isfile(spec):
+        if is_tar(spec):
+            return [spec]
+        raise DalleError(f"not a data set: {printable(spec)}", f"expected {LAYOUTS}")
+    if _RANGE.search(spec):
+        return _shards_of_range(spec)
+    if paths := sorted(path for path in glob.glob(spec, recursive=True) if is_tar(path) and os.path.isfile(path)):
+        return paths
+    what = "no tar file matches" if glob.has_magic(spec) else "no such file or folder:"
+    raise DalleError(f"{what} {printable(spec) or '(nothing)'}", f"expected {LAYOUTS}")
+
+
+def _shards_of_range(spec: str) -> list[str]:
+    paths = []
+    for path in _expand_ranges(spec):  # stops at the first gap, however long the range is
+        if not os.path.isfile(path):
+            raise DalleError(f"shard is missing: {printable(path)}", "give the range of shards that are there")
+        paths.append(path)
+    if not paths:
+        raise DalleError(f"empty range: {printable(spec)}", "the first number must not be above the second")
+    return paths
+
+
+def _expand_ranges(spec: str) -> Iterator[str]:
+    """Expand every `{000..041}`, padded with zeros to the width of the first number."""
+    match = _RANGE.search(spec)
+    if not match:
+        yield spec
+        return
+    low, high = match.groups()
+    for number in range(int(low), int(high) + 1):
+        yield from _expand_ranges(spec[: match.start()] + str(number).zfill(len(low)) + spec[match.end() :])
+
+
+def _nothing_usable(source: Source, captions_required: bool) -> DalleError:
+    message = f"no {'captioned pictures' if captions_required else 'pictures'} in {printable(source.name)}"
+    counts = Counter(reason for _, reason in source.problems)
+    example = {reason: where for where, reason in reversed(source.problems)}
+    if list(counts) == [NO_CAPTION] and isinstance(source, FolderSource):
+        picture = example[NO_CAPTION]
+        beside = f"put {os.path.splitext(picture)[0]}.txt beside {picture}"
+        return DalleError(message, f"found {counts[NO_CAPTION]} pictures but no captions: {beside}")
+    found = "; ".join(f"{count} x {reason} ({example[reason]})" for reason, count in counts.most_common(3))
+    return DalleError(message, f"found {found or 'nothing that could be one'}; expected {LAYOUTS}")

@@ -1,0 +1,35 @@
+"""Which samples are held out for validation: a matter of their keys alone.
+
+No seed, so that all models of one data set and `evaluate` agree; and a sample stays on its side when data grow.
+"""
+
+import hashlib
+import math
+
+import numpy as np
+
+from dalle_cli.data.sources.source import Source, key_bytes
+from dalle_cli.errors import DalleError
+from dalle_cli.untrusted import printable
+
+
+def validation_split(source: Source, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Split into indices to train on and indices held out, both int64, rising and never empty.
+
+    Held out is a sample whose SHA-256 of the key begins, as a fraction of 2**64, below `share`; equal keys stay
+    together. Where that leaves a side empty, the smallest hash is held out, or the largest trained on.
+    """
+    hashes = np.array([_key_hash(source.key(index)) for index in range(len(source))], np.uint64)
+    smallest, largest = int(hashes.min()), int(hashes.max())
+    if smallest == largest:
+        raise DalleError(
+            f"one sample is too few to hold some out: {printable(source.name)}",
+            "add pictures, or give others for validation with `--valid`",
+        )
+    below = min(max(math.ceil(share * 2**64), smallest + 1), largest)
+    is_held_out = hashes < below
+    return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
+
+
+def _key_hash(key: str) -> int:
+    return int.from_bytes(hashlib.sha256(key_bytes(key)).digest()[:8], "big")

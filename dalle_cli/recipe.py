@@ -1,0 +1,113 @@
+"""From a recipe's name or path and the command line's changes to a checked, typed recipe.
+
+Every problem is reported at once, with the key's path and the likely spelling. Imports no torch: a mistake in a recipe
+is answered at once.
+"""
+
+import difflib
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from dalle_cli.config import RECIPE_TYPES, Recipe
+from dalle_cli.errors import UsageError
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Map the name of every shipped recipe, such as `dvae/demo`, to its file."""
+    root = _shipped_root()
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.glob("*/*.toml"))}
+
+
+def _shipped_root() -> Path:
+    installed = Path(str(resources.files("dalle_cli"))) / "recipes"
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "recipes"
+
+
+def find_recipe(name: str) -> Path:
+    """Resolve a path or the name of a shipped recipe; raises UsageError if it is neither."""
+    if Path(name).is_file():
+        return Path(name)
+    shipped = shipped_recipes()
+    if name in shipped:
+        return shipped[name]
+    close = difflib.get_close_matches(name, shipped, n=1)
+    hint = f"did you mean `{close[0]}`?" if close else "`dalle recipes list` shows the shipped ones"
+    raise UsageError(f"no such recipe: {name}", hint)
+
+
+def load_recipe(name: str, overrides: list[str], kind: str | None = None) -> Recipe:
+    """Read a recipe, apply `section.key=value` overrides and check all of it.
+
+    kind  what the recipe must train, where the command demands one
+    Raises UsageError that lists every problem.
+    """
+    path = find_recipe(name)
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from None
+    for override in overrides:
+        _apply(raw, override)
+    found = raw.get("kind")
+    if kind is not None and found in RECIPE_TYPES and found != kind:
+        raise UsageError(f"{name} is a recipe for {found}, not for {kind}", f"try `dalle train-{found} {name}`")
+    return parse_recipe(raw, source=name)
+
+
+def parse_recipe(raw: dict[str, Any], source: str) -> Recipe:
+    """Check a recipe's tables; source names it in the message. Raises UsageError."""
+    recipe_type = RECIPE_TYPES.get(raw.get("kind", ""))
+    if recipe_type is None:
+        kinds = " or ".join(f'"{kind}"' for kind in RECIPE_TYPES)
+        raise UsageError(f"{source}: `kind` must be {kinds}: {raw.get('kind', 'missing')!r}")
+    try:
+        return recipe_type.model_validate(raw)
+    except ValidationError as error:
+        problems = [_describe(problem, recipe_type) for problem in error.errors()]
+        plural = "problem" if len(problems) == 1 else "problems"
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        raise UsageError(f"{len(problems)} {plural} in recipe {source}:\n{lines}") from None
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    """Set one `section.key=value` in place; the value in TOML's grammar, or else a plain string."""
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise UsageError(f"not of the form section.key=value: {override}", "for example `--set training.steps=500`")
+    table = raw
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise UsageError(f"`{key}` in {path} is a value, not a table")
+    try:
+        table[keys[-1]] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        table[keys[-1]] = text.strip()
+
+
+def _describe(problem: Any, recipe_type: type[BaseModel]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location) or "recipe"
+    if problem["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(location[-1], _keys_at(recipe_type, location[:-1]), n=1)
+        return f"`{key}` is not a key" + (f"; did you mean `{'.'.join([*location[:-1], close[0]])}`?" if close else "")
+    if problem["type"] == "missing":
+        return f"`{key}` is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"`{key}`: {message}"
+    return f"`{key}`: {message[0].lower()}{message[1:]}: {problem['input']!r}"
+
+
+def _keys_at(table: type[BaseModel], location: list[str]) -> list[str]:
+    """List the keys that the table at a path knows."""
+    for part in location:
+        annotation = table.model_fields[part].annotation
+        candidates = [annotation, *get_args(annotation)]
+        table = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return list(table.model_fields)

@@ -1,0 +1,158 @@
+"""Checkpoints that are either complete or not there, and the model folder that inference reads.
+
+One format for every engine: safetensors files of whole tensors by parameter name, numbers as JSON, and a manifest of
+sizes and checksums. Written beside, synced, manifest last, then renamed. Nothing is pickled.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dalle_cli.errors import DalleError
+from dalle_cli.run_dir import CONFIG, WEIGHTS, RunDir
+from dalle_cli.training.engine import EngineState
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+NUMBERS = "state.json"
+STEP_NAME = re.compile(r"step-(\d{8,})")
+
+
+def save_checkpoint(path: Path, state: EngineState) -> None:
+    """Write a checkpoint to a folder that appears complete or not at all.
+
+    Raises DalleError where the disk is full or not writable; what was there before stays.
+    """
+    beside = path.with_name(path.name + ".partial")
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        for group, tensors in state.tensors.items():
+            save_file(_on_cpu(tensors), beside / f"{group}.safetensors")
+        (beside / NUMBERS).write_text(json.dumps(state.numbers))
+        files = {file.name: _seal(file) for file in sorted(beside.iterdir())}
+        (beside / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "files": files}, indent=1))
+        _sync(beside / MANIFEST)
+        _sync(beside)
+        shutil.rmtree(path, ignore_errors=True)
+        beside.rename(path)
+        _sync(path.parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        needed = sum(t.numel() * t.element_size() for tensors in state.tensors.values() for t in tensors.values())
+        free = shutil.disk_usage(_existing_parent(path)).free
+        raise DalleError(
+            f"cannot write checkpoint {path}: {error}",
+            f"it needs {needed / 2**20:.0f} MiB, free are {free / 2**20:.0f} MiB; earlier checkpoints are untouched",
+        ) from error
+
+
+def load_checkpoint(path: Path) -> EngineState:
+    """Read a checkpoint back, checking every file against the manifest; raises DalleError naming what is wrong."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        for name, expected in manifest["files"].items():
+            if _fingerprint(path / Path(name).name) != expected:
+                raise DalleError(f"corrupt checkpoint {path}: {name} does not match its checksum")
+        groups = [Path(name) for name in manifest["files"] if name.endswith(".safetensors")]
+        tensors = {group.stem: load_file(path / group.name) for group in groups}
+        return EngineState(tensors, json.loads((path / NUMBERS).read_text()))
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
+        raise DalleError(f"corrupt checkpoint {path}: {error}") from error
+
+
+def checkpoints(run: RunDir) -> list[tuple[int, Path]]:
+    """List the run's complete-looking checkpoints, oldest first, as step and folder."""
+    found = []
+    for path in run.checkpoints.glob("step-*"):
+        match = STEP_NAME.fullmatch(path.name)
+        if match and (path / MANIFEST).is_file():
+            found.append((int(match[1]), path))
+    return sorted(found)
+
+
+def incomplete_checkpoints(run: RunDir) -> list[Path]:
+    """List what an interrupted save left behind."""
+    complete = {path for _, path in checkpoints(run)}
+    return sorted(path for path in run.checkpoints.glob("step-*") if path not in complete)
+
+
+@dataclass(frozen=True)
+class Saver:
+    """Writes checkpoints and the model folder, and keeps the last few and the best."""
+
+    run: RunDir
+    model_config: dict[str, Any]
+    keep: int
+
+    def save(self, state: EngineState, model_weights: dict[str, Tensor], valid_loss: float | None) -> None:
+        """Save the state under its step; valid_loss, where it was measured at this step, decides which is best."""
+        if valid_loss is not None:
+            state.numbers["valid_loss"] = valid_loss
+        save_checkpoint(self.run.checkpoint(int(state.numbers["step"])), state)
+        save_model(self.run.model, self.model_config, model_weights)
+        self._prune()
+
+    def _prune(self) -> None:
+        saved = [path for _, path in checkpoints(self.run)]
+        old = saved[: -self.keep]
+        scores = {path: _valid_loss(path) for path in saved}
+        best = min(saved, key=lambda path: scores[path])
+        for path in old:
+            if path != best:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def save_model(folder: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    """Write what inference needs, each file whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config_beside, weights_beside = folder / f".{CONFIG}", folder / f".{WEIGHTS}"
+    config_beside.write_text(json.dumps({"schema": SCHEMA, **config}, indent=1))
+    save_file(_on_cpu(weights), weights_beside)
+    for beside, name in ((config_beside, CONFIG), (weights_beside, WEIGHTS)):
+        _sync(beside)
+        os.replace(beside, folder / name)
+
+
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Lay tensors out as safetensors stores them."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _valid_loss(path: Path) -> float:
+    try:
+        return json.loads((path / NUMBERS).read_text()).get("valid_loss", float("inf"))
+    except (OSError, ValueError):
+        return float("inf")
+
+
+def _seal(path: Path) -> dict[str, Any]:
+    """Bring a file safely to disk and describe it."""
+    _sync(path)
+    return _fingerprint(path)
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _existing_parent(path: Path) -> Path:
+    return next(parent for parent in path.absolute().parents if parent.exists())

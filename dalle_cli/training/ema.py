@@ -1,0 +1,41 @@
+"""The moving average of the weights, which validation, previews and the saved model use."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from dalle_cli.config import EmaTable
+
+
+class Ema:
+    """An average of a module's parameters, by name.
+
+    The decay in force after n updates is min(decay, (1 + n) / (10 + n)), so that a short run is not dominated by the
+    initial weights; the first update copies.
+    """
+
+    def __init__(self, module: nn.Module, table: EmaTable) -> None:
+        self.table = table
+        self.n_updates = 0
+        self.weights: dict[str, Tensor] = {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Move the average towards the module's parameters."""
+        decay = min(self.table.decay, (1 + self.n_updates) / (10 + self.n_updates)) if self.n_updates else 0.0
+        torch._foreach_lerp_(list(self.weights.values()), [p for _, p in module.named_parameters()], 1 - decay)
+        self.n_updates += 1
+
+    @contextmanager
+    def swapped_in(self, module: nn.Module) -> Iterator[None]:
+        """Let the module compute with the averaged weights for a while."""
+        trained = {name: p.data for name, p in module.named_parameters()}
+        try:
+            for name, parameter in module.named_parameters():
+                parameter.data = self.weights[name]
+            yield
+        finally:
+            for name, parameter in module.named_parameters():
+                parameter.data = trained[name]

@@ -1,0 +1,147 @@
+"""What differs between one processor and many: backward, update, and the state that a checkpoint holds.
+
+The loop and the tasks know an engine by its verbs alone. `LocalEngine` is the plain one for one process.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from dalle_cli.config import EmaTable, OptimizerTable
+from dalle_cli.training.ema import Ema
+from dalle_cli.training.optimizer import build_optimizer
+from dalle_cli.training.schedules import learning_rate
+
+
+@dataclass
+class EngineState:
+    """Everything a run needs to go on: tensors by group ("parameters", "exp_avg", ...) and name, and plain numbers."""
+
+    tensors: dict[str, dict[str, Tensor]]
+    numbers: dict[str, int | float]
+
+
+class Trainable(Protocol):
+    """A model as an engine sees it: a module that knows which of its parameters are matrices."""
+
+    def matrices(self) -> list[Parameter]: ...
+
+
+class Engine(Protocol):
+    """The verbs of training."""
+
+    step: int  # updates tried
+    device: torch.device
+
+    def backward(self, loss: Tensor) -> None: ...
+
+    def update(self) -> bool:
+        """Apply the gradients gathered since the last update; False when it was skipped as they were not finite."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """Figures of the last update."""
+        ...
+
+    def state(self) -> EngineState: ...
+
+    def restore(self, state: EngineState) -> None: ...
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Compute with the weights that inference will use, inside a `with`."""
+        ...
+
+    def inference_weights(self) -> dict[str, Tensor]:
+        """Give those weights by name."""
+        ...
+
+
+class LocalEngine:
+    """One process, one device."""
+
+    def __init__(
+        self, module: nn.Module, optimizer: OptimizerTable, ema: EmaTable | None, device: torch.device
+    ) -> None:
+        self.step = 0
+        self.device = device
+        self.module = module.to(device)
+        self._table = optimizer
+        self._optimizer = build_optimizer(module.matrices(), module.parameters(), optimizer)
+        self._ema = Ema(module, ema) if ema else None
+        self._gradient_norm = 0.0
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def update(self) -> bool:
+        bound = self._table.clip_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), bound)
+        self._gradient_norm = float(norm)
+        is_finite = math.isfinite(self._gradient_norm)
+        if is_finite:
+            self._apply()
+        self.module.zero_grad(set_to_none=True)
+        self.step += 1
+        return is_finite
+
+    def _apply(self) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(self._table, self.step)
+        self._optimizer.step()
+        if self._ema and self._optimizer.updates % self._ema.table.every == 0:
+            self._ema.update(self.module)
+
+    def metrics(self) -> dict[str, float]:
+        return {"train/gradient_norm": self._gradient_norm, "train/lr": learning_rate(self._table, self.step - 1)}
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        if self._ema is None:
+            yield
+        else:
+            with self._ema.swapped_in(self.module):
+                yield
+
+    def inference_weights(self) -> dict[str, Tensor]:
+        return self._ema.weights if self._ema else {name: p.data for name, p in self.module.named_parameters()}
+
+    def state(self) -> EngineState:
+        parameters = dict(self.module.named_parameters())
+        moments = self._optimizer.state
+        tensors = {
+            "parameters": {name: p.data for name, p in parameters.items()},
+            "exp_avg": {name: moments[p]["exp_avg"] for name, p in parameters.items()},
+            "exp_avg_sq": {name: moments[p]["exp_avg_sq"] for name, p in parameters.items()},
+        }
+        numbers = {"step": self.step, "optimizer_updates": self._optimizer.updates}
+        if self._ema:
+            tensors["ema"] = self._ema.weights
+            numbers["ema_updates"] = self._ema.n_updates
+        return EngineState(tensors, numbers)
+
+    @torch.no_grad()
+    def restore(self, state: EngineState) -> None:
+        """Take over a state of the same model; raises ValueError that names tensors which do not fit."""
+        own = self.state()
+        for group, tensors in own.tensors.items():
+            copy_tensors(tensors, state.tensors.get(group, {}), group)
+        self.step = int(state.numbers["step"])
+        self._optimizer.updates = int(state.numbers["optimizer_updates"])
+        if self._ema:
+            self._ema.n_updates = int(state.numbers["ema_updates"])
+
+
+def copy_tensors(targets: dict[str, Tensor], sources: dict[str, Tensor], group: str) -> None:
+    """Copy tensors by name, in place; raises ValueError listing up to ten that are missing, extra or misshapen."""
+    misfits = [name for name in targets if name not in sources or sources[name].shape != targets[name].shape]
+    misfits += [name for name in sources if name not in targets]
+    if misfits:
+        raise ValueError(f"{len(misfits)} tensors of {group} do not fit: {', '.join(misfits[:10])}")
+    for name, target in targets.items():
+        target.copy_(sources[name])

@@ -1,0 +1,41 @@
+"""Ctrl-C and SIGTERM during training: finish the update, save, then end with the signal's exit code."""
+
+import os
+import signal
+from types import FrameType
+
+from dalle_cli.errors import DalleError
+
+
+class Interrupted(DalleError):
+    """Training was asked to stop and has saved."""
+
+    def __init__(self, signal_number: int, step: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name} after step {step}; saved")
+        self.hint = "run the same command again to go on"
+        self.exit_code = 128 + signal_number
+
+
+class StopSignals:
+    """Inside a `with`, remembers a request to stop instead of ending at once; a second request ends at once."""
+
+    def __init__(self) -> None:
+        self.requested: int | None = None
+        self._owner = os.getpid()
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "StopSignals":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._owner:  # a loader worker: it ends when the training process does
+            return
+        if self.requested is not None:
+            os._exit(128 + number)
+        self.requested = number

@@ -1,0 +1,107 @@
+"""The one loop that trains every model.
+
+It knows a task, an engine, batches, a log and a saver; not which model, how many processors, or which precision.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from dalle_cli.config import RuntimeTable
+from dalle_cli.data.loader import Batch, TrainingBatches, ValidationBatches
+from dalle_cli.errors import DalleError
+from dalle_cli.training.checkpoint import Saver
+from dalle_cli.training.engine import Engine
+from dalle_cli.training.interrupt import Interrupted, StopSignals
+from dalle_cli.training.metric_log import MetricLog, Metrics
+
+MOST_SKIPPED = 50  # updates in a row
+
+
+class Task(Protocol):
+    """What a trainable thing says about itself; the loop knows nothing else."""
+
+    module: nn.Module
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        """Share of the global batch's loss that this micro-batch carries; shares, and metrics, add up to the whole."""
+        ...
+
+    def validate(self, batches: Iterable[Batch], step: int) -> dict[str, float]:
+        """Figures over all held-out batches, among them `valid/loss`."""
+        ...
+
+    def preview(self, batch: Batch, step: int) -> Image.Image:
+        """Show on a few held-out samples how far the model has come."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Where training and held-out batches come from."""
+
+    training: TrainingBatches
+    validation: ValidationBatches
+
+
+def train(
+    task: Task, engine: Engine, batches: Batches, runtime: RuntimeTable, steps: int, log: MetricLog, saver: Saver
+) -> None:
+    """Run the task to `steps` updates, reporting, validating and saving on the way.
+
+    Raises Interrupted, after saving, when asked to stop, and DalleError where the gradients stay non-finite.
+    """
+    skipped = 0
+    with StopSignals() as stop:
+        for batch in batches.training.start_at(engine.step):
+            is_applied, metrics = train_step(task, engine, batch, runtime.micro_batch_size)
+            log.record(engine.step, metrics)
+            skipped = 0 if is_applied else skipped + 1
+            if skipped == MOST_SKIPPED:
+                raise DalleError(f"the gradients of {skipped} updates in a row were not finite", "lower `optimizer.lr`")
+            is_stopping = stop.requested is not None and engine.step < steps
+            with log.paused():
+                if is_stopping:
+                    saver.save(engine.state(), engine.inference_weights(), valid_loss=None)
+                    raise Interrupted(stop.requested, engine.step)
+                look_and_save(task, engine, batches, runtime, is_last=engine.step == steps, log=log, saver=saver)
+
+
+def train_step(task: Task, engine: Engine, batch: Batch, micro_batch_size: int) -> tuple[bool, Metrics]:
+    """Do one update with a global batch, in micro-batches; say whether it was applied."""
+    totals: Metrics = {}
+    for micro_batch in batch.micro_batches(micro_batch_size, engine.device):
+        loss, metrics = task.loss(micro_batch, engine.step)
+        engine.backward(loss)
+        for name, value in metrics.items():
+            totals[name] = totals.get(name, 0.0) + value
+    is_applied = engine.update()
+    return is_applied, {**totals, **engine.metrics(), "train/skipped": float(not is_applied)}
+
+
+def look_and_save(
+    task: Task, engine: Engine, batches: Batches, runtime: RuntimeTable, is_last: bool, log: MetricLog, saver: Saver
+) -> None:
+    """Validate, draw a preview and save where that is due after this update."""
+    done, valid_loss = engine.step, None
+    with engine.averaged(), torch.no_grad():
+        if is_last or done % runtime.validate_every == 0:
+            figures = task.validate(batches.validation.on(engine.device), done)
+            log.write(done, figures)
+            valid_loss = figures["valid/loss"]
+        if is_last or done % runtime.preview_every == 0:
+            picture = task.preview(next(batches.validation.on(engine.device)), done)
+            save_picture(picture, saver.run.preview(done))
+    if is_last or done % runtime.save_every == 0:
+        saver.save(engine.state(), engine.inference_weights(), valid_loss)
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a PNG, making its folder where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)

@@ -1,0 +1,76 @@
+"""The figures of a run: averaged between reports, one JSON line a report, and the same to whoever watches.
+
+Tensors stay where they are until a report is due, so that recording never waits for a device.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import Tensor
+
+Metrics = dict[str, float | Tensor]
+
+
+class MetricLog:
+    """Collects the metrics of updates and writes them out every so many."""
+
+    def __init__(
+        self, path: Path, report_every: int, images_per_step: int, watch: Callable[[int, dict[str, float]], None]
+    ) -> None:
+        """watch hears of every report, as the number of updates done and the figures."""
+        self._path = path
+        self._report_every = report_every
+        self._images_per_step = images_per_step
+        self._watch = watch
+        self._pending: list[Metrics] = []
+        self._started = time.perf_counter()
+
+    def cut_back(self, step: int) -> None:
+        """Drop the lines after so many updates: they will be written again."""
+        if self._path.exists():
+            lines = self._path.read_text().splitlines()
+            kept = [line for line in lines if _step_of(line) <= step]
+            beside = self._path.with_name(f".{self._path.name}")
+            beside.write_text("".join(f"{line}\n" for line in kept))
+            beside.replace(self._path)
+
+    def record(self, done: int, metrics: Metrics) -> None:
+        """Take an update's metrics; `done` counts it."""
+        self._pending.append(metrics)
+        if done % self._report_every == 0:
+            self._report(done)
+
+    def _report(self, done: int) -> None:
+        names = self._pending[-1].keys()
+        figures = {name: sum(float(m[name]) for m in self._pending) / len(self._pending) for name in names}
+        elapsed = time.perf_counter() - self._started
+        figures["train/images_per_second"] = self._images_per_step * len(self._pending) / elapsed
+        self._pending = []
+        self._started = time.perf_counter()
+        self.write(done, figures)
+
+    def write(self, done: int, figures: dict[str, float]) -> None:
+        """Write one line and show it."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": done, **figures}) + "\n")
+        self._watch(done, figures)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave what happens inside the `with` out of the throughput."""
+        before = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._started += time.perf_counter() - before
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return 2**63  # a line cut short by a crash

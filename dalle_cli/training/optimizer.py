@@ -1,0 +1,66 @@
+"""AdamW with decoupled weight decay and the published clip on the second moment (Ramesh et al. 2021, appendix B.2)."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from dalle_cli.config import OptimizerTable
+
+
+class AdamW(torch.optim.Optimizer):
+    """Adam with decoupled decay; all parameters of a group are updated by one call for each operation.
+
+    `lr` of the groups is set from outside before every step. `updates` counts the steps taken, for bias correction.
+    """
+
+    def __init__(self, groups: Iterable[dict], table: OptimizerTable) -> None:
+        """groups as torch has them, each with `params` and `weight_decay`."""
+        super().__init__(groups, {"lr": 0.0})
+        self.updates = 0
+        self.betas = tuple(table.betas)
+        self.eps = table.eps
+        self.clip_second_moment = table.clip_second_moment
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                self.state[parameter] = moments
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update every parameter that has a gradient, once."""
+        self.updates += 1
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if parameters:
+                self._update(parameters, group["lr"], group["weight_decay"])
+
+    def _update(self, parameters: list[Parameter], lr: float, weight_decay: float) -> None:
+        beta1, beta2 = self.betas
+        gradients = [p.grad for p in parameters]
+        means: list[Tensor] = [self.state[p]["exp_avg"] for p in parameters]
+        variances: list[Tensor] = [self.state[p]["exp_avg_sq"] for p in parameters]
+
+        torch._foreach_lerp_(means, gradients, 1 - beta1)
+        torch._foreach_mul_(variances, beta2)
+        torch._foreach_addcmul_(variances, gradients, gradients, value=1 - beta2)
+        if self.clip_second_moment:
+            torch._foreach_clamp_max_(variances, self.clip_second_moment)
+
+        deviations = torch._foreach_sqrt(variances)
+        torch._foreach_div_(deviations, (1 - beta2**self.updates) ** 0.5)
+        torch._foreach_add_(deviations, self.eps)
+        torch._foreach_mul_(parameters, 1 - lr * weight_decay)
+        torch._foreach_addcdiv_(parameters, means, deviations, value=-lr / (1 - beta1**self.updates))
+
+
+def build_optimizer(matrices: list[Parameter], parameters: Iterable[Parameter], table: OptimizerTable) -> AdamW:
+    """Decay the matrices and nothing else: gains, biases and embeddings are left alone."""
+    decayed = {id(matrix) for matrix in matrices}
+    others = [p for p in parameters if id(p) not in decayed]
+    groups = [
+        {"params": matrices, "weight_decay": table.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return AdamW(groups, table)

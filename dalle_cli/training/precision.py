@@ -1,0 +1,88 @@
+"""Which arithmetic a run uses, and how it is put around a model from outside.
+
+Under bf16 the residual branches multiply in bf16; parameters, the residual stream, embeddings, logits and losses stay
+fp32. Models know nothing of this.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import nn
+
+Precision = Literal["fp32", "bf16"]
+CLEARLY_FASTER = 1.3
+RACE_SIZE = 768  # a multiplication of this order takes milliseconds on a laptop
+
+
+class HasBranches(Protocol):
+    """A model that can say which of its parts only feed a residual stream."""
+
+    def residual_branches(self) -> list[nn.Module]: ...
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn `auto` into the best device there is."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def choose_precision(choice: str, device: torch.device) -> Precision:
+    """Turn `auto` into bf16 where the device multiplies it clearly faster than fp32, else into fp32."""
+    if choice != "auto":
+        return choice
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if _matmul_time(torch.float32) > CLEARLY_FASTER * _matmul_time(torch.bfloat16) else "fp32"
+
+
+def use_fast_fp32_matmul(device: torch.device) -> bool:
+    """Take torch's other fp32 matrix route on a CPU where it is still true fp32; say whether it was taken.
+
+    On some CPUs it is twice as fast, on others it computes in bf16: its error is checked once.
+    """
+    if device.type != "cpu":
+        return False
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 256, 256, generator=generator)
+    exact = a.double() @ b.double()
+    torch.set_float32_matmul_precision("medium")
+    error = float((a @ b - exact).norm() / exact.norm())
+    is_exact = error < 1e-6
+    if not is_exact:
+        torch.set_float32_matmul_precision("highest")
+    return is_exact
+
+
+def apply_precision(model: HasBranches, precision: Precision, device: torch.device) -> None:
+    """Let the model's residual branches compute in a precision, in place; idempotent for fp32."""
+    if precision == "fp32":
+        return
+    for branch in model.residual_branches():
+        for name in ("forward", "forward_cached"):
+            method = getattr(branch, name, None)
+            if method is not None:
+                setattr(branch, name, _in_bf16(method, device.type))
+
+
+def _in_bf16(method: Callable[..., Any], device_type: str) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(device_type, dtype=torch.bfloat16):
+            return method(*args, **kwargs)
+
+    return run
+
+
+def _matmul_time(dtype: torch.dtype) -> float:
+    """Seconds that the best of a few matrix multiplications takes."""
+    a, b = (torch.ones(RACE_SIZE, RACE_SIZE, dtype=dtype) for _ in range(2))
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        torch.mm(a, b)
+        times.append(time.perf_counter() - start)
+    return min(times)

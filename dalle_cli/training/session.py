@@ -1,0 +1,226 @@
+"""A run from its folder's first file to its last checkpoint: begun or resumed, the same for every model.
+
+Commands say what is trained; this module finds out where it stands, writes down what it will do, and drives the loop.
+"""
+
+import json
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dalle_cli import __version__
+from dalle_cli.config import Recipe
+from dalle_cli.console import Terminal
+from dalle_cli.data.loader import Preparation, TrainingBatches, ValidationBatches
+from dalle_cli.data.sources import Source, open_source, validation_split
+from dalle_cli.errors import DalleError, UsageError
+from dalle_cli.run_dir import RunDir
+from dalle_cli.training.checkpoint import SCHEMA, Saver, checkpoints, incomplete_checkpoints, load_checkpoint
+from dalle_cli.training.engine import EngineState, LocalEngine
+from dalle_cli.training.loop import Batches, Task, train
+from dalle_cli.training.metric_log import MetricLog
+from dalle_cli.training.precision import Precision, choose_device, choose_precision, use_fast_fp32_matmul
+from dalle_cli.untrusted import printable
+
+FREE_TO_CHANGE = ("training.steps", "runtime.")  # what a resumed run may say differently
+MOST_PROBLEMS_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What the three training commands have in common on the command line."""
+
+    data: str
+    run: Path
+    valid: str | None = None
+    resume: str = "auto"
+    device: str = "auto"
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Some of a source's samples."""
+
+    source: Source
+    indices: np.ndarray
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run about to train: its folder, its data, its arithmetic, and the state it goes on from, if any."""
+
+    recipe: Recipe
+    run: RunDir
+    terminal: Terminal
+    device: torch.device
+    precision: Precision
+    training: Portion
+    validation: Portion
+    state: EngineState | None
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the folder already holds this run."""
+        return self.run.is_run
+
+    def record(self) -> None:
+        """Write down what this run is: the first file of a new run, renewed when it is resumed."""
+        record = {
+            "schema": SCHEMA,
+            "recipe": self.recipe.model_dump(),
+            "resolved": {"device": self.device.type, "precision": self.precision},
+            "versions": {"dalle": __version__, "torch": torch.__version__, "python": platform.python_version()},
+            "data": {"fingerprint": self.training.source.fingerprint(), "samples": len(self.training.source)},
+        }
+        self.run.root.mkdir(parents=True, exist_ok=True)
+        beside = self.run.root / ".recipe.json"
+        beside.write_text(json.dumps(record, indent=1))
+        os.replace(beside, self.run.recipe)
+
+    def train(self, task: Task, prepare: Preparation, model_config: dict[str, Any]) -> None:
+        """Drive the task to the recipe's last step; `model_config` goes into the run's model folder."""
+        recipe, runtime = self.recipe, self.recipe.runtime
+        steps, batch_size = recipe.training.steps, recipe.training.global_batch_size
+        engine = self._engine(task)
+        if engine.step >= steps:
+            self.terminal.say(f"{self.run.root} is already at step {engine.step} of {steps}: nothing to do")
+            return
+        batches = Batches(
+            TrainingBatches(
+                self.training.source, self.training.indices, prepare, recipe.data, recipe.training, runtime.workers,
+                on_bad=lambda key, reason: self.terminal.warn(f"skipped {printable(key)}: {reason}"),
+            ),
+            ValidationBatches(
+                self.validation.source, self.validation.indices, prepare,
+                runtime.micro_batch_size or batch_size, runtime.validation_samples,
+            ),
+        )  # fmt: skip
+        saver = Saver(self.run, model_config, runtime.keep_checkpoints)
+        with self.terminal.progress(steps, engine.step, "step") as line:
+            log = MetricLog(self.run.metrics, runtime.report_every, batch_size, line.report)
+            log.cut_back(engine.step)
+            train(task, engine, batches, runtime, steps, log, saver)
+
+    def _engine(self, task: Task) -> LocalEngine:
+        engine = LocalEngine(task.module, self.recipe.optimizer, self.recipe.ema, self.device)
+        if self.state is not None:
+            try:
+                engine.restore(self.state)
+            except (ValueError, KeyError) as error:
+                raise DalleError(f"the checkpoint does not fit this run: {error}") from error
+            self.terminal.say(f"resumed after step {engine.step}")
+        return engine
+
+    def describe(self, n_parameters: int) -> None:
+        """Say where the run writes and what it will do."""
+        training = self.recipe.training
+        self.terminal.say(
+            f"writing {self.run.root}: {n_parameters / 1e6:.2f} M parameters, {self.device.type}, {self.precision}\n"
+            f"{len(self.training.indices):,} samples and {len(self.validation.indices):,} held out; "
+            f"{training.steps:,} steps of {training.global_batch_size}"
+        )
+
+
+def open_session(recipe: Recipe, options: TrainOptions, terminal: Terminal, captions_required: bool) -> Session:
+    """Look at the run folder and the data without changing anything; raises DalleError for what is wrong with them."""
+    run = RunDir(options.run)
+    recorded = check_folder(run, recipe, options.resume)
+    state = starting_state(run, options.resume, terminal)
+    device = choose_device(options.device)
+    use_fast_fp32_matmul(device)
+    choice = recipe.runtime.precision
+    if choice == "auto" and recorded:
+        choice = recorded["resolved"]["precision"]
+    training, validation = _portions(recipe, options, terminal, captions_required)
+    if recorded and recorded["data"]["fingerprint"] != training.source.fingerprint():
+        terminal.warn(f"{options.data} is not what this run began with: its samples have changed")
+    return Session(recipe, run, terminal, device, choose_precision(choice, device), training, validation, state)
+
+
+def _portions(
+    recipe: Recipe, options: TrainOptions, terminal: Terminal, captions_required: bool
+) -> tuple[Portion, Portion]:
+    """Open the data and split off what is held out, unless --valid brings it."""
+    source = open_source(options.data, captions_required)
+    for where, reason in source.problems[:MOST_PROBLEMS_SHOWN]:
+        terminal.warn(f"{where}: {reason}")
+    if len(source.problems) > MOST_PROBLEMS_SHOWN:
+        terminal.warn(f"and {len(source.problems) - MOST_PROBLEMS_SHOWN} more; `dalle data check` lists all")
+    if options.valid is None:
+        train_indices, valid_indices = validation_split(source, recipe.data.validation_share)
+        return Portion(source, train_indices), Portion(source, valid_indices)
+    held_out = open_source(options.valid, captions_required)
+    return Portion(source, np.arange(len(source))), Portion(held_out, np.arange(len(held_out)))
+
+
+def check_folder(run: RunDir, recipe: Recipe, resume: str) -> dict[str, Any] | None:
+    """Make sure that the folder may be written; give what a run there has recorded of itself, if it holds one.
+
+    Raises UsageError, touching nothing, for a folder of other files, a run under `never`, or another recipe.
+    """
+    if run.root.exists() and not run.root.is_dir():
+        raise UsageError(f"{run.root} is a file, not a folder")
+    if run.is_empty:
+        return None
+    if not run.is_run:
+        raise UsageError(f"{run.root} holds files but no run", "name a new folder with --run")
+    if resume == "never":
+        raise UsageError(f"{run.root} already holds a run", "name a new folder, or leave out `--resume never`")
+    try:
+        recorded = json.loads(run.recipe.read_text("utf-8"))
+        before = _flat(recorded["recipe"])
+        _ = recorded["resolved"]["precision"], recorded["data"]["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DalleError(f"{run.recipe} is damaged: {error}", "the run can't be resumed; name a new folder") from error
+    now = _flat(recipe.model_dump())
+    differing = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    differing = [key for key in differing if not key.startswith(FREE_TO_CHANGE)]
+    if differing:
+        lines = [f"  `{key}`: {before.get(key, 'absent')} then, {now.get(key, 'absent')} now" for key in differing]
+        message = "\n".join([f"{run.root} was begun with another recipe:", *lines])
+        raise UsageError(message, "name a new folder with --run")
+    return recorded
+
+
+def starting_state(run: RunDir, resume: str, terminal: Terminal) -> EngineState | None:
+    """Load the checkpoint to go on from: the one named, or the run's newest complete one; None for a fresh start."""
+    if resume not in ("auto", "never"):
+        return _named_state(run, Path(resume))
+    for path in incomplete_checkpoints(run):
+        terminal.warn(f"ignored an incomplete checkpoint: {path}")
+    saved = checkpoints(run)
+    for _, path in reversed(saved):
+        try:
+            return load_checkpoint(path)
+        except DalleError as error:
+            terminal.warn(f"ignored a {error.message}")
+    if saved:
+        raise DalleError(f"every checkpoint of {run.root} is corrupt", "name a new folder with --run to start again")
+    return None
+
+
+def _named_state(run: RunDir, path: Path) -> EngineState:
+    if not path.is_dir():
+        raise UsageError(f"no such checkpoint: {path}", "a checkpoint is a folder such as checkpoints/step-00002000")
+    state = load_checkpoint(path)
+    later = [step for step, _ in checkpoints(run) if step > state.numbers["step"]]
+    if later:
+        raise UsageError(f"{run.root} holds later checkpoints, up to step {max(later)}", "name a new folder with --run")
+    return state
+
+
+def _flat(tables: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested tables to dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tables.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

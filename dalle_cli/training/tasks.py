@@ -1,0 +1,159 @@
+"""What the models are trained for: the losses of the paper over batches, and figures on held-out samples.
+
+A micro-batch's loss is its share of the global batch's, so that shares add up whatever the batch is cut into.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dalle_cli.config import DVAELossTable, TransformerLossTable
+from dalle_cli.data.images import to_image
+from dalle_cli.data.loader import Batch
+from dalle_cli.losses import kl_to_uniform, logit_laplace_nll, token_cross_entropy
+from dalle_cli.metrics import code_counts, perplexity, psnr
+from dalle_cli.models.dvae import DiscreteVAE, map_pixels, relax
+from dalle_cli.models.transformer import Transformer
+from dalle_cli.sampling import SamplingSettings, candidate_uniforms, sample_image_tokens
+from dalle_cli.training.metric_log import Metrics
+from dalle_cli.training.noise import gumbel_noise, uniform_noise
+from dalle_cli.training.schedules import cosine
+from dalle_cli.viz import labelled_grid
+
+PREVIEW_SAMPLES = 8
+
+
+class DiscreteVAETask:
+    """The relaxed evidence lower bound on pictures (Ramesh et al. 2021, section 2.1, appendix A)."""
+
+    def __init__(self, dvae: DiscreteVAE, loss: DVAELossTable, seed: int) -> None:
+        self.module = dvae
+        self._table = loss
+        self._seed = seed
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        """Negative bound per pixel value, in nats, of the micro-batch's share."""
+        images = batch.images
+        if self._table.dequantization:
+            noise = uniform_noise(self._seed, batch.draws, tuple(images.shape[1:]), images.device)
+            images = (images + self._table.dequantization * noise).clamp(0, 1)
+        temperature = cosine(self._table.temperature, step)
+        kl_weight = cosine(self._table.kl_weight, step)
+        nll, kl = self._bound(images, batch.draws, temperature)
+        n_values = batch.global_size * images[0].numel()
+        reconstruction, kl_sum = nll.sum() / n_values, kl.sum()
+        share = len(images) / batch.global_size
+        loss = reconstruction + kl_weight * kl_sum / n_values
+        metrics = {
+            "train/loss": loss.detach(),
+            "train/nats_per_value": reconstruction.detach(),
+            "train/kl_per_cell": kl_sum.detach() / (batch.global_size * kl[0].numel()),
+            "train/temperature": temperature * share,
+            "train/kl_weight": kl_weight * share,
+        }
+        return loss, metrics
+
+    def _bound(self, images: Tensor, draws: list[int], temperature: float) -> tuple[Tensor, Tensor]:
+        """Give -ln p(x|z) per value [B, 3, H, W], z drawn from the relaxation, and the KL per cell [B, g, g]."""
+        logits = self.module.codebook_logits(images)
+        gumbel = gumbel_noise(self._seed, draws, tuple(logits.shape[1:]), logits.device)
+        mu, log_scale = self.module.decode_soft(relax(logits, temperature, gumbel))
+        if self._table.min_log_scale is not False:
+            log_scale = log_scale.clamp(min=self._table.min_log_scale)
+        return logit_laplace_nll(map_pixels(images), mu, log_scale), kl_to_uniform(logits)
+
+    def validate(self, batches: Iterable[Batch], step: int) -> dict[str, float]:
+        """Measure the bound with the relaxation in force, and reconstruction and codebook use with hard tokens."""
+        temperature, kl_weight = cosine(self._table.temperature, step), cosine(self._table.kl_weight, step)
+        nll = kl = squared_error = 0.0
+        n_values = n_cells = 0
+        counts = torch.zeros(self.module.vocab_size, dtype=torch.int64)
+        for batch in batches:
+            batch_nll, batch_kl = self._bound(batch.images, batch.draws, temperature)
+            image_tokens = self.module.image_tokens(batch.images)
+            nll += float(batch_nll.sum())
+            kl += float(batch_kl.sum())
+            squared_error += float((self.module.decode(image_tokens) - batch.images).square().sum())
+            counts += code_counts(image_tokens, self.module.vocab_size)
+            n_values += batch_nll.numel()
+            n_cells += batch_kl.numel()
+        return {
+            "valid/loss": (nll + kl_weight * kl) / n_values,
+            "valid/nats_per_value": nll / n_values,
+            "valid/kl_per_cell": kl / n_cells,
+            "valid/psnr": psnr(squared_error / n_values),
+            "valid/codes_used": int((counts > 0).sum()),
+            "valid/perplexity": perplexity(counts),
+        }
+
+    def preview(self, batch: Batch, step: int) -> Image.Image:
+        """Held-out pictures above their reconstructions from hard tokens."""
+        images = batch.images[:PREVIEW_SAMPLES]
+        rebuilt = self.module.decode(self.module.image_tokens(images))
+        return labelled_grid([("", [to_image(x) for x in images]), ("", [to_image(x) for x in rebuilt])])
+
+
+class TransformerTask:
+    """Next-token prediction over caption and image tokens (Ramesh et al. 2021, section 2.2)."""
+
+    def __init__(self, transformer: Transformer, dvae: DiscreteVAE, loss: TransformerLossTable, seed: int) -> None:
+        """dvae: frozen; it turns pictures into image tokens."""
+        self.module = transformer
+        self._dvae = dvae
+        self._table = loss
+        self._seed = seed
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        """The weighted cross-entropies' share of the micro-batch, in nats per token of each kind."""
+        text, image, hits = self._cross_entropies(batch, batch.global_text_tokens, batch.global_size)
+        loss = self._weigh(text, image)
+        metrics = {
+            "train/loss": loss.detach(),
+            "train/loss_text": text.detach(),
+            "train/loss_image": image.detach(),
+            "train/image_token_accuracy": hits / (batch.global_size * self.module.image_len),
+            "train/captions_cut": sum(batch.are_cut) / batch.global_size,
+        }
+        return loss, metrics
+
+    def _weigh(self, text: Tensor, image: Tensor) -> Tensor:
+        return self._table.text_weight * text + (1 - self._table.text_weight) * image
+
+    def _cross_entropies(self, batch: Batch, n_text_tokens: int, n_samples: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Give both sums of -ln p, divided by the global counts, and how many image tokens were the likeliest."""
+        with torch.no_grad():
+            image_tokens = self._dvae.image_tokens(batch.images)
+        text_logits, image_logits = self.module(batch.text_tokens, image_tokens)
+        text = token_cross_entropy(text_logits, batch.text_tokens, n_text_tokens)
+        image = token_cross_entropy(image_logits, image_tokens, n_samples * self.module.image_len)
+        return text, image, (image_logits.detach().argmax(dim=2) == image_tokens).sum()
+
+    def validate(self, batches: Iterable[Batch], step: int) -> dict[str, float]:
+        """Measure both cross-entropies and the accuracy over all held-out pairs."""
+        text = image = hits = 0.0
+        n_text_tokens = n_samples = 0
+        for batch in batches:
+            batch_text, batch_image, batch_hits = self._cross_entropies(batch, n_text_tokens=1, n_samples=1)
+            text, image, hits = text + float(batch_text), image + float(batch_image), hits + int(batch_hits)
+            n_text_tokens += int((batch.text_tokens >= 0).sum())
+            n_samples += len(batch.draws)
+        n_image_tokens = n_samples * self.module.image_len
+        loss_text, loss_image = text / max(n_text_tokens, 1), image * self.module.image_len / n_image_tokens
+        return {
+            "valid/loss": self._table.text_weight * loss_text + (1 - self._table.text_weight) * loss_image,
+            "valid/loss_text": loss_text,
+            "valid/nats_per_image_token": loss_image,
+            "valid/image_token_accuracy": hits / n_image_tokens,
+        }
+
+    def preview(self, batch: Batch, step: int) -> Image.Image:
+        """For held-out captions, the picture as the dVAE rebuilds it beside one drawn from the caption."""
+        captions, images = batch.captions[:PREVIEW_SAMPLES], batch.images[:PREVIEW_SAMPLES]
+        uniforms = torch.cat([candidate_uniforms(self._seed, c, [0], self.module.image_len) for c in captions])
+        text_tokens = batch.text_tokens[:PREVIEW_SAMPLES]
+        drawn = self._dvae.decode(sample_image_tokens(self.module, text_tokens, uniforms, SamplingSettings()))
+        rebuilt = self._dvae.decode(self._dvae.image_tokens(images))
+        rows = zip(captions, rebuilt, drawn, strict=True)
+        return labelled_grid([(caption, [to_image(left), to_image(right)]) for caption, left, right in rows])

@@ -1,0 +1,49 @@
+"""Pictures of pictures: grids, with captions where there are any."""
+
+import math
+
+from PIL import Image, ImageDraw, ImageFont
+
+GAP = 4
+MIN_TILE = 96  # smaller pictures are enlarged, pixel by pixel, so that they can be seen
+TEXT_HEIGHT = 18
+
+
+def enlarge(picture: Image.Image, at_least: int = MIN_TILE) -> Image.Image:
+    """Scale a small picture up by a whole number, without smoothing."""
+    factor = math.ceil(at_least / min(picture.size))
+    if factor <= 1:
+        return picture
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
+def grid(pictures: list[Image.Image], columns: int) -> Image.Image:
+    """Lay pictures of one size out in rows."""
+    return labelled_grid([("", pictures[i : i + columns]) for i in range(0, len(pictures), columns)])
+
+
+def labelled_grid(rows: list[tuple[str, list[Image.Image]]]) -> Image.Image:
+    """Lay out rows of pictures of one size, each under its caption."""
+    tiles = [(caption, [enlarge(picture) for picture in pictures]) for caption, pictures in rows]
+    tile_width, tile_height = tiles[0][1][0].size
+    heights = [tile_height + GAP + (TEXT_HEIGHT if caption else 0) for caption, _ in tiles]
+    n_columns = max(len(pictures) for _, pictures in tiles)
+    sheet = Image.new("RGB", (n_columns * (tile_width + GAP) + GAP, sum(heights) + GAP), "white")
+    top = GAP
+    for (caption, pictures), height in zip(tiles, heights, strict=True):
+        if caption:
+            _write(sheet, caption, top)
+        for column, picture in enumerate(pictures):
+            sheet.paste(picture, (GAP + column * (tile_width + GAP), top + height - GAP - tile_height))
+        top += height
+    return sheet
+
+
+def _write(sheet: Image.Image, caption: str, top: int) -> None:
+    """Write a caption across the sheet, cut to its width."""
+    font = ImageFont.load_default(size=13)
+    pen = ImageDraw.Draw(sheet)
+    width = sheet.width - 2 * GAP
+    while caption and pen.textlength(caption, font=font) > width:
+        caption = caption.removesuffix("…")[:-1] + "…" if len(caption) > 2 else ""
+    pen.text((GAP, top), caption, fill="black", font=font)
