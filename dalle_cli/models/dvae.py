@@ -105,18 +105,26 @@ class DiscreteVAE(nn.Module):
         down, up = nn.MaxPool2d(2), nn.Upsample(scale_factor=2, mode="nearest")
         self.encoder = nn.Sequential(
             OrderedDict(
-                input=Conv(3, n_hidden, 7),
-                **dict(_tower([n_hidden, *widths], blocks_per_group, (3, 3, 3, 1), down)),
-                relu=nn.ReLU(),
+                trunk=nn.Sequential(
+                    OrderedDict(
+                        input=Conv(3, n_hidden, 7),
+                        **dict(_tower([n_hidden, *widths], blocks_per_group, (3, 3, 3, 1), down)),
+                        relu=nn.ReLU(),
+                    )
+                ),
                 output=Conv(widths[-1], vocab_size, 1),
             )
         )
         self.decoder = nn.Sequential(
             OrderedDict(
                 input=Conv(vocab_size, n_init, 1),
-                **dict(_tower([n_init, *reversed(widths)], blocks_per_group, (1, 3, 3, 3), up)),
-                relu=nn.ReLU(),
-                output=Conv(n_hidden, 6, 1),
+                trunk=nn.Sequential(
+                    OrderedDict(
+                        **dict(_tower([n_init, *reversed(widths)], blocks_per_group, (1, 3, 3, 3), up)),
+                        relu=nn.ReLU(),
+                        output=Conv(n_hidden, 6, 1),
+                    )
+                ),
             )
         )
 
@@ -150,10 +158,10 @@ class DiscreteVAE(nn.Module):
         """List the weights of the convolutions: everything but the biases."""
         return [parameter for parameter in self.parameters() if parameter.ndim == 4]
 
-    def residual_branches(self) -> list[nn.Module]:
-        """List the parts whose output is only ever added to the residual stream."""
-        return [module.res_path for module in self.modules() if isinstance(module, ResBlock)]
+    def sixteen_bit_parts(self) -> list[nn.Module]:
+        """List what the paper runs in 16 bits: all but the two convolutions next to the relaxation (appendix A)."""
+        return [self.encoder.trunk, self.decoder.trunk]
 
     def _decode_vectors(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        mu, log_scale = self.decoder[1:](vectors).float().chunk(2, dim=1)
+        mu, log_scale = self.decoder.trunk(vectors).chunk(2, dim=1)
         return mu, log_scale

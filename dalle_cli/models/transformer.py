@@ -170,8 +170,8 @@ class Transformer(nn.Module):
         """List the blocks' matrices: the parameters that the paper decays, shards and compresses."""
         return [parameter for parameter in self.blocks.parameters() if parameter.ndim == 2]
 
-    def residual_branches(self) -> list[nn.Module]:
-        """List the parts whose output is only ever added to the residual stream."""
+    def sixteen_bit_parts(self) -> list[nn.Module]:
+        """List what the paper runs in 16 bits: the residual branches (section 2.4)."""
         return [branch for block in self.blocks for branch in (block.attention, block.mlp)]
 
     def new_caches(self, batch_size: int) -> list[KeyValueCache]:

@@ -1,7 +1,7 @@
 """Which arithmetic a run uses, and how it is put around a model from outside.
 
-Under bf16 the residual branches multiply in bf16; parameters, the residual stream, embeddings, logits and losses stay
-fp32. Models know nothing of this.
+Under bf16 the parts that the paper runs in 16 bits multiply in bf16 and hand back fp32; parameters, embeddings, the
+transformer's residual stream, logits and losses stay fp32. Models say which parts, and know nothing of how.
 """
 
 import functools
@@ -10,17 +10,17 @@ from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Precision = Literal["fp32", "bf16"]
 CLEARLY_FASTER = 1.3
 RACE_SIZE = 768  # a multiplication of this order takes milliseconds on a laptop
 
 
-class HasBranches(Protocol):
-    """A model that can say which of its parts only feed a residual stream."""
+class MixedPrecisionModel(Protocol):
+    """A model that can say which of its parts the paper runs in 16 bits."""
 
-    def residual_branches(self) -> list[nn.Module]: ...
+    def sixteen_bit_parts(self) -> list[nn.Module]: ...
 
 
 def choose_device(name: str) -> torch.device:
@@ -57,22 +57,22 @@ def use_fast_fp32_matmul(device: torch.device) -> bool:
     return is_exact
 
 
-def apply_precision(model: HasBranches, precision: Precision, device: torch.device) -> None:
-    """Let the model's residual branches compute in a precision, in place; idempotent for fp32."""
+def apply_precision(model: MixedPrecisionModel, precision: Precision, device: torch.device) -> None:
+    """Let the model's 16-bit parts compute in a precision, in place."""
     if precision == "fp32":
         return
-    for branch in model.residual_branches():
+    for part in model.sixteen_bit_parts():
         for name in ("forward", "forward_cached"):
-            method = getattr(branch, name, None)
+            method = getattr(part, name, None)
             if method is not None:
-                setattr(branch, name, _in_bf16(method, device.type))
+                setattr(part, name, _in_bf16(method, device.type))
 
 
-def _in_bf16(method: Callable[..., Any], device_type: str) -> Callable[..., Any]:
+def _in_bf16(method: Callable[..., Tensor], device_type: str) -> Callable[..., Tensor]:
     @functools.wraps(method)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Tensor:
         with torch.autocast(device_type, dtype=torch.bfloat16):
-            return method(*args, **kwargs)
+            return method(*args, **kwargs).float()
 
     return run
 
