@@ -13,12 +13,13 @@ NO_CAPTION = "picture without caption"
 
 
 def parse_captions(text: bytes, required: bool) -> list[str]:
-    """Read the captions of a caption file; raise `BadSample` if it is not UTF-8, or has none though required."""
+    """Read the captions of a caption file; where they are required, raise `BadSample` if it has none or is not UTF-8."""
     try:
-        lines = text.decode("utf-8-sig").replace("\r", "\n").split("\n")
+        captions = clean_captions(text.decode("utf-8-sig").replace("\r", "\n").split("\n"))
     except UnicodeDecodeError:
-        raise BadSample("caption is not UTF-8") from None
-    captions = clean_captions(lines)
+        if required:
+            raise BadSample("caption is not UTF-8") from None
+        return []  # the picture is as good as any
     if required and not captions:
         raise BadSample("empty caption")
     return captions
