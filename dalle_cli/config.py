@@ -17,7 +17,7 @@ Rate = Annotated[float, Field(ge=0)]
 class Table(BaseModel):
     """A table of a recipe: frozen, strict, and closed to unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class Cosine(Table):

@@ -52,7 +52,7 @@ def load_recipe(name: str, overrides: list[str], kind: str | None = None) -> Rec
         raise UsageError(f"{path} is not valid TOML: {error}") from None
     for override in overrides:
         _apply(raw, override)
-    found = raw.get("kind")
+    found = str(raw.get("kind"))
     if kind is not None and found in RECIPE_TYPES and found != kind:
         raise UsageError(f"{name} is a recipe for {found}, not for {kind}", f"try `dalle train-{found} {name}`")
     return parse_recipe(raw, source=name)
@@ -60,14 +60,18 @@ def load_recipe(name: str, overrides: list[str], kind: str | None = None) -> Rec
 
 def parse_recipe(raw: dict[str, Any], source: str) -> Recipe:
     """Check a recipe's tables; source names it in the message. Raises UsageError."""
-    recipe_type = RECIPE_TYPES.get(raw.get("kind", ""))
+    recipe_type = RECIPE_TYPES.get(str(raw.get("kind")))
     if recipe_type is None:
         kinds = " or ".join(f'"{kind}"' for kind in RECIPE_TYPES)
         raise UsageError(f"{source}: `kind` must be {kinds}: {raw.get('kind', 'missing')!r}")
     try:
         return recipe_type.model_validate(raw)
     except ValidationError as error:
-        problems = [_describe(problem, recipe_type) for problem in error.errors()]
+        # a key that may be of several types has a problem with each: the first will do
+        problems = list(
+            {_key_path(recipe_type, p): _describe(p, recipe_type) for p in reversed(error.errors())}.values()
+        )
+        problems.reverse()
         plural = "problem" if len(problems) == 1 else "problems"
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise UsageError(f"{len(problems)} {plural} in recipe {source}:\n{lines}") from None
@@ -91,11 +95,11 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 
 
 def _describe(problem: Any, recipe_type: type[BaseModel]) -> str:
-    location = [str(part) for part in problem["loc"]]
+    location = _key_path(recipe_type, problem)
     key = ".".join(location) or "recipe"
     if problem["type"] == "extra_forbidden":
         close = difflib.get_close_matches(location[-1], _keys_at(recipe_type, location[:-1]), n=1)
-        return f"`{key}` is not a key" + (f"; did you mean `{'.'.join([*location[:-1], close[0]])}`?" if close else "")
+        return f"`{key}` is not a key" + (f"; did you mean `{'.'.join((*location[:-1], close[0]))}`?" if close else "")
     if problem["type"] == "missing":
         return f"`{key}` is missing"
     message = problem["msg"].removeprefix("Value error, ")
@@ -104,10 +108,29 @@ def _describe(problem: Any, recipe_type: type[BaseModel]) -> str:
     return f"`{key}`: {message[0].lower()}{message[1:]}: {problem['input']!r}"
 
 
-def _keys_at(table: type[BaseModel], location: list[str]) -> list[str]:
+def _key_path(recipe_type: type[BaseModel], problem: Any) -> tuple[str, ...]:
+    """Give the keys that lead to a problem, without what pydantic adds for types and list places."""
+    keys: list[str] = []
+    table: type[BaseModel] | None = recipe_type
+    for part in map(str, problem["loc"]):
+        if table is None:
+            break
+        keys.append(part)
+        table = _table_at(table, part)
+    return tuple(keys)
+
+
+def _table_at(table: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """Give the table that a key of another table holds, if it holds one."""
+    if key not in table.model_fields:
+        return None
+    annotation = table.model_fields[key].annotation
+    candidates = (annotation, *get_args(annotation))
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+
+
+def _keys_at(table: type[BaseModel] | None, location: tuple[str, ...]) -> list[str]:
     """List the keys that the table at a path knows."""
-    for part in location:
-        annotation = table.model_fields[part].annotation
-        candidates = [annotation, *get_args(annotation)]
-        table = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    return list(table.model_fields)
+    for key in location:
+        table = _table_at(table, key) if table else None
+    return list(table.model_fields) if table else []

@@ -40,13 +40,14 @@ def token_probabilities(logits: Tensor, settings: SamplingSettings) -> Tensor:
     if settings.temperature == 0:
         return torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1.0)
     if 0 < settings.top_k < logits.shape[1]:
-        least = logits.topk(settings.top_k, dim=1).values[:, -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
+        kept, order = logits.topk(settings.top_k, dim=1)
+        logits = torch.full_like(logits, -torch.inf).scatter_(1, order, kept)
     probabilities = (logits / settings.temperature).softmax(dim=1)
     if settings.top_p < 1:
         ranked, order = probabilities.sort(dim=1, descending=True)
         before = ranked.cumsum(dim=1) - ranked  # the share already held by likelier tokens
-        probabilities = torch.zeros_like(probabilities).scatter_(1, order, ranked * (before < settings.top_p))
+        kept = ranked * (before < settings.top_p)
+        probabilities = torch.zeros_like(probabilities).scatter_(1, order, kept / kept.sum(dim=1, keepdim=True))
     return probabilities
 
 

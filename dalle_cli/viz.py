@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 GAP = 4
 MIN_TILE = 96  # smaller pictures are enlarged, pixel by pixel, so that they can be seen
 TEXT_HEIGHT = 18
+MAX_CAPTION = 300  # characters; no sheet is wide enough for more
 
 
 def enlarge(picture: Image.Image, at_least: int = MIN_TILE) -> Image.Image:
@@ -44,6 +45,7 @@ def _write(sheet: Image.Image, caption: str, top: int) -> None:
     font = ImageFont.load_default(size=13)
     pen = ImageDraw.Draw(sheet)
     width = sheet.width - 2 * GAP
+    caption = caption[:MAX_CAPTION]
     while caption and pen.textlength(caption, font=font) > width:
         caption = caption.removesuffix("…")[:-1] + "…" if len(caption) > 2 else ""
     pen.text((GAP, top), caption, fill="black", font=font)

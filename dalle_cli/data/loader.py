@@ -4,6 +4,7 @@ Draw d = step * global_batch_size + i decides everything random about sample i o
 resumed run sees what an uninterrupted one would, and worker processes and micro-batches change nothing.
 """
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -157,6 +158,7 @@ class TrainingBatches:
             batch_size=None,
             num_workers=self._workers,
             prefetch_factor=4 if self._workers else None,
+            worker_init_fn=_outlast_signals,
         )
         for batch in loader:
             if isinstance(batch, DalleError):
@@ -266,6 +268,12 @@ def read_sample(source: Source, index: int) -> Sample:
                 raise DalleError(f"cannot read {source.key(index)} in {source.name}: {reason}") from error
             time.sleep(READ_PAUSE)
     raise AssertionError("unreachable")
+
+
+def _outlast_signals(worker: int) -> None:
+    """Leave a request to stop, which reaches the whole process group, to the training process: it wants to save."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _generator(seed: int, purpose: str) -> np.random.Generator:

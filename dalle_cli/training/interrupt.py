@@ -21,7 +21,6 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.requested: int | None = None
-        self._owner = os.getpid()
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -34,8 +33,6 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._owner:  # a loader worker: it ends when the training process does
-            return
         if self.requested is not None:
             os._exit(128 + number)
         self.requested = number

@@ -11,19 +11,18 @@ from dalle_cli.data.order import mix
 
 def gumbel_noise(seed: int, draws: list[int], shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Draw standard Gumbel noise: float32 [len(draws), *shape]."""
-    noise = torch.empty(len(draws), *shape, device=device)
-    for row, draw in zip(noise, draws, strict=True):
-        row.exponential_(generator=_generator(seed, draw, "gumbel", device))
-    return noise.log_().neg_()
+    uniform = _uniform(seed, draws, "gumbel", shape, device)
+    return uniform.clamp_(min=torch.finfo(torch.float32).tiny).log_().neg_().log_().neg_()
 
 
 def uniform_noise(seed: int, draws: list[int], shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Draw noise uniform in [-1/2, 1/2): float32 [len(draws), *shape]."""
+    return _uniform(seed, draws, "uniform", shape, device).sub_(0.5)
+
+
+def _uniform(seed: int, draws: list[int], purpose: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
     noise = torch.empty(len(draws), *shape, device=device)
     for row, draw in zip(noise, draws, strict=True):
-        row.uniform_(-0.5, 0.5, generator=_generator(seed, draw, "uniform", device))
+        generator = torch.Generator(device).manual_seed(mix(seed, draw, purpose))
+        torch.rand(shape, generator=generator, device=device, out=row)
     return noise
-
-
-def _generator(seed: int, draw: int, purpose: str, device: torch.device) -> torch.Generator:
-    return torch.Generator(device).manual_seed(mix(seed, draw, purpose))

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 Precision = Literal["fp32", "bf16"]
 CLEARLY_FASTER = 1.3
-RACE_SIZE = 768  # a multiplication of this order takes milliseconds on a laptop
+RACE_SIZE = 512  # a multiplication of this order takes milliseconds on a laptop
+RACE_ROUNDS = 15
 
 
 class MixedPrecisionModel(Protocol):
@@ -36,7 +37,8 @@ def choose_precision(choice: str, device: torch.device) -> Precision:
         return choice
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if _matmul_time(torch.float32) > CLEARLY_FASTER * _matmul_time(torch.bfloat16) else "fp32"
+    fp32, bf16 = _race((torch.float32, torch.bfloat16))
+    return "bf16" if fp32 > CLEARLY_FASTER * bf16 else "fp32"
 
 
 def use_fast_fp32_matmul(device: torch.device) -> bool:
@@ -77,12 +79,19 @@ def _in_bf16(method: Callable[..., Tensor], device_type: str) -> Callable[..., T
     return run
 
 
-def _matmul_time(dtype: torch.dtype) -> float:
-    """Seconds that the best of a few matrix multiplications takes."""
-    a, b = (torch.ones(RACE_SIZE, RACE_SIZE, dtype=dtype) for _ in range(2))
-    times = []
-    for _ in range(6):
-        start = time.perf_counter()
-        torch.mm(a, b)
-        times.append(time.perf_counter() - start)
-    return min(times)
+def _race(dtypes: tuple[torch.dtype, ...]) -> list[float]:
+    """Seconds that the best of several matrix multiplications takes in each dtype.
+
+    In turn and on one thread, since the machine may be busy: threads waiting for one another would hide the ratio.
+    """
+    operands = [torch.ones(RACE_SIZE, RACE_SIZE, dtype=dtype) for dtype in dtypes]
+    times: list[list[float]] = [[] for _ in dtypes]
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for _ in range(RACE_ROUNDS):
+        for own, matrix in zip(times, operands, strict=True):
+            start = time.perf_counter()
+            torch.mm(matrix, matrix)
+            own.append(time.perf_counter() - start)
+    torch.set_num_threads(n_threads)
+    return [min(own) for own in times]

@@ -13,7 +13,7 @@ NO_CAPTION = "picture without caption"
 
 
 def parse_captions(text: bytes, required: bool) -> list[str]:
-    """Read the captions of a caption file; where they are required, raise `BadSample` if it has none or is not UTF-8."""
+    """Read a caption file; where captions are required, raise `BadSample` if it has none or is not UTF-8."""
     try:
         captions = clean_captions(text.decode("utf-8-sig").replace("\r", "\n").split("\n"))
     except UnicodeDecodeError:

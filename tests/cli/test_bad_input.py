@@ -1,0 +1,260 @@
+"""What goes wrong at users' hands: one clear message, the right exit code, and nothing of theirs touched."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+TINY = ["--set", "training.steps=1", "--set", "runtime.workers=0"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with everything that can be misused."""
+
+    root: Path
+    pairs: Path
+    dvae: Path
+    transformer: Path
+
+    def file(self, name: str, content: str | bytes = "") -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    def folder(self, name: str, n_pairs: int = 0, captions: bool = True) -> Path:
+        for picture in sorted(self.pairs.glob("*.png"))[:n_pairs]:
+            self.file(f"{name}/{picture.name}", picture.read_bytes())
+            if captions:
+                self.file(f"{name}/{picture.stem}.txt", picture.with_suffix(".txt").read_bytes())
+        (self.root / name).mkdir(exist_ok=True)
+        return self.root / name
+
+    def broken(self) -> Path:
+        for i in range(3):
+            self.file(f"broken/{i}.png", f"not a picture {i}")
+        return self.root / "broken"
+
+    def train_dvae(self, *words: object, recipe: object = "dvae/tiny", data: object = None) -> list[object]:
+        return ["train-dvae", recipe, "--data", data or self.pairs, "--run", self.root / "run", *TINY, *words]
+
+    def train_transformer(
+        self, *words: object, recipe: object = "transformer/tiny", data: object = None, dvae: object = None
+    ) -> list[object]:
+        given = ["--data", data or self.pairs, "--dvae", dvae or self.dvae, "--run", self.root / "run"]
+        return ["train-transformer", recipe, *given, *TINY, *words]
+
+    def generate(self, *words: object, run: object = None) -> list[object]:
+        return ["generate", run or self.transformer, "-n", 1, "--out", self.root / "out", *words]
+
+
+@pytest.fixture
+def place(tmp_path: Path, pairs: Path, own_dvae_run: Path, own_transformer_run: Path) -> Place:
+    return Place(tmp_path, pairs, own_dvae_run, own_transformer_run)
+
+
+def corrupt_run(place: Place) -> Path:
+    """Damage every checkpoint of a run."""
+    for path in (place.dvae / "checkpoints").rglob("parameters.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+    return place.dvae
+
+
+def small_dvae(place: Place) -> Path:
+    """Change a dVAE's config alone: it is looked at before the weights fail to fit."""
+    path = place.dvae / "model" / "config.json"
+    config = json.loads(path.read_text())
+    config["model"]["vocab_size"] = 32
+    path.write_text(json.dumps(config))
+    return place.dvae
+
+
+THREE_MISTAKES = ["--set", "training.stepps=5", "--set", "optimizer.eps=-1.0", "--set", "model.image_size=33"]
+
+KNOWN_FAILURES = {  # exit code 1
+    "missing folder": (lambda p: p.train_dvae(data=p.root / "absent"), ["absent"]),
+    "empty folder": (lambda p: p.train_dvae(data=p.folder("empty")), ["no pictures", "empty"]),
+    "data that are one picture file": (lambda p: p.train_dvae(data=p.pairs / "000.png"), ["not a data set"]),
+    "no captions": (lambda p: p.train_transformer(data=p.folder("bare", 3, captions=False)), ["no captions"]),
+    "one picture": (lambda p: p.train_dvae(data=p.folder("single", 1)), ["too few", "--valid"]),
+    "held-out data that are missing": (lambda p: p.train_dvae("--valid", p.root / "absent"), ["absent"]),
+    "broken pictures alone": (lambda p: p.train_dvae(data=p.broken()), ["not one usable"]),
+    "data check of broken pictures": (lambda p: ["data", "check", p.broken()], ["not one usable sample"]),
+    "run that is not one": (lambda p: p.generate("a ring", run=p.folder("nothing")), ["is not a run"]),
+    "run that is missing": (lambda p: p.generate("a ring", run=p.root / "absent"), ["no such run"]),
+    "run that is a file": (lambda p: p.generate("a ring", run=p.file("file")), ["is not a run"]),
+    "run of the other kind": (lambda p: p.generate("a ring", run=p.dvae), ["holds a dvae, not a transformer"]),
+    "dVAE that is not one": (lambda p: p.train_transformer(dvae=p.folder("nothing")), ["is not a run"]),
+    "dVAE with another codebook": (
+        lambda p: p.train_transformer("--set", "model.image_vocab_size=128"), ["out of 64", "out of 128"],
+    ),
+    "dVAE with another grid": (
+        lambda p: p.train_transformer("--set", "model.grid_size=8"), ["4x4 tokens", "8x8"],
+    ),
+    "dVAE with a damaged config": (lambda p: p.train_transformer(dvae=small_dvae(p)), ["does not hold"]),
+    "corrupt checkpoints": (
+        lambda p: ["train-dvae", "dvae/tiny", "--data", p.pairs, "--run", corrupt_run(p),
+                   "--set", "training.steps=12"],
+        ["corrupt"],
+    ),
+    "corrupt checkpoint by name": (
+        lambda p: ["train-dvae", "dvae/tiny", "--data", p.pairs, "--run", corrupt_run(p),
+                   "--set", "training.steps=12", "--resume", p.dvae / "checkpoints" / "step-00000011"],
+        ["corrupt checkpoint"],
+    ),
+    "no GPU to train on": (lambda p: p.train_dvae("--device", "cuda"), ["cuda"]),
+    "no GPU to draw with": (lambda p: p.generate("a ring", "--device", "cuda"), ["cuda"]),
+    "no GPU to rebuild with": (
+        lambda p: ["reconstruct", p.dvae, p.pairs, "--out", p.root / "out", "--device", "cuda"], ["cuda"],
+    ),
+    "tokenizer that is none": (
+        lambda p: p.train_transformer("--tokenizer", p.file("merges.json", "{}")), ["is not a tokenizer file"],
+    ),
+    "tokenizer that is missing": (
+        lambda p: p.train_transformer("--tokenizer", p.root / "absent.json"), ["cannot read the tokenizer"],
+    ),
+    "tokenizer that is a folder": (
+        lambda p: p.train_transformer("--tokenizer", p.folder("merges")), ["cannot read the tokenizer"],
+    ),
+    "export of no run": (lambda p: ["export", p.folder("nothing"), "--out", p.root / "out"], ["is not a run"]),
+    "masks of a dVAE": (lambda p: ["info", "dvae/tiny", "--masks", p.root / "masks"], ["no attention masks"]),
+    "info of no run": (lambda p: ["info", p.folder("nothing")], ["is not a run"]),
+    "picture that is missing": (
+        lambda p: ["reconstruct", p.dvae, p.root / "absent.png", "--out", p.root / "out"], ["absent.png"],
+    ),
+    "folder without pictures": (
+        lambda p: ["reconstruct", p.dvae, p.folder("empty"), "--out", p.root / "out"], ["no usable picture"],
+    ),
+    "run below a file": (
+        lambda p: ["train-dvae", "dvae/tiny", "--data", p.pairs, "--run", p.file("file") / "run", *TINY],
+        ["file"],
+    ),
+    "out below a file": (lambda p: [*p.generate("a ring")[:4], "--out", p.file("file") / "x", "a ring"], ["file"]),
+    "shapes below a file": (lambda p: ["data", "shapes", p.file("file") / "x", "--pictures", 2], ["file"]),
+    "export below a file": (lambda p: ["export", p.dvae, "--out", p.file("file") / "x"], ["file"]),
+    "rebuilt below a file": (
+        lambda p: ["reconstruct", p.dvae, p.pairs, "--out", p.file("file") / "x"], ["file"],
+    ),
+    "masks into a file": (lambda p: ["info", "transformer/tiny", "--masks", p.file("file")], ["file"]),
+}  # fmt: skip
+
+WRONG_USAGE = {  # exit code 2
+    "recipe with three mistakes": (
+        lambda p: p.train_dvae(*THREE_MISTAKES),
+        ["3 problems", "`training.stepps`", "did you mean `training.steps`", "`optimizer.eps`", "33"],
+    ),
+    "unknown recipe": (lambda p: p.train_dvae(recipe="dvae/tinny"), ["no such recipe", "did you mean `dvae/tiny`"]),
+    "recipe of the other kind": (
+        lambda p: p.train_dvae(recipe="transformer/tiny"), ["transformer, not for dvae", "dalle train-transformer"],
+    ),
+    "recipe that is no TOML": (lambda p: p.train_dvae(recipe=p.file("mine.toml", "= 3")), ["not valid TOML"]),
+    "recipe that is no text": (lambda p: p.train_dvae(recipe=p.file("mine.toml", b"\xff")), ["not valid TOML"]),
+    "recipe that is a folder": (lambda p: p.train_dvae(recipe=p.folder("mine")), ["no such recipe"]),
+    "recipe with an endless name": (lambda p: ["recipes", "check", "x" * 5000], ["no such recipe"]),
+    "recipe without a kind": (lambda p: ["recipes", "check", p.file("mine.toml", "x = 1")], ["`kind` must be"]),
+    "recipe whose kind is a list": (
+        lambda p: ["recipes", "check", p.file("mine.toml", "kind = ['dvae']")], ["`kind` must be"],
+    ),
+    "override without a value": (lambda p: p.train_dvae("--set", "training.steps"), ["section.key=value"]),
+    "override below a value": (lambda p: p.train_dvae("--set", "training.steps.x=1"), ["is a value, not a table"]),
+    "a number for a schedule": (
+        lambda p: p.train_dvae("--set", "optimizer.lr=1e-3"), ["1 problem", "`optimizer.lr`", "start", "end", "steps"],
+    ),
+    "a word for a floor": (
+        lambda p: p.train_dvae("--set", "loss.min_log_scale=low"), ["1 problem", "`loss.min_log_scale`"],
+    ),
+    "a rate that is no number": (lambda p: p.train_dvae("--set", "optimizer.lr.start=nan"), ["`optimizer.lr.start`"]),
+    "a temperature of zero": (lambda p: p.train_dvae("--set", "loss.temperature.end=0.0"), ["`loss.temperature"]),
+    "precision there is not, in training": (lambda p: p.train_dvae("--precision", "fp8"), ["fp8"]),
+    "precision there is not, in drawing": (lambda p: p.generate("a ring", "--precision", "fp8"), ["fp8"]),
+    "device there is not": (lambda p: p.generate("a ring", "--device", "toaster"), ["toaster"]),
+    "device there is not, in training": (lambda p: p.train_dvae("--device", "toaster"), ["toaster"]),
+    "no caption": (lambda p: p.generate(), ["no captions"]),
+    "empty caption": (lambda p: p.generate(""), ["an empty caption"]),
+    "blank caption": (lambda p: p.generate("a ring", " \t"), ["an empty caption"]),
+    "empty file of captions": (lambda p: p.generate("--prompts", p.file("prompts", "\n \n")), ["no captions"]),
+    "missing file of captions": (lambda p: p.generate("--prompts", p.root / "absent"), ["cannot read captions"]),
+    "file of captions that is no text": (
+        lambda p: p.generate("--prompts", p.file("prompts", b"\xff\xfe")), ["cannot read captions"],
+    ),
+    "caption that is no text": (lambda p: p.generate("a \udcff ring"), ["caption"]),
+    "no pictures asked for": (lambda p: p.generate("a ring", "-n", 0), ["-n"]),
+    "share above 1": (lambda p: p.generate("a ring", "--top-p", 1.5), ["--top-p"]),
+    "temperature that is no number": (lambda p: p.generate("a ring", "--temperature", "nan"), ["temperature"]),
+    "batch of none": (lambda p: p.generate("a ring", "--batch-size", 0), ["--batch-size"]),
+    "out that holds something": (
+        lambda p: ["generate", p.transformer, "a ring", "--out", p.file("full/thesis.tex", "years").parent],
+        ["already holds something"],
+    ),
+    "out that is a file": (
+        lambda p: ["generate", p.transformer, "a ring", "--out", p.file("thesis.tex", "years")],
+        ["already holds something"],
+    ),
+    "shapes into a full folder": (
+        lambda p: ["data", "shapes", p.file("full/thesis.tex", "years").parent], ["already holds something"],
+    ),
+    "rebuilt into a full folder": (
+        lambda p: ["reconstruct", p.dvae, p.pairs, "--out", p.file("full/thesis.tex", "years").parent],
+        ["already holds something"],
+    ),
+    "export onto something": (
+        lambda p: ["export", p.dvae, "--out", p.file("full/thesis.tex", "years").parent], ["already exists"],
+    ),
+    "run that is a file, to train in": (
+        lambda p: ["train-dvae", "dvae/tiny", "--data", p.pairs, "--run", p.file("thesis.tex", "years")],
+        ["is a file"],
+    ),
+}  # fmt: skip
+
+CASES = [
+    pytest.param(code, *case, id=name)
+    for code, cases in ((1, KNOWN_FAILURES), (2, WRONG_USAGE))
+    for name, case in cases.items()
+]
+
+
+@pytest.mark.parametrize(("code", "words", "fragments"), CASES)
+def test_mistake_ends_in_one_clear_message(
+    code: int, words: Callable, fragments: list[str], place: Place, dalle: Callable, tree: Callable
+) -> None:
+    if "cuda" in fragments and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    command = words(place)
+    before = tree(place.root)
+    ended = dalle(*command)
+    assert ended.code == code, ended.err
+    assert ended.out == ""
+    messages = [line for line in ended.err.splitlines() if line.lower().startswith("error: ")]
+    assert len(messages) == 1 and "Traceback" not in ended.err
+    assert not [fragment for fragment in fragments if fragment not in ended.err]
+    after = tree(place.root)
+    assert {name: after.get(name) for name in before} == before
+    assert not (place.root / "out").exists()
+
+
+def test_captions_on_standard_input_that_are_no_text_are_told(place: Place, dalle: Callable) -> None:
+    ended = dalle(*place.generate("--prompts", "-"), stdin=b"a \xff ring\n")
+    assert ended.code == 2 and "error: " in ended.err
+
+
+def test_prompt_full_of_markup_in_an_error_stays_as_it_is(place: Place, dalle: Callable) -> None:
+    ended = dalle("generate", place.root / "[bold]absent[/bold]\x1b[31m", "[red]a ring[/red]")
+    assert ended.code == 1 and "[bold]absent[/bold]\ufffd[31m" in ended.err
+
+
+def test_failed_training_can_be_started_again_once_the_mistake_is_mended(place: Place, dalle: Callable) -> None:
+    """A wrong dVAE leaves no half-made run behind."""
+    assert dalle(*place.train_transformer(dvae=place.folder("nothing"))).code == 1
+    assert not (place.root / "run").exists()
+    assert dalle(*place.train_transformer()).code == 0
+
+
+def test_run_that_is_gone_is_told_before_the_captions_are_read_in(place: Place, dalle: Callable) -> None:
+    shutil.rmtree(place.transformer)
+    ended = dalle(*place.generate("a ring"))
+    assert ended.code == 1 and not place.transformer.exists()

@@ -1,0 +1,156 @@
+"""What many tests stand on: toy pairs, a tiny run of each model, and the command line called in this process."""
+
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+from unittest import mock
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tiny tensors gain nothing from threads
+
+import numpy as np
+import pytest
+
+from dalle_cli.cli.app import main
+from dalle_cli.data.shapes import render, scenes
+
+N_PAIRS = 23  # with four a step, epochs end in the middle of batches
+STEPS = 11
+SETTINGS = {
+    "training.steps": STEPS,
+    "runtime.workers": 2,
+    "runtime.report_every": 1,
+    "runtime.validate_every": 2,
+    "runtime.preview_every": 5,
+    "runtime.save_every": 3,
+    "runtime.keep_checkpoints": 10,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run_dalle(*words: object, stdin: bytes | TextIO = b"") -> Outcome:
+    """Run the `dalle` command in this process, from the words of its command line to its exit code."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    arguments = mock.patch.object(sys, "argv", ["dalle", *map(str, words)])
+    stream = io.TextIOWrapper(io.BytesIO(stdin), "utf-8") if isinstance(stdin, bytes) else stdin
+    with (
+        arguments,
+        mock.patch.object(sys, "stdin", stream),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code or 0
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def sets(**changes: object) -> list[str]:
+    """Spell the settings of the shared runs, and changes to them (with __ for the dot), as `--set` words."""
+    settings = SETTINGS | {key.replace("__", "."): value for key, value in changes.items()}
+    return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+
+
+def write_pairs(folder: Path, n_pairs: int) -> Path:
+    """Draw so many captioned pictures of 32 pixels, no two captions alike."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    everything = scenes(level=1)
+    for i, number in enumerate(rng.permutation(len(everything))[:n_pairs]):
+        render(everything[number], 32, rng).save(folder / f"{i:03d}.png")
+        (folder / f"{i:03d}.txt").write_text(everything[number].caption + "\n")
+    return folder
+
+
+def hash_tree(folder: Path) -> dict[str, str]:
+    """Map every file below a folder to the hash of its content, and every folder to nothing."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.fixture(scope="session")
+def dalle() -> Callable[..., Outcome]:
+    return run_dalle
+
+
+@pytest.fixture(scope="session")
+def settings() -> Callable[..., list[str]]:
+    return sets
+
+
+@pytest.fixture(scope="session")
+def make_pairs() -> Callable[[Path, int], Path]:
+    return write_pairs
+
+
+@pytest.fixture(scope="session")
+def tree() -> Callable[[Path], dict[str, str]]:
+    return hash_tree
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pairs(tmp_path_factory.mktemp("data") / "pairs", N_PAIRS)
+
+
+@pytest.fixture(scope="session")
+def dvae_run(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> Path:
+    """A finished run, for reading only."""
+    run = tmp_path_factory.mktemp("runs") / "dvae"
+    ended = run_dalle("train-dvae", "dvae/tiny", "--data", pairs, "--run", run, *sets())
+    assert ended.code == 0, ended.err
+    return run
+
+
+@pytest.fixture(scope="session")
+def transformer_run(tmp_path_factory: pytest.TempPathFactory, pairs: Path, dvae_run: Path) -> Path:
+    """A finished run, for reading only."""
+    run = tmp_path_factory.mktemp("runs") / "transformer"
+    words = ["--data", pairs, "--dvae", dvae_run, "--run", run, *sets()]
+    ended = run_dalle("train-transformer", "transformer/tiny", *words)
+    assert ended.code == 0, ended.err
+    return run
+
+
+@pytest.fixture
+def own_dvae_run(dvae_run: Path, tmp_path: Path) -> Path:
+    """A finished run to write into."""
+    return shutil.copytree(dvae_run, tmp_path / "dvae")
+
+
+@pytest.fixture
+def own_transformer_run(transformer_run: Path, tmp_path: Path) -> Path:
+    """A finished run to write into."""
+    return shutil.copytree(transformer_run, tmp_path / "transformer")
+
+
+@pytest.fixture
+def hang_guard() -> Iterator[None]:
+    """End a test that would hang; nothing that works comes near."""
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(10)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)

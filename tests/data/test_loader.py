@@ -1,0 +1,392 @@
+"""Batches: a function of the step alone, whatever loads them, cuts them or is broken among them."""
+
+import io
+import pickle
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dalle_cli.config import DataTable, TrainingTable
+from dalle_cli.data import loader
+from dalle_cli.data.augment import centre_crop
+from dalle_cli.data.images import BadSample, decode_image
+from dalle_cli.data.loader import (
+    Batch,
+    PairPreparation,
+    PicturePreparation,
+    Preparation,
+    TrainingBatches,
+    ValidationBatches,
+    pad_tokens,
+)
+from dalle_cli.data.order import mix, sample_at
+from dalle_cli.data.sources import Sample, Source, open_source
+from dalle_cli.data.tokenizer import Tokenizer
+from dalle_cli.errors import DalleError
+
+N, STEPS, SIZE, SIDE = 10, 7, 4, 16  # with four a step, epochs of ten end in the middle of batches
+CPU = torch.device("cpu")
+WORKERS = [0, 1, 2]
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with a single core
+
+
+def png(number: int) -> bytes:
+    """A wide picture with a gradient, whose blue is the sample's number."""
+    pixels = np.zeros((SIDE + 4, 2 * SIDE, 3), dtype=np.uint8)
+    pixels[..., 0], pixels[..., 1], pixels[..., 2] = np.arange(2 * SIDE)[None], np.arange(SIDE + 4)[:, None], number
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+@dataclass
+class MemorySource:
+    """Samples in memory, with two captions each; some are bad, and the disk fails so many times at others."""
+
+    n: int = N
+    bad: set[int] = field(default_factory=set)
+    failures: dict[int, int] = field(default_factory=dict)
+    name: str = "memory"
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def key(self, index: int) -> str:
+        return f"sample-{index}"
+
+    def read(self, index: int) -> Sample:
+        if self.failures.get(index, 0) > 0:
+            self.failures[index] -= 1
+            raise OSError(5, "Input/output error")
+        if index in self.bad:
+            raise BadSample("made bad")
+        return Sample(self.key(index), png(index), self.captions(index))
+
+    def captions(self, index: int) -> list[str]:
+        return [f"{index} first", f"{index} second"]
+
+    def fingerprint(self) -> str:
+        return str(self.n)
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "READ_PAUSE", 0)
+
+
+PICTURES = PicturePreparation(SIDE)
+
+
+def pair_preparation(text_len: int = 12, caption_dropout: float = 0.0, bpe_dropout: float = 0.0) -> PairPreparation:
+    merges = [("▁", "f"), ("▁f", "i"), ("s", "t")]
+    return PairPreparation(SIDE, text_len, Tokenizer(merges, "tokenizers"), bpe_dropout, caption_dropout)
+
+
+def batches(
+    source: Source,
+    prepare: Preparation = PICTURES,
+    workers: int = 0,
+    steps: int = STEPS,
+    size: int = SIZE,
+    max_bad_share: float = 0.9,
+    heard: list[tuple[str, str]] | None = None,
+) -> TrainingBatches:
+    data = DataTable(validation_share=0.1, shuffle_block=64, max_bad_share=max_bad_share)
+    training = TrainingTable(steps=steps, global_batch_size=size, seed=5)
+    heard = [] if heard is None else heard
+    on_bad = lambda *problem: heard.append(problem)  # noqa: E731
+    return TrainingBatches(source, np.arange(len(source)), prepare, data, training, workers, on_bad)
+
+
+def numbers(batch: Batch) -> list[int]:
+    """Which samples the pictures show: their blue."""
+    return batch.images[:, 2, 0, 0].tolist()
+
+
+def order(n_draws: int, n_samples: int = N) -> list[int]:
+    return [sample_at(draw, n_samples, 5, 64) for draw in range(n_draws)]
+
+
+def assert_same(left: list[Batch], right: list[Batch]) -> None:
+    assert len(left) == len(right) > 0
+    for a, b in zip(left, right, strict=True):
+        assert torch.equal(a.images, b.images) and torch.equal(a.text_tokens, b.text_tokens)
+        assert (a.draws, a.captions, a.are_cut, a.bad) == (b.draws, b.captions, b.are_cut, b.bad)
+        assert (a.global_size, a.global_text_tokens) == (b.global_size, b.global_text_tokens)
+
+
+PAIRS = pair_preparation(caption_dropout=0.3, bpe_dropout=0.3)
+
+
+def test_batches_follow_the_order_across_epochs() -> None:
+    whole = list(batches(MemorySource()).start_at(0))
+    assert [number for batch in whole for number in numbers(batch)] == order(STEPS * SIZE)
+    assert [draw for batch in whole for draw in batch.draws] == list(range(STEPS * SIZE))
+
+
+def test_only_the_given_indices_are_used() -> None:
+    data = DataTable(validation_share=0.1, shuffle_block=64, max_bad_share=0.5)
+    training = TrainingTable(steps=3, global_batch_size=2, seed=5)
+    some = TrainingBatches(MemorySource(), np.array([1, 4, 9]), PICTURES, data, training, 0, lambda *_: None)
+    assert [n for batch in some.start_at(0) for n in numbers(batch)] == [[1, 4, 9][i] for i in order(6, n_samples=3)]
+
+
+@pytest.mark.parametrize("workers", WORKERS[1:])
+@pytest.mark.parametrize("bad", [set(), {2, 3}])
+def test_any_number_of_workers_gives_the_same_batches(workers: int, bad: set[int]) -> None:
+    source = MemorySource(bad=bad)
+    expected = list(batches(source, PAIRS).start_at(0))
+    assert_same(list(batches(source, PAIRS, workers).start_at(0)), expected)
+
+
+@pytest.mark.parametrize("start", [1, 3, STEPS - 1])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_starting_at_a_step_equals_the_tail_of_the_whole(start: int, workers: int) -> None:
+    source = MemorySource(bad={1})
+    whole = list(batches(source, PAIRS).start_at(0))
+    assert_same(list(batches(source, PAIRS, workers).start_at(start)), whole[start:])
+
+
+def test_starting_after_the_last_step_gives_nothing() -> None:
+    assert list(batches(MemorySource()).start_at(STEPS)) == []
+
+
+def test_batches_are_the_same_whatever_the_global_generators_hold() -> None:
+    first = list(batches(MemorySource(), PAIRS).start_at(0))
+    torch.manual_seed(1)
+    np.random.seed(1)
+    assert_same(list(batches(MemorySource(), PAIRS).start_at(0)), first)
+
+
+def test_crops_vary_from_epoch_to_epoch() -> None:
+    whole = list(batches(MemorySource(n=1), steps=10).start_at(0))
+    crops = {image.numpy().tobytes() for batch in whole for image in batch.images}
+    assert len(crops) > 20
+
+
+def test_everything_that_workers_need_pickles() -> None:
+    for prepare in (PICTURES, PAIRS):
+        copied = pickle.loads(pickle.dumps((MemorySource(), prepare)))
+        assert_same(list(batches(*copied).start_at(0)), list(batches(MemorySource(), prepare).start_at(0)))
+
+
+@pytest.mark.parametrize(("size", "lengths"), [(1, [1, 1, 1, 1]), (3, [3, 1]), (4, [4]), (9, [4]), (0, [4])])
+def test_micro_batches_cut_and_carry_the_global_counts(size: int, lengths: list[int]) -> None:
+    whole = next(batches(MemorySource(), PAIRS).start_at(0))
+    pieces = list(whole.micro_batches(size, CPU))
+    assert [len(piece.draws) for piece in pieces] == lengths
+    assert torch.equal(torch.cat([piece.text_tokens for piece in pieces]), whole.text_tokens)
+    for name in ("draws", "captions", "are_cut"):
+        assert [value for piece in pieces for value in getattr(piece, name)] == getattr(whole, name)
+    assert {piece.global_size for piece in pieces} == {SIZE}
+    assert {piece.global_text_tokens for piece in pieces} == {int((whole.text_tokens >= 0).sum())}
+
+
+def test_micro_batches_hold_pixels_between_0_and_1() -> None:
+    whole = next(batches(MemorySource()).start_at(0))
+    images = torch.cat([piece.images for piece in whole.micro_batches(3, CPU)])
+    assert whole.images.dtype == torch.uint8 and images.dtype == torch.float32
+    assert torch.equal((images * 255).round().to(torch.uint8), whole.images) and images.max() <= 1
+
+
+def test_dvae_batches_have_no_text() -> None:
+    batch = next(batches(MemorySource()).start_at(0))
+    assert batch.images.shape == (SIZE, 3, SIDE, SIDE)
+    assert batch.text_tokens.shape == (SIZE, 0) and batch.text_tokens.dtype == torch.int64
+    assert batch.global_text_tokens == 0
+
+
+@pytest.mark.parametrize("prepare", [PICTURES, PAIRS], ids=["pictures", "pairs"])
+def test_a_bad_sample_is_replaced_by_the_next_good_one_and_nobody_else_moves(prepare: Preparation) -> None:
+    bad = {3, 7}
+    good = list(batches(MemorySource(), prepare).start_at(0))
+    mixed = list(batches(MemorySource(bad=bad), prepare).start_at(0))
+    n_replaced = 0
+    for draw, expected in enumerate(order(STEPS * SIZE)):
+        step, row = divmod(draw, SIZE)
+        if expected not in bad:
+            assert torch.equal(mixed[step].images[row], good[step].images[row])
+            assert torch.equal(mixed[step].text_tokens[row], good[step].text_tokens[row])
+            continue
+        epoch = draw // N * N
+        following = [sample_at(epoch + (draw + ahead) % N, N, 5, 64) for ahead in range(N)]
+        replacement = MemorySource().read(next(sample for sample in following if sample not in bad))
+        alone = prepare(replacement, mix(5, draw))  # as random as the one replaced would have been
+        assert torch.equal(mixed[step].images[row], torch.from_numpy(alone.pixels.copy()).permute(2, 0, 1))
+        assert mixed[step].captions[row] == alone.caption
+        n_replaced += 1
+    assert n_replaced >= 4
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_a_bad_sample_is_heard_of_once(workers: int) -> None:
+    heard: list[tuple[str, str]] = []
+    training = batches(MemorySource(bad={3, 7}), workers=workers, heard=heard)
+    for start in (0, 2):  # a run that starts again in the same process
+        list(training.start_at(start))
+    assert sorted(heard) == [("sample-3", "made bad"), ("sample-7", "made bad")]
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+@pytest.mark.parametrize("bad", [{1, 2}, {1, 2, 6}])
+def test_the_run_stops_where_more_are_bad_than_the_recipe_bears(workers: int, bad: set[int]) -> None:
+    training = batches(MemorySource(bad=bad), workers=workers, max_bad_share=0.2)
+    if len(bad) == 2:
+        assert len(list(training.start_at(0))) == STEPS
+        return
+    with pytest.raises(DalleError, match="3 samples are bad") as caught:
+        list(training.start_at(0))
+    assert type(caught.value) is DalleError and "data check" in caught.value.hint
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_nothing_but_bad_samples_is_an_error_that_names_the_source(workers: int) -> None:
+    training = batches(MemorySource(bad=set(range(N))), workers=workers)
+    with pytest.raises(DalleError, match="not one usable sample in memory") as caught:
+        list(training.start_at(0))
+    assert type(caught.value) is DalleError and caught.value.hint
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_disk_that_fails_twice_is_read_a_third_time(workers: int) -> None:
+    heard: list[tuple[str, str]] = []
+    source = MemorySource(failures={0: 2, 4: 1, 9: 2})
+    assert_same(
+        list(batches(source, workers=workers, heard=heard).start_at(0)), list(batches(MemorySource()).start_at(0))
+    )
+    assert heard == []
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_disk_that_keeps_failing_is_an_error_that_names_the_sample(workers: int) -> None:
+    training = batches(MemorySource(failures={4: 10**6}), workers=workers)
+    with pytest.raises(DalleError, match="cannot read sample-4 in memory: Input/output error") as caught:
+        list(training.start_at(0))
+    assert type(caught.value) is DalleError
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_before_a_failure_are_delivered(workers: int) -> None:
+    sample = 4
+    step = order(STEPS * SIZE).index(sample) // SIZE
+    steps = batches(MemorySource(failures={sample: 10**6}), workers=workers).start_at(0)
+    expected = list(batches(MemorySource()).start_at(0))[:step]
+    for batch in expected:
+        assert torch.equal(next(steps).images, batch.images)
+    with pytest.raises(DalleError):
+        next(steps)
+
+
+def test_captions_are_dropped_as_often_as_the_recipe_says() -> None:
+    share, n = 0.25, 1200
+    prepare = pair_preparation(caption_dropout=share)
+    sample = MemorySource().read(3)
+    examples = [prepare(sample, seed) for seed in range(n)]
+    dropped = [example for example in examples if example.caption == ""]
+    assert abs(len(dropped) / n - share) < 5 * (share * (1 - share) / n) ** 0.5
+    assert all((example.text_tokens == -1).all() and not example.is_cut for example in dropped)
+
+
+def test_captions_of_a_sample_are_chosen_about_equally_often() -> None:
+    sample, n = MemorySource().read(3), 600
+    counts = Counter(pair_preparation()(sample, seed).caption for seed in range(n))
+    assert set(counts) == set(sample.captions)
+    assert abs(counts["3 first"] / n - 0.5) < 5 * (0.25 / n) ** 0.5
+
+
+def test_captions_of_a_sample_vary_over_epochs() -> None:
+    whole = list(batches(MemorySource(), pair_preparation(), steps=30).start_at(0))
+    captions = {caption for batch in whole for caption in batch.captions}
+    assert captions == {caption for i in range(N) for caption in MemorySource().captions(i)}
+
+
+def test_text_tokens_are_those_of_the_caption_shown() -> None:
+    prepare = pair_preparation()
+    for batch in batches(MemorySource(), prepare).start_at(0):
+        for number, caption, tokens in zip(numbers(batch), batch.captions, batch.text_tokens, strict=True):
+            assert caption in MemorySource().captions(number)
+            expected = prepare.tokenizer.encode(caption)
+            assert tokens.tolist() == expected + [-1] * (12 - len(expected))
+
+
+def test_bpe_dropout_tokenizes_one_caption_in_several_ways() -> None:
+    prepare = pair_preparation(bpe_dropout=0.5)
+    sample = Sample("key", png(0), ["first fits"])
+    ways = {tuple(prepare(sample, seed).text_tokens.tolist()) for seed in range(50)}
+    assert len(ways) > 3
+    assert {prepare.tokenizer.decode([token for token in way if token >= 0]) for way in ways} == {"first fits"}
+
+
+@pytest.mark.parametrize(("caption", "is_cut"), [("abcdef", False), ("abcdefg", True), ("abcdefghijk", True)])
+@pytest.mark.parametrize("seed", [None, 0])
+def test_captions_with_more_tokens_than_room_are_cut_and_flagged(caption: str, is_cut: bool, seed: int | None) -> None:
+    prepare = pair_preparation(text_len=8)
+    example = prepare(Sample("key", png(0), [caption]), seed)
+    tokens = prepare.tokenizer.encode(caption)
+    assert example.is_cut == is_cut == (len(tokens) > 7)
+    assert example.text_tokens.tolist() == [*tokens[:7], -1]
+
+
+def test_padding_keeps_the_last_slot_free() -> None:
+    assert pad_tokens([], 3).tolist() == [-1, -1, -1]
+    assert pad_tokens([5, 6], 3).tolist() == pad_tokens([5, 6, 7, 8], 3).tolist() == [5, 6, -1]
+    assert pad_tokens([5], 3).dtype == np.int64
+
+
+def validation(source: Source, prepare: Preparation = PAIRS, size: int = 3, n: int = 100) -> ValidationBatches:
+    return ValidationBatches(source, np.arange(len(source)), prepare, size, n)
+
+
+def test_validation_is_always_the_same_centre_crop_with_the_first_caption() -> None:
+    source = MemorySource(n=5)
+    held_out = validation(source)
+    first, second = (list(held_out.on(CPU)) for _ in range(2))
+    assert_same(first, second)
+    assert_same(first, list(validation(source).on(CPU)))
+    assert [len(batch.draws) for batch in first] == [3, 2] and held_out.n_samples == 5
+    images = torch.cat([batch.images for batch in first])
+    for i, image in enumerate(images):
+        expected = torch.from_numpy(centre_crop(decode_image(png(i)), SIDE)).permute(2, 0, 1)
+        assert torch.equal((image * 255).round().to(torch.uint8), expected)
+    assert [c for batch in first for c in batch.captions] == [f"{i} first" for i in range(5)]
+    expected_tokens = [pad_tokens(PAIRS.tokenizer.encode(f"{i} first"), 12).tolist() for i in range(5)]
+    assert torch.cat([batch.text_tokens for batch in first]).tolist() == expected_tokens
+
+
+def test_validation_batches_are_whole_by_themselves_and_their_draws_differ() -> None:
+    parts = list(validation(MemorySource(n=5)).on(CPU))
+    assert [batch.global_size for batch in parts] == [3, 2]
+    assert [batch.global_text_tokens for batch in parts] == [int((b.text_tokens >= 0).sum()) for b in parts]
+    assert sorted(draw for batch in parts for draw in batch.draws) == list(range(5))
+
+
+def test_validation_takes_so_many_samples_and_leaves_bad_ones_out() -> None:
+    held_out = validation(MemorySource(bad={0, 2}), PICTURES, n=6)
+    shown = [round(float(image[2, 0, 0]) * 255) for batch in held_out.on(CPU) for image in batch.images]
+    assert set(shown) <= {1, 3, 4, 5, 6, 7} and shown[:4] == [1, 3, 4, 5]
+    assert held_out.n_samples == len(shown)
+
+
+def test_validation_without_a_good_sample_is_an_error() -> None:
+    with pytest.raises(DalleError, match="held-out sample in memory"):
+        validation(MemorySource(n=3, bad={0, 1, 2}))
+
+
+def test_batches_of_a_folder_show_its_pictures_with_their_captions(tmp_path: Path) -> None:
+    for i in range(6):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+        (tmp_path / f"{i}.txt").write_text(f"number {i}\nno. {i}\n")
+    (tmp_path / "6.png").write_bytes(png(6)[:-40])
+    (tmp_path / "6.txt").write_text("damaged\n")
+    heard: list[tuple[str, str]] = []
+    source = open_source(str(tmp_path), captions_required=True)
+    for batch in batches(source, pair_preparation(), workers=1, heard=heard).start_at(0):
+        for number, caption in zip(numbers(batch), batch.captions, strict=True):
+            assert caption in {f"number {number}", f"no. {number}"}
+    assert heard == [("6", "damaged or incomplete picture")]

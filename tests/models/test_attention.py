@@ -1,0 +1,86 @@
+"""Attention against a softmax written with loops, whole and slot by slot."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from dalle_cli.models.attention import Attention, KeyValueCache
+
+B, S, D, H = 2, 7, 12, 3
+
+
+@pytest.fixture
+def attention() -> Attention:
+    torch.manual_seed(0)
+    attention = Attention(D, H)
+    for parameter in attention.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return attention.requires_grad_(False)
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(B, S, D, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def mask() -> Tensor:
+    """Causal with holes; every slot may attend to itself."""
+    holes = torch.rand(S, S, generator=torch.Generator().manual_seed(2)) < 0.6
+    return (holes | torch.eye(S, dtype=torch.bool)).tril()
+
+
+def attend_by_hand(attention: Attention, x: Tensor, mask: Tensor) -> Tensor:
+    """One query, one head and one key at a time."""
+    width = D // H
+    query, key, value = (p(x) for p in (attention.query, attention.key, attention.value))
+    merged = torch.zeros_like(x)
+    for b in range(B):
+        for head in range(H):
+            part = slice(head * width, (head + 1) * width)
+            for s in range(S):
+                seen = [t for t in range(S) if mask[s, t]]
+                scores = [float(query[b, s, part] @ key[b, t, part]) / math.sqrt(width) for t in seen]
+                weights = [math.exp(score - max(scores)) for score in scores]
+                for weight, t in zip(weights, seen, strict=True):
+                    merged[b, s, part] += weight / sum(weights) * value[b, t, part]
+    return attention.output(merged)
+
+
+def test_attention_matches_an_explicit_softmax(attention: Attention, x: Tensor, mask: Tensor) -> None:
+    torch.testing.assert_close(attention(x, mask), attend_by_hand(attention, x, mask), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunks", [[7], [1] * 7, [3, 1, 1, 2], [4, 3]])
+def test_cached_attention_equals_the_whole(attention: Attention, x: Tensor, mask: Tensor, chunks: list[int]) -> None:
+    cache = attention.new_cache(B, S)
+    start, parts = 0, []
+    for piece in x.split(chunks, dim=1):
+        parts.append(attention.forward_cached(piece, mask, cache, start))
+        start += piece.shape[1]
+    torch.testing.assert_close(torch.cat(parts, dim=1), attention(x, mask), rtol=1e-5, atol=1e-5)
+
+
+def test_cache_is_allocated_once_for_all_slots(attention: Attention) -> None:
+    cache = attention.new_cache(batch_size=B, n_slots=S)
+    assert cache.keys.shape == cache.values.shape == (B, H, S, D // H)
+    assert cache.keys.dtype == attention.key.weight.dtype
+    assert cache.keys.data_ptr() != cache.values.data_ptr()
+
+
+def test_put_writes_its_slots_alone_and_returns_views_up_to_them() -> None:
+    cache = KeyValueCache(torch.full((B, H, S, 4), -1.0), torch.full((B, H, S, 4), -2.0))
+    new_keys, new_values = torch.rand(2, B, H, 2, 4)
+    keys, values = cache.put(3, new_keys, new_values)
+    assert torch.equal(cache.keys[:, :, 3:5], new_keys) and torch.equal(cache.values[:, :, 3:5], new_values)
+    rest = [0, 1, 2, 5, 6]
+    assert (cache.keys[:, :, rest] == -1).all() and (cache.values[:, :, rest] == -2).all()
+    assert keys.shape == values.shape == (B, H, 5, 4)
+    assert (keys.data_ptr(), values.data_ptr()) == (cache.keys.data_ptr(), cache.values.data_ptr())
+
+
+def test_width_that_the_heads_do_not_divide_is_refused() -> None:
+    with pytest.raises(ValueError, match="10 by 4"):
+        Attention(10, 4)

@@ -1,0 +1,179 @@
+"""The grammar of recipes: science has no defaults, types are strict, tables are closed and frozen."""
+
+import types
+import typing
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from dalle_cli.config import (
+    RECIPE_TYPES,
+    Cosine,
+    DataTable,
+    DVAELossTable,
+    DVAEModelTable,
+    EmaTable,
+    OptimizerTable,
+    RuntimeTable,
+    Table,
+    TokenizerTable,
+    TrainingTable,
+    TransformerLossTable,
+    TransformerModelTable,
+)
+
+ANY_COSINE = Cosine(start=1.0, end=0.5, steps=10)
+GOOD: dict[type[Table], dict[str, Any]] = {
+    Cosine: {"start": 1.0, "end": 0.5, "steps": 10},
+    OptimizerTable: {
+        **{"lr": ANY_COSINE, "warmup_steps": 0, "betas": [0.9, 0.99], "eps": 1e-8},
+        **{"weight_decay": 0.0, "clip_norm": 0.0, "clip_second_moment": 0.0},
+    },
+    EmaTable: {"decay": 0.9, "every": 1},
+    DataTable: {"validation_share": 0.1, "shuffle_block": 64, "max_bad_share": 0.0},
+    TrainingTable: {"steps": 1, "global_batch_size": 1, "seed": 0},
+    DVAEModelTable: {
+        **{"image_size": 32, "vocab_size": 64, "n_hidden": 8, "n_init": 8, "n_groups": 4, "blocks_per_group": 1},
+    },
+    DVAELossTable: {"kl_weight": ANY_COSINE, "temperature": ANY_COSINE, "dequantization": 0.0, "min_log_scale": False},
+    TransformerModelTable: {
+        **{"text_len": 16, "grid_size": 4, "image_vocab_size": 64, "n_layers": 4},
+        **{"d_model": 32, "n_heads": 2, "kernel_size": 3},
+    },
+    TransformerLossTable: {"text_weight": 0.125, "caption_dropout": 0.1},
+    TokenizerTable: {"vocab_size": 320, "dropout": 0.1},
+}
+
+
+def tables_in(annotation: Any) -> set[type[BaseModel]]:
+    """Find every table that an annotation mentions, and those that these mention."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        inside = {t for field in annotation.model_fields.values() for t in tables_in(field.annotation)}
+        return {annotation, *inside}
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is not None:
+        return {table for argument in get_args(annotation) for table in tables_in(argument)}
+    return set()
+
+
+EVERY_TABLE = sorted({t for recipe in RECIPE_TYPES.values() for t in tables_in(recipe)}, key=lambda t: t.__name__)
+OPTIONAL = {("DVAERecipe", "ema"), ("DVAERecipe", "runtime"), ("TransformerRecipe", "ema")}
+OPTIONAL |= {("TransformerRecipe", "runtime"), ("TokenizerTable", "backend")}
+
+
+def refused(table: type[Table], **changes: object) -> str:
+    with pytest.raises(ValidationError) as caught:
+        table(**{**GOOD[table], **changes})
+    return str(caught.value)
+
+
+def test_nothing_but_plumbing_has_a_default() -> None:
+    with_default = {
+        (table.__name__, name)
+        for table in EVERY_TABLE
+        for name, field in table.model_fields.items()
+        if not field.is_required() and table is not RuntimeTable
+    }
+    assert with_default == OPTIONAL
+
+
+def test_all_plumbing_has_a_default() -> None:
+    assert not any(field.is_required() for field in RuntimeTable.model_fields.values())
+
+
+@pytest.mark.parametrize("table", EVERY_TABLE, ids=lambda table: table.__name__)
+def test_every_table_is_strict_frozen_and_closed(table: type[BaseModel]) -> None:
+    config = table.model_config
+    assert config["strict"] and config["frozen"] and config["extra"] == "forbid"
+
+
+@pytest.mark.parametrize("table", GOOD, ids=lambda table: table.__name__)
+def test_examples_are_good_and_every_key_of_them_is_needed(table: type[Table]) -> None:
+    table(**GOOD[table])
+    for key in GOOD[table]:
+        with pytest.raises(ValidationError, match="Field required"):
+            table(**{name: value for name, value in GOOD[table].items() if name != key})
+
+
+def test_tables_cannot_be_changed_and_take_no_unknown_key() -> None:
+    ema = EmaTable(**GOOD[EmaTable])
+    with pytest.raises(ValidationError, match="frozen"):
+        ema.every = 2
+    assert "Extra inputs" in refused(EmaTable, decays=0.5)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1.5, "5", True, None])
+def test_a_schedule_takes_a_whole_number_of_updates(steps: object) -> None:
+    assert "steps" in refused(Cosine, steps=steps)
+
+
+@pytest.mark.parametrize("end", ["0.5", True, None])
+def test_a_schedule_takes_numbers_alone(end: object) -> None:
+    assert "end" in refused(Cosine, end=end)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_schedule_takes_no_number_that_would_ruin_a_run(value: float) -> None:
+    assert "start" in refused(Cosine, start=value)
+
+
+def test_whole_numbers_serve_where_numbers_are_asked_for() -> None:
+    schedule = Cosine(start=1, end=0, steps=5)
+    assert (schedule.start, schedule.end) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        (OptimizerTable, "betas", [0.9]),
+        (OptimizerTable, "betas", [0.9, 1.0]),
+        (OptimizerTable, "eps", 0.0),
+        (OptimizerTable, "weight_decay", -0.1),
+        (OptimizerTable, "clip_norm", -1.0),
+        (EmaTable, "decay", 1.0),
+        (DataTable, "validation_share", 0.0),
+        (DataTable, "validation_share", 1.0),
+        (DataTable, "max_bad_share", 1.0),
+        (TrainingTable, "global_batch_size", 0),
+        (TrainingTable, "seed", -1),
+        (DVAEModelTable, "vocab_size", 1),
+        (TransformerModelTable, "text_len", 1),
+        (TransformerLossTable, "text_weight", 1.1),
+        (TransformerLossTable, "caption_dropout", 1.0),
+        (TokenizerTable, "vocab_size", 257),
+        (TokenizerTable, "dropout", -0.1),
+        (TokenizerTable, "backend", "sentencepiece"),
+    ],
+)
+def test_values_out_of_bounds_are_refused_by_key(table: type[Table], key: str, value: object) -> None:
+    assert key in refused(table, **{key: value})
+
+
+@pytest.mark.parametrize("precision", ["fp64", "BF16", 16])
+def test_unknown_precisions_are_refused(precision: object) -> None:
+    with pytest.raises(ValidationError, match="precision"):
+        RuntimeTable(precision=precision)
+
+
+@pytest.mark.parametrize(
+    ("table", "changes", "told"),
+    [
+        (DVAEModelTable, {"image_size": 36}, "image_size 36 is not divisible by 8"),
+        (DVAEModelTable, {"n_hidden": 6}, "n_hidden 6 is not divisible by 4"),
+        (TransformerModelTable, {"n_heads": 5}, "d_model 32 is not divisible by n_heads 5"),
+        (TransformerModelTable, {"kernel_size": 4}, "kernel_size 4 is not odd"),
+    ],
+)
+def test_sizes_that_do_not_fit_together_are_refused(table: type[Table], changes: dict[str, int], told: str) -> None:
+    assert told in refused(table, **changes)
+
+
+@pytest.mark.parametrize("floor", [0.0, -1.0, 2.5])
+def test_a_floor_of_zero_is_a_floor(floor: float) -> None:
+    value = DVAELossTable(**{**GOOD[DVAELossTable], "min_log_scale": floor}).min_log_scale
+    assert value is not False and value == floor
+
+
+def test_no_floor_is_spelt_false() -> None:
+    assert DVAELossTable(**GOOD[DVAELossTable]).min_log_scale is False
+    assert "min_log_scale" in refused(DVAELossTable, min_log_scale=True)

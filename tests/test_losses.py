@@ -1,0 +1,157 @@
+"""The losses against numeric integration, the specification's test values and sums by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from dalle_cli.losses import kl_to_uniform, logit_laplace_nll, text_image_cross_entropy, token_cross_entropy
+
+
+def nll(x: float, mu: float, b: float) -> float:
+    values = (torch.tensor(value, dtype=torch.float64) for value in (x, mu, math.log(b)))
+    return float(logit_laplace_nll(*values))
+
+
+def mean_of_picked(logits: Tensor, tokens: Tensor) -> float:
+    """Mean of -ln p(token) over the tokens that are not -1, one at a time."""
+    losses = []
+    for row, targets in zip(logits.double().tolist(), tokens.tolist(), strict=True):
+        for scores, token in zip(row, targets, strict=True):
+            if token != -1:
+                losses.append(math.log(sum(math.exp(score) for score in scores)) - scores[token])
+    return sum(losses) / len(losses)
+
+
+@pytest.fixture
+def text_and_image() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    text_logits = 2 * torch.randn(4, 5, 7, generator=generator)
+    image_logits = 2 * torch.randn(4, 6, 9, generator=generator)
+    text_tokens = torch.randint(7, (4, 5), generator=generator)
+    text_tokens[0, 3:] = text_tokens[1, 1:] = text_tokens[2, 0:] = -1
+    return text_logits, image_logits, text_tokens, torch.randint(9, (4, 6), generator=generator)
+
+
+@pytest.mark.parametrize(("mu", "b"), [(0.0, 1.0), (0.7, 0.3), (-2.0, 0.5), (3.0, 1.5), (-0.4, 0.05)])
+def test_logit_laplace_integrates_to_one_over_the_open_interval(mu: float, b: float) -> None:
+    steps = 20_000
+    t = (torch.arange(steps, dtype=torch.float64) + 0.5) / steps
+    x = t**3 * (10 - 15 * t + 6 * t**2)  # slow near both ends, where the density may be infinite
+    dx = 30 * t**2 * (1 - t) ** 2 / steps
+    density = logit_laplace_nll(x, torch.full_like(x, mu), torch.full_like(x, math.log(b))).neg().exp()
+    assert float((density * dx).sum()) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("x", "mu", "b", "log_density"),
+    [
+        (0.5, 0.0, 1.0, 0.693147),
+        (0.1, 0.0, 1.0, -0.482426),
+        (0.9, 0.0, 1.0, -0.482426),
+        (0.3, -0.5, 0.25, 0.864603),
+        (0.1, 2.0, 0.1, -37.954862),
+    ],
+)
+def test_logit_laplace_matches_the_specified_values(x: float, mu: float, b: float, log_density: float) -> None:
+    assert -nll(x, mu, b) == pytest.approx(log_density, abs=1e-6)
+
+
+def test_logit_laplace_is_likeliest_where_mu_is_the_logit_and_b_the_distance() -> None:
+    best_mu = nll(0.3, math.log(0.3 / 0.7), 0.5)
+    assert all(nll(0.3, math.log(0.3 / 0.7) + off, 0.5) > best_mu for off in (-0.1, 0.1))
+    distance = 0.8
+    best_b = nll(0.5, distance, distance)
+    assert all(nll(0.5, distance, distance * factor) > best_b for factor in (0.9, 1.1))
+
+
+def test_logit_laplace_is_per_value_and_accurate_in_fp32() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mapped = 0.1 + 0.8 * torch.rand(2, 3, 4, 4, generator=generator)
+    mu, log_scale = torch.randn(2, 2, 3, 4, 4, generator=generator)
+    exact = [
+        nll(x, m, math.exp(s)) for x, m, s in zip(*(v.flatten().tolist() for v in (mapped, mu, log_scale)), strict=True)
+    ]
+    expected = torch.tensor(exact).view_as(mapped)
+    torch.testing.assert_close(logit_laplace_nll(mapped, mu, log_scale), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_kl_to_uniform_matches_a_sum_over_the_codebook() -> None:
+    logits = 3 * torch.randn(2, 5, 3, 3, generator=torch.Generator().manual_seed(0))
+    expected = torch.zeros(2, 3, 3)
+    for b in range(2):
+        for r in range(3):
+            for c in range(3):
+                weights = [math.exp(score) for score in logits[b, :, r, c].tolist()]
+                shares = [weight / sum(weights) for weight in weights]
+                expected[b, r, c] = sum(share * math.log(share * 5) for share in shares)
+    torch.testing.assert_close(kl_to_uniform(logits), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_kl_to_uniform_lies_between_0_and_ln_k_and_reaches_both() -> None:
+    n = 8192
+    uniform = torch.full((1, n, 1, 1), 3.0)
+    certain = torch.zeros(1, n, 1, 1)
+    certain[0, 17] = 100.0
+    assert float(kl_to_uniform(uniform)) == pytest.approx(0, abs=1e-5)
+    assert float(kl_to_uniform(certain)) == pytest.approx(9.010913347, rel=1e-6)
+    between = kl_to_uniform(5 * torch.randn(4, n, 2, 2, generator=torch.Generator().manual_seed(0)))
+    assert between.min() > 0 and between.max() < 9.010913347
+
+
+def test_kl_to_uniform_ignores_a_shift_of_all_logits() -> None:
+    logits = torch.randn(2, 5, 3, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(kl_to_uniform(logits + 50), kl_to_uniform(logits), rtol=0, atol=2e-5)
+
+
+def test_losses_of_bf16_logits_are_computed_in_fp32() -> None:
+    logits = torch.randn(2, 300, 4, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
+    kl = kl_to_uniform(logits)
+    assert kl.dtype == torch.float32
+    torch.testing.assert_close(kl, kl_to_uniform(logits.double().float()), rtol=0, atol=0)
+    rows = logits.flatten(2).transpose(1, 2)
+    tokens = torch.arange(32).view(2, 16)
+    loss = token_cross_entropy(rows, tokens)
+    assert loss.dtype == torch.float32
+    assert float(loss) == pytest.approx(mean_of_picked(rows, tokens), rel=1e-5)
+
+
+def test_text_and_image_losses_are_weighed_1_to_7(text_and_image: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    text_logits, image_logits, text_tokens, image_tokens = text_and_image
+    text, image = mean_of_picked(text_logits, text_tokens), mean_of_picked(image_logits, image_tokens)
+    assert float(text_image_cross_entropy(*text_and_image)) == pytest.approx((text + 7 * image) / 8, rel=1e-5)
+
+
+@pytest.mark.parametrize("text_weight", [0.0, 0.3, 1.0])
+def test_text_weight_is_the_texts_share(
+    text_and_image: tuple[Tensor, Tensor, Tensor, Tensor], text_weight: float
+) -> None:
+    text_logits, image_logits, text_tokens, image_tokens = text_and_image
+    text, image = mean_of_picked(text_logits, text_tokens), mean_of_picked(image_logits, image_tokens)
+    expected = text_weight * text + (1 - text_weight) * image
+    assert float(text_image_cross_entropy(*text_and_image, text_weight)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_positions_without_a_token_get_no_gradient(text_and_image: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    text_logits, _, text_tokens, _ = text_and_image
+    text_logits.requires_grad_()
+    token_cross_entropy(text_logits, text_tokens).backward()
+    has_gradient = text_logits.grad.abs().amax(dim=2) > 0
+    assert torch.equal(has_gradient, text_tokens >= 0)
+
+
+def test_shares_of_micro_batches_add_up_to_the_whole(text_and_image: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    logits, _, tokens, _ = text_and_image
+    count = int((tokens >= 0).sum())
+    whole = token_cross_entropy(logits, tokens)
+    for size in (1, 2, 3):
+        shares = [token_cross_entropy(x, y, count) for x, y in zip(logits.split(size), tokens.split(size), strict=True)]
+        torch.testing.assert_close(torch.stack(shares).sum(), whole, rtol=1e-6, atol=0)
+
+
+def test_a_batch_of_empty_captions_has_loss_and_gradient_zero() -> None:
+    logits = torch.randn(2, 3, 5, requires_grad=True)
+    loss = token_cross_entropy(logits, torch.full((2, 3), -1))
+    loss.backward()
+    assert float(loss.detach()) == 0 and float(logits.grad.abs().max()) == 0

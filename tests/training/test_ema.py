@@ -1,0 +1,92 @@
+"""The average of the weights against a plain loop, and its visit to the module."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dalle_cli.config import EmaTable
+from dalle_cli.training.ema import Ema
+
+
+def layer() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(3, 2)
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+
+
+def change(module: nn.Module, generator: torch.Generator) -> None:
+    for parameter in module.parameters():
+        parameter.data += torch.randn(parameter.shape, generator=generator)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3, 0.9, 0.999])
+def test_average_matches_a_plain_loop(decay: float) -> None:
+    module, generator = layer(), torch.Generator().manual_seed(1)
+    ema = Ema(module, EmaTable(decay=decay, every=1))
+    expected = {name: weight.double() for name, weight in weights_of(module).items()}
+    for n in range(40):
+        change(module, generator)
+        ema.update(module)
+        in_force = min(decay, (1 + n) / (10 + n)) if n else 0.0
+        for name, weight in weights_of(module).items():
+            expected[name] = in_force * expected[name] + (1 - in_force) * weight
+    for name, weight in ema.weights.items():
+        torch.testing.assert_close(weight, expected[name].float(), rtol=1e-5, atol=1e-6)
+    assert ema.n_updates == 40
+
+
+def test_first_update_copies() -> None:
+    module = layer()
+    ema = Ema(module, EmaTable(decay=0.999, every=1))
+    change(module, torch.Generator().manual_seed(1))
+    ema.update(module)
+    assert all(torch.equal(ema.weights[name], weight) for name, weight in weights_of(module).items())
+
+
+def test_average_keeps_a_memory_of_its_own() -> None:
+    module = layer()
+    before = weights_of(module)
+    ema = Ema(module, EmaTable(decay=0.9, every=1))
+    change(module, torch.Generator().manual_seed(1))
+    assert all(torch.equal(ema.weights[name], weight) for name, weight in before.items())
+
+
+def averaged() -> tuple[nn.Linear, Ema]:
+    module, generator = layer(), torch.Generator().manual_seed(1)
+    ema = Ema(module, EmaTable(decay=0.9, every=1))
+    for _ in range(3):
+        change(module, generator)
+        ema.update(module)
+    return module, ema
+
+
+def test_module_computes_with_the_average_while_it_is_swapped_in_and_not_after() -> None:
+    module, ema = averaged()
+    trained, x = weights_of(module), torch.ones(1, 3)
+    with ema.swapped_in(module):
+        torch.testing.assert_close(module(x), x @ ema.weights["weight"].T + ema.weights["bias"])
+    assert all(torch.equal(weight, trained[name]) for name, weight in weights_of(module).items())
+    torch.testing.assert_close(module(x), x @ trained["weight"].T + trained["bias"])
+
+
+def test_trained_weights_come_back_after_an_exception() -> None:
+    module, ema = averaged()
+    trained = weights_of(module)
+    with pytest.raises(KeyboardInterrupt), ema.swapped_in(module):
+        raise KeyboardInterrupt
+    assert all(torch.equal(weight, trained[name]) for name, weight in weights_of(module).items())
+
+
+def test_the_optimizer_still_moves_the_modules_weights_after_a_swap() -> None:
+    module, ema = averaged()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    with ema.swapped_in(module), torch.no_grad():
+        module(torch.ones(1, 3))
+    average, trained = {name: weight.clone() for name, weight in ema.weights.items()}, weights_of(module)
+    module(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    torch.testing.assert_close(module.bias.detach(), trained["bias"] - 0.1)
+    assert all(torch.equal(ema.weights[name], weight) for name, weight in average.items())

@@ -1,0 +1,161 @@
+"""The loop, with a task of one number: what is done when, and what a stop or a skipped update changes."""
+
+import json
+import math
+import signal
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from dalle_cli.config import Cosine, DataTable, EmaTable, OptimizerTable, RuntimeTable, TrainingTable
+from dalle_cli.data.loader import Batch, PicturePreparation, TrainingBatches, ValidationBatches
+from dalle_cli.data.sources import open_source, validation_split
+from dalle_cli.errors import DalleError
+from dalle_cli.run_dir import RunDir
+from dalle_cli.training.checkpoint import Saver, checkpoints, load_checkpoint
+from dalle_cli.training.engine import LocalEngine
+from dalle_cli.training.interrupt import Interrupted
+from dalle_cli.training.loop import Batches, train
+from dalle_cli.training.metric_log import MetricLog, Metrics
+
+OPTIMIZER = OptimizerTable(
+    lr=Cosine(start=0.01, end=0.01, steps=1), warmup_steps=0, betas=[0.9, 0.9], eps=1e-8, weight_decay=0.0,
+    clip_norm=0.0, clip_second_moment=0.0,
+)  # fmt: skip
+RUNTIME = RuntimeTable(workers=0, report_every=2, validate_every=4, preview_every=3, save_every=5, keep_checkpoints=99)
+
+
+class Brightness(nn.Module):
+    """One number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.guess = nn.Parameter(torch.zeros(1))
+
+    def matrices(self) -> list[nn.Parameter]:
+        return []
+
+
+class BrightnessTask:
+    """Learns how bright pictures are; can be told to raise a signal, or to lose its way, at some step."""
+
+    def __init__(self, signal_at: int = -1, number: int = signal.SIGTERM, lost: Iterable[int] = ()) -> None:
+        self.module = Brightness()
+        self.signal_at = signal_at
+        self.number = number
+        self.lost = lost
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        if step == self.signal_at:
+            signal.raise_signal(self.number)
+        error = (batch.images.mean((1, 2, 3)) - self.module.guess).square().sum() / batch.global_size
+        return error * (math.nan if step in self.lost else 1), {"train/loss": error.detach()}
+
+    def validate(self, batches: Iterable[Batch], step: int) -> dict[str, float]:
+        return {"valid/loss": float(sum((b.images.mean() - self.module.guess).square().item() for b in batches))}
+
+    def preview(self, batch: Batch, step: int) -> Image.Image:
+        return Image.new("RGB", (1, 1))
+
+
+@pytest.fixture
+def run_task(pairs: Path, tmp_path: Path) -> Callable[..., RunDir]:
+    """Train a task in a folder, going on from its newest checkpoint."""
+
+    def run(task: BrightnessTask, name: str, steps: int = 11, runtime: RuntimeTable = RUNTIME) -> RunDir:
+        folder = RunDir(tmp_path / name)
+        source = open_source(str(pairs), captions_required=False)
+        training, held_out = validation_split(source, 0.1)
+        data = DataTable(validation_share=0.1, shuffle_block=64, max_bad_share=0.1)
+        table = TrainingTable(steps=steps, global_batch_size=4, seed=0)
+        prepare = PicturePreparation(32)
+        batches = Batches(
+            TrainingBatches(source, training, prepare, data, table, 0, lambda *_: None),
+            ValidationBatches(source, held_out, prepare, 4, 8),
+        )
+        engine = LocalEngine(task.module, OPTIMIZER, EmaTable(decay=0.9, every=1), torch.device("cpu"))
+        if saved := checkpoints(folder):
+            engine.restore(load_checkpoint(saved[-1][1]))
+        log = MetricLog(folder.metrics, runtime.report_every, 4, lambda *_: None)
+        log.cut_back(engine.step)
+        train(task, engine, batches, runtime, steps, log, Saver(folder, {"kind": "toy"}, runtime.keep_checkpoints))
+        return folder
+
+    return run
+
+
+def figures_of(run: RunDir) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "train/images_per_second"} for line in lines]
+
+
+def steps_with(run: RunDir, name: str) -> list[int]:
+    return [int(line["step"]) for line in figures_of(run) if name in line]
+
+
+def test_everything_is_done_when_due_and_after_the_last_update(run_task: Callable) -> None:
+    run = run_task(BrightnessTask(), "run")
+    assert steps_with(run, "train/loss")[:5] == [2, 4, 6, 8, 10]
+    assert steps_with(run, "valid/loss") == [4, 8, 11]
+    assert [step for step, _ in checkpoints(run)] == [5, 10, 11]
+    assert sorted(path.name for path in run.preview(0).parent.iterdir()) == [
+        run.preview(step).name for step in (3, 6, 9, 11)
+    ]
+
+
+def test_every_update_is_in_some_report(run_task: Callable) -> None:
+    assert steps_with(run_task(BrightnessTask(), "run"), "train/loss")[-1] == 11
+
+
+def test_micro_batches_change_nothing_but_rounding(run_task: Callable) -> None:
+    whole, parts = BrightnessTask(), BrightnessTask()
+    run_task(whole, "whole")
+    run_task(parts, "parts", runtime=RUNTIME.model_copy(update={"micro_batch_size": 3}))
+    torch.testing.assert_close(parts.module.guess, whole.module.guess, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", [1, 4, 5])
+def test_request_to_stop_saves_after_the_update_under_way(number: int, step: int, run_task: Callable) -> None:
+    with pytest.raises(Interrupted) as caught:
+        run_task(BrightnessTask(signal_at=step - 1, number=number), "run")
+    assert caught.value.exit_code == 128 + number and f"after step {step}" in caught.value.message
+    assert [s for s, _ in checkpoints(run_task(BrightnessTask(), "run", steps=step + 1))][-2:] == [step, step + 1]
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 6, 9])
+def test_stopped_and_resumed_run_equals_one_that_never_stopped(step: int, run_task: Callable) -> None:
+    """Also where a report, a validation or a preview was due at the very update after which it stopped."""
+    whole = run_task(BrightnessTask(), "whole")
+    with pytest.raises(Interrupted):
+        run_task(BrightnessTask(signal_at=step - 1), "stopped")
+    stopped = run_task(BrightnessTask(), "stopped")
+    assert figures_of(stopped) == figures_of(whole)
+    assert stopped.preview(3).exists()
+    torch.testing.assert_close(
+        load_checkpoint(stopped.checkpoint(11)).tensors, load_checkpoint(whole.checkpoint(11)).tensors, rtol=0, atol=0
+    )
+
+
+def test_request_during_the_last_update_lets_the_run_finish(run_task: Callable) -> None:
+    run = run_task(BrightnessTask(signal_at=10), "run")
+    assert steps_with(run, "valid/loss")[-1] == 11 and checkpoints(run)[-1][0] == 11
+
+
+def test_skipped_updates_are_counted_and_the_run_goes_on(run_task: Callable) -> None:
+    run = run_task(BrightnessTask(lost=[2, 3, 6]), "run")
+    shares = {line["step"]: line["train/skipped"] for line in figures_of(run) if "train/skipped" in line}
+    assert [shares[step] for step in (2, 4, 6, 8, 10)] == [0.0, 1.0, 0.0, 0.5, 0.0]
+    numbers = load_checkpoint(run.checkpoint(11)).numbers
+    assert (numbers["step"], numbers["optimizer_updates"], numbers["ema_updates"]) == (11, 8, 8)
+
+
+def test_long_streak_of_skipped_updates_stops_the_run(run_task: Callable) -> None:
+    lost = set(range(200)) - {40}
+    with pytest.raises(DalleError, match="50 updates in a row were not finite") as caught:
+        run_task(BrightnessTask(lost=lost), "run", steps=200, runtime=RUNTIME.model_copy(update={"save_every": 1000}))
+    assert "optimizer.lr" in caught.value.hint and not isinstance(caught.value, Interrupted)

@@ -1,0 +1,98 @@
+"""The log of figures: means between reports, lines that other programs read, and a tail that can be cut back."""
+
+import json
+import math
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from dalle_cli.training.metric_log import MetricLog
+
+
+def make_log(path: Path, report_every: int = 3) -> tuple[MetricLog, list[tuple[int, dict[str, float]]]]:
+    seen: list[tuple[int, dict[str, float]]] = []
+    return MetricLog(path, report_every, 4, lambda done, figures: seen.append((done, figures))), seen
+
+
+def lines_of(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_report_is_the_mean_of_the_updates_since_the_last_one(tmp_path: Path) -> None:
+    log, seen = make_log(tmp_path / "metrics.jsonl")
+    for done in range(1, 8):
+        log.record(done, {"train/loss": torch.tensor(float(done)), "train/lr": done / 8})
+    lines = lines_of(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [3, 6]
+    assert [line["train/loss"] for line in lines] == [2.0, 5.0]
+    assert [line["train/lr"] for line in lines] == [0.25, 0.625]
+    assert [(done, {"step": done, **figures}) for done, figures in seen] == [(line["step"], line) for line in lines]
+
+
+def test_pauses_are_left_out_of_the_throughput(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    log, _ = make_log(tmp_path / "metrics.jsonl", report_every=2)
+    for done in (1, 2):
+        clock[0] += 2
+        log.record(done, {"train/loss": 0.0})
+        with log.paused():
+            clock[0] += 1000
+    for done in (3, 4):
+        clock[0] += 1
+        log.record(done, {"train/loss": 0.0})
+    rates = [line["train/images_per_second"] for line in lines_of(tmp_path / "metrics.jsonl")]
+    assert rates == [4 * 2 / 4, 4 * 2 / 2]
+
+
+def test_cut_back_run_has_no_gaps_and_no_repeats(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log, _ = make_log(path, report_every=1)
+    for done in range(1, 8):
+        log.record(done, {"train/loss": float(done)})
+        log.write(done, {"valid/loss": float(done)})
+    log, _ = make_log(path, report_every=1)
+    log.cut_back(4)
+    for done in range(5, 10):
+        log.record(done, {"train/loss": float(done)})
+        log.write(done, {"valid/loss": float(done)})
+    for name in ("train/loss", "valid/loss"):
+        assert [line[name] for line in lines_of(path) if name in line] == [float(done) for done in range(1, 10)]
+
+
+@pytest.mark.parametrize("rest", ['{"step": 2, "train/lo', '{"st', "{", '{"step": 2}', "\0\0\0", "null", "[1]"])
+def test_line_cut_short_by_a_crash_is_dropped(rest: str, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "train/loss": 1.0}\n' + rest)
+    log, _ = make_log(path, report_every=1)
+    log.cut_back(1)
+    log.record(2, {"train/loss": 2.0})
+    assert [(line["step"], line["train/loss"]) for line in lines_of(path)] == [(1, 1.0), (2, 2.0)]
+
+
+def test_line_whose_end_was_cut_off_does_not_swallow_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "train/loss": 1.0}')
+    log, _ = make_log(path, report_every=1)
+    log.cut_back(1)
+    log.record(2, {"train/loss": 2.0})
+    assert [line["step"] for line in lines_of(path)] == [1, 2]
+
+
+def test_cutting_back_a_log_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    log, _ = make_log(tmp_path / "metrics.jsonl")
+    log.cut_back(0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_figures_that_are_not_finite_leave_the_line_valid_json(value: float, tmp_path: Path) -> None:
+    log, _ = make_log(tmp_path / "metrics.jsonl", report_every=1)
+    log.record(1, {"train/loss": value})
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)

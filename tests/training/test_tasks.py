@@ -1,0 +1,158 @@
+"""The two tasks: shares of a loss add up, figures do not depend on batching, and a model can learn what it is shown."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dalle_cli.config import Cosine, DVAELossTable, DVAERecipe, TransformerLossTable, TransformerRecipe
+from dalle_cli.data.loader import Batch, Example, collate, pad_tokens
+from dalle_cli.loading import build_dvae, build_transformer
+from dalle_cli.losses import text_image_cross_entropy
+from dalle_cli.recipe import load_recipe
+from dalle_cli.training.tasks import DiscreteVAETask, TransformerTask
+
+CPU = torch.device("cpu")
+DVAE_LOSS = DVAELossTable(
+    kl_weight=Cosine(start=1.0, end=1.0, steps=1), temperature=Cosine(start=0.9, end=0.9, steps=1),
+    dequantization=0.02, min_log_scale=-2.0,
+)  # fmt: skip
+LENGTHS = [0, 3, 15, 1, 8, 11, 2]  # caption tokens; the second of two halves has more text than the first
+
+
+def global_batch() -> Batch:
+    rng = np.random.default_rng(5)
+    examples = [
+        Example(
+            rng.integers(0, 256, (32, 32, 3), dtype=np.uint8),
+            f"caption {i}",
+            pad_tokens(list(rng.integers(0, 300, length)), 16),
+        )
+        for i, length in enumerate(LENGTHS)
+    ]
+    return collate(examples, list(range(100, 100 + len(LENGTHS))), [])
+
+
+def dvae_task() -> DiscreteVAETask:
+    recipe = load_recipe("dvae/tiny", [])
+    assert isinstance(recipe, DVAERecipe)
+    torch.manual_seed(1)
+    return DiscreteVAETask(build_dvae(recipe.model), DVAE_LOSS, seed=3)
+
+
+def transformer_task() -> TransformerTask:
+    recipe = load_recipe("transformer/tiny", [])
+    assert isinstance(recipe, TransformerRecipe)
+    torch.manual_seed(2)
+    transformer = build_transformer(recipe.model, 300)
+    for head in (transformer.text_head, transformer.image_head):  # fresh heads are zero and pass no gradient on
+        torch.nn.init.normal_(head.weight, std=0.1)
+    dvae = dvae_task().module.eval().requires_grad_(False)
+    return TransformerTask(transformer, dvae, TransformerLossTable(text_weight=0.125, caption_dropout=0.1), seed=3)
+
+
+TASKS = {"dvae": dvae_task, "transformer": transformer_task}
+
+
+def gradients_and_metrics(
+    task: DiscreteVAETask | TransformerTask, size: int
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    totals: dict[str, float] = {}
+    task.module.zero_grad()
+    for part in global_batch().micro_batches(size, CPU):
+        loss, metrics = task.loss(part, step=0)
+        loss.backward()
+        for name, value in {**metrics, "loss": loss.detach()}.items():
+            totals[name] = totals.get(name, 0.0) + float(value)
+    return {name: p.grad.clone() for name, p in task.module.named_parameters()}, totals
+
+
+@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_accumulated_micro_batches_equal_one_batch(kind: str, size: int) -> None:
+    task = TASKS[kind]()
+    whole, whole_metrics = gradients_and_metrics(task, 0)
+    parts, parts_metrics = gradients_and_metrics(task, size)
+    assert parts_metrics == pytest.approx(whole_metrics, rel=1e-6)
+    errors = {name: float((parts[name] - gradient).norm()) for name, gradient in whole.items()}
+    sizes = {name: float(gradient.norm()) for name, gradient in whole.items()}
+    assert math.hypot(*errors.values()) <= 1e-6 * math.hypot(*sizes.values())
+    for name, size in sizes.items():  # no key bias has a gradient but rounding's: a softmax does not see it
+        assert size > 0 and (errors[name] <= 1e-5 * size or name.endswith("key.bias")), name
+
+
+def batches_of(size: int) -> Iterator[Batch]:
+    """Cut the global batch into whole batches, as held-out samples come."""
+    for part in global_batch().micro_batches(size, CPU):
+        yield replace(part, global_size=len(part.draws), global_text_tokens=int((part.text_tokens >= 0).sum()))
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_held_out_figures_do_not_depend_on_the_batch_size(kind: str) -> None:
+    task = TASKS[kind]()
+    with torch.no_grad():
+        figures = [task.validate(batches_of(size), step=0) for size in (7, 3, 1)]
+    assert figures[1] == pytest.approx(figures[0], rel=1e-5) and figures[2] == pytest.approx(figures[0], rel=1e-5)
+
+
+def test_transformer_loss_is_the_published_one() -> None:
+    task, batch = transformer_task(), next(global_batch().micro_batches(0, CPU))
+    with torch.no_grad():
+        image_tokens = task._dvae.image_tokens(batch.images)
+        expected = text_image_cross_entropy(
+            *task.module(batch.text_tokens, image_tokens), batch.text_tokens, image_tokens
+        )
+        loss, _ = task.loss(batch, step=0)
+        figures = task.validate([batch], step=0)
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    assert figures["valid/loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_noise_goes_by_the_draw_and_not_by_the_place_in_the_batch() -> None:
+    task, batch = dvae_task(), global_batch()
+    order = [4, 2, 6, 0, 1, 5, 3]
+    shuffled = replace(batch, images=batch.images[order], draws=[batch.draws[i] for i in order])
+    moved = replace(batch, draws=[draw + 1 for draw in batch.draws])
+    with torch.no_grad():
+        losses = [float(task.loss(next(b.micro_batches(0, CPU)), step=0)[0]) for b in (batch, shuffled, moved)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[0] != pytest.approx(losses[2], rel=1e-6)
+
+
+def test_preview_of_an_endless_caption_is_drawn(hang_guard: None) -> None:
+    """A caption's length in a stranger's file must not decide how long training stands still."""
+    task, batch = transformer_task(), next(global_batch().micro_batches(0, CPU))
+    with torch.no_grad():
+        long, short = (task.preview(replace(batch, captions=["word " * n] * len(LENGTHS)), 0) for n in (20_000, 200))
+    assert long.size == short.size
+
+
+def test_transformer_learns_sixteen_pairs_by_heart(tmp_path: Path, make_pairs: Callable, dalle: Callable) -> None:
+    data = make_pairs(tmp_path / "data", 16)
+    still = ["optimizer.lr.start=0.0", "optimizer.lr.end=0.0", "training.steps=1"]
+    ended = dalle("train-dvae", "dvae/tiny", "--data", data, "--run", tmp_path / "dvae", *with_set(still))
+    assert ended.code == 0, ended.err
+    changes = [
+        "training.steps=350", "training.global_batch_size=16", "optimizer.weight_decay=0.0",
+        "optimizer.warmup_steps=10", "optimizer.lr.start=1e-2", "optimizer.lr.end=5e-4", "optimizer.lr.steps=350",
+        "ema.decay=0.9", "tokenizer.vocab_size=512", "tokenizer.dropout=0.0", "tokenizer.backend=tokenizers",
+        "loss.caption_dropout=0.0", "loss.text_weight=0.0", "model.n_layers=2", "model.d_model=48",
+        "model.text_len=12", "runtime.validation_samples=16", "runtime.report_every=10",
+        "runtime.validate_every=10000", "runtime.preview_every=10000", "runtime.save_every=10000",
+    ]  # fmt: skip
+    words = ["--data", data, "--valid", data, "--dvae", tmp_path / "dvae", "--run", tmp_path / "run"]
+    ended = dalle("train-transformer", "transformer/tiny", *words, *with_set(changes))
+    assert ended.code == 0, ended.err
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["train/image_token_accuracy"] < 0.6
+    assert lines[-1]["valid/image_token_accuracy"] >= 0.999
+
+
+def with_set(values: list[str]) -> list[str]:
+    return [word for value in values for word in ("--set", value)]
