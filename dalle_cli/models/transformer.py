@@ -10,6 +10,7 @@ slots 1..n; the text slots after it hold padding vectors of their own, which are
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dalle_cli.models.attention import Attention, KeyValueCache
@@ -19,8 +20,8 @@ INIT_SCALE = 0.125  # Child et al. 2019, section 6
 
 
 def gelu(x: Tensor) -> Tensor:
-    """The activation of Child et al. 2019: u * sigmoid(1.702 u)."""
-    return x * torch.sigmoid(1.702 * x)
+    """The activation of Child et al. 2019, u * sigmoid(1.702 u), by one fused operation."""
+    return F.silu(1.702 * x) / 1.702
 
 
 class AttentionBranch(nn.Module):

@@ -11,6 +11,13 @@ from dalle_cli.models.attention import Attention, KeyValueCache
 B, S, D, H = 2, 7, 12, 3
 
 
+@pytest.fixture(autouse=True, params=["plain products", "fused kernel"])
+def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every claim holds for both ways to compute."""
+    if request.param == "fused kernel":
+        monkeypatch.setattr("dalle_cli.models.attention.SHORT", 0)
+
+
 @pytest.fixture
 def attention() -> Attention:
     torch.manual_seed(0)
