@@ -28,6 +28,13 @@ class Cosine(Table):
     steps: Positive
 
 
+class Temperature(Cosine):
+    """A schedule that never reaches 0, by which logits are divided."""
+
+    start: Annotated[float, Field(gt=0)]
+    end: Annotated[float, Field(gt=0)]
+
+
 class OptimizerTable(Table):
     """AdamW with decoupled decay on matrices only; lr is scaled by a linear ramp over warmup_steps."""
 
@@ -101,7 +108,7 @@ class DVAELossTable(Table):
     """The relaxed evidence lower bound (appendix A); dequantization and min_log_scale are not in the paper."""
 
     kl_weight: Cosine
-    temperature: Cosine
+    temperature: Temperature
     dequantization: Rate  # width of the uniform noise on pixel values in [0, 1]; 0: off
     min_log_scale: float | Literal[False]  # floor of ln b, which flat pictures need; false: none
 

@@ -1,24 +1,37 @@
 """From a run or an exported folder to a module ready for inference. Safetensors only: nothing is unpickled."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from dalle_cli.config import DVAEModelTable, Table, TransformerModelTable
+from dalle_cli.config import DVAEModelTable, Positive, TransformerModelTable
 from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.errors import DalleError
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.models.transformer import Transformer
-from dalle_cli.run_dir import CONFIG, WEIGHTS, RunDir, model_dir
+from dalle_cli.run_dir import CONFIG, WEIGHTS, RunDir, dvae_model_dir, model_dir
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
-class _TransformerConfig(TransformerModelTable):
-    text_vocab_size: int
+class TrainedTransformerTable(TransformerModelTable):
+    """A transformer's sizes with the vocabulary that was learnt, as its model folder states them."""
+
+    text_vocab_size: Positive
+
+
+MODEL_TABLES: dict[str, type[DVAEModelTable] | type[TrainedTransformerTable]] = {
+    "dvae": DVAEModelTable,
+    "transformer": TrainedTransformerTable,
+}
 
 
 def build_dvae(model: DVAEModelTable) -> DiscreteVAE:
@@ -36,16 +49,20 @@ def load_dvae(path: Path | str) -> DiscreteVAE:
 
     Raises DalleError where there is none or it is damaged.
     """
-    own_copy = RunDir(Path(path)).dvae
-    folder, config = _read_config(own_copy if own_copy.is_dir() else Path(path), "dvae")
-    return _load_weights(build_dvae(_typed(DVAEModelTable, config, folder)), folder)
+    folder = dvae_model_dir(Path(path))
+    model = read_model_table(folder)
+    if not isinstance(model, DVAEModelTable):
+        raise DalleError(f"{path} holds a transformer, not a dvae")
+    return _load(partial(build_dvae, model), folder)
 
 
 def load_transformer(path: Path | str) -> Transformer:
     """Load the transformer of a run, or of a model folder; raises DalleError likewise."""
-    folder, config = _read_config(Path(path), "transformer")
-    model = _typed(_TransformerConfig, config, folder)
-    return _load_weights(build_transformer(model, model.text_vocab_size), folder)
+    folder = model_dir(Path(path))
+    model = read_model_table(folder)
+    if not isinstance(model, TrainedTransformerTable):
+        raise DalleError(f"{path} holds a dvae, not a transformer")
+    return _load(partial(build_transformer, model, model.text_vocab_size), folder)
 
 
 def load_tokenizer(run: RunDir) -> Tokenizer:
@@ -53,34 +70,35 @@ def load_tokenizer(run: RunDir) -> Tokenizer:
     return Tokenizer.load(run.tokenizer)
 
 
-def _read_config(path: Path, kind: str) -> tuple[Path, dict[str, Any]]:
-    """Find a model folder and read its config, whose kind must be the one asked for."""
-    folder = model_dir(path)
+def read_model_table(path: Path) -> DVAEModelTable | TrainedTransformerTable:
+    """Read the sizes of the model of a run, or of a model folder; raises DalleError where there is none."""
+    config = model_dir(path) / CONFIG
     try:
-        config = json.loads((folder / CONFIG).read_text("utf-8"))
-        found, model = config["kind"], config["model"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DalleError(f"{folder / CONFIG} is not a model's config: {error}") from error
-    if found != kind:
-        raise DalleError(f"{path} holds a {found}, not a {kind}")
-    return folder, model
-
-
-def _typed(table: type[Table], config: dict[str, Any], folder: Path) -> Any:
-    try:
-        return table.model_validate(config)
+        description = json.loads(config.read_text("utf-8"))
+        return MODEL_TABLES[str(description["kind"])].model_validate(description["model"])
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise DalleError(f"{folder / CONFIG} is damaged: `{key}`: {first['msg']}") from error
+        raise DalleError(f"{config} is damaged: `{'.'.join(map(str, first['loc']))}`: {first['msg']}") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DalleError(f"{config} is not a model's config: {error}") from error
 
 
-def _load_weights(module: nn.Module, folder: Path) -> Any:
-    """Fill a module and make it ready for inference."""
+def _load(build: Callable[[], Module], folder: Path) -> Module:
+    """Build a module and fill it, ready for inference.
+
+    The sizes are compared first, so that a config that does not describe the weights allocates nothing.
+    """
+    path = folder / WEIGHTS
     try:
-        weights = load_file(folder / WEIGHTS)
-        module.load_state_dict(weights)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        first_lines = " ".join(str(error).split()[:40])
-        raise DalleError(f"{folder / WEIGHTS} does not hold this model's weights: {first_lines}") from error
+        with torch.device("meta"):
+            expected = {name: list(tensor.shape) for name, tensor in build().state_dict().items()}
+        with safe_open(path, "pt") as file:
+            found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  no mapping
+        misfits = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        if misfits:
+            raise DalleError(f"{path} is not what its {CONFIG} describes: {len(misfits)} tensors, {misfits[0]} first")
+        module = build()
+        module.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise DalleError(f"{path} does not hold this model's weights: {error}") from error
     return module.eval().requires_grad_(False)

@@ -29,8 +29,11 @@ def _shipped_root() -> Path:
 
 def find_recipe(name: str) -> Path:
     """Resolve a path or the name of a shipped recipe; raises UsageError if it is neither."""
-    if Path(name).is_file():
-        return Path(name)
+    try:
+        if Path(name).is_file():
+            return Path(name)
+    except OSError as error:  # a name too long, say
+        raise UsageError(f"no such recipe: {error.strerror}") from None
     shipped = shipped_recipes()
     if name in shipped:
         return shipped[name]
@@ -98,10 +101,14 @@ def _describe(problem: Any, recipe_type: type[BaseModel]) -> str:
     location = _key_path(recipe_type, problem)
     key = ".".join(location) or "recipe"
     if problem["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(location[-1], _keys_at(recipe_type, location[:-1]), n=1)
+        known = _table_of(recipe_type, location[:-1]).model_fields
+        close = difflib.get_close_matches(location[-1], known, n=1)
         return f"`{key}` is not a key" + (f"; did you mean `{'.'.join((*location[:-1], close[0]))}`?" if close else "")
     if problem["type"] == "missing":
         return f"`{key}` is missing"
+    if problem["type"] == "model_type":
+        table = _table_at(_table_of(recipe_type, location[:-1]), location[-1])
+        return f"`{key}` must be a table with {', '.join(table.model_fields)}: {problem['input']!r}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"`{key}`: {message}"
@@ -129,8 +136,8 @@ def _table_at(table: type[BaseModel], key: str) -> type[BaseModel] | None:
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
 
 
-def _keys_at(table: type[BaseModel] | None, location: tuple[str, ...]) -> list[str]:
-    """List the keys that the table at a path knows."""
+def _table_of(table: type[BaseModel], location: tuple[str, ...]) -> type[BaseModel]:
+    """Give the table at a path that is known to lead to one."""
     for key in location:
-        table = _table_at(table, key) if table else None
-    return list(table.model_fields) if table else []
+        table = _table_at(table, key) or table
+    return table

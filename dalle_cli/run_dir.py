@@ -69,6 +69,12 @@ class RunDir:
         return self.recipe.is_file()
 
 
+def dvae_model_dir(path: Path) -> Path:
+    """Find the model folder of a dVAE's run, or of the copy that a transformer's run keeps; raises like `model_dir`."""
+    own_copy = RunDir(path).dvae
+    return model_dir(own_copy if own_copy.is_dir() else path)
+
+
 def model_dir(path: Path) -> Path:
     """Find the model folder in a run, or take the folder itself; raises DalleError where there is none."""
     for folder in (path / "model", path):

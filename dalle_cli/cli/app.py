@@ -48,12 +48,14 @@ def main() -> None:
         app()
     except DalleError as error:
         _fail(error)
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped\n")
-        sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:  # a path of the user's that cannot be read or written
+        _fail(DalleError(f"{error.filename}: {error.strerror}" if error.filename else str(error)))
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        sys.exit(130)
 
 
 def _fail(error: DalleError) -> None:

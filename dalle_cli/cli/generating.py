@@ -1,6 +1,5 @@
 """`dalle generate` and `dalle reconstruct`: what trained models are for."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -44,11 +43,9 @@ def generate(
     from dalle_cli.commands.generate import generate as command
     from dalle_cli.sampling import SamplingSettings
 
-    text = sys.stdin.read() if prompts == "-" else None
-    file = Path(prompts) if prompts not in (None, "-") else None
     options = GenerateOptions(
         run=run,
-        captions=read_captions(captions or [], file, text),
+        captions=read_captions(captions or [], prompts),
         n=n,
         sampling=SamplingSettings(temperature, top_k, top_p),
         seed=seed,

@@ -11,33 +11,41 @@ from dalle_cli.console import Terminal
 
 
 @recipes_app.command("list")
-def list_recipes(as_json: Json = False) -> None:
-    """Name the shipped recipes and what they are for."""
+def list_recipes(as_json: Json = False, quiet: Quiet = False) -> None:
+    """Name the shipped recipes and what they are for.
+
+    Example: dalle recipes list
+    """
     from dalle_cli.commands.recipes import list_recipes as command
 
-    command(Terminal(as_json=as_json))
+    command(Terminal(quiet, as_json))
 
 
 @recipes_app.command("show")
-def show_recipe(recipe: RecipeName, as_json: Json = False) -> None:
+def show_recipe(recipe: RecipeName, as_json: Json = False, quiet: Quiet = False) -> None:
     """Print a recipe's file.
 
     Example: dalle recipes show transformer/demo > mine.toml
     """
     from dalle_cli.commands.recipes import show_recipe as command
 
-    command(recipe, Terminal(as_json=as_json))
+    command(recipe, Terminal(quiet, as_json))
 
 
 @recipes_app.command("check")
-def check_recipe(recipe: RecipeName, overrides: Overrides = [], as_json: Json = False) -> None:  # noqa: B006
+def check_recipe(
+    recipe: RecipeName,
+    overrides: Overrides = [],  # noqa: B006
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
     """Check a recipe and print it as it would run.
 
     Example: dalle recipes check mine.toml --set training.steps=500
     """
     from dalle_cli.commands.recipes import check_recipe as command
 
-    command(recipe, overrides, Terminal(as_json=as_json))
+    command(recipe, overrides, Terminal(quiet, as_json))
 
 
 @app.command(rich_help_panel="Look")
@@ -58,11 +66,11 @@ def info(
 
 
 @app.command(rich_help_panel="Look")
-def doctor(as_json: Json = False) -> None:
+def doctor(as_json: Json = False, quiet: Quiet = False) -> None:
     """Print what this machine has, what is missing, and what it can do.
 
     Example: dalle doctor
     """
     from dalle_cli.commands.doctor import doctor as command
 
-    command(Terminal(as_json=as_json))
+    command(Terminal(quiet, as_json))

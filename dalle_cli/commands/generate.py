@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,14 +17,14 @@ from dalle_cli.console import Terminal
 from dalle_cli.data.images import to_image
 from dalle_cli.data.loader import pad_tokens
 from dalle_cli.data.tokenizer import Tokenizer
-from dalle_cli.errors import UsageError
+from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.loading import load_dvae, load_tokenizer, load_transformer
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.run_dir import WEIGHTS, RunDir, model_dir
 from dalle_cli.sampling import SamplingSettings, candidate_uniforms, sample_image_tokens
 from dalle_cli.training.precision import apply_precision, choose_device, choose_precision, use_fast_fp32_matmul
-from dalle_cli.untrusted import printable
+from dalle_cli.untrusted import SURROGATE, printable
 from dalle_cli.viz import labelled_grid
 
 WIDEST = 64  # candidates decoded side by side, unless told otherwise
@@ -63,6 +64,15 @@ class Painter:
     tokenizer: Tokenizer
     device: torch.device
 
+    def check(self, run: Path) -> None:
+        """Raise DalleError unless the three parts of a run speak the same tokens."""
+        reads = (self.transformer.text_vocab_size, self.transformer.grid_size, self.transformer.image_vocab_size)
+        speaks = (self.tokenizer.vocab_size, self.dvae.grid_size, self.dvae.vocab_size)
+        names = ("text vocabulary", "token grid", "image vocabulary")
+        for name, read, spoken in zip(names, reads, speaks, strict=True):
+            if read != spoken:
+                raise DalleError(f"the parts of {run} don't belong together: {name} of {read} and of {spoken}")
+
     def text_tokens(self, captions: list[str]) -> Tensor:
         """Encode captions: int64 [B, T], -1 after each."""
         rows = [pad_tokens(self.tokenizer.encode(caption), self.transformer.text_len) for caption in captions]
@@ -80,6 +90,7 @@ def generate(options: GenerateOptions, terminal: Terminal) -> None:
     for model in (transformer, dvae):
         apply_precision(model, precision, device)
     painter = Painter(transformer, dvae, load_tokenizer(run), device)
+    painter.check(options.run)
     warn_of_cut_captions(painter, options.captions, terminal)
 
     candidates = [Candidate(caption, number) for caption in options.captions for number in range(options.n)]
@@ -118,20 +129,22 @@ def choose_folder(options: GenerateOptions) -> Path:
     return options.out
 
 
-def read_captions(captions: list[str], prompts: Path | None, standard_input: str | None) -> list[str]:
-    """Gather captions from the command line and from a file or the standard input, one a line.
+def read_captions(captions: list[str], prompts: str | None) -> list[str]:
+    """Gather captions from the command line and from a file, or `-` for the standard input, one a line.
 
-    Raises UsageError where there is none, or an empty one is asked for by name.
+    Raises UsageError where there is none, one is no text, or an empty one is asked for by name.
     """
+    if any(SURROGATE.search(caption) for caption in captions):
+        raise UsageError("a caption that is not UTF-8")
     if any(not caption.strip() for caption in captions):
         raise UsageError("an empty caption", 'give a caption in quotes, as in: dalle generate RUN "a red circle"')
-    text = standard_input
+    lines: list[str] = []
     if prompts is not None:
         try:
-            text = prompts.read_text("utf-8-sig")
+            data = sys.stdin.buffer.read() if prompts == "-" else Path(prompts).read_bytes()
+            lines = [line.strip() for line in data.decode("utf-8-sig").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"cannot read captions from {prompts}: {error}") from error
-    lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
     if not captions and not lines:
         raise UsageError("no captions", "give some in quotes, or a file of them with --prompts")
     return [*captions, *lines]

@@ -20,6 +20,7 @@ from dalle_cli.viz import grid, labelled_grid
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif"}
 GRID_COLUMNS = 8
 GRID_PICTURES = 64
+MAX_STEM = 60  # characters of a picture's name that go into its comparison's
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def reconstruct(options: ReconstructOptions, terminal: Terminal) -> None:
         counts += code_counts(image_tokens, dvae.vocab_size)
         squared_errors.append(float((rebuilt.cpu() - original).square().mean()))
         pair = [to_image(original), to_image(rebuilt)]
-        file = options.out / f"{i:04d}-{path.stem}.png"
+        file = options.out / f"{i:04d}-{path.stem[:MAX_STEM]}.png"
         labelled_grid([("", pair)]).save(file)
         pairs += pair
         rows.append({"picture": str(path), "file": str(file), "psnr": round(psnr(squared_errors[-1]), 2)})
@@ -71,16 +72,21 @@ def read_pictures(paths: list[Path], image_size: int, terminal: Terminal) -> lis
     for path in paths:
         if not path.exists():
             raise DalleError(f"no such picture or folder: {path}")
-        inside = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-        for file in sorted(inside) if path.is_dir() else [path]:
+        for file in sorted(filter(_is_picture, path.rglob("*"))) if path.is_dir() else [path]:
             try:
                 square = centre_crop(decode_image(file.read_bytes()), image_size)
                 found.append((file, to_tensor(Image.fromarray(square)).float() / 255))
             except BadSample as error:
                 terminal.warn(f"skipped {printable(str(file))}: {error.reason}")
+            except OSError as error:
+                terminal.warn(f"skipped {printable(str(file))}: {error.strerror}")
     if not found:
         raise DalleError(f"no usable picture in {', '.join(map(str, paths))}")
     return found
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 @torch.inference_mode()

@@ -19,6 +19,7 @@ def train_dvae(recipe: DVAERecipe, options: TrainOptions, terminal: Terminal) ->
     apply_precision(dvae, session.precision, session.device)
     session.describe(sum(p.numel() for p in dvae.parameters()))
     if options.dry_run:
+        terminal.result(f"nothing written to {options.run}", {"run": str(options.run), "dry_run": True})
         return
     session.record()
     task = DiscreteVAETask(dvae, recipe.loss, recipe.training.seed)

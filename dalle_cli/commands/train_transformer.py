@@ -15,7 +15,7 @@ from dalle_cli.data.tokenizer import Tokenizer, learn_merges
 from dalle_cli.errors import DalleError
 from dalle_cli.loading import build_transformer, load_dvae, load_tokenizer
 from dalle_cli.models.dvae import DiscreteVAE
-from dalle_cli.run_dir import CONFIG, WEIGHTS, model_dir
+from dalle_cli.run_dir import CONFIG, WEIGHTS, dvae_model_dir
 from dalle_cli.training.precision import apply_precision
 from dalle_cli.training.session import Session, TrainOptions, open_session
 from dalle_cli.training.tasks import TransformerTask
@@ -43,6 +43,7 @@ def train_transformer(
         apply_precision(model, session.precision, session.device)
     session.describe(sum(p.numel() for p in transformer.parameters()))
     if options.dry_run:
+        terminal.result(f"nothing written to {options.run}", {"run": str(options.run), "dry_run": True})
         return
     begin(session, own, tokenizer)
     loss, seed = recipe.loss, recipe.training.seed
@@ -91,7 +92,7 @@ def _captions(session: Session) -> Iterator[str]:
 
 def begin(session: Session, own: TransformerOptions, tokenizer: Tokenizer) -> None:
     """Write the run's record and what makes it self-contained: its dVAE and its tokenizer."""
-    given, copied = model_dir(own.dvae), session.run.dvae
+    given, copied = dvae_model_dir(own.dvae), session.run.dvae
     has_copy = (copied / WEIGHTS).is_file()
     if has_copy and (copied / WEIGHTS).read_bytes() != (given / WEIGHTS).read_bytes():
         raise DalleError(f"{own.dvae} is not the dVAE this run began with", f"its own copy is in {copied}")

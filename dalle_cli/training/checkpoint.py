@@ -6,9 +6,12 @@ sizes and checksums. Written beside, synced, manifest last, then renamed. Nothin
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,21 +27,25 @@ from dalle_cli.training.engine import EngineState
 SCHEMA = 1
 MANIFEST = "manifest.json"
 NUMBERS = "state.json"
+LOG = "log.json"
 STEP_NAME = re.compile(r"step-(\d{8,})")
 
 
-def save_checkpoint(path: Path, state: EngineState) -> None:
+def save_checkpoint(path: Path, state: EngineState, log_state: list[dict[str, float]]) -> None:
     """Write a checkpoint to a folder that appears complete or not at all.
+
+    log_state  figures recorded since the last report, see `MetricLog.state`
 
     Raises DalleError where the disk is full or not writable; what was there before stays.
     """
     beside = path.with_name(path.name + ".partial")
-    try:
+    with _told_when_the_disk_fails(f"checkpoint {path}", path, state.tensors.values()), _removed_on_failure(beside):
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
         for group, tensors in state.tensors.items():
             save_file(_on_cpu(tensors), beside / f"{group}.safetensors")
         (beside / NUMBERS).write_text(json.dumps(state.numbers))
+        (beside / LOG).write_text(json.dumps(log_state))
         files = {file.name: _seal(file) for file in sorted(beside.iterdir())}
         (beside / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "files": files}, indent=1))
         _sync(beside / MANIFEST)
@@ -46,18 +53,35 @@ def save_checkpoint(path: Path, state: EngineState) -> None:
         shutil.rmtree(path, ignore_errors=True)
         beside.rename(path)
         _sync(path.parent)
+
+
+@contextmanager
+def _told_when_the_disk_fails(what: str, path: Path, groups: Iterable[dict[str, Tensor]]) -> Iterator[None]:
+    try:
+        yield
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        needed = sum(t.numel() * t.element_size() for tensors in state.tensors.values() for t in tensors.values())
-        free = shutil.disk_usage(_existing_parent(path)).free
+        needed = sum(t.numel() * t.element_size() for tensors in groups for t in tensors.values())
+        free = shutil.disk_usage(next(parent for parent in path.absolute().parents if parent.exists())).free
         raise DalleError(
-            f"cannot write checkpoint {path}: {error}",
-            f"it needs {needed / 2**20:.0f} MiB, free are {free / 2**20:.0f} MiB; earlier checkpoints are untouched",
+            f"cannot write {what}: {error}",
+            f"it needs {needed / 2**20:.1f} MiB, free are {free / 2**20:.1f} MiB; what was saved before is untouched",
         ) from error
 
 
-def load_checkpoint(path: Path) -> EngineState:
-    """Read a checkpoint back, checking every file against the manifest; raises DalleError naming what is wrong."""
+@contextmanager
+def _removed_on_failure(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def load_checkpoint(path: Path) -> tuple[EngineState, list[dict[str, float]]]:
+    """Read a checkpoint back, checking every file against the manifest: the engine's state and the log's.
+
+    Raises DalleError naming what is wrong.
+    """
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         for name, expected in manifest["files"].items():
@@ -65,7 +89,7 @@ def load_checkpoint(path: Path) -> EngineState:
                 raise DalleError(f"corrupt checkpoint {path}: {name} does not match its checksum")
         groups = [Path(name) for name in manifest["files"] if name.endswith(".safetensors")]
         tensors = {group.stem: load_file(path / group.name) for group in groups}
-        return EngineState(tensors, json.loads((path / NUMBERS).read_text()))
+        return EngineState(tensors, json.loads((path / NUMBERS).read_text())), json.loads((path / LOG).read_text())
     except (OSError, KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
         raise DalleError(f"corrupt checkpoint {path}: {error}") from error
 
@@ -94,33 +118,46 @@ class Saver:
     model_config: dict[str, Any]
     keep: int
 
-    def save(self, state: EngineState, model_weights: dict[str, Tensor], valid_loss: float | None) -> None:
-        """Save the state under its step; valid_loss, where it was measured at this step, decides which is best."""
+    def save(
+        self,
+        state: EngineState,
+        log_state: list[dict[str, float]],
+        weights: dict[str, Tensor],
+        valid_loss: float | None,
+    ) -> None:
+        """Save the model folder, then the state under its step.
+
+        log_state   see `MetricLog.state`
+        weights     what inference uses
+        valid_loss  decides which checkpoint is best, where it was measured at this step
+        """
         if valid_loss is not None:
             state.numbers["valid_loss"] = valid_loss
-        save_checkpoint(self.run.checkpoint(int(state.numbers["step"])), state)
-        save_model(self.run.model, self.model_config, model_weights)
-        self._prune()
+        step = int(state.numbers["step"])
+        save_model(self.run.model, self.model_config, weights)
+        save_checkpoint(self.run.checkpoint(step), state, log_state)
+        self._prune(step)
 
-    def _prune(self) -> None:
-        saved = [path for _, path in checkpoints(self.run)]
-        old = saved[: -self.keep]
+    def _prune(self, newest: int) -> None:
+        """Remove checkpoints before the last few, but the best; later ones, which were found corrupt, don't count."""
+        saved = [path for step, path in checkpoints(self.run) if step <= newest]
         scores = {path: _valid_loss(path) for path in saved}
-        best = min(saved, key=lambda path: scores[path])
-        for path in old:
+        best = min((path for path in saved if math.isfinite(scores[path])), key=lambda path: scores[path], default=None)
+        for path in saved[: -self.keep]:
             if path != best:
                 shutil.rmtree(path, ignore_errors=True)
 
 
 def save_model(folder: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> None:
-    """Write what inference needs, each file whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write what inference needs, each file whole or not at all; raises DalleError like `save_checkpoint`."""
     config_beside, weights_beside = folder / f".{CONFIG}", folder / f".{WEIGHTS}"
-    config_beside.write_text(json.dumps({"schema": SCHEMA, **config}, indent=1))
-    save_file(_on_cpu(weights), weights_beside)
-    for beside, name in ((config_beside, CONFIG), (weights_beside, WEIGHTS)):
-        _sync(beside)
-        os.replace(beside, folder / name)
+    with _told_when_the_disk_fails(f"model {folder}", folder, [weights]):
+        folder.mkdir(parents=True, exist_ok=True)
+        config_beside.write_text(json.dumps({"schema": SCHEMA, **config}, indent=1))
+        save_file(_on_cpu(weights), weights_beside)
+        for beside, name in ((config_beside, CONFIG), (weights_beside, WEIGHTS)):
+            _sync(beside)
+            os.replace(beside, folder / name)
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -152,7 +189,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _existing_parent(path: Path) -> Path:
-    return next(parent for parent in path.absolute().parents if parent.exists())

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dalle_cli.config import RuntimeTable
 from dalle_cli.data.loader import Batch, TrainingBatches, ValidationBatches
 from dalle_cli.errors import DalleError
+from dalle_cli.run_dir import RunDir
 from dalle_cli.training.checkpoint import Saver
 from dalle_cli.training.engine import Engine
 from dalle_cli.training.interrupt import Interrupted, StopSignals
@@ -64,12 +65,14 @@ def train(
             skipped = 0 if is_applied else skipped + 1
             if skipped == MOST_SKIPPED:
                 raise DalleError(f"the gradients of {skipped} updates in a row were not finite", "lower `optimizer.lr`")
-            is_stopping = stop.requested is not None and engine.step < steps
+            is_last = engine.step == steps
+            is_stopped = stop.requested is not None and not is_last
             with log.paused():
-                if is_stopping:
-                    saver.save(engine.state(), engine.inference_weights(), valid_loss=None)
-                    raise Interrupted(stop.requested, engine.step)
-                look_and_save(task, engine, batches, runtime, is_last=engine.step == steps, log=log, saver=saver)
+                valid_loss = look(task, engine, batches, runtime, is_last, log, saver.run)
+                if is_last or is_stopped or engine.step % runtime.save_every == 0:
+                    saver.save(engine.state(), log.state(), engine.inference_weights(), valid_loss)
+            if is_stopped:
+                raise Interrupted(stop.requested, engine.step)
 
 
 def train_step(task: Task, engine: Engine, batch: Batch, micro_batch_size: int) -> tuple[bool, Metrics]:
@@ -84,21 +87,21 @@ def train_step(task: Task, engine: Engine, batch: Batch, micro_batch_size: int) 
     return is_applied, {**totals, **engine.metrics(), "train/skipped": float(not is_applied)}
 
 
-def look_and_save(
-    task: Task, engine: Engine, batches: Batches, runtime: RuntimeTable, is_last: bool, log: MetricLog, saver: Saver
-) -> None:
-    """Validate, draw a preview and save where that is due after this update."""
+def look(
+    task: Task, engine: Engine, batches: Batches, runtime: RuntimeTable, is_last: bool, log: MetricLog, run: RunDir
+) -> float | None:
+    """Report, validate and draw a preview where that is due after this update; give the held-out loss if measured."""
     done, valid_loss = engine.step, None
+    if is_last:
+        log.report(done)
     with engine.averaged(), torch.no_grad():
         if is_last or done % runtime.validate_every == 0:
             figures = task.validate(batches.validation.on(engine.device), done)
             log.write(done, figures)
             valid_loss = figures["valid/loss"]
         if is_last or done % runtime.preview_every == 0:
-            picture = task.preview(next(batches.validation.on(engine.device)), done)
-            save_picture(picture, saver.run.preview(done))
-    if is_last or done % runtime.save_every == 0:
-        saver.save(engine.state(), engine.inference_weights(), valid_loss)
+            save_picture(task.preview(next(batches.validation.on(engine.device)), done), run.preview(done))
+    return valid_loss
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

@@ -4,6 +4,7 @@ Tensors stay where they are until a report is due, so that recording never waits
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,10 +27,38 @@ class MetricLog:
         self._images_per_step = images_per_step
         self._watch = watch
         self._pending: list[Metrics] = []
+        self._n_restored = 0  # of these, how many were not timed here
         self._started = time.perf_counter()
 
-    def cut_back(self, step: int) -> None:
-        """Drop the lines after so many updates: they will be written again."""
+    def record(self, done: int, metrics: Metrics) -> None:
+        """Take an update's metrics; `done` counts it."""
+        self._pending.append(metrics)
+        if done % self._report_every == 0:
+            self.report(done)
+
+    def state(self) -> list[dict[str, float]]:
+        """Give what has been recorded since the last report, so that a resumed run's next report is the same."""
+        return [{name: float(value) for name, value in metrics.items()} for metrics in self._pending]
+
+    def restore(self, state: list[dict[str, float]], step: int) -> None:
+        """Go on after `step` updates from a state; lines that come after them will be written again."""
+        self._pending = list(state)
+        self._n_restored = len(state)
+        self._cut_back(step)
+
+    def report(self, done: int) -> None:
+        """Write the means of what has been recorded since the last report, if anything has."""
+        if not self._pending:
+            return
+        names = self._pending[-1].keys()
+        figures = {name: sum(float(m[name]) for m in self._pending) / len(self._pending) for name in names}
+        elapsed = time.perf_counter() - self._started
+        figures["train/images_per_second"] = self._images_per_step * (len(self._pending) - self._n_restored) / elapsed
+        self._pending, self._n_restored = [], 0
+        self._started = time.perf_counter()
+        self.write(done, figures)
+
+    def _cut_back(self, step: int) -> None:
         if self._path.exists():
             lines = self._path.read_text().splitlines()
             kept = [line for line in lines if _step_of(line) <= step]
@@ -37,26 +66,12 @@ class MetricLog:
             beside.write_text("".join(f"{line}\n" for line in kept))
             beside.replace(self._path)
 
-    def record(self, done: int, metrics: Metrics) -> None:
-        """Take an update's metrics; `done` counts it."""
-        self._pending.append(metrics)
-        if done % self._report_every == 0:
-            self._report(done)
-
-    def _report(self, done: int) -> None:
-        names = self._pending[-1].keys()
-        figures = {name: sum(float(m[name]) for m in self._pending) / len(self._pending) for name in names}
-        elapsed = time.perf_counter() - self._started
-        figures["train/images_per_second"] = self._images_per_step * len(self._pending) / elapsed
-        self._pending = []
-        self._started = time.perf_counter()
-        self.write(done, figures)
-
     def write(self, done: int, figures: dict[str, float]) -> None:
         """Write one line and show it."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a") as file:
-            file.write(json.dumps({"step": done, **figures}) + "\n")
+            known = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+            file.write(json.dumps({"step": done, **known}) + "\n")
         self._watch(done, figures)
 
     @contextmanager

@@ -7,10 +7,12 @@ transformer's residual stream, logits and losses stay fp32. Models say which par
 import functools
 import time
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
+
+from dalle_cli.errors import DalleError, UsageError
 
 Precision = Literal["fp32", "bf16"]
 CLEARLY_FASTER = 1.3
@@ -25,14 +27,24 @@ class MixedPrecisionModel(Protocol):
 
 
 def choose_device(name: str) -> torch.device:
-    """Turn `auto` into the best device there is."""
+    """Turn `auto` into the best device there is; raises DalleError for one that is not there."""
+    has_gpu = torch.cuda.is_available()
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if has_gpu else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise UsageError(f"no such device: {name}", "--device is auto, cpu or cuda")
+    if name == "cuda" and not has_gpu:
+        raise DalleError("this machine has no GPU that torch can use", "`dalle doctor` says what there is")
     return torch.device(name)
 
 
 def choose_precision(choice: str, device: torch.device) -> Precision:
-    """Turn `auto` into bf16 where the device multiplies it clearly faster than fp32, else into fp32."""
+    """Turn `auto` into bf16 where the device multiplies it clearly faster than fp32, else into fp32.
+
+    Raises UsageError for a precision there is not.
+    """
+    if choice not in ("auto", *get_args(Precision)):
+        raise UsageError(f"no such precision: {choice}", "--precision is auto, fp32 or bf16")
     if choice != "auto":
         return choice
     if device.type == "cuda":

@@ -19,8 +19,15 @@ from dalle_cli.console import Terminal
 from dalle_cli.data.loader import Preparation, TrainingBatches, ValidationBatches
 from dalle_cli.data.sources import Source, open_source, validation_split
 from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.run_dir import RunDir
-from dalle_cli.training.checkpoint import SCHEMA, Saver, checkpoints, incomplete_checkpoints, load_checkpoint
+from dalle_cli.run_dir import WEIGHTS, RunDir
+from dalle_cli.training.checkpoint import (
+    SCHEMA,
+    Saver,
+    checkpoints,
+    incomplete_checkpoints,
+    load_checkpoint,
+    save_model,
+)
 from dalle_cli.training.engine import EngineState, LocalEngine
 from dalle_cli.training.loop import Batches, Task, train
 from dalle_cli.training.metric_log import MetricLog
@@ -63,6 +70,7 @@ class Session:
     training: Portion
     validation: Portion
     state: EngineState | None
+    log_state: list[dict[str, float]]
 
     @property
     def is_resumed(self) -> bool:
@@ -89,6 +97,8 @@ class Session:
         steps, batch_size = recipe.training.steps, recipe.training.global_batch_size
         engine = self._engine(task)
         if engine.step >= steps:
+            if not (self.run.model / WEIGHTS).is_file():
+                save_model(self.run.model, model_config, engine.inference_weights())
             self.terminal.say(f"{self.run.root} is already at step {engine.step} of {steps}: nothing to do")
             return
         batches = Batches(
@@ -104,7 +114,7 @@ class Session:
         saver = Saver(self.run, model_config, runtime.keep_checkpoints)
         with self.terminal.progress(steps, engine.step, "step") as line:
             log = MetricLog(self.run.metrics, runtime.report_every, batch_size, line.report)
-            log.cut_back(engine.step)
+            log.restore(self.log_state, engine.step)
             train(task, engine, batches, runtime, steps, log, saver)
 
     def _engine(self, task: Task) -> LocalEngine:
@@ -131,7 +141,7 @@ def open_session(recipe: Recipe, options: TrainOptions, terminal: Terminal, capt
     """Look at the run folder and the data without changing anything; raises DalleError for what is wrong with them."""
     run = RunDir(options.run)
     recorded = check_folder(run, recipe, options.resume)
-    state = starting_state(run, options.resume, terminal)
+    state, log_state = starting_state(run, options.resume, terminal)
     device = choose_device(options.device)
     use_fast_fp32_matmul(device)
     choice = recipe.runtime.precision
@@ -140,7 +150,8 @@ def open_session(recipe: Recipe, options: TrainOptions, terminal: Terminal, capt
     training, validation = _portions(recipe, options, terminal, captions_required)
     if recorded and recorded["data"]["fingerprint"] != training.source.fingerprint():
         terminal.warn(f"{options.data} is not what this run began with: its samples have changed")
-    return Session(recipe, run, terminal, device, choose_precision(choice, device), training, validation, state)
+    precision = choose_precision(choice, device)
+    return Session(recipe, run, terminal, device, precision, training, validation, state, log_state)
 
 
 def _portions(
@@ -176,7 +187,7 @@ def check_folder(run: RunDir, recipe: Recipe, resume: str) -> dict[str, Any] | N
         recorded = json.loads(run.recipe.read_text("utf-8"))
         before = _flat(recorded["recipe"])
         _ = recorded["resolved"]["precision"], recorded["data"]["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DalleError(f"{run.recipe} is damaged: {error}", "the run can't be resumed; name a new folder") from error
     now = _flat(recipe.model_dump())
     differing = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
@@ -188,7 +199,7 @@ def check_folder(run: RunDir, recipe: Recipe, resume: str) -> dict[str, Any] | N
     return recorded
 
 
-def starting_state(run: RunDir, resume: str, terminal: Terminal) -> EngineState | None:
+def starting_state(run: RunDir, resume: str, terminal: Terminal) -> tuple[EngineState | None, list[dict[str, float]]]:
     """Load the checkpoint to go on from: the one named, or the run's newest complete one; None for a fresh start."""
     if resume not in ("auto", "never"):
         return _named_state(run, Path(resume))
@@ -202,17 +213,18 @@ def starting_state(run: RunDir, resume: str, terminal: Terminal) -> EngineState 
             terminal.warn(f"ignored a {error.message}")
     if saved:
         raise DalleError(f"every checkpoint of {run.root} is corrupt", "name a new folder with --run to start again")
-    return None
+    return None, []
 
 
-def _named_state(run: RunDir, path: Path) -> EngineState:
-    if not path.is_dir():
-        raise UsageError(f"no such checkpoint: {path}", "a checkpoint is a folder such as checkpoints/step-00002000")
-    state = load_checkpoint(path)
-    later = [step for step, _ in checkpoints(run) if step > state.numbers["step"]]
+def _named_state(run: RunDir, path: Path) -> tuple[EngineState, list[dict[str, float]]]:
+    """Load one of the run's own checkpoints, after which there may be no others: they would be of another history."""
+    own = {folder.resolve(): step for step, folder in checkpoints(run)}
+    if path.resolve() not in own:
+        raise UsageError(f"no such checkpoint of {run.root}: {path}", f"they lie in {run.checkpoints}")
+    later = [step for step in own.values() if step > own[path.resolve()]]
     if later:
-        raise UsageError(f"{run.root} holds later checkpoints, up to step {max(later)}", "name a new folder with --run")
-    return state
+        raise UsageError(f"{run.root} holds later checkpoints, up to step {max(later)}", "move them away first")
+    return load_checkpoint(path)
 
 
 def _flat(tables: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -37,18 +37,6 @@ def test_second_request_ends_at_once(number: int) -> None:
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 128 + number
 
 
-def test_child_process_takes_no_request_for_its_own() -> None:
-    script = (
-        "import os, signal\nfrom dalle_cli.training.interrupt import StopSignals\n"
-        "with StopSignals() as stop:\n"
-        "    if os.fork() == 0:\n"
-        "        signal.raise_signal(signal.SIGINT)\n        signal.raise_signal(signal.SIGINT)\n"
-        "        os._exit(0 if stop.requested is None else 1)\n"
-        "    assert os.waitstatus_to_exitcode(os.wait()[1]) == 0\n"
-    )
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
-
-
 def wait_for_figures(run: RunDir, process: subprocess.Popen[str]) -> None:
     """Wait until a few updates are done."""
     deadline = time.monotonic() + PATIENCE
