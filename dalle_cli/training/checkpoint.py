@@ -31,10 +31,8 @@ LOG = "log.json"
 STEP_NAME = re.compile(r"step-(\d{8,})")
 
 
-def save_checkpoint(path: Path, state: EngineState, log_state: list[dict[str, float]]) -> None:
+def save_checkpoint(path: Path, state: EngineState) -> None:
     """Write a checkpoint to a folder that appears complete or not at all.
-
-    log_state  figures recorded since the last report, see `MetricLog.state`
 
     Raises DalleError where the disk is full or not writable; what was there before stays.
     """
@@ -45,7 +43,7 @@ def save_checkpoint(path: Path, state: EngineState, log_state: list[dict[str, fl
         for group, tensors in state.tensors.items():
             save_file(_on_cpu(tensors), beside / f"{group}.safetensors")
         (beside / NUMBERS).write_text(json.dumps(state.numbers))
-        (beside / LOG).write_text(json.dumps(log_state))
+        (beside / LOG).write_text(json.dumps(state.unreported))
         files = {file.name: _seal(file) for file in sorted(beside.iterdir())}
         (beside / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "files": files}, indent=1))
         _sync(beside / MANIFEST)
@@ -77,11 +75,8 @@ def _removed_on_failure(folder: Path) -> Iterator[None]:
         raise
 
 
-def load_checkpoint(path: Path) -> tuple[EngineState, list[dict[str, float]]]:
-    """Read a checkpoint back, checking every file against the manifest: the engine's state and the log's.
-
-    Raises DalleError naming what is wrong.
-    """
+def load_checkpoint(path: Path) -> EngineState:
+    """Read a checkpoint back, checking every file against the manifest; raises DalleError naming what is wrong."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         for name, expected in manifest["files"].items():
@@ -89,7 +84,8 @@ def load_checkpoint(path: Path) -> tuple[EngineState, list[dict[str, float]]]:
                 raise DalleError(f"corrupt checkpoint {path}: {name} does not match its checksum")
         groups = [Path(name) for name in manifest["files"] if name.endswith(".safetensors")]
         tensors = {group.stem: load_file(path / group.name) for group in groups}
-        return EngineState(tensors, json.loads((path / NUMBERS).read_text())), json.loads((path / LOG).read_text())
+        numbers, unreported = (json.loads((path / name).read_text()) for name in (NUMBERS, LOG))
+        return EngineState(tensors, numbers, unreported)
     except (OSError, KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
         raise DalleError(f"corrupt checkpoint {path}: {error}") from error
 
@@ -118,24 +114,16 @@ class Saver:
     model_config: dict[str, Any]
     keep: int
 
-    def save(
-        self,
-        state: EngineState,
-        log_state: list[dict[str, float]],
-        weights: dict[str, Tensor],
-        valid_loss: float | None,
-    ) -> None:
-        """Save the model folder, then the state under its step.
+    def save(self, state: EngineState, weights: dict[str, Tensor], valid_loss: float | None) -> None:
+        """Save the model folder, from the weights that inference uses, then the state under its step.
 
-        log_state   see `MetricLog.state`
-        weights     what inference uses
-        valid_loss  decides which checkpoint is best, where it was measured at this step
+        valid_loss, where it was measured at this step, decides which checkpoint is best.
         """
         if valid_loss is not None:
             state.numbers["valid_loss"] = valid_loss
         step = int(state.numbers["step"])
         save_model(self.run.model, self.model_config, weights)
-        save_checkpoint(self.run.checkpoint(step), state, log_state)
+        save_checkpoint(self.run.checkpoint(step), state)
         self._prune(step)
 
     def _prune(self, newest: int) -> None:

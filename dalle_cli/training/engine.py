@@ -6,7 +6,7 @@ The loop and the tasks know an engine by its verbs alone. `LocalEngine` is the p
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -21,10 +21,16 @@ from dalle_cli.training.schedules import learning_rate
 
 @dataclass
 class EngineState:
-    """Everything a run needs to go on: tensors by group ("parameters", "exp_avg", ...) and name, and plain numbers."""
+    """Everything a run needs to go on.
+
+    tensors     by group ("parameters", "exp_avg", ...) and name
+    numbers     counts, such as the step
+    unreported  the log's figures since the last report, see `MetricLog.state`
+    """
 
     tensors: dict[str, dict[str, Tensor]]
     numbers: dict[str, int | float]
+    unreported: list[dict[str, float]] = field(default_factory=list)
 
 
 class Trainable(Protocol):

@@ -4,7 +4,7 @@ It knows a task, an engine, batches, a log and a saver; not which model, how man
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -70,7 +70,8 @@ def train(
             with log.paused():
                 valid_loss = look(task, engine, batches, runtime, is_last, log, saver.run)
                 if is_last or is_stopped or engine.step % runtime.save_every == 0:
-                    saver.save(engine.state(), log.state(), engine.inference_weights(), valid_loss)
+                    state = replace(engine.state(), unreported=log.state())
+                    saver.save(state, engine.inference_weights(), valid_loss)
             if is_stopped:
                 raise Interrupted(stop.requested, engine.step)
 

@@ -70,7 +70,6 @@ class Session:
     training: Portion
     validation: Portion
     state: EngineState | None
-    log_state: list[dict[str, float]]
 
     @property
     def is_resumed(self) -> bool:
@@ -114,7 +113,7 @@ class Session:
         saver = Saver(self.run, model_config, runtime.keep_checkpoints)
         with self.terminal.progress(steps, engine.step, "step") as line:
             log = MetricLog(self.run.metrics, runtime.report_every, batch_size, line.report)
-            log.restore(self.log_state, engine.step)
+            log.restore(self.state.unreported if self.state else [], engine.step)
             train(task, engine, batches, runtime, steps, log, saver)
 
     def _engine(self, task: Task) -> LocalEngine:
@@ -141,7 +140,7 @@ def open_session(recipe: Recipe, options: TrainOptions, terminal: Terminal, capt
     """Look at the run folder and the data without changing anything; raises DalleError for what is wrong with them."""
     run = RunDir(options.run)
     recorded = check_folder(run, recipe, options.resume)
-    state, log_state = starting_state(run, options.resume, terminal)
+    state = starting_state(run, options.resume, terminal)
     device = choose_device(options.device)
     use_fast_fp32_matmul(device)
     choice = recipe.runtime.precision
@@ -151,7 +150,7 @@ def open_session(recipe: Recipe, options: TrainOptions, terminal: Terminal, capt
     if recorded and recorded["data"]["fingerprint"] != training.source.fingerprint():
         terminal.warn(f"{options.data} is not what this run began with: its samples have changed")
     precision = choose_precision(choice, device)
-    return Session(recipe, run, terminal, device, precision, training, validation, state, log_state)
+    return Session(recipe, run, terminal, device, precision, training, validation, state)
 
 
 def _portions(
@@ -199,7 +198,7 @@ def check_folder(run: RunDir, recipe: Recipe, resume: str) -> dict[str, Any] | N
     return recorded
 
 
-def starting_state(run: RunDir, resume: str, terminal: Terminal) -> tuple[EngineState | None, list[dict[str, float]]]:
+def starting_state(run: RunDir, resume: str, terminal: Terminal) -> EngineState | None:
     """Load the checkpoint to go on from: the one named, or the run's newest complete one; None for a fresh start."""
     if resume not in ("auto", "never"):
         return _named_state(run, Path(resume))
@@ -213,10 +212,10 @@ def starting_state(run: RunDir, resume: str, terminal: Terminal) -> tuple[Engine
             terminal.warn(f"ignored a {error.message}")
     if saved:
         raise DalleError(f"every checkpoint of {run.root} is corrupt", "name a new folder with --run to start again")
-    return None, []
+    return None
 
 
-def _named_state(run: RunDir, path: Path) -> tuple[EngineState, list[dict[str, float]]]:
+def _named_state(run: RunDir, path: Path) -> EngineState:
     """Load one of the run's own checkpoints, after which there may be no others: they would be of another history."""
     own = {folder.resolve(): step for step, folder in checkpoints(run)}
     if path.resolve() not in own:

@@ -78,10 +78,13 @@ def run_task(pairs: Path, tmp_path: Path) -> Callable[..., RunDir]:
             ValidationBatches(source, held_out, prepare, 4, 8),
         )
         engine = LocalEngine(task.module, OPTIMIZER, EmaTable(decay=0.9, every=1), torch.device("cpu"))
+        unreported: list[dict[str, float]] = []
         if saved := checkpoints(folder):
-            engine.restore(load_checkpoint(saved[-1][1]))
+            state = load_checkpoint(saved[-1][1])
+            engine.restore(state)
+            unreported = state.unreported
         log = MetricLog(folder.metrics, runtime.report_every, 4, lambda *_: None)
-        log.cut_back(engine.step)
+        log.restore(unreported, engine.step)
         train(task, engine, batches, runtime, steps, log, Saver(folder, {"kind": "toy"}, runtime.keep_checkpoints))
         return folder
 

@@ -54,7 +54,7 @@ def test_cut_back_run_has_no_gaps_and_no_repeats(tmp_path: Path) -> None:
         log.record(done, {"train/loss": float(done)})
         log.write(done, {"valid/loss": float(done)})
     log, _ = make_log(path, report_every=1)
-    log.cut_back(4)
+    log.restore([], 4)
     for done in range(5, 10):
         log.record(done, {"train/loss": float(done)})
         log.write(done, {"valid/loss": float(done)})
@@ -67,7 +67,7 @@ def test_line_cut_short_by_a_crash_is_dropped(rest: str, tmp_path: Path) -> None
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "train/loss": 1.0}\n' + rest)
     log, _ = make_log(path, report_every=1)
-    log.cut_back(1)
+    log.restore([], 1)
     log.record(2, {"train/loss": 2.0})
     assert [(line["step"], line["train/loss"]) for line in lines_of(path)] == [(1, 1.0), (2, 2.0)]
 
@@ -76,14 +76,14 @@ def test_line_whose_end_was_cut_off_does_not_swallow_the_next(tmp_path: Path) ->
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "train/loss": 1.0}')
     log, _ = make_log(path, report_every=1)
-    log.cut_back(1)
+    log.restore([], 1)
     log.record(2, {"train/loss": 2.0})
     assert [line["step"] for line in lines_of(path)] == [1, 2]
 
 
 def test_cutting_back_a_log_that_is_not_there_makes_none(tmp_path: Path) -> None:
     log, _ = make_log(tmp_path / "metrics.jsonl")
-    log.cut_back(0)
+    log.restore([], 0)
     assert list(tmp_path.iterdir()) == []
 
 
