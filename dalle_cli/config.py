@@ -6,7 +6,7 @@ Knows nothing of files. Numbers the paper gives are in the shipped recipes, not 
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -26,13 +26,6 @@ class Cosine(Table):
     start: float
     end: float
     steps: Positive
-
-
-class Temperature(Cosine):
-    """A schedule that never reaches 0, by which logits are divided."""
-
-    start: Annotated[float, Field(gt=0)]
-    end: Annotated[float, Field(gt=0)]
 
 
 class OptimizerTable(Table):
@@ -108,9 +101,16 @@ class DVAELossTable(Table):
     """The relaxed evidence lower bound (appendix A); dequantization and min_log_scale are not in the paper."""
 
     kl_weight: Cosine
-    temperature: Temperature
+    temperature: Cosine
     dequantization: Rate  # width of the uniform noise on pixel values in [0, 1]; 0: off
     min_log_scale: float | Literal[False]  # floor of ln b, which flat pictures need; false: none
+
+    @field_validator("temperature")
+    @classmethod
+    def _check_divisor(cls, temperature: Cosine) -> Cosine:
+        if min(temperature.start, temperature.end) <= 0:
+            raise ValueError(f"must stay above 0: from {temperature.start} to {temperature.end}")
+        return temperature
 
 
 class TransformerModelTable(Table):

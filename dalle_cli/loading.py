@@ -96,7 +96,10 @@ def _load(build: Callable[[], Module], folder: Path) -> Module:
             found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  no mapping
         misfits = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         if misfits:
-            raise DalleError(f"{path} is not what its {CONFIG} describes: {len(misfits)} tensors, {misfits[0]} first")
+            raise DalleError(
+                f"{path} does not hold this model's weights: "
+                f"{len(misfits)} tensors are not as {CONFIG} says, {misfits[0]} first"
+            )
         module = build()
         module.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:

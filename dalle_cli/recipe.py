@@ -108,7 +108,7 @@ def _describe(problem: Any, recipe_type: type[BaseModel]) -> str:
         return f"`{key}` is missing"
     if problem["type"] == "model_type":
         table = _table_at(_table_of(recipe_type, location[:-1]), location[-1])
-        return f"`{key}` must be a table with {', '.join(table.model_fields)}: {problem['input']!r}"
+        return f"`{key}`: must be a table with {', '.join(table.model_fields)}: {problem['input']!r}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"`{key}`: {message}"

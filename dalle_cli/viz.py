@@ -40,6 +40,17 @@ def labelled_grid(rows: list[tuple[str, list[Image.Image]]]) -> Image.Image:
     return sheet
 
 
+def side_by_side(sheets: list[Image.Image]) -> Image.Image:
+    """Lay sheets of any size out in a row, their tops in line."""
+    size = (sum(sheet.width for sheet in sheets), max(sheet.height for sheet in sheets))
+    row = Image.new("RGB", size, "white")
+    left = 0
+    for sheet in sheets:
+        row.paste(sheet, (left, 0))
+        left += sheet.width
+    return row
+
+
 def _write(sheet: Image.Image, caption: str, top: int) -> None:
     """Write a caption across the sheet, cut to its width."""
     font = ImageFont.load_default(size=13)

@@ -16,7 +16,7 @@ from dalle_cli.console import Terminal
 from dalle_cli.data.shapes import Recogniser
 from dalle_cli.errors import DalleError
 from dalle_cli.run_dir import RunDir
-from dalle_cli.viz import labelled_grid
+from dalle_cli.viz import labelled_grid, side_by_side
 
 SAMPLES = 4  # of each prompt
 GRID_PROMPTS = 8  # of each kind
@@ -74,15 +74,17 @@ def caption_accuracy(folder: Path, data: Path) -> float:
 
 
 def draw_grid(folder: Path) -> None:
-    """Show the first samples of a few prompts of each kind, side by side."""
-    rows = []
+    """Show the samples of a few prompts, combinations seen in training on the left, unseen ones on the right."""
+    sheets = []
     for group in GROUPS:
+        rows = []
         records = [json.loads(line) for line in (folder / group / "manifest.jsonl").read_text().splitlines()]
         captions = list(dict.fromkeys(record["caption"] for record in records))
         for caption in captions[:: max(len(captions) // GRID_PROMPTS, 1)][:GRID_PROMPTS]:
             own = [Image.open(folder / group / r["file"]).convert("RGB") for r in records if r["caption"] == caption]
             rows.append((f"{caption} ({group})", own))
-    labelled_grid(rows).save(folder / "grid.png")
+        sheets.append(labelled_grid(rows))
+    side_by_side(sheets).save(folder / "grid.png")
 
 
 def last_validation(dvae: RunDir) -> dict[str, float]:

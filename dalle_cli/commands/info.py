@@ -9,7 +9,7 @@ from torch import nn
 
 from dalle_cli.config import DVAEModelTable, DVAERecipe
 from dalle_cli.console import Terminal
-from dalle_cli.errors import UsageError
+from dalle_cli.errors import DalleError
 from dalle_cli.loading import TrainedTransformerTable, build_dvae, build_transformer, read_model_table
 from dalle_cli.models.attention_masks import image_mask
 from dalle_cli.recipe import load_recipe
@@ -23,7 +23,7 @@ def info(name: str, overrides: list[str], masks: Path | None, terminal: Terminal
         facts = _dvae_facts(model) if isinstance(model, DVAEModelTable) else _transformer_facts(model)
     if masks is not None:
         if isinstance(model, DVAEModelTable):
-            raise UsageError(f"{name} is a dvae, which has no attention masks")
+            raise DalleError(f"{name} is a dvae, which has no attention masks")
         facts["masks"] = _draw_masks(model, masks)
     terminal.result(_text(facts), facts)
 

@@ -34,7 +34,7 @@ def choose_device(name: str) -> torch.device:
     if name not in ("cpu", "cuda"):
         raise UsageError(f"no such device: {name}", "--device is auto, cpu or cuda")
     if name == "cuda" and not has_gpu:
-        raise DalleError("this machine has no GPU that torch can use", "`dalle doctor` says what there is")
+        raise DalleError("no such device on this machine: cuda", "`dalle doctor` says what there is")
     return torch.device(name)
 
 

@@ -183,7 +183,8 @@ def test_bf16_runs_end_to_end(tmp_path: Path, pairs: Path, dvae_run: Path, dalle
 class Interrupting(io.StringIO):
     """A standard input at which someone presses Ctrl-C."""
 
-    def read(self, *_: object) -> str:
+    @property
+    def buffer(self) -> io.BytesIO:
         raise KeyboardInterrupt
 
 
