@@ -19,23 +19,24 @@ class Ema:
     def __init__(self, module: nn.Module, table: EmaTable) -> None:
         self.table = table
         self.n_updates = 0
-        self.weights: dict[str, Tensor] = {name: p.detach().clone() for name, p in module.named_parameters()}
+        self._parameters = dict(module.named_parameters())
+        self.weights: dict[str, Tensor] = {name: p.detach().clone() for name, p in self._parameters.items()}
 
     @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
+    def update(self) -> None:
         """Move the average towards the module's parameters."""
         decay = min(self.table.decay, (1 + self.n_updates) / (10 + self.n_updates)) if self.n_updates else 0.0
-        torch._foreach_lerp_(list(self.weights.values()), [p for _, p in module.named_parameters()], 1 - decay)
+        torch._foreach_lerp_(list(self.weights.values()), list(self._parameters.values()), 1 - decay)
         self.n_updates += 1
 
     @contextmanager
-    def swapped_in(self, module: nn.Module) -> Iterator[None]:
+    def swapped_in(self) -> Iterator[None]:
         """Let the module compute with the averaged weights for a while."""
-        trained = {name: p.data for name, p in module.named_parameters()}
+        trained = {name: parameter.data for name, parameter in self._parameters.items()}
         try:
-            for name, parameter in module.named_parameters():
+            for name, parameter in self._parameters.items():
                 parameter.data = self.weights[name]
             yield
         finally:
-            for name, parameter in module.named_parameters():
+            for name, parameter in self._parameters.items():
                 parameter.data = trained[name]

@@ -77,8 +77,9 @@ class LocalEngine:
         self.step = 0
         self.device = device
         self.module = module.to(device)
+        self._parameters = dict(module.named_parameters())
         self._table = optimizer
-        self._optimizer = build_optimizer(module.matrices(), module.parameters(), optimizer)
+        self._optimizer = build_optimizer(module.matrices(), self._parameters.values(), optimizer)
         self._ema = Ema(module, ema) if ema else None
         self._gradient_norm = 0.0
 
@@ -87,12 +88,13 @@ class LocalEngine:
 
     def update(self) -> bool:
         bound = self._table.clip_norm or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), bound)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), bound)
         self._gradient_norm = float(norm)
         is_finite = math.isfinite(self._gradient_norm)
         if is_finite:
             self._apply()
-        self.module.zero_grad(set_to_none=True)
+        for parameter in self._parameters.values():
+            parameter.grad = None
         self.step += 1
         return is_finite
 
@@ -101,7 +103,7 @@ class LocalEngine:
             group["lr"] = learning_rate(self._table, self.step)
         self._optimizer.step()
         if self._ema and self._optimizer.updates % self._ema.table.every == 0:
-            self._ema.update(self.module)
+            self._ema.update()
 
     def metrics(self) -> dict[str, float]:
         return {"train/gradient_norm": self._gradient_norm, "train/lr": learning_rate(self._table, self.step - 1)}
@@ -111,19 +113,18 @@ class LocalEngine:
         if self._ema is None:
             yield
         else:
-            with self._ema.swapped_in(self.module):
+            with self._ema.swapped_in():
                 yield
 
     def inference_weights(self) -> dict[str, Tensor]:
-        return self._ema.weights if self._ema else {name: p.data for name, p in self.module.named_parameters()}
+        return self._ema.weights if self._ema else {name: p.data for name, p in self._parameters.items()}
 
     def state(self) -> EngineState:
-        parameters = dict(self.module.named_parameters())
         moments = self._optimizer.state
         tensors = {
-            "parameters": {name: p.data for name, p in parameters.items()},
-            "exp_avg": {name: moments[p]["exp_avg"] for name, p in parameters.items()},
-            "exp_avg_sq": {name: moments[p]["exp_avg_sq"] for name, p in parameters.items()},
+            "parameters": {name: p.data for name, p in self._parameters.items()},
+            "exp_avg": {name: moments[p]["exp_avg"] for name, p in self._parameters.items()},
+            "exp_avg_sq": {name: moments[p]["exp_avg_sq"] for name, p in self._parameters.items()},
         }
         numbers = {"step": self.step, "optimizer_updates": self._optimizer.updates}
         if self._ema:

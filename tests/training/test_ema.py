@@ -29,7 +29,7 @@ def test_average_matches_a_plain_loop(decay: float) -> None:
     expected = {name: weight.double() for name, weight in weights_of(module).items()}
     for n in range(40):
         change(module, generator)
-        ema.update(module)
+        ema.update()
         in_force = min(decay, (1 + n) / (10 + n)) if n else 0.0
         for name, weight in weights_of(module).items():
             expected[name] = in_force * expected[name] + (1 - in_force) * weight
@@ -42,7 +42,7 @@ def test_first_update_copies() -> None:
     module = layer()
     ema = Ema(module, EmaTable(decay=0.999, every=1))
     change(module, torch.Generator().manual_seed(1))
-    ema.update(module)
+    ema.update()
     assert all(torch.equal(ema.weights[name], weight) for name, weight in weights_of(module).items())
 
 
@@ -59,14 +59,14 @@ def averaged() -> tuple[nn.Linear, Ema]:
     ema = Ema(module, EmaTable(decay=0.9, every=1))
     for _ in range(3):
         change(module, generator)
-        ema.update(module)
+        ema.update()
     return module, ema
 
 
 def test_module_computes_with_the_average_while_it_is_swapped_in_and_not_after() -> None:
     module, ema = averaged()
     trained, x = weights_of(module), torch.ones(1, 3)
-    with ema.swapped_in(module):
+    with ema.swapped_in():
         torch.testing.assert_close(module(x), x @ ema.weights["weight"].T + ema.weights["bias"])
     assert all(torch.equal(weight, trained[name]) for name, weight in weights_of(module).items())
     torch.testing.assert_close(module(x), x @ trained["weight"].T + trained["bias"])
@@ -75,7 +75,7 @@ def test_module_computes_with_the_average_while_it_is_swapped_in_and_not_after()
 def test_trained_weights_come_back_after_an_exception() -> None:
     module, ema = averaged()
     trained = weights_of(module)
-    with pytest.raises(KeyboardInterrupt), ema.swapped_in(module):
+    with pytest.raises(KeyboardInterrupt), ema.swapped_in():
         raise KeyboardInterrupt
     assert all(torch.equal(weight, trained[name]) for name, weight in weights_of(module).items())
 
@@ -83,7 +83,7 @@ def test_trained_weights_come_back_after_an_exception() -> None:
 def test_the_optimizer_still_moves_the_modules_weights_after_a_swap() -> None:
     module, ema = averaged()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-    with ema.swapped_in(module), torch.no_grad():
+    with ema.swapped_in(), torch.no_grad():
         module(torch.ones(1, 3))
     average, trained = {name: weight.clone() for name, weight in ema.weights.items()}, weights_of(module)
     module(torch.ones(1, 3)).sum().backward()
