@@ -16,7 +16,7 @@ LAYERS = [
         "models", "losses", "metrics", "viz",
         "data", "data.order", "data.images", "data.augment", "data.tokenizer", "data.merge_learners", "data.shapes",
     },
-    {"sampling", "loading", "data.sources", "data.loader"},
+    {"sampling", "loading", "data.sources", "data.preparation", "data.loader"},
     {"training"},
     {"commands"},
     {"cli", "__main__"},

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dalle_cli.console import Terminal
 from dalle_cli.data.images import to_image
-from dalle_cli.data.loader import pad_tokens
+from dalle_cli.data.preparation import pad_tokens
 from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.loading import load_dvae, load_tokenizer, load_transformer

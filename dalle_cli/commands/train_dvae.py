@@ -4,7 +4,7 @@ import torch
 
 from dalle_cli.config import DVAERecipe
 from dalle_cli.console import Terminal
-from dalle_cli.data.loader import PicturePreparation
+from dalle_cli.data.preparation import PicturePreparation
 from dalle_cli.loading import build_dvae
 from dalle_cli.training.precision import apply_precision
 from dalle_cli.training.session import TrainOptions, open_session

@@ -10,7 +10,7 @@ import torch
 from dalle_cli.config import TransformerModelTable, TransformerRecipe
 from dalle_cli.console import Terminal
 from dalle_cli.data.images import BadSample
-from dalle_cli.data.loader import PairPreparation
+from dalle_cli.data.preparation import PairPreparation
 from dalle_cli.data.tokenizer import Tokenizer, learn_merges
 from dalle_cli.errors import DalleError
 from dalle_cli.loading import build_transformer, load_dvae, load_tokenizer

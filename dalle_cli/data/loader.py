@@ -1,4 +1,4 @@
-"""Batches of a run: which samples, cropped and tokenised how, by the number of the update alone.
+"""Batches of a run: which samples, prepared with which seeds, by the number of the update alone.
 
 Draw d = step * global_batch_size + i decides everything random about sample i of a step, so the loader has no state: a
 resumed run sees what an uninterrupted one would, and worker processes and micro-batches change nothing.
@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,25 +15,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dalle_cli.config import DataTable, TrainingTable
-from dalle_cli.data.augment import centre_crop, dvae_crop, transformer_crop
-from dalle_cli.data.images import BadSample, decode_image
+from dalle_cli.data.images import BadSample
 from dalle_cli.data.order import mix, sample_at
+from dalle_cli.data.preparation import Example, Preparation
 from dalle_cli.data.sources import Sample, Source
-from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.errors import DalleError
 
 READ_ATTEMPTS = 3
 READ_PAUSE = 0.5  # seconds between attempts
-
-
-@dataclass(frozen=True)
-class Example:
-    """One prepared sample: pixels uint8 [H, W, 3]; caption and its tokens int64 [T] where the model reads text."""
-
-    pixels: np.ndarray
-    caption: str = ""
-    text_tokens: np.ndarray | None = None
-    is_cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,59 +59,6 @@ class Batch:
                 captions=self.captions[part],
                 are_cut=self.are_cut[part],
             )
-
-
-class Preparation(Protocol):
-    """Makes an example of a sample: at random with a seed, always the same without."""
-
-    def __call__(self, sample: Sample, seed: int | None) -> Example: ...
-
-
-@dataclass(frozen=True)
-class PicturePreparation:
-    """What the dVAE sees: pictures alone."""
-
-    image_size: int
-
-    def __call__(self, sample: Sample, seed: int | None) -> Example:
-        image = decode_image(sample.image)
-        if seed is None:
-            return Example(centre_crop(image, self.image_size))
-        return Example(dvae_crop(image, self.image_size, _generator(seed, "crop")))
-
-
-@dataclass(frozen=True)
-class PairPreparation:
-    """What the transformer sees: a picture and one of its captions, cut to text_len - 1 tokens."""
-
-    image_size: int
-    text_len: int
-    tokenizer: Tokenizer
-    bpe_dropout: float
-    caption_dropout: float
-
-    def __call__(self, sample: Sample, seed: int | None) -> Example:
-        image = decode_image(sample.image)
-        if seed is None:
-            return self._example(centre_crop(image, self.image_size), sample.captions[0], 0.0, None)
-        crop = transformer_crop(image, self.image_size, _generator(seed, "crop"))
-        text = _generator(seed, "text")
-        caption = sample.captions[int(text.integers(len(sample.captions)))]
-        if text.random() < self.caption_dropout:
-            caption = ""
-        return self._example(crop, caption, self.bpe_dropout, text)
-
-    def _example(self, pixels: np.ndarray, caption: str, dropout: float, rng: np.random.Generator | None) -> Example:
-        tokens = self.tokenizer.encode(caption, dropout, rng)
-        return Example(pixels, caption, pad_tokens(tokens, self.text_len), is_cut=len(tokens) >= self.text_len)
-
-
-def pad_tokens(tokens: list[int], text_len: int) -> np.ndarray:
-    """Cut to text_len - 1 tokens and fill up with -1: int64 [text_len]."""
-    padded = np.full(text_len, -1, dtype=np.int64)
-    kept = tokens[: text_len - 1]
-    padded[: len(kept)] = kept
-    return padded
 
 
 class TrainingBatches:
@@ -274,7 +209,3 @@ def _outlast_signals(worker: int) -> None:
     """Leave a request to stop, which reaches the whole process group, to the training process: it wants to save."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-
-
-def _generator(seed: int, purpose: str) -> np.random.Generator:
-    return np.random.default_rng(mix(seed, purpose))

@@ -16,7 +16,8 @@ import torch
 from dalle_cli import __version__
 from dalle_cli.config import Recipe
 from dalle_cli.console import Terminal
-from dalle_cli.data.loader import Preparation, TrainingBatches, ValidationBatches
+from dalle_cli.data.loader import TrainingBatches, ValidationBatches
+from dalle_cli.data.preparation import Preparation
 from dalle_cli.data.sources import Source, open_source, validation_split
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.run_dir import WEIGHTS, RunDir

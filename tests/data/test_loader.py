@@ -1,78 +1,27 @@
 """Batches: a function of the step alone, whatever loads them, cuts them or is broken among them."""
 
-import io
 import pickle
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from fakes import SIDE, MemorySource, N, pair_preparation, png
 
 from dalle_cli.config import DataTable, TrainingTable
 from dalle_cli.data import loader
 from dalle_cli.data.augment import centre_crop
-from dalle_cli.data.images import BadSample, decode_image
-from dalle_cli.data.loader import (
-    Batch,
-    PairPreparation,
-    PicturePreparation,
-    Preparation,
-    TrainingBatches,
-    ValidationBatches,
-    pad_tokens,
-)
+from dalle_cli.data.images import decode_image
+from dalle_cli.data.loader import Batch, TrainingBatches, ValidationBatches
 from dalle_cli.data.order import mix, sample_at
-from dalle_cli.data.sources import Sample, Source, open_source
-from dalle_cli.data.tokenizer import Tokenizer
+from dalle_cli.data.preparation import PicturePreparation, Preparation, pad_tokens
+from dalle_cli.data.sources import Source, open_source
 from dalle_cli.errors import DalleError
 
-N, STEPS, SIZE, SIDE = 10, 7, 4, 16  # with four a step, epochs of ten end in the middle of batches
+STEPS, SIZE = 7, 4  # with four a step, epochs of ten end in the middle of batches
 CPU = torch.device("cpu")
 WORKERS = [0, 1, 2]
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with a single core
-
-
-def png(number: int) -> bytes:
-    """A wide picture with a gradient, whose blue is the sample's number."""
-    pixels = np.zeros((SIDE + 4, 2 * SIDE, 3), dtype=np.uint8)
-    pixels[..., 0], pixels[..., 1], pixels[..., 2] = np.arange(2 * SIDE)[None], np.arange(SIDE + 4)[:, None], number
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-@dataclass
-class MemorySource:
-    """Samples in memory, with two captions each; some are bad, and the disk fails so many times at others."""
-
-    n: int = N
-    bad: set[int] = field(default_factory=set)
-    failures: dict[int, int] = field(default_factory=dict)
-    name: str = "memory"
-    problems: list[tuple[str, str]] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return self.n
-
-    def key(self, index: int) -> str:
-        return f"sample-{index}"
-
-    def read(self, index: int) -> Sample:
-        if self.failures.get(index, 0) > 0:
-            self.failures[index] -= 1
-            raise OSError(5, "Input/output error")
-        if index in self.bad:
-            raise BadSample("made bad")
-        return Sample(self.key(index), png(index), self.captions(index))
-
-    def captions(self, index: int) -> list[str]:
-        return [f"{index} first", f"{index} second"]
-
-    def fingerprint(self) -> str:
-        return str(self.n)
 
 
 @pytest.fixture(autouse=True)
@@ -81,11 +30,6 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 PICTURES = PicturePreparation(SIDE)
-
-
-def pair_preparation(text_len: int = 12, caption_dropout: float = 0.0, bpe_dropout: float = 0.0) -> PairPreparation:
-    merges = [("▁", "f"), ("▁f", "i"), ("s", "t")]
-    return PairPreparation(SIDE, text_len, Tokenizer(merges, "tokenizers"), bpe_dropout, caption_dropout)
 
 
 def batches(
@@ -283,23 +227,6 @@ def test_batches_before_a_failure_are_delivered(workers: int) -> None:
         next(steps)
 
 
-def test_captions_are_dropped_as_often_as_the_recipe_says() -> None:
-    share, n = 0.25, 1200
-    prepare = pair_preparation(caption_dropout=share)
-    sample = MemorySource().read(3)
-    examples = [prepare(sample, seed) for seed in range(n)]
-    dropped = [example for example in examples if example.caption == ""]
-    assert abs(len(dropped) / n - share) < 5 * (share * (1 - share) / n) ** 0.5
-    assert all((example.text_tokens == -1).all() and not example.is_cut for example in dropped)
-
-
-def test_captions_of_a_sample_are_chosen_about_equally_often() -> None:
-    sample, n = MemorySource().read(3), 600
-    counts = Counter(pair_preparation()(sample, seed).caption for seed in range(n))
-    assert set(counts) == set(sample.captions)
-    assert abs(counts["3 first"] / n - 0.5) < 5 * (0.25 / n) ** 0.5
-
-
 def test_captions_of_a_sample_vary_over_epochs() -> None:
     whole = list(batches(MemorySource(), pair_preparation(), steps=30).start_at(0))
     captions = {caption for batch in whole for caption in batch.captions}
@@ -313,30 +240,6 @@ def test_text_tokens_are_those_of_the_caption_shown() -> None:
             assert caption in MemorySource().captions(number)
             expected = prepare.tokenizer.encode(caption)
             assert tokens.tolist() == expected + [-1] * (12 - len(expected))
-
-
-def test_bpe_dropout_tokenizes_one_caption_in_several_ways() -> None:
-    prepare = pair_preparation(bpe_dropout=0.5)
-    sample = Sample("key", png(0), ["first fits"])
-    ways = {tuple(prepare(sample, seed).text_tokens.tolist()) for seed in range(50)}
-    assert len(ways) > 3
-    assert {prepare.tokenizer.decode([token for token in way if token >= 0]) for way in ways} == {"first fits"}
-
-
-@pytest.mark.parametrize(("caption", "is_cut"), [("abcdef", False), ("abcdefg", True), ("abcdefghijk", True)])
-@pytest.mark.parametrize("seed", [None, 0])
-def test_captions_with_more_tokens_than_room_are_cut_and_flagged(caption: str, is_cut: bool, seed: int | None) -> None:
-    prepare = pair_preparation(text_len=8)
-    example = prepare(Sample("key", png(0), [caption]), seed)
-    tokens = prepare.tokenizer.encode(caption)
-    assert example.is_cut == is_cut == (len(tokens) > 7)
-    assert example.text_tokens.tolist() == [*tokens[:7], -1]
-
-
-def test_padding_keeps_the_last_slot_free() -> None:
-    assert pad_tokens([], 3).tolist() == [-1, -1, -1]
-    assert pad_tokens([5, 6], 3).tolist() == pad_tokens([5, 6, 7, 8], 3).tolist() == [5, 6, -1]
-    assert pad_tokens([5], 3).dtype == np.int64
 
 
 def validation(source: Source, prepare: Preparation = PAIRS, size: int = 3, n: int = 100) -> ValidationBatches:

@@ -16,22 +16,6 @@ from dalle_cli.data.tokenizer import BOUNDARY, LEARNERS, byte_words, learn_merge
 
 SHARED_DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 
-CAPTIONS = [
-    "The cat sat on the mat",
-    "the other cat, the hat and that mat",
-    "a snowman ☃ in a winter hat",
-    "猫坐在垫子上 猫",
-    "Ein Kätzchen küsst 🐱 👩‍🚀",
-    "bananas, bandanas and pyjamas",
-]
-
-
-@pytest.fixture(params=LEARNERS)
-def backend(request):
-    """Each library that can learn merges, where it is installed."""
-    pytest.importorskip(request.param)
-    return request.param
-
 
 def learn_and_keep_library(backend, captions, vocab_size):
     """Learn merges; also give the encoder of the very library object that learnt them, from caption to pieces."""
@@ -73,9 +57,9 @@ def test_encoding_equals_the_library_on_random_text(backend, data):
 
 
 @pytest.mark.parametrize("vocab_size", [258, 300, 16384])
-def test_encoding_equals_the_library_on_its_captions(backend, vocab_size):
-    tokenizer, library_pieces = learn_and_keep_library(backend, CAPTIONS, vocab_size)
-    for caption in CAPTIONS:
+def test_encoding_equals_the_library_on_its_captions(backend, vocab_size, captions):
+    tokenizer, library_pieces = learn_and_keep_library(backend, captions, vocab_size)
+    for caption in captions:
         assert pieces(tokenizer, caption) == library_pieces(caption)
 
 
@@ -105,32 +89,32 @@ def join_everywhere(symbols, pair):
     return joined
 
 
-def test_each_learnt_merge_is_the_most_frequent_pair_of_its_turn(backend):
-    words = [list(word) for caption in CAPTIONS for word in byte_words(caption)]
-    for merge in learn_merges(CAPTIONS, 340, backend).merges:
+def test_each_learnt_merge_is_the_most_frequent_pair_of_its_turn(backend, captions):
+    words = [list(word) for caption in captions for word in byte_words(caption)]
+    for merge in learn_merges(captions, 340, backend).merges:
         frequencies = Counter(pair for word in words for pair in pairwise(word))
         assert frequencies[merge] == max(frequencies.values())
         words = [join_everywhere(word, merge) for word in words]
 
 
-def test_learning_again_in_another_order_gives_the_same_merges(backend):
+def test_learning_again_in_another_order_gives_the_same_merges(backend, captions):
     ties = ["zy", "ba", "dc", "fe", "hg", "ji", "lk", "nm", "po", "rq"]
     # With that option of its compiler, ties go by symbol id, and a boundary's is the lowest; without, by thread timing
     if backend == "youtokentome" and any(left != BOUNDARY for left, _ in learn_merges(ties, 267, backend).merges):
         pytest.skip("youtokentome was compiled without -DDETERMINISTIC_QUEUE")
-    captions = CAPTIONS * 3 + ties
-    learnt = [learn_merges(order, 400, backend).merges for order in (captions, captions, captions[::-1])]
+    many = captions * 3 + ties
+    learnt = [learn_merges(order, 400, backend).merges for order in (many, many, many[::-1])]
     assert learnt[0] == learnt[1] == learnt[2]
 
 
-def test_few_captions_give_a_smaller_vocabulary_and_many_the_one_asked_for(backend):
+def test_few_captions_give_a_smaller_vocabulary_and_many_the_one_asked_for(backend, captions):
     assert learn_merges(["ab ab"], 10**12, backend).vocab_size == 257 + 2
-    assert learn_merges(CAPTIONS, 300, backend).vocab_size == 300
+    assert learn_merges(captions, 300, backend).vocab_size == 300
     assert learn_merges(["cat"], 258, backend).vocab_size == 258
 
 
-def test_learning_prints_nothing_and_leaves_the_descriptors_alone(backend, capfd):
-    learn_merges(CAPTIONS, 300, backend)
+def test_learning_prints_nothing_and_leaves_the_descriptors_alone(backend, capfd, captions):
+    learn_merges(captions, 300, backend)
     assert capfd.readouterr() == ("", "")
     subprocess.run([sys.executable, "-c", "import sys; print('out'); print('err', file=sys.stderr)"], check=True)
     assert capfd.readouterr() == ("out\n", "err\n")

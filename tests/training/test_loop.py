@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dalle_cli.config import Cosine, DataTable, EmaTable, OptimizerTable, RuntimeTable, TrainingTable
-from dalle_cli.data.loader import Batch, PicturePreparation, TrainingBatches, ValidationBatches
+from dalle_cli.data.loader import Batch, TrainingBatches, ValidationBatches
+from dalle_cli.data.preparation import PicturePreparation
 from dalle_cli.data.sources import open_source, validation_split
 from dalle_cli.errors import DalleError
 from dalle_cli.run_dir import RunDir

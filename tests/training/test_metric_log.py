@@ -91,8 +91,6 @@ def test_cutting_back_a_log_that_is_not_there_makes_none(tmp_path: Path) -> None
 def test_figures_that_are_not_finite_leave_the_line_valid_json(value: float, tmp_path: Path) -> None:
     log, _ = make_log(tmp_path / "metrics.jsonl", report_every=1)
     log.record(1, {"train/loss": value})
-
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is not JSON")
-
-    json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
+    not_json: list[str] = []  # NaN and the like, which Python's reader lets pass
+    json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=not_json.append)
+    assert not_json == []

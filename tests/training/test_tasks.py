@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from dalle_cli.config import Cosine, DVAELossTable, DVAERecipe, TransformerLossTable, TransformerRecipe
-from dalle_cli.data.loader import Batch, Example, collate, pad_tokens
+from dalle_cli.data.loader import Batch, collate
+from dalle_cli.data.preparation import Example, pad_tokens
 from dalle_cli.loading import build_dvae, build_transformer
 from dalle_cli.losses import text_image_cross_entropy
 from dalle_cli.recipe import load_recipe
