@@ -23,8 +23,8 @@ class Table(BaseModel):
 class Cosine(Table):
     """Half a cosine from start to end over so many updates, then held (Ramesh et al. 2021, appendix A.2)."""
 
-    start: float
-    end: float
+    start: Rate
+    end: Rate
     steps: Positive
 
 
@@ -104,6 +104,12 @@ class DVAELossTable(Table):
     temperature: Cosine
     dequantization: Rate  # width of the uniform noise on pixel values in [0, 1]; 0: off
     min_log_scale: float | Literal[False]  # floor of ln b, which flat pictures need; false: none
+
+    @field_validator("min_log_scale", mode="before")
+    @classmethod
+    def _keep_zero(cls, floor: object) -> object:
+        """0 is a floor like any other number; only `false` means none."""
+        return float(floor) if isinstance(floor, int) and not isinstance(floor, bool) else floor
 
     @field_validator("temperature")
     @classmethod

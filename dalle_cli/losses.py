@@ -1,10 +1,13 @@
 """The loss functions of the paper, pure and in fp32; reductions beyond a token or a pixel are the task's business."""
 
 import math
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Loss = TypeVar("Loss", Tensor, float)
 
 
 def logit_laplace_nll(mapped: Tensor, mu: Tensor, log_scale: Tensor) -> Tensor:
@@ -52,4 +55,9 @@ def text_image_cross_entropy(
     """
     text = token_cross_entropy(text_logits, text_tokens)
     image = token_cross_entropy(image_logits, image_tokens)
+    return weigh(text, image, text_weight)
+
+
+def weigh(text: Loss, image: Loss, text_weight: float) -> Loss:
+    """Mix the losses of the two modalities, in nats per token of each."""
     return text_weight * text + (1 - text_weight) * image

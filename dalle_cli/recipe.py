@@ -42,17 +42,25 @@ def find_recipe(name: str) -> Path:
     raise UsageError(f"no such recipe: {name}", hint)
 
 
+def read_recipe(name: str) -> str:
+    """Read a recipe's file, comments and all; raises UsageError where there is none or it is no text."""
+    path = find_recipe(name)
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name} is not valid TOML: {error}") from None
+
+
 def load_recipe(name: str, overrides: list[str], kind: str | None = None) -> Recipe:
     """Read a recipe, apply `section.key=value` overrides and check all of it.
 
     kind  what the recipe must train, where the command demands one
     Raises UsageError that lists every problem.
     """
-    path = find_recipe(name)
     try:
-        raw = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid TOML: {error}") from None
+        raw = tomllib.loads(read_recipe(name))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{name} is not valid TOML: {error}") from None
     for override in overrides:
         _apply(raw, override)
     found = str(raw.get("kind"))

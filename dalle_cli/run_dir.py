@@ -1,9 +1,12 @@
 """Where things lie in a run; the only place where its file names are spelt. Knows nothing of their contents."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dalle_cli.errors import DalleError
+from dalle_cli.errors import DalleError, UsageError
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -67,6 +70,23 @@ class RunDir:
     def is_run(self) -> bool:
         """Whether a training command has begun here."""
         return self.recipe.is_file()
+
+
+@contextmanager
+def whole_or_absent(path: Path) -> Iterator[Path]:
+    """Give a path beside another to write to; it takes the other's place once it is written."""
+    beside = path.with_name(f".{path.name}")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def check_new_folder(path: Path) -> None:
+    """Raise UsageError unless a folder to be written is new or empty."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageError(f"{path} already holds something", "name a new folder")
 
 
 def dvae_model_dir(path: Path) -> Path:

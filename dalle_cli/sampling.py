@@ -42,6 +42,7 @@ def token_probabilities(logits: Tensor, settings: SamplingSettings) -> Tensor:
     if 0 < settings.top_k < logits.shape[1]:
         kept, order = logits.topk(settings.top_k, dim=1)
         logits = torch.full_like(logits, -torch.inf).scatter_(1, order, kept)
+    logits = logits - logits.amax(dim=1, keepdim=True)  # so that no temperature is too small to divide by
     probabilities = (logits / settings.temperature).softmax(dim=1)
     if settings.top_p < 1:
         ranked, order = probabilities.sort(dim=1, descending=True)

@@ -1,5 +1,6 @@
 """`dalle generate` and `dalle reconstruct`: what trained models are for."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,8 @@ def generate(
 
     Example: dalle generate runs/dalle "a small red circle at the top left" -n 8
     """
+    if not math.isfinite(temperature):
+        raise typer.BadParameter(f"{temperature} is not a number to divide by", param_hint="--temperature")
     if not 0 < top_p <= 1:
         raise typer.BadParameter(f"{top_p} is not above 0 and at most 1", param_hint="--top-p")
     if batch_size != "auto" and not (batch_size.isdigit() and int(batch_size) > 0):

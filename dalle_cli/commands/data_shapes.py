@@ -7,7 +7,7 @@ import numpy as np
 
 from dalle_cli.console import Terminal
 from dalle_cli.data.shapes import Scene, is_unseen, render, scenes
-from dalle_cli.errors import UsageError
+from dalle_cli.run_dir import check_new_folder
 
 PROMPTS = 200  # in each of the two lists
 
@@ -16,8 +16,7 @@ def data_shapes(
     folder: Path, level: int, n_pictures: int, side: int, unseen_share: float, seed: int, terminal: Terminal
 ) -> None:
     """Write train/ (pictures with captions), seen.txt and unseen.txt (prompts) and shapes.json (what was asked for)."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} already holds something", "name a new folder")
+    check_new_folder(folder)
     everything = scenes(level)
     seen = [scene for scene in everything if not is_unseen(scene, unseen_share)]
     unseen = [scene for scene in everything if is_unseen(scene, unseen_share)]

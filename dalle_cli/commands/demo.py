@@ -4,9 +4,14 @@ Each command is printed before it runs. An interrupted demo goes on where it sto
 """
 
 import json
+import shlex
+import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +36,14 @@ def demo(folder: Path, n_pictures: int, overrides: dict[str, list[str]], termina
     """
     started = time.perf_counter()
     data, dvae, transformer = folder / "data", folder / "dvae", folder / "transformer"
-    if not (data / "shapes.json").is_file():
+    if clear_unless_finished(data, "shapes.json"):
         run(["data", "shapes", data, "--pictures", n_pictures], terminal)
     train = ["--data", data / "train"]
     run(["train-dvae", DVAE_RECIPE, *train, "--run", dvae, *_sets(overrides["dvae"])], terminal)
     own = ["--dvae", dvae, "--run", transformer]
     run(["train-transformer", TRANSFORMER_RECIPE, *train, *own, *_sets(overrides["transformer"])], terminal)
     for group in GROUPS:
-        if not (folder / group / "grid.png").is_file():
+        if clear_unless_finished(folder / group, "grid.png"):
             prompts = ["--prompts", data / f"{group}.txt", "-n", SAMPLES, "--out", folder / group]
             run(["generate", transformer, *prompts], terminal)
     accuracy = {group: caption_accuracy(folder / group, data) for group in GROUPS}
@@ -57,19 +62,46 @@ def demo(folder: Path, n_pictures: int, overrides: dict[str, list[str]], termina
 def run(arguments: list[Any], terminal: Terminal) -> None:
     """Print and run one `dalle` command; raises DalleError with its exit code where it fails."""
     words = list(map(str, arguments))
-    terminal.say(f"\n$ dalle {' '.join(words)}")
-    ended = subprocess.run([sys.executable, "-m", "dalle_cli", *words], stdout=subprocess.DEVNULL, check=False)
-    if ended.returncode:
-        error = DalleError(f"`dalle {words[0]}` ended with exit code {ended.returncode}", "its message is above")
-        error.exit_code = ended.returncode
+    terminal.say(f"\n$ dalle {shlex.join(words)}")
+    command = [sys.executable, "-m", "dalle_cli", *words]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child, _signals_left_to(child):
+        code = child.wait()
+    if code:
+        error = DalleError(f"`dalle {words[0]}` did not finish", "run the same demo again to go on")
+        error.exit_code = code if code > 0 else 128 - code
         raise error
+
+
+@contextmanager
+def _signals_left_to(child: subprocess.Popen) -> Iterator[None]:
+    """Let a request to stop reach the command under way, which saves, and wait for it.
+
+    Ctrl-C reaches the child by itself, as the terminal's whole process group.
+    """
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, lambda number, frame: None),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, frame: child.send_signal(number)),
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def clear_unless_finished(folder: Path, last_file: str) -> bool:
+    """Remove a folder whose last file an interruption has left unwritten; say whether there is work to do."""
+    if (folder / last_file).is_file():
+        return False
+    shutil.rmtree(folder, ignore_errors=True)
+    return True
 
 
 def caption_accuracy(folder: Path, data: Path) -> float:
     """Share of a `generate` folder's pictures that show what their caption says, every attribute right."""
     facts = json.loads((data / "shapes.json").read_text())
     records = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
-    pictures = [Image.open(folder / record["file"]) for record in records]
+    pictures = (Image.open(folder / record["file"]).convert("RGB") for record in records)
     return Recogniser(facts["level"], facts["side"]).accuracy(pictures, [record["caption"] for record in records])
 
 

@@ -36,7 +36,7 @@ def doctor(terminal: Terminal) -> None:
         "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB",
         "free disk here": f"{shutil.disk_usage('.').free / 2**30:.1f} GiB",
         "precision by auto": choose_precision("auto", device),
-        "fast exact fp32 route": "taken" if use_fast_fp32_matmul(device) else "not taken",
+        "fast exact fp32 route": "taken" if use_fast_fp32_matmul() else "not taken",
     }
     missing = [name for name, version in packages.items() if version is None]
     missing += [name for name, found in tools.items() if not found]

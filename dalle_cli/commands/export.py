@@ -4,14 +4,12 @@ import shutil
 from pathlib import Path
 
 from dalle_cli.console import Terminal
-from dalle_cli.errors import UsageError
-from dalle_cli.run_dir import CONFIG, WEIGHTS, RunDir, model_dir
+from dalle_cli.run_dir import CONFIG, WEIGHTS, RunDir, check_new_folder, model_dir
 
 
 def export(run_path: Path, out: Path, terminal: Terminal) -> None:
     """Copy a run's model, and the dVAE and tokenizer it has, without its training state."""
-    if out.exists():
-        raise UsageError(f"{out} already exists", "name a new folder with --out")
+    check_new_folder(out)
     run, target = RunDir(run_path), RunDir(out)
     folders = [(model_dir(run_path), target.model)]
     if run.dvae.is_dir():

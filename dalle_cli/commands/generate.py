@@ -1,8 +1,11 @@
 """`dalle generate`: captions to pictures."""
 
 import hashlib
+import itertools
 import json
+import math
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,20 +19,21 @@ from torch import Tensor
 from dalle_cli.console import Terminal
 from dalle_cli.data.images import to_image
 from dalle_cli.data.preparation import pad_tokens
+from dalle_cli.data.sources.captions import clean_captions
 from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.loading import load_dvae, load_tokenizer, load_transformer
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.models.transformer import Transformer
-from dalle_cli.run_dir import WEIGHTS, RunDir, model_dir
+from dalle_cli.run_dir import WEIGHTS, RunDir, check_new_folder, model_dir
 from dalle_cli.sampling import SamplingSettings, candidate_uniforms, sample_image_tokens
-from dalle_cli.training.precision import apply_precision, choose_device, choose_precision, use_fast_fp32_matmul
+from dalle_cli.training.precision import apply_precision, open_device, told_when_out_of_memory
 from dalle_cli.untrusted import SURROGATE, printable
 from dalle_cli.viz import labelled_grid
 
 WIDEST = 64  # candidates decoded side by side, unless told otherwise
 GRID_COLUMNS = 8
-GRID_ROWS = 64  # more would make a picture nobody opens
+GRID_PICTURES = 256  # more would make a picture nobody opens
 
 
 @dataclass(frozen=True)
@@ -81,17 +85,16 @@ class Painter:
 
 def generate(options: GenerateOptions, terminal: Terminal) -> None:
     """Draw n pictures of each caption into a folder with a grid and a manifest."""
-    out = choose_folder(options)
-    device = choose_device(options.device)
-    use_fast_fp32_matmul(device)
-    precision = choose_precision(options.precision, device)
+    if options.out is not None:
+        check_new_folder(options.out)
+    device, precision = open_device(options.device, options.precision)
     run = RunDir(options.run)
     transformer, dvae = load_transformer(options.run).to(device), load_dvae(options.run).to(device)
     for model in (transformer, dvae):
         apply_precision(model, precision, device)
     painter = Painter(transformer, dvae, load_tokenizer(run), device)
     painter.check(options.run)
-    warn_of_cut_captions(painter, options.captions, terminal)
+    warn_of_captions(painter, options.captions, terminal)
 
     candidates = [Candidate(caption, number) for caption in options.captions for number in range(options.n)]
     width = options.batch_size or min(len(candidates), WIDEST)
@@ -103,30 +106,38 @@ def generate(options: GenerateOptions, terminal: Terminal) -> None:
         "precision": precision,
         "model": model_checksum(options.run),
     }
+    out = make_folder(options)
     terminal.say(f"writing {len(candidates)} pictures to {out}")
-    out.mkdir(parents=True, exist_ok=True)
-    pictures = []
-    with terminal.progress(len(candidates), 0, "picture") as line, (out / "manifest.jsonl").open("w") as manifest:
+    files: list[str] = []
+    shown: list[Image.Image] = []
+    progress = terminal.progress(len(candidates), 0, "picture")
+    with progress as line, (out / "manifest.jsonl").open("w") as manifest, told_when_out_of_memory():
         for candidate, picture in draw(painter, candidates, width, options):
-            record = {"file": f"{len(pictures):04d}.png", **asdict(candidate), **settings}
+            record = {"file": f"{len(files):04d}.png", **asdict(candidate), **settings}
             save_png(picture, out / record["file"], record)
             manifest.write(json.dumps(record) + "\n")
-            pictures.append(picture)
+            files.append(str(out / record["file"]))
+            shown += [picture] if len(shown) < GRID_PICTURES else []
             line.advance()
-    save_grid(options, pictures, out / "grid.png")
-    files = [str(out / f"{i:04d}.png") for i in range(len(pictures))]
+    save_grid(options, shown, out / "grid.png")
     terminal.result(str(out), {"out": str(out), "files": files, "grid": str(out / "grid.png")})
 
 
-def choose_folder(options: GenerateOptions) -> Path:
-    """Take --out, which must be new or empty, or the next numbered folder of the run's samples."""
-    if options.out is None:
-        samples = RunDir(options.run).samples
-        taken = [int(path.name) for path in samples.glob("[0-9]*") if path.name.isdigit()]
-        return samples / f"{max(taken, default=-1) + 1:03d}"
-    if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
-        raise UsageError(f"{options.out} already holds something", "name a new folder with --out")
-    return options.out
+def make_folder(options: GenerateOptions) -> Path:
+    """Make the folder of --out, or the next numbered one of the run's samples, which another call may want as well."""
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        return options.out
+    samples = RunDir(options.run).samples
+    samples.mkdir(parents=True, exist_ok=True)
+    taken = [int(path.name) for path in samples.iterdir() if path.name.isdecimal()]
+    for number in itertools.count(max(taken, default=-1) + 1):
+        try:
+            (samples / f"{number:03d}").mkdir()
+        except FileExistsError:
+            continue
+        return samples / f"{number:03d}"
+    raise AssertionError("unreachable")
 
 
 def read_captions(captions: list[str], prompts: str | None) -> list[str]:
@@ -138,11 +149,12 @@ def read_captions(captions: list[str], prompts: str | None) -> list[str]:
         raise UsageError("a caption that is not UTF-8")
     if any(not caption.strip() for caption in captions):
         raise UsageError("an empty caption", 'give a caption in quotes, as in: dalle generate RUN "a red circle"')
+    captions = clean_captions(captions)
     lines: list[str] = []
     if prompts is not None:
         try:
             data = sys.stdin.buffer.read() if prompts == "-" else Path(prompts).read_bytes()
-            lines = [line.strip() for line in data.decode("utf-8-sig").splitlines() if line.strip()]
+            lines = clean_captions(data.decode("utf-8-sig").splitlines())
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"cannot read captions from {prompts}: {error}") from error
     if not captions and not lines:
@@ -150,8 +162,11 @@ def read_captions(captions: list[str], prompts: str | None) -> list[str]:
     return [*captions, *lines]
 
 
-def warn_of_cut_captions(painter: Painter, captions: list[str], terminal: Terminal) -> None:
-    """Say which captions have more tokens than the transformer has room for."""
+def warn_of_captions(painter: Painter, captions: list[str], terminal: Terminal) -> None:
+    """Say which captions have more tokens than the transformer has room for, and which are asked for twice."""
+    for caption, times in Counter(captions).items():
+        if times > 1:
+            terminal.warn(f"caption given {times} times, for the same pictures: {printable(caption)[:60]}")
     room = painter.transformer.text_len - 1
     for caption in captions:
         n_tokens = len(painter.tokenizer.encode(caption))
@@ -185,11 +200,11 @@ def save_png(picture: Image.Image, path: Path, record: dict[str, Any]) -> None:
 def save_grid(options: GenerateOptions, pictures: list[Image.Image], path: Path) -> None:
     """Lay the pictures out under their captions."""
     rows = []
-    for i, caption in enumerate(options.captions):
+    for i, caption in enumerate(options.captions[: math.ceil(len(pictures) / options.n)]):
         own = pictures[i * options.n : (i + 1) * options.n]
         for start in range(0, len(own), GRID_COLUMNS):
             rows.append((printable(caption) if start == 0 else "", own[start : start + GRID_COLUMNS]))
-    labelled_grid(rows[:GRID_ROWS]).save(path)
+    labelled_grid(rows).save(path)
 
 
 def model_checksum(run: Path) -> str:

@@ -3,7 +3,7 @@
 import json
 
 from dalle_cli.console import Terminal
-from dalle_cli.recipe import find_recipe, load_recipe, shipped_recipes
+from dalle_cli.recipe import load_recipe, read_recipe, shipped_recipes
 
 
 def list_recipes(terminal: Terminal) -> None:
@@ -14,7 +14,7 @@ def list_recipes(terminal: Terminal) -> None:
 
 def show_recipe(name: str, terminal: Terminal) -> None:
     """Print a recipe's file, comments and all, to be redirected into a recipe of one's own."""
-    text = find_recipe(name).read_text("utf-8")
+    text = read_recipe(name)
     terminal.result(text.rstrip("\n"), {"name": name, "text": text})
 
 

@@ -1,23 +1,27 @@
 """`dalle reconstruct`: pictures through a discrete VAE and back, side by side."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from dalle_cli.console import Terminal
 from dalle_cli.data.augment import centre_crop
 from dalle_cli.data.images import BadSample, decode_image, to_image, to_tensor
-from dalle_cli.errors import DalleError, UsageError
+from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES
+from dalle_cli.errors import DalleError
 from dalle_cli.loading import load_dvae
 from dalle_cli.metrics import code_counts, psnr
 from dalle_cli.models.dvae import DiscreteVAE
-from dalle_cli.training.precision import apply_precision, choose_device, choose_precision
+from dalle_cli.run_dir import check_new_folder
+from dalle_cli.training.precision import apply_precision, open_device
 from dalle_cli.untrusted import printable
-from dalle_cli.viz import grid, labelled_grid
+from dalle_cli.viz import grid
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif"}
 GRID_COLUMNS = 8
 GRID_PICTURES = 64
 MAX_STEM = 60  # characters of a picture's name that go into its comparison's
@@ -35,62 +39,79 @@ class ReconstructOptions:
 
 
 def reconstruct(options: ReconstructOptions, terminal: Terminal) -> None:
-    """Write original | reconstruction for each picture, and a grid; results are the PSNRs in dB."""
-    if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
-        raise UsageError(f"{options.out} already holds something", "name a new folder with --out")
-    device = choose_device(options.device)
-    dvae = load_dvae(options.run).to(device)
-    apply_precision(dvae, choose_precision(options.precision, device), device)
-    originals = read_pictures(options.pictures, dvae.image_size, terminal)
-    options.out.mkdir(parents=True, exist_ok=True)
+    """Write original | reconstruction for each picture, and a grid of the first; results are the PSNRs in dB.
 
-    rows, pairs, squared_errors = [], [], []
+    Pictures are cropped to the centred square and scaled by area, as for validation.
+    """
+    check_new_folder(options.out)
+    device, precision = open_device(options.device, options.precision)
+    dvae = load_dvae(options.run).to(device)
+    apply_precision(dvae, precision, device)
+    files = find_pictures(options.pictures)
+    terminal.say(f"writing {len(files)} comparisons to {options.out}")
+
+    rows: list[dict[str, Any]] = []
+    shown: list[Image.Image] = []
+    squared_error = 0.0
     counts = torch.zeros(dvae.vocab_size, dtype=torch.int64)
-    for i, (path, original) in enumerate(originals):
-        image_tokens, rebuilt = rebuild(dvae, original.to(device))
-        counts += code_counts(image_tokens, dvae.vocab_size)
-        squared_errors.append(float((rebuilt.cpu() - original).square().mean()))
-        pair = [to_image(original), to_image(rebuilt)]
-        file = options.out / f"{i:04d}-{path.stem[:MAX_STEM]}.png"
-        labelled_grid([("", pair)]).save(file)
-        pairs += pair
-        rows.append({"picture": str(path), "file": str(file), "psnr": round(psnr(squared_errors[-1]), 2)})
-    grid(pairs[: 2 * GRID_PICTURES], GRID_COLUMNS).save(options.out / "grid.png")
+    with terminal.progress(len(files), 0, "picture") as line:
+        for path, original in read_pictures(files, dvae.image_size, terminal):
+            image_tokens, rebuilt = rebuild(dvae, original.to(device))
+            counts += code_counts(image_tokens, dvae.vocab_size)
+            error = float((rebuilt.cpu() - original).square().mean())
+            squared_error += error
+            pair = [to_image(original), to_image(rebuilt)]
+            file = options.out / f"{len(rows):04d}-{path.stem[:MAX_STEM]}.png"
+            options.out.mkdir(parents=True, exist_ok=True)
+            grid(pair, columns=2).save(file)
+            shown += pair if len(rows) < GRID_PICTURES else []
+            rows.append({"picture": str(path), "file": str(file), "psnr": round(psnr(error), 2)})
+            line.advance()
+    if not rows:
+        raise DalleError(f"no usable picture in {', '.join(map(str, options.pictures))}")
+    grid(shown, GRID_COLUMNS).save(options.out / "grid.png")
     summary = {
-        "psnr": round(psnr(sum(squared_errors) / len(squared_errors)), 2),
+        "psnr": round(psnr(squared_error / len(rows)), 2),
         "codes_used": int((counts > 0).sum()),
         "vocab_size": dvae.vocab_size,
     }
-    lines = [f"{row['psnr']:6.2f} dB  {printable(row['picture'])}" for row in rows]
-    total = f"{summary['psnr']:6.2f} dB  all {len(rows)}; {summary['codes_used']} of {dvae.vocab_size} codes in use"
-    terminal.result("\n".join([*lines, total]), {"out": str(options.out), **summary, "pictures": rows})
+    terminal.result(_text(rows, summary), {"out": str(options.out), **summary, "pictures": rows})
 
 
-def read_pictures(paths: list[Path], image_size: int, terminal: Terminal) -> list[tuple[Path, torch.Tensor]]:
-    """Read pictures and folders of them as float [3, H, W] in [0, 1]; name and leave out what is unreadable."""
-    found = []
+def find_pictures(paths: list[Path]) -> list[Path]:
+    """List pictures and the pictures of folders; raises DalleError for a path there is not."""
+    files: list[Path] = []
     for path in paths:
         if not path.exists():
             raise DalleError(f"no such picture or folder: {path}")
-        for file in sorted(filter(_is_picture, path.rglob("*"))) if path.is_dir() else [path]:
-            try:
-                square = centre_crop(decode_image(file.read_bytes()), image_size)
-                found.append((file, to_tensor(Image.fromarray(square)).float() / 255))
-            except BadSample as error:
-                terminal.warn(f"skipped {printable(str(file))}: {error.reason}")
-            except OSError as error:
-                terminal.warn(f"skipped {printable(str(file))}: {error.strerror}")
-    if not found:
-        raise DalleError(f"no usable picture in {', '.join(map(str, paths))}")
-    return found
+        files += sorted(filter(_is_picture, path.rglob("*"))) if path.is_dir() else [path]
+    return files
 
 
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def read_pictures(files: list[Path], image_size: int, terminal: Terminal) -> Iterator[tuple[Path, Tensor]]:
+    """Read pictures one by one as float [3, H, W] in [0, 1]; name and leave out what is unreadable."""
+    for file in files:
+        try:
+            square = centre_crop(decode_image(file.read_bytes()), image_size)
+            yield file, to_tensor(Image.fromarray(square)).float() / 255
+        except BadSample as error:
+            terminal.warn(f"skipped {printable(str(file))}: {error.reason}")
+        except OSError as error:
+            terminal.warn(f"skipped {printable(str(file))}: {error.strerror}")
 
 
 @torch.inference_mode()
-def rebuild(dvae: DiscreteVAE, original: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def rebuild(dvae: DiscreteVAE, original: Tensor) -> tuple[Tensor, Tensor]:
     """Encode a picture [3, H, W] and decode its hard tokens: int64 [g*g] and [3, H, W]."""
     image_tokens = dvae.image_tokens(original[None])
     return image_tokens[0], dvae.decode(image_tokens)[0]
+
+
+def _text(rows: list[dict[str, Any]], summary: dict[str, Any]) -> str:
+    lines = [f"{row['psnr']:6.2f} dB  {printable(row['picture'])}" for row in rows]
+    used = f"{summary['codes_used']} of {summary['vocab_size']} codes in use"
+    return "\n".join([*lines, f"{summary['psnr']:6.2f} dB  all {len(rows)}; {used}"])

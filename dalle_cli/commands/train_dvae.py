@@ -14,13 +14,14 @@ from dalle_cli.training.tasks import DiscreteVAETask
 def train_dvae(recipe: DVAERecipe, options: TrainOptions, terminal: Terminal) -> None:
     """Begin or resume the run; raises DalleError for what a user can cause."""
     session = open_session(recipe, options, terminal, captions_required=False)
-    torch.manual_seed(recipe.training.seed)  # the initial weights
-    dvae = build_dvae(recipe.model).to(memory_format=torch.channels_last)
-    apply_precision(dvae, session.precision, session.device)
-    session.describe(sum(p.numel() for p in dvae.parameters()))
+    with torch.device("meta"):
+        session.describe(build_dvae(recipe.model))
     if options.dry_run:
         terminal.result(f"nothing written to {options.run}", {"run": str(options.run), "dry_run": True})
         return
+    torch.manual_seed(recipe.training.seed)  # the initial weights
+    dvae = build_dvae(recipe.model).to(memory_format=torch.channels_last)
+    apply_precision(dvae, session.precision, session.device)
     session.record()
     task = DiscreteVAETask(dvae, recipe.loss, recipe.training.seed)
     config = {"kind": "dvae", "model": recipe.model.model_dump()}

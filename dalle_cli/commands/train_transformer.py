@@ -1,5 +1,6 @@
 """`dalle train-transformer`: captioned pictures and a discrete VAE to a transformer that draws."""
 
+import filecmp
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,10 +13,10 @@ from dalle_cli.console import Terminal
 from dalle_cli.data.images import BadSample
 from dalle_cli.data.preparation import PairPreparation
 from dalle_cli.data.tokenizer import Tokenizer, learn_merges
-from dalle_cli.errors import DalleError
+from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.loading import build_transformer, load_dvae, load_tokenizer
 from dalle_cli.models.dvae import DiscreteVAE
-from dalle_cli.run_dir import CONFIG, WEIGHTS, dvae_model_dir
+from dalle_cli.run_dir import CONFIG, WEIGHTS, dvae_model_dir, whole_or_absent
 from dalle_cli.training.precision import apply_precision
 from dalle_cli.training.session import Session, TrainOptions, open_session
 from dalle_cli.training.tasks import TransformerTask
@@ -36,15 +37,16 @@ def train_transformer(
     session = open_session(recipe, options, terminal, captions_required=True)
     dvae = load_dvae(own.dvae)
     check_fit(dvae, recipe.model, own.dvae)
+    with torch.device("meta"):
+        session.describe(build_transformer(recipe.model, recipe.tokenizer.vocab_size))
+    if options.dry_run:
+        terminal.result(f"nothing written to {options.run}", {"run": str(options.run), "dry_run": True})
+        return
     tokenizer = choose_tokenizer(session, recipe, own)
     torch.manual_seed(recipe.training.seed)  # the initial weights
     transformer = build_transformer(recipe.model, tokenizer.vocab_size)
     for model in (dvae.to(session.device, memory_format=torch.channels_last), transformer):
         apply_precision(model, session.precision, session.device)
-    session.describe(sum(p.numel() for p in transformer.parameters()))
-    if options.dry_run:
-        terminal.result(f"nothing written to {options.run}", {"run": str(options.run), "dry_run": True})
-        return
     begin(session, own, tokenizer)
     loss, seed = recipe.loss, recipe.training.seed
     task = TransformerTask(transformer, dvae, loss, seed)
@@ -69,11 +71,22 @@ def check_fit(dvae: DiscreteVAE, model: TransformerModelTable, path: Path) -> No
 
 
 def choose_tokenizer(session: Session, recipe: TransformerRecipe, own: TransformerOptions) -> Tokenizer:
-    """Take the run's own tokenizer, or the one named, or learn one from the training captions."""
+    """Take the run's own tokenizer, or the one named, or learn one from the training captions.
+
+    Raises UsageError where the one named is not the run's, or larger than the recipe allows.
+    """
+    named = Tokenizer.load(own.tokenizer) if own.tokenizer is not None else None
     if session.is_resumed and session.run.tokenizer.is_file():
-        return load_tokenizer(session.run)
-    if own.tokenizer is not None:
-        return Tokenizer.load(own.tokenizer)
+        tokenizer = load_tokenizer(session.run)
+        if named is not None and named.merges != tokenizer.merges:
+            raise UsageError(f"{own.tokenizer} is not the tokenizer this run began with", "leave out --tokenizer")
+        return tokenizer
+    if named is not None:
+        most = recipe.tokenizer.vocab_size
+        if named.vocab_size > most:
+            message = f"{own.tokenizer} has {named.vocab_size:,} entries, `tokenizer.vocab_size` allows {most:,}"
+            raise UsageError(message, f"`--set tokenizer.vocab_size={named.vocab_size}`")
+        return named
     tokenizer = learn_merges(_captions(session), recipe.tokenizer.vocab_size, recipe.tokenizer.backend)
     session.terminal.say(
         f"learnt a vocabulary of {tokenizer.vocab_size:,} text tokens with {tokenizer.learnt_with}; "
@@ -94,13 +107,16 @@ def begin(session: Session, own: TransformerOptions, tokenizer: Tokenizer) -> No
     """Write the run's record and what makes it self-contained: its dVAE and its tokenizer."""
     given, copied = dvae_model_dir(own.dvae), session.run.dvae
     has_copy = (copied / WEIGHTS).is_file()
-    if has_copy and (copied / WEIGHTS).read_bytes() != (given / WEIGHTS).read_bytes():
-        raise DalleError(f"{own.dvae} is not the dVAE this run began with", f"its own copy is in {copied}")
+    if has_copy and not filecmp.cmp(copied / WEIGHTS, given / WEIGHTS, shallow=False):
+        hint = f"`--dvae {session.run.root}` goes on with the run's own copy"
+        raise DalleError(f"{own.dvae} is not the dVAE this run began with", hint)
     session.record()
     if not has_copy:
         copied.mkdir(parents=True, exist_ok=True)
         for name in (CONFIG, WEIGHTS):
-            shutil.copyfile(given / name, copied / name)
+            with whole_or_absent(copied / name) as beside:
+                shutil.copyfile(given / name, beside)
     if not session.run.tokenizer.is_file():
         session.run.tokenizer.parent.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(session.run.tokenizer)
+        with whole_or_absent(session.run.tokenizer) as beside:
+            tokenizer.save(beside)

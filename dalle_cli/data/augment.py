@@ -38,22 +38,25 @@ def area_resize(pixels: np.ndarray, side: int) -> np.ndarray:
     """
     if len(pixels) == side:
         return pixels
-    rows = _area_means(pixels.astype(np.float64), side)
-    columns = _area_means(rows.swapaxes(0, 1), side).swapaxes(0, 1)
+    rows = _area_means(pixels, side)  # [side, S, 3]
+    columns = _area_means(rows.swapaxes(0, 1), side).swapaxes(0, 1)  # [side, side, 3]
     return np.rint(columns.clip(0, 255)).astype(np.uint8)
 
 
 def _area_means(values: np.ndarray, n_out: int) -> np.ndarray:
-    """Average the first axis of values over n_out equal windows, by differences of its integral."""
+    """Average the first axis of values over n_out equal windows, by differences of its integral: float64."""
     n_in = len(values)
     scale = (n_in - 1) / (n_out - 1) if n_out > 1 else n_in
     if scale == 0:
-        return np.repeat(values, n_out, axis=0)
+        return np.repeat(values, n_out, axis=0).astype(np.float64)
     edges = np.arange(n_out + 1) * scale
     whole = np.minimum(edges.astype(int), n_in - 1)
-    integral = np.concatenate([np.zeros_like(values[:1]), values.cumsum(axis=0)])
-    at_edges = integral[whole] + (edges - whole)[:, None, None] * values[whole]
-    return np.diff(at_edges, axis=0) / scale
+    starts, place = np.unique(whole, return_inverse=True)
+    integral = np.zeros((len(starts), *values.shape[1:]))
+    if len(starts) > 1:
+        pieces = np.add.reduceat(values[: starts[-1]], starts[:-1], axis=0, dtype=np.float64)
+        integral[1:] = pieces.cumsum(axis=0)
+    return np.diff(integral[place] + (edges - whole)[:, None, None] * values[whole], axis=0) / scale
 
 
 def _slack(image: Image.Image) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from dalle_cli.data.preparation import Example, Preparation
 from dalle_cli.data.sources import Sample, Source
 from dalle_cli.errors import DalleError
 
+PREVIEW_SAMPLES = 8
 READ_ATTEMPTS = 3
 READ_PAUSE = 0.5  # seconds between attempts
 
@@ -108,7 +109,7 @@ class TrainingBatches:
                 self._on_bad(key, reason)
         if len(self._bad_keys) > self._most_bad:
             raise DalleError(
-                f"{len(self._bad_keys)} samples are bad, more than `data.max_bad_share` bears: {self._most_bad:.0f}",
+                f"{len(self._bad_keys)} samples are bad, more than `data.max_bad_share` bears: {int(self._most_bad)}",
                 "`dalle data check` lists them with reasons",
             )
 
@@ -155,9 +156,10 @@ class ValidationBatches:
     def __init__(
         self, source: Source, indices: np.ndarray, prepare: Preparation, batch_size: int, n_samples: int
     ) -> None:
-        """At most n_samples of the indices are taken; bad samples are left out."""
+        """At most n_samples of the indices are taken, spread over all of them; bad samples are left out."""
+        chosen = indices[np.linspace(0, len(indices) - 1, min(n_samples, len(indices))).astype(int)]
         examples = []
-        for index in indices[:n_samples]:
+        for index in chosen:
             try:
                 examples.append(prepare(read_sample(source, int(index)), None))
             except BadSample:
@@ -167,12 +169,16 @@ class ValidationBatches:
         draws = list(range(len(examples)))
         starts = range(0, len(examples), batch_size)
         self._batches = [collate(examples[i : i + batch_size], draws[i : i + batch_size], []) for i in starts]
-        self.n_samples = len(examples)
+        self._first = collate(examples[:PREVIEW_SAMPLES], draws[:PREVIEW_SAMPLES], [])
 
     def on(self, device: torch.device) -> Iterator[Batch]:
         """Yield the batches on a device."""
         for batch in self._batches:
             yield from batch.micro_batches(0, device)
+
+    def first(self, device: torch.device) -> Batch:
+        """Give a few of the samples for a preview, on a device."""
+        return next(self._first.micro_batches(0, device))
 
 
 def collate(examples: list[Example], draws: list[int], bad: list[tuple[str, str]]) -> Batch:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dalle_cli.errors import DalleError
-from dalle_cli.run_dir import CONFIG, WEIGHTS, RunDir
+from dalle_cli.run_dir import CONFIG, WEIGHTS, RunDir, whole_or_absent
 from dalle_cli.training.engine import EngineState
 
 SCHEMA = 1
@@ -59,11 +59,16 @@ def _told_when_the_disk_fails(what: str, path: Path, groups: Iterable[dict[str, 
         yield
     except (OSError, SafetensorError) as error:
         needed = sum(t.numel() * t.element_size() for tensors in groups for t in tensors.values())
-        free = shutil.disk_usage(next(parent for parent in path.absolute().parents if parent.exists())).free
+        free = free_bytes(path)
         raise DalleError(
             f"cannot write {what}: {error}",
             f"it needs {needed / 2**20:.1f} MiB, free are {free / 2**20:.1f} MiB; what was saved before is untouched",
         ) from error
+
+
+def free_bytes(path: Path) -> int:
+    """How much room there is where a file or folder, existing or not, would lie."""
+    return shutil.disk_usage(next(parent for parent in path.absolute().parents if parent.exists())).free
 
 
 @contextmanager
@@ -75,17 +80,31 @@ def _removed_on_failure(folder: Path) -> Iterator[None]:
         raise
 
 
-def load_checkpoint(path: Path) -> EngineState:
-    """Read a checkpoint back, checking every file against the manifest; raises DalleError naming what is wrong."""
-    try:
+def check_checkpoint(path: Path) -> list[Path]:
+    """Check every file against the manifest; give their names, or raise DalleError naming what is wrong."""
+    with _told_when_corrupt(path):
         manifest = json.loads((path / MANIFEST).read_text())
+        if manifest["schema"] != SCHEMA:
+            raise DalleError(f"corrupt checkpoint {path}: it is of format {manifest['schema']}, not {SCHEMA}")
         for name, expected in manifest["files"].items():
             if _fingerprint(path / Path(name).name) != expected:
                 raise DalleError(f"corrupt checkpoint {path}: {name} does not match its checksum")
-        groups = [Path(name) for name in manifest["files"] if name.endswith(".safetensors")]
+        return [Path(name) for name in manifest["files"]]
+
+
+def load_checkpoint(path: Path) -> EngineState:
+    """Read a checkpoint back after checking it; raises DalleError naming what is wrong."""
+    groups = [name for name in check_checkpoint(path) if name.suffix == ".safetensors"]
+    with _told_when_corrupt(path):
         tensors = {group.stem: load_file(path / group.name) for group in groups}
         numbers, unreported = (json.loads((path / name).read_text()) for name in (NUMBERS, LOG))
         return EngineState(tensors, numbers, unreported)
+
+
+@contextmanager
+def _told_when_corrupt(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
         raise DalleError(f"corrupt checkpoint {path}: {error}") from error
 
@@ -134,18 +153,20 @@ class Saver:
         for path in saved[: -self.keep]:
             if path != best:
                 shutil.rmtree(path, ignore_errors=True)
+        for path in incomplete_checkpoints(self.run):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def save_model(folder: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> None:
     """Write what inference needs, each file whole or not at all; raises DalleError like `save_checkpoint`."""
-    config_beside, weights_beside = folder / f".{CONFIG}", folder / f".{WEIGHTS}"
     with _told_when_the_disk_fails(f"model {folder}", folder, [weights]):
         folder.mkdir(parents=True, exist_ok=True)
-        config_beside.write_text(json.dumps({"schema": SCHEMA, **config}, indent=1))
-        save_file(_on_cpu(weights), weights_beside)
-        for beside, name in ((config_beside, CONFIG), (weights_beside, WEIGHTS)):
-            _sync(beside)
-            os.replace(beside, folder / name)
+        with whole_or_absent(folder / CONFIG) as new_config, whole_or_absent(folder / WEIGHTS) as new_weights:
+            new_config.write_text(json.dumps({"schema": SCHEMA, **config}, indent=1))
+            save_file(_on_cpu(weights), new_weights)
+            _sync(new_config)
+            _sync(new_weights)
+        _sync(folder)
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

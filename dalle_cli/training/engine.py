@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import Parameter
 
 from dalle_cli.config import EmaTable, OptimizerTable
@@ -37,6 +37,10 @@ class Trainable(Protocol):
     """A model as an engine sees it: a module that knows which of its parameters are matrices."""
 
     def matrices(self) -> list[Parameter]: ...
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]: ...
+
+    def to(self, device: torch.device) -> "Trainable": ...
 
 
 class Engine(Protocol):
@@ -72,7 +76,7 @@ class LocalEngine:
     """One process, one device."""
 
     def __init__(
-        self, module: nn.Module, optimizer: OptimizerTable, ema: EmaTable | None, device: torch.device
+        self, module: Trainable, optimizer: OptimizerTable, ema: EmaTable | None, device: torch.device
     ) -> None:
         self.step = 0
         self.device = device

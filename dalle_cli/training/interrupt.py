@@ -6,6 +6,8 @@ from types import FrameType
 
 from dalle_cli.errors import DalleError
 
+NOTICE = b"\nfinishing this step, then saving; once more stops at once\n"
+
 
 class Interrupted(DalleError):
     """Training was asked to stop and has saved."""
@@ -36,3 +38,4 @@ class StopSignals:
         if self.requested is not None:
             os._exit(128 + number)
         self.requested = number
+        os.write(2, NOTICE)

@@ -64,7 +64,10 @@ def train(
             log.record(engine.step, metrics)
             skipped = 0 if is_applied else skipped + 1
             if skipped == MOST_SKIPPED:
-                raise DalleError(f"the gradients of {skipped} updates in a row were not finite", "lower `optimizer.lr`")
+                raise DalleError(
+                    f"the gradients of {skipped} updates in a row were not finite",
+                    "begin a new run with a lower `optimizer.lr`",
+                )
             is_last = engine.step == steps
             is_stopped = stop.requested is not None and not is_last
             with log.paused():
@@ -95,13 +98,17 @@ def look(
     done, valid_loss = engine.step, None
     if is_last:
         log.report(done)
+    is_validation_due = is_last or done % runtime.validate_every == 0
+    is_preview_due = is_last or done % runtime.preview_every == 0
+    if not (is_validation_due or is_preview_due):
+        return None
     with engine.averaged(), torch.no_grad():
-        if is_last or done % runtime.validate_every == 0:
+        if is_validation_due:
             figures = task.validate(batches.validation.on(engine.device), done)
             log.write(done, figures)
             valid_loss = figures["valid/loss"]
-        if is_last or done % runtime.preview_every == 0:
-            save_picture(task.preview(next(batches.validation.on(engine.device)), done), run.preview(done))
+        if is_preview_due:
+            save_picture(task.preview(batches.validation.first(engine.device), done), run.preview(done))
     return valid_loss
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from dalle_cli.run_dir import whole_or_absent
+
 Metrics = dict[str, float | Tensor]
 
 
@@ -62,9 +64,8 @@ class MetricLog:
         if self._path.exists():
             lines = self._path.read_text().splitlines()
             kept = [line for line in lines if _step_of(line) <= step]
-            beside = self._path.with_name(f".{self._path.name}")
-            beside.write_text("".join(f"{line}\n" for line in kept))
-            beside.replace(self._path)
+            with whole_or_absent(self._path) as beside:
+                beside.write_text("".join(f"{line}\n" for line in kept))
 
     def write(self, done: int, figures: dict[str, float]) -> None:
         """Write one line and show it."""

@@ -6,7 +6,8 @@ transformer's residual stream, logits and losses stay fp32. Models say which par
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, Protocol, get_args
 
 import torch
@@ -24,6 +25,18 @@ class MixedPrecisionModel(Protocol):
     """A model that can say which of its parts the paper runs in 16 bits."""
 
     def sixteen_bit_parts(self) -> list[nn.Module]: ...
+
+
+@contextmanager
+def told_when_out_of_memory() -> Iterator[None]:
+    """Turn an allocation that the device refuses into a message with a way out."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            hint = "try `--set runtime.micro_batch_size=N` in training, `--batch-size N` in drawing"
+            raise DalleError(f"out of memory: {str(error).splitlines()[0]}", hint) from error
+        raise
 
 
 def choose_device(name: str) -> torch.device:
@@ -53,13 +66,21 @@ def choose_precision(choice: str, device: torch.device) -> Precision:
     return "bf16" if fp32 > CLEARLY_FASTER * bf16 else "fp32"
 
 
-def use_fast_fp32_matmul(device: torch.device) -> bool:
-    """Take torch's other fp32 matrix route on a CPU where it is still true fp32; say whether it was taken.
+def open_device(device: str, precision: str) -> tuple[torch.device, Precision]:
+    """Choose where and how to compute, and see to it that fp32 is fp32 there."""
+    chosen = choose_device(device)
+    if chosen.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # by default cuDNN's convolutions keep 10 bits of fp32's 23
+    else:
+        use_fast_fp32_matmul()
+    return chosen, choose_precision(precision, chosen)
+
+
+def use_fast_fp32_matmul() -> bool:
+    """Take torch's other fp32 matrix route on the CPU where it is still true fp32; say whether it was taken.
 
     On some CPUs it is twice as fast, on others it computes in bf16: its error is checked once.
     """
-    if device.type != "cpu":
-        return False
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 256, 256, generator=generator)
     exact = a.double() @ b.double()

@@ -4,7 +4,6 @@ Commands say what is trained; this module finds out where it stands, writes down
 """
 
 import json
-import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from dalle_cli import __version__
 from dalle_cli.config import Recipe
@@ -20,23 +20,26 @@ from dalle_cli.data.loader import TrainingBatches, ValidationBatches
 from dalle_cli.data.preparation import Preparation
 from dalle_cli.data.sources import Source, open_source, validation_split
 from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.run_dir import WEIGHTS, RunDir
+from dalle_cli.run_dir import WEIGHTS, RunDir, whole_or_absent
 from dalle_cli.training.checkpoint import (
     SCHEMA,
     Saver,
+    check_checkpoint,
     checkpoints,
+    free_bytes,
     incomplete_checkpoints,
     load_checkpoint,
     save_model,
 )
-from dalle_cli.training.engine import EngineState, LocalEngine
+from dalle_cli.training.engine import LocalEngine
 from dalle_cli.training.loop import Batches, Task, train
 from dalle_cli.training.metric_log import MetricLog
-from dalle_cli.training.precision import Precision, choose_device, choose_precision, use_fast_fp32_matmul
+from dalle_cli.training.precision import Precision, open_device, told_when_out_of_memory
 from dalle_cli.untrusted import printable
 
 FREE_TO_CHANGE = ("training.steps", "runtime.")  # what a resumed run may say differently
 MOST_PROBLEMS_SHOWN = 10
+CHECKPOINT_COPIES = 4  # of every parameter: itself, two moments, the average
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Portion:
 
 @dataclass(frozen=True)
 class Session:
-    """A run about to train: its folder, its data, its arithmetic, and the state it goes on from, if any."""
+    """A run about to train: its folder, its data, its arithmetic, and the checkpoint it goes on from, if any."""
 
     recipe: Recipe
     run: RunDir
@@ -70,7 +73,7 @@ class Session:
     precision: Precision
     training: Portion
     validation: Portion
-    state: EngineState | None
+    checkpoint: Path | None
 
     @property
     def is_resumed(self) -> bool:
@@ -84,18 +87,21 @@ class Session:
             "recipe": self.recipe.model_dump(),
             "resolved": {"device": self.device.type, "precision": self.precision},
             "versions": {"dalle": __version__, "torch": torch.__version__, "python": platform.python_version()},
-            "data": {"fingerprint": self.training.source.fingerprint(), "samples": len(self.training.source)},
+            "data": {
+                "fingerprint": self.training.source.fingerprint(),
+                "samples": len(self.training.source),
+                "held_out": _held_out(self.training, self.validation),
+            },
         }
         self.run.root.mkdir(parents=True, exist_ok=True)
-        beside = self.run.root / ".recipe.json"
-        beside.write_text(json.dumps(record, indent=1))
-        os.replace(beside, self.run.recipe)
+        with whole_or_absent(self.run.recipe) as beside:
+            beside.write_text(json.dumps(record, indent=1))
 
     def train(self, task: Task, prepare: Preparation, model_config: dict[str, Any]) -> None:
         """Drive the task to the recipe's last step; `model_config` goes into the run's model folder."""
         recipe, runtime = self.recipe, self.recipe.runtime
         steps, batch_size = recipe.training.steps, recipe.training.global_batch_size
-        engine = self._engine(task)
+        engine, unreported = self._engine(task)
         if engine.step >= steps:
             if not (self.run.model / WEIGHTS).is_file():
                 save_model(self.run.model, model_config, engine.inference_weights())
@@ -112,46 +118,54 @@ class Session:
             ),
         )  # fmt: skip
         saver = Saver(self.run, model_config, runtime.keep_checkpoints)
-        with self.terminal.progress(steps, engine.step, "step") as line:
+        with self.terminal.progress(steps, engine.step, "step") as line, told_when_out_of_memory():
             log = MetricLog(self.run.metrics, runtime.report_every, batch_size, line.report)
-            log.restore(self.state.unreported if self.state else [], engine.step)
+            log.restore(unreported, engine.step)
             train(task, engine, batches, runtime, steps, log, saver)
 
-    def _engine(self, task: Task) -> LocalEngine:
+    def _engine(self, task: Task) -> tuple[LocalEngine, list[dict[str, float]]]:
+        """Make the engine, with the state of the checkpoint to go on from, and give the log's state."""
         engine = LocalEngine(task.module, self.recipe.optimizer, self.recipe.ema, self.device)
-        if self.state is not None:
-            try:
-                engine.restore(self.state)
-            except (ValueError, KeyError) as error:
-                raise DalleError(f"the checkpoint does not fit this run: {error}") from error
-            self.terminal.say(f"resumed after step {engine.step}")
-        return engine
+        if self.checkpoint is None:
+            return engine, []
+        state = load_checkpoint(self.checkpoint)
+        try:
+            engine.restore(state)
+        except (ValueError, KeyError) as error:
+            raise DalleError(f"the checkpoint does not fit this run: {error}") from error
+        self.terminal.say(f"resumed after step {engine.step}")
+        return engine, state.unreported
 
-    def describe(self, n_parameters: int) -> None:
-        """Say where the run writes and what it will do."""
+    def describe(self, model: nn.Module) -> None:
+        """Say where the run writes and what it will do; the model may be on the meta device."""
+        n_parameters = sum(parameter.numel() for parameter in model.parameters())
         training = self.recipe.training
         self.terminal.say(
             f"writing {self.run.root}: {n_parameters / 1e6:.2f} M parameters, {self.device.type}, {self.precision}\n"
             f"{len(self.training.indices):,} samples and {len(self.validation.indices):,} held out; "
             f"{training.steps:,} steps of {training.global_batch_size}"
         )
+        needed = CHECKPOINT_COPIES * 4 * n_parameters * (self.recipe.runtime.keep_checkpoints + 2)
+        free = free_bytes(self.run.root)
+        if needed > free:
+            self.terminal.warn(f"the checkpoints will take {needed / 2**30:.1f} GiB, free are {free / 2**30:.1f}")
 
 
 def open_session(recipe: Recipe, options: TrainOptions, terminal: Terminal, captions_required: bool) -> Session:
     """Look at the run folder and the data without changing anything; raises DalleError for what is wrong with them."""
     run = RunDir(options.run)
     recorded = check_folder(run, recipe, options.resume)
-    state = starting_state(run, options.resume, terminal)
-    device = choose_device(options.device)
-    use_fast_fp32_matmul(device)
+    checkpoint = starting_checkpoint(run, options.resume, terminal)
     choice = recipe.runtime.precision
     if choice == "auto" and recorded:
         choice = recorded["resolved"]["precision"]
+    device, precision = open_device(options.device, choice)
     training, validation = _portions(recipe, options, terminal, captions_required)
     if recorded and recorded["data"]["fingerprint"] != training.source.fingerprint():
         terminal.warn(f"{options.data} is not what this run began with: its samples have changed")
-    precision = choose_precision(choice, device)
-    return Session(recipe, run, terminal, device, precision, training, validation, state)
+    if recorded and recorded["data"]["held_out"] != _held_out(training, validation):
+        raise UsageError(f"{run.root} was begun with other held-out data", "give the same --valid, or none, as then")
+    return Session(recipe, run, terminal, device, precision, training, validation, checkpoint)
 
 
 def _portions(
@@ -170,6 +184,12 @@ def _portions(
     return Portion(source, np.arange(len(source))), Portion(held_out, np.arange(len(held_out)))
 
 
+def _held_out(training: Portion, validation: Portion) -> str:
+    """Describe what is held out: a share of the data itself, or a source of its own."""
+    is_share = validation.source is training.source
+    return "a share" if is_share else validation.source.fingerprint()
+
+
 def check_folder(run: RunDir, recipe: Recipe, resume: str) -> dict[str, Any] | None:
     """Make sure that the folder may be written; give what a run there has recorded of itself, if it holds one.
 
@@ -186,11 +206,16 @@ def check_folder(run: RunDir, recipe: Recipe, resume: str) -> dict[str, Any] | N
     try:
         recorded = json.loads(run.recipe.read_text("utf-8"))
         before = _flat(recorded["recipe"])
-        _ = recorded["resolved"]["precision"], recorded["data"]["fingerprint"]
+        _ = recorded["resolved"]["precision"], recorded["data"]["fingerprint"], recorded["data"]["held_out"]
+        schema = recorded["schema"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DalleError(f"{run.recipe} is damaged: {error}", "the run can't be resumed; name a new folder") from error
+    if schema != SCHEMA:
+        raise DalleError(
+            f"{run.recipe} is of format {schema}, this dalle reads {SCHEMA}", "use the dalle that wrote it"
+        )
     now = _flat(recipe.model_dump())
-    differing = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    differing = [key for key in sorted(before.keys() | now.keys()) if repr(before.get(key)) != repr(now.get(key))]
     differing = [key for key in differing if not key.startswith(FREE_TO_CHANGE)]
     if differing:
         lines = [f"  `{key}`: {before.get(key, 'absent')} then, {now.get(key, 'absent')} now" for key in differing]
@@ -199,24 +224,26 @@ def check_folder(run: RunDir, recipe: Recipe, resume: str) -> dict[str, Any] | N
     return recorded
 
 
-def starting_state(run: RunDir, resume: str, terminal: Terminal) -> EngineState | None:
-    """Load the checkpoint to go on from: the one named, or the run's newest complete one; None for a fresh start."""
+def starting_checkpoint(run: RunDir, resume: str, terminal: Terminal) -> Path | None:
+    """Find the checkpoint to go on from: the one named, or the run's newest sound one; None for a fresh start."""
     if resume not in ("auto", "never"):
-        return _named_state(run, Path(resume))
+        return _named_checkpoint(run, Path(resume))
     for path in incomplete_checkpoints(run):
         terminal.warn(f"ignored an incomplete checkpoint: {path}")
     saved = checkpoints(run)
     for _, path in reversed(saved):
         try:
-            return load_checkpoint(path)
+            check_checkpoint(path)
         except DalleError as error:
             terminal.warn(f"ignored a {error.message}")
+        else:
+            return path
     if saved:
         raise DalleError(f"every checkpoint of {run.root} is corrupt", "name a new folder with --run to start again")
     return None
 
 
-def _named_state(run: RunDir, path: Path) -> EngineState:
+def _named_checkpoint(run: RunDir, path: Path) -> Path:
     """Load one of the run's own checkpoints, after which there may be no others: they would be of another history."""
     own = {folder.resolve(): step for step, folder in checkpoints(run)}
     if path.resolve() not in own:
@@ -224,7 +251,8 @@ def _named_state(run: RunDir, path: Path) -> EngineState:
     later = [step for step in own.values() if step > own[path.resolve()]]
     if later:
         raise UsageError(f"{run.root} holds later checkpoints, up to step {max(later)}", "move them away first")
-    return load_checkpoint(path)
+    check_checkpoint(path)
+    return path
 
 
 def _flat(tables: dict[str, Any], prefix: str = "") -> dict[str, Any]:

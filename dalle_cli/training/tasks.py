@@ -12,7 +12,7 @@ from torch import Tensor
 from dalle_cli.config import DVAELossTable, TransformerLossTable
 from dalle_cli.data.images import to_image
 from dalle_cli.data.loader import Batch
-from dalle_cli.losses import kl_to_uniform, logit_laplace_nll, token_cross_entropy
+from dalle_cli.losses import kl_to_uniform, logit_laplace_nll, token_cross_entropy, weigh
 from dalle_cli.metrics import code_counts, perplexity, psnr
 from dalle_cli.models.dvae import DiscreteVAE, map_pixels, relax
 from dalle_cli.models.transformer import Transformer
@@ -21,8 +21,6 @@ from dalle_cli.training.metric_log import Metrics
 from dalle_cli.training.noise import gumbel_noise, uniform_noise
 from dalle_cli.training.schedules import cosine
 from dalle_cli.viz import labelled_grid
-
-PREVIEW_SAMPLES = 8
 
 
 class DiscreteVAETask:
@@ -65,8 +63,11 @@ class DiscreteVAETask:
         return logit_laplace_nll(map_pixels(images), mu, log_scale), kl_to_uniform(logits)
 
     def validate(self, batches: Iterable[Batch], step: int) -> dict[str, float]:
-        """Measure the bound with the relaxation in force, and reconstruction and codebook use with hard tokens."""
-        temperature, kl_weight = cosine(self._table.temperature, step), cosine(self._table.kl_weight, step)
+        """Measure the bound with the relaxation in force, and reconstruction and codebook use with hard tokens.
+
+        The loss is the one that the schedules end with, so that it can be compared over the run.
+        """
+        temperature, kl_weight = cosine(self._table.temperature, step), self._table.kl_weight.end
         nll = kl = squared_error = 0.0
         n_values = n_cells = 0
         counts = torch.zeros(self.module.vocab_size, dtype=torch.int64)
@@ -90,7 +91,7 @@ class DiscreteVAETask:
 
     def preview(self, batch: Batch, step: int) -> Image.Image:
         """Held-out pictures above their reconstructions from hard tokens."""
-        images = batch.images[:PREVIEW_SAMPLES]
+        images = batch.images
         rebuilt = self.module.decode(self.module.image_tokens(images))
         return labelled_grid([("", [to_image(x) for x in images]), ("", [to_image(x) for x in rebuilt])])
 
@@ -108,7 +109,7 @@ class TransformerTask:
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         """The weighted cross-entropies' share of the micro-batch, in nats per token of each kind."""
         text, image, hits = self._cross_entropies(batch, batch.global_text_tokens, batch.global_size)
-        loss = self._weigh(text, image)
+        loss = weigh(text, image, self._table.text_weight)
         metrics = {
             "train/loss": loss.detach(),
             "train/loss_text": text.detach(),
@@ -117,9 +118,6 @@ class TransformerTask:
             "train/captions_cut": sum(batch.are_cut) / batch.global_size,
         }
         return loss, metrics
-
-    def _weigh(self, text: Tensor, image: Tensor) -> Tensor:
-        return self._table.text_weight * text + (1 - self._table.text_weight) * image
 
     def _cross_entropies(self, batch: Batch, n_text_tokens: int, n_samples: int) -> tuple[Tensor, Tensor, Tensor]:
         """Give both sums of -ln p, divided by the global counts, and how many image tokens were the likeliest."""
@@ -142,7 +140,7 @@ class TransformerTask:
         n_image_tokens = n_samples * self.module.image_len
         loss_text, loss_image = text / max(n_text_tokens, 1), image * self.module.image_len / n_image_tokens
         return {
-            "valid/loss": self._table.text_weight * loss_text + (1 - self._table.text_weight) * loss_image,
+            "valid/loss": weigh(loss_text, loss_image, self._table.text_weight),
             "valid/loss_text": loss_text,
             "valid/nats_per_image_token": loss_image,
             "valid/image_token_accuracy": hits / n_image_tokens,
@@ -150,10 +148,9 @@ class TransformerTask:
 
     def preview(self, batch: Batch, step: int) -> Image.Image:
         """For held-out captions, the picture as the dVAE rebuilds it beside one drawn from the caption."""
-        captions, images = batch.captions[:PREVIEW_SAMPLES], batch.images[:PREVIEW_SAMPLES]
+        captions, images = batch.captions, batch.images
         uniforms = torch.cat([candidate_uniforms(self._seed, c, [0], self.module.image_len) for c in captions])
-        text_tokens = batch.text_tokens[:PREVIEW_SAMPLES]
-        drawn = self._dvae.decode(sample_image_tokens(self.module, text_tokens, uniforms, SamplingSettings()))
+        drawn = self._dvae.decode(sample_image_tokens(self.module, batch.text_tokens, uniforms, SamplingSettings()))
         rebuilt = self._dvae.decode(self._dvae.image_tokens(images))
         rows = zip(captions, rebuilt, drawn, strict=True)
         return labelled_grid([(caption, [to_image(left), to_image(right)]) for caption, left, right in rows])

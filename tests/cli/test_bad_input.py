@@ -203,7 +203,7 @@ WRONG_USAGE = {  # exit code 2
         ["already holds something"],
     ),
     "export onto something": (
-        lambda p: ["export", p.dvae, "--out", p.file("full/thesis.tex", "years").parent], ["already exists"],
+        lambda p: ["export", p.dvae, "--out", p.file("full/thesis.tex", "years").parent], ["already holds"],
     ),
     "run that is a file, to train in": (
         lambda p: ["train-dvae", "dvae/tiny", "--data", p.pairs, "--run", p.file("thesis.tex", "years")],
