@@ -1,6 +1,6 @@
 """`python -m dalle_cli`, and the `dalle` command."""
 
-from dalle_cli.cli.app import main
+from dalle_cli.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -35,11 +35,11 @@ class Terminal:
     def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
         self._as_json = as_json
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._quiet = quiet
+        self.is_quiet = quiet
 
     def say(self, text: str) -> None:
         """Tell the user something; silent under --quiet."""
-        if not self._quiet:
+        if not self.is_quiet:
             self._console.print(Text(text))
 
     def warn(self, text: str) -> None:
@@ -54,7 +54,7 @@ class Terminal:
     @contextmanager
     def progress(self, total: int, done: int, unit: str) -> Iterator["ProgressLine"]:
         """Show how far a piece of work has come: a bar on a terminal, plain lines elsewhere."""
-        line = ProgressLine(self, self._console, total, unit, has_bar=self._console.is_terminal and not self._quiet)
+        line = ProgressLine(self, self._console, total, unit, has_bar=self._console.is_terminal and not self.is_quiet)
         with line.shown(done):
             yield line
 
@@ -66,6 +66,7 @@ class ProgressLine:
         self._terminal = terminal
         self._total = total
         self._unit = unit
+        self._done = 0
         columns = (
             TextColumn(unit),
             BarColumn(bar_width=24),
@@ -95,6 +96,9 @@ class ProgressLine:
             self._bar.update(self._task, completed=done, figures=text)
 
     def advance(self) -> None:
-        """Count one more, where there are no figures to show."""
+        """Count one more, where there are no figures to show; plain lines come at every tenth of the work."""
+        self._done += 1
         if self._bar is not None:
             self._bar.advance(self._task)
+        elif self._done * 10 // self._total > (self._done - 1) * 10 // self._total:
+            self._terminal.say(f"{self._unit} {self._done}/{self._total}")

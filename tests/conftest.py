@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tiny 
 import numpy as np
 import pytest
 
-from dalle_cli.cli.app import main
+from dalle_cli.cli.main import main
 from dalle_cli.data.shapes import render, scenes
 
 N_PAIRS = 23  # with four a step, epochs end in the middle of batches

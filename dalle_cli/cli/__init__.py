@@ -1,5 +1,1 @@
 """The command line: options, help and exit codes. Imports no torch, so that help and mistakes are answered at once."""
-
-from dalle_cli.cli.app import app
-
-__all__ = ["app"]

@@ -1,6 +1,7 @@
 """`dalle data check`: look at every sample before training does."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -20,7 +21,7 @@ class Findings:
 
     sizes: list[tuple[int, int]] = field(default_factory=list)  # width and height in pixels
     caption_lengths: list[int] = field(default_factory=list)  # in characters
-    n_without_caption: int = 0
+    without_caption: list[str] = field(default_factory=list)
     bad: list[tuple[str, str]] = field(default_factory=list)
 
     def look(self, source: Source, index: int) -> None:
@@ -34,7 +35,8 @@ class Findings:
             self.bad.append((printable(source.key(index)), str(error)))
         else:
             self.caption_lengths += map(len, sample.captions)
-            self.n_without_caption += not sample.captions
+            if not sample.captions:
+                self.without_caption.append(printable(sample.key))
 
 
 def data_check(spec: str, terminal: Terminal) -> None:
@@ -61,7 +63,7 @@ def _facts(spec: str, source: Source, findings: Findings) -> dict[str, Any]:
         "data": spec,
         "samples": len(findings.sizes),
         "captions": len(findings.caption_lengths),
-        "without_caption": findings.n_without_caption,
+        "without_caption": findings.without_caption,
         "longest_caption": max(findings.caption_lengths, default=0),
         "short_side": {"min": min(short_sides), "median": int(median(short_sides)), "max": max(short_sides)},
         "sizes": [{"size": f"{w}x{h}", "pictures": n} for (w, h), n in Counter(findings.sizes).most_common(5)],
@@ -71,15 +73,24 @@ def _facts(spec: str, source: Source, findings: Findings) -> dict[str, Any]:
 
 
 def _text(facts: dict[str, Any]) -> str:
+    captionless = facts["without_caption"]
     side, sizes = facts["short_side"], ", ".join(f"{s['pictures']:,} of {s['size']}" for s in facts["sizes"])
     lines = [
-        f"samples         {facts['samples']:,} usable, {facts['without_caption']:,} of them without a caption",
+        f"samples         {facts['samples']:,} usable, {len(captionless):,} of them without a usable caption",
         f"captions        {facts['captions']:,}, the longest {facts['longest_caption']:,} characters",
         f"short side      {side['min']} to {side['max']} pixels, median {side['median']}",
         f"common sizes    {sizes}",
         f"bad             {len(facts['bad']):,}",
     ]
-    lines += [f"  {problem['where']}: {problem['reason']}" for problem in facts["bad"][:MOST_SHOWN]]
-    if len(facts["bad"]) > MOST_SHOWN:
-        lines.append(f"  and {len(facts['bad']) - MOST_SHOWN:,} more, see --json")
+    lines += _first(f"{problem['where']}: {problem['reason']}" for problem in facts["bad"])
+    if captionless:
+        lines.append(f"no caption      {len(captionless):,}: missing, empty or not UTF-8")
+        lines += _first(captionless)
     return "\n".join(lines)
+
+
+def _first(entries: Iterable[str]) -> list[str]:
+    """Indent the first entries and count the others."""
+    indented = [f"  {entry}" for entry in entries]
+    more = len(indented) - MOST_SHOWN
+    return indented if more <= 0 else [*indented[:MOST_SHOWN], f"  and {more:,} more, see --json"]

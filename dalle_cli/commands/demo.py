@@ -63,7 +63,7 @@ def run(arguments: list[Any], terminal: Terminal) -> None:
     """Print and run one `dalle` command; raises DalleError with its exit code where it fails."""
     words = list(map(str, arguments))
     terminal.say(f"\n$ dalle {shlex.join(words)}")
-    command = [sys.executable, "-m", "dalle_cli", *words]
+    command = [sys.executable, "-m", "dalle_cli", *words, *(["--quiet"] if terminal.is_quiet else [])]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child, _signals_left_to(child):
         code = child.wait()
     if code:

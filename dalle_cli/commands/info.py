@@ -9,7 +9,7 @@ from torch import nn
 
 from dalle_cli.config import DVAEModelTable, DVAERecipe
 from dalle_cli.console import Terminal
-from dalle_cli.errors import DalleError
+from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.loading import TrainedTransformerTable, build_dvae, build_transformer, read_model_table
 from dalle_cli.models.attention_masks import image_mask
 from dalle_cli.recipe import load_recipe
@@ -31,6 +31,8 @@ def info(name: str, overrides: list[str], masks: Path | None, terminal: Terminal
 def _model_of(name: str, overrides: list[str]) -> DVAEModelTable | TrainedTransformerTable:
     """Read the sizes from a recipe, or from the model folder of a run or an export."""
     if Path(name).is_dir():
+        if overrides:
+            raise UsageError("a run is what it is: --set goes with a recipe")
         return read_model_table(Path(name))
     recipe = load_recipe(name, overrides)
     if isinstance(recipe, DVAERecipe):

@@ -48,7 +48,7 @@ def test_version(dalle: Callable) -> None:
 def test_help_and_recipes_are_answered_without_torch(words: list[str]) -> None:
     script = (
         "import sys\nimport dalle_cli.cli\nassert 'torch' not in sys.modules\n"
-        f"from dalle_cli.cli.app import main\nsys.argv = ['dalle', *{words!r}]\n"
+        f"from dalle_cli.cli.main import main\nsys.argv = ['dalle', *{words!r}]\n"
         "try:\n    main()\nexcept SystemExit as ended:\n    assert not ended.code\n"
         "assert 'torch' not in sys.modules\n"
     )
