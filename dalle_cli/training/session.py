@@ -1,7 +1,7 @@
 """A run from its folder's first file to its last checkpoint: begun or resumed, the same for every model.
 
-Commands say what is trained; this module gathers folder, data and arithmetic, writes down what the run is, and drives the
-loop.
+Commands say what is trained; this module gathers folder, data and arithmetic, writes down what the run is, and drives
+the loop.
 """
 
 import json
