@@ -5,8 +5,10 @@ Untrusted text (captions, file names) passes through as literal text, never as m
 
 import json
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -54,46 +56,45 @@ class Terminal:
     @contextmanager
     def progress(self, total: int, done: int, unit: str) -> Iterator["ProgressLine"]:
         """Show how far a piece of work has come: a bar on a terminal, plain lines elsewhere."""
-        line = ProgressLine(self, self._console, total, unit, has_bar=self._console.is_terminal and not self.is_quiet)
-        with line.shown(done):
-            yield line
+        has_bar = self._console.is_terminal and not self.is_quiet
+        bar = _bar(self._console, unit) if has_bar else None
+        with bar or nullcontext():
+            yield ProgressLine(self, bar, total, done, unit)
+
+
+def _bar(console: Console, unit: str) -> Progress:
+    figures = TextColumn("{task.fields[figures]}", markup=False)
+    columns = (TextColumn(unit), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(), figures)
+    return Progress(*columns, console=console)
 
 
 class ProgressLine:
     """One piece of work under way."""
 
-    def __init__(self, terminal: Terminal, console: Console, total: int, unit: str, has_bar: bool) -> None:
+    def __init__(self, terminal: Terminal, bar: Progress | None, total: int, done: int, unit: str) -> None:
         self._terminal = terminal
+        self._bar = bar
         self._total = total
         self._unit = unit
-        self._done = 0
-        columns = (
-            TextColumn(unit),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}", markup=False),
-        )
-        self._bar = Progress(*columns, console=console) if has_bar else None
-
-    @contextmanager
-    def shown(self, done: int) -> Iterator[None]:
-        """Show the bar inside the `with`."""
-        if self._bar is None:
-            yield
-        else:
-            with self._bar:
-                self._task = self._bar.add_task("", total=self._total, completed=done, figures="")
-                yield
+        self._done = self._begun_at = done
+        self._started = time.perf_counter()
+        if bar is not None:
+            self._task = bar.add_task("", total=total, completed=done, figures="")
 
     def report(self, done: int, figures: dict[str, float]) -> None:
         """Show the figures of a report; held-out ones stay on the screen."""
         text = "  ".join(form.format(figures[name]) for name, form in SHOWN.items() if name in figures)
         is_lasting = any(name.startswith("valid/") for name in figures)
         if self._bar is None or is_lasting:
-            self._terminal.say(f"{self._unit} {done}/{self._total}  {text}")
+            left = "" if is_lasting else f"  {self._time_left(done)} left"
+            self._terminal.say(f"{self._unit} {done}/{self._total}  {text}{left}")
         if self._bar is not None and not is_lasting:
             self._bar.update(self._task, completed=done, figures=text)
+
+    def _time_left(self, done: int) -> timedelta:
+        """Estimate from the pace so far, validation and saving included."""
+        pace = (time.perf_counter() - self._started) / max(done - self._begun_at, 1)
+        return timedelta(seconds=round(pace * (self._total - done)))
 
     def advance(self) -> None:
         """Count one more, where there are no figures to show; plain lines come at every tenth of the work."""
