@@ -120,7 +120,8 @@ def generate(options: GenerateOptions, terminal: Terminal) -> None:
             shown += [picture] if len(shown) < GRID_PICTURES else []
             line.advance()
     save_grid(options, shown, out / "grid.png")
-    terminal.result(str(out), {"out": str(out), "files": files, "grid": str(out / "grid.png")})
+    result = {"out": str(out), "files": files, "grid": str(out / "grid.png"), "manifest": str(out / "manifest.jsonl")}
+    terminal.result(str(out), result)
 
 
 def make_folder(options: GenerateOptions) -> Path:
@@ -155,8 +156,10 @@ def read_captions(captions: list[str], prompts: str | None) -> list[str]:
         try:
             data = sys.stdin.buffer.read() if prompts == "-" else Path(prompts).read_bytes()
             lines = clean_captions(data.decode("utf-8-sig").splitlines())
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"cannot read captions from {prompts}: {error}") from error
+        except OSError as error:
+            raise UsageError(f"cannot read captions from {prompts}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise UsageError(f"cannot read captions from {prompts}: it is not UTF-8 text") from error
     if not captions and not lines:
         raise UsageError("no captions", "give some in quotes, or a file of them with --prompts")
     return [*captions, *lines]

@@ -22,6 +22,7 @@ def check_recipe(name: str, overrides: list[str], terminal: Terminal) -> None:
     """Check a recipe and print it as it would run; raises UsageError listing every problem."""
     recipe = load_recipe(name, overrides)
     resolved = recipe.model_dump()
+    terminal.say(f"{name} is sound")
     terminal.result(json.dumps(resolved, indent=1), resolved)
 
 

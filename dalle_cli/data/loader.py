@@ -62,6 +62,10 @@ class Batch:
             )
 
 
+class TooManyBadSamples(DalleError):
+    """More samples could not be used than the recipe bears."""
+
+
 class TrainingBatches:
     """The global batches of a run, from any step on."""
 
@@ -82,6 +86,11 @@ class TrainingBatches:
         self._on_bad = on_bad
         self._bad_keys: set[str] = set()
         self._most_bad = data.max_bad_share * len(indices)
+
+    @property
+    def n_bad(self) -> int:
+        """Count the bad samples met so far."""
+        return len(self._bad_keys)
 
     def start_at(self, step: int) -> Iterator[Batch]:
         """Yield the batch of each step from `step` to the last.
@@ -108,9 +117,9 @@ class TrainingBatches:
                 self._bad_keys.add(key)
                 self._on_bad(key, reason)
         if len(self._bad_keys) > self._most_bad:
-            raise DalleError(
+            raise TooManyBadSamples(
                 f"{len(self._bad_keys)} samples are bad, more than `data.max_bad_share` bears: {int(self._most_bad)}",
-                "`dalle data check` lists them with reasons",
+                "`dalle data check` lists them with reasons; a larger share, set with `--set`, goes on from here",
             )
 
 

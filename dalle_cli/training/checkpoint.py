@@ -28,7 +28,7 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 NUMBERS = "state.json"
 LOG = "log.json"
-STEP_NAME = re.compile(r"step-(\d{8,})")
+STEP_NAME = re.compile(r"step-\d{8,}")
 
 
 def save_checkpoint(path: Path, state: EngineState) -> None:
@@ -111,12 +111,13 @@ def _told_when_corrupt(path: Path) -> Iterator[None]:
 
 def checkpoints(run: RunDir) -> list[tuple[int, Path]]:
     """List the run's complete-looking checkpoints, oldest first, as step and folder."""
-    found = []
-    for path in run.checkpoints.glob("step-*"):
-        match = STEP_NAME.fullmatch(path.name)
-        if match and (path / MANIFEST).is_file():
-            found.append((int(match[1]), path))
-    return sorted(found)
+    named = (path for path in run.checkpoints.glob("step-*") if STEP_NAME.fullmatch(path.name))
+    return sorted((step_of(path), path) for path in named if (path / MANIFEST).is_file())
+
+
+def step_of(path: Path) -> int:
+    """Read the step off a checkpoint's name."""
+    return int(path.name.removeprefix("step-"))
 
 
 def incomplete_checkpoints(run: RunDir) -> list[Path]:

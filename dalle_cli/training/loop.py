@@ -3,7 +3,7 @@
 It knows a task, an engine, batches, a log and a saver; not which model, how many processors, or which precision.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dalle_cli.config import RuntimeTable
-from dalle_cli.data.loader import Batch, TrainingBatches, ValidationBatches
+from dalle_cli.data.loader import Batch, TooManyBadSamples, TrainingBatches, ValidationBatches
 from dalle_cli.errors import DalleError
 from dalle_cli.run_dir import RunDir
 from dalle_cli.training.checkpoint import Saver
@@ -59,24 +59,35 @@ def train(
     """
     skipped = 0
     with StopSignals() as stop:
-        for batch in batches.training.start_at(engine.step):
+        for batch in saved_before_giving_up(batches.training, engine, log, saver):
             is_applied, metrics = train_step(task, engine, batch, runtime.micro_batch_size)
             log.record(engine.step, metrics)
             skipped = 0 if is_applied else skipped + 1
             if skipped == MOST_SKIPPED:
-                raise DalleError(
-                    f"the gradients of {skipped} updates in a row were not finite",
-                    "begin a new run with a lower `optimizer.lr`",
-                )
+                message = f"the gradients of {skipped} updates in a row were not finite"
+                raise DalleError(message, "begin a new run with a lower `optimizer.lr`")
             is_last = engine.step == steps
             is_stopped = stop.requested is not None and not is_last
             with log.paused():
                 valid_loss = look(task, engine, batches, runtime, is_last, log, saver.run)
                 if is_last or is_stopped or engine.step % runtime.save_every == 0:
-                    state = replace(engine.state(), unreported=log.state())
-                    saver.save(state, engine.inference_weights(), valid_loss)
+                    save(engine, log, saver, valid_loss)
             if is_stopped:
                 raise Interrupted(stop.requested, engine.step)
+
+
+def saved_before_giving_up(training: TrainingBatches, engine: Engine, log: MetricLog, saver: Saver) -> Iterator[Batch]:
+    """Yield the batches that are left; where too many samples are bad, save before that is told."""
+    try:
+        yield from training.start_at(engine.step)
+    except TooManyBadSamples:
+        save(engine, log, saver, valid_loss=None)
+        raise
+
+
+def save(engine: Engine, log: MetricLog, saver: Saver, valid_loss: float | None) -> None:
+    """Write a checkpoint, with the figures that are not reported yet, and the model folder."""
+    saver.save(replace(engine.state(), unreported=log.state()), engine.inference_weights(), valid_loss)
 
 
 def train_step(task: Task, engine: Engine, batch: Batch, micro_batch_size: int) -> tuple[bool, Metrics]:

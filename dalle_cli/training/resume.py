@@ -10,7 +10,7 @@ from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.run_dir import RunDir
 from dalle_cli.training.checkpoint import SCHEMA, check_checkpoint, checkpoints, incomplete_checkpoints
 
-FREE_TO_CHANGE = ("training.steps", "runtime.")  # what a resumed run may say differently
+FREE_TO_CHANGE = ("training.steps", "data.max_bad_share", "runtime.")  # what a resumed run may say differently
 
 
 def check_folder(run: RunDir, recipe: Recipe, resume: str) -> dict[str, Any] | None:

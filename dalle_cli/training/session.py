@@ -5,6 +5,7 @@ the loop.
 """
 
 import json
+import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from dalle_cli.data.preparation import Preparation
 from dalle_cli.data.sources import Source, open_source, validation_split
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.run_dir import WEIGHTS, RunDir, whole_or_absent
-from dalle_cli.training.checkpoint import SCHEMA, Saver, free_bytes, load_checkpoint, save_model
+from dalle_cli.training.checkpoint import SCHEMA, Saver, free_bytes, load_checkpoint, save_model, step_of
 from dalle_cli.training.engine import LocalEngine
 from dalle_cli.training.loop import Batches, Task, train
 from dalle_cli.training.metric_log import MetricLog
@@ -73,7 +74,9 @@ class Session:
         return self.run.is_run
 
     def record(self) -> None:
-        """Write down what this run is: the first file of a new run, renewed when it is resumed."""
+        """Write down what this run is: the first file of a new run, renewed when it goes on."""
+        if self.checkpoint is not None and step_of(self.checkpoint) >= self.recipe.training.steps:
+            return
         record = {
             "schema": SCHEMA,
             "recipe": self.recipe.model_dump(),
@@ -99,21 +102,33 @@ class Session:
                 save_model(self.run.model, model_config, engine.inference_weights())
             self.terminal.say(f"{self.run.root} is already at step {engine.step} of {steps}: nothing to do")
             return
-        batches = Batches(
-            TrainingBatches(
-                self.training.source, self.training.indices, prepare, recipe.data, recipe.training, runtime.workers,
-                on_bad=lambda key, reason: self.terminal.warn(f"skipped {printable(key)}: {reason}"),
-            ),
-            ValidationBatches(
-                self.validation.source, self.validation.indices, prepare,
-                runtime.micro_batch_size or batch_size, runtime.validation_samples,
-            ),
-        )  # fmt: skip
+        batches = self._batches(prepare)
         saver = Saver(self.run, model_config, runtime.keep_checkpoints)
         with self.terminal.progress(steps, engine.step, "step") as line, told_when_out_of_memory():
             log = MetricLog(self.run.metrics, runtime.report_every, batch_size, line.report)
             log.restore(unreported, engine.step)
             train(task, engine, batches, runtime, steps, log, saver)
+        if batches.training.n_bad:
+            self.terminal.say(f"skipped {batches.training.n_bad} bad samples")
+
+    def _batches(self, prepare: Preparation) -> Batches:
+        """Join the data with what the model makes of a sample; there are no more loaders than processors."""
+        recipe, runtime = self.recipe, self.recipe.runtime
+        training = TrainingBatches(
+            self.training.source,
+            self.training.indices,
+            prepare,
+            recipe.data,
+            recipe.training,
+            workers=min(runtime.workers, len(os.sched_getaffinity(0))),
+            on_bad=lambda key, reason: self.terminal.warn(f"skipped {printable(key)}: {reason}"),
+        )
+        batch_size = runtime.micro_batch_size or recipe.training.global_batch_size
+        held_out = self.validation
+        validation = ValidationBatches(
+            held_out.source, held_out.indices, prepare, batch_size, runtime.validation_samples
+        )
+        return Batches(training, validation)
 
     def _engine(self, task: Task) -> tuple[LocalEngine, list[dict[str, float]]]:
         """Make the engine, with the state of the checkpoint to go on from, and give the log's state."""

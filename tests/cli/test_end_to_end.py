@@ -200,3 +200,18 @@ def test_reader_that_goes_away_is_no_traceback() -> None:
     ended = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert ended.returncode == 1 and ended.stderr == ""
+
+
+def test_run_that_met_too_many_bad_samples_is_saved_and_goes_on_once_more_are_borne(
+    tmp_path: Path, make_pairs: Callable, dalle: Callable
+) -> None:
+    data, run = make_pairs(tmp_path / "data", 12), tmp_path / "run"
+    for picture in sorted(data.glob("*.png"))[:5]:
+        picture.write_bytes(b"")
+    words = ["train-dvae", "dvae/tiny", "--data", data, "--run", run, "--set"]
+    stopped = dalle(*words, "data.max_bad_share=0.2")
+    assert stopped.code == 1 and "samples are bad" in stopped.err
+    assert len(list((run / "checkpoints").iterdir())) == 1
+    ended = dalle(*words, "data.max_bad_share=0.9")
+    assert ended.code == 0, ended.err
+    assert "resumed after step" in ended.err and "bad samples" in ended.err

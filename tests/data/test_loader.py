@@ -12,7 +12,7 @@ from dalle_cli.config import DataTable, TrainingTable
 from dalle_cli.data import loader
 from dalle_cli.data.augment import centre_crop
 from dalle_cli.data.images import decode_image
-from dalle_cli.data.loader import Batch, TrainingBatches, ValidationBatches
+from dalle_cli.data.loader import Batch, TooManyBadSamples, TrainingBatches, ValidationBatches
 from dalle_cli.data.order import mix, sample_at
 from dalle_cli.data.preparation import PicturePreparation, Preparation, pad_tokens
 from dalle_cli.data.sources import Source, open_source
@@ -186,7 +186,7 @@ def test_the_run_stops_where_more_are_bad_than_the_recipe_bears(workers: int, ba
         return
     with pytest.raises(DalleError, match="3 samples are bad") as caught:
         list(training.start_at(0))
-    assert type(caught.value) is DalleError and "data check" in caught.value.hint
+    assert type(caught.value) is TooManyBadSamples and "data check" in caught.value.hint
 
 
 @pytest.mark.parametrize("workers", WORKERS)
