@@ -105,7 +105,7 @@ class TrainingBatches:
             prefetch_factor=4 if self._workers else None,
             worker_init_fn=_outlast_signals,
         )
-        for batch in loader:
+        for batch in _told_when_a_worker_dies(loader):
             if isinstance(batch, DalleError):
                 raise batch
             self._count(batch.bad)
@@ -218,6 +218,16 @@ def read_sample(source: Source, index: int) -> Sample:
                 raise DalleError(f"cannot read {source.key(index)} in {source.name}: {reason}") from error
             time.sleep(READ_PAUSE)
     raise AssertionError("unreachable")
+
+
+def _told_when_a_worker_dies(loader: DataLoader) -> Iterator[Batch | DalleError]:
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        hint = "often it ran out of memory: `--set runtime.workers=N` starts fewer"
+        raise DalleError(f"a loader process died: {error}", hint) from error
 
 
 def _outlast_signals(worker: int) -> None:

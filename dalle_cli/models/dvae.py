@@ -66,7 +66,9 @@ class ResBlock(nn.Module):
         return torch.add(self.id_path(x), self.res_path(x), alpha=self.post_gain)
 
 
-def _tower(widths: list[int], blocks_per_group: int, kernels: tuple[int, int, int, int], resample: nn.Module) -> list:
+def _tower(
+    widths: list[int], blocks_per_group: int, kernels: tuple[int, int, int, int], resample: nn.Module
+) -> list[tuple[str, nn.Module]]:
     """Name the groups of residual blocks from widths[0] to widths[-1]; all but the last end by resampling."""
     n_groups = len(widths) - 1
     post_gain = 1 / (n_groups * blocks_per_group) ** 2

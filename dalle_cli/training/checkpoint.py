@@ -29,6 +29,7 @@ MANIFEST = "manifest.json"
 NUMBERS = "state.json"
 LOG = "log.json"
 STEP_NAME = re.compile(r"step-\d{8,}")
+PARTIAL = ".partial"  # ends the name of a checkpoint that is being written
 
 
 def save_checkpoint(path: Path, state: EngineState) -> None:
@@ -36,7 +37,7 @@ def save_checkpoint(path: Path, state: EngineState) -> None:
 
     Raises DalleError where the disk is full or not writable; what was there before stays.
     """
-    beside = path.with_name(path.name + ".partial")
+    beside = path.with_name(path.name + PARTIAL)
     with _told_when_the_disk_fails(f"checkpoint {path}", path, state.tensors.values()), _removed_on_failure(beside):
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
@@ -121,9 +122,10 @@ def step_of(path: Path) -> int:
 
 
 def incomplete_checkpoints(run: RunDir) -> list[Path]:
-    """List what an interrupted save left behind."""
+    """List what an interrupted save left behind; a folder that someone has renamed is none of ours."""
     complete = {path for _, path in checkpoints(run)}
-    return sorted(path for path in run.checkpoints.glob("step-*") if path not in complete)
+    named = (path for path in run.checkpoints.glob("step-*") if STEP_NAME.fullmatch(path.name.removesuffix(PARTIAL)))
+    return sorted(path for path in named if path not in complete)
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class Saver:
         for path in saved[: -self.keep]:
             if path != best:
                 shutil.rmtree(path, ignore_errors=True)
-        for path in incomplete_checkpoints(self.run):
+        for path in self.run.checkpoints.glob(f"step-*{PARTIAL}"):
             shutil.rmtree(path, ignore_errors=True)
 
 

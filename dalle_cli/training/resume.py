@@ -67,7 +67,7 @@ def starting_checkpoint(run: RunDir, resume: str, terminal: Terminal) -> Path | 
 
 
 def _named_checkpoint(run: RunDir, path: Path) -> Path:
-    """Load one of the run's own checkpoints, after which there may be no others: they would be of another history."""
+    """Find one of the run's own checkpoints, after which there may be no others: they would be of another history."""
     own = {folder.resolve(): step for step, folder in checkpoints(run)}
     if path.resolve() not in own:
         raise UsageError(f"no such checkpoint of {run.root}: {path}", f"they lie in {run.checkpoints}")

@@ -1,6 +1,8 @@
 """Batches: a function of the step alone, whatever loads them, cuts them or is broken among them."""
 
+import os
 import pickle
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from dalle_cli.data.images import decode_image
 from dalle_cli.data.loader import Batch, TooManyBadSamples, TrainingBatches, ValidationBatches
 from dalle_cli.data.order import mix, sample_at
 from dalle_cli.data.preparation import PicturePreparation, Preparation, pad_tokens
-from dalle_cli.data.sources import Source, open_source
+from dalle_cli.data.sources import Sample, Source, open_source
 from dalle_cli.errors import DalleError
 
 STEPS, SIZE = 7, 4  # with four a step, epochs of ten end in the middle of batches
@@ -292,3 +294,17 @@ def test_batches_of_a_folder_show_its_pictures_with_their_captions(tmp_path: Pat
         for number, caption in zip(numbers(batch), batch.captions, strict=True):
             assert caption in {f"number {number}", f"no. {number}"}
     assert heard == [("6", "damaged or incomplete picture")]
+
+
+class DeadlySource(MemorySource):
+    """Ends the process that reads from it, as the system does when memory runs out."""
+
+    def read(self, index: int) -> Sample:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("unreachable")
+
+
+def test_a_worker_that_dies_is_a_known_failure() -> None:
+    with pytest.raises(DalleError, match="a loader process died") as caught:
+        list(batches(DeadlySource(), workers=1).start_at(0))
+    assert "runtime.workers" in caught.value.hint

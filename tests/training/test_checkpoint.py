@@ -216,3 +216,16 @@ def test_model_folder_follows_the_last_save(tmp_path: Path) -> None:
     assert json.loads((to.run.model / "config.json").read_text())["kind"] == "toy"
     weights = checkpoint.load_file(to.run.model / "model.safetensors")
     torch.testing.assert_close(weights, make_state(2).tensors["ema"], rtol=0, atol=0)
+
+
+def test_saving_leaves_alone_what_someone_has_put_aside(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    save_checkpoint(run.checkpoint(3), make_state(3))
+    aside = run.checkpoints / "step-00000003-good"
+    run.checkpoint(3).rename(aside)
+    left = run.checkpoints / "step-00000005.partial"
+    left.mkdir()
+    assert incomplete_checkpoints(run) == [left]
+    Saver(run, {"kind": "toy"}, keep=1).save(make_state(6), make_state(6).tensors["ema"], None)
+    assert aside.is_dir() and not left.exists()
+    assert_holds(aside, make_state(3))
