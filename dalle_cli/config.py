@@ -139,11 +139,59 @@ class TransformerModelTable(Table):
         return self
 
 
+class TrainedTransformerTable(TransformerModelTable):
+    """A transformer's sizes with the vocabulary that was learnt, as its model folder states them."""
+
+    text_vocab_size: Positive
+
+
 class TransformerLossTable(Table):
     """Shares of the two modalities; caption_dropout trains the empty caption, which guidance needs."""
 
     text_weight: Annotated[float, Field(ge=0, le=1)]
     caption_dropout: Share
+
+
+class TowerTable(Table):
+    """See `models.clip.Tower`."""
+
+    n_layers: Positive
+    d_model: Positive
+    n_heads: Positive
+    d_mlp: Positive
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> "TowerTable":
+        if self.d_model % self.n_heads:
+            raise ValueError(f"d_model {self.d_model} is not divisible by n_heads {self.n_heads}")
+        return self
+
+
+class ClipModelTable(Table):
+    """See `models.clip.Clip`; text_len counts the start and the end of a caption."""
+
+    image_size: Positive
+    patch_size: Positive
+    text_len: Annotated[int, Field(ge=3)]
+    embed_dim: Positive
+    activation: Literal["quick_gelu", "gelu"]
+    vision: TowerTable
+    text: TowerTable
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> "ClipModelTable":
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not divisible by patch_size {self.patch_size}")
+        return self
+
+
+class TrainedClipTable(ClipModelTable):
+    """A CLIP's sizes with what its captions and pixels must look like, as its model folder states them."""
+
+    text_vocab_size: Positive  # start and end of text included
+    end_of_text: Count | None  # the id that stands for the caption; none: the largest in it
+    pixel_mean: Annotated[list[float], Field(min_length=3, max_length=3)]
+    pixel_std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
 
 
 class TokenizerTable(Table):
@@ -181,8 +229,34 @@ class TransformerRecipe(Table):
     runtime: RuntimeTable = RuntimeTable()
 
 
-Recipe = DVAERecipe | TransformerRecipe
-RECIPE_TYPES: dict[str, type[DVAERecipe] | type[TransformerRecipe]] = {
+class ClipRecipe(Table):
+    """All of a `train-clip` run."""
+
+    kind: Literal["clip"]
+    model: ClipModelTable
+    tokenizer: TokenizerTable
+    optimizer: OptimizerTable
+    ema: EmaTable | None = None
+    data: DataTable
+    training: TrainingTable
+    runtime: RuntimeTable = RuntimeTable()
+
+    @model_validator(mode="after")
+    def _check_batch(self) -> "ClipRecipe":
+        batch, micro_batch = self.training.global_batch_size, self.runtime.micro_batch_size
+        if batch < 2:
+            raise ValueError(f"training.global_batch_size {batch} leaves nothing to tell a pair from")
+        if micro_batch not in (0, batch):
+            raise ValueError(
+                "the contrastive loss compares all pairs of a batch, which can't be cut: "
+                f"runtime.micro_batch_size must be 0 or training.global_batch_size {batch}, not {micro_batch}"
+            )
+        return self
+
+
+Recipe = DVAERecipe | TransformerRecipe | ClipRecipe
+RECIPE_TYPES: dict[str, type[DVAERecipe] | type[TransformerRecipe] | type[ClipRecipe]] = {
     "dvae": DVAERecipe,
     "transformer": TransformerRecipe,
+    "clip": ClipRecipe,
 }

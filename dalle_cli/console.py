@@ -21,6 +21,7 @@ SHOWN = {  # figures worth a place on the line of progress, and how to print the
     "train/loss_image": "image {:.3f}",
     "train/kl_per_cell": "kl {:.2f}",
     "train/image_token_accuracy": "accuracy {:.1%}",
+    "train/batch_accuracy": "accuracy {:.1%}",
     "train/images_per_second": "{:.0f} images/s",
     "valid/loss": "held-out loss {:.4f}",
     "valid/psnr": "PSNR {:.2f} dB",
@@ -28,6 +29,10 @@ SHOWN = {  # figures worth a place on the line of progress, and how to print the
     "valid/perplexity": "perplexity {:.1f}",
     "valid/nats_per_image_token": "image {:.3f} nats/token",
     "valid/image_token_accuracy": "accuracy {:.1%}",
+    "valid/text_recall_at_1": "text recall@1 {:.1%}",
+    "valid/text_recall_at_5": "@5 {:.1%}",
+    "valid/image_recall_at_1": "image recall@1 {:.1%}",
+    "valid/image_recall_at_5": "@5 {:.1%}",
 }
 
 

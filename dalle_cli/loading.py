@@ -1,4 +1,4 @@
-"""From a run or an exported folder to a module ready for inference. Safetensors only: nothing is unpickled."""
+"""From a run, an exported folder or a public CLIP to a module ready for inference; nothing is run that lies there."""
 
 import json
 from collections.abc import Callable
@@ -12,25 +12,30 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from dalle_cli.config import DVAEModelTable, Positive, TransformerModelTable
+from dalle_cli.config import (
+    ClipModelTable,
+    DVAEModelTable,
+    TrainedClipTable,
+    TrainedTransformerTable,
+    TransformerModelTable,
+)
 from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.errors import DalleError
+from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD, Clip, Tower
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.run_dir import CONFIG, WEIGHTS, RunDir, dvae_model_dir, model_dir
 
 Module = TypeVar("Module", bound=nn.Module)
 
-
-class TrainedTransformerTable(TransformerModelTable):
-    """A transformer's sizes with the vocabulary that was learnt, as its model folder states them."""
-
-    text_vocab_size: Positive
+N_SPECIALS = 2  # start and end of text, which CLIP has beside a tokenizer's ids
 
 
-MODEL_TABLES: dict[str, type[DVAEModelTable] | type[TrainedTransformerTable]] = {
+ModelTable = DVAEModelTable | TrainedTransformerTable | TrainedClipTable
+MODEL_TABLES: dict[str, type[DVAEModelTable] | type[TrainedTransformerTable] | type[TrainedClipTable]] = {
     "dvae": DVAEModelTable,
     "transformer": TrainedTransformerTable,
+    "clip": TrainedClipTable,
 }
 
 
@@ -44,6 +49,23 @@ def build_transformer(model: TransformerModelTable, text_vocab_size: int) -> Tra
     return Transformer(**{**model.model_dump(), "text_vocab_size": text_vocab_size})
 
 
+def trained_clip_table(model: ClipModelTable, text_vocab_size: int) -> TrainedClipTable:
+    """Describe a CLIP of ours, that reads captions between a start and an end after so many text tokens."""
+    return TrainedClipTable(
+        **model.model_dump(),
+        text_vocab_size=text_vocab_size + N_SPECIALS,
+        end_of_text=None,
+        pixel_mean=list(PIXEL_MEAN),
+        pixel_std=list(PIXEL_STD),
+    )
+
+
+def build_clip(model: TrainedClipTable) -> Clip:
+    """Make a CLIP with fresh weights."""
+    sizes = model.model_dump()
+    return Clip(**{**sizes, "vision": Tower(**sizes["vision"]), "text": Tower(**sizes["text"])})
+
+
 def load_dvae(path: Path | str) -> DiscreteVAE:
     """Load the discrete VAE of a dVAE run or a model folder, or a transformer run's own copy.
 
@@ -52,7 +74,7 @@ def load_dvae(path: Path | str) -> DiscreteVAE:
     folder = dvae_model_dir(Path(path))
     model = read_model_table(folder)
     if not isinstance(model, DVAEModelTable):
-        raise DalleError(f"{path} holds a transformer, not a dvae")
+        raise DalleError(f"{path} holds a {kind_of(model)}, not a dvae")
     return _load(partial(build_dvae, model), folder)
 
 
@@ -61,7 +83,7 @@ def load_transformer(path: Path | str) -> Transformer:
     folder = model_dir(Path(path))
     model = read_model_table(folder)
     if not isinstance(model, TrainedTransformerTable):
-        raise DalleError(f"{path} holds a dvae, not a transformer")
+        raise DalleError(f"{path} holds a {kind_of(model)}, not a transformer")
     return _load(partial(build_transformer, model, model.text_vocab_size), folder)
 
 
@@ -70,7 +92,12 @@ def load_tokenizer(run: RunDir) -> Tokenizer:
     return Tokenizer.load(run.tokenizer)
 
 
-def read_model_table(path: Path) -> DVAEModelTable | TrainedTransformerTable:
+def kind_of(model: ModelTable) -> str:
+    """Name the kind of model that a table describes."""
+    return next(kind for kind, table in MODEL_TABLES.items() if type(model) is table)
+
+
+def read_model_table(path: Path) -> ModelTable:
     """Read the sizes of the model of a run, or of a model folder; raises DalleError where there is none."""
     config = model_dir(path) / CONFIG
     try:

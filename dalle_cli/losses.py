@@ -58,6 +58,16 @@ def text_image_cross_entropy(
     return weigh(text, image, text_weight)
 
 
+def contrastive_loss(logits_per_image: Tensor) -> Tensor:
+    """Tell each picture's caption from the others', and each caption's picture: the mean of both cross-entropies.
+
+    logits_per_image  [B, B], scaled cosines, pairs on the diagonal (Radford et al. 2021, figure 3)
+    """
+    own = torch.arange(len(logits_per_image), device=logits_per_image.device)
+    logits = logits_per_image.float()
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
 def weigh(text: Loss, image: Loss, text_weight: float) -> Loss:
     """Mix the losses of the two modalities, in nats per token of each."""
     return text_weight * text + (1 - text_weight) * image

@@ -20,3 +20,18 @@ def perplexity(counts: Tensor) -> float:
     """Exponential of the entropy of a histogram: how many entries, used equally often, would be as varied."""
     shares = counts[counts > 0].double() / counts.sum()
     return float(torch.exp(-(shares * shares.log()).sum()))
+
+
+def retrieval_ranks(similarity: Tensor, is_match: Tensor) -> Tensor:
+    """Rank each row's best match among the columns that do not match: int64 [N], 0 is the first place.
+
+    similarity  [N, M]; a column that scores as high as the best match stands before it
+    is_match    bool [N, M], at least one a row; the same caption may belong to several pictures
+    """
+    best = similarity.masked_fill(~is_match, -torch.inf).amax(dim=1, keepdim=True)
+    return ((similarity >= best) & ~is_match).sum(dim=1)
+
+
+def recall_at(k: int, ranks: Tensor) -> float:
+    """Share of ranks int64 [N] among the first k."""
+    return float((ranks < k).double().mean())

@@ -1,4 +1,4 @@
-"""`dalle train-dvae` and `dalle train-transformer`."""
+"""`dalle train-dvae`, `dalle train-transformer` and `dalle train-clip`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +24,10 @@ from dalle_cli.recipe import load_recipe
 
 if TYPE_CHECKING:
     from dalle_cli.training.session import TrainOptions
+
+TokenizerFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A merges.json; otherwise one is learnt from the captions.")
+]
 
 
 def _with_precision(overrides: list[str], precision: str | None) -> list[str]:
@@ -66,9 +70,7 @@ def train_transformer(
     data: DataSource,
     run: RunFolder,
     dvae: Annotated[Path, typer.Option(metavar="RUN", help="The discrete VAE whose tokens it learns.")],
-    tokenizer: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A merges.json; otherwise one is learnt from the captions.")
-    ] = None,
+    tokenizer: TokenizerFile = None,
     valid: ValidSource = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
     resume: Resume = "auto",
@@ -88,3 +90,28 @@ def train_transformer(
 
     options = _options(data, run, valid, resume, device, dry_run)
     command(checked, options, TransformerOptions(dvae, tokenizer), Terminal(quiet, as_json))
+
+
+@app.command("train-clip", rich_help_panel="Train")
+def train_clip(
+    recipe: RecipeName,
+    data: DataSource,
+    run: RunFolder,
+    tokenizer: TokenizerFile = None,
+    valid: ValidSource = None,
+    overrides: Overrides = [],  # noqa: B006
+    resume: Resume = "auto",
+    device: Device = "auto",
+    precision: Precision = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a CLIP on captioned pictures, to rank what is drawn where no public one can be had.
+
+    Example: dalle train-clip clip/emoji --data pictures/ --run runs/clip
+    """
+    checked = load_recipe(recipe, _with_precision(overrides, precision), kind="clip")
+    from dalle_cli.commands.train_clip import train_clip as command
+
+    command(checked, _options(data, run, valid, resume, device, dry_run), tokenizer, Terminal(quiet, as_json))

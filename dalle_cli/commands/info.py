@@ -7,10 +7,24 @@ import torch
 from PIL import Image
 from torch import nn
 
-from dalle_cli.config import DVAEModelTable, DVAERecipe
+from dalle_cli.config import (
+    ClipRecipe,
+    DVAEModelTable,
+    DVAERecipe,
+    TrainedClipTable,
+    TrainedTransformerTable,
+)  # fmt: skip
 from dalle_cli.console import Terminal
 from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.loading import TrainedTransformerTable, build_dvae, build_transformer, read_model_table
+from dalle_cli.loading import (
+    ModelTable,
+    build_clip,
+    build_dvae,
+    build_transformer,
+    kind_of,
+    read_model_table,
+    trained_clip_table,
+)  # fmt: skip
 from dalle_cli.models.attention_masks import image_mask
 from dalle_cli.recipe import load_recipe
 from dalle_cli.viz import enlarge
@@ -20,15 +34,15 @@ def info(name: str, overrides: list[str], masks: Path | None, terminal: Terminal
     """Print parameters by part, tokens and attention; with `masks`, draw each kind's image mask into that folder."""
     model = _model_of(name, overrides)
     with torch.device("meta"):
-        facts = _dvae_facts(model) if isinstance(model, DVAEModelTable) else _transformer_facts(model)
+        facts = _facts(model)
     if masks is not None:
-        if isinstance(model, DVAEModelTable):
-            raise DalleError(f"{name} is a dvae, which has no attention masks")
+        if not isinstance(model, TrainedTransformerTable):
+            raise DalleError(f"{name} is a {kind_of(model)}, which has no attention masks to draw")
         facts["masks"] = _draw_masks(model, masks)
     terminal.result(_text(facts), facts)
 
 
-def _model_of(name: str, overrides: list[str]) -> DVAEModelTable | TrainedTransformerTable:
+def _model_of(name: str, overrides: list[str]) -> ModelTable:
     """Read the sizes from a recipe, or from the model folder of a run or an export."""
     if Path(name).is_dir():
         if overrides:
@@ -37,7 +51,28 @@ def _model_of(name: str, overrides: list[str]) -> DVAEModelTable | TrainedTransf
     recipe = load_recipe(name, overrides)
     if isinstance(recipe, DVAERecipe):
         return recipe.model
+    if isinstance(recipe, ClipRecipe):
+        return trained_clip_table(recipe.model, recipe.tokenizer.vocab_size)
     return TrainedTransformerTable(**recipe.model.model_dump(), text_vocab_size=recipe.tokenizer.vocab_size)
+
+
+def _facts(model: ModelTable) -> dict[str, Any]:
+    if isinstance(model, TrainedTransformerTable):
+        return _transformer_facts(model)
+    return _clip_facts(model) if isinstance(model, TrainedClipTable) else _dvae_facts(model)
+
+
+def _clip_facts(model: TrainedClipTable) -> dict[str, Any]:
+    clip = build_clip(model)
+    total, vision = _count(clip), _count(clip.visual)
+    return {
+        "kind": "clip",
+        "parameters": {"vision": vision, "text": total - vision, "all": total},
+        "image_size": model.image_size,
+        "tokens": f"{model.text_len} text out of {model.text_vocab_size:,} at most, "
+        f"{(model.image_size // model.patch_size) ** 2} patches of {model.patch_size} px",
+        "weights_mib": round(total * 4 / 2**20, 1),
+    }
 
 
 def _dvae_facts(model: DVAEModelTable) -> dict[str, Any]:

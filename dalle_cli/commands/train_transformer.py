@@ -2,7 +2,6 @@
 
 import filecmp
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,16 +9,16 @@ import torch
 
 from dalle_cli.config import TransformerModelTable, TransformerRecipe
 from dalle_cli.console import Terminal
-from dalle_cli.data.images import BadSample
 from dalle_cli.data.preparation import PairPreparation
-from dalle_cli.data.tokenizer import Tokenizer, learn_merges
-from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.loading import build_transformer, load_dvae, load_tokenizer
+from dalle_cli.data.tokenizer import Tokenizer
+from dalle_cli.errors import DalleError
+from dalle_cli.loading import build_transformer, load_dvae
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.run_dir import CONFIG, WEIGHTS, dvae_model_dir, whole_or_absent
 from dalle_cli.training.precision import apply_precision
 from dalle_cli.training.session import Session, TrainOptions, open_session
 from dalle_cli.training.tasks import TransformerTask
+from dalle_cli.training.vocabulary import choose_tokenizer, keep_tokenizer
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def train_transformer(
     if options.dry_run:
         terminal.result(f"nothing written to {options.run}", {"run": str(options.run), "dry_run": True})
         return
-    tokenizer = choose_tokenizer(session, recipe, own)
+    tokenizer = choose_tokenizer(session, recipe.tokenizer, own.tokenizer)
     torch.manual_seed(recipe.training.seed)  # the initial weights
     transformer = build_transformer(recipe.model, tokenizer.vocab_size)
     for model in (dvae.to(session.device, memory_format=torch.channels_last), transformer):
@@ -70,39 +69,6 @@ def check_fit(dvae: DiscreteVAE, model: TransformerModelTable, path: Path) -> No
         )
 
 
-def choose_tokenizer(session: Session, recipe: TransformerRecipe, own: TransformerOptions) -> Tokenizer:
-    """Take the run's own tokenizer, or the one named, or learn one from the training captions.
-
-    Raises UsageError where the one named is not the run's, or larger than the recipe allows.
-    """
-    named = Tokenizer.load(own.tokenizer) if own.tokenizer is not None else None
-    if session.is_resumed and session.run.tokenizer.is_file():
-        tokenizer = load_tokenizer(session.run)
-        if named is not None and named.merges != tokenizer.merges:
-            raise UsageError(f"{own.tokenizer} is not the tokenizer this run began with", "leave out --tokenizer")
-        return tokenizer
-    if named is not None:
-        most = recipe.tokenizer.vocab_size
-        if named.vocab_size > most:
-            message = f"{own.tokenizer} has {named.vocab_size:,} entries, `tokenizer.vocab_size` allows {most:,}"
-            raise UsageError(message, f"`--set tokenizer.vocab_size={named.vocab_size}`")
-        return named
-    tokenizer = learn_merges(_captions(session), recipe.tokenizer.vocab_size, recipe.tokenizer.backend)
-    session.terminal.say(
-        f"learnt a vocabulary of {tokenizer.vocab_size:,} text tokens with {tokenizer.learnt_with}; "
-        f"the recipe allows {recipe.tokenizer.vocab_size:,}"
-    )
-    return tokenizer
-
-
-def _captions(session: Session) -> Iterator[str]:
-    for index in session.training.indices:
-        try:
-            yield from session.training.source.captions(int(index))
-        except BadSample:
-            continue  # told, and counted, when its turn to train comes
-
-
 def begin(session: Session, own: TransformerOptions, tokenizer: Tokenizer) -> None:
     """Write the run's record and what makes it self-contained: its dVAE and its tokenizer."""
     given, copied = dvae_model_dir(own.dvae), session.run.dvae
@@ -116,7 +82,4 @@ def begin(session: Session, own: TransformerOptions, tokenizer: Tokenizer) -> No
         for name in (CONFIG, WEIGHTS):
             with whole_or_absent(copied / name) as beside:
                 shutil.copyfile(given / name, beside)
-    if not session.run.tokenizer.is_file():
-        session.run.tokenizer.parent.mkdir(parents=True, exist_ok=True)
-        with whole_or_absent(session.run.tokenizer) as beside:
-            tokenizer.save(beside)
+    keep_tokenizer(session.run, tokenizer)

@@ -1,4 +1,4 @@
-"""From a picture of any size to the square a model trains on (Ramesh et al. 2021, listings 1 and 2).
+"""From a picture of any size to the square a model reads (Ramesh et al. 2021, listings 1 and 2; Radford et al. 2021).
 
 Works on RGB pictures and returns uint8 arrays [T, T, 3]; every random choice comes from the generator passed in.
 Pictures whose short side is below the target are enlarged to it.
@@ -28,6 +28,26 @@ def transformer_crop(image: Image.Image, target: int, rng: np.random.Generator) 
 def centre_crop(image: Image.Image, target: int) -> np.ndarray:
     """Crop for validation: the centred square, scaled to the target."""
     return area_resize(_square(image, [slack // 2 for slack in _slack(image)]), target)
+
+
+def clip_crop(image: Image.Image, target: int, rng: np.random.Generator) -> np.ndarray:
+    """Crop for training CLIP: any square of the picture, whose short side is first scaled to at most 9/8."""
+    scaled = _bicubic(image, int(rng.integers(target, max(target, round(9 / 8 * target)) + 1)))
+    left, top = (int(rng.integers(side - target + 1)) for side in scaled.size)
+    return np.asarray(scaled.crop((left, top, left + target, top + target)))
+
+
+def clip_square(image: Image.Image, target: int) -> np.ndarray:
+    """Prepare for a trained CLIP, as released: the short side scaled to the target by bicubic, the centre cut out."""
+    scaled = _bicubic(image, target)
+    left, top = ((side - target) // 2 for side in scaled.size)
+    return np.asarray(scaled.crop((left, top, left + target, top + target)))
+
+
+def _bicubic(image: Image.Image, short_side: int) -> Image.Image:
+    """Scale the short side; the long one keeps its proportion, rounded down."""
+    width, height = (short_side * side // min(image.size) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def area_resize(pixels: np.ndarray, side: int) -> np.ndarray:

@@ -9,7 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from dalle_cli.data.augment import centre_crop, dvae_crop, transformer_crop
+from dalle_cli.data.augment import centre_crop, clip_crop, clip_square, dvae_crop, transformer_crop
+from dalle_cli.data.clip_tokenizer import frame, own_clip_tokenizer
 from dalle_cli.data.images import decode_image
 from dalle_cli.data.order import mix
 from dalle_cli.data.sources import Sample
@@ -69,6 +70,30 @@ class PairPreparation:
     def _example(self, pixels: np.ndarray, caption: str, dropout: float, rng: np.random.Generator | None) -> Example:
         tokens = self.tokenizer.encode(caption, dropout, rng)
         return Example(pixels, caption, pad_tokens(tokens, self.text_len), is_cut=len(tokens) >= self.text_len)
+
+
+@dataclass(frozen=True)
+class ClipPreparation:
+    """What CLIP sees: a picture and one of its captions, between start and end of text."""
+
+    image_size: int
+    text_len: int
+    tokenizer: Tokenizer
+    bpe_dropout: float
+
+    def __call__(self, sample: Sample, seed: int | None) -> Example:
+        image = decode_image(sample.image)
+        if seed is None:
+            return self._example(clip_square(image, self.image_size), sample.captions[0], 0.0, None)
+        crop = clip_crop(image, self.image_size, _generator(seed, "crop"))
+        text = _generator(seed, "text")
+        return self._example(crop, sample.captions[int(text.integers(len(sample.captions)))], self.bpe_dropout, text)
+
+    def _example(self, pixels: np.ndarray, caption: str, dropout: float, rng: np.random.Generator | None) -> Example:
+        ids = self.tokenizer.encode(caption, dropout, rng)
+        clip_tokenizer = own_clip_tokenizer(self.tokenizer)
+        tokens = frame(ids, clip_tokenizer.start_of_text, clip_tokenizer.end_of_text, self.text_len)
+        return Example(pixels, caption, tokens, is_cut=len(ids) > self.text_len - 2)
 
 
 def pad_tokens(tokens: list[int], text_len: int) -> np.ndarray:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 SHORT = 256  # slots
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """Average values [B, H, S, K] by one softmax over the keys that each query [B, H, N, K] may see.
 
-    mask     bool [N, S], True = may attend
+    mask     bool [N, S], True = may attend; None: every key
     returns  [B, H, N, K]
 
     On a CPU and for short streams the plain products are several times as fast, forward and backward, as the fused
@@ -26,7 +26,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
     """
     if query.device.type == "cpu" and key.shape[2] <= SHORT:
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)  # [B, H, N, S]
-        return scores.masked_fill(~mask, -torch.inf).softmax(dim=-1) @ value
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return scores.softmax(dim=-1) @ value
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 

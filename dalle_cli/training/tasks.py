@@ -6,14 +6,16 @@ A micro-batch's loss is its share of the global batch's, so that shares add up w
 from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from dalle_cli.config import DVAELossTable, TransformerLossTable
 from dalle_cli.data.images import to_image
 from dalle_cli.data.loader import Batch
-from dalle_cli.losses import kl_to_uniform, logit_laplace_nll, token_cross_entropy, weigh
-from dalle_cli.metrics import code_counts, perplexity, psnr
+from dalle_cli.losses import contrastive_loss, kl_to_uniform, logit_laplace_nll, token_cross_entropy, weigh
+from dalle_cli.metrics import code_counts, perplexity, psnr, recall_at, retrieval_ranks
+from dalle_cli.models.clip import Clip
 from dalle_cli.models.dvae import DiscreteVAE, map_pixels, relax
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.sampling import SamplingSettings, candidate_uniforms, sample_image_tokens
@@ -154,3 +156,51 @@ class TransformerTask:
         rebuilt = self._dvae.decode(self._dvae.image_tokens(images))
         rows = zip(captions, rebuilt, drawn, strict=True)
         return labelled_grid([(caption, [to_image(left), to_image(right)]) for caption, left, right in rows])
+
+
+class ClipTask:
+    """Telling which caption belongs to which picture of a batch (Radford et al. 2021, section 2.3)."""
+
+    def __init__(self, clip: Clip) -> None:
+        self.module = clip
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        """The symmetric cross-entropy over the batch, which must be whole: it compares all pairs."""
+        self.module.clip_scale()
+        logits, _ = self._logits(batch)
+        loss = contrastive_loss(logits)
+        own = torch.arange(len(logits), device=logits.device)
+        metrics = {
+            "train/loss": loss.detach(),
+            "train/batch_accuracy": (logits.detach().argmax(dim=1) == own).float().mean(),
+            "train/logit_scale": self.module.logit_scale.detach().exp(),
+            "train/captions_cut": sum(batch.are_cut) / batch.global_size,
+        }
+        return loss, metrics
+
+    def _logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.module(self.module.normalise(batch.images), batch.text_tokens)
+
+    def validate(self, batches: Iterable[Batch], step: int) -> dict[str, float]:
+        """Measure the loss over all held-out pairs at once, and how often the match is among the first retrieved.
+
+        Pictures with the same caption are matches of one another's.
+        """
+        batches = list(batches)
+        clip, captions = self.module, [caption for batch in batches for caption in batch.captions]
+        images = torch.cat([clip.encode_image(clip.normalise(batch.images)) for batch in batches])
+        texts = torch.cat([clip.encode_text(batch.text_tokens) for batch in batches])
+        cosines = F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T
+        is_match = torch.tensor([[a == b for b in captions] for a in captions], device=cosines.device)
+        figures = {"valid/loss": float(contrastive_loss(clip.logit_scale.exp() * cosines))}
+        for name, similarity in (("text", cosines), ("image", cosines.T)):
+            ranks = retrieval_ranks(similarity, is_match)
+            figures |= {f"valid/{name}_recall_at_{k}": recall_at(k, ranks) for k in (1, 5)}
+        return figures
+
+    def preview(self, batch: Batch, step: int) -> Image.Image:
+        """For held-out captions, the pictures of the batch, the likeliest first."""
+        _, logits_per_text = self._logits(batch)
+        pictures = [to_image(image) for image in batch.images]
+        order = logits_per_text.argsort(dim=1, descending=True).tolist()
+        return labelled_grid([(c, [pictures[i] for i in best]) for c, best in zip(batch.captions, order, strict=True)])

@@ -1,0 +1,35 @@
+"""`dalle train-clip`: captioned pictures to a CLIP that tells which caption belongs to which picture."""
+
+from pathlib import Path
+
+import torch
+
+from dalle_cli.config import ClipRecipe
+from dalle_cli.console import Terminal
+from dalle_cli.data.preparation import ClipPreparation
+from dalle_cli.loading import build_clip, trained_clip_table
+from dalle_cli.training.precision import apply_precision
+from dalle_cli.training.session import TrainOptions, open_session
+from dalle_cli.training.tasks import ClipTask
+from dalle_cli.training.vocabulary import choose_tokenizer, keep_tokenizer
+
+
+def train_clip(recipe: ClipRecipe, options: TrainOptions, tokenizer_file: Path | None, terminal: Terminal) -> None:
+    """Begin or resume the run; raises DalleError for what a user can cause."""
+    session = open_session(recipe, options, terminal, captions_required=True)
+    with torch.device("meta"):
+        session.describe(build_clip(trained_clip_table(recipe.model, recipe.tokenizer.vocab_size)))
+    if options.dry_run:
+        terminal.result(f"nothing written to {options.run}", {"run": str(options.run), "dry_run": True})
+        return
+    tokenizer = choose_tokenizer(session, recipe.tokenizer, tokenizer_file)
+    model = trained_clip_table(recipe.model, tokenizer.vocab_size)
+    torch.manual_seed(recipe.training.seed)  # the initial weights
+    clip = build_clip(model)
+    apply_precision(clip, session.precision, session.device)
+    session.record()
+    keep_tokenizer(session.run, tokenizer)
+    prepare = ClipPreparation(recipe.model.image_size, recipe.model.text_len, tokenizer, recipe.tokenizer.dropout)
+    session.train(ClipTask(clip), prepare, {"kind": "clip", "model": model.model_dump()})
+    terminal.say(f'next: dalle rerank PICTURES "a caption" --clip {options.run} --out DIR')
+    terminal.result(str(options.run), {"run": str(options.run)})

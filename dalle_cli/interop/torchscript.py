@@ -1,0 +1,242 @@
+"""TorchScript archives (OpenAI's CLIP) as tensors by name, read by a machine that can do nothing else.
+
+Torch itself has nothing but a loader that compiles the code inside. Here only `data.pkl` and `data/` are read, and of
+pickle only the few instructions that TorchScript writes are known. Knows nothing of models and their names.
+"""
+
+import functools
+import math
+import pickletools
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dalle_cli.interop.archives import read_pickle, refusal, refuse_bombs
+
+MAX_ATTRIBUTES = 100_000
+MAX_NAME = 1000
+MAX_DIMENSIONS = 32
+
+
+def read_torchscript(path: Path, archive: zipfile.ZipFile, top: str) -> dict[str, Tensor]:
+    """Read the tensors of an archive whose members lie in the folder `top`.
+
+    Raises DalleError for what it asks to run, ValueError and others for damage.
+    """
+    weights = (f"{top}/data.pkl", f"{top}/data/")
+    refuse_bombs(path, [member for member in archive.infolist() if member.filename.startswith(weights)])
+    root = TensorPickle(path).run(read_pickle(archive, top))
+    if not isinstance(root, ModuleStub):
+        raise ValueError("its data.pkl holds no module")
+    bytes_of = functools.cache(lambda key: bytearray(archive.read(f"{top}/data/{key}")))
+    return {name: _tensor(record, bytes_of) for name, record in _named_tensors(root)}
+
+
+class StorageRecord(NamedTuple):
+    """Which member of the archive holds a tensor's numbers, and their type."""
+
+    dtype: torch.dtype
+    key: str
+
+
+class TensorRecord(NamedTuple):
+    """A tensor as a pickle describes it; nothing about it is checked yet."""
+
+    storage: Any
+    offset: Any
+    size: Any
+    stride: Any
+
+
+class ModuleStub:
+    """What stands for an object of any class of the archive: its attributes and nothing else."""
+
+    __slots__ = ("attributes",)
+
+    def __init__(self, *_: object) -> None:
+        self.attributes: dict[str, Any] = {}
+
+
+DTYPES = {
+    "torch.DoubleStorage": torch.float64,
+    "torch.FloatStorage": torch.float32,
+    "torch.HalfStorage": torch.float16,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.LongStorage": torch.int64,
+    "torch.IntStorage": torch.int32,
+    "torch.ShortStorage": torch.int16,
+    "torch.CharStorage": torch.int8,
+    "torch.ByteStorage": torch.uint8,
+    "torch.BoolStorage": torch.bool,
+    "torch.ComplexFloatStorage": torch.complex64,
+    "torch.ComplexDoubleStorage": torch.complex128,
+}
+STAND_INS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": lambda *_: {},
+    "torch.device": lambda *_: None,
+    "torch._utils._rebuild_tensor_v2": lambda *described: TensorRecord(*described[:4]),
+    "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+    "torch.jit._pickle.restore_type_tag": lambda value, *_: value,
+    **{f"torch.jit._pickle.build_{kind}list": lambda values: values for kind in ("int", "bool", "double", "tensor")},
+}
+
+
+class TensorPickle:
+    """A machine for the pickle instructions of TorchScript.
+
+    All that can lie on its stack is numbers, strings, lists, tuples, dicts, the records above, and by name the values
+    of DTYPES and STAND_INS and ModuleStub. No attribute is looked up, nothing is imported, nothing else can be called.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.stack: list[Any] = []
+        self.marked: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+
+    def run(self, pickled: bytes) -> Any:
+        """Follow a pickle to its end; raises DalleError where it wants what the machine does not have."""
+        for opcode, argument, _ in pickletools.genops(pickled):
+            step = STEPS.get(opcode.name)
+            if step is None:
+                raise refusal(self.path, f"the pickle instruction {opcode.name}")
+            step(self, argument)
+        return self.stack.pop()
+
+    def literal(self, value: object) -> None:
+        self.stack.append(value)
+
+    def named(self, name: str) -> None:
+        """Put what stands for a global; pickletools joins module and name by a space."""
+        name = name.replace(" ", ".", 1)
+        if name.startswith("__torch__."):
+            self.stack.append(ModuleStub)
+        elif name in DTYPES:
+            self.stack.append(DTYPES[name])
+        elif name in STAND_INS:
+            self.stack.append(STAND_INS[name])
+        else:
+            raise refusal(self.path, name)
+
+    def named_on_stack(self, _: None) -> None:
+        name, module = self.stack.pop(), self.stack.pop()
+        if not (isinstance(name, str) and isinstance(module, str)):
+            raise ValueError("a global's name is not text")
+        self.named(f"{module} {name}")
+
+    def call(self, _: None) -> None:
+        arguments, function = self.stack.pop(), self.stack.pop()
+        self.stack.append(function(*arguments))
+
+    def storage(self, _: None) -> None:
+        kind, dtype, key, *_ = self.stack.pop()
+        if kind != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(key, str):
+            raise ValueError("a persistent id does not name a storage")
+        self.stack.append(StorageRecord(dtype, key))
+
+    def build(self, _: None) -> None:
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if type(target) is not ModuleStub:
+            raise ValueError(f"a {type(target).__name__} is given attributes")
+        if isinstance(state, dict):
+            target.attributes = state
+
+    def mark(self, _: None) -> None:
+        self.marked.append(self.stack)
+        self.stack = []
+
+    def items(self) -> list[Any]:
+        """Take what lies above the last mark."""
+        items, self.stack = self.stack, self.marked.pop()
+        return items
+
+    def tuple_of_last(self, count: int) -> None:
+        items = tuple(self.stack[-count:])
+        del self.stack[-count:]
+        self.stack.append(items)
+
+    def extend_list(self, items: list[Any]) -> None:
+        if type(self.stack[-1]) is not list:
+            raise ValueError(f"a {type(self.stack[-1]).__name__} is extended as a list")
+        self.stack[-1].extend(items)
+
+    def update_dict(self, items: list[Any]) -> None:
+        """Set items, the text-keyed ones: attributes have no others, and other keys can be costly to hash."""
+        if type(self.stack[-1]) is not dict:
+            raise ValueError(f"a {type(self.stack[-1]).__name__} is updated as a dict")
+        self.stack[-1].update((k, v) for k, v in zip(items[::2], items[1::2], strict=True) if isinstance(k, str))
+
+    def remember(self, slot: int | None) -> None:
+        self.memo[len(self.memo) if slot is None else slot] = self.stack[-1]
+
+    def recall(self, slot: int) -> None:
+        self.stack.append(self.memo[slot])
+
+
+STEPS: dict[str, Callable[[TensorPickle, Any], None]] = {
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda machine, _: None),
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), TensorPickle.literal),
+    **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE"), TensorPickle.literal),
+    "NONE": lambda machine, _: machine.literal(None),
+    "NEWTRUE": lambda machine, _: machine.literal(True),
+    "NEWFALSE": lambda machine, _: machine.literal(False),
+    "EMPTY_TUPLE": lambda machine, _: machine.literal(()),
+    "EMPTY_LIST": lambda machine, _: machine.literal([]),
+    "EMPTY_DICT": lambda machine, _: machine.literal({}),
+    "MARK": TensorPickle.mark,
+    "TUPLE": lambda machine, _: machine.literal(tuple(machine.items())),
+    "TUPLE1": lambda machine, _: machine.tuple_of_last(1),
+    "TUPLE2": lambda machine, _: machine.tuple_of_last(2),
+    "TUPLE3": lambda machine, _: machine.tuple_of_last(3),
+    "APPEND": lambda machine, _: machine.extend_list([machine.stack.pop()]),
+    "APPENDS": lambda machine, _: machine.extend_list(machine.items()),
+    "SETITEM": lambda machine, _: machine.update_dict([machine.stack.pop(-2), machine.stack.pop()]),
+    "SETITEMS": lambda machine, _: machine.update_dict(machine.items()),
+    "GLOBAL": TensorPickle.named,
+    "STACK_GLOBAL": TensorPickle.named_on_stack,
+    "BINPERSID": TensorPickle.storage,
+    **dict.fromkeys(("REDUCE", "NEWOBJ"), TensorPickle.call),
+    "BUILD": TensorPickle.build,
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE"), TensorPickle.remember),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), TensorPickle.recall),
+}
+
+
+def _named_tensors(root: ModuleStub) -> Iterator[tuple[str, TensorRecord]]:
+    """Name tensors as state_dict() does; a module met twice is listed twice, as there.
+
+    Nothing in the pickle sets buffers that are not persistent, and other tensor attributes, apart: they are listed too.
+    """
+    pending, n_seen = [("", root)], 0
+    while pending:
+        prefix, module = pending.pop()
+        for attribute, value in module.attributes.items():
+            name, n_seen = prefix + attribute, n_seen + 1
+            if len(name) > MAX_NAME or n_seen > MAX_ATTRIBUTES:
+                raise ValueError("its modules are nested without end")
+            if isinstance(value, ModuleStub):
+                pending.append((f"{name}.", value))
+            elif isinstance(value, TensorRecord):
+                yield name, value
+
+
+def _tensor(record: TensorRecord, bytes_of: Callable[[str], bytearray]) -> Tensor:
+    """View a storage as a tensor, once it is certain that each number lies inside and none is promised twice."""
+    storage, offset, size, stride = record
+    if not (isinstance(storage, StorageRecord) and type(size) is type(stride) is tuple):
+        raise ValueError("a tensor is described by something else than a storage and numbers")
+    if not len(size) == len(stride) <= MAX_DIMENSIONS:
+        raise ValueError(f"a tensor has {len(size)} sizes and {len(stride)} strides")
+    if not all(isinstance(number, int) and number >= 0 for number in (offset, *size, *stride)):
+        raise ValueError("a tensor has sizes or strides that are no numbers or negative")
+    content = bytes_of(storage.key)
+    flat = torch.frombuffer(content, dtype=storage.dtype) if content else torch.empty(0, dtype=storage.dtype)
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    if math.prod(size) > len(flat) or (0 not in size and last >= len(flat)):
+        raise ValueError(f"a tensor reaches beyond the {len(flat)} numbers of its storage")
+    return flat.as_strided(size, stride, offset)
