@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from dalle_cli.config import (
     ClipModelTable,
@@ -19,12 +19,22 @@ from dalle_cli.config import (
     TrainedTransformerTable,
     TransformerModelTable,
 )
+from dalle_cli.data.clip_tokenizer import (
+    MERGE_LISTS,
+    ClipTokenizer,
+    find_clip_vocabulary,
+    own_clip_tokenizer,
+    read_clip_vocabulary,
+)
 from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.errors import DalleError
+from dalle_cli.interop.clip_checkpoints import read_public_clip
+from dalle_cli.interop.hub import fetch_from_hub
 from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD, Clip, Tower
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.run_dir import CONFIG, WEIGHTS, RunDir, dvae_model_dir, model_dir
+from dalle_cli.untrusted import printable
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -87,6 +97,74 @@ def load_transformer(path: Path | str) -> Transformer:
     return _load(partial(build_transformer, model, model.text_vocab_size), folder)
 
 
+def load_clip(path: Path | str) -> Clip:
+    """Load the CLIP of a `train-clip` run or its model folder, or a public checkpoint: a file, a folder, a hub's name.
+
+    Raises DalleError where there is none, it is damaged, of a kind not supported, or wants something run.
+    """
+    place = find_clip(path)
+    if not is_own_model(place):
+        public = read_public_clip(place)
+        return _assign(public.table, public.weights, place)
+    folder = model_dir(place)
+    model = read_model_table(folder)
+    if not isinstance(model, TrainedClipTable):
+        raise DalleError(f"{path} holds a {kind_of(model)}, not a clip")
+    return _assign(model, _read_weights(folder / WEIGHTS), folder / WEIGHTS)
+
+
+def load_clip_tokenizer(path: Path | str, clip: Clip, vocabulary: Path | None = None) -> ClipTokenizer:
+    """Load what turns captions into the tokens of a CLIP at a path: its own files, or a vocabulary named.
+
+    Raises DalleError where it has none, or they don't belong together.
+    """
+    place = find_clip(path)
+    tokenizer = _read_vocabulary(vocabulary) if vocabulary is not None else _own_vocabulary(place)
+    end_of_text = clip.text_vocab_size - 1 if clip.end_of_text is None else clip.end_of_text
+    if tokenizer.end_of_text != end_of_text:
+        raise DalleError(
+            f"{vocabulary or path} ends captions with token {tokenizer.end_of_text}, "
+            f"the CLIP of {path} looks for token {end_of_text}",
+            "the vocabulary belongs to another CLIP",
+        )
+    return tokenizer
+
+
+def _own_vocabulary(place: Path) -> ClipTokenizer:
+    own = RunDir(place).tokenizer
+    if own.is_file():
+        return _read_vocabulary(own)
+    found = find_clip_vocabulary(place if place.is_dir() else place.parent)
+    if found is None:
+        raise DalleError(
+            f"{place} has no vocabulary to read captions with",
+            f"put {MERGE_LISTS[0]} beside it, or give it with `--tokenizer`",
+        )
+    return _read_vocabulary(found)
+
+
+def _read_vocabulary(file: Path) -> ClipTokenizer:
+    """Read a public vocabulary, or the merges of a tokenizer of ours."""
+    is_own = file.name == RunDir(file.parent).tokenizer.name
+    return own_clip_tokenizer(Tokenizer.load(file)) if is_own else read_clip_vocabulary(file)
+
+
+def find_clip(path: Path | str) -> Path:
+    """Find a CLIP on disk, or fetch it by its hub's name; raises DalleError where there is none."""
+    place = Path(path)
+    return place if place.exists() else fetch_from_hub(str(path))
+
+
+def is_own_model(place: Path) -> bool:
+    """Whether a place is a run or a model folder of ours; others keep other things in a file of the same name."""
+    if not place.is_dir() or place.joinpath("model").is_dir():
+        return place.is_dir()
+    try:
+        return "kind" in json.loads((place / CONFIG).read_bytes())
+    except (OSError, ValueError, RecursionError, TypeError):
+        return RunDir(place).is_run
+
+
 def load_tokenizer(run: RunDir) -> Tokenizer:
     """Load a run's own copy of its tokenizer."""
     return Tokenizer.load(run.tokenizer)
@@ -110,6 +188,37 @@ def read_model_table(path: Path) -> ModelTable:
         raise DalleError(f"{config} is not a model's config: {error}") from error
 
 
+def _assign(model: TrainedClipTable, weights: dict[str, Tensor], source: Path) -> Clip:
+    """Make a CLIP of weights as they are, without copying them or drawing others first."""
+    try:
+        with torch.device("meta"):
+            clip = build_clip(model)
+    except ValueError as error:
+        raise DalleError(f"{source} does not hold a CLIP: {error}") from error
+    expected = {name: list(tensor.shape) for name, tensor in clip.state_dict().items()}
+    _check_fit(expected, {name: list(tensor.shape) for name, tensor in weights.items()}, source)
+    clip.load_state_dict(weights, assign=True)
+    return clip.eval().requires_grad_(False)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise DalleError(f"{path} does not hold this model's weights: {error}") from error
+
+
+def _check_fit(expected: dict[str, list[int]], found: dict[str, list[int]], path: Path) -> None:
+    """Raise DalleError, naming the first, where names or shapes of weights are not those of the model."""
+    misfits = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if misfits:
+        first = misfits[0]
+        raise DalleError(
+            f"{path} does not hold this model's weights: {len(misfits)} tensors are not as expected, first "
+            f"{printable(first)}: {found.get(first, 'missing')} instead of {expected.get(first, 'none')}"
+        )
+
+
 def _load(build: Callable[[], Module], folder: Path) -> Module:
     """Build a module and fill it, ready for inference.
 
@@ -121,12 +230,7 @@ def _load(build: Callable[[], Module], folder: Path) -> Module:
             expected = {name: list(tensor.shape) for name, tensor in build().state_dict().items()}
         with safe_open(path, "pt") as file:
             found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  no mapping
-        misfits = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        if misfits:
-            raise DalleError(
-                f"{path} does not hold this model's weights: "
-                f"{len(misfits)} tensors are not as {CONFIG} says, {misfits[0]} first"
-            )
+        _check_fit(expected, found, path)
         module = build()
         module.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
