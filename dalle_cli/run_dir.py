@@ -10,6 +10,11 @@ from dalle_cli.errors import DalleError, UsageError
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+JOB = "job.json"
+MANIFEST = "manifest.jsonl"
+GRID = "grid.png"
+SCORES = "scores.jsonl"
+SCORES_TABLE = "scores.csv"
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,16 @@ ROOT = Path(__file__).parents[1] / "dalle_cli"
 
 LAYERS = [
     {"", "errors", "config", "run_dir", "untrusted"},
-    {"recipe", "console"},
+    {"recipe", "console", "jobs"},
     {
         "models", "losses", "metrics", "viz",
         "data", "data.order", "data.images", "data.augment", "data.tokenizer", "data.merge_learners",
         "data.clip_tokenizer", "data.shapes",
     },
-    {"sampling", "reranking", "loading", "interop", "data.sources", "data.preparation", "data.loader"},
+    {
+        "sampling", "drawing", "reranking", "embedding", "embedding_cache", "loading", "interop",
+        "data.sources", "data.picture_lists", "data.preparation", "data.loader",
+    },
     {"training"},
     {"commands"},
     {"cli", "__main__"},

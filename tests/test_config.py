@@ -9,6 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from dalle_cli.config import (
     RECIPE_TYPES,
+    ClipModelTable,
+    ClipRecipe,
     Cosine,
     DataTable,
     DVAELossTable,
@@ -18,6 +20,9 @@ from dalle_cli.config import (
     RuntimeTable,
     Table,
     TokenizerTable,
+    TowerTable,
+    TrainedClipTable,
+    TrainedTransformerTable,
     TrainingTable,
     TransformerLossTable,
     TransformerModelTable,
@@ -43,6 +48,21 @@ GOOD: dict[type[Table], dict[str, Any]] = {
     },
     TransformerLossTable: {"text_weight": 0.125, "caption_dropout": 0.1},
     TokenizerTable: {"vocab_size": 320, "dropout": 0.1},
+    TowerTable: {"n_layers": 1, "d_model": 32, "n_heads": 2, "d_mlp": 50},
+}
+GOOD[TrainedTransformerTable] = {**GOOD[TransformerModelTable], "text_vocab_size": 300}
+GOOD[ClipModelTable] = {
+    **{"image_size": 32, "patch_size": 8, "text_len": 16, "embed_dim": 24, "activation": "gelu"},
+    **{tower: TowerTable(**GOOD[TowerTable]) for tower in ("vision", "text")},
+}
+GOOD[TrainedClipTable] = {
+    **{**GOOD[ClipModelTable], "text_vocab_size": 302, "end_of_text": None},
+    **{"pixel_mean": [0.5, 0.5, 0.5], "pixel_std": [0.2, 0.2, 0.2]},
+}
+GOOD[ClipRecipe] = {
+    **{"kind": "clip", "model": ClipModelTable(**GOOD[ClipModelTable])},
+    **{"tokenizer": TokenizerTable(**GOOD[TokenizerTable]), "optimizer": OptimizerTable(**GOOD[OptimizerTable])},
+    **{"data": DataTable(**GOOD[DataTable]), "training": TrainingTable(steps=1, global_batch_size=8, seed=0)},
 }
 
 
@@ -56,9 +76,14 @@ def tables_in(annotation: Any) -> set[type[BaseModel]]:
     return set()
 
 
-EVERY_TABLE = sorted({t for recipe in RECIPE_TYPES.values() for t in tables_in(recipe)}, key=lambda t: t.__name__)
-OPTIONAL = {("DVAERecipe", "ema"), ("DVAERecipe", "runtime"), ("TransformerRecipe", "ema")}
-OPTIONAL |= {("TransformerRecipe", "runtime"), ("TokenizerTable", "backend")}
+TABLES = {
+    TrainedClipTable,
+    TrainedTransformerTable,
+    *(t for recipe in RECIPE_TYPES.values() for t in tables_in(recipe)),
+}
+EVERY_TABLE = sorted(TABLES, key=lambda t: t.__name__)
+OPTIONAL = {(recipe.__name__, key) for recipe in RECIPE_TYPES.values() for key in ("ema", "runtime")}
+OPTIONAL |= {("TokenizerTable", "backend")}
 
 
 def refused(table: type[Table], **changes: object) -> str:
@@ -143,6 +168,15 @@ def test_whole_numbers_serve_where_numbers_are_asked_for() -> None:
         (TokenizerTable, "vocab_size", 257),
         (TokenizerTable, "dropout", -0.1),
         (TokenizerTable, "backend", "sentencepiece"),
+        (TowerTable, "n_layers", 0),
+        (ClipModelTable, "text_len", 2),
+        (ClipModelTable, "activation", "relu"),
+        (ClipModelTable, "vision", 3),
+        (TrainedClipTable, "end_of_text", -1),
+        (TrainedClipTable, "pixel_mean", [0.5]),
+        (TrainedClipTable, "pixel_mean", [0.5, 0.5, float("nan")]),
+        (TrainedClipTable, "pixel_std", [0.5, 0.5, 0.5, 0.5]),
+        (TrainedClipTable, "pixel_std", [0.5, 0.0, 0.5]),
     ],
 )
 def test_values_out_of_bounds_are_refused_by_key(table: type[Table], key: str, value: object) -> None:
@@ -162,10 +196,33 @@ def test_unknown_precisions_are_refused(precision: object) -> None:
         (DVAEModelTable, {"n_hidden": 6}, "n_hidden 6 is not divisible by 4"),
         (TransformerModelTable, {"n_heads": 5}, "d_model 32 is not divisible by n_heads 5"),
         (TransformerModelTable, {"kernel_size": 4}, "kernel_size 4 is not odd"),
+        (TowerTable, {"n_heads": 5}, "d_model 32 is not divisible by n_heads 5"),
+        (ClipModelTable, {"patch_size": 5}, "image_size 32 is not divisible by patch_size 5"),
     ],
 )
 def test_sizes_that_do_not_fit_together_are_refused(table: type[Table], changes: dict[str, int], told: str) -> None:
     assert told in refused(table, **changes)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 4, 7, 9])
+def test_a_contrastive_batch_is_never_cut(micro_batch_size: int) -> None:
+    told = refused(ClipRecipe, runtime=RuntimeTable(micro_batch_size=micro_batch_size))
+    assert "runtime.micro_batch_size" in told and "training.global_batch_size 8" in told
+    assert f"not {micro_batch_size}" in told
+
+
+@pytest.mark.parametrize("micro_batch_size", [0, 8])
+def test_a_contrastive_batch_may_be_given_whole(micro_batch_size: int) -> None:
+    ClipRecipe(**GOOD[ClipRecipe], runtime=RuntimeTable(micro_batch_size=micro_batch_size))
+
+
+def test_a_contrastive_batch_has_two_pairs_at_least() -> None:
+    for size in (1, 2):
+        training = TrainingTable(steps=1, global_batch_size=size, seed=0)
+        if size == 1:
+            assert "training.global_batch_size 1" in refused(ClipRecipe, training=training)
+        else:
+            ClipRecipe(**{**GOOD[ClipRecipe], "training": training})
 
 
 @pytest.mark.parametrize("floor", [0.0, -1.0, 2.5])

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from dalle_cli.losses import kl_to_uniform, logit_laplace_nll, text_image_cross_entropy, token_cross_entropy
+from dalle_cli.losses import (
+    contrastive_loss,
+    kl_to_uniform,
+    logit_laplace_nll,
+    text_image_cross_entropy,
+    token_cross_entropy,
+)  # fmt: skip
 
 
 def nll(x: float, mu: float, b: float) -> float:
@@ -115,6 +121,9 @@ def test_losses_of_bf16_logits_are_computed_in_fp32() -> None:
     loss = token_cross_entropy(rows, tokens)
     assert loss.dtype == torch.float32
     assert float(loss) == pytest.approx(mean_of_picked(rows, tokens), rel=1e-5)
+    square = rows[0, :, :16]
+    assert contrastive_loss(square).dtype == torch.float32
+    assert float(contrastive_loss(square)) == pytest.approx(contrastive_by_hand(square), rel=1e-5)
 
 
 def test_text_and_image_losses_are_weighed_1_to_7(text_and_image: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
@@ -155,3 +164,47 @@ def test_a_batch_of_empty_captions_has_loss_and_gradient_zero() -> None:
     loss = token_cross_entropy(logits, torch.full((2, 3), -1))
     loss.backward()
     assert float(loss.detach()) == 0 and float(logits.grad.abs().max()) == 0
+
+
+def contrastive_by_hand(logits: Tensor) -> float:
+    """Mean over both directions of -ln of the share that the pair has in its line, one pair at a time."""
+    scores, total = logits.double().tolist(), 0.0
+    n = len(scores)
+    for i in range(n):
+        line = sum(math.exp(scores[i][j]) for j in range(n))
+        column = sum(math.exp(scores[j][i]) for j in range(n))
+        total += math.log(line) - scores[i][i] + math.log(column) - scores[i][i]
+    return total / (2 * n)
+
+
+@pytest.fixture
+def logits_per_image() -> Tensor:
+    return 3 * torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
+
+
+def test_contrastive_loss_of_two_pairs_is_that_on_paper() -> None:
+    logits = torch.tensor([[2.0, 0.5], [-1.0, 1.5]])
+    images = math.log(1 + math.exp(0.5 - 2)) + math.log(1 + math.exp(-1 - 1.5))
+    texts = math.log(1 + math.exp(-1 - 2)) + math.log(1 + math.exp(0.5 - 1.5))
+    assert float(contrastive_loss(logits)) == pytest.approx((images / 2 + texts / 2) / 2, rel=1e-6)
+
+
+def test_contrastive_loss_matches_a_double_loop(logits_per_image: Tensor) -> None:
+    assert float(contrastive_loss(logits_per_image)) == pytest.approx(contrastive_by_hand(logits_per_image), rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 2, 16])
+def test_contrastive_loss_of_a_model_that_knows_nothing_is_that_of_a_guess(n: int) -> None:
+    assert float(contrastive_loss(torch.full((n, n), 7.0))) == pytest.approx(math.log(n), abs=1e-6)
+
+
+def test_pictures_and_captions_are_treated_alike(logits_per_image: Tensor) -> None:
+    """Exchanging them exchanges the gradients, and none of it moves all logits alike."""
+    logits, exchanged = logits_per_image.clone().requires_grad_(), logits_per_image.T.clone().requires_grad_()
+    losses = contrastive_loss(logits), contrastive_loss(exchanged)
+    for loss in losses:
+        loss.backward()
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-6, atol=0)
+    torch.testing.assert_close(logits.grad, exchanged.grad.T, rtol=1e-5, atol=1e-7)
+    assert float(logits.grad.sum()) == pytest.approx(0, abs=1e-6)
+    assert (logits.grad.diagonal() < 0).all() and (logits.grad - logits.grad.diag().diag() >= 0).all()

@@ -5,8 +5,10 @@ from collections import Counter
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from dalle_cli.metrics import code_counts, perplexity, psnr
+from dalle_cli.metrics import code_counts, perplexity, psnr, recall_at, retrieval_ranks
 
 
 @pytest.mark.parametrize(("squared_error", "decibels"), [(1.0, 0.0), (0.01, 20.0), (0.25, 6.0206)])
@@ -35,3 +37,47 @@ def test_perplexity_is_the_exponential_of_the_entropy() -> None:
     counts = [3, 0, 1, 8, 0, 20]
     entropy = -sum(n / 32 * math.log(n / 32) for n in counts if n)
     assert perplexity(torch.tensor(counts)) == pytest.approx(math.exp(entropy))
+
+
+Retrieval = tuple[list[list[int]], list[list[bool]]]
+
+
+@st.composite
+def retrievals(draw: st.DrawFn) -> Retrieval:
+    """Scores with many ties, and in each row at least one match."""
+    n_rows, n_columns = draw(st.integers(1, 5)), draw(st.integers(1, 6))
+    scores = [draw(st.lists(st.integers(-2, 2), min_size=n_columns, max_size=n_columns)) for _ in range(n_rows)]
+    matches = [draw(st.lists(st.booleans(), min_size=n_columns, max_size=n_columns)) for _ in range(n_rows)]
+    for row in matches:
+        row[draw(st.integers(0, n_columns - 1))] = True
+    return scores, matches
+
+
+@settings(deadline=None)
+@given(retrievals())
+def test_ranks_match_brute_force(retrieval: Retrieval) -> None:
+    scores, matches = retrieval
+    expected = []
+    for row, is_match in zip(scores, matches, strict=True):
+        best = max(score for score, match in zip(row, is_match, strict=True) if match)
+        ahead = [score for score, match in zip(row, is_match, strict=True) if not match and score >= best]
+        expected.append(len(ahead))
+    assert retrieval_ranks(torch.tensor(scores).float(), torch.tensor(matches)).tolist() == expected
+
+
+def test_model_that_finds_everything_alike_recalls_nothing() -> None:
+    ranks = retrieval_ranks(torch.zeros(8, 8), torch.eye(8, dtype=torch.bool))
+    assert [recall_at(k, ranks) for k in (1, 5, 7, 8)] == [0, 0, 0, 1]
+
+
+def test_the_same_caption_twice_is_a_match_twice() -> None:
+    captions = ["a ring", "a star", "a ring"]
+    is_match = torch.tensor([[a == b for b in captions] for a in captions])
+    scores = torch.tensor([[0.1, 0.2, 0.9], [0.5, 0.6, 0.4], [0.8, 0.7, 0.1]])  # each ring finds the other's caption
+    assert retrieval_ranks(scores, is_match).tolist() == [0, 0, 0]
+    assert retrieval_ranks(scores, torch.eye(3, dtype=torch.bool)).tolist() == [2, 0, 2]
+
+
+@pytest.mark.parametrize(("k", "share"), [(1, 0.25), (2, 0.5), (5, 0.75), (6, 1.0)])
+def test_recall_is_the_share_of_ranks_among_the_first(k: int, share: float) -> None:
+    assert recall_at(k, torch.tensor([0, 1, 2, 5])) == share

@@ -1,4 +1,4 @@
-"""`dalle generate` and `dalle reconstruct`: what trained models are for."""
+"""`dalle generate`, `rerank`, `reconstruct` and `export`: what trained models are for."""
 
 import math
 from pathlib import Path
@@ -11,6 +11,10 @@ from dalle_cli.cli.options import Device, Json, Precision, Quiet
 from dalle_cli.console import Terminal
 
 RunToUse = Annotated[Path, typer.Argument(metavar="RUN", help="A run, or an exported one.")]
+ClipVocabulary = Annotated[
+    Path | None,
+    typer.Option("--tokenizer", metavar="FILE", help="CLIP's vocabulary, where it does not lie beside the CLIP."),
+]
 
 
 @app.command(rich_help_panel="Use")
@@ -26,16 +30,26 @@ def generate(
     top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that hold this share; 1: all.")] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed draws the same pictures.")] = 0,
     batch_size: Annotated[str, typer.Option(metavar="auto|N", help="Pictures drawn side by side.")] = "auto",
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="A new folder; by default in the run.")] = None,
+    clip: Annotated[str | None, typer.Option(metavar="CLIP", help="Rank the pictures by this CLIP.")] = None,
+    tokenizer: ClipVocabulary = None,
+    rank: Annotated[
+        str | None, typer.Option(metavar="perplexity", help="Rank by how likely the transformer finds its own picture.")
+    ] = None,
+    best: Annotated[int, typer.Option(min=0, help="Keep so many of the n, the best ones; 0: all, in order.")] = 0,
+    keep_all: Annotated[bool, typer.Option("--keep-all", help="Write the others, too, behind the best.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A new folder, or an unfinished one; by default in the run.")
+    ] = None,
     device: Device = "auto",
     precision: Precision = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw pictures of captions.
+    """Draw pictures of captions: all of them, or the best of many.
 
-    Example: dalle generate runs/dalle "a small red circle at the top left" -n 8
+    Example: dalle generate runs/dalle "a small red circle at the top left" -n 64 --clip runs/clip --best 8
     """
+    _check_ranking(n, clip, rank, best, keep_all)
     if not math.isfinite(temperature):
         raise typer.BadParameter(f"{temperature} is not a number to divide by", param_hint="--temperature")
     if not 0 < top_p <= 1:
@@ -53,10 +67,58 @@ def generate(
         sampling=SamplingSettings(temperature, top_k, top_p),
         seed=seed,
         batch_size=0 if batch_size == "auto" else int(batch_size),
+        clip=clip,
+        tokenizer=tokenizer,
+        by_perplexity=rank is not None,
+        best=best,
+        keep_all=keep_all,
         device=device,
         precision=precision or "auto",
         out=out,
     )
+    command(options, Terminal(quiet, as_json))
+
+
+def _check_ranking(n: int, clip: str | None, rank: str | None, best: int, keep_all: bool) -> None:
+    if rank not in (None, "perplexity"):
+        raise typer.BadParameter(f"{rank} is not perplexity; to rank by a CLIP, give --clip", param_hint="--rank")
+    if clip is not None and rank is not None:
+        raise typer.BadParameter("pictures are ranked by --clip or by --rank, not by both", param_hint="--rank")
+    if best > n:
+        raise typer.BadParameter(f"{best} of {n} pictures can't be kept", param_hint="--best")
+    if (best or keep_all) and clip is None and rank is None:
+        raise typer.BadParameter("nothing says which are the best: give --clip or --rank", param_hint="--best")
+
+
+@app.command(rich_help_panel="Use")
+def rerank(
+    pictures: Annotated[
+        str,
+        typer.Argument(metavar="PICTURES", help="A folder, a .txt list (- is the standard input), or a manifest."),
+    ],
+    caption: Annotated[
+        str | None, typer.Argument(metavar="CAPTION", help="What they should show; by default each its own.")
+    ] = None,
+    clip: Annotated[
+        str, typer.Option(metavar="CLIP", help="A `train-clip` run, or a public checkpoint: file, folder or hub name.")
+    ] = ...,
+    tokenizer: ClipVocabulary = None,
+    top_k: Annotated[int, typer.Option(min=1, help="How many of the best to show and copy, of each caption.")] = 32,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Copy the best here, with a grid and tables.")] = None,
+    batch_size: Annotated[int, typer.Option(min=0, help="Pictures compared side by side; 0: by the device.")] = 0,
+    device: Device = "auto",
+    precision: Precision = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Order pictures by how well they show a caption, as a CLIP finds, the best first.
+
+    Example: dalle rerank drawn/ "an armchair in the shape of an avocado" --clip ViT-B-32.pt --top-k 8 --out best/
+    """
+    from dalle_cli.commands.rerank import RerankOptions
+    from dalle_cli.commands.rerank import rerank as command
+
+    options = RerankOptions(pictures, caption, clip, tokenizer, top_k, batch_size, device, precision or "auto", out)
     command(options, Terminal(quiet, as_json))
 
 
@@ -104,13 +166,15 @@ def demo(
     transformer_set: Annotated[
         list[str], typer.Option(metavar="KEY=VALUE", help="Change the transformer's recipe.")
     ] = [],  # noqa: B006
+    clip_set: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="Change CLIP's recipe.")] = [],  # noqa: B006
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train everything on toy scenes, draw, and measure how many pictures show their caption.
+    """Train everything on toy scenes, draw, rerank, and measure how many pictures show their caption.
 
     Example: dalle demo
     """
     from dalle_cli.commands.demo import demo as command
 
-    command(run, pictures, {"dvae": dvae_set, "transformer": transformer_set}, Terminal(quiet, as_json))
+    overrides = {"dvae": dvae_set, "transformer": transformer_set, "clip": clip_set}
+    command(run, pictures, overrides, Terminal(quiet, as_json))

@@ -20,40 +20,48 @@ from PIL import Image
 from dalle_cli.console import Terminal
 from dalle_cli.data.shapes import Recogniser
 from dalle_cli.errors import DalleError
-from dalle_cli.run_dir import RunDir
+from dalle_cli.run_dir import GRID, MANIFEST, RunDir
 from dalle_cli.viz import labelled_grid, side_by_side
 
-SAMPLES = 4  # of each prompt
+SINGLE = 4  # samples of a prompt that are shown, unpicked
+CANDIDATES = 8  # of which CLIP picks one
 GRID_PROMPTS = 8  # of each kind
-DVAE_RECIPE, TRANSFORMER_RECIPE = "dvae/demo", "transformer/demo"
-GROUPS = ("seen", "unseen")
+DVAE_RECIPE, TRANSFORMER_RECIPE, CLIP_RECIPE = "dvae/demo", "transformer/demo", "clip/demo"
 
 
 def demo(folder: Path, n_pictures: int, overrides: dict[str, list[str]], terminal: Terminal) -> None:
-    """Draw scenes, train both models, generate, and measure; writes grid.png and summary.json.
+    """Draw scenes, train the three models on them, generate, rerank and measure; writes grid.png and summary.json.
 
-    overrides  further `--set` values for "dvae" and "transformer"
+    overrides  further `--set` values for "dvae", "transformer" and "clip"
     """
     started = time.perf_counter()
-    data, dvae, transformer = folder / "data", folder / "dvae", folder / "transformer"
+    data, dvae, transformer, clip = (folder / name for name in ("data", "dvae", "transformer", "clip"))
     if clear_unless_finished(data, "shapes.json"):
         run(["data", "shapes", data, "--pictures", n_pictures], terminal)
     train = ["--data", data / "train"]
     run(["train-dvae", DVAE_RECIPE, *train, "--run", dvae, *_sets(overrides["dvae"])], terminal)
     own = ["--dvae", dvae, "--run", transformer]
     run(["train-transformer", TRANSFORMER_RECIPE, *train, *own, *_sets(overrides["transformer"])], terminal)
-    for group in GROUPS:
-        if clear_unless_finished(folder / group, "grid.png"):
-            prompts = ["--prompts", data / f"{group}.txt", "-n", SAMPLES, "--out", folder / group]
-            run(["generate", transformer, *prompts], terminal)
-    accuracy = {group: caption_accuracy(folder / group, data) for group in GROUPS}
-    draw_grid(folder)
+    run(["train-clip", CLIP_RECIPE, *train, "--run", clip, *_sets(overrides["clip"])], terminal)
+    ranking = ["--clip", clip, "--best", 1, "--keep-all"]
+    for group, options in (("seen", ["-n", SINGLE]), ("unseen", ["-n", CANDIDATES, *ranking])):
+        prompts = ["--prompts", data / f"{group}.txt", "--out", folder / group]
+        run(["generate", transformer, *prompts, *options], terminal)
+    seen, unseen = read_records(folder / "seen"), read_records(folder / "unseen")
+    best = [record for record in unseen if record["rank"] == 1]
+    accuracy = {
+        "seen": caption_accuracy(folder / "seen", seen, data),
+        "unseen": caption_accuracy(folder / "unseen", unseen, data),
+        f"unseen_best_of_{CANDIDATES}": caption_accuracy(folder / "unseen", best, data),
+    }
+    draw_grid(folder, seen, unseen)
     figures = last_validation(RunDir(dvae))
     summary = {
         "seconds": round(time.perf_counter() - started, 1),
         "dvae_psnr": round(figures["valid/psnr"], 2),
         "codes_used": int(figures["valid/codes_used"]),
-        "caption_accuracy": {group: round(share, 4) for group, share in accuracy.items()},
+        "clip_text_recall_at_1": round(last_validation(RunDir(clip))["valid/text_recall_at_1"], 4),
+        "caption_accuracy": {name: round(share, 4) for name, share in accuracy.items()},
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     terminal.result(_text(folder, summary), summary)
@@ -97,32 +105,42 @@ def clear_unless_finished(folder: Path, last_file: str) -> bool:
     return True
 
 
-def caption_accuracy(folder: Path, data: Path) -> float:
-    """Share of a `generate` folder's pictures that show what their caption says, every attribute right."""
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """Read a `generate` folder's manifest."""
+    return [json.loads(line) for line in (folder / MANIFEST).read_text().splitlines()]
+
+
+def caption_accuracy(folder: Path, records: list[dict[str, Any]], data: Path) -> float:
+    """Share of drawn pictures that show what their caption says, every attribute right."""
     facts = json.loads((data / "shapes.json").read_text())
-    records = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
     pictures = (Image.open(folder / record["file"]).convert("RGB") for record in records)
     return Recogniser(facts["level"], facts["side"]).accuracy(pictures, [record["caption"] for record in records])
 
 
-def draw_grid(folder: Path) -> None:
-    """Show the samples of a few prompts, combinations seen in training on the left, unseen ones on the right."""
+def draw_grid(folder: Path, seen: list[dict[str, Any]], unseen: list[dict[str, Any]]) -> None:
+    """Show single samples of a few prompts, and for combinations not seen in training the best of many beside them."""
     sheets = []
-    for group in GROUPS:
-        rows = []
-        records = [json.loads(line) for line in (folder / group / "manifest.jsonl").read_text().splitlines()]
+    for name, records in (("seen", seen), ("unseen", unseen)):
         captions = list(dict.fromkeys(record["caption"] for record in records))
-        for caption in captions[:: max(len(captions) // GRID_PROMPTS, 1)][:GRID_PROMPTS]:
-            own = [Image.open(folder / group / r["file"]).convert("RGB") for r in records if r["caption"] == caption]
-            rows.append((f"{caption} ({group})", own))
-        sheets.append(labelled_grid(rows))
-    side_by_side(sheets).save(folder / "grid.png")
+        shown = captions[:: max(len(captions) // GRID_PROMPTS, 1)][:GRID_PROMPTS]
+        own = {c: sorted((r for r in records if r["caption"] == c), key=lambda r: r["number"]) for c in shown}
+        rows = [(f"{caption} ({name})", own[caption][:SINGLE]) for caption in shown]
+        sheets.append(_sheet(folder / name, rows))
+        if name == "unseen":
+            best = [[r for r in own[caption] if r["rank"] == 1] for caption in shown]
+            sheets.append(_sheet(folder / name, [(f"best of {CANDIDATES}", records) for records in best]))
+    side_by_side(sheets).save(folder / GRID)
 
 
-def last_validation(dvae: RunDir) -> dict[str, float]:
+def _sheet(folder: Path, rows: list[tuple[str, list[dict[str, Any]]]]) -> Image.Image:
+    opened = [(label, [Image.open(folder / r["file"]).convert("RGB") for r in records]) for label, records in rows]
+    return labelled_grid(opened)
+
+
+def last_validation(run_dir: RunDir) -> dict[str, float]:
     """Read the last held-out figures of a run."""
-    lines = [json.loads(line) for line in dvae.metrics.read_text().splitlines()]
-    return next(line for line in reversed(lines) if "valid/psnr" in line)
+    lines = [json.loads(line) for line in run_dir.metrics.read_text().splitlines()]
+    return next(line for line in reversed(lines) if "valid/loss" in line)
 
 
 def _sets(values: list[str]) -> list[str]:
@@ -130,13 +148,14 @@ def _sets(values: list[str]) -> list[str]:
 
 
 def _text(folder: Path, summary: dict[str, Any]) -> str:
-    accuracy = summary["caption_accuracy"]
+    accuracy, best = summary["caption_accuracy"], f"unseen_best_of_{CANDIDATES}"
     return "\n".join(
         [
             f"dVAE reconstruction     {summary['dvae_psnr']:.2f} dB, {summary['codes_used']} codes in use",
             f"caption accuracy        {accuracy['seen']:.1%} of combinations seen in training",
             f"                        {accuracy['unseen']:.1%} of combinations never seen",
+            f"                        {accuracy[best]:.1%} of these, the best of {CANDIDATES} as CLIP finds",
             f"seconds                 {summary['seconds']:.0f}",
-            f"pictures                {folder / 'grid.png'}",
+            f"pictures                {folder / GRID}",
         ]
     )

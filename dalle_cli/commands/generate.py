@@ -1,12 +1,10 @@
-"""`dalle generate`: captions to pictures."""
+"""`dalle generate`: captions to pictures, all of them or the best of many."""
 
 import hashlib
 import itertools
 import json
-import math
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +12,25 @@ from typing import Any
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from torch import Tensor
 
 from dalle_cli.console import Terminal
-from dalle_cli.data.images import to_image
-from dalle_cli.data.preparation import pad_tokens
 from dalle_cli.data.sources.captions import clean_captions
-from dalle_cli.data.tokenizer import Tokenizer
-from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.loading import load_dvae, load_tokenizer, load_transformer
-from dalle_cli.models.dvae import DiscreteVAE
-from dalle_cli.models.transformer import Transformer
-from dalle_cli.run_dir import WEIGHTS, RunDir, check_new_folder, model_dir
-from dalle_cli.sampling import SamplingSettings, candidate_uniforms, sample_image_tokens
-from dalle_cli.training.precision import apply_precision, open_device, told_when_out_of_memory
+from dalle_cli.drawing import Candidate, Painter
+from dalle_cli.errors import UsageError
+from dalle_cli.jobs import begin_job, recorded_job
+from dalle_cli.loading import load_clip, load_clip_tokenizer, load_dvae, load_tokenizer, load_transformer
+from dalle_cli.reranking import (
+    ClipScorer,
+    Ranking,
+    clip_checksum,
+    keep_best,
+    rank_by_clip,
+    rank_by_perplexity,
+    scored,
+)
+from dalle_cli.run_dir import GRID, MANIFEST, WEIGHTS, RunDir, model_dir, whole_or_absent
+from dalle_cli.sampling import SamplingSettings
+from dalle_cli.training.precision import Precision, apply_precision, open_device, told_when_out_of_memory
 from dalle_cli.untrusted import SURROGATE, printable
 from dalle_cli.viz import labelled_grid
 
@@ -46,88 +49,97 @@ class GenerateOptions:
     sampling: SamplingSettings
     seed: int
     batch_size: int  # 0: as many as there are, up to 64
+    clip: str | None  # ranks by it, where given
+    tokenizer: Path | None
+    by_perplexity: bool
+    best: int  # of the n, to keep; 0: all
+    keep_all: bool
     device: str
     precision: str
     out: Path | None
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """One picture to draw: the number-th one of its caption."""
-
-    caption: str
-    number: int
-
-
-@dataclass(frozen=True)
-class Painter:
-    """Everything between a caption and its picture."""
-
-    transformer: Transformer
-    dvae: DiscreteVAE
-    tokenizer: Tokenizer
-    device: torch.device
-
-    def check(self, run: Path) -> None:
-        """Raise DalleError unless the three parts of a run speak the same tokens."""
-        reads = (self.transformer.text_vocab_size, self.transformer.grid_size, self.transformer.image_vocab_size)
-        speaks = (self.tokenizer.vocab_size, self.dvae.grid_size, self.dvae.vocab_size)
-        names = ("text vocabulary", "token grid", "image vocabulary")
-        for name, read, spoken in zip(names, reads, speaks, strict=True):
-            if read != spoken:
-                raise DalleError(f"the parts of {run} don't belong together: {name} of {read} and of {spoken}")
-
-    def text_tokens(self, captions: list[str]) -> Tensor:
-        """Encode captions: int64 [B, T], -1 after each."""
-        rows = [pad_tokens(self.tokenizer.encode(caption), self.transformer.text_len) for caption in captions]
-        return torch.stack([torch.from_numpy(row) for row in rows]).to(self.device)
-
-
 def generate(options: GenerateOptions, terminal: Terminal) -> None:
-    """Draw n pictures of each caption into a folder with a grid and a manifest."""
-    if options.out is not None:
-        check_new_folder(options.out)
-    device, precision = open_device(options.device, options.precision)
-    run = RunDir(options.run)
-    transformer, dvae = load_transformer(options.run).to(device), load_dvae(options.run).to(device)
-    for model in (transformer, dvae):
-        apply_precision(model, precision, device)
-    painter = Painter(transformer, dvae, load_tokenizer(run), device)
-    painter.check(options.run)
-    warn_of_captions(painter, options.captions, terminal)
+    """Draw n pictures of each caption into a folder with a grid and a manifest; keep the best, where ranked.
 
+    The same command goes on with a folder it did not finish, caption by caption.
+    """
+    recorded = recorded_job(options.out) if options.out is not None else None
+    precision = recorded["settings"]["precision"] if recorded and options.precision == "auto" else options.precision
+    device, precision = open_device(options.device, precision)
+    painter = load_painter(options.run, device, precision)
+    warn_of_captions(painter, options.captions, terminal)
+    ranking = choose_ranking(options, painter, precision)
     candidates = [Candidate(caption, number) for caption in options.captions for number in range(options.n)]
-    width = options.batch_size or min(len(candidates), WIDEST)
     settings = {
         "seed": options.seed,
         **asdict(options.sampling),
-        "decode_width": width,
+        "decode_width": options.batch_size or min(len(candidates), WIDEST),
         "device": device.type,
         "precision": precision,
         "model": model_checksum(options.run),
     }
     out = make_folder(options)
-    terminal.say(f"writing {len(candidates)} pictures to {out}")
-    files: list[str] = []
-    shown: list[Image.Image] = []
-    progress = terminal.progress(len(candidates), 0, "picture")
-    with progress as line, (out / "manifest.jsonl").open("w") as manifest, told_when_out_of_memory():
-        for candidate, picture in draw(painter, candidates, width, options):
-            record = {"file": f"{len(files):04d}.png", **asdict(candidate), **settings}
-            save_png(picture, out / record["file"], record)
+    begin_job(out, describe(options, ranking, settings))
+    n_kept = options.n if options.keep_all or not options.best else options.best
+    n_done = keep_whole_captions(out, n_kept)
+    if n_done == len(options.captions):
+        terminal.say(f"{out} holds all pictures already: nothing to do")
+    else:
+        terminal.say(f"writing {(len(options.captions) - n_done) * n_kept} pictures to {out}")
+    progress = terminal.progress(len(candidates), n_done * options.n, "picture")
+    with progress as line, (out / MANIFEST).open("a", buffering=1) as manifest, told_when_out_of_memory():
+        batches = painter.draw(candidates, n_done * options.n, settings["decode_width"], options.seed, options.sampling)
+        drawn = keep_best(scored(batches, ranking, line.advance), options.n, n_kept, ranking)
+        for place, one in enumerate(drawn, start=n_done * n_kept):
+            record = {"file": f"{place:04d}.png", **one.record(), **settings}
+            save_png(one.picture, out / record["file"], record)
             manifest.write(json.dumps(record) + "\n")
-            files.append(str(out / record["file"]))
-            shown += [picture] if len(shown) < GRID_PICTURES else []
-            line.advance()
-    save_grid(options, shown, out / "grid.png")
-    result = {"out": str(out), "files": files, "grid": str(out / "grid.png"), "manifest": str(out / "manifest.jsonl")}
-    terminal.result(str(out), result)
+    records = read_manifest(out)
+    save_grid(out, records, n_kept, options.best or options.n)
+    report(out, records, terminal)
+
+
+def load_painter(run: Path, device: torch.device, precision: Precision) -> Painter:
+    """Load a run's transformer, dVAE and tokenizer; raises DalleError where they don't belong together."""
+    transformer, dvae = load_transformer(run).to(device), load_dvae(run).to(device)
+    for model in (transformer, dvae):
+        apply_precision(model, precision, device)
+    painter = Painter(transformer, dvae, load_tokenizer(RunDir(run)), device)
+    painter.check(run)
+    return painter
+
+
+def choose_ranking(options: GenerateOptions, painter: Painter, precision: Precision) -> Ranking | None:
+    """Make what puts candidates in order, if anything does."""
+    if options.by_perplexity:
+        return rank_by_perplexity(painter.transformer)
+    if options.clip is None:
+        return None
+    clip = load_clip(options.clip)
+    checksum = clip_checksum(clip)
+    apply_precision(clip, precision, painter.device)
+    tokenizer = load_clip_tokenizer(options.clip, clip, options.tokenizer)
+    return rank_by_clip(ClipScorer(clip.to(painter.device), tokenizer, painter.device), checksum, options.captions)
+
+
+def describe(options: GenerateOptions, ranking: Ranking | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """Say everything that the files of a folder depend on."""
+    return {
+        "command": "generate",
+        "captions": options.captions,
+        "n": options.n,
+        "best": options.best,
+        "keep_all": options.keep_all,
+        "ranked_by": ranking and ranking.by,
+        "clip": ranking and ranking.checksum,
+        "settings": settings,
+    }
 
 
 def make_folder(options: GenerateOptions) -> Path:
-    """Make the folder of --out, or the next numbered one of the run's samples, which another call may want as well."""
+    """Name the folder of --out, or make the next numbered one of the run's samples, which others may want as well."""
     if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
         return options.out
     samples = RunDir(options.run).samples
     samples.mkdir(parents=True, exist_ok=True)
@@ -139,6 +151,15 @@ def make_folder(options: GenerateOptions) -> Path:
             continue
         return samples / f"{number:03d}"
     raise AssertionError("unreachable")
+
+
+def keep_whole_captions(out: Path, n_kept: int) -> int:
+    """Cut a manifest that an interruption has left back to whole captions; give their number."""
+    lines = (out / MANIFEST).read_bytes().split(b"\n")[:-1] if (out / MANIFEST).is_file() else []
+    n_done = len(lines) // n_kept
+    with whole_or_absent(out / MANIFEST) as beside:
+        beside.write_bytes(b"".join(line + b"\n" for line in lines[: n_done * n_kept]))
+    return n_done
 
 
 def read_captions(captions: list[str], prompts: str | None) -> list[str]:
@@ -177,21 +198,6 @@ def warn_of_captions(painter: Painter, captions: list[str], terminal: Terminal) 
             terminal.warn(f"caption cut from {n_tokens:,} to {room} tokens: {printable(caption)[:60]}…")
 
 
-def draw(
-    painter: Painter, candidates: list[Candidate], width: int, options: GenerateOptions
-) -> Iterator[tuple[Candidate, Image.Image]]:
-    """Sample and decode `width` candidates at a time; a short batch is filled up, so that all have the same shape."""
-    n_tokens = painter.transformer.image_len
-    for start in range(0, len(candidates), width):
-        batch = candidates[start : start + width]
-        filled = batch + batch[-1:] * (width - len(batch))
-        rows = [candidate_uniforms(options.seed, c.caption, [c.number], n_tokens) for c in filled]
-        text_tokens = painter.text_tokens([c.caption for c in filled])
-        tokens = sample_image_tokens(painter.transformer, text_tokens, torch.cat(rows), options.sampling)
-        images = painter.dvae.decode(tokens)
-        yield from zip(batch, map(to_image, images), strict=False)
-
-
 def save_png(picture: Image.Image, path: Path, record: dict[str, Any]) -> None:
     """Write a picture with its record in PNG text chunks."""
     text = PngInfo()
@@ -200,14 +206,36 @@ def save_png(picture: Image.Image, path: Path, record: dict[str, Any]) -> None:
     picture.save(path, pnginfo=text)
 
 
-def save_grid(options: GenerateOptions, pictures: list[Image.Image], path: Path) -> None:
-    """Lay the pictures out under their captions."""
-    rows = []
-    for i, caption in enumerate(options.captions[: math.ceil(len(pictures) / options.n)]):
-        own = pictures[i * options.n : (i + 1) * options.n]
+def read_manifest(out: Path) -> list[dict[str, Any]]:
+    """Read the records of all pictures of a folder, in order."""
+    return [json.loads(line) for line in (out / MANIFEST).read_text().splitlines()]
+
+
+def save_grid(out: Path, records: list[dict[str, Any]], n_kept: int, n_shown: int) -> None:
+    """Lay the pictures out under their captions, at most n_shown of the n_kept of each."""
+    rows: list[tuple[str, list[Image.Image]]] = []
+    n_pictures = 0
+    for first in range(0, len(records), n_kept):
+        own = records[first : first + min(n_shown, n_kept, GRID_PICTURES - n_pictures)]
+        n_pictures += len(own)
         for start in range(0, len(own), GRID_COLUMNS):
-            rows.append((printable(caption) if start == 0 else "", own[start : start + GRID_COLUMNS]))
-    labelled_grid(rows).save(path)
+            pictures = [Image.open(out / record["file"]) for record in own[start : start + GRID_COLUMNS]]
+            rows.append((printable(own[0]["caption"]) if start == 0 else "", pictures))
+    with whole_or_absent(out / GRID) as beside:
+        labelled_grid(rows).save(beside, format="PNG")
+
+
+def report(out: Path, records: list[dict[str, Any]], terminal: Terminal) -> None:
+    """Print where the pictures are; as JSON, with the scores where there are any."""
+    result = {
+        "out": str(out),
+        "files": [str(out / record["file"]) for record in records],
+        "grid": str(out / GRID),
+        "manifest": str(out / MANIFEST),
+    }
+    if "score" in records[0]:
+        result["scores"] = [record["score"] for record in records]
+    terminal.result(str(out), result)
 
 
 def model_checksum(run: Path) -> str:

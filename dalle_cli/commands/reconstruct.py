@@ -12,7 +12,7 @@ from torch import Tensor
 from dalle_cli.console import Terminal
 from dalle_cli.data.augment import centre_crop
 from dalle_cli.data.images import BadSample, decode_image, to_image, to_tensor
-from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES
+from dalle_cli.data.picture_lists import find_pictures
 from dalle_cli.errors import DalleError
 from dalle_cli.loading import load_dvae
 from dalle_cli.metrics import code_counts, psnr
@@ -76,20 +76,6 @@ def reconstruct(options: ReconstructOptions, terminal: Terminal) -> None:
         "vocab_size": dvae.vocab_size,
     }
     terminal.result(_text(rows, summary), {"out": str(options.out), **summary, "pictures": rows})
-
-
-def find_pictures(paths: list[Path]) -> list[Path]:
-    """List pictures and the pictures of folders; raises DalleError for a path there is not."""
-    files: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise DalleError(f"no such picture or folder: {path}")
-        files += sorted(filter(_is_picture, path.rglob("*"))) if path.is_dir() else [path]
-    return files
-
-
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def read_pictures(files: list[Path], image_size: int, terminal: Terminal) -> Iterator[tuple[Path, Tensor]]:

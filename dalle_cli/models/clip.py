@@ -167,6 +167,9 @@ class Clip(nn.Module):
         self.image_size = image_size
         self.text_len = text_len
         self.text_vocab_size = text_vocab_size
+        self.activation = activation
+        self.vision = vision
+        self.text = text
         self.end_of_text = end_of_text
         self.pixel_mean = tuple(pixel_mean)
         self.pixel_std = tuple(pixel_std)

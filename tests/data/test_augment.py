@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dalle_cli.data.augment import area_resize, centre_crop, dvae_crop, transformer_crop
+from dalle_cli.data.augment import (
+    area_resize,
+    centre_crop,
+    clip_crop,
+    clip_square,
+    dvae_crop,
+    transformer_crop,
+)  # fmt: skip
+from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD
 
 
 def area_by_hand(row, n_out):
@@ -80,10 +88,47 @@ def test_transformer_crop_scales_to_at_most_nine_eighths():
 @pytest.mark.parametrize("size", [(20, 50), (50, 20), (17, 17), (300, 40)])
 def test_every_crop_has_the_target_size_even_where_it_must_enlarge(size):
     rng = np.random.default_rng(0)
-    for crop in (dvae_crop(gradient(*size), 32, rng), transformer_crop(gradient(*size), 32, rng)):
+    at_random = [crop(gradient(*size), 32, rng) for crop in (dvae_crop, transformer_crop, clip_crop)]
+    for crop in (*at_random, centre_crop(gradient(*size), 32), clip_square(gradient(*size), 32)):
         assert crop.shape == (32, 32, 3) and crop.dtype == np.uint8
-    assert centre_crop(gradient(*size), 32).shape == (32, 32, 3)
 
 
-def test_centre_crop_is_centred():
-    assert centre_crop(gradient(64, 32), 32)[0, 0].tolist() == [16, 0, 0]
+@pytest.mark.parametrize("crop", [centre_crop, clip_square])
+def test_crop_for_validation_is_centred(crop):
+    assert crop(gradient(64, 32), 32)[0, 0].tolist() == [16, 0, 0]
+
+
+@pytest.mark.parametrize("crop", [dvae_crop, transformer_crop, clip_crop])
+def test_crops_go_by_the_generator_alone(crop):
+    first, again, other = (crop(gradient(90, 70), 32, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+def test_clip_crop_shows_every_part_of_a_long_picture_and_nothing_beyond():
+    for size, channel in (((80, 32), 0), ((32, 80), 1)):
+        image = Image.merge("RGB", (*gradient(*size).split()[:2], Image.new("L", size, 255)))
+        crops = [clip_crop(image, 32, np.random.default_rng(i)) for i in range(300)]
+        assert all((crop[..., 2] == 255).all() for crop in crops)  # beyond its borders a picture is black
+        starts = sorted(int(crop[0, 0, channel]) for crop in crops)
+        assert starts[0] == 0 and max(np.diff(starts)) <= 2
+        assert max(int(crop[-1, -1, channel]) for crop in crops) == 79
+
+
+def test_clip_crop_scales_to_at_most_nine_eighths_and_never_flips():
+    crops = [clip_crop(gradient(160, 160), 32, np.random.default_rng(i)) for i in range(200)]
+    shown = {int(crop[0, -1, 0]) - int(crop[0, 0, 0]) for crop in crops}  # of 160 columns, by 31 of 32 to 36 pixels
+    assert 160 * 31 / 36 - 2 < min(shown) < 160 * 31 / 35 < 160 * 31 / 33 < max(shown) < 160 * 31 / 32 + 2
+
+
+@pytest.mark.parametrize(
+    "size", [(37, 53), (53, 37), (101, 40), (33, 34), (20, 31), (9, 40), (32, 32), (17, 17), (200, 35)], ids=str
+)
+def test_clip_square_is_what_transformers_makes_of_a_picture(size):
+    clip = pytest.importorskip("transformers.models.clip")
+    image = Image.fromarray(np.random.default_rng(0).integers(256, size=(size[1], size[0], 3), dtype=np.uint8))
+    process = clip.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    ours = clip_square(image, 32).transpose(2, 0, 1) / 255
+    plain, normalised = (process(image, do_normalize=do)["pixel_values"][0] for do in (False, True))
+    np.testing.assert_allclose(ours, plain, rtol=0, atol=1 / 255)
+    mean, std = np.reshape(PIXEL_MEAN, (3, 1, 1)), np.reshape(PIXEL_STD, (3, 1, 1))
+    np.testing.assert_allclose((ours - mean) / std, normalised, rtol=0, atol=1 / 255 / min(PIXEL_STD))

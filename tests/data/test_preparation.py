@@ -1,13 +1,23 @@
 """Preparation: captions drawn, dropped, tokenised and padded as the recipe says."""
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-from fakes import MemorySource, pair_preparation, png
+from fakes import SIDE, MemorySource, pair_preparation, png
 
-from dalle_cli.data.preparation import pad_tokens
+from dalle_cli.data.augment import clip_square
+from dalle_cli.data.images import decode_image
+from dalle_cli.data.preparation import ClipPreparation, pad_tokens
 from dalle_cli.data.sources import Sample
+
+
+def clip_preparation(text_len: int = 12, bpe_dropout: float = 0.0) -> ClipPreparation:
+    return ClipPreparation(SIDE, text_len, pair_preparation().tokenizer, bpe_dropout)
+
+
+with_captions = pytest.mark.parametrize("preparation", [pair_preparation, clip_preparation])
 
 
 def test_captions_are_dropped_as_often_as_the_recipe_says() -> None:
@@ -20,19 +30,23 @@ def test_captions_are_dropped_as_often_as_the_recipe_says() -> None:
     assert all((example.text_tokens == -1).all() and not example.is_cut for example in dropped)
 
 
-def test_captions_of_a_sample_are_chosen_about_equally_often() -> None:
+@with_captions
+def test_captions_of_a_sample_are_chosen_about_equally_often(preparation: Callable) -> None:
     sample, n = MemorySource().read(3), 600
-    counts = Counter(pair_preparation()(sample, seed).caption for seed in range(n))
+    counts = Counter(preparation()(sample, seed).caption for seed in range(n))
     assert set(counts) == set(sample.captions)
     assert abs(counts["3 first"] / n - 0.5) < 5 * (0.25 / n) ** 0.5
 
 
-def test_bpe_dropout_tokenizes_one_caption_in_several_ways() -> None:
-    prepare = pair_preparation(bpe_dropout=0.5)
+@with_captions
+def test_bpe_dropout_tokenizes_one_caption_in_several_ways(preparation: Callable) -> None:
+    prepare = preparation(text_len=16, bpe_dropout=0.5)
     sample = Sample("key", png(0), ["first fits"])
     ways = {tuple(prepare(sample, seed).text_tokens.tolist()) for seed in range(50)}
     assert len(ways) > 3
-    assert {prepare.tokenizer.decode([token for token in way if token >= 0]) for way in ways} == {"first fits"}
+    n_pieces = prepare.tokenizer.vocab_size
+    own = [[token for token in way if 0 < token < n_pieces] for way in ways]  # without padding, start and end
+    assert {prepare.tokenizer.decode(tokens) for tokens in own} == {"first fits"}
 
 
 @pytest.mark.parametrize(("caption", "is_cut"), [("abcdef", False), ("abcdefg", True), ("abcdefghijk", True)])
@@ -43,6 +57,34 @@ def test_captions_with_more_tokens_than_room_are_cut_and_flagged(caption: str, i
     tokens = prepare.tokenizer.encode(caption)
     assert example.is_cut == is_cut == (len(tokens) > 7)
     assert example.text_tokens.tolist() == [*tokens[:7], -1]
+
+
+@pytest.mark.parametrize(("caption", "is_cut"), [("abcde", False), ("abcdef", True), ("abcdefghijk", True)])
+@pytest.mark.parametrize("seed", [None, 0])
+def test_clip_reads_as_much_of_a_caption_as_fits_between_start_and_end(
+    caption: str, is_cut: bool, seed: int | None
+) -> None:
+    prepare = clip_preparation(text_len=8)
+    example = prepare(Sample("key", png(0), [caption]), seed)
+    tokens, start = prepare.tokenizer.encode(caption), prepare.tokenizer.vocab_size
+    assert example.is_cut == is_cut == (len(tokens) > 6) and example.caption == caption
+    assert example.text_tokens.tolist() == [start, *tokens[:6], start + 1]
+
+
+def test_clip_pads_a_short_caption_with_zeros() -> None:
+    prepare = clip_preparation(text_len=8)
+    example = prepare(Sample("key", png(0), ["ab"]), None)
+    start = prepare.tokenizer.vocab_size
+    assert example.text_tokens.tolist() == [start, *prepare.tokenizer.encode("ab"), start + 1, 0, 0, 0]
+    assert example.text_tokens.dtype == np.int64 and not example.is_cut
+
+
+def test_clip_validates_on_the_first_caption_and_the_middle_and_trains_on_any() -> None:
+    prepare, sample = clip_preparation(bpe_dropout=0.5), MemorySource().read(3)
+    fixed, again = prepare(sample, None), prepare(sample, None)
+    assert fixed.caption == sample.captions[0] and fixed.text_tokens.tolist() == again.text_tokens.tolist()
+    assert np.array_equal(fixed.pixels, clip_square(decode_image(sample.image), SIDE))
+    assert len({prepare(sample, seed).pixels.tobytes() for seed in range(20)}) > 5
 
 
 def test_padding_keeps_the_last_slot_free() -> None:

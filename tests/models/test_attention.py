@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dalle_cli.models.attention import Attention, KeyValueCache
+from dalle_cli.models.attention import Attention, KeyValueCache, attend
 
 B, S, D, H = 2, 7, 12, 3
 
@@ -58,6 +58,12 @@ def attend_by_hand(attention: Attention, x: Tensor, mask: Tensor) -> Tensor:
 
 def test_attention_matches_an_explicit_softmax(attention: Attention, x: Tensor, mask: Tensor) -> None:
     torch.testing.assert_close(attention(x, mask), attend_by_hand(attention, x, mask), rtol=1e-5, atol=1e-5)
+
+
+def test_no_mask_is_a_mask_that_allows_everything() -> None:
+    query, key, value = torch.randn(3, B, H, S, D // H, generator=torch.Generator().manual_seed(3))
+    everywhere = torch.ones(S, S, dtype=torch.bool)
+    torch.testing.assert_close(attend(query, key, value, None), attend(query, key, value, everywhere))
 
 
 @pytest.mark.parametrize("chunks", [[7], [1] * 7, [3, 1, 1, 2], [4, 3]])

@@ -1,0 +1,187 @@
+"""`dalle rerank`: pictures in the order in which a CLIP finds that they fit a caption."""
+
+import csv
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from dalle_cli.console import Terminal
+from dalle_cli.data.images import decode_image
+from dalle_cli.data.picture_lists import ListedPicture, list_pictures
+from dalle_cli.data.sources.captions import clean_captions
+from dalle_cli.embedding import Embedded, embed_files
+from dalle_cli.embedding_cache import EmbeddingCache, cache_file
+from dalle_cli.errors import DalleError, UsageError
+from dalle_cli.jobs import begin_job, recorded_job
+from dalle_cli.loading import load_clip, load_clip_tokenizer
+from dalle_cli.reranking import ClipScorer, clip_checksum
+from dalle_cli.run_dir import GRID, SCORES, SCORES_TABLE, whole_or_absent
+from dalle_cli.training.precision import apply_precision, open_device, told_when_out_of_memory
+from dalle_cli.untrusted import printable
+from dalle_cli.viz import labelled_grid
+
+BATCH_SIZE = {"cpu": 32, "cuda": 512}  # unless told otherwise
+GRID_COLUMNS = 8
+GRID_PICTURES = 256
+GRID_TILE = 256  # pixels; larger pictures are shown smaller
+
+
+@dataclass(frozen=True)
+class RerankOptions:
+    """The command line of `rerank`."""
+
+    pictures: str
+    caption: str | None  # for all pictures; none: each has its own
+    clip: str
+    tokenizer: Path | None
+    top_k: int
+    batch_size: int  # 0: by the device
+    device: str
+    precision: str
+    out: Path | None
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a picture came out: its cosine and its rank among those of its caption, or why it could not be read."""
+
+    caption: str
+    rank: int | None
+    score: float | None
+    picture: str
+    file: str | None = None  # its copy in the folder of the best
+    problem: str | None = None
+
+
+def rerank(options: RerankOptions, terminal: Terminal) -> None:
+    """Score pictures and order them, the best first; copy the best into a folder with a grid and tables.
+
+    An unreadable picture is marked in the tables, and in the end raises DalleError, when all else is written.
+    """
+    if options.out is not None:
+        recorded_job(options.out)  # says at once if the folder is another's
+    pictures = with_captions(list_pictures(options.pictures), options.caption)
+    device, precision = open_device(options.device, options.precision)
+    clip = load_clip(options.clip)
+    tokenizer = load_clip_tokenizer(options.clip, clip, options.tokenizer)
+    model = f"{clip_checksum(clip)} {precision}"
+    apply_precision(clip, precision, device)
+    scorer = ClipScorer(clip.to(device), tokenizer, device)
+    cache = EmbeddingCache(cache_file(), model)
+    batch_size = options.batch_size or BATCH_SIZE[device.type]
+    with terminal.progress(len(pictures), 0, "picture") as line, told_when_out_of_memory():
+        found = embed_files([picture.path for picture in pictures], scorer, cache, batch_size, line.advance)
+        scores = rank(pictures, found, scorer)
+    if cache.problem is not None:
+        terminal.warn(f"embeddings are not kept: {printable(cache.problem)}")
+    if options.out is not None:
+        job = {"command": "rerank", "pictures": fingerprint(pictures, found), "model": model, "top_k": options.top_k}
+        begin_job(options.out, job)
+        scores = write(scores, options.out, options.top_k)
+    report(scores, options, terminal)
+    n_unreadable = sum(score.problem is not None for score in scores)
+    if n_unreadable:
+        raise DalleError(f"{n_unreadable} of {len(scores)} pictures could not be read; the others are ranked")
+
+
+def with_captions(pictures: list[ListedPicture], caption: str | None) -> list[ListedPicture]:
+    """Give every picture the caption, or leave each its own; raises UsageError where there is none."""
+    if caption is not None:
+        cleaned = clean_captions([caption])
+        if not cleaned:
+            raise UsageError("an empty caption", "give it in quotes, or leave it out where a manifest has captions")
+        return [ListedPicture(picture.path, cleaned[0]) for picture in pictures]
+    for picture in pictures:
+        if picture.caption is None:
+            message = f"no caption for {printable(str(picture.path))}"
+            raise UsageError(message, 'give one for all, as in: dalle rerank PICTURES "a caption", or a manifest')
+    return pictures
+
+
+def rank(pictures: list[ListedPicture], found: list[Embedded], scorer: ClipScorer) -> list[Score]:
+    """Order the pictures of each caption by their cosines, captions in the order they came, the unreadable last."""
+    captions = list(dict.fromkeys(picture.caption for picture in pictures))
+    texts = dict(zip(captions, scorer.embed_captions(captions).numpy(), strict=True))
+    scores: dict[str, list[tuple[float, str]]] = {caption: [] for caption in captions}
+    problems: dict[str, list[Score]] = {caption: [] for caption in captions}
+    for picture, one in zip(pictures, found, strict=True):
+        if one.embedding is None:
+            problems[picture.caption].append(Score(picture.caption, None, None, str(picture.path), None, one.problem))
+        else:
+            cosine = float(one.embedding @ texts[picture.caption])
+            scores[picture.caption].append((cosine, str(picture.path)))
+    ordered: list[Score] = []
+    for caption in captions:
+        best_first = sorted(scores[caption], key=lambda one: -one[0])
+        ordered += [Score(caption, i, round(c, 6), path) for i, (c, path) in enumerate(best_first, start=1)]
+        ordered += problems[caption]
+    return ordered
+
+
+def fingerprint(pictures: list[ListedPicture], found: list[Embedded]) -> str:
+    """Hash which pictures were compared with which captions."""
+    pairs = [[picture.caption, str(picture.path), one.checksum] for picture, one in zip(pictures, found, strict=True)]
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+
+
+def write(scores: list[Score], out: Path, top_k: int) -> list[Score]:
+    """Copy the best of each caption, in order, with a grid and the tables; give the scores with the copies' names."""
+    written: list[Score] = []
+    for score in scores:
+        if score.rank is not None and score.rank <= top_k:
+            n_copies = sum(one.file is not None for one in written)
+            name = f"{n_copies:04d}{Path(score.picture).suffix.lower()}"
+            with whole_or_absent(out / name) as beside:
+                shutil.copyfile(score.picture, beside)
+            score = replace(score, file=name)
+        written.append(score)
+    save_grid(written, out)
+    rows = [asdict(score) for score in written]
+    with whole_or_absent(out / SCORES) as beside:
+        beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with whole_or_absent(out / SCORES_TABLE) as beside, beside.open("w", newline="", errors="surrogateescape") as file:
+        table = csv.DictWriter(file, [field.name for field in fields(Score)])
+        table.writeheader()
+        table.writerows(rows)
+    return written
+
+
+def save_grid(scores: list[Score], out: Path) -> None:
+    """Lay the best out under their captions, each caption's own in rows."""
+    rows: list[tuple[str, list[Image.Image]]] = []
+    caption = None
+    for score in [score for score in scores if score.file is not None][:GRID_PICTURES]:
+        if score.caption != caption or len(rows[-1][1]) == GRID_COLUMNS:
+            rows.append((printable(score.caption) if score.caption != caption else "", []))
+            caption = score.caption
+        rows[-1][1].append(tile(out / score.file))
+    if rows:
+        with whole_or_absent(out / GRID) as beside:
+            labelled_grid(rows).save(beside, format="PNG")
+
+
+def tile(file: Path) -> Image.Image:
+    """Fit a picture into a square of the grid."""
+    picture = decode_image(file.read_bytes())
+    picture.thumbnail((GRID_TILE, GRID_TILE))
+    return picture
+
+
+def report(scores: list[Score], options: RerankOptions, terminal: Terminal) -> None:
+    """Print the best of each caption, or all scores as JSON."""
+    result: dict[str, Any] = {"out": None if options.out is None else str(options.out)}
+    result["scores"] = [asdict(score) for score in scores]
+    lines = []
+    for score in scores:
+        if score.rank == 1 and options.caption is None:
+            lines.append(printable(score.caption))
+        if score.rank is not None and score.rank <= options.top_k:
+            lines.append(f"{score.score:8.4f}  {printable(score.picture)}")
+        if score.problem is not None:
+            lines.append(f"       -  {printable(score.picture)}: {score.problem}")
+    terminal.result("\n".join(lines), result)

@@ -1,0 +1,93 @@
+"""Which pictures to look at: those of a folder, of a list, or of a manifest, where each may have a caption of its own.
+
+Paths only: whether a picture can be read is found when it is.
+"""
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES
+from dalle_cli.errors import DalleError
+from dalle_cli.run_dir import MANIFEST
+from dalle_cli.untrusted import printable
+
+
+class ListedPicture(NamedTuple):
+    """A picture's path, and its caption where the list gives one."""
+
+    path: Path
+    caption: str | None = None
+
+
+def list_pictures(spec: str) -> list[ListedPicture]:
+    """List the pictures of a folder (by its manifest if `generate` wrote it), of a manifest, of a list, or one picture.
+
+    A manifest (.jsonl, .csv) names pictures as `file` or `image`, relative to itself, and may give a `caption`; a list
+    (.txt, or - for the standard input) names one a line. Raises DalleError where there is none or the list is damaged.
+    """
+    path = Path(spec)
+    if spec == "-":
+        pictures = _from_lines(sys.stdin.read())
+    elif path.is_dir():
+        is_drawn = (path / MANIFEST).is_file()
+        pictures = _from_manifest(path / MANIFEST) if is_drawn else [ListedPicture(p) for p in find_pictures([path])]
+    elif path.suffix.lower() in (".jsonl", ".csv"):
+        pictures = _from_manifest(path)
+    elif path.suffix.lower() == ".txt":
+        pictures = _from_lines(_read(path))
+    else:
+        pictures = [ListedPicture(p) for p in find_pictures([path])]
+    if not pictures:
+        raise DalleError(f"no pictures in {printable(spec)}", "a folder, a .txt list, or a .jsonl or .csv manifest")
+    return pictures
+
+
+def find_pictures(paths: list[Path]) -> list[Path]:
+    """List pictures and, in order of their names, those of folders; raises DalleError for a path there is not."""
+    files: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise DalleError(f"no such picture or folder: {path}")
+        files += sorted(filter(_is_picture, path.rglob("*"))) if path.is_dir() else [path]
+    return files
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _from_lines(text: str) -> list[ListedPicture]:
+    return [ListedPicture(Path(line)) for line in text.splitlines() if line.strip()]
+
+
+def _from_manifest(path: Path) -> list[ListedPicture]:
+    text = _read(path)
+    rows = csv.DictReader(text.splitlines()) if path.suffix.lower() == ".csv" else _json_rows(text.splitlines())
+    pictures = []
+    for number, row in enumerate(rows, start=1):
+        name = (row.get("file") or row.get("image")) if isinstance(row, dict) else None
+        caption = row.get("caption") if isinstance(row, dict) else None
+        if not isinstance(name, str) or not isinstance(caption, str | None):
+            raise DalleError(f"{path}: row {number} does not name a picture as `file` or `image`")
+        pictures.append(ListedPicture(path.parent / name, caption or None))
+    return pictures
+
+
+def _json_rows(lines: Iterable[str]) -> Iterator[object]:
+    for line in lines:
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except (ValueError, RecursionError):
+                yield None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise DalleError(f"cannot read {printable(str(path))}: {error.strerror}") from error

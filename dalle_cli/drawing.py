@@ -1,0 +1,85 @@
+"""From captions to pictures with a trained transformer: tokenized, sampled, decoded, so many side by side.
+
+Knows nothing of files, nor of which pictures are worth keeping.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dalle_cli.data.images import to_image
+from dalle_cli.data.preparation import pad_tokens
+from dalle_cli.data.tokenizer import Tokenizer
+from dalle_cli.errors import DalleError
+from dalle_cli.models.dvae import DiscreteVAE
+from dalle_cli.models.transformer import Transformer
+from dalle_cli.sampling import SamplingSettings, candidate_uniforms, sample_image_tokens
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One picture to draw: the number-th one of its caption."""
+
+    caption: str
+    number: int
+
+
+@dataclass(frozen=True)
+class DrawnBatch:
+    """Candidates drawn side by side.
+
+    text_tokens   int64 [B, T], -1 after the caption
+    image_tokens  int64 [B, I]
+    """
+
+    candidates: list[Candidate]
+    text_tokens: Tensor
+    image_tokens: Tensor
+    pictures: list[Image.Image]
+
+
+@dataclass(frozen=True)
+class Painter:
+    """Everything between a caption and its picture."""
+
+    transformer: Transformer
+    dvae: DiscreteVAE
+    tokenizer: Tokenizer
+    device: torch.device
+
+    def check(self, run: Path) -> None:
+        """Raise DalleError unless the three parts of a run speak the same tokens."""
+        reads = (self.transformer.text_vocab_size, self.transformer.grid_size, self.transformer.image_vocab_size)
+        speaks = (self.tokenizer.vocab_size, self.dvae.grid_size, self.dvae.vocab_size)
+        names = ("text vocabulary", "token grid", "image vocabulary")
+        for name, read, spoken in zip(names, reads, speaks, strict=True):
+            if read != spoken:
+                raise DalleError(f"the parts of {run} don't belong together: {name} of {read} and of {spoken}")
+
+    def text_tokens(self, captions: list[str]) -> Tensor:
+        """Encode captions: int64 [B, T], -1 after each."""
+        rows = [pad_tokens(self.tokenizer.encode(caption), self.transformer.text_len) for caption in captions]
+        return torch.stack([torch.from_numpy(row) for row in rows]).to(self.device)
+
+    def draw(
+        self, candidates: list[Candidate], start: int, width: int, seed: int, settings: SamplingSettings
+    ) -> Iterator[DrawnBatch]:
+        """Draw the candidates from `start` on, `width` at a time.
+
+        Batches begin at multiples of the width and a short one is filled up, so that a picture does not depend on
+        where drawing has begun or will end.
+        """
+        n_tokens = self.transformer.image_len
+        for first in range(start - start % width, len(candidates), width):
+            batch = candidates[first : first + width]
+            filled = batch + batch[-1:] * (width - len(batch))
+            rows = [candidate_uniforms(seed, c.caption, [c.number], n_tokens) for c in filled]
+            text_tokens = self.text_tokens([c.caption for c in filled])
+            image_tokens = sample_image_tokens(self.transformer, text_tokens, torch.cat(rows), settings)
+            pictures = [to_image(image) for image in self.dvae.decode(image_tokens)]
+            wanted = slice(max(start - first, 0), len(batch))
+            yield DrawnBatch(batch[wanted], text_tokens[wanted], image_tokens[wanted], pictures[wanted])

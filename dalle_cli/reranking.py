@@ -1,0 +1,147 @@
+"""How well pictures fit their captions: CLIP's cosine, or the transformer's own likelihood.
+
+Ramesh et al. 2021, section 2.6, draw many candidates and keep those that a contrastive model likes best. Knows nothing
+of files, nor of what is done with the scores. Axes: B batch, E CLIP's shared width.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from dalle_cli.data.augment import clip_square
+from dalle_cli.data.clip_tokenizer import ClipTokenizer
+from dalle_cli.drawing import Candidate, DrawnBatch
+from dalle_cli.models.clip import Clip
+from dalle_cli.models.transformer import Transformer
+
+CAPTIONS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class ClipScorer:
+    """A CLIP ready to compare pictures with captions on a device; scores are cosines, and higher is better."""
+
+    clip: Clip
+    tokenizer: ClipTokenizer
+    device: torch.device
+
+    def square(self, picture: Image.Image) -> np.ndarray:
+        """Scale and cut a picture as CLIP wants it: uint8 [H, W, 3]."""
+        return clip_square(picture, self.clip.image_size)
+
+    @torch.inference_mode()
+    def embed_pictures(self, squares: Sequence[np.ndarray]) -> Tensor:
+        """Embed squares uint8 [H, W, 3]: unit vectors fp32 [B, E], on the CPU."""
+        pixels = torch.from_numpy(np.stack(squares)).to(self.device).permute(0, 3, 1, 2)
+        embeddings = self.clip.encode_image(self.clip.normalise(pixels.float() / 255))
+        return F.normalize(embeddings.float(), dim=1).cpu()
+
+    @torch.inference_mode()
+    def embed_captions(self, captions: Sequence[str]) -> Tensor:
+        """Embed captions, cut to what CLIP has room for: unit vectors fp32 [B, E], on the CPU."""
+        rows = []
+        for start in range(0, len(captions), CAPTIONS_AT_ONCE):
+            tokens = self.tokenizer(captions[start : start + CAPTIONS_AT_ONCE], self.clip.text_len)
+            rows.append(F.normalize(self.clip.encode_text(tokens.to(self.device)).float(), dim=1).cpu())
+        return torch.cat(rows)
+
+
+def clip_checksum(clip: Clip) -> str:
+    """Hash a CLIP's weights and everything else its embeddings depend on, wherever it was loaded from."""
+    facts = {"image_size": clip.image_size, "mean": clip.pixel_mean, "std": clip.pixel_std}
+    sizes = [asdict(tower) for tower in (clip.vision, clip.text)]
+    digest = hashlib.sha256(json.dumps([facts, sizes, clip.activation, clip.end_of_text]).encode())
+    for name, tensor in sorted(clip.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+@torch.inference_mode()
+def image_perplexity(transformer: Transformer, text_tokens: Tensor, image_tokens: Tensor) -> list[float]:
+    """Exponential of the mean -ln p of a picture's tokens under the model that drew it; lower is better.
+
+    text_tokens   int64 [B, T], -1 after the caption
+    image_tokens  int64 [B, I]
+    """
+    _, logits = transformer(text_tokens, image_tokens)
+    nats = F.cross_entropy(logits.float().transpose(1, 2), image_tokens, reduction="none").mean(dim=1)
+    return nats.exp().tolist()
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How candidates of one caption are put in order.
+
+    score     gives a number for each picture of a batch
+    checksum  of the CLIP that it depends on, if any
+    """
+
+    by: Literal["clip", "perplexity"]
+    score: Callable[[DrawnBatch], list[float]]
+    checksum: str | None = None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A candidate's picture; with its score and rank, from 1, where candidates are ranked."""
+
+    candidate: Candidate
+    picture: Image.Image
+    score: float | None
+    rank: int | None = None
+    ranked_by: str | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Say for a manifest what this is."""
+        if self.score is None:
+            return asdict(self.candidate)
+        ranked = {"rank": self.rank, "score": round(self.score, 6), "ranked_by": self.ranked_by}
+        return {**asdict(self.candidate), **ranked}
+
+
+def rank_by_perplexity(transformer: Transformer) -> Ranking:
+    """Rank by the likelihood of the transformer itself, for which no second model is needed."""
+    return Ranking("perplexity", lambda batch: image_perplexity(transformer, batch.text_tokens, batch.image_tokens))
+
+
+def rank_by_clip(scorer: ClipScorer, checksum: str, captions: Sequence[str]) -> Ranking:
+    """Rank by the cosine with the caption; all captions are embedded beforehand."""
+    captions = list(dict.fromkeys(captions))
+    embeddings = dict(zip(captions, scorer.embed_captions(captions), strict=True))
+
+    def cosines(batch: DrawnBatch) -> list[float]:
+        pictures = scorer.embed_pictures([scorer.square(picture) for picture in batch.pictures])
+        return (pictures * torch.stack([embeddings[c.caption] for c in batch.candidates])).sum(dim=1).tolist()
+
+    return Ranking("clip", cosines, checksum)
+
+
+def scored(batches: Iterable[DrawnBatch], ranking: Ranking | None, advance: Callable[[], None]) -> Iterator[Scored]:
+    """Take batches apart, with a score for each picture where there is a ranking; calls `advance` after each."""
+    for batch in batches:
+        scores = ranking.score(batch) if ranking else [None] * len(batch.candidates)
+        for one in map(Scored, batch.candidates, batch.pictures, scores):
+            yield one
+            advance()
+
+
+def keep_best(pictures: Iterable[Scored], n: int, n_kept: int, ranking: Ranking | None) -> Iterator[Scored]:
+    """Pass on the best n_kept of each n, the best first, once all n are there; unranked pictures pass as they come."""
+    if ranking is None:
+        yield from pictures
+        return
+    pictures = iter(pictures)
+    while group := list(itertools.islice(pictures, n)):
+        group.sort(key=lambda one: one.score, reverse=ranking.by == "clip")  # cosines fall, perplexities rise
+        for rank, one in enumerate(group[:n_kept], start=1):
+            yield replace(one, rank=rank, ranked_by=ranking.by)
