@@ -9,11 +9,40 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # youtokentome imports Cython before pip could provide it, and learns the same merges every time only with this flag
 YOUTOKENTOME_FLAGS := -DDETERMINISTIC_QUEUE
 
-.PHONY: help install test test-slow lint demo clean
+# What a batch job needs is given as in: make train-dvae RECIPE=dvae/emoji DATA=birds/ RUN=runs/birds-dvae
+RECIPE ?=
+DATA ?=
+RUN ?=
+DVAE ?=
+CLIP ?=
+PROMPTS ?=
+GPUS ?=
+ARGS ?=
+
+DRAWN = $(RUN)/samples/$(basename $(notdir $(PROMPTS)))
+TRAIN = $(RECIPE) --data '$(DATA)' --run '$(RUN)' $(if $(GPUS),--gpus $(GPUS)) $(ARGS)
+need = $(foreach name,$(1),$(if $($(name)),,$(error make $@ needs $(1), and $(name) is not given)))
+
+.PHONY: help install test test-slow smoke bench lint demo clean train-dvae train-transformer train-clip generate rerank
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 19
+
+train-dvae: install  ## batch job, goes on where it stopped: RECIPE DATA RUN [GPUS ARGS]
+	$(call need,RECIPE DATA RUN)$(BIN)/dalle train-dvae $(TRAIN)
+
+train-transformer: install  ## batch job, goes on where it stopped: RECIPE DATA RUN DVAE [GPUS ARGS]
+	$(call need,RECIPE DATA RUN DVAE)$(BIN)/dalle train-transformer $(TRAIN) --dvae '$(DVAE)'
+
+train-clip: install  ## batch job, goes on where it stopped: RECIPE DATA RUN [GPUS ARGS]
+	$(call need,RECIPE DATA RUN)$(BIN)/dalle train-clip $(TRAIN)
+
+generate: install  ## batch job, goes on where it stopped: RUN PROMPTS [CLIP ARGS], into RUN/samples/<name of PROMPTS>
+	$(call need,RUN PROMPTS)$(BIN)/dalle generate '$(RUN)' --prompts '$(PROMPTS)' $(if $(CLIP),--clip '$(CLIP)') --out '$(DRAWN)' $(ARGS)
+
+rerank: install  ## batch job, goes on where it stopped: RUN PROMPTS CLIP [ARGS], the best into RUN/samples/<...>-best
+	$(call need,RUN PROMPTS CLIP)$(BIN)/dalle rerank '$(DRAWN)' --clip '$(CLIP)' --out '$(DRAWN)-best' $(ARGS)
 
 install: $(INSTALLED)  ## install everything into .venv
 
@@ -33,6 +62,22 @@ test: install  ## run the fast tests
 
 test-slow: install  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+smoke: SMOKE := build/smoke
+smoke: export XDG_CACHE_HOME = $(CURDIR)/build/smoke/cache
+smoke: install  ## all four commands on tiny recipes, in seconds, as batch jobs
+	rm -rf $(SMOKE)
+	$(BIN)/dalle data shapes $(SMOKE)/data --pictures 24
+	$(MAKE) train-dvae RECIPE=dvae/tiny DATA=$(SMOKE)/data/train RUN=$(SMOKE)/dvae
+	$(MAKE) train-transformer RECIPE=transformer/tiny DATA=$(SMOKE)/data/train DVAE=$(SMOKE)/dvae RUN=$(SMOKE)/dalle
+	$(MAKE) train-clip RECIPE=clip/tiny DATA=$(SMOKE)/data/train RUN=$(SMOKE)/clip
+	head -n 3 $(SMOKE)/data/unseen.txt > $(SMOKE)/prompts.txt
+	$(MAKE) generate RUN=$(SMOKE)/dalle PROMPTS=$(SMOKE)/prompts.txt ARGS='-n 2'
+	$(MAKE) rerank RUN=$(SMOKE)/dalle PROMPTS=$(SMOKE)/prompts.txt CLIP=$(SMOKE)/clip ARGS='--top-k 1'
+	test -s $(SMOKE)/dalle/samples/prompts-best/scores.csv
+
+bench: install  ## speed beside other libraries, as ratios measured in turn
+	$(BIN)/python tests/bench/clip_scoring.py
 
 lint: install  ## check and format the code
 	$(BIN)/ruff check --fix dalle_cli tests

@@ -217,12 +217,9 @@ def test_a_contrastive_batch_may_be_given_whole(micro_batch_size: int) -> None:
 
 
 def test_a_contrastive_batch_has_two_pairs_at_least() -> None:
-    for size in (1, 2):
-        training = TrainingTable(steps=1, global_batch_size=size, seed=0)
-        if size == 1:
-            assert "training.global_batch_size 1" in refused(ClipRecipe, training=training)
-        else:
-            ClipRecipe(**{**GOOD[ClipRecipe], "training": training})
+    one, two = (TrainingTable(steps=1, global_batch_size=size, seed=0) for size in (1, 2))
+    assert "training.global_batch_size 1" in refused(ClipRecipe, training=one)
+    ClipRecipe(**{**GOOD[ClipRecipe], "training": two})
 
 
 @pytest.mark.parametrize("floor", [0.0, -1.0, 2.5])

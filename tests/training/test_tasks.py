@@ -1,4 +1,4 @@
-"""The two tasks: shares of a loss add up, figures do not depend on batching, and a model can learn what it is shown."""
+"""The tasks: shares of a loss add up, figures do not depend on batching, and a model can learn what it is shown."""
 
 import json
 import math
@@ -11,19 +11,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from dalle_cli.config import Cosine, DVAELossTable, DVAERecipe, TransformerLossTable, TransformerRecipe
+from dalle_cli.config import ClipRecipe, Cosine, DVAELossTable, DVAERecipe, TransformerLossTable, TransformerRecipe
+from dalle_cli.data.clip_tokenizer import frame
 from dalle_cli.data.loader import Batch, collate
 from dalle_cli.data.preparation import Example, pad_tokens
-from dalle_cli.loading import build_dvae, build_transformer
-from dalle_cli.losses import text_image_cross_entropy
+from dalle_cli.loading import build_clip, build_dvae, build_transformer, trained_clip_table
+from dalle_cli.losses import contrastive_loss, text_image_cross_entropy
 from dalle_cli.recipe import load_recipe
-from dalle_cli.training.tasks import DiscreteVAETask, TransformerTask
+from dalle_cli.training.tasks import ClipTask, DiscreteVAETask, TransformerTask
 
 CPU = torch.device("cpu")
 DVAE_LOSS = DVAELossTable(
     kl_weight=Cosine(start=1.0, end=1.0, steps=1), temperature=Cosine(start=0.9, end=0.9, steps=1),
     dequantization=0.02, min_log_scale=-2.0,
 )  # fmt: skip
+RARELY = [
+    "runtime.validation_samples=16", "runtime.report_every=10", "runtime.validate_every=10000",
+    "runtime.preview_every=10000", "runtime.save_every=10000",
+]  # fmt: skip
 LENGTHS = [0, 3, 15, 1, 8, 11, 2]  # caption tokens; the second of two halves has more text than the first
 
 
@@ -38,6 +43,14 @@ def global_batch() -> Batch:
         for i, length in enumerate(LENGTHS)
     ]
     return collate(examples, list(range(100, 100 + len(LENGTHS))), [])
+
+
+def clip_batch() -> Batch:
+    """The same, with captions as CLIP reads them; two are the same."""
+    batch = global_batch()
+    rows = [frame(row[row >= 0].tolist(), 300, 301, 16) for row in batch.text_tokens.numpy()]
+    rows[6], captions = rows[2], [*batch.captions[:6], batch.captions[2]]
+    return replace(batch, text_tokens=torch.from_numpy(np.stack(rows)), captions=captions)
 
 
 def dvae_task() -> DiscreteVAETask:
@@ -58,7 +71,15 @@ def transformer_task() -> TransformerTask:
     return TransformerTask(transformer, dvae, TransformerLossTable(text_weight=0.125, caption_dropout=0.1), seed=3)
 
 
-TASKS = {"dvae": dvae_task, "transformer": transformer_task}
+def clip_task() -> ClipTask:
+    recipe = load_recipe("clip/tiny", [])
+    assert isinstance(recipe, ClipRecipe)
+    torch.manual_seed(4)
+    return ClipTask(build_clip(trained_clip_table(recipe.model, 300)))
+
+
+TASKS = {"dvae": dvae_task, "transformer": transformer_task, "clip": clip_task}
+BATCHES = {"dvae": global_batch, "transformer": global_batch, "clip": clip_batch}
 
 
 def gradients_and_metrics(
@@ -74,7 +95,7 @@ def gradients_and_metrics(
     return {name: p.grad.clone() for name, p in task.module.named_parameters()}, totals
 
 
-@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("kind", ["dvae", "transformer"])
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 def test_accumulated_micro_batches_equal_one_batch(kind: str, size: int) -> None:
     task = TASKS[kind]()
@@ -88,9 +109,9 @@ def test_accumulated_micro_batches_equal_one_batch(kind: str, size: int) -> None
         assert size > 0 and (errors[name] <= 1e-5 * size or name.endswith("key.bias")), name
 
 
-def batches_of(size: int) -> Iterator[Batch]:
-    """Cut the global batch into whole batches, as held-out samples come."""
-    for part in global_batch().micro_batches(size, CPU):
+def batches_of(batch: Batch, size: int) -> Iterator[Batch]:
+    """Cut a global batch into whole batches, as held-out samples come."""
+    for part in batch.micro_batches(size, CPU):
         yield replace(part, global_size=len(part.draws), global_text_tokens=int((part.text_tokens >= 0).sum()))
 
 
@@ -98,7 +119,7 @@ def batches_of(size: int) -> Iterator[Batch]:
 def test_held_out_figures_do_not_depend_on_the_batch_size(kind: str) -> None:
     task = TASKS[kind]()
     with torch.no_grad():
-        figures = [task.validate(batches_of(size), step=0) for size in (7, 3, 1)]
+        figures = [task.validate(batches_of(BATCHES[kind](), size), step=0) for size in (7, 3, 1)]
     assert figures[1] == pytest.approx(figures[0], rel=1e-5) and figures[2] == pytest.approx(figures[0], rel=1e-5)
 
 
@@ -115,6 +136,42 @@ def test_transformer_loss_is_the_published_one() -> None:
     assert figures["valid/loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_clip_loss_is_the_contrastive_one_of_the_whole_batch() -> None:
+    task, batch = clip_task(), next(clip_batch().micro_batches(0, CPU))
+    with torch.no_grad():
+        logits, _ = task.module(task.module.normalise(batch.images), batch.text_tokens)
+        loss, metrics = task.loss(batch, step=0)
+        figures = task.validate([batch], step=0)
+    torch.testing.assert_close(loss, contrastive_loss(logits), rtol=1e-6, atol=0)
+    assert figures["valid/loss"] == pytest.approx(float(loss), rel=1e-5)
+    assert metrics["train/batch_accuracy"] == sum(int(row.argmax()) == i for i, row in enumerate(logits)) / 7
+    assert metrics["train/logit_scale"] == pytest.approx(1 / 0.07)
+
+
+def test_every_parameter_of_clip_learns() -> None:
+    task = clip_task()
+    task.loss(next(clip_batch().micro_batches(0, CPU)), step=0)[0].backward()
+    sizes = {name: float(parameter.grad.norm()) for name, parameter in task.module.named_parameters()}
+    assert all(size > 0 for size in sizes.values())
+
+
+def test_scale_of_clip_is_capped_before_a_loss_is_taken() -> None:
+    task, batch = clip_task(), next(clip_batch().micro_batches(0, CPU))
+    torch.nn.init.constant_(task.module.logit_scale, 9.0)
+    assert float(task.loss(batch, step=0)[1]["train/logit_scale"]) == pytest.approx(100)
+    assert float(task.module.logit_scale.detach()) == pytest.approx(math.log(100))
+
+
+def test_pictures_with_the_same_caption_are_matches_of_one_anothers() -> None:
+    task, batch = clip_task(), next(clip_batch().micro_batches(0, CPU))
+    with torch.no_grad():
+        alike = task.validate([replace(batch, captions=["a ring"] * 7)], step=0)
+        apart = task.validate([replace(batch, captions=[f"ring {i}" for i in range(7)])], step=0)
+    recalls = [f"valid/{of}_recall_at_{k}" for of in ("text", "image") for k in (1, 5)]
+    assert [alike[name] for name in recalls] == [1.0] * 4
+    assert all(apart[name] < 1 for name in recalls if name.endswith("1"))
+
+
 def test_noise_goes_by_the_draw_and_not_by_the_place_in_the_batch() -> None:
     task, batch = dvae_task(), global_batch()
     order = [4, 2, 6, 0, 1, 5, 3]
@@ -126,9 +183,10 @@ def test_noise_goes_by_the_draw_and_not_by_the_place_in_the_batch() -> None:
     assert losses[0] != pytest.approx(losses[2], rel=1e-6)
 
 
-def test_preview_of_an_endless_caption_is_drawn(hang_guard: None) -> None:
+@pytest.mark.parametrize("kind", ["transformer", "clip"])
+def test_preview_of_an_endless_caption_is_drawn(kind: str, hang_guard: None) -> None:
     """A caption's length in a stranger's file must not decide how long training stands still."""
-    task, batch = transformer_task(), next(global_batch().micro_batches(0, CPU))
+    task, batch = TASKS[kind](), next(BATCHES[kind]().micro_batches(0, CPU))
     with torch.no_grad():
         long, short = (task.preview(replace(batch, captions=["word " * n] * len(LENGTHS)), 0) for n in (20_000, 200))
     assert long.size == short.size
@@ -140,19 +198,37 @@ def test_transformer_learns_sixteen_pairs_by_heart(tmp_path: Path, make_pairs: C
     ended = dalle("train-dvae", "dvae/tiny", "--data", data, "--run", tmp_path / "dvae", *with_set(still))
     assert ended.code == 0, ended.err
     changes = [
-        "training.steps=350", "training.global_batch_size=16", "optimizer.weight_decay=0.0",
+        *RARELY, "training.steps=350", "training.global_batch_size=16", "optimizer.weight_decay=0.0",
         "optimizer.warmup_steps=10", "optimizer.lr.start=1e-2", "optimizer.lr.end=5e-4", "optimizer.lr.steps=350",
         "ema.decay=0.9", "tokenizer.vocab_size=512", "tokenizer.dropout=0.0", "tokenizer.backend=tokenizers",
         "loss.caption_dropout=0.0", "loss.text_weight=0.0", "model.n_layers=2", "model.d_model=48",
-        "model.text_len=12", "runtime.validation_samples=16", "runtime.report_every=10",
-        "runtime.validate_every=10000", "runtime.preview_every=10000", "runtime.save_every=10000",
+        "model.text_len=12",
     ]  # fmt: skip
     words = ["--data", data, "--valid", data, "--dvae", tmp_path / "dvae", "--run", tmp_path / "run"]
     ended = dalle("train-transformer", "transformer/tiny", *words, *with_set(changes))
     assert ended.code == 0, ended.err
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    lines = figures_of(tmp_path / "run")
     assert lines[0]["train/image_token_accuracy"] < 0.6
     assert lines[-1]["valid/image_token_accuracy"] >= 0.999
+
+
+def test_clip_learns_sixteen_pairs_by_heart(tmp_path: Path, make_pairs: Callable, dalle: Callable) -> None:
+    data = make_pairs(tmp_path / "data", 16)
+    changes = [
+        *RARELY, "training.steps=120", "training.global_batch_size=16", "optimizer.weight_decay=0.0",
+        "optimizer.warmup_steps=10", "optimizer.lr.start=5e-3", "optimizer.lr.end=1e-4", "optimizer.lr.steps=120",
+        "ema.decay=0.9", "tokenizer.vocab_size=512", "tokenizer.dropout=0.0", "tokenizer.backend=tokenizers",
+    ]  # fmt: skip
+    words = ["--data", data, "--valid", data, "--run", tmp_path / "run"]
+    ended = dalle("train-clip", "clip/tiny", *words, *with_set(changes))
+    assert ended.code == 0, ended.err
+    lines = figures_of(tmp_path / "run")
+    assert lines[0]["train/batch_accuracy"] < 0.5
+    assert (lines[-1]["valid/text_recall_at_1"], lines[-1]["valid/image_recall_at_1"]) == (1, 1)
+
+
+def figures_of(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def with_set(values: list[str]) -> list[str]:
