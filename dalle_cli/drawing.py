@@ -30,16 +30,18 @@ class Candidate:
 
 @dataclass(frozen=True)
 class DrawnBatch:
-    """Candidates drawn side by side.
+    """Candidates drawn side by side, always equally many, so that nothing computed of one depends on their number.
 
     text_tokens   int64 [B, T], -1 after the caption
     image_tokens  int64 [B, I]
+    wanted        which of them were asked for; the others are there to fill the batch up
     """
 
     candidates: list[Candidate]
     text_tokens: Tensor
     image_tokens: Tensor
     pictures: list[Image.Image]
+    wanted: slice
 
 
 @dataclass(frozen=True)
@@ -82,4 +84,4 @@ class Painter:
             image_tokens = sample_image_tokens(self.transformer, text_tokens, torch.cat(rows), settings)
             pictures = [to_image(image) for image in self.dvae.decode(image_tokens)]
             wanted = slice(max(start - first, 0), len(batch))
-            yield DrawnBatch(batch[wanted], text_tokens[wanted], image_tokens[wanted], pictures[wanted])
+            yield DrawnBatch(filled, text_tokens, image_tokens, pictures, wanted)

@@ -190,11 +190,15 @@ def read_model_table(path: Path) -> ModelTable:
 
 def _assign(model: TrainedClipTable, weights: dict[str, Tensor], source: Path) -> Clip:
     """Make a CLIP of weights as they are, without copying them or drawing others first."""
+    n_layers = model.vision.n_layers + model.text.n_layers
+    if n_layers > len(weights):  # to build them would take time without end
+        raise DalleError(f"{source} does not hold a CLIP: it has {len(weights)} tensors for {n_layers} layers")
     try:
         with torch.device("meta"):
             clip = build_clip(model)
-    except ValueError as error:
-        raise DalleError(f"{source} does not hold a CLIP: {error}") from error
+    except (RuntimeError, TypeError, ValueError) as error:  # torch has all three for sizes that no number holds
+        reason = str(error).partition("\n")[0]
+        raise DalleError(f"{source} does not hold a CLIP: {reason}") from error
     expected = {name: list(tensor.shape) for name, tensor in clip.state_dict().items()}
     _check_fit(expected, {name: list(tensor.shape) for name, tensor in weights.items()}, source)
     clip.load_state_dict(weights, assign=True)

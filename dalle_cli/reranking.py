@@ -127,10 +127,10 @@ def rank_by_clip(scorer: ClipScorer, checksum: str, captions: Sequence[str]) -> 
 
 
 def scored(batches: Iterable[DrawnBatch], ranking: Ranking | None, advance: Callable[[], None]) -> Iterator[Scored]:
-    """Take batches apart, with a score for each picture where there is a ranking; calls `advance` after each."""
+    """Take the wanted pictures out of batches, scored where there is a ranking; calls `advance` after each."""
     for batch in batches:
         scores = ranking.score(batch) if ranking else [None] * len(batch.candidates)
-        for one in map(Scored, batch.candidates, batch.pictures, scores):
+        for one in list(map(Scored, batch.candidates, batch.pictures, scores))[batch.wanted]:
             yield one
             advance()
 

@@ -21,7 +21,7 @@ import pytest
 from dalle_cli.cli.main import main
 from dalle_cli.data.shapes import render, scenes
 
-N_PAIRS = 23  # with four a step, epochs end in the middle of batches
+N_PAIRS = 23  # with four or eight a step, epochs end in the middle of batches
 STEPS = 11
 SETTINGS = {
     "training.steps": STEPS,
@@ -86,6 +86,15 @@ def hash_tree(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep what commands keep between runs out of the user's own cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def dalle() -> Callable[..., Outcome]:
     return run_dalle
@@ -130,6 +139,15 @@ def transformer_run(tmp_path_factory: pytest.TempPathFactory, pairs: Path, dvae_
     return run
 
 
+@pytest.fixture(scope="session")
+def clip_run(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> Path:
+    """A finished run, for reading only."""
+    run = tmp_path_factory.mktemp("runs") / "clip"
+    ended = run_dalle("train-clip", "clip/tiny", "--data", pairs, "--run", run, *sets())
+    assert ended.code == 0, ended.err
+    return run
+
+
 @pytest.fixture
 def own_dvae_run(dvae_run: Path, tmp_path: Path) -> Path:
     """A finished run to write into."""
@@ -140,6 +158,12 @@ def own_dvae_run(dvae_run: Path, tmp_path: Path) -> Path:
 def own_transformer_run(transformer_run: Path, tmp_path: Path) -> Path:
     """A finished run to write into."""
     return shutil.copytree(transformer_run, tmp_path / "transformer")
+
+
+@pytest.fixture
+def own_clip_run(clip_run: Path, tmp_path: Path) -> Path:
+    """A finished run to write into."""
+    return shutil.copytree(clip_run, tmp_path / "clip")
 
 
 @pytest.fixture

@@ -11,11 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.errors import DalleError
-from dalle_cli.loading import load_dvae, load_tokenizer, load_transformer
+from dalle_cli.loading import load_clip, load_clip_tokenizer, load_dvae, load_tokenizer, load_transformer
+from dalle_cli.models.clip import Clip, Tower
 from dalle_cli.run_dir import RunDir
 
-LOADERS = {"dvae": load_dvae, "transformer": load_transformer}
+LOADERS = {"dvae": load_dvae, "transformer": load_transformer, "clip": load_clip}
 
 
 @pytest.fixture
@@ -24,11 +26,13 @@ def exported(own_transformer_run: Path, tmp_path: Path, dalle: Callable) -> Path
     return tmp_path / "exported"
 
 
-def test_module_holds_what_the_run_saved_and_is_ready_for_inference(dvae_run: Path, transformer_run: Path) -> None:
-    for module, run in ((load_dvae(dvae_run), dvae_run), (load_transformer(str(transformer_run)), transformer_run)):
-        torch.testing.assert_close(
-            dict(module.state_dict()), load_file(run / "model" / "model.safetensors"), rtol=0, atol=0
-        )
+@pytest.mark.parametrize("kind", LOADERS)
+def test_module_holds_what_the_run_saved_and_is_ready_for_inference(kind: str, request: pytest.FixtureRequest) -> None:
+    run = request.getfixturevalue(f"{kind}_run")
+    saved = load_file(run / "model" / "model.safetensors")
+    for path in (run, str(run), run / "model"):
+        module = LOADERS[kind](path)
+        torch.testing.assert_close(dict(module.state_dict()), saved, rtol=0, atol=0)
         assert not module.training and not any(p.requires_grad for p in module.parameters())
 
 
@@ -38,26 +42,34 @@ def test_transformer_run_carries_its_dvae(dvae_run: Path, transformer_run: Path)
 
 
 def test_exported_folder_loads_as_the_run_does(exported: Path, transformer_run: Path) -> None:
-    for load in LOADERS.values():
+    for load in (load_dvae, load_transformer):
         torch.testing.assert_close(load(exported).state_dict(), load(transformer_run).state_dict(), rtol=0, atol=0)
     assert load_tokenizer(RunDir(exported)).merges == load_tokenizer(RunDir(transformer_run)).merges
 
 
-def test_wrong_kind_is_told(dvae_run: Path, transformer_run: Path) -> None:
+def test_wrong_kind_is_told(dvae_run: Path, transformer_run: Path, clip_run: Path) -> None:
     with pytest.raises(DalleError, match="holds a dvae, not a transformer"):
         load_transformer(dvae_run)
     with pytest.raises(DalleError, match="holds a transformer, not a dvae"):
         load_dvae(transformer_run / "model")
+    with pytest.raises(DalleError, match="holds a dvae, not a clip"):
+        load_clip(dvae_run)
+    with pytest.raises(DalleError, match="holds a transformer, not a clip"):
+        load_clip(transformer_run / "model")
+    with pytest.raises(DalleError, match="holds a clip, not a transformer"):
+        load_transformer(clip_run)
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", '{"kind": "dvae"}', '{"kind": "dvae", "model": 3}', '{"model": {}}', "\udcff"]
 )
-def test_damaged_config_is_told(text: str, own_dvae_run: Path) -> None:
-    config = own_dvae_run / "model" / "config.json"
+@pytest.mark.parametrize("kind", ["dvae", "clip"])
+def test_damaged_config_is_told(text: str, kind: str, request: pytest.FixtureRequest) -> None:
+    run = request.getfixturevalue(f"own_{kind}_run")
+    config = run / "model" / "config.json"
     config.write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(DalleError, match=r"config\.json"):
-        load_dvae(own_dvae_run)
+        LOADERS[kind](run)
 
 
 def change_config(run: Path, **changes: Any) -> None:
@@ -80,6 +92,18 @@ def change_config(run: Path, **changes: Any) -> None:
         ("transformer", {"text_vocab_size": -1}),
         ("transformer", {"text_vocab_size": 10**15}),
         ("transformer", {"grid_size": 10**7}),
+        ("clip", {"text_len": "16"}),
+        ("clip", {"text_len": 17}),
+        ("clip", {"patch_size": 5}),
+        ("clip", {"activation": "relu"}),
+        ("clip", {"vision": {"n_layers": 2, "d_model": 32, "n_heads": 5, "d_mlp": 128}}),
+        ("clip", {"vision": {"n_layers": 10**12, "d_model": 32, "n_heads": 2, "d_mlp": 128}}),
+        ("clip", {"text_vocab_size": 7}),
+        ("clip", {"embed_dim": 10**15}),
+        ("clip", {"image_size": 8 * 10**15}),
+        ("clip", {"end_of_text": -1}),
+        ("clip", {"pixel_std": [1.0, 1.0, 0.0]}),
+        ("clip", {"surprise": 1}),
     ],
     ids=str,
 )
@@ -103,15 +127,16 @@ class Payload:
         return Path.touch, (self.marker,)
 
 
+@pytest.mark.parametrize("kind", ["dvae", "clip"])
 @pytest.mark.parametrize("write", [lambda p, f: pickle.dump(p, f), lambda p, f: torch.save({"weight": p}, f)])
 def test_pickle_in_place_of_weights_is_refused_and_never_run(
-    write: Callable, own_dvae_run: Path, tmp_path: Path, dalle: Callable
+    write: Callable, kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    marker = tmp_path / "marker"
-    with (own_dvae_run / "model" / "model.safetensors").open("wb") as file:
+    run, marker = request.getfixturevalue(f"own_{kind}_run"), tmp_path / "marker"
+    with (run / "model" / "model.safetensors").open("wb") as file:
         write(Payload(marker), file)
     with pytest.raises(DalleError, match="does not hold this model's weights"):
-        load_dvae(own_dvae_run)
+        LOADERS[kind](run)
     assert not marker.exists()
     pickle.loads(pickle.dumps(Payload(marker)))
     assert marker.exists()  # the payload works
@@ -172,3 +197,103 @@ def test_dvae_of_another_model_is_told_by_generate(
     shutil.copytree(tmp_path / "small" / "model", exported / "dvae")
     ended = dalle("generate", exported, "a red circle", "-n", 4)
     assert ended.code == 1 and ended.err.startswith("error: ")
+
+
+def test_clip_run_that_has_not_saved_yet_is_told(own_clip_run: Path) -> None:
+    shutil.rmtree(own_clip_run / "model")
+    with pytest.raises(DalleError, match="has no model yet"):
+        load_clip(own_clip_run)
+
+
+def test_clip_run_reads_captions_with_the_tokenizer_it_learnt(clip_run: Path) -> None:
+    clip, learnt = load_clip(clip_run), load_tokenizer(RunDir(clip_run))
+    tokenizer = load_clip_tokenizer(clip_run, clip)
+    assert tokenizer.vocab_size == clip.text_vocab_size == learnt.vocab_size + 2
+    start, *ids, end = (token for token in tokenizer(["a red circle"], clip.text_len)[0].tolist() if token)
+    assert (start, ids, end) == (learnt.vocab_size, learnt.encode("a red circle"), learnt.vocab_size + 1)
+
+
+LIST = "bpe_simple_vocab_16e6.txt"
+MERGES = ["c a", "ca t</w>", "d o"]
+END = 512 + len(MERGES) + 1  # after two kinds of bytes, the merges and start of text
+
+
+def public_clip(text_vocab_size: int = END + 1, end_of_text: int | None = None) -> Clip:
+    torch.manual_seed(0)
+    tower = Tower(1, 64, 1, 70)
+    return Clip(12, 4, 6, text_vocab_size, 9, "quick_gelu", vision=tower, text=tower, end_of_text=end_of_text)
+
+
+def write_list(path: Path, merges: list[str]) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(["a header", *merges, ""]))
+    return path
+
+
+@pytest.fixture
+def public_file(tmp_path: Path) -> Path:
+    """A checkpoint in OpenAI's layout, alone in its folder."""
+    (tmp_path / "public").mkdir()
+    torch.save(public_clip().state_dict(), tmp_path / "public" / "clip.pt")
+    return tmp_path / "public" / "clip.pt"
+
+
+@pytest.mark.parametrize("place", ["file", "folder"])
+def test_vocabulary_beside_a_public_checkpoint_is_found(place: str, public_file: Path) -> None:
+    write_list(public_file.with_name(LIST), MERGES)
+    path = public_file if place == "file" else public_file.parent
+    tokens = load_clip_tokenizer(path, load_clip(path))(["cat"], 6)
+    assert tokens.tolist() == [[END - 1, 513, END, 0, 0, 0]]
+
+
+def test_vocabulary_that_is_named_goes_before_one_beside(public_file: Path, tmp_path: Path) -> None:
+    write_list(public_file.with_name(LIST), MERGES)
+    named = write_list(tmp_path / "elsewhere" / "merges.list", ["a b", "ca t</w>", "c a"])
+    tokens = load_clip_tokenizer(public_file, load_clip(public_file), named)(["cat"], 6)
+    assert tokens.tolist() == [[END - 1, 513, END, 0, 0, 0]]
+    with pytest.raises(DalleError, match="missing"):
+        load_clip_tokenizer(public_file, load_clip(public_file), tmp_path / "missing")
+
+
+def test_tokenizer_of_another_run_may_be_named(clip_run: Path, own_clip_run: Path) -> None:
+    merges = RunDir(clip_run).tokenizer
+    shutil.rmtree(own_clip_run / "tokenizer")
+    tokenizer = load_clip_tokenizer(own_clip_run, load_clip(own_clip_run), merges)
+    assert tokenizer.encode("a red circle") == Tokenizer.load(merges).encode("a red circle")
+
+
+@pytest.mark.parametrize("merges", [MERGES[:2], [*MERGES, "o g"]])
+@pytest.mark.parametrize("is_named", [True, False])
+def test_vocabulary_of_another_clip_is_refused(is_named: bool, merges: list[str], public_file: Path) -> None:
+    vocabulary = write_list(public_file.with_name(LIST), merges)
+    clip = load_clip(public_file)
+    with pytest.raises(DalleError, match=rf"ends captions with token {513 + len(merges)}, .* token {END}") as caught:
+        load_clip_tokenizer(public_file, clip, vocabulary if is_named else None)
+    assert "another CLIP" in caught.value.hint
+
+
+@pytest.mark.parametrize(("end_of_text", "fits"), [(END, True), (END + 9, False), (None, False)])
+def test_vocabulary_may_be_smaller_than_the_clips_where_the_end_is_known(
+    end_of_text: int | None, fits: bool, public_file: Path
+) -> None:
+    write_list(public_file.with_name(LIST), MERGES)
+    clip = public_clip(END + 50, end_of_text)
+    if fits:
+        assert load_clip_tokenizer(public_file, clip).end_of_text == END
+    else:
+        with pytest.raises(DalleError, match="ends captions with token"):
+            load_clip_tokenizer(public_file, clip)
+
+
+def test_clip_without_a_vocabulary_loads_and_says_so_when_it_is_to_read(public_file: Path) -> None:
+    clip = load_clip(public_file)
+    assert clip.encode_image(torch.zeros(1, 3, 12, 12)).shape == (1, 9)
+    with pytest.raises(DalleError, match="has no vocabulary") as caught:
+        load_clip_tokenizer(public_file, clip)
+    assert LIST in caught.value.hint and "`--tokenizer`" in caught.value.hint
+
+
+def test_damaged_vocabulary_is_told_by_name(public_file: Path) -> None:
+    write_list(public_file.with_name(LIST), ["no merge at all"])
+    with pytest.raises(DalleError, match=LIST):
+        load_clip_tokenizer(public_file, load_clip(public_file))

@@ -64,8 +64,8 @@ def generate(options: GenerateOptions, terminal: Terminal) -> None:
 
     The same command goes on with a folder it did not finish, caption by caption.
     """
-    recorded = recorded_job(options.out) if options.out is not None else None
-    precision = recorded["settings"]["precision"] if recorded and options.precision == "auto" else options.precision
+    recorded = (recorded_job(options.out) if options.out is not None else None) or {}
+    precision = recorded.get("precision", "auto") if options.precision == "auto" else options.precision
     device, precision = open_device(options.device, precision)
     painter = load_painter(options.run, device, precision)
     warn_of_captions(painter, options.captions, terminal)
@@ -96,7 +96,8 @@ def generate(options: GenerateOptions, terminal: Terminal) -> None:
             save_png(one.picture, out / record["file"], record)
             manifest.write(json.dumps(record) + "\n")
     records = read_manifest(out)
-    save_grid(out, records, n_kept, options.best or options.n)
+    if n_done < len(options.captions) or not (out / GRID).is_file():
+        save_grid(out, records, n_kept, options.best or options.n)
     report(out, records, terminal)
 
 
@@ -133,7 +134,7 @@ def describe(options: GenerateOptions, ranking: Ranking | None, settings: dict[s
         "keep_all": options.keep_all,
         "ranked_by": ranking and ranking.by,
         "clip": ranking and ranking.checksum,
-        "settings": settings,
+        **settings,
     }
 
 
@@ -155,10 +156,12 @@ def make_folder(options: GenerateOptions) -> Path:
 
 def keep_whole_captions(out: Path, n_kept: int) -> int:
     """Cut a manifest that an interruption has left back to whole captions; give their number."""
-    lines = (out / MANIFEST).read_bytes().split(b"\n")[:-1] if (out / MANIFEST).is_file() else []
-    n_done = len(lines) // n_kept
-    with whole_or_absent(out / MANIFEST) as beside:
-        beside.write_bytes(b"".join(line + b"\n" for line in lines[: n_done * n_kept]))
+    manifest = (out / MANIFEST).read_bytes() if (out / MANIFEST).is_file() else b""
+    n_done = manifest.count(b"\n") // n_kept
+    whole = b"".join(manifest.splitlines(keepends=True)[: n_done * n_kept])
+    if whole != manifest:
+        with whole_or_absent(out / MANIFEST) as beside:
+            beside.write_bytes(whole)
     return n_done
 
 

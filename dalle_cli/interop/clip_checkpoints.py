@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from dalle_cli.config import TowerTable, TrainedClipTable
+from dalle_cli.config import Positive, TowerTable, TrainedClipTable
 from dalle_cli.errors import DalleError
 from dalle_cli.interop.clip_names import from_hugging_face, from_openai
 from dalle_cli.interop.torch_files import read_tensors
@@ -51,8 +50,16 @@ def read_public_clip(path: Path) -> PublicClip:
             return _read_hugging_face(path)
         return _read_openai(path)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise DalleError(f"{path} is not a CLIP: `{'.'.join(map(str, first['loc']))}`: {first['msg']}") from error
+        raise DalleError(f"{path} is not a CLIP: {_first_problem(error)}") from error
+    except (RuntimeError, TypeError, ValueError) as error:  # of arithmetic with shapes that are no CLIP's
+        raise DalleError(f"{path} is not a CLIP: its weights have other shapes") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    """Name the first key that is wrong, and what it says where only few values are right."""
+    first = error.errors()[0]
+    found = f", not {printable(repr(first['input'])[:80])}" if first["type"] == "literal_error" else ""
+    return f"`{'.'.join(map(str, first['loc']))}`: {first['msg']}{found}"
 
 
 class _Model(BaseModel, strict=True):
@@ -140,17 +147,23 @@ def _hugging_face_tower(tower: _HuggingFaceText | _HuggingFaceVision) -> TowerTa
     )
 
 
-class _OpenClipTower(_Model):
-    layers: int = 12
-    width: int
-    head_width: int = HEAD_WIDTH
-    heads: int | None = None  # the text tower's file says this, the vision tower's the width of one
+class _OpenClipVision(_Model):
+    """What the weights' shapes don't tell; the library's defaults stand for what is left out, here and below."""
+
+    head_width: Positive = HEAD_WIDTH
+    pool_type: Literal["tok"] = "tok"
+
+
+class _OpenClipText(_Model):
+    heads: Positive = 8
+    pool_type: Literal["argmax"] = "argmax"
+    no_causal_mask: Literal[False] = False
 
 
 class _OpenClipModel(_Model):
     quick_gelu: bool = False
-    vision_cfg: _OpenClipTower
-    text_cfg: _OpenClipTower
+    vision_cfg: _OpenClipVision
+    text_cfg: _OpenClipText
 
 
 class _OpenClipPixels(_Model):
@@ -201,8 +214,7 @@ def _table_of(
     pixels = _OpenClipPixels()
     if config is not None:
         model, pixels = config.model_cfg, config.preprocess_cfg
-        vision_heads = vision_width // max(model.vision_cfg.head_width, 1)
-        text_heads = model.text_cfg.heads or text_heads
+        vision_heads, text_heads = vision_width // model.vision_cfg.head_width, model.text_cfg.heads
     return TrainedClipTable(
         image_size=patch_size * math.isqrt(len(weights["visual.positional_embedding"]) - 1),
         patch_size=patch_size,
@@ -220,12 +232,12 @@ def _table_of(
 
 def _openai_tower(weights: Mapping[str, Tensor], prefix: str, d_model: int, n_heads: int) -> TowerTable:
     pattern = re.compile(rf"{re.escape(prefix)}\.resblocks\.\d+\.attn\.in_proj_weight$")
-    bias = weights.get(f"{prefix}.resblocks.0.mlp.c_fc.bias", torch.empty(4 * d_model))
+    bias = weights.get(f"{prefix}.resblocks.0.mlp.c_fc.bias")
     return TowerTable(
         n_layers=sum(pattern.match(name) is not None for name in weights),
         d_model=d_model,
         n_heads=max(n_heads, 1),
-        d_mlp=len(bias),
+        d_mlp=4 * d_model if bias is None else len(bias),
     )
 
 

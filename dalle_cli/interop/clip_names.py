@@ -59,7 +59,7 @@ def from_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             layer, part, kind = match.groups()
             thirds.setdefault(_openai_name(f"{layer}.self_attn.in_proj_{kind}"), {})[part] = tensor
         else:
-            weights[_openai_name(name)] = tensor.T if name in TRANSPOSED else tensor
+            weights[_openai_name(name)] = tensor.t() if name in TRANSPOSED else tensor
     for name, parts in thirds.items():
         if parts.keys() == set("qkv"):
             weights[name] = torch.cat([parts[part] for part in "qkv"])

@@ -27,9 +27,9 @@ def fetch_from_hub(name: str) -> Path:
         raise DalleError(f"no such file or folder: {printable(name)}", hint) from error
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(WANTED)))
-    except (OSError, ValueError, RuntimeError) as error:  # what the library raises derives from one of these
+    except Exception as error:  # also what the library lets through of those below it, which have no class in common
         cache = huggingface_hub.constants.HF_HUB_CACHE
-        reason = printable(str(error).partition("\n")[0])
+        reason = printable(str(error).partition("\n")[0] or type(error).__name__)
         hint = f"looked in {cache} (HF_HUB_CACHE); offline is {huggingface_hub.constants.HF_HUB_OFFLINE}"
         raise DalleError(
             f"{printable(name)} is neither a file here nor to be had from the hub: {reason}", hint

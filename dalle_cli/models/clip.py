@@ -46,10 +46,19 @@ class Attention(nn.Module):
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * d_model))
         self.out_proj = nn.Linear(d_model, d_model)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Attend within x [B, N, D] under mask bool [N, N] (True = may attend; None: everywhere)."""
-        joint = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # [B, N, 3 D]
-        query, key, value = joint.unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)  # [B, H, N, K] each
+    def forward(self, x: Tensor, mask: Tensor | None, n_kept: int | None) -> Tensor:
+        """Attend within x [B, N, D] under mask bool [N, N] (True = may attend; None: everywhere).
+
+        n_kept  give the first slots only: [B, n_kept, D]; None: all
+        """
+        d_model = x.shape[2]
+        sizes = [d_model, 2 * d_model]
+        (query_weight, rest_weight), (query_bias, rest_bias) = (
+            joint.split(sizes) for joint in (self.in_proj_weight, self.in_proj_bias)
+        )
+        query = F.linear(x[:, :n_kept], query_weight, query_bias).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+        rest = F.linear(x, rest_weight, rest_bias).unflatten(-1, (2, self.n_heads, -1))  # [B, N, 2, H, K]
+        key, value = rest.permute(2, 0, 3, 1, 4)  # [B, H, N, K] each
         return self.out_proj(attend(query, key, value, mask).transpose(1, 2).flatten(2))
 
 
@@ -79,8 +88,8 @@ class ResidualAttentionBlock(nn.Module):
         self.ln_2 = nn.LayerNorm(d_model)
         self.mlp = Mlp(d_model, d_mlp, activation)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), mask)
+    def forward(self, x: Tensor, mask: Tensor | None, n_kept: int | None = None) -> Tensor:
+        x = x[:, :n_kept] + self.attn(self.ln_1(x), mask, n_kept)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -92,10 +101,11 @@ class Transformer(nn.Module):
         sizes = (tower.d_model, tower.n_heads, tower.d_mlp, activation)
         self.resblocks = nn.ModuleList(ResidualAttentionBlock(*sizes) for _ in range(tower.n_layers))
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        for block in self.resblocks:
+    def forward(self, x: Tensor, mask: Tensor | None = None, n_kept: int | None = None) -> Tensor:
+        """Run x [B, N, D] through the blocks; the last one computes only the slots to be kept, the first n_kept."""
+        for block in self.resblocks[:-1]:
             x = block(x, mask)
-        return x
+        return self.resblocks[-1](x, mask, n_kept)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -133,7 +143,7 @@ class VisionTransformer(nn.Module):
         """Project pixels [B, 3, H, W] to [B, E], by the slot that holds no patch."""
         patches = self.conv1(pixels).flatten(2).transpose(1, 2)  # [B, P, D]
         x = torch.cat([self.class_embedding.expand(len(pixels), 1, -1), patches], dim=1)  # [B, N, D]
-        x = self.transformer(self.ln_pre(x + self.positional_embedding))
+        x = self.transformer(self.ln_pre(x + self.positional_embedding), n_kept=1)
         return self.ln_post(x[:, 0]) @ self.proj
 
     @torch.no_grad()
@@ -232,6 +242,6 @@ class Clip(nn.Module):
         return [parameter for parameter in self.parameters() if parameter.ndim >= 2]
 
     def sixteen_bit_parts(self) -> list[nn.Module]:
-        """List what may run in 16 bits: attention and perceptrons; the stream and the norms of it stay fp32."""
+        """List what OpenAI runs in 16 bits, but for the two projections; the stream and its norms stay fp32."""
         blocks = [*self.visual.transformer.resblocks, *self.transformer.resblocks]
-        return [part for block in blocks for part in (block.attn, block.mlp)]
+        return [self.visual.conv1, *(part for block in blocks for part in (block.attn, block.mlp))]

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
 TINY = ["--set", "training.steps=1", "--set", "runtime.workers=0"]
 
@@ -60,7 +62,7 @@ def test_run_folder_is_as_designed(transformer_run: Path) -> None:
 
 
 def test_json_is_all_there_is_on_stdout(
-    tmp_path: Path, pairs: Path, dvae_run: Path, transformer_run: Path, dalle: Callable
+    tmp_path: Path, pairs: Path, dvae_run: Path, transformer_run: Path, clip_run: Path, dalle: Callable
 ) -> None:
     run = tmp_path / "run"
     train = ["train-dvae", "dvae/tiny", "--data", pairs, "--run", run, *TINY]
@@ -69,11 +71,14 @@ def test_json_is_all_there_is_on_stdout(
         (["data", "check", pairs], "samples"),
         (train, "run"),
         ([*train[:-4], "--set", "training.steps=1"], "run"),
+        (["train-clip", "clip/tiny", "--data", pairs, "--run", tmp_path / "clip", *TINY], "run"),
         (["generate", transformer_run, "a red ring", "-n", 1, "--out", tmp_path / "drawn"], "files"),
         (["reconstruct", dvae_run, pairs / "000.png", "--out", tmp_path / "rebuilt"], "psnr"),
         (["export", transformer_run, "--out", tmp_path / "exported"], "files"),
         (["info", "transformer/tiny"], "parameters"),
+        (["info", "clip/tiny"], "parameters"),
         (["info", dvae_run], "parameters"),
+        (["info", clip_run], "parameters"),
         (["recipes", "list"], "dvae/tiny"),
         (["recipes", "show", "dvae/tiny"], "text"),
         (["recipes", "check", "dvae/tiny"], "model"),
@@ -82,13 +87,15 @@ def test_json_is_all_there_is_on_stdout(
         assert key in result_of(dalle(*words, "--json")), words
 
 
-def test_dry_run_prints_its_plan_as_json(tmp_path: Path, pairs: Path, dalle: Callable) -> None:
-    words = ["train-dvae", "dvae/tiny", "--data", pairs, "--run", tmp_path / "run", "--dry-run", "--json"]
+@pytest.mark.parametrize("kind", ["dvae", "clip"])
+def test_dry_run_prints_its_plan_as_json(kind: str, tmp_path: Path, pairs: Path, dalle: Callable) -> None:
+    words = [f"train-{kind}", f"{kind}/tiny", "--data", pairs, "--run", tmp_path / "run", "--dry-run", "--json"]
     assert result_of(dalle(*words))
 
 
-def test_quiet_training_prints_results_alone(tmp_path: Path, pairs: Path, dalle: Callable) -> None:
-    ended = dalle("train-dvae", "dvae/tiny", "--data", pairs, "--run", tmp_path / "run", *TINY, "--quiet")
+@pytest.mark.parametrize("kind", ["dvae", "clip"])
+def test_quiet_training_prints_results_alone(kind: str, tmp_path: Path, pairs: Path, dalle: Callable) -> None:
+    ended = dalle(f"train-{kind}", f"{kind}/tiny", "--data", pairs, "--run", tmp_path / "run", *TINY, "--quiet")
     assert (ended.code, ended.out, ended.err) == (0, f"{tmp_path / 'run'}\n", "")
 
 
@@ -126,16 +133,22 @@ def test_picture_with_the_longest_of_names_is_rebuilt(
     assert dalle("reconstruct", dvae_run, picture, "--out", tmp_path / "out").code == 0
 
 
-def test_info_counts_what_the_run_holds(transformer_run: Path, dalle: Callable) -> None:
-    from safetensors.torch import load_file
+@pytest.mark.parametrize("kind", ["dvae", "transformer", "clip"])
+def test_info_counts_what_the_run_holds(kind: str, request: pytest.FixtureRequest, dalle: Callable) -> None:
+    run = request.getfixturevalue(f"{kind}_run")
+    held = sum(tensor.numel() for tensor in load_file(run / "model" / "model.safetensors").values())
+    facts = result_of(dalle("info", run, "--json"))
+    parts = {part: n for part, n in facts["parameters"].items() if part not in ("all", "of these in matrices")}
+    assert facts["kind"] == kind and facts["parameters"]["all"] == held == sum(parts.values())
 
-    held = sum(tensor.numel() for tensor in load_file(transformer_run / "model" / "model.safetensors").values())
-    assert result_of(dalle("info", transformer_run, "--json"))["parameters"]["all"] == held
 
-
-def test_info_of_an_exported_run_is_that_of_the_run(tmp_path: Path, transformer_run: Path, dalle: Callable) -> None:
-    assert dalle("export", transformer_run, "--out", tmp_path / "exported").code == 0
-    assert dalle("info", tmp_path / "exported").code == 0
+@pytest.mark.parametrize("kind", ["dvae", "transformer", "clip"])
+def test_info_of_an_exported_run_is_that_of_the_run(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, dalle: Callable
+) -> None:
+    run = request.getfixturevalue(f"{kind}_run")
+    assert dalle("export", run, "--out", tmp_path / "exported").code == 0
+    assert result_of(dalle("info", tmp_path / "exported", "--json")) == result_of(dalle("info", run, "--json"))
 
 
 def test_masks_are_drawn(tmp_path: Path, dalle: Callable) -> None:
@@ -147,7 +160,7 @@ def test_masks_are_drawn(tmp_path: Path, dalle: Callable) -> None:
 
 def test_every_shipped_recipe_is_sound_and_shown_as_it_is(tmp_path: Path, dalle: Callable) -> None:
     names = result_of(dalle("recipes", "list", "--json"))
-    assert {"dvae/tiny", "transformer/tiny"} <= set(names) and all(names.values())
+    assert {"dvae/tiny", "transformer/tiny", "clip/tiny"} <= set(names) and all(names.values())
     for name in names:
         assert dalle("recipes", "check", name).code == 0
         (tmp_path / "mine.toml").write_text(dalle("recipes", "show", name).out)

@@ -10,7 +10,8 @@ import pytest
 from dalle_cli.run_dir import RunDir
 from dalle_cli.training.checkpoint import checkpoints
 
-KINDS = ["dvae", "transformer"]
+BATCH_SIZES = {"dvae": 4, "transformer": 4, "clip": 8}
+KINDS = list(BATCH_SIZES)
 
 
 @pytest.fixture
@@ -233,7 +234,7 @@ def test_folder_of_other_files_is_refused_untouched(tmp_path: Path, train: Calla
 @pytest.mark.parametrize("kind", KINDS)
 def test_dry_run_writes_nothing(kind: str, tmp_path: Path, train: Callable) -> None:
     ended = train(kind, tmp_path / "run", "--dry-run")
-    assert ended.code == 0 and "11 steps of 4" in ended.err
+    assert ended.code == 0 and f"11 steps of {BATCH_SIZES[kind]}" in ended.err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -215,8 +215,8 @@ def test_transformer_learns_sixteen_pairs_by_heart(tmp_path: Path, make_pairs: C
 def test_clip_learns_sixteen_pairs_by_heart(tmp_path: Path, make_pairs: Callable, dalle: Callable) -> None:
     data = make_pairs(tmp_path / "data", 16)
     changes = [
-        *RARELY, "training.steps=120", "training.global_batch_size=16", "optimizer.weight_decay=0.0",
-        "optimizer.warmup_steps=10", "optimizer.lr.start=5e-3", "optimizer.lr.end=1e-4", "optimizer.lr.steps=120",
+        *RARELY, "training.steps=200", "training.global_batch_size=16", "optimizer.weight_decay=0.0",
+        "optimizer.warmup_steps=10", "optimizer.lr.start=2e-3", "optimizer.lr.end=1e-4", "optimizer.lr.steps=200",
         "ema.decay=0.9", "tokenizer.vocab_size=512", "tokenizer.dropout=0.0", "tokenizer.backend=tokenizers",
     ]  # fmt: skip
     words = ["--data", data, "--valid", data, "--run", tmp_path / "run"]

@@ -1,0 +1,113 @@
+"""CLIPs by their name on the Hugging Face hub: from the local cache, and politely not at all; never over a network."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dalle_cli.errors import DalleError
+from dalle_cli.interop.hub import fetch_from_hub
+from dalle_cli.loading import load_clip
+from dalle_cli.models.clip import Clip, Tower
+
+LOAD = """
+import json, socket, sys
+from dalle_cli.errors import DalleError
+from dalle_cli.loading import load_clip
+
+calls = []
+def refuse(name):
+    def call(*arguments, **options):
+        calls.append(name)
+        raise OSError("no network in tests")
+    return call
+for name in ("getaddrinfo", "create_connection"):
+    setattr(socket, name, refuse(name))
+socket.socket.connect = refuse("connect")
+
+for name in sys.argv[1:]:
+    try:
+        print(json.dumps({"image_size": load_clip(name).image_size, "calls": calls}))
+    except DalleError as error:
+        print(json.dumps({"message": error.message, "hint": error.hint, "calls": calls}))
+"""
+
+
+def load_elsewhere(*names: str, **environment: str) -> list[dict[str, object]]:
+    """Load CLIPs by name in a fresh interpreter, as the library reads its environment when it is imported."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
+    program = [sys.executable, "-c", LOAD, *names]
+    ended = subprocess.run(program, env=inherited | environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0 and not ended.stderr, ended.stderr
+    return [json.loads(line) for line in ended.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache as the library lays it out, with one CLIP of open_clip's kind in it."""
+    pytest.importorskip("huggingface_hub")
+    root, revision = tmp_path_factory.mktemp("hub"), "0123456789abcdef" * 2 + "01234567"
+    repository = root / "models--owner--tiny-clip"
+    snapshot = repository / "snapshots" / revision
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    torch.manual_seed(0)
+    clip = Clip(12, 4, 5, 23, 9, "gelu", vision=Tower(1, 64, 1, 70), text=Tower(1, 64, 1, 70))
+    save_file(clip.state_dict(), snapshot / "open_clip_model.safetensors")
+    config = {"model_cfg": {"vision_cfg": {}, "text_cfg": {"heads": 1}}, "preprocess_cfg": {}}
+    (snapshot / "open_clip_config.json").write_text(json.dumps(config))
+    return root
+
+
+def test_offline_a_name_is_what_the_cache_has_or_an_error_without_a_try(cache: Path) -> None:
+    environment = {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+    cached, missing = load_elsewhere("owner/tiny-clip", "owner/other-clip", **environment)
+    assert cached == {"image_size": 12, "calls": []}
+    assert missing["calls"] == []
+    assert str(missing["message"]).startswith("owner/other-clip is neither a file here nor to be had from the hub: ")
+    assert str(cache) in str(missing["hint"]) and "HF_HUB_CACHE" in str(missing["hint"])
+
+
+def test_without_a_network_a_name_is_what_the_cache_has_or_an_error(cache: Path) -> None:
+    cached, missing = load_elsewhere("owner/tiny-clip", "owner/other-clip", HF_HUB_CACHE=str(cache))
+    assert cached["image_size"] == 12 and cached["calls"]
+    assert str(missing["message"]).startswith("owner/other-clip is neither a file here nor to be had from the hub: ")
+
+
+@pytest.mark.parametrize(
+    "reason", [RuntimeError("torn\nmore"), TimeoutError(), type("TransferError", (Exception,), {})("torn")], ids=repr
+)
+def test_whatever_the_library_raises_is_one_error(reason: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It also lets through what the libraries below it raise, which has no class in common."""
+    library = pytest.importorskip("huggingface_hub")
+
+    def fail(*_: object, **__: object) -> None:
+        raise reason
+
+    monkeypatch.setattr(library, "snapshot_download", fail)
+    with pytest.raises(DalleError, match=r"owner/name is neither .* from the hub: (torn|TimeoutError)$"):
+        fetch_from_hub("owner/name")
+
+
+def test_without_the_library_the_hint_is_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(DalleError, match="no such file or folder: owner/name") as caught:
+        load_clip("owner/name")
+    assert "`pip install huggingface_hub`" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "name", ["clip", "clip.pt", "runs/birds/clip.pt", "/no/such/clip", "a b/c", "", "owner/\x1b[2J"]
+)
+def test_what_is_no_hubs_name_is_no_clip(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # it is not even asked for
+    with pytest.raises(DalleError, match="no such CLIP|holds no CLIP") as caught:
+        load_clip(name)
+    assert "\x1b" not in caught.value.message
