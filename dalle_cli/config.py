@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
+Layers = Annotated[int, Field(ge=1, le=10_000)]  # more would take forever to build
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(ge=0)]
@@ -84,8 +85,8 @@ class DVAEModelTable(Table):
     vocab_size: Annotated[int, Field(ge=2)]
     n_hidden: Positive
     n_init: Positive
-    n_groups: Positive
-    blocks_per_group: Positive
+    n_groups: Layers
+    blocks_per_group: Layers
 
     @model_validator(mode="after")
     def _check_sizes(self) -> "DVAEModelTable":
@@ -125,7 +126,7 @@ class TransformerModelTable(Table):
     text_len: Annotated[int, Field(ge=2)]
     grid_size: Positive
     image_vocab_size: Annotated[int, Field(ge=2)]
-    n_layers: Positive
+    n_layers: Layers
     d_model: Positive
     n_heads: Positive
     kernel_size: Positive
@@ -155,7 +156,7 @@ class TransformerLossTable(Table):
 class TowerTable(Table):
     """See `models.clip.Tower`."""
 
-    n_layers: Positive
+    n_layers: Layers
     d_model: Positive
     n_heads: Positive
     d_mlp: Positive
@@ -245,11 +246,11 @@ class ClipRecipe(Table):
     def _check_batch(self) -> "ClipRecipe":
         batch, micro_batch = self.training.global_batch_size, self.runtime.micro_batch_size
         if batch < 2:
-            raise ValueError(f"training.global_batch_size {batch} leaves nothing to tell a pair from")
+            raise ValueError(f"`training.global_batch_size` {batch} leaves nothing to tell a pair from")
         if micro_batch not in (0, batch):
             raise ValueError(
                 "the contrastive loss compares all pairs of a batch, which can't be cut: "
-                f"runtime.micro_batch_size must be 0 or training.global_batch_size {batch}, not {micro_batch}"
+                f"`runtime.micro_batch_size` must be 0 or {batch}, as `training.global_batch_size`, not {micro_batch}"
             )
         return self
 

@@ -76,6 +76,8 @@ class Painter:
         where drawing has begun or will end.
         """
         n_tokens = self.transformer.image_len
+        if start == len(candidates):
+            return
         for first in range(start - start % width, len(candidates), width):
             batch = candidates[first : first + width]
             filled = batch + batch[-1:] * (width - len(batch))

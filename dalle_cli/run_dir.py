@@ -40,7 +40,7 @@ class RunDir:
 
     @property
     def tokenizer(self) -> Path:
-        """A transformer's own copy of its merges."""
+        """A transformer's or CLIP's own copy of its merges."""
         return self.root / "tokenizer" / "merges.json"
 
     @property

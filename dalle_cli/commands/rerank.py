@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import itertools
 import json
 import shutil
 from dataclasses import asdict, dataclass, fields, replace
@@ -22,7 +23,7 @@ from dalle_cli.loading import load_clip, load_clip_tokenizer
 from dalle_cli.reranking import ClipScorer, clip_checksum
 from dalle_cli.run_dir import GRID, SCORES, SCORES_TABLE, whole_or_absent
 from dalle_cli.training.precision import apply_precision, open_device, told_when_out_of_memory
-from dalle_cli.untrusted import printable
+from dalle_cli.untrusted import SURROGATE, printable
 from dalle_cli.viz import labelled_grid
 
 BATCH_SIZE = {"cpu": 32, "cuda": 512}  # unless told otherwise
@@ -63,16 +64,16 @@ def rerank(options: RerankOptions, terminal: Terminal) -> None:
 
     An unreadable picture is marked in the tables, and in the end raises DalleError, when all else is written.
     """
-    if options.out is not None:
-        recorded_job(options.out)  # says at once if the folder is another's
+    recorded = (recorded_job(options.out) if options.out is not None else None) or {}
     pictures = with_captions(list_pictures(options.pictures), options.caption)
-    device, precision = open_device(options.device, options.precision)
+    precision = recorded.get("precision", "auto") if options.precision == "auto" else options.precision
+    device, precision = open_device(options.device, precision)
     clip = load_clip(options.clip)
     tokenizer = load_clip_tokenizer(options.clip, clip, options.tokenizer)
-    model = f"{clip_checksum(clip)} {precision}"
+    checksum = clip_checksum(clip)
     apply_precision(clip, precision, device)
     scorer = ClipScorer(clip.to(device), tokenizer, device)
-    cache = EmbeddingCache(cache_file(), model)
+    cache = EmbeddingCache(cache_file(), f"{checksum} {precision}")
     batch_size = options.batch_size or BATCH_SIZE[device.type]
     with terminal.progress(len(pictures), 0, "picture") as line, told_when_out_of_memory():
         found = embed_files([picture.path for picture in pictures], scorer, cache, batch_size, line.advance)
@@ -80,8 +81,8 @@ def rerank(options: RerankOptions, terminal: Terminal) -> None:
     if cache.problem is not None:
         terminal.warn(f"embeddings are not kept: {printable(cache.problem)}")
     if options.out is not None:
-        job = {"command": "rerank", "pictures": fingerprint(pictures, found), "model": model, "top_k": options.top_k}
-        begin_job(options.out, job)
+        job = {"command": "rerank", "pictures": fingerprint(pictures, found), "clip": checksum, "precision": precision}
+        begin_job(options.out, {**job, "top_k": options.top_k})
         scores = write(scores, options.out, options.top_k)
     report(scores, options, terminal)
     n_unreadable = sum(score.problem is not None for score in scores)
@@ -92,6 +93,8 @@ def rerank(options: RerankOptions, terminal: Terminal) -> None:
 def with_captions(pictures: list[ListedPicture], caption: str | None) -> list[ListedPicture]:
     """Give every picture the caption, or leave each its own; raises UsageError where there is none."""
     if caption is not None:
+        if SURROGATE.search(caption):
+            raise UsageError("a caption that is not UTF-8")
         cleaned = clean_captions([caption])
         if not cleaned:
             raise UsageError("an empty caption", "give it in quotes, or leave it out where a manifest has captions")
@@ -132,10 +135,10 @@ def fingerprint(pictures: list[ListedPicture], found: list[Embedded]) -> str:
 def write(scores: list[Score], out: Path, top_k: int) -> list[Score]:
     """Copy the best of each caption, in order, with a grid and the tables; give the scores with the copies' names."""
     written: list[Score] = []
+    places = itertools.count()
     for score in scores:
         if score.rank is not None and score.rank <= top_k:
-            n_copies = sum(one.file is not None for one in written)
-            name = f"{n_copies:04d}{Path(score.picture).suffix.lower()}"
+            name = f"{next(places):04d}{Path(score.picture).suffix.lower()}"
             with whole_or_absent(out / name) as beside:
                 shutil.copyfile(score.picture, beside)
             score = replace(score, file=name)
@@ -144,7 +147,10 @@ def write(scores: list[Score], out: Path, top_k: int) -> list[Score]:
     rows = [asdict(score) for score in written]
     with whole_or_absent(out / SCORES) as beside:
         beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with whole_or_absent(out / SCORES_TABLE) as beside, beside.open("w", newline="", errors="surrogateescape") as file:
+    with (
+        whole_or_absent(out / SCORES_TABLE) as beside,
+        beside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
         table = csv.DictWriter(file, [field.name for field in fields(Score)])
         table.writeheader()
         table.writerows(rows)
@@ -166,10 +172,14 @@ def save_grid(scores: list[Score], out: Path) -> None:
 
 
 def tile(file: Path) -> Image.Image:
-    """Fit a picture into a square of the grid."""
+    """Fit a picture into a square of the grid, small ones enlarged pixel by pixel."""
     picture = decode_image(file.read_bytes())
     picture.thumbnail((GRID_TILE, GRID_TILE))
-    return picture
+    factor = GRID_TILE // max(picture.size)
+    picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    square = Image.new("RGB", (GRID_TILE, GRID_TILE), "white")
+    square.paste(picture, ((GRID_TILE - picture.width) // 2, (GRID_TILE - picture.height) // 2))
+    return square
 
 
 def report(scores: list[Score], options: RerankOptions, terminal: Terminal) -> None:
@@ -177,9 +187,11 @@ def report(scores: list[Score], options: RerankOptions, terminal: Terminal) -> N
     result: dict[str, Any] = {"out": None if options.out is None else str(options.out)}
     result["scores"] = [asdict(score) for score in scores]
     lines = []
+    heading = options.caption
     for score in scores:
-        if score.rank == 1 and options.caption is None:
-            lines.append(printable(score.caption))
+        if options.caption is None and score.caption != heading:
+            heading = score.caption
+            lines.append(printable(heading))
         if score.rank is not None and score.rank <= options.top_k:
             lines.append(f"{score.score:8.4f}  {printable(score.picture)}")
         if score.problem is not None:

@@ -4,12 +4,16 @@ Paths only: whether a picture can be read is found when it is.
 """
 
 import csv
+import io
 import json
+import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from dalle_cli.data.images import BadSample
+from dalle_cli.data.sources.captions import clean_captions
 from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES
 from dalle_cli.errors import DalleError
 from dalle_cli.run_dir import MANIFEST
@@ -31,7 +35,7 @@ def list_pictures(spec: str) -> list[ListedPicture]:
     """
     path = Path(spec)
     if spec == "-":
-        pictures = _from_lines(sys.stdin.read())
+        pictures = _from_lines(_decode(sys.stdin.buffer.read()))
     elif path.is_dir():
         is_drawn = (path / MANIFEST).is_file()
         pictures = _from_manifest(path / MANIFEST) if is_drawn else [ListedPicture(p) for p in find_pictures([path])]
@@ -52,33 +56,48 @@ def find_pictures(paths: list[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise DalleError(f"no such picture or folder: {path}")
-        files += sorted(filter(_is_picture, path.rglob("*"))) if path.is_dir() else [path]
+        files += sorted(file for file in path.rglob("*") if _is_picture(file, path)) if path.is_dir() else [path]
     return files
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+def _is_picture(path: Path, root: Path) -> bool:
+    is_hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+    return path.suffix.lower() in PICTURE_SUFFIXES and not is_hidden and path.is_file()
 
 
 def _from_lines(text: str) -> list[ListedPicture]:
-    return [ListedPicture(Path(line)) for line in text.splitlines() if line.strip()]
+    return [ListedPicture(Path(line)) for line in text.split("\n") if line.strip()]
 
 
 def _from_manifest(path: Path) -> list[ListedPicture]:
     text = _read(path)
-    rows = csv.DictReader(text.splitlines()) if path.suffix.lower() == ".csv" else _json_rows(text.splitlines())
+    rows = _csv_rows(text, path) if path.suffix.lower() == ".csv" else _json_rows(text)
     pictures = []
     for number, row in enumerate(rows, start=1):
         name = (row.get("file") or row.get("image")) if isinstance(row, dict) else None
         caption = row.get("caption") if isinstance(row, dict) else None
         if not isinstance(name, str) or not isinstance(caption, str | None):
             raise DalleError(f"{path}: row {number} does not name a picture as `file` or `image`")
-        pictures.append(ListedPicture(path.parent / name, caption or None))
+        try:
+            os.fsencode(name)
+            captions = clean_captions([caption or ""])
+        except (UnicodeEncodeError, BadSample) as error:
+            raise DalleError(f"{path}: row {number} holds text that is not UTF-8") from error
+        pictures.append(ListedPicture(path.parent / name, captions[0] if captions else None))
     return pictures
 
 
-def _json_rows(lines: Iterable[str]) -> Iterator[object]:
-    for line in lines:
+def _csv_rows(text: str, path: Path) -> Iterator[object]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        yield from reader
+    except csv.Error as error:
+        hint = "look for a quote that is missing or not doubled"
+        raise DalleError(f"{path}, line {reader.reader.line_num}: {error}", hint) from error
+
+
+def _json_rows(text: str) -> Iterator[object]:
+    for line in text.split("\n"):
         if line.strip():
             try:
                 yield json.loads(line)
@@ -88,6 +107,11 @@ def _json_rows(lines: Iterable[str]) -> Iterator[object]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text("utf-8-sig", errors="surrogateescape")
+        return _decode(path.read_bytes())
     except OSError as error:
         raise DalleError(f"cannot read {printable(str(path))}: {error.strerror}") from error
+
+
+def _decode(data: bytes) -> str:
+    """Read text in which bytes that are not UTF-8 may belong to file names."""
+    return data.decode("utf-8-sig", errors="surrogateescape").replace("\r\n", "\n")

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from dalle_cli.config import Positive, TowerTable, TrainedClipTable
 from dalle_cli.errors import DalleError
-from dalle_cli.interop.clip_names import from_hugging_face, from_openai
+from dalle_cli.interop.clip_names import TRAINING_CHECKPOINT, from_hugging_face, from_openai
 from dalle_cli.interop.torch_files import read_tensors
 from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD, Activation
 from dalle_cli.untrusted import printable
 
 HF_CONFIG, OPEN_CLIP_CONFIG = "config.json", "open_clip_config.json"
-HF_PREPROCESSING = "preprocessor_config.json"
+HF_PREPROCESSING = ("preprocessor_config.json", "processor_config.json")  # transformers 5 writes the second
 HF_WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 ANY_WEIGHTS = ("*.safetensors", "*.pt", "*.pth", "*.bin")
@@ -112,8 +112,7 @@ def _read_hugging_face(folder: Path) -> PublicClip:
     text = _HuggingFaceText.model_validate({**(config.text_config or {}), **(config.text_config_dict or {})})
     vision = _HuggingFaceVision.model_validate({**(config.vision_config or {}), **(config.vision_config_dict or {})})
     _check_hugging_face(folder, text, vision)
-    preprocessing = folder / HF_PREPROCESSING
-    pixels = _HuggingFacePixels.model_validate(_read_json(preprocessing) if preprocessing.is_file() else {})
+    pixels = _hugging_face_pixels(folder)
     table = TrainedClipTable(
         image_size=vision.image_size,
         patch_size=vision.patch_size,
@@ -129,6 +128,13 @@ def _read_hugging_face(folder: Path) -> PublicClip:
     )
     tensors = {name: tensor for file in _weights_of(folder, HF_WEIGHTS) for name, tensor in read_tensors(file).items()}
     return PublicClip(table, _to_fp32(from_hugging_face(tensors)))
+
+
+def _hugging_face_pixels(folder: Path) -> _HuggingFacePixels:
+    files = [folder / name for name in HF_PREPROCESSING if (folder / name).is_file()]
+    settings = _read_json(files[0]) if files else {}
+    is_nested = isinstance(settings, dict) and "image_processor" in settings
+    return _HuggingFacePixels.model_validate(settings["image_processor"] if is_nested else settings)
 
 
 def _check_hugging_face(folder: Path, text: _HuggingFaceText, vision: _HuggingFaceVision) -> None:
@@ -182,20 +188,28 @@ def _read_openai(path: Path) -> PublicClip:
     """Read the layout of OpenAI and open_clip; what no shape tells is in a config beside it, or as OpenAI has it."""
     folder = path if path.is_dir() else path.parent
     file = _weights_of(path, (*OPEN_CLIP_WEIGHTS, *ANY_WEIGHTS))[0] if path.is_dir() else path
-    weights = from_openai(read_tensors(file))
+    tensors = read_tensors(file)
+    weights = from_openai(tensors)
     _check_openai(file, weights)
     config_file = folder / OPEN_CLIP_CONFIG
     if not config_file.is_file():
-        activation: Activation = "gelu" if file.name.startswith("open_clip") else "quick_gelu"
-        return PublicClip(_table_of(file, weights, activation, None), _to_fp32(weights))
+        return PublicClip(_table_of(file, weights, _likely_activation(file, tensors), None), _to_fp32(weights))
     config = _OpenClipConfig.model_validate(_read_json(config_file))
-    activation = "quick_gelu" if config.model_cfg.quick_gelu else "gelu"
+    activation: Activation = "quick_gelu" if config.model_cfg.quick_gelu else "gelu"
     return PublicClip(_table_of(file, weights, activation, config), _to_fp32(weights))
+
+
+def _likely_activation(file: Path, tensors: Mapping[str, Tensor]) -> Activation:
+    """Guess what no weight tells: open_clip's models have GELU unless their name says otherwise, others QuickGELU."""
+    is_open_clip = file.name.startswith("open_clip") or any(name.startswith(TRAINING_CHECKPOINT) for name in tensors)
+    return "gelu" if is_open_clip and "quickgelu" not in file.name.lower() else "quick_gelu"
 
 
 def _check_openai(file: Path, weights: Mapping[str, Tensor]) -> None:
     if any(name.startswith(RESNET) for name in weights):
         raise DalleError(f"{file} is not supported: its vision tower is a ResNet", "take one of the ViT models")
+    if any(name.startswith("text_model.") for name in weights):
+        raise DalleError(f"{file} does not tell its sizes", f"give its folder, where they are in {HF_CONFIG}")
     needed = ("visual.conv1.weight", "visual.positional_embedding", "text_projection", "token_embedding.weight")
     missing = [name for name in (*needed, "positional_embedding") if name not in weights]
     if missing:

@@ -10,7 +10,8 @@ from dalle_cli.errors import DalleError
 from dalle_cli.untrusted import printable
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-WANTED = ("*.json", "*.txt", "*.safetensors")  # safetensors only: where there are none, the folder holds no weights
+CONFIGS = ("*config.json", "vocab.json", "merges.txt", "tokenizer.json")
+WEIGHTS = (("model.safetensors", "model-*-of-*.safetensors"), ("open_clip_model.safetensors",))  # the first there is
 
 
 def fetch_from_hub(name: str) -> Path:
@@ -26,7 +27,11 @@ def fetch_from_hub(name: str) -> Path:
         hint = "`pip install huggingface_hub` fetches public ones by name"
         raise DalleError(f"no such file or folder: {printable(name)}", hint) from error
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(WANTED)))
+        for patterns in WEIGHTS:
+            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=[*CONFIGS, *patterns]))
+            if any(folder.glob("*.safetensors")):
+                break
+        return folder
     except Exception as error:  # also what the library lets through of those below it, which have no class in common
         cache = huggingface_hub.constants.HF_HUB_CACHE
         reason = printable(str(error).partition("\n")[0] or type(error).__name__)

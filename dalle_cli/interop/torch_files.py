@@ -30,8 +30,8 @@ MAX_TUPLES = 50_000  # four a tensor are usual
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a checkpoint file's tensors by name: safetensors, a torch.save archive, or a TorchScript archive.
 
-    The content says which, never the suffix. Of a training checkpoint, the entry `state_dict` is taken, and the prefix
-    `module.` of all its names dropped. Tensors of one file may share memory. Raises DalleError for everything else.
+    The content says which, never the suffix. Of a training checkpoint, the entry `state_dict` is taken, and its names
+    begin with `state_dict.`. Tensors of one file may share memory. Raises DalleError for everything else.
     """
     with _errors_told(path):
         tensors = _reader(path)(path)
@@ -115,7 +115,9 @@ def _read_torch_save(path: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, dict):
         raise DalleError(f"{path} holds no tensors by name")
     inner = loaded.get("state_dict")
-    return _without_module_prefix(_plain_tensors(inner if isinstance(inner, dict) else loaded))
+    if isinstance(inner, dict):
+        return {f"state_dict.{name}": tensor for name, tensor in _plain_tensors(inner).items()}
+    return _plain_tensors(loaded)
 
 
 def _plain_tensors(state: dict[Any, Any]) -> dict[str, Tensor]:
@@ -129,10 +131,3 @@ def _plain_tensors(state: dict[Any, Any]) -> dict[str, Tensor]:
         and not tensor.is_nested
         and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
     }
-
-
-def _without_module_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Undo what DistributedDataParallel does to names."""
-    if all(name.startswith("module.") for name in tensors):
-        return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    return tensors

@@ -109,7 +109,7 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialise the matrices as released: smaller ones into the stream, the deeper the tower."""
+        """Initialise as the released text tower: smaller matrices into the stream, the deeper the tower."""
         for block in self.resblocks:
             d_model = block.attn.out_proj.in_features
             into_stream = d_model**-0.5 * (2 * len(self.resblocks)) ** -0.5
@@ -195,6 +195,8 @@ class Clip(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Initialise as released."""
+        if self.logit_scale.is_meta:
+            return  # nothing to draw, and torch would import a second's worth of modules for it
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.positional_embedding, std=0.01)
         nn.init.normal_(self.text_projection, std=self.text_projection.shape[0] ** -0.5)
@@ -238,7 +240,7 @@ class Clip(nn.Module):
         self.logit_scale.clamp_(max=math.log(MAX_SCALE))
 
     def matrices(self) -> list[nn.Parameter]:
-        """List the weights that the paper decays: all but gains, biases and the scale."""
+        """List the weights that decay: all but gains, biases, the scale and the one vector of its kind."""
         return [parameter for parameter in self.parameters() if parameter.ndim >= 2]
 
     def sixteen_bit_parts(self) -> list[nn.Module]:

@@ -43,6 +43,8 @@ class Conv(nn.Conv2d):
         super().__init__(n_in, n_out, kernel_size, padding=(kernel_size - 1) // 2)
 
     def reset_parameters(self) -> None:
+        if self.weight.is_meta:
+            return  # nothing to draw, and torch would import a second's worth of modules for it
         nn.init.normal_(self.weight, std=self.weight[0].numel() ** -0.5)
         nn.init.zeros_(self.bias)
 

@@ -111,6 +111,8 @@ class Transformer(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Initialise as Child et al. 2019, section 6: small matrices, smaller ones into the stream, zero heads."""
+        if self.start_of_text.is_meta:
+            return  # nothing to draw, and torch would import a second's worth of modules for it
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=INIT_SCALE * module.in_features**-0.5)

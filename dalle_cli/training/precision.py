@@ -34,7 +34,10 @@ def told_when_out_of_memory() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            hint = "try `--set runtime.micro_batch_size=N` in training, `--batch-size N` in drawing"
+            hint = (
+                "try `--set runtime.micro_batch_size=N` in training (for a CLIP, a smaller "
+                "`training.global_batch_size`), `--batch-size N` in drawing and ranking"
+            )
             raise DalleError(f"out of memory: {str(error).splitlines()[0]}", hint) from error
         raise
 

@@ -20,6 +20,7 @@ class Place:
     pairs: Path
     dvae: Path
     transformer: Path
+    clip: Path
 
     def file(self, name: str, content: str | bytes = "") -> Path:
         path = self.root / name
@@ -52,10 +53,14 @@ class Place:
     def generate(self, *words: object, run: object = None) -> list[object]:
         return ["generate", run or self.transformer, "-n", 1, "--out", self.root / "out", *words]
 
+    def rerank(self, *words: object, pictures: object = None, clip: object = None, out: object = None) -> list[object]:
+        given = ["--clip", clip or self.clip, "--out", out or self.root / "out"]
+        return ["rerank", pictures or self.pairs, *given, *words]
+
 
 @pytest.fixture
-def place(tmp_path: Path, pairs: Path, own_dvae_run: Path, own_transformer_run: Path) -> Place:
-    return Place(tmp_path, pairs, own_dvae_run, own_transformer_run)
+def place(tmp_path: Path, pairs: Path, own_dvae_run: Path, own_transformer_run: Path, clip_run: Path) -> Place:
+    return Place(tmp_path, pairs, own_dvae_run, own_transformer_run, clip_run)
 
 
 def corrupt_run(place: Place) -> Path:
@@ -108,6 +113,21 @@ KNOWN_FAILURES = {  # exit code 1
         ["corrupt checkpoint"],
     ),
     "no GPU to train on": (lambda p: p.train_dvae("--device", "cuda"), ["cuda"]),
+    "drawing ranked by a dVAE": (
+        lambda p: p.generate("a ring", "--clip", p.dvae), ["holds a dvae, not a clip"],
+    ),
+    "drawing ranked by a CLIP that is missing": (
+        lambda p: p.generate("a ring", "--clip", p.root / "absent"), ["no such CLIP", "absent"],
+    ),
+    "drawing ranked with a vocabulary that is missing": (
+        lambda p: p.generate("a ring", "--clip", p.clip, "--tokenizer", p.root / "absent"), ["absent"],
+    ),
+    "job that is no JSON": (
+        lambda p: [*p.generate("a ring"), "--out", p.file("begun/job.json", "{").parent], ["job.json is damaged"],
+    ),
+    "job that is no description": (
+        lambda p: [*p.generate("a ring"), "--out", p.file("begun/job.json", "[]").parent], ["job.json is damaged"],
+    ),
     "no GPU to draw with": (lambda p: p.generate("a ring", "--device", "cuda"), ["cuda"]),
     "no GPU to rebuild with": (
         lambda p: ["reconstruct", p.dvae, p.pairs, "--out", p.root / "out", "--device", "cuda"], ["cuda"],
@@ -140,6 +160,24 @@ KNOWN_FAILURES = {  # exit code 1
     "rebuilt below a file": (
         lambda p: ["reconstruct", p.dvae, p.pairs, "--out", p.file("file") / "x"], ["file"],
     ),
+    "pictures to rank that are missing": (lambda p: p.rerank("a ring", pictures=p.root / "absent"), ["absent"]),
+    "empty folder to rank": (lambda p: p.rerank("a ring", pictures=p.folder("empty")), ["no pictures in", "empty"]),
+    "missing list to rank": (lambda p: p.rerank("a ring", pictures=p.root / "absent.txt"), ["cannot read", "absent"]),
+    "endless name to rank": (lambda p: p.rerank("a ring", pictures="x" * 5000), ["too long"]),
+    "row that names no picture": (
+        lambda p: p.rerank(pictures=p.file("rows.csv", "picture,caption\na.png,a ring\n")), ["row 1", "`file`"],
+    ),
+    "row that is no text": (
+        lambda p: p.rerank(pictures=p.file("rows.jsonl", b'{"file": "a", "caption": "\xff"}')), ["row 1", "UTF-8"],
+    ),
+    "CLIP that is a dVAE": (lambda p: p.rerank("a ring", clip=p.dvae), ["holds a dvae, not a clip"]),
+    "CLIP that is missing": (lambda p: p.rerank("a ring", clip=p.root / "absent"), ["no such CLIP"]),
+    "CLIP that is no checkpoint": (lambda p: p.rerank("a ring", clip=p.file("clip.pt", "weights")), ["clip.pt"]),
+    "CLIP's vocabulary that is none": (
+        lambda p: p.rerank("a ring", "--tokenizer", p.file("vocabulary", "{}")), ["is not a CLIP vocabulary"],
+    ),
+    "no GPU to rank with": (lambda p: p.rerank("a ring", "--device", "cuda"), ["cuda"]),
+    "best below a file": (lambda p: p.rerank("a ring", out=p.file("file") / "x"), ["file"]),
     "masks into a file": (lambda p: ["info", "transformer/tiny", "--masks", p.file("file")], ["file"]),
 }  # fmt: skip
 
@@ -186,6 +224,23 @@ WRONG_USAGE = {  # exit code 2
     "no pictures asked for": (lambda p: p.generate("a ring", "-n", 0), ["-n"]),
     "share above 1": (lambda p: p.generate("a ring", "--top-p", 1.5), ["--top-p"]),
     "temperature that is no number": (lambda p: p.generate("a ring", "--temperature", "nan"), ["temperature"]),
+    "best of what nothing ranks": (lambda p: p.generate("a ring", "--best", 1), ["--best", "--clip", "--rank"]),
+    "all of what nothing ranks": (lambda p: p.generate("a ring", "--keep-all"), ["--best", "--clip", "--rank"]),
+    "more of the best than are drawn": (
+        lambda p: p.generate("a ring", "--rank", "perplexity", "--best", 2), ["--best", "2 of 1"],
+    ),
+    "two rankings at once": (
+        lambda p: p.generate("a ring", "--rank", "perplexity", "--clip", p.clip), ["--clip", "--rank", "both"],
+    ),
+    "ranking there is not": (lambda p: p.generate("a ring", "--rank", "beauty"), ["beauty", "perplexity"]),
+    "out that another command has begun": (
+        lambda p: [*p.generate("a ring"), "--out", p.file("begun/job.json", '{"command": "rerank"}').parent],
+        ["begun for another job", "command"],
+    ),
+    "out that was begun with a precision there is not": (
+        lambda p: [*p.generate("a ring"), "--out", p.file("begun/job.json", '{"precision": ["fp8"]}').parent],
+        ["fp8"],
+    ),
     "batch of none": (lambda p: p.generate("a ring", "--batch-size", 0), ["--batch-size"]),
     "out that holds something": (
         lambda p: ["generate", p.transformer, "a ring", "--out", p.file("full/thesis.tex", "years").parent],
@@ -205,6 +260,22 @@ WRONG_USAGE = {  # exit code 2
     "export onto something": (
         lambda p: ["export", p.dvae, "--out", p.file("full/thesis.tex", "years").parent], ["already holds"],
     ),
+    "no caption to rank by": (lambda p: p.rerank(), ["no caption for", "000.png"]),
+    "no caption in one row": (
+        lambda p: p.rerank(pictures=p.file("rows.csv", "file,caption\na.png,a ring\nb.png, \n")),
+        ["no caption for", "b.png"],
+    ),
+    "empty caption to rank by": (lambda p: p.rerank(""), ["an empty caption"]),
+    "blank caption to rank by": (lambda p: p.rerank(" \t\x1b"), ["an empty caption"]),
+    "caption to rank by that is no text": (lambda p: p.rerank("a \udcff ring"), ["caption"]),
+    "best of none": (lambda p: p.rerank("a ring", "--top-k", 0), ["--top-k"]),
+    "no CLIP to rank by": (lambda p: ["rerank", p.pairs, "a ring"], ["--clip"]),
+    "precision there is not, in ranking": (lambda p: p.rerank("a ring", "--precision", "fp8"), ["fp8"]),
+    "device there is not, in ranking": (lambda p: p.rerank("a ring", "--device", "toaster"), ["toaster"]),
+    "best into a full folder": (
+        lambda p: p.rerank("a ring", out=p.file("full/thesis.tex", "years").parent), ["already holds something"],
+    ),
+    "best into a file": (lambda p: p.rerank("a ring", out=p.file("thesis.tex", "years")), ["already holds something"]),
     "run that is a file, to train in": (
         lambda p: ["train-dvae", "dvae/tiny", "--data", p.pairs, "--run", p.file("thesis.tex", "years")],
         ["is a file"],

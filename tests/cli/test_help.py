@@ -9,8 +9,8 @@ import pytest
 from dalle_cli import __version__
 
 COMMANDS = [
-    "train-dvae", "train-transformer", "train-clip", "generate", "reconstruct", "export", "demo", "info", "doctor",
-    "data shapes", "data check", "recipes list", "recipes show", "recipes check",
+    "train-dvae", "train-transformer", "train-clip", "generate", "rerank", "reconstruct", "export", "demo", "info",
+    "doctor", "data shapes", "data check", "recipes list", "recipes show", "recipes check",
 ]  # fmt: skip
 
 

@@ -1,19 +1,25 @@
-"""`generate`: what a picture depends on, what is written beside it, and what captions may do to a terminal."""
+"""`generate`: what a picture depends on, which are kept, what is written, and what captions may do to a terminal."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
-from dalle_cli.commands.generate import Candidate, GenerateOptions, Painter
-from dalle_cli.commands.generate import draw as draw_candidates
+from dalle_cli.commands.generate import read_captions
+from dalle_cli.data.augment import clip_square
 from dalle_cli.data.sources.captions import clean_captions
-from dalle_cli.loading import load_dvae, load_tokenizer, load_transformer
+from dalle_cli.drawing import Candidate, Painter
+from dalle_cli.loading import load_clip, load_clip_tokenizer, load_dvae, load_tokenizer, load_transformer
+from dalle_cli.reranking import image_perplexity
 from dalle_cli.run_dir import RunDir
 from dalle_cli.sampling import SamplingSettings
+from dalle_cli.viz import GAP, MIN_TILE, TEXT_HEIGHT
 
 HOSTILE = [
     "[bold red]a red circle[/bold red]",
@@ -24,6 +30,7 @@ HOSTILE = [
     "🦜 鹦鹉 " + "z\u0335\u0321" * 40,
 ]
 RAW = set("\x1b\x07\x9b\x7f\x00\u202e\u202c\u2066\u2069")
+FP32 = ["--precision", "fp32"]  # spares the race between the two
 
 
 @pytest.fixture
@@ -31,7 +38,7 @@ def draw(transformer_run: Path, tmp_path: Path, dalle: Callable) -> Callable[...
     """Draw into a new folder and give its files."""
 
     def generate(*words: object, name: str = "drawn", run: Path = transformer_run, **options: bytes):
-        ended = dalle("generate", run, *words, "--out", tmp_path / name, **options)
+        ended = dalle("generate", run, *words, "--out", tmp_path / name, *FP32, **options)
         assert ended.code == 0, ended.err
         assert ended.out == f"{tmp_path / name}\n"
         return {path.name: path.read_bytes() for path in sorted((tmp_path / name).iterdir())}
@@ -44,32 +51,28 @@ def pixels(files: dict[str, bytes], folder: Path) -> list[bytes]:
     return [Image.open(folder / name).tobytes() for name in sorted(files) if name[0].isdigit()]
 
 
+def pictures_of(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Leave out what is not one of the pictures."""
+    return {name: content for name, content in files.items() if name[0].isdigit()}
+
+
+def records_of(files: dict[str, bytes]) -> list[dict[str, Any]]:
+    """Read the manifest."""
+    return [json.loads(line) for line in files["manifest.jsonl"].decode().splitlines()]
+
+
 def test_same_seed_draws_the_same_files_and_another_others(draw: Callable, tmp_path: Path) -> None:
     words = ["a red circle", "a blue ring", "-n", 3]
     one, same = draw(*words, name="one"), draw(*words, name="same")
-    assert one == same and set(one) == {*(f"{i:04d}.png" for i in range(6)), "grid.png", "manifest.jsonl"}
+    assert one == same and set(one) == {*(f"{i:04d}.png" for i in range(6)), "grid.png", "job.json", "manifest.jsonl"}
     other = draw(*words, "--seed", 1, name="other")
     assert pixels(one, tmp_path / "one") != pixels(other, tmp_path / "other")
 
 
 def test_short_last_batch_gives_the_pictures_of_a_full_one(draw: Callable, tmp_path: Path) -> None:
-    short = draw("a red circle", "-n", 5, "--batch-size", 4, name="short")
-    full = draw("a red circle", "-n", 8, "--batch-size", 4, name="full")
-    assert {name: full[name] for name in short if name[0].isdigit()} == {
-        name: content for name, content in short.items() if name[0].isdigit()
-    }
-
-
-def test_every_batch_has_the_decode_width(transformer_run: Path) -> None:
-    """Bits depend on the shape of a multiplication, on some processors even where pictures happen to agree."""
-    transformer, dvae = load_transformer(transformer_run), load_dvae(transformer_run)
-    painter = Painter(transformer, dvae, load_tokenizer(RunDir(transformer_run)), torch.device("cpu"))
-    options = GenerateOptions(transformer_run, ["a ring"], 5, SamplingSettings(), 0, 4, "cpu", "fp32", None)
-    widths = set()
-    transformer.image_head.register_forward_pre_hook(lambda _, given: widths.add(len(given[0])))
-    dvae.decoder.register_forward_pre_hook(lambda _, given: widths.add(len(given[0])))
-    drawn = list(draw_candidates(painter, [Candidate("a ring", i) for i in range(5)], 4, options))
-    assert [candidate.number for candidate, _ in drawn] == [0, 1, 2, 3, 4] and widths == {4}
+    short = pictures_of(draw("a red circle", "-n", 5, "--batch-size", 4, name="short"))
+    full = pictures_of(draw("a red circle", "-n", 8, "--batch-size", 4, name="full"))
+    assert {name: full[name] for name in short} == short
 
 
 def test_pictures_do_not_depend_on_what_is_drawn_beside_them(draw: Callable, tmp_path: Path) -> None:
@@ -88,7 +91,7 @@ def test_export_draws_the_pictures_of_the_run(
 def test_manifest_and_text_chunks_say_how_a_picture_came_to_be(draw: Callable, tmp_path: Path) -> None:
     words = ["--temperature", 0.5, "--top-k", 7, "--top-p", 0.9, "--seed", 12, "--batch-size", 3]
     files = draw("a red circle", "ein grüner Ring", "-n", 2, *words)
-    records = [json.loads(line) for line in files["manifest.jsonl"].decode().splitlines()]
+    records = records_of(files)
     assert [record["file"] for record in records] == [name for name in files if name[0].isdigit()]
     for record, (caption, number) in zip(
         records, [(c, n) for c in ("a red circle", "ein grüner Ring") for n in (0, 1)], strict=True
@@ -102,38 +105,41 @@ def test_manifest_and_text_chunks_say_how_a_picture_came_to_be(draw: Callable, t
             assert picture.text == {name: str(value) for name, value in record.items()}
 
 
-@pytest.mark.parametrize("temperature", [0, 1])
-def test_temperature_zero_draws_the_likeliest_picture_whatever_the_seed(
-    temperature: int, draw: Callable, tmp_path: Path
-) -> None:
-    for seed in (0, 1):
-        draw("a red circle", "-n", 4, "--temperature", temperature, "--seed", seed, name=f"{seed}")
-    tiles = {Image.open(tmp_path / f"{seed}" / f"{i:04d}.png").tobytes() for seed in (0, 1) for i in range(4)}
-    assert (len(tiles) == 1) == (temperature == 0)
+def test_temperature_zero_draws_the_likeliest_picture_whatever_the_seed(draw: Callable, tmp_path: Path) -> None:
+    tiles = {0: set(), 1: set()}
+    for temperature in (0, 1):
+        for seed in (0, 1) if temperature == 0 else (0,):
+            name = f"{temperature} {seed}"
+            files = draw("a red circle", "-n", 4, "--temperature", temperature, "--seed", seed, name=name)
+            tiles[temperature] |= set(pixels(files, tmp_path / name))
+    assert len(tiles[0]) == 1 and len(tiles[1]) > 1
 
 
 @pytest.mark.parametrize("start", ["", "\ufeff"], ids=["plain", "byte order mark"])
-def test_captions_come_from_words_file_and_standard_input_alike(start: str, draw: Callable, tmp_path: Path) -> None:
-    text = f"{start}  a red circle \r\n\n\ta blue ring\n"
-    (tmp_path / "prompts.txt").write_bytes(text.encode())
+def test_captions_of_a_file_are_cleaned(start: str, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_bytes(f"{start}  a red circle \r\n\n\ta blue ring\n".encode())
+    assert read_captions([], str(tmp_path / "prompts.txt")) == ["a red circle", "a blue ring"]
+
+
+def test_captions_come_from_words_and_standard_input_alike(draw: Callable) -> None:
     words = draw("a red circle", "a blue ring", "-n", 2, name="words")
-    assert draw("--prompts", tmp_path / "prompts.txt", "-n", 2, name="file") == words
+    text = "\ufeff  a red circle \r\n\n\ta blue ring\n"
     assert draw("--prompts", "-", "-n", 2, name="stdin", stdin=text.encode()) == words
 
 
 def test_words_come_before_the_captions_of_a_file(draw: Callable, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("second")
     files = draw("first", "--prompts", tmp_path / "prompts.txt", "-n", 1)
-    records = [json.loads(line) for line in files["manifest.jsonl"].decode().splitlines()]
-    assert [record["caption"] for record in records] == ["first", "second"]
+    assert [record["caption"] for record in records_of(files)] == ["first", "second"]
 
 
 def test_default_folders_are_numbered_inside_the_run(own_transformer_run: Path, dalle: Callable) -> None:
     samples = own_transformer_run / "samples"
-    folders = [dalle("generate", own_transformer_run, "a ring", "-n", 1).out.strip() for _ in range(2)]
+    words = ["generate", own_transformer_run, "a ring", "-n", 1, *FP32]
+    folders = [dalle(*words).out.strip() for _ in range(2)]
     (samples / "041").mkdir()
     (samples / "notes").mkdir()
-    folders.append(dalle("generate", own_transformer_run, "a ring", "-n", 1).out.strip())
+    folders.append(dalle(*words).out.strip())
     assert folders == [str(samples / name) for name in ("000", "001", "042")]
 
 
@@ -142,7 +148,7 @@ def test_captions_never_reach_the_terminal_raw(
     caption: str, transformer_run: Path, tmp_path: Path, dalle: Callable
 ) -> None:
     long = f"{caption} {'x ' * 40}"  # cut, and so told
-    ended = dalle("generate", transformer_run, long, caption, "-n", 1, "--out", tmp_path / "drawn")
+    ended = dalle("generate", transformer_run, long, caption, "-n", 1, "--out", tmp_path / "drawn", *FP32)
     assert ended.code == 0 and "caption cut from" in ended.err
     assert not RAW & set(ended.err + ended.out)
     if caption.startswith("["):
@@ -154,6 +160,116 @@ def test_captions_never_reach_the_terminal_raw(
 def test_prompt_of_a_hundred_kilobytes_is_cut_and_drawn(
     transformer_run: Path, tmp_path: Path, dalle: Callable, hang_guard: None
 ) -> None:
-    ended = dalle("generate", transformer_run, "x" * 100_000, "-n", 1, "--out", tmp_path / "drawn")
+    ended = dalle("generate", transformer_run, "x" * 100_000, "-n", 1, "--out", tmp_path / "drawn", *FP32)
     assert ended.code == 0 and "caption cut from" in ended.err and len(ended.err) < 1000
     assert (tmp_path / "drawn" / "grid.png").is_file()
+
+
+CAPTIONS = ["a red circle", "a blue ring", "a red circle"]  # one of them twice
+
+
+def cosines_by_hand(clip_run: Path, records: list[dict[str, Any]], folder: Path) -> list[float]:
+    """Compare one picture with its caption after another."""
+    clip = load_clip(clip_run)
+    tokenizer = load_clip_tokenizer(clip_run, clip)
+    cosines = []
+    for record in records:
+        square = clip_square(Image.open(folder / record["file"]), clip.image_size)
+        pixels = torch.from_numpy(square.astype(np.float32) / 255).permute(2, 0, 1)[None]
+        text = clip.encode_text(tokenizer([record["caption"]], clip.text_len))
+        cosines.append(float(F.cosine_similarity(clip.encode_image(clip.normalise(pixels)), text)))
+    return cosines
+
+
+def assert_grid_shows(folder: Path, n_captions: int, n_shown: int) -> None:
+    """See to it that a grid has the size for so many pictures, at most eight, of each caption."""
+    size = n_shown * (MIN_TILE + GAP) + GAP, n_captions * (MIN_TILE + GAP + TEXT_HEIGHT) + GAP
+    with Image.open(folder / "grid.png") as sheet:
+        assert sheet.size == size
+
+
+@pytest.mark.parametrize(
+    ("n", "width", "best"), [(5, 3, 2), (3, 8, 3)], ids=["n no multiple of the width", "width above n"]
+)
+def test_best_are_those_of_the_unranked_pictures_that_clip_finds_best(
+    n: int, width: int, best: int, draw: Callable, clip_run: Path, tmp_path: Path
+) -> None:
+    words = [*CAPTIONS, "-n", n, "--batch-size", width]
+    unranked = records_of(draw(*words, name="unranked"))
+    cosines = cosines_by_hand(clip_run, unranked, tmp_path / "unranked")
+    files = draw(*words, "--clip", clip_run, "--best", best, name="ranked")
+    kept = records_of(files)
+    assert list(pictures_of(files)) == [f"{i:04d}.png" for i in range(3 * best)] == [one["file"] for one in kept]
+    expected = [
+        place
+        for first in range(0, 3 * n, n)
+        for place in sorted(range(first, first + n), key=lambda i: -cosines[i])[:best]
+    ]
+    for i, (one, place) in enumerate(zip(kept, expected, strict=True)):
+        assert (one["caption"], one["number"]) == (CAPTIONS[i // best], place % n)
+        assert one.pop("score") == pytest.approx(cosines[place], abs=2e-6)
+        assert (one.pop("rank"), one.pop("ranked_by")) == (i % best + 1, "clip")
+        assert one | {"file": unranked[place]["file"]} == unranked[place]
+        with (
+            Image.open(tmp_path / "ranked" / one["file"]) as picture,
+            Image.open(tmp_path / "unranked" / unranked[place]["file"]) as same,
+        ):
+            assert picture.tobytes() == same.tobytes()
+    assert_grid_shows(tmp_path / "ranked", 3, best)
+
+
+def test_the_others_follow_the_best_where_all_are_kept(draw: Callable, clip_run: Path, tmp_path: Path) -> None:
+    words = ["a red circle", "a blue ring", "-n", 5, "--batch-size", 4, "--clip", clip_run]
+    best = draw(*words, "--best", 2, name="best")
+    kept = draw(*words, "--best", 2, "--keep-all", name="kept")
+    every = draw(*words, name="every")
+    assert len(pictures_of(best)) == 4 and len(pictures_of(kept)) == 10
+    assert [record["rank"] for record in records_of(kept)] == [1, 2, 3, 4, 5] * 2
+    scores = [record["score"] for record in records_of(kept)]
+    assert scores[:5] == sorted(scores[:5], reverse=True) and scores[5:] == sorted(scores[5:], reverse=True)
+    both = [*pixels(kept, tmp_path / "kept")[:2], *pixels(kept, tmp_path / "kept")[5:7]]
+    assert both == pixels(best, tmp_path / "best")
+    assert kept["grid.png"] == best["grid.png"]  # the best alone
+    assert pictures_of(every) == pictures_of(kept) and every["manifest.jsonl"] == kept["manifest.jsonl"]
+    assert_grid_shows(tmp_path / "every", 2, 5)
+
+
+def test_perplexity_puts_the_likeliest_first_and_needs_no_clip(
+    draw: Callable, transformer_run: Path, tmp_path: Path
+) -> None:
+    files = draw("a red circle", "-n", 5, "--batch-size", 3, "--rank", "perplexity", "--best", 4)
+    transformer = load_transformer(transformer_run)
+    tokenizer = load_tokenizer(RunDir(transformer_run))
+    painter = Painter(transformer, load_dvae(transformer_run), tokenizer, torch.device("cpu"))
+    candidates = [Candidate("a red circle", number) for number in range(5)]
+    batches = painter.draw(candidates, 0, 3, 0, SamplingSettings())
+    rows = [
+        row for batch in batches for row in zip(batch.text_tokens, batch.image_tokens, batch.pictures, strict=True)
+    ][:5]
+    perplexities = [image_perplexity(transformer, text[None], image[None])[0] for text, image, _ in rows]
+    order = sorted(range(5), key=lambda i: perplexities[i])[:4]
+    records = records_of(files)
+    assert [(record["number"], record["rank"]) for record in records] == list(zip(order, (1, 2, 3, 4), strict=True))
+    assert [record["score"] for record in records] == pytest.approx([perplexities[i] for i in order], rel=1e-5)
+    assert {record["ranked_by"] for record in records} == {"perplexity"}
+    assert pixels(files, tmp_path / "drawn") == [rows[i][2].tobytes() for i in order]
+
+
+def test_scores_are_in_the_text_chunks_and_in_the_json(
+    transformer_run: Path, clip_run: Path, tmp_path: Path, dalle: Callable
+) -> None:
+    words = ["a ring", "a red circle", "-n", 3, "--clip", clip_run, "--best", 2, *FP32, "--json"]
+    result = json.loads(dalle("generate", transformer_run, *words, "--out", tmp_path / "drawn").out)
+    records = [json.loads(line) for line in Path(result["manifest"]).read_text().splitlines()]
+    assert result["files"] == [str(tmp_path / "drawn" / record["file"]) for record in records]
+    assert result["scores"] == [record["score"] for record in records] and len(result["scores"]) == 4
+    for record in records:
+        with Image.open(tmp_path / "drawn" / record["file"]) as picture:
+            assert picture.text == {name: str(value) for name, value in record.items()}
+            assert {"rank", "score", "ranked_by", "number"} <= set(picture.text)
+
+
+def test_no_folder_is_made_for_pictures_that_cannot_be_ranked(own_transformer_run: Path, dalle: Callable) -> None:
+    ended = dalle("generate", own_transformer_run, "a ring", "--clip", own_transformer_run / "dvae", *FP32)
+    assert ended.code == 1 and "holds a dvae, not a clip" in ended.err
+    assert not (own_transformer_run / "samples").exists()

@@ -14,8 +14,8 @@ from dalle_cli.data.loader import ValidationBatches
 from dalle_cli.data.preparation import ClipPreparation
 from dalle_cli.data.sources import open_source
 from dalle_cli.data.tokenizer import Tokenizer
-from dalle_cli.loading import build_clip, read_model_table
-from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD, Clip
+from dalle_cli.loading import build_clip, load_clip, read_model_table
+from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD
 from dalle_cli.run_dir import RunDir
 from dalle_cli.training.tasks import ClipTask
 
@@ -32,12 +32,6 @@ def train(pairs: Path, tmp_path: Path, dalle: Callable) -> Callable:
 
 def lines_of(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in RunDir(run).metrics.read_text().splitlines()]
-
-
-def saved_clip(run: Path) -> Clip:
-    clip = build_clip(read_model_table(run))
-    clip.load_state_dict(load_file(RunDir(run).model / "model.safetensors"))
-    return clip.requires_grad_(False)
 
 
 def test_run_folder_is_as_designed(clip_run: Path) -> None:
@@ -80,15 +74,17 @@ def test_saved_model_has_the_figures_that_the_log_says(pairs: Path, train: Calla
     source = open_source(str(pairs), captions_required=True)
     prepare = ClipPreparation(32, 16, Tokenizer.load(RunDir(run).tokenizer), bpe_dropout=0.1)
     batches = ValidationBatches(source, np.arange(len(source)), prepare, batch_size=5, n_samples=16)
-    found = ClipTask(saved_clip(run)).validate(batches.on(torch.device("cpu")), step=3)
+    found = ClipTask(load_clip(run)).validate(batches.on(torch.device("cpu")), step=3)
     logged = lines_of(run)[-1]
     assert found == pytest.approx({name: logged[name] for name in FIGURES}, rel=1e-5)
     assert 0 < logged["valid/text_recall_at_5"] < 1  # sixteen pairs, of which it knows little
 
 
 def test_weights_of_the_run_are_an_average_of_trained_ones(clip_run: Path) -> None:
-    clip, last = saved_clip(clip_run), load_file(RunDir(clip_run).checkpoint(11) / "parameters.safetensors")
-    weights = clip.state_dict()
+    weights, last = (
+        load_clip(clip_run).state_dict(),
+        load_file(clip_run / "checkpoints/step-00000011/parameters.safetensors"),
+    )
     assert set(weights) == set(last) and not any(torch.equal(weights[name], last[name]) for name in weights)
     torch.manual_seed(0)
     fresh = build_clip(read_model_table(clip_run)).state_dict()
@@ -114,8 +110,8 @@ def test_stdout_is_the_run_and_the_rest_is_told_beside_it(train: Callable, tmp_p
 def test_bf16_trains_and_keeps_fp32_weights(train: Callable, tmp_path: Path) -> None:
     ended = train("--precision", "bf16")
     assert ended.code == 0 and ", bf16" in ended.err
-    assert {tensor.dtype for tensor in saved_clip(tmp_path / "run").state_dict().values()} == {torch.float32}
-    assert all(torch.isfinite(tensor).all() for tensor in saved_clip(tmp_path / "run").state_dict().values())
+    weights = load_file(tmp_path / "run" / "model" / "model.safetensors").values()
+    assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in weights)
 
 
 def test_initial_weights_go_by_the_recipes_seed(train: Callable, tmp_path: Path, dalle: Callable, pairs: Path) -> None:
@@ -125,6 +121,16 @@ def test_initial_weights_go_by_the_recipes_seed(train: Callable, tmp_path: Path,
         words = ["--data", pairs, "--run", tmp_path / str(i), *TINY, *still, "--set", f"training.seed={seed}"]
         assert dalle("train-clip", "clip/tiny", *words).code == 0
         weights.append((tmp_path / str(i) / "model" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1] != weights[2]
+
+
+@pytest.mark.parametrize("words", [["--precision", "bf16"], ["--set", "tokenizer.dropout=0.9"]], ids=str)
+def test_how_it_trains_is_the_recipes_matter(words: list[str], tmp_path: Path, dalle: Callable, pairs: Path) -> None:
+    weights = []
+    for name, changes in (("plain", []), ("again", []), ("changed", words)):
+        run = tmp_path / name
+        assert dalle("train-clip", "clip/tiny", "--data", pairs, "--run", run, *TINY, *changes).code == 0
+        weights.append((run / "model" / "model.safetensors").read_bytes())
     assert weights[0] == weights[1] != weights[2]
 
 

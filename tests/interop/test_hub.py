@@ -8,17 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from dalle_cli.errors import DalleError
 from dalle_cli.interop.hub import fetch_from_hub
 from dalle_cli.loading import load_clip
 from dalle_cli.models.clip import Clip, Tower
 
-LOAD = """
+SNAPSHOT = "models--owner--tiny-clip/snapshots/0123456789abcdef0123456789abcdef01234567"
+FETCH = """
 import json, socket, sys
 from dalle_cli.errors import DalleError
-from dalle_cli.loading import load_clip
+from dalle_cli.interop.hub import fetch_from_hub
 
 calls = []
 def refuse(name):
@@ -32,16 +33,16 @@ socket.socket.connect = refuse("connect")
 
 for name in sys.argv[1:]:
     try:
-        print(json.dumps({"image_size": load_clip(name).image_size, "calls": calls}))
+        print(json.dumps({"folder": str(fetch_from_hub(name)), "calls": calls}))
     except DalleError as error:
         print(json.dumps({"message": error.message, "hint": error.hint, "calls": calls}))
 """
 
 
-def load_elsewhere(*names: str, **environment: str) -> list[dict[str, object]]:
-    """Load CLIPs by name in a fresh interpreter, as the library reads its environment when it is imported."""
+def fetch_elsewhere(*names: str, **environment: str) -> list[dict[str, object]]:
+    """Fetch CLIPs by name in a fresh interpreter, as the library reads its environment when it is imported."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
-    program = [sys.executable, "-c", LOAD, *names]
+    program = [sys.executable, "-c", FETCH, *names]
     ended = subprocess.run(program, env=inherited | environment, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0 and not ended.stderr, ended.stderr
     return [json.loads(line) for line in ended.stdout.splitlines()]
@@ -51,12 +52,11 @@ def load_elsewhere(*names: str, **environment: str) -> list[dict[str, object]]:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache as the library lays it out, with one CLIP of open_clip's kind in it."""
     pytest.importorskip("huggingface_hub")
-    root, revision = tmp_path_factory.mktemp("hub"), "0123456789abcdef" * 2 + "01234567"
-    repository = root / "models--owner--tiny-clip"
-    snapshot = repository / "snapshots" / revision
+    root = tmp_path_factory.mktemp("hub")
+    snapshot = root / SNAPSHOT
     snapshot.mkdir(parents=True)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(revision)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(snapshot.name)
     torch.manual_seed(0)
     clip = Clip(12, 4, 5, 23, 9, "gelu", vision=Tower(1, 64, 1, 70), text=Tower(1, 64, 1, 70))
     save_file(clip.state_dict(), snapshot / "open_clip_model.safetensors")
@@ -65,18 +65,26 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def test_name_of_a_cached_clip_loads(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    constants = pytest.importorskip("huggingface_hub").constants
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    saved = load_file(cache / SNAPSHOT / "open_clip_model.safetensors")
+    torch.testing.assert_close(dict(load_clip("owner/tiny-clip").state_dict()), saved, rtol=0, atol=0)
+
+
 def test_offline_a_name_is_what_the_cache_has_or_an_error_without_a_try(cache: Path) -> None:
     environment = {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
-    cached, missing = load_elsewhere("owner/tiny-clip", "owner/other-clip", **environment)
-    assert cached == {"image_size": 12, "calls": []}
+    cached, missing = fetch_elsewhere("owner/tiny-clip", "owner/other-clip", **environment)
+    assert cached == {"folder": str(cache / SNAPSHOT), "calls": []}
     assert missing["calls"] == []
     assert str(missing["message"]).startswith("owner/other-clip is neither a file here nor to be had from the hub: ")
     assert str(cache) in str(missing["hint"]) and "HF_HUB_CACHE" in str(missing["hint"])
 
 
 def test_without_a_network_a_name_is_what_the_cache_has_or_an_error(cache: Path) -> None:
-    cached, missing = load_elsewhere("owner/tiny-clip", "owner/other-clip", HF_HUB_CACHE=str(cache))
-    assert cached["image_size"] == 12 and cached["calls"]
+    cached, missing = fetch_elsewhere("owner/tiny-clip", "owner/other-clip", HF_HUB_CACHE=str(cache))
+    assert cached["folder"] == str(cache / SNAPSHOT) and cached["calls"]
     assert str(missing["message"]).startswith("owner/other-clip is neither a file here nor to be had from the hub: ")
 
 
@@ -108,6 +116,6 @@ def test_without_the_library_the_hint_is_to_install_it(monkeypatch: pytest.Monke
 def test_what_is_no_hubs_name_is_no_clip(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # it is not even asked for
-    with pytest.raises(DalleError, match="no such CLIP|holds no CLIP") as caught:
+    with pytest.raises(DalleError, match=r"no such CLIP|holds no CLIP") as caught:
         load_clip(name)
     assert "\x1b" not in caught.value.message

@@ -152,24 +152,26 @@ def test_content_and_not_the_suffix_says_what_a_file_is(
     "wrap",
     [
         lambda state: OrderedDict(state),
-        lambda state: {"epoch": 3, "name": "ViT-B-32", "optimizer": {"lr": 0.1}, "state_dict": state},
-        lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
-        lambda state: {"state_dict": {f"module.{name}": nn.Parameter(t, False) for name, t in state.items()}},
+        lambda state: {name: nn.Parameter(tensor, False) for name, tensor in state.items()},
         lambda state: {**state, "vocab_size": 49408, 5: torch.zeros(1), "nested": {"a": torch.zeros(1)}},
         lambda state: {**state, "sparse": torch.eye(3).to_sparse(), "meta": torch.empty(3, device="meta")},
         lambda state: {**state, "expanded": torch.zeros(1).expand(10**6, 10**6)},
     ],
 )
-def test_state_dict_is_found_inside_what_training_scripts_save(
+def test_tensors_are_found_among_other_things(
     wrap: Callable, is_zip: bool, state: dict[str, Tensor], tmp_path: Path
 ) -> None:
     path = written(tmp_path / "weights.pt", saved(wrap(state), _use_new_zipfile_serialization=is_zip))
     assert_same(read_tensors(path), state)
 
 
-def test_prefix_that_only_some_names_have_stays(tmp_path: Path) -> None:
-    state = {"module.weight": torch.ones(1), "scale": torch.ones(1)}
-    assert_same(read_tensors(written(tmp_path / "weights.pt", saved(state))), state)
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_weights_of_a_training_checkpoint_are_named_as_such(
+    is_zip: bool, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    checkpoint = {"epoch": 3, "name": "ViT-B-32", "optimizer": {"lr": 0.1}, "state_dict": state}
+    path = written(tmp_path / "weights.pt", saved(checkpoint, _use_new_zipfile_serialization=is_zip))
+    assert_same(read_tensors(path), {f"state_dict.{name}": tensor for name, tensor in state.items()})
 
 
 @pytest.mark.parametrize("value", [{}, {"epoch": 1}, [1], torch.ones(1), {"state_dict": {}}])

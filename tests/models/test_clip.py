@@ -18,11 +18,11 @@ END = 37  # an id that is neither the largest nor one that transformers treats a
 SIZES: dict[str, dict[str, Any]] = {
     "heads of 12, half as wide inside": {
         **{"image_size": 12, "patch_size": 4, "text_len": 9, "embed_dim": 20, "activation": "quick_gelu"},
-        **{"vision": Tower(2, 24, 2, 12), "text": Tower(3, 36, 3, 18), "end_of_text": None},
+        **{"vision": Tower(3, 24, 2, 12), "text": Tower(3, 36, 3, 18), "end_of_text": None},
     },
-    "one head, exact activation": {
+    "one layer of one head, exact activation": {
         **{"image_size": 16, "patch_size": 8, "text_len": 5, "embed_dim": 48, "activation": "gelu"},
-        **{"vision": Tower(3, 32, 1, 100), "text": Tower(1, 16, 1, 30), "end_of_text": END},
+        **{"vision": Tower(1, 32, 1, 100), "text": Tower(1, 16, 1, 30), "end_of_text": END},
     },
     "heads of 64, four times as wide inside": {
         **{"image_size": 20, "patch_size": 4, "text_len": 13, "embed_dim": 64, "activation": "quick_gelu"},
@@ -328,8 +328,8 @@ def test_embeddings_and_projections_start_as_published() -> None:
     assert all(mean < 0.25 * expected[name] for name, mean in means.items())
 
 
-def test_what_may_run_in_16_bits_is_attention_and_perceptrons(clip: Clip) -> None:
+def test_what_may_run_in_16_bits_is_the_patches_attention_and_perceptrons(clip: Clip) -> None:
     names = {id(module): name for name, module in clip.named_modules()}
     parts = {names[id(part)] for part in clip.sixteen_bit_parts()}
-    blocks = [f"{prefix}transformer.resblocks.{i}" for prefix, n in (("", 3), ("visual.", 2)) for i in range(n)]
-    assert parts == {f"{block}.{part}" for block in blocks for part in ("attn", "mlp")}
+    blocks = [f"{prefix}transformer.resblocks.{i}" for prefix in ("", "visual.") for i in range(3)]
+    assert parts == {"visual.conv1", *(f"{block}.{part}" for block in blocks for part in ("attn", "mlp"))}

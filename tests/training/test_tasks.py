@@ -165,11 +165,25 @@ def test_scale_of_clip_is_capped_before_a_loss_is_taken() -> None:
 def test_pictures_with_the_same_caption_are_matches_of_one_anothers() -> None:
     task, batch = clip_task(), next(clip_batch().micro_batches(0, CPU))
     with torch.no_grad():
-        alike = task.validate([replace(batch, captions=["a ring"] * 7)], step=0)
+        alike = task.validate([replace(batch, captions=[f"ring {i // 10}" for i in range(7)])], step=0)
         apart = task.validate([replace(batch, captions=[f"ring {i}" for i in range(7)])], step=0)
     recalls = [f"valid/{of}_recall_at_{k}" for of in ("text", "image") for k in (1, 5)]
     assert [alike[name] for name in recalls] == [1.0] * 4
     assert all(apart[name] < 1 for name in recalls if name.endswith("1"))
+
+
+def test_captions_are_retrieved_by_pictures_and_pictures_by_captions() -> None:
+    task, batch = clip_task(), next(clip_batch().micro_batches(0, CPU))
+    batch = replace(batch, captions=[f"caption {i}" for i in range(7)])
+    with torch.no_grad():
+        both = task.module(task.module.normalise(batch.images), batch.text_tokens)
+        figures = task.validate([batch], step=0)
+    for name, logits in zip(("text", "image"), both, strict=True):
+        ahead = [sum(score >= row[i] for score in row) - 1 for i, row in enumerate(logits.tolist())]
+        for k in (1, 5):
+            share = sum(n < k for n in ahead) / 7
+            assert figures[f"valid/{name}_recall_at_{k}"] == pytest.approx(share)
+    assert figures["valid/text_recall_at_5"] != figures["valid/image_recall_at_5"]
 
 
 def test_noise_goes_by_the_draw_and_not_by_the_place_in_the_batch() -> None:
