@@ -86,6 +86,14 @@ def test_every_batch_has_the_decode_width(painter: Painter) -> None:
     assert computed == {(part, WIDTH) for part in parts}
 
 
+@pytest.mark.parametrize("start", [1, 4, 7, 10])
+def test_drawing_from_a_start_computes_the_very_batches_of_drawing_everything(start: int, painter: Painter) -> None:
+    """Bits may also depend on what is multiplied beside them."""
+    late, early = (list(painter.draw(CANDIDATES, i, WIDTH, SEED, SamplingSettings())) for i in (start, 0))
+    assert [batch.candidates for batch in late] == [batch.candidates for batch in early][start // WIDTH :]
+    assert [batch.wanted for batch in late[1:]] == [batch.wanted for batch in early][start // WIDTH + 1 :]
+
+
 def test_nothing_is_drawn_before_it_is_asked_for_or_once_all_is_there(painter: Painter) -> None:
     calls = []
     hook = painter.dvae.decoder.trunk.register_forward_pre_hook(lambda *_: calls.append(1))

@@ -184,3 +184,12 @@ def test_ahead_works_on_the_next_batch_and_no_further(hang_guard: None) -> None:
                 event.wait()
             pool.submit(int).result()  # whatever else was asked for would have been begun before this
             assert not any(event.is_set() for event in started[end:])
+
+
+def test_ahead_does_not_wait_for_the_next_batch() -> None:
+    released = threading.Event()
+    with ThreadPoolExecutor(2) as pool:
+        batches = ahead(pool, lambda x: x < 2 or released.wait(5), list(range(4)), 2)
+        assert next(batches) == [True, True]
+        released.set()
+        assert next(batches) == [True, True]

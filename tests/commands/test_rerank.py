@@ -47,7 +47,7 @@ def pictures(pairs: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def command(clip_run: Path, dalle: Callable) -> Callable:
     def run(*words: object, clip: object = clip_run, precision: str = "fp32", **options: bytes):
-        return dalle("rerank", *words, "--clip", clip, "--precision", precision, **options)
+        return dalle("rerank", *words, "--clip", clip, "--device", "cpu", "--precision", precision, **options)
 
     return run
 
