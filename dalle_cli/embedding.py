@@ -5,7 +5,6 @@ A file that cannot be read or decoded is told apart and stops nothing. Axis: E C
 
 import hashlib
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -47,7 +46,7 @@ def embed_files(
 
     advance  called once for each file
     """
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor() as pool:
         read = list(pool.map(checksum_of, files))
         file_of = {one.checksum: file for one, file in zip(read, files, strict=True) if one.problem is None}
         embedded = {checksum: Embedded(checksum, vector) for checksum, vector in cache.find(file_of).items()}

@@ -52,6 +52,11 @@ class EmbeddingCache:
         """Keep embeddings float32 [E] by their pictures' checksums."""
         self._try(self._insert, embeddings)
 
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._connection is not None:
+            self._connection.close()
+
     def _open(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS)

@@ -39,4 +39,4 @@ def begin_job(folder: Path, job: dict[str, Any]) -> None:
             beside.write_text(json.dumps(job, indent=1) + "\n")
     elif recorded != job:
         differing = sorted(key for key in recorded.keys() | job.keys() if recorded.get(key) != job.get(key))
-        raise UsageError(f"{folder} was begun for another job: {', '.join(differing)} differ", "name a new folder")
+        raise UsageError(f"{folder} belongs to a job with another {', '.join(differing)}", "name a new folder")

@@ -45,6 +45,10 @@ class ClipScorer:
         embeddings = self.clip.encode_image(self.clip.normalise(pixels.float() / 255))
         return F.normalize(embeddings.float(), dim=1).cpu()
 
+    def cuts(self, caption: str) -> bool:
+        """Whether a caption has more tokens than CLIP has room for between start and end."""
+        return len(self.tokenizer.encode(caption)) > self.clip.text_len - 2
+
     @torch.inference_mode()
     def embed_captions(self, captions: Sequence[str]) -> Tensor:
         """Embed captions, cut to what CLIP has room for: unit vectors fp32 [B, E], on the CPU."""

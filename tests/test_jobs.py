@@ -40,7 +40,7 @@ def test_another_job_is_told_what_differs_and_touches_nothing(
 ) -> None:
     begin_job(tmp_path / "out", JOB)
     before = tree(tmp_path)
-    with pytest.raises(UsageError, match=f"begun for another job: {named} differ"):
+    with pytest.raises(UsageError, match=f"belongs to a job with another {named}"):
         begin_job(tmp_path / "out", {**JOB, **changes})
     assert tree(tmp_path) == before
 

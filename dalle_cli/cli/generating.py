@@ -49,7 +49,7 @@ def generate(
 
     Example: dalle generate runs/dalle "a small red circle at the top left" -n 64 --clip runs/clip --best 8
     """
-    _check_ranking(n, clip, rank, best, keep_all)
+    _check_ranking(n, clip, tokenizer, rank, best, keep_all)
     if not math.isfinite(temperature):
         raise typer.BadParameter(f"{temperature} is not a number to divide by", param_hint="--temperature")
     if not 0 < top_p <= 1:
@@ -79,15 +79,21 @@ def generate(
     command(options, Terminal(quiet, as_json))
 
 
-def _check_ranking(n: int, clip: str | None, rank: str | None, best: int, keep_all: bool) -> None:
+def _check_ranking(
+    n: int, clip: str | None, tokenizer: Path | None, rank: str | None, best: int, keep_all: bool
+) -> None:
     if rank not in (None, "perplexity"):
         raise typer.BadParameter(f"{rank} is not perplexity; to rank by a CLIP, give --clip", param_hint="--rank")
     if clip is not None and rank is not None:
         raise typer.BadParameter("pictures are ranked by --clip or by --rank, not by both", param_hint="--rank")
+    if tokenizer is not None and clip is None:
+        raise typer.BadParameter("it is CLIP's vocabulary, and there is no --clip", param_hint="--tokenizer")
     if best > n:
         raise typer.BadParameter(f"{best} of {n} pictures can't be kept", param_hint="--best")
     if (best or keep_all) and clip is None and rank is None:
-        raise typer.BadParameter("nothing says which are the best: give --clip or --rank", param_hint="--best")
+        raise typer.BadParameter(
+            "nothing says which are the best: give --clip or --rank", param_hint="--best / --keep-all"
+        )
 
 
 @app.command(rich_help_panel="Use")

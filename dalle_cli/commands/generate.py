@@ -5,6 +5,8 @@ import itertools
 import json
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +64,7 @@ class GenerateOptions:
 def generate(options: GenerateOptions, terminal: Terminal) -> None:
     """Draw n pictures of each caption into a folder with a grid and a manifest; keep the best, where ranked.
 
-    The same command goes on with a folder it did not finish, caption by caption.
+    The same command goes on with a folder it did not finish: with the next picture, or caption where they are ranked.
     """
     recorded = (recorded_job(options.out) if options.out is not None else None) or {}
     precision = recorded.get("precision", "auto") if options.precision == "auto" else options.precision
@@ -82,23 +84,36 @@ def generate(options: GenerateOptions, terminal: Terminal) -> None:
     out = make_folder(options)
     begin_job(out, describe(options, ranking, settings))
     n_kept = options.n if options.keep_all or not options.best else options.best
-    n_done = keep_whole_captions(out, n_kept)
-    if n_done == len(options.captions):
+    n_wanted = len(options.captions) * n_kept
+    n_written = keep_whole_groups(out, n_kept if ranking else 1)
+    if n_written == n_wanted:
         terminal.say(f"{out} holds all pictures already: nothing to do")
     else:
-        terminal.say(f"writing {(len(options.captions) - n_done) * n_kept} pictures to {out}")
-    progress = terminal.progress(len(candidates), n_done * options.n, "picture")
-    with progress as line, (out / MANIFEST).open("a", buffering=1) as manifest, told_when_out_of_memory():
-        batches = painter.draw(candidates, n_done * options.n, settings["decode_width"], options.seed, options.sampling)
+        terminal.say(f"writing {n_wanted - n_written} pictures to {out}")
+    n_drawn = n_written // n_kept * options.n if ranking else n_written
+    progress = terminal.progress(len(candidates), n_drawn, "picture")
+    with progress as line, (out / MANIFEST).open("a", buffering=1) as manifest, told_how_to_go_on(out, terminal):
+        batches = painter.draw(candidates, n_drawn, settings["decode_width"], options.seed, options.sampling)
         drawn = keep_best(scored(batches, ranking, line.advance), options.n, n_kept, ranking)
-        for place, one in enumerate(drawn, start=n_done * n_kept):
+        for place, one in enumerate(drawn, start=n_written):
             record = {"file": f"{place:04d}.png", **one.record(), **settings}
             save_png(one.picture, out / record["file"], record)
             manifest.write(json.dumps(record) + "\n")
     records = read_manifest(out)
-    if n_done < len(options.captions) or not (out / GRID).is_file():
+    if n_written < n_wanted or not (out / GRID).is_file():
         save_grid(out, records, n_kept, options.best or options.n)
     report(out, records, terminal)
+
+
+@contextmanager
+def told_how_to_go_on(out: Path, terminal: Terminal) -> Iterator[None]:
+    """Say where an interrupted job has got to, and what to do where memory is short."""
+    try:
+        with told_when_out_of_memory():
+            yield
+    except KeyboardInterrupt:
+        terminal.say(f"the same command with `--out {out}` goes on from here")
+        raise
 
 
 def load_painter(run: Path, device: torch.device, precision: Precision) -> Painter:
@@ -154,15 +169,15 @@ def make_folder(options: GenerateOptions) -> Path:
     raise AssertionError("unreachable")
 
 
-def keep_whole_captions(out: Path, n_kept: int) -> int:
-    """Cut a manifest that an interruption has left back to whole captions; give their number."""
+def keep_whole_groups(out: Path, size: int) -> int:
+    """Cut a manifest that an interruption has left back to whole groups of pictures; give the number of pictures."""
     manifest = (out / MANIFEST).read_bytes() if (out / MANIFEST).is_file() else b""
-    n_done = manifest.count(b"\n") // n_kept
-    whole = b"".join(manifest.splitlines(keepends=True)[: n_done * n_kept])
+    n_written = manifest.count(b"\n") // size * size
+    whole = b"".join(manifest.splitlines(keepends=True)[:n_written])
     if whole != manifest:
         with whole_or_absent(out / MANIFEST) as beside:
             beside.write_bytes(whole)
-    return n_done
+    return n_written
 
 
 def read_captions(captions: list[str], prompts: str | None) -> list[str]:

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import shutil
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def rerank(options: RerankOptions, terminal: Terminal) -> None:
     An unreadable picture is marked in the tables, and in the end raises DalleError, when all else is written.
     """
     recorded = (recorded_job(options.out) if options.out is not None else None) or {}
-    pictures = with_captions(list_pictures(options.pictures), options.caption)
+    pictures = with_captions(list_others(options.pictures, options.out), options.caption)
     precision = recorded.get("precision", "auto") if options.precision == "auto" else options.precision
     device, precision = open_device(options.device, precision)
     clip = load_clip(options.clip)
@@ -73,9 +74,14 @@ def rerank(options: RerankOptions, terminal: Terminal) -> None:
     checksum = clip_checksum(clip)
     apply_precision(clip, precision, device)
     scorer = ClipScorer(clip.to(device), tokenizer, device)
-    cache = EmbeddingCache(cache_file(), f"{checksum} {precision}")
+    warn_of_cut_captions(pictures, scorer, terminal)
+    terminal.say(f"comparing {len(pictures):,} pictures" + (f", writing {options.out}" if options.out else ""))
     batch_size = options.batch_size or BATCH_SIZE[device.type]
-    with terminal.progress(len(pictures), 0, "picture") as line, told_when_out_of_memory():
+    with (
+        closing(EmbeddingCache(cache_file(), f"{checksum} {precision}")) as cache,
+        terminal.progress(len(pictures), 0, "picture") as line,
+        told_when_out_of_memory(),
+    ):
         found = embed_files([picture.path for picture in pictures], scorer, cache, batch_size, line.advance)
         scores = rank(pictures, found, scorer)
     if cache.problem is not None:
@@ -88,6 +94,23 @@ def rerank(options: RerankOptions, terminal: Terminal) -> None:
     n_unreadable = sum(score.problem is not None for score in scores)
     if n_unreadable:
         raise DalleError(f"{n_unreadable} of {len(scores)} pictures could not be read; the others are ranked")
+
+
+def list_others(spec: str, out: Path | None) -> list[ListedPicture]:
+    """List the pictures to compare, but for copies of the best that an earlier time has put among them."""
+    pictures = list_pictures(spec)
+    if out is not None:
+        pictures = [picture for picture in pictures if out.resolve() not in picture.path.resolve().parents]
+    if not pictures:
+        raise DalleError(f"no pictures in {printable(spec)} but those of {out} itself")
+    return pictures
+
+
+def warn_of_cut_captions(pictures: list[ListedPicture], scorer: ClipScorer, terminal: Terminal) -> None:
+    """Say which captions are longer than CLIP can read."""
+    for caption in dict.fromkeys(picture.caption for picture in pictures):
+        if scorer.cuts(caption):
+            terminal.warn(f"caption cut to {scorer.clip.text_len} tokens: {printable(caption)[:60]}…")
 
 
 def with_captions(pictures: list[ListedPicture], caption: str | None) -> list[ListedPicture]:

@@ -7,6 +7,8 @@ Pictures whose short side is below the target are enlarged to it.
 import numpy as np
 from PIL import Image
 
+LONGEST = 32  # times as long as wide
+
 
 def dvae_crop(image: Image.Image, target: int, rng: np.random.Generator) -> np.ndarray:
     """Crop for the dVAE: any full square, scaled to 9/8 to 12/8 of the target, cropped, flipped half the time."""
@@ -45,7 +47,14 @@ def clip_square(image: Image.Image, target: int) -> np.ndarray:
 
 
 def _bicubic(image: Image.Image, short_side: int) -> Image.Image:
-    """Scale the short side; the long one keeps its proportion, rounded down."""
+    """Scale the short side; the long one keeps its proportion, rounded down.
+
+    Of a picture longer than any that people look at, only the middle is taken: scaled, it might fill the memory.
+    """
+    longest = LONGEST * min(image.size)
+    if max(image.size) > longest:
+        left, top = (max(side - longest, 0) // 2 for side in image.size)
+        image = image.crop((left, top, left + min(image.width, longest), top + min(image.height, longest)))
     width, height = (short_side * side // min(image.size) for side in image.size)
     return image.resize((width, height), Image.Resampling.BICUBIC)
 

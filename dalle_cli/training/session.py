@@ -120,7 +120,7 @@ class Session:
             prepare,
             recipe.data,
             recipe.training,
-            workers=min(runtime.workers, len(os.sched_getaffinity(0))),
+            workers=min(runtime.workers, _n_processors()),
             on_bad=lambda key, reason: self.terminal.warn(f"skipped {printable(key)}: {reason}"),
         )
         batch_size = runtime.micro_batch_size or recipe.training.global_batch_size
@@ -189,6 +189,11 @@ def _portions(
         return Portion(source, train_indices), Portion(source, valid_indices)
     held_out = open_source(options.valid, captions_required)
     return Portion(source, np.arange(len(source))), Portion(held_out, np.arange(len(held_out)))
+
+
+def _n_processors() -> int:
+    """Count the processors that this process may use; not every system can tell which."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _held_out(training: Portion, validation: Portion) -> str:

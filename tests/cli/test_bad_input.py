@@ -235,7 +235,7 @@ WRONG_USAGE = {  # exit code 2
     "ranking there is not": (lambda p: p.generate("a ring", "--rank", "beauty"), ["beauty", "perplexity"]),
     "out that another command has begun": (
         lambda p: [*p.generate("a ring"), "--out", p.file("begun/job.json", '{"command": "rerank"}').parent],
-        ["begun for another job", "command"],
+        ["belongs to a job with another", "command"],
     ),
     "out that was begun with a precision there is not": (
         lambda p: [*p.generate("a ring"), "--out", p.file("begun/job.json", '{"precision": ["fp8"]}').parent],

@@ -431,7 +431,7 @@ def test_folder_of_another_job_is_refused(
     before = tree(tmp_path / "best")
     options = {"words": [pictures, RING], **(change(pictures, own_clip_run) or {})}
     ended = command(*options.pop("words"), "--out", tmp_path / "best", **options)
-    assert ended.code == 2 and ended.out == "" and f"begun for another job: {named} differ" in ended.err
+    assert ended.code == 2 and ended.out == "" and f"belongs to a job with another {named}" in ended.err
     assert tree(tmp_path / "best") == before
 
 
@@ -525,3 +525,13 @@ def test_interrupted_command_keeps_what_it_had_embedded(
     scores = rerank(pictures, RING)
     assert sum(embedded) == 4
     check_ranked(scores, clip_run, {RING: files_of(pictures)})
+
+
+def test_copies_of_the_best_among_the_pictures_are_not_ranked(rerank: Rerank, pictures: Path) -> None:
+    first, again = (rerank(pictures, RING, "--out", pictures / "best") for _ in range(2))
+    assert first == again and len(again) == 7
+
+
+def test_caption_longer_than_clip_reads_is_told(command: Callable, pictures: Path) -> None:
+    assert "warning: caption cut to 16 tokens: a ring a ring" in command(pictures, "a ring " * 30).err
+    assert "cut" not in command(pictures, "a ring").err

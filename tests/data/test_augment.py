@@ -132,3 +132,11 @@ def test_clip_square_is_what_transformers_makes_of_a_picture(size):
     np.testing.assert_allclose(ours, plain, rtol=0, atol=1 / 255)
     mean, std = np.reshape(PIXEL_MEAN, (3, 1, 1)), np.reshape(PIXEL_STD, (3, 1, 1))
     np.testing.assert_allclose((ours - mean) / std, normalised, rtol=0, atol=1 / 255 / min(PIXEL_STD))
+
+
+@pytest.mark.parametrize("size", [(16, 400_000), (400_000, 16)])
+def test_endless_picture_is_cut_before_it_is_scaled(size: tuple[int, int]) -> None:
+    picture = Image.new("RGB", size)
+    picture.paste("red", (size[0] // 2 - 8, size[1] // 2 - 8, size[0] // 2 + 8, size[1] // 2 + 8))
+    square = clip_square(picture, 224)
+    assert square.shape == (224, 224, 3) and (square[112, 112] == (255, 0, 0)).all()
