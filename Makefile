@@ -23,7 +23,7 @@ DRAWN = $(RUN)/samples/$(basename $(notdir $(PROMPTS)))
 TRAIN = $(RECIPE) --data '$(DATA)' --run '$(RUN)' $(if $(GPUS),--gpus $(GPUS)) $(ARGS)
 need = $(foreach name,$(1),$(if $($(name)),,$(error make $@ needs $(1), and $(name) is not given)))
 
-.PHONY: help install test test-slow smoke bench lint demo clean train-dvae train-transformer train-clip generate rerank
+.PHONY: help install test test-slow test-distributed smoke bench lint demo clean train-dvae train-transformer train-clip generate rerank
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -62,6 +62,9 @@ test: install  ## run the fast tests
 
 test-slow: install  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-distributed: install  ## run the tests that start several processes
+	$(BIN)/python -m pytest -m distributed
 
 smoke: SMOKE := build/smoke
 smoke: export XDG_CACHE_HOME = $(CURDIR)/build/smoke/cache

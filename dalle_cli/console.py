@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from dalle_cli.ranks import ranks_of_environment
+
 SHOWN = {  # figures worth a place on the line of progress, and how to print them
     "train/loss": "loss {:.4f}",
     "train/loss_text": "text {:.3f}",
@@ -41,7 +43,8 @@ class Terminal:
 
     def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
         self._as_json = as_json
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._is_silent = not ranks_of_environment().is_main  # of several processes, one speaks
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=self._is_silent)
         self.is_quiet = quiet
 
     def say(self, text: str) -> None:
@@ -55,6 +58,8 @@ class Terminal:
 
     def result(self, text: str, data: Any) -> None:
         """Put a result on stdout: text for people, or the same as data under --json."""
+        if self._is_silent:
+            return
         sys.stdout.write((json.dumps(data) if self._as_json else text) + "\n")
         sys.stdout.flush()
 

@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1] / "dalle_cli"
 
 LAYERS = [
-    {"", "errors", "config", "run_dir", "untrusted"},
-    {"recipe", "console", "jobs"},
+    {"", "errors", "config", "run_dir", "untrusted", "ranks"},
+    {"recipe", "console", "jobs", "launcher"},
     {
         "models", "losses", "metrics", "viz",
         "data", "data.order", "data.images", "data.augment", "data.tokenizer", "data.merge_learners",

@@ -12,6 +12,17 @@ from dalle_cli.untrusted import printable
 def main() -> None:
     """Run the command line; what a user can cause ends in `error:` and `hint:` and an exit code, never a traceback."""
     try:
+        _run()
+    except SystemExit as ended:
+        if "WORLD_SIZE" not in os.environ:
+            raise
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended.code if isinstance(ended.code, int) else 0)  # gloo's threads now and then abort a normal exit
+
+
+def _run() -> None:
+    try:
         app()
     except DalleError as error:
         _fail(error)

@@ -24,5 +24,8 @@ Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="
 Precision = Annotated[
     str | None, typer.Option("--precision", metavar="auto|fp32|bf16", help="Arithmetic of the residual branches.")
 ]
+Gpus = Annotated[
+    int | None, typer.Option("--gpus", metavar="N", min=1, help="Start so many processes here, one for each GPU.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but results, warnings and errors.")]

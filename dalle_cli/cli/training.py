@@ -1,5 +1,6 @@
 """`dalle train-dvae`, `dalle train-transformer` and `dalle train-clip`."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ from dalle_cli.cli.options import (
     DataSource,
     Device,
     DryRun,
+    Gpus,
     Json,
     Overrides,
     Precision,
@@ -20,6 +22,9 @@ from dalle_cli.cli.options import (
     ValidSource,
 )  # fmt: skip
 from dalle_cli.console import Terminal
+from dalle_cli.errors import UsageError
+from dalle_cli.launcher import launch
+from dalle_cli.ranks import ranks_of_environment
 from dalle_cli.recipe import load_recipe
 
 if TYPE_CHECKING:
@@ -40,6 +45,28 @@ def _options(data: str, run: Path, valid: str | None, resume: str, device: str, 
     return TrainOptions(data, run, valid, resume, device, dry_run)
 
 
+def _is_parent_of(n_processes: int | None) -> bool:
+    """Run the command in the processes asked for, and say whether that was all there is to do.
+
+    A process that others have started is one of them already, and must be one of as many.
+    """
+    ranks = ranks_of_environment()
+    if n_processes is None or ranks.size == n_processes:
+        return False
+    if ranks.size > 1:
+        raise UsageError(f"--gpus {n_processes}, but {ranks.size} processes were started", "leave out --gpus")
+    launch(n_processes, _without_gpus(sys.argv[1:]))
+    return True
+
+
+def _without_gpus(words: list[str]) -> list[str]:
+    kept = [word for word in words if not word.startswith("--gpus=")]
+    if "--gpus" in kept:
+        place = kept.index("--gpus")
+        del kept[place : place + 2]
+    return kept
+
+
 @app.command("train-dvae", rich_help_panel="Train")
 def train_dvae(
     recipe: RecipeName,
@@ -51,6 +78,7 @@ def train_dvae(
     device: Device = "auto",
     precision: Precision = None,
     dry_run: DryRun = False,
+    gpus: Gpus = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -59,6 +87,8 @@ def train_dvae(
     Example: dalle train-dvae dvae/emoji --data pictures/ --run runs/dvae
     """
     checked = load_recipe(recipe, _with_precision(overrides, precision), kind="dvae")
+    if _is_parent_of(gpus):
+        return
     from dalle_cli.commands.train_dvae import train_dvae as command
 
     command(checked, _options(data, run, valid, resume, device, dry_run), Terminal(quiet, as_json))
@@ -77,6 +107,7 @@ def train_transformer(
     device: Device = "auto",
     precision: Precision = None,
     dry_run: DryRun = False,
+    gpus: Gpus = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -85,6 +116,8 @@ def train_transformer(
     Example: dalle train-transformer transformer/emoji --data pictures/ --dvae runs/dvae --run runs/dalle
     """
     checked = load_recipe(recipe, _with_precision(overrides, precision), kind="transformer")
+    if _is_parent_of(gpus):
+        return
     from dalle_cli.commands.train_transformer import TransformerOptions
     from dalle_cli.commands.train_transformer import train_transformer as command
 
@@ -104,6 +137,7 @@ def train_clip(
     device: Device = "auto",
     precision: Precision = None,
     dry_run: DryRun = False,
+    gpus: Gpus = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -112,6 +146,8 @@ def train_clip(
     Example: dalle train-clip clip/emoji --data pictures/ --run runs/clip
     """
     checked = load_recipe(recipe, _with_precision(overrides, precision), kind="clip")
+    if _is_parent_of(gpus):
+        return
     from dalle_cli.commands.train_clip import train_clip as command
 
     command(checked, _options(data, run, valid, resume, device, dry_run), tokenizer, Terminal(quiet, as_json))

@@ -8,15 +8,22 @@ from dalle_cli.config import ClipRecipe
 from dalle_cli.console import Terminal
 from dalle_cli.data.preparation import ClipPreparation
 from dalle_cli.loading import build_clip, trained_clip_table
-from dalle_cli.training.precision import apply_precision
-from dalle_cli.training.session import TrainOptions, open_session
+from dalle_cli.training.distributed import joined
+from dalle_cli.training.precision import apply_precision, choose_device
+from dalle_cli.training.session import Session, TrainOptions, open_session
 from dalle_cli.training.tasks import ClipTask
 from dalle_cli.training.vocabulary import choose_tokenizer, keep_tokenizer
 
 
 def train_clip(recipe: ClipRecipe, options: TrainOptions, tokenizer_file: Path | None, terminal: Terminal) -> None:
     """Begin or resume the run; raises DalleError for what a user can cause."""
-    session = open_session(recipe, options, terminal, captions_required=True)
+    with joined(choose_device(options.device)) as world:
+        _train(open_session(recipe, options, terminal, True, world), recipe, options, tokenizer_file, terminal)
+
+
+def _train(
+    session: Session, recipe: ClipRecipe, options: TrainOptions, tokenizer_file: Path | None, terminal: Terminal
+) -> None:
     with torch.device("meta"):
         session.describe(build_clip(trained_clip_table(recipe.model, recipe.tokenizer.vocab_size)))
     if options.dry_run:
@@ -26,10 +33,12 @@ def train_clip(recipe: ClipRecipe, options: TrainOptions, tokenizer_file: Path |
     model = trained_clip_table(recipe.model, tokenizer.vocab_size)
     torch.manual_seed(recipe.training.seed)  # the initial weights
     clip = build_clip(model)
-    apply_precision(clip, session.precision, session.device)
-    session.record()
-    keep_tokenizer(session.run, tokenizer)
+    apply_precision(clip, session.precision, session.world.device)
+    with session.world.main_alone() as is_ours:
+        if is_ours:
+            session.record()
+            keep_tokenizer(session.run, tokenizer)
     prepare = ClipPreparation(recipe.model.image_size, recipe.model.text_len, tokenizer, recipe.tokenizer.dropout)
-    session.train(ClipTask(clip), prepare, {"kind": "clip", "model": model.model_dump()})
+    session.train(ClipTask(clip, session.world), prepare, {"kind": "clip", "model": model.model_dump()})
     terminal.say(f'next: dalle rerank PICTURES "a caption" --clip {options.run} --out DIR')
     terminal.result(str(options.run), {"run": str(options.run)})

@@ -6,14 +6,19 @@ from dalle_cli.config import DVAERecipe
 from dalle_cli.console import Terminal
 from dalle_cli.data.preparation import PicturePreparation
 from dalle_cli.loading import build_dvae
-from dalle_cli.training.precision import apply_precision
-from dalle_cli.training.session import TrainOptions, open_session
+from dalle_cli.training.distributed import joined
+from dalle_cli.training.precision import apply_precision, choose_device
+from dalle_cli.training.session import Session, TrainOptions, open_session
 from dalle_cli.training.tasks import DiscreteVAETask
 
 
 def train_dvae(recipe: DVAERecipe, options: TrainOptions, terminal: Terminal) -> None:
     """Begin or resume the run; raises DalleError for what a user can cause."""
-    session = open_session(recipe, options, terminal, captions_required=False)
+    with joined(choose_device(options.device)) as world:
+        _train(open_session(recipe, options, terminal, False, world), recipe, options, terminal)
+
+
+def _train(session: Session, recipe: DVAERecipe, options: TrainOptions, terminal: Terminal) -> None:
     with torch.device("meta"):
         session.describe(build_dvae(recipe.model))
     if options.dry_run:
@@ -21,7 +26,7 @@ def train_dvae(recipe: DVAERecipe, options: TrainOptions, terminal: Terminal) ->
         return
     torch.manual_seed(recipe.training.seed)  # the initial weights
     dvae = build_dvae(recipe.model).to(memory_format=torch.channels_last)
-    apply_precision(dvae, session.precision, session.device)
+    apply_precision(dvae, session.precision, session.world.device)
     session.record()
     task = DiscreteVAETask(dvae, recipe.loss, recipe.training.seed)
     config = {"kind": "dvae", "model": recipe.model.model_dump()}

@@ -15,7 +15,8 @@ from dalle_cli.errors import DalleError
 from dalle_cli.loading import build_transformer, load_dvae
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.run_dir import CONFIG, WEIGHTS, dvae_model_dir, whole_or_absent
-from dalle_cli.training.precision import apply_precision
+from dalle_cli.training.distributed import joined
+from dalle_cli.training.precision import apply_precision, choose_device
 from dalle_cli.training.session import Session, TrainOptions, open_session
 from dalle_cli.training.tasks import TransformerTask
 from dalle_cli.training.vocabulary import choose_tokenizer, keep_tokenizer
@@ -33,7 +34,13 @@ def train_transformer(
     recipe: TransformerRecipe, options: TrainOptions, own: TransformerOptions, terminal: Terminal
 ) -> None:
     """Begin or resume the run; raises DalleError for what a user can cause."""
-    session = open_session(recipe, options, terminal, captions_required=True)
+    with joined(choose_device(options.device)) as world:
+        _train(open_session(recipe, options, terminal, True, world), recipe, options, own, terminal)
+
+
+def _train(
+    session: Session, recipe: TransformerRecipe, options: TrainOptions, own: TransformerOptions, terminal: Terminal
+) -> None:
     dvae = load_dvae(own.dvae)
     check_fit(dvae, recipe.model, own.dvae)
     with torch.device("meta"):
@@ -44,8 +51,8 @@ def train_transformer(
     tokenizer = choose_tokenizer(session, recipe.tokenizer, own.tokenizer)
     torch.manual_seed(recipe.training.seed)  # the initial weights
     transformer = build_transformer(recipe.model, tokenizer.vocab_size)
-    for model in (dvae.to(session.device, memory_format=torch.channels_last), transformer):
-        apply_precision(model, session.precision, session.device)
+    for model in (dvae.to(session.world.device, memory_format=torch.channels_last), transformer):
+        apply_precision(model, session.precision, session.world.device)
     begin(session, own, tokenizer)
     loss, seed = recipe.loss, recipe.training.seed
     task = TransformerTask(transformer, dvae, loss, seed)
@@ -76,6 +83,13 @@ def begin(session: Session, own: TransformerOptions, tokenizer: Tokenizer) -> No
     if has_copy and not filecmp.cmp(copied / WEIGHTS, given / WEIGHTS, shallow=False):
         hint = f"`--dvae {session.run.root}` goes on with the run's own copy"
         raise DalleError(f"{own.dvae} is not the dVAE this run began with", hint)
+    with session.world.main_alone() as is_ours:
+        if is_ours:
+            _write(session, given, has_copy, tokenizer)
+
+
+def _write(session: Session, given: Path, has_copy: bool, tokenizer: Tokenizer) -> None:
+    copied = session.run.dvae
     session.record()
     if not has_copy:
         copied.mkdir(parents=True, exist_ok=True)

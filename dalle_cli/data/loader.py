@@ -78,9 +78,17 @@ class TrainingBatches:
         training: TrainingTable,
         workers: int,
         on_bad: Callable[[str, str], None],
+        share: range | None = None,
+        join: Callable[[list[tuple[str, str]]], list[tuple[str, str]]] = lambda bad: bad,
     ) -> None:
-        """indices: the samples to train on; on_bad hears of each bad sample once, as key and reason."""
-        self._steps = _Steps(source, indices, prepare, data.shuffle_block, training)
+        """indices: the samples to train on; on_bad hears of each bad sample once, as key and reason.
+
+        share  which places of a global batch are this process's; none: all
+        join   gathers the bad samples of all processes in each step, so that all come to the same end
+        """
+        share = share if share is not None else range(training.global_batch_size)
+        self._steps = _Steps(source, indices, prepare, data.shuffle_block, training, share)
+        self._join = join
         self._n_steps = training.steps
         self._workers = workers
         self._on_bad = on_bad
@@ -108,7 +116,7 @@ class TrainingBatches:
         for batch in _told_when_a_worker_dies(loader):
             if isinstance(batch, DalleError):
                 raise batch
-            self._count(batch.bad)
+            self._count(self._join(batch.bad))
             yield batch
 
     def _count(self, bad: list[tuple[str, str]]) -> None:
@@ -124,23 +132,30 @@ class TrainingBatches:
 
 
 class _Steps(Dataset):
-    """Item number `step` is that update's global batch; a failure is handed over as a value, whole and unwrapped."""
+    """Item number `step` is that update's batch, or our share of it; a failure is a value, whole and unwrapped."""
 
     def __init__(
-        self, source: Source, indices: np.ndarray, prepare: Preparation, shuffle_block: int, training: TrainingTable
+        self,
+        source: Source,
+        indices: np.ndarray,
+        prepare: Preparation,
+        shuffle_block: int,
+        training: TrainingTable,
+        share: range,
     ) -> None:
         self._source = source
         self._indices = indices
         self._prepare = prepare
         self._shuffle_block = shuffle_block
         self._training = training
+        self._share = share
 
     def __getitem__(self, step: int) -> Batch | DalleError:
         size = self._training.global_batch_size
-        draws = list(range(step * size, (step + 1) * size))
+        draws = [step * size + place for place in self._share]
         bad: list[tuple[str, str]] = []
         try:
-            return collate([self._example(draw, bad) for draw in draws], draws, bad)
+            return replace(collate([self._example(draw, bad) for draw in draws], draws, bad), global_size=size)
         except DalleError as error:
             return error
 

@@ -1,6 +1,6 @@
 """What differs between one processor and many: backward, update, and the state that a checkpoint holds.
 
-The loop and the tasks know an engine by its verbs alone. `LocalEngine` is the plain one for one process.
+The loop knows an engine by its verbs alone.
 """
 
 import math
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from dalle_cli.config import EmaTable, OptimizerTable
+from dalle_cli.training.distributed import World
 from dalle_cli.training.ema import Ema
 from dalle_cli.training.optimizer import build_optimizer
 from dalle_cli.training.schedules import learning_rate
@@ -48,6 +49,7 @@ class Engine(Protocol):
 
     step: int  # updates tried
     device: torch.device
+    world: World
 
     def backward(self, loss: Tensor) -> None: ...
 
@@ -72,15 +74,17 @@ class Engine(Protocol):
         ...
 
 
-class LocalEngine:
-    """One process, one device."""
+class ReplicaEngine:
+    """The whole model in each process, one or many; each does its share of the batch, and gradients are summed.
 
-    def __init__(
-        self, module: Trainable, optimizer: OptimizerTable, ema: EmaTable | None, device: torch.device
-    ) -> None:
+    All processes then take the same update: from the same gradients, to the last bit.
+    """
+
+    def __init__(self, module: Trainable, optimizer: OptimizerTable, ema: EmaTable | None, world: World) -> None:
         self.step = 0
-        self.device = device
-        self.module = module.to(device)
+        self.world = world
+        self.device = world.device
+        self.module = module.to(world.device)
         self._parameters = dict(module.named_parameters())
         self._table = optimizer
         self._optimizer = build_optimizer(module.matrices(), self._parameters.values(), optimizer)
@@ -91,6 +95,7 @@ class LocalEngine:
         loss.backward()
 
     def update(self) -> bool:
+        self.world.sum_gradients(p.grad for p in self._parameters.values() if p.grad is not None)
         bound = self._table.clip_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), bound)
         self._gradient_norm = float(norm)

@@ -17,6 +17,7 @@ from dalle_cli.data.loader import Batch, TooManyBadSamples, TrainingBatches, Val
 from dalle_cli.errors import DalleError
 from dalle_cli.run_dir import RunDir
 from dalle_cli.training.checkpoint import Saver
+from dalle_cli.training.distributed import World
 from dalle_cli.training.engine import Engine
 from dalle_cli.training.interrupt import Interrupted, StopSignals
 from dalle_cli.training.metric_log import MetricLog, Metrics
@@ -62,18 +63,19 @@ def train(
         for batch in saved_before_giving_up(batches.training, engine, log, saver):
             is_applied, metrics = train_step(task, engine, batch, runtime.micro_batch_size)
             log.record(engine.step, metrics)
+            request = agreed_request(engine.world, stop.requested)
             skipped = 0 if is_applied else skipped + 1
             if skipped == MOST_SKIPPED:
                 message = f"the gradients of {skipped} updates in a row were not finite"
                 raise DalleError(message, "begin a new run with a lower `optimizer.lr`")
             is_last = engine.step == steps
-            is_stopped = stop.requested is not None and not is_last
+            is_stopped = request is not None and not is_last
             with log.paused():
                 valid_loss = look(task, engine, batches, runtime, is_last, log, saver.run)
                 if is_last or is_stopped or engine.step % runtime.save_every == 0:
                     save(engine, log, saver, valid_loss)
             if is_stopped:
-                raise Interrupted(stop.requested, engine.step)
+                raise Interrupted(request, engine.step)
 
 
 def saved_before_giving_up(training: TrainingBatches, engine: Engine, log: MetricLog, saver: Saver) -> Iterator[Batch]:
@@ -86,20 +88,31 @@ def saved_before_giving_up(training: TrainingBatches, engine: Engine, log: Metri
 
 
 def save(engine: Engine, log: MetricLog, saver: Saver, valid_loss: float | None) -> None:
-    """Write a checkpoint, with the figures that are not reported yet, and the model folder."""
-    saver.save(replace(engine.state(), unreported=log.state()), engine.inference_weights(), valid_loss)
+    """Write a checkpoint, with the figures that are not reported yet, and the model folder; one process does it."""
+    state, weights = replace(engine.state(), unreported=log.state()), engine.inference_weights()
+    with engine.world.main_alone() as is_ours:
+        if is_ours:
+            saver.save(state, weights, valid_loss)
+
+
+def agreed_request(world: World, requested: int | None) -> int | None:
+    """Give the signal by which any of the processes was asked to stop."""
+    requests = world.gather_lists([] if requested is None else [requested])
+    return requests[0] if requests else None
 
 
 def train_step(task: Task, engine: Engine, batch: Batch, micro_batch_size: int) -> tuple[bool, Metrics]:
     """Do one update with a global batch, in micro-batches; say whether it was applied."""
     totals: Metrics = {}
+    text_tokens = engine.world.sum_numbers({"text": batch.global_text_tokens})["text"]
+    batch = replace(batch, global_text_tokens=int(text_tokens))
     for micro_batch in batch.micro_batches(micro_batch_size, engine.device):
         loss, metrics = task.loss(micro_batch, engine.step)
         engine.backward(loss)
         for name, value in metrics.items():
             totals[name] = totals.get(name, 0.0) + value
     is_applied = engine.update()
-    return is_applied, {**totals, **engine.metrics(), "train/skipped": float(not is_applied)}
+    return is_applied, {**engine.world.sum_numbers(totals), **engine.metrics(), "train/skipped": float(not is_applied)}
 
 
 def look(
@@ -119,7 +132,9 @@ def look(
             log.write(done, figures)
             valid_loss = figures["valid/loss"]
         if is_preview_due:
-            save_picture(task.preview(batches.validation.first(engine.device), done), run.preview(done))
+            picture = task.preview(batches.validation.first(engine.device), done)
+            if engine.world.is_main:
+                save_picture(picture, run.preview(done))
     return valid_loss
 
 

@@ -21,9 +21,9 @@ class MetricLog:
     """Collects the metrics of updates and writes them out every so many."""
 
     def __init__(
-        self, path: Path, report_every: int, images_per_step: int, watch: Callable[[int, dict[str, float]], None]
+        self, path: Path | None, report_every: int, images_per_step: int, watch: Callable[[int, dict[str, float]], None]
     ) -> None:
-        """watch hears of every report, as the number of updates done and the figures."""
+        """watch hears of every report, as the number of updates done and the figures; without a path, only it."""
         self._path = path
         self._report_every = report_every
         self._images_per_step = images_per_step
@@ -61,7 +61,7 @@ class MetricLog:
         self.write(done, figures)
 
     def _cut_back(self, step: int) -> None:
-        if self._path.exists():
+        if self._path is not None and self._path.exists():
             lines = self._path.read_text().splitlines()
             kept = [line for line in lines if _step_of(line) <= step]
             with whole_or_absent(self._path) as beside:
@@ -69,10 +69,11 @@ class MetricLog:
 
     def write(self, done: int, figures: dict[str, float]) -> None:
         """Write one line and show it."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as file:
-            known = {name: value if math.isfinite(value) else None for name, value in figures.items()}
-            file.write(json.dumps({"step": done, **known}) + "\n")
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a") as file:
+                known = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+                file.write(json.dumps({"step": done, **known}) + "\n")
         self._watch(done, figures)
 
     @contextmanager

@@ -24,7 +24,8 @@ from dalle_cli.data.sources import Source, open_source, validation_split
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.run_dir import WEIGHTS, RunDir, whole_or_absent
 from dalle_cli.training.checkpoint import SCHEMA, Saver, free_bytes, load_checkpoint, save_model, step_of
-from dalle_cli.training.engine import LocalEngine
+from dalle_cli.training.distributed import World
+from dalle_cli.training.engine import ReplicaEngine
 from dalle_cli.training.loop import Batches, Task, train
 from dalle_cli.training.metric_log import MetricLog
 from dalle_cli.training.precision import Precision, open_device, told_when_out_of_memory
@@ -62,7 +63,7 @@ class Session:
     recipe: Recipe
     run: RunDir
     terminal: Terminal
-    device: torch.device
+    world: World
     precision: Precision
     training: Portion
     validation: Portion
@@ -74,13 +75,15 @@ class Session:
         return self.run.is_run
 
     def record(self) -> None:
-        """Write down what this run is: the first file of a new run, renewed when it goes on."""
+        """Write down what this run is: the first file of a new run, renewed when it goes on; one process does it."""
+        if not self.world.is_main:
+            return
         if self.checkpoint is not None and step_of(self.checkpoint) >= self.recipe.training.steps:
             return
         record = {
             "schema": SCHEMA,
             "recipe": self.recipe.model_dump(),
-            "resolved": {"device": self.device.type, "precision": self.precision},
+            "resolved": {"device": self.world.device.type, "precision": self.precision, "processes": self.world.size},
             "versions": {"dalle": __version__, "torch": torch.__version__, "python": platform.python_version()},
             "data": {
                 "fingerprint": self.training.source.fingerprint(),
@@ -98,14 +101,15 @@ class Session:
         steps, batch_size = recipe.training.steps, recipe.training.global_batch_size
         engine, unreported = self._engine(task)
         if engine.step >= steps:
-            if not (self.run.model / WEIGHTS).is_file():
+            if self.world.is_main and not (self.run.model / WEIGHTS).is_file():
                 save_model(self.run.model, model_config, engine.inference_weights())
             self.terminal.say(f"{self.run.root} is already at step {engine.step} of {steps}: nothing to do")
             return
         batches = self._batches(prepare)
         saver = Saver(self.run, model_config, runtime.keep_checkpoints)
         with self.terminal.progress(steps, engine.step, "step") as line, told_when_out_of_memory():
-            log = MetricLog(self.run.metrics, runtime.report_every, batch_size, line.report)
+            metrics = self.run.metrics if self.world.is_main else None
+            log = MetricLog(metrics, runtime.report_every, batch_size, line.report)
             log.restore(unreported, engine.step)
             train(task, engine, batches, runtime, steps, log, saver)
         if batches.training.n_bad:
@@ -122,17 +126,19 @@ class Session:
             recipe.training,
             workers=min(runtime.workers, _n_processors()),
             on_bad=lambda key, reason: self.terminal.warn(f"skipped {printable(key)}: {reason}"),
+            share=self.world.share(recipe.training.global_batch_size),
+            join=self.world.gather_lists,
         )
-        batch_size = runtime.micro_batch_size or recipe.training.global_batch_size
+        batch_size = runtime.micro_batch_size or len(self.world.share(recipe.training.global_batch_size))
         held_out = self.validation
         validation = ValidationBatches(
             held_out.source, held_out.indices, prepare, batch_size, runtime.validation_samples
         )
         return Batches(training, validation)
 
-    def _engine(self, task: Task) -> tuple[LocalEngine, list[dict[str, float]]]:
+    def _engine(self, task: Task) -> tuple[ReplicaEngine, list[dict[str, float]]]:
         """Make the engine, with the state of the checkpoint to go on from, and give the log's state."""
-        engine = LocalEngine(task.module, self.recipe.optimizer, self.recipe.ema, self.device)
+        engine = ReplicaEngine(task.module, self.recipe.optimizer, self.recipe.ema, self.world)
         if self.checkpoint is None:
             return engine, []
         state = load_checkpoint(self.checkpoint)
@@ -143,14 +149,24 @@ class Session:
         self.terminal.say(f"resumed after step {engine.step}")
         return engine, state.unreported
 
+    def _cut(self) -> str:
+        """Say how a batch is dealt out, where it is."""
+        whole = self.recipe.training.global_batch_size
+        share = len(self.world.share(whole))
+        micro = self.recipe.runtime.micro_batch_size or share
+        if micro >= whole:
+            return ""
+        return f" = {micro} x {-(-share // micro)} micro-batches x {self.world.size} processes"
+
     def describe(self, model: nn.Module) -> None:
         """Say where the run writes and what it will do; the model may be on the meta device."""
         n_parameters = sum(parameter.numel() for parameter in model.parameters())
         training = self.recipe.training
         self.terminal.say(
-            f"writing {self.run.root}: {n_parameters / 1e6:.2f} M parameters, {self.device.type}, {self.precision}\n"
+            f"writing {self.run.root}: {n_parameters / 1e6:.2f} M parameters, "
+            f"{self.world.device.type}, {self.precision}\n"
             f"{len(self.training.indices):,} samples and {len(self.validation.indices):,} held out; "
-            f"{training.steps:,} steps of {training.global_batch_size}"
+            f"{training.steps:,} steps of {training.global_batch_size}{self._cut()}"
         )
         needed = CHECKPOINT_COPIES * 4 * n_parameters * (self.recipe.runtime.keep_checkpoints + 2)
         free = free_bytes(self.run.root)
@@ -158,21 +174,28 @@ class Session:
             self.terminal.warn(f"the checkpoints will take {needed / 2**30:.1f} GiB, free are {free / 2**30:.1f}")
 
 
-def open_session(recipe: Recipe, options: TrainOptions, terminal: Terminal, captions_required: bool) -> Session:
+def open_session(
+    recipe: Recipe, options: TrainOptions, terminal: Terminal, captions_required: bool, world: World
+) -> Session:
     """Look at the run folder and the data without changing anything; raises DalleError for what is wrong with them."""
+    if recipe.training.global_batch_size % world.size:
+        message = f"a batch of {recipe.training.global_batch_size} can't be dealt out evenly to {world.size} processes"
+        raise UsageError(message, "change `training.global_batch_size`")
     run = RunDir(options.run)
     recorded = check_folder(run, recipe, options.resume)
     checkpoint = starting_checkpoint(run, options.resume, terminal)
     choice = recipe.runtime.precision
     if choice == "auto" and recorded:
         choice = recorded["resolved"]["precision"]
-    device, precision = open_device(options.device, choice)
+    _, precision = open_device(options.device, choice)
+    precision = world.gather_lists([precision])[0]  # found by a race, which may end differently elsewhere
     training, validation = _portions(recipe, options, terminal, captions_required)
     if recorded and recorded["data"]["fingerprint"] != training.source.fingerprint():
         terminal.warn(f"{options.data} is not what this run began with: its samples have changed")
     if recorded and recorded["data"]["held_out"] != _held_out(training, validation):
         raise UsageError(f"{run.root} was begun with other held-out data", "give the same --valid, or none, as then")
-    return Session(recipe, run, terminal, device, precision, training, validation, checkpoint)
+    world.wait()  # nothing is written before all have looked
+    return Session(recipe, run, terminal, world, precision, training, validation, checkpoint)
 
 
 def _portions(

@@ -19,6 +19,7 @@ from dalle_cli.models.clip import Clip
 from dalle_cli.models.dvae import DiscreteVAE, map_pixels, relax
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.sampling import SamplingSettings, candidate_uniforms, sample_image_tokens
+from dalle_cli.training.distributed import World
 from dalle_cli.training.metric_log import Metrics
 from dalle_cli.training.noise import gumbel_noise, uniform_noise
 from dalle_cli.training.schedules import cosine
@@ -161,25 +162,44 @@ class TransformerTask:
 class ClipTask:
     """Telling which caption belongs to which picture of a batch (Radford et al. 2021, section 2.3)."""
 
-    def __init__(self, clip: Clip) -> None:
+    def __init__(self, clip: Clip, world: World) -> None:
+        """world: the processes whose pairs are compared with one another."""
         self.module = clip
+        self._world = world
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        """The symmetric cross-entropy over the batch, which must be whole: it compares all pairs."""
-        self.module.clip_scale()
-        logits, _ = self._logits(batch)
+        """The symmetric cross-entropy over the global batch, which can't be cut: it compares all pairs.
+
+        Every process computes all of the loss, but differentiates by its own embeddings alone, and by its share of the
+        scale: the sum over processes is the gradient.
+        """
+        clip, n_processes = self.module, self._world.size
+        clip.clip_scale()
+        images, texts = (self._joined(embeddings) for embeddings in self._embeddings(batch))
+        scale = clip.logit_scale.exp()
+        scale = scale.detach() + (scale - scale.detach()) / n_processes
+        logits = scale * images @ texts.T
         loss = contrastive_loss(logits)
-        own = torch.arange(len(logits), device=logits.device)
+        hits = (logits.detach().argmax(dim=1) == torch.arange(len(logits), device=logits.device)).float().mean()
         metrics = {
-            "train/loss": loss.detach(),
-            "train/batch_accuracy": (logits.detach().argmax(dim=1) == own).float().mean(),
-            "train/logit_scale": self.module.logit_scale.detach().exp(),
+            "train/loss": loss.detach() / n_processes,
+            "train/batch_accuracy": hits / n_processes,
+            "train/logit_scale": scale.detach() / n_processes,
             "train/captions_cut": sum(batch.are_cut) / batch.global_size,
         }
         return loss, metrics
 
-    def _logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.module(self.module.normalise(batch.images), batch.text_tokens)
+    def _embeddings(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Embed a batch's pictures and captions: unit vectors [B, E] each."""
+        clip = self.module
+        images = F.normalize(clip.encode_image(clip.normalise(batch.images)), dim=1)
+        return images, F.normalize(clip.encode_text(batch.text_tokens), dim=1)
+
+    def _joined(self, own: Tensor) -> Tensor:
+        """Put those of all processes [B, E] below one another, in the order of the global batch."""
+        parts = self._world.gather(own)
+        parts[self._world.ranks.rank] = own
+        return torch.cat(parts)
 
     def validate(self, batches: Iterable[Batch], step: int) -> dict[str, float]:
         """Measure the loss over all held-out pairs at once, and how often the match is among the first retrieved.
@@ -188,9 +208,8 @@ class ClipTask:
         """
         batches = list(batches)
         clip, captions = self.module, [caption for batch in batches for caption in batch.captions]
-        images = torch.cat([clip.encode_image(clip.normalise(batch.images)) for batch in batches])
-        texts = torch.cat([clip.encode_text(batch.text_tokens) for batch in batches])
-        cosines = F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T
+        images, texts = map(torch.cat, zip(*map(self._embeddings, batches), strict=True))
+        cosines = images @ texts.T
         is_match = torch.tensor([[a == b for b in captions] for a in captions], device=cosines.device)
         figures = {"valid/loss": float(contrastive_loss(clip.logit_scale.exp() * cosines))}
         for name, similarity in (("text", cosines), ("image", cosines.T)):
@@ -200,7 +219,7 @@ class ClipTask:
 
     def preview(self, batch: Batch, step: int) -> Image.Image:
         """For held-out captions, the pictures of the batch, the likeliest first."""
-        _, logits_per_text = self._logits(batch)
+        images, texts = self._embeddings(batch)
         pictures = [to_image(image) for image in batch.images]
-        order = logits_per_text.argsort(dim=1, descending=True).tolist()
+        order = (texts @ images.T).argsort(dim=1, descending=True).tolist()
         return labelled_grid([(c, [pictures[i] for i in best]) for c, best in zip(batch.captions, order, strict=True)])

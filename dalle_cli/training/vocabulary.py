@@ -28,7 +28,8 @@ def choose_tokenizer(session: Session, table: TokenizerTable, named_file: Path |
             message = f"{named_file} has {named.vocab_size:,} entries, `tokenizer.vocab_size` allows {most:,}"
             raise UsageError(message, f"`--set tokenizer.vocab_size={named.vocab_size}`")
         return named
-    tokenizer = learn_merges(_captions(session), table.vocab_size, table.backend)
+    learnt = [learn_merges(_captions(session), table.vocab_size, table.backend)] if session.world.is_main else []
+    tokenizer = session.world.gather_lists(learnt)[0]
     session.terminal.say(
         f"learnt a vocabulary of {tokenizer.vocab_size:,} text tokens with {tokenizer.learnt_with}; "
         f"the recipe allows {table.vocab_size:,}"

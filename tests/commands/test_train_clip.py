@@ -17,6 +17,7 @@ from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.loading import build_clip, load_clip, read_model_table
 from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD
 from dalle_cli.run_dir import RunDir
+from dalle_cli.training.distributed import solo
 from dalle_cli.training.tasks import ClipTask
 
 TINY = ["--set", "training.steps=1", "--set", "runtime.workers=0"]
@@ -74,7 +75,7 @@ def test_saved_model_has_the_figures_that_the_log_says(pairs: Path, train: Calla
     source = open_source(str(pairs), captions_required=True)
     prepare = ClipPreparation(32, 16, Tokenizer.load(RunDir(run).tokenizer), bpe_dropout=0.1)
     batches = ValidationBatches(source, np.arange(len(source)), prepare, batch_size=5, n_samples=16)
-    found = ClipTask(load_clip(run)).validate(batches.on(torch.device("cpu")), step=3)
+    found = ClipTask(load_clip(run), solo(torch.device("cpu"))).validate(batches.on(torch.device("cpu")), step=3)
     logged = lines_of(run)[-1]
     assert found == pytest.approx({name: logged[name] for name in FIGURES}, rel=1e-5)
     assert 0 < logged["valid/text_recall_at_5"] < 1  # sixteen pairs, of which it knows little

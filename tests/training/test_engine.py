@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from dalle_cli.config import Cosine, EmaTable, OptimizerTable
-from dalle_cli.training.engine import EngineState, LocalEngine
+from dalle_cli.training.distributed import solo
+from dalle_cli.training.engine import EngineState, ReplicaEngine
 from dalle_cli.training.schedules import learning_rate
 
 CPU = torch.device("cpu")
@@ -38,11 +39,11 @@ def table(**changes: object) -> OptimizerTable:
     return OptimizerTable(**{**plain, **changes})
 
 
-def make_engine(seed: int = 0, ema: bool = True, **changes: object) -> LocalEngine:
-    return LocalEngine(Line(seed), table(**changes), EmaTable(decay=0.9, every=1) if ema else None, CPU)
+def make_engine(seed: int = 0, ema: bool = True, **changes: object) -> ReplicaEngine:
+    return ReplicaEngine(Line(seed), table(**changes), EmaTable(decay=0.9, every=1) if ema else None, solo(CPU))
 
 
-def try_update(engine: LocalEngine, seed: int, factor: float = 1.0) -> bool:
+def try_update(engine: ReplicaEngine, seed: int, factor: float = 1.0) -> bool:
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))
     engine.backward(factor * engine.module.layer(x).square().mean())
     return engine.update()

@@ -18,7 +18,8 @@ from dalle_cli.data.sources import open_source, validation_split
 from dalle_cli.errors import DalleError
 from dalle_cli.run_dir import RunDir
 from dalle_cli.training.checkpoint import Saver, checkpoints, load_checkpoint
-from dalle_cli.training.engine import LocalEngine
+from dalle_cli.training.distributed import solo
+from dalle_cli.training.engine import ReplicaEngine
 from dalle_cli.training.interrupt import Interrupted
 from dalle_cli.training.loop import Batches, train
 from dalle_cli.training.metric_log import MetricLog, Metrics
@@ -78,7 +79,7 @@ def run_task(pairs: Path, tmp_path: Path) -> Callable[..., RunDir]:
             TrainingBatches(source, training, prepare, data, table, 0, lambda *_: None),
             ValidationBatches(source, held_out, prepare, 4, 8),
         )
-        engine = LocalEngine(task.module, OPTIMIZER, EmaTable(decay=0.9, every=1), torch.device("cpu"))
+        engine = ReplicaEngine(task.module, OPTIMIZER, EmaTable(decay=0.9, every=1), solo(torch.device("cpu")))
         unreported: list[dict[str, float]] = []
         if saved := checkpoints(folder):
             state = load_checkpoint(saved[-1][1])

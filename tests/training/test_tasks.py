@@ -18,6 +18,7 @@ from dalle_cli.data.preparation import Example, pad_tokens
 from dalle_cli.loading import build_clip, build_dvae, build_transformer, trained_clip_table
 from dalle_cli.losses import contrastive_loss, text_image_cross_entropy
 from dalle_cli.recipe import load_recipe
+from dalle_cli.training.distributed import solo
 from dalle_cli.training.tasks import ClipTask, DiscreteVAETask, TransformerTask
 
 CPU = torch.device("cpu")
@@ -75,7 +76,7 @@ def clip_task() -> ClipTask:
     recipe = load_recipe("clip/tiny", [])
     assert isinstance(recipe, ClipRecipe)
     torch.manual_seed(4)
-    return ClipTask(build_clip(trained_clip_table(recipe.model, 300)))
+    return ClipTask(build_clip(trained_clip_table(recipe.model, 300)), solo(CPU))
 
 
 TASKS = {"dvae": dvae_task, "transformer": transformer_task, "clip": clip_task}

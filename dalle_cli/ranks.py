@@ -1,0 +1,41 @@
+"""Which of several training processes this one is, as whoever started it says in the environment.
+
+`dalle ... --gpus N`, torchrun, DeepSpeed's launcher and SLURM's srun are understood. Imports no torch.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dalle_cli.errors import UsageError
+
+SPELLINGS = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The number of this process, of all of them, and its number on its own machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process speaks and writes for all."""
+        return self.rank == 0
+
+
+def ranks_of_environment(environment: Mapping[str, str] = os.environ) -> Ranks:
+    """Read the ranks; one process alone where nothing is said. Raises UsageError for what makes no sense."""
+    for names in SPELLINGS:
+        if not all(name in environment for name in names[:2]):
+            continue
+        try:
+            rank, size, local_rank = (int(environment.get(name, "0")) for name in names)
+        except ValueError:
+            raise UsageError(f"{', '.join(names)} are not all numbers") from None
+        if not 0 <= rank < size:
+            raise UsageError(f"{names[0]} is {rank} and {names[1]} {size}: no process has that number")
+        return Ranks(rank, size, local_rank)
+    return Ranks()
