@@ -20,8 +20,10 @@ GPUS ?=
 ARGS ?=
 
 DRAWN = $(RUN)/samples/$(basename $(notdir $(PROMPTS)))
-TRAIN = $(RECIPE) --data '$(DATA)' --run '$(RUN)' $(if $(GPUS),--gpus $(GPUS)) $(ARGS)
-need = $(foreach name,$(1),$(if $($(name)),,$(error make $@ needs $(1), and $(name) is not given)))
+TRAIN = '$(RECIPE)' --data '$(DATA)' --run '$(RUN)' $(if $(GPUS),--gpus $(GPUS)) $(ARGS)
+
+given-%:
+	@test -n '$($*)' || { echo "$* is not given: make TARGET $*=..." >&2; exit 2; }
 
 .PHONY: help install test test-slow test-distributed smoke bench lint demo clean train-dvae train-transformer train-clip generate rerank
 .DEFAULT_GOAL := help
@@ -29,20 +31,20 @@ need = $(foreach name,$(1),$(if $($(name)),,$(error make $@ needs $(1), and $(na
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 19
 
-train-dvae: install  ## batch job, goes on where it stopped: RECIPE DATA RUN [GPUS ARGS]
-	$(call need,RECIPE DATA RUN)$(BIN)/dalle train-dvae $(TRAIN)
+train-dvae: given-RECIPE given-DATA given-RUN install  ## batch job, goes on where it stopped: RECIPE DATA RUN [GPUS ARGS]
+	$(BIN)/dalle train-dvae $(TRAIN)
 
-train-transformer: install  ## batch job, goes on where it stopped: RECIPE DATA RUN DVAE [GPUS ARGS]
-	$(call need,RECIPE DATA RUN DVAE)$(BIN)/dalle train-transformer $(TRAIN) --dvae '$(DVAE)'
+train-transformer: given-RECIPE given-DATA given-RUN given-DVAE install  ## batch job, goes on where it stopped: RECIPE DATA RUN DVAE [GPUS ARGS]
+	$(BIN)/dalle train-transformer $(TRAIN) --dvae '$(DVAE)'
 
-train-clip: install  ## batch job, goes on where it stopped: RECIPE DATA RUN [GPUS ARGS]
-	$(call need,RECIPE DATA RUN)$(BIN)/dalle train-clip $(TRAIN)
+train-clip: given-RECIPE given-DATA given-RUN install  ## batch job, goes on where it stopped: RECIPE DATA RUN [GPUS ARGS]
+	$(BIN)/dalle train-clip $(TRAIN)
 
-generate: install  ## batch job, goes on where it stopped: RUN PROMPTS [CLIP ARGS], into RUN/samples/<name of PROMPTS>
-	$(call need,RUN PROMPTS)$(BIN)/dalle generate '$(RUN)' --prompts '$(PROMPTS)' $(if $(CLIP),--clip '$(CLIP)') --out '$(DRAWN)' $(ARGS)
+generate: given-RUN given-PROMPTS install  ## batch job, goes on where it stopped: RUN PROMPTS [CLIP ARGS], into RUN/samples/<name of PROMPTS>
+	$(BIN)/dalle generate '$(RUN)' --prompts '$(PROMPTS)' $(if $(CLIP),--clip '$(CLIP)') --out '$(DRAWN)' $(ARGS)
 
-rerank: install  ## batch job, goes on where it stopped: RUN PROMPTS CLIP [ARGS], the best into RUN/samples/<...>-best
-	$(call need,RUN PROMPTS CLIP)$(BIN)/dalle rerank '$(DRAWN)' --clip '$(CLIP)' --out '$(DRAWN)-best' $(ARGS)
+rerank: given-RUN given-PROMPTS given-CLIP install  ## batch job, goes on where it stopped: RUN PROMPTS CLIP [ARGS], the best into RUN/samples/<...>-best
+	$(BIN)/dalle rerank '$(DRAWN)' --clip '$(CLIP)' --out '$(DRAWN)-best' $(ARGS)
 
 install: $(INSTALLED)  ## install everything into .venv
 

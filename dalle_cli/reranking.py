@@ -1,7 +1,7 @@
 """How well pictures fit their captions: CLIP's cosine, or the transformer's own likelihood.
 
 Ramesh et al. 2021, section 2.6, draw many candidates and keep those that a contrastive model likes best. Knows nothing
-of files, nor of what is done with the scores. Axes: B batch, E CLIP's shared width.
+of files. Axes: B batch, E CLIP's shared width.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from torch import Tensor
 from dalle_cli.data.augment import clip_square
 from dalle_cli.data.clip_tokenizer import ClipTokenizer
 from dalle_cli.drawing import Candidate, DrawnBatch
+from dalle_cli.errors import DalleError
 from dalle_cli.models.clip import Clip
 from dalle_cli.models.transformer import Transformer
 
@@ -42,8 +43,7 @@ class ClipScorer:
     def embed_pictures(self, squares: Sequence[np.ndarray]) -> Tensor:
         """Embed squares uint8 [H, W, 3]: unit vectors fp32 [B, E], on the CPU."""
         pixels = torch.from_numpy(np.stack(squares)).to(self.device).permute(0, 3, 1, 2)
-        embeddings = self.clip.encode_image(self.clip.normalise(pixels.float() / 255))
-        return F.normalize(embeddings.float(), dim=1).cpu()
+        return _unit_vectors(self.clip.encode_image(self.clip.normalise(pixels.float() / 255)))
 
     def cuts(self, caption: str) -> bool:
         """Whether a caption has more tokens than CLIP has room for between start and end."""
@@ -55,8 +55,15 @@ class ClipScorer:
         rows = []
         for start in range(0, len(captions), CAPTIONS_AT_ONCE):
             tokens = self.tokenizer(captions[start : start + CAPTIONS_AT_ONCE], self.clip.text_len)
-            rows.append(F.normalize(self.clip.encode_text(tokens.to(self.device)).float(), dim=1).cpu())
+            rows.append(_unit_vectors(self.clip.encode_text(tokens.to(self.device))))
         return torch.cat(rows)
+
+
+def _unit_vectors(embeddings: Tensor) -> Tensor:
+    vectors = F.normalize(embeddings.float(), dim=1).cpu()
+    if not vectors.isfinite().all():
+        raise DalleError("this CLIP's embeddings are not finite numbers", "its weights may be damaged")
+    return vectors
 
 
 def clip_checksum(clip: Clip) -> str:

@@ -18,10 +18,10 @@ LAYERS = [
         "data.clip_tokenizer", "data.shapes",
     },
     {
-        "sampling", "drawing", "reranking", "embedding", "embedding_cache", "loading", "interop",
+        "sampling", "drawing", "drawn_folder", "reranking", "embedding", "embedding_cache", "loading", "interop",
         "data.sources", "data.picture_lists", "data.preparation", "data.loader",
     },
-    {"training"},
+    {"training", "scoring"},
     {"commands"},
     {"cli", "__main__"},
 ]  # fmt: skip

@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -12,33 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from dalle_cli.console import Terminal
 from dalle_cli.data.sources.captions import clean_captions
 from dalle_cli.drawing import Candidate, Painter
+from dalle_cli.drawn_folder import DrawnFolder
 from dalle_cli.errors import UsageError
 from dalle_cli.jobs import begin_job, recorded_job
-from dalle_cli.loading import load_clip, load_clip_tokenizer, load_dvae, load_tokenizer, load_transformer
-from dalle_cli.reranking import (
-    ClipScorer,
-    Ranking,
-    clip_checksum,
-    keep_best,
-    rank_by_clip,
-    rank_by_perplexity,
-    scored,
-)
-from dalle_cli.run_dir import GRID, MANIFEST, WEIGHTS, RunDir, model_dir, whole_or_absent
+from dalle_cli.loading import load_dvae, load_tokenizer, load_transformer
+from dalle_cli.reranking import Ranking, keep_best, rank_by_clip, rank_by_perplexity, scored
+from dalle_cli.run_dir import GRID, MANIFEST, WEIGHTS, RunDir, dvae_model_dir, model_dir
 from dalle_cli.sampling import SamplingSettings
+from dalle_cli.scoring import open_clip
 from dalle_cli.training.precision import Precision, apply_precision, open_device, told_when_out_of_memory
 from dalle_cli.untrusted import SURROGATE, printable
-from dalle_cli.viz import labelled_grid
 
 WIDEST = 64  # candidates decoded side by side, unless told otherwise
-GRID_COLUMNS = 8
-GRID_PICTURES = 256  # more would make a picture nobody opens
 
 
 @dataclass(frozen=True)
@@ -60,49 +48,69 @@ class GenerateOptions:
     precision: str
     out: Path | None
 
+    @property
+    def n_kept(self) -> int:
+        """How many pictures of each caption are written."""
+        return self.n if self.keep_all or not self.best else self.best
+
 
 def generate(options: GenerateOptions, terminal: Terminal) -> None:
     """Draw n pictures of each caption into a folder with a grid and a manifest; keep the best, where ranked.
 
-    The same command goes on with a folder it did not finish: with the next picture, or caption where they are ranked.
+    The same command goes on with a folder it did not finish.
     """
     recorded = (recorded_job(options.out) if options.out is not None else None) or {}
     precision = recorded.get("precision", "auto") if options.precision == "auto" else options.precision
     device, precision = open_device(options.device, precision)
     painter = load_painter(options.run, device, precision)
     warn_of_captions(painter, options.captions, terminal)
-    ranking = choose_ranking(options, painter, precision)
-    candidates = [Candidate(caption, number) for caption in options.captions for number in range(options.n)]
+    ranking = choose_ranking(options, painter, precision, terminal)
     settings = {
         "seed": options.seed,
         **asdict(options.sampling),
-        "decode_width": options.batch_size or min(len(candidates), WIDEST),
+        "decode_width": options.batch_size or min(len(options.captions) * options.n, WIDEST),
         "device": device.type,
         "precision": precision,
         "model": model_checksum(options.run),
     }
     out = make_folder(options)
     begin_job(out, describe(options, ranking, settings))
-    n_kept = options.n if options.keep_all or not options.best else options.best
-    n_wanted = len(options.captions) * n_kept
-    n_written = keep_whole_groups(out, n_kept if ranking else 1)
+    folder = DrawnFolder(out)
+    if fill(folder, options, painter, ranking, settings, terminal) or not (out / GRID).is_file():
+        folder.save_grid(options.n_kept, options.best or options.n)
+    report(folder, terminal)
+
+
+def fill(
+    folder: DrawnFolder,
+    options: GenerateOptions,
+    painter: Painter,
+    ranking: Ranking | None,
+    settings: dict[str, Any],
+    terminal: Terminal,
+) -> bool:
+    """Draw what a folder lacks, and say whether it lacked anything."""
+    candidates = [Candidate(caption, number) for caption in options.captions for number in range(options.n)]
+    n_kept, n_wanted = options.n_kept, len(options.captions) * options.n_kept
+    n_written = folder.cut_back(n_kept if ranking else 1)
     if n_written == n_wanted:
-        terminal.say(f"{out} holds all pictures already: nothing to do")
-    else:
-        terminal.say(f"writing {n_wanted - n_written} pictures to {out}")
+        terminal.say(f"{folder.path} holds all pictures already: nothing to do")
+        return False
+    terminal.say(f"writing {n_wanted - n_written} pictures to {folder.path}")
     n_drawn = n_written // n_kept * options.n if ranking else n_written
+    held = folder.held(candidates[n_drawn : n_drawn + options.n]) if ranking else []
+    n_drawn += len(held)
     progress = terminal.progress(len(candidates), n_drawn, "picture")
-    with progress as line, (out / MANIFEST).open("a", buffering=1) as manifest, told_how_to_go_on(out, terminal):
+    with progress as line, told_how_to_go_on(folder.path, terminal):
         batches = painter.draw(candidates, n_drawn, settings["decode_width"], options.seed, options.sampling)
-        drawn = keep_best(scored(batches, ranking, line.advance), options.n, n_kept, ranking)
-        for place, one in enumerate(drawn, start=n_written):
-            record = {"file": f"{place:04d}.png", **one.record(), **settings}
-            save_png(one.picture, out / record["file"], record)
-            manifest.write(json.dumps(record) + "\n")
-    records = read_manifest(out)
-    if n_written < n_wanted or not (out / GRID).is_file():
-        save_grid(out, records, n_kept, options.best or options.n)
-    report(out, records, terminal)
+        drawn = scored(batches, ranking, line.advance)
+        if ranking:
+            drawn = itertools.chain(held, folder.hold(drawn, n_drawn))
+        for place, one in enumerate(keep_best(drawn, options.n, n_kept, ranking), start=n_written):
+            folder.add(place, one, settings)
+            if (place + 1) % n_kept == 0:
+                folder.release()
+    return True
 
 
 @contextmanager
@@ -126,17 +134,19 @@ def load_painter(run: Path, device: torch.device, precision: Precision) -> Paint
     return painter
 
 
-def choose_ranking(options: GenerateOptions, painter: Painter, precision: Precision) -> Ranking | None:
+def choose_ranking(
+    options: GenerateOptions, painter: Painter, precision: Precision, terminal: Terminal
+) -> Ranking | None:
     """Make what puts candidates in order, if anything does."""
     if options.by_perplexity:
         return rank_by_perplexity(painter.transformer)
     if options.clip is None:
         return None
-    clip = load_clip(options.clip)
-    checksum = clip_checksum(clip)
-    apply_precision(clip, precision, painter.device)
-    tokenizer = load_clip_tokenizer(options.clip, clip, options.tokenizer)
-    return rank_by_clip(ClipScorer(clip.to(painter.device), tokenizer, painter.device), checksum, options.captions)
+    clip = open_clip(options.clip, options.tokenizer, painter.device, precision)
+    for caption in dict.fromkeys(options.captions):
+        if clip.scorer.cuts(caption):
+            terminal.warn(f"caption cut to CLIP's {clip.scorer.clip.text_len} tokens: {printable(caption)[:60]}…")
+    return rank_by_clip(clip.scorer, clip.checksum, options.captions)
 
 
 def describe(options: GenerateOptions, ranking: Ranking | None, settings: dict[str, Any]) -> dict[str, Any]:
@@ -167,17 +177,6 @@ def make_folder(options: GenerateOptions) -> Path:
             continue
         return samples / f"{number:03d}"
     raise AssertionError("unreachable")
-
-
-def keep_whole_groups(out: Path, size: int) -> int:
-    """Cut a manifest that an interruption has left back to whole groups of pictures; give the number of pictures."""
-    manifest = (out / MANIFEST).read_bytes() if (out / MANIFEST).is_file() else b""
-    n_written = manifest.count(b"\n") // size * size
-    whole = b"".join(manifest.splitlines(keepends=True)[:n_written])
-    if whole != manifest:
-        with whole_or_absent(out / MANIFEST) as beside:
-            beside.write_bytes(whole)
-    return n_written
 
 
 def read_captions(captions: list[str], prompts: str | None) -> list[str]:
@@ -216,35 +215,9 @@ def warn_of_captions(painter: Painter, captions: list[str], terminal: Terminal) 
             terminal.warn(f"caption cut from {n_tokens:,} to {room} tokens: {printable(caption)[:60]}…")
 
 
-def save_png(picture: Image.Image, path: Path, record: dict[str, Any]) -> None:
-    """Write a picture with its record in PNG text chunks."""
-    text = PngInfo()
-    for key, value in record.items():
-        text.add_itxt(key, str(value))
-    picture.save(path, pnginfo=text)
-
-
-def read_manifest(out: Path) -> list[dict[str, Any]]:
-    """Read the records of all pictures of a folder, in order."""
-    return [json.loads(line) for line in (out / MANIFEST).read_text().splitlines()]
-
-
-def save_grid(out: Path, records: list[dict[str, Any]], n_kept: int, n_shown: int) -> None:
-    """Lay the pictures out under their captions, at most n_shown of the n_kept of each."""
-    rows: list[tuple[str, list[Image.Image]]] = []
-    n_pictures = 0
-    for first in range(0, len(records), n_kept):
-        own = records[first : first + min(n_shown, n_kept, GRID_PICTURES - n_pictures)]
-        n_pictures += len(own)
-        for start in range(0, len(own), GRID_COLUMNS):
-            pictures = [Image.open(out / record["file"]) for record in own[start : start + GRID_COLUMNS]]
-            rows.append((printable(own[0]["caption"]) if start == 0 else "", pictures))
-    with whole_or_absent(out / GRID) as beside:
-        labelled_grid(rows).save(beside, format="PNG")
-
-
-def report(out: Path, records: list[dict[str, Any]], terminal: Terminal) -> None:
+def report(folder: DrawnFolder, terminal: Terminal) -> None:
     """Print where the pictures are; as JSON, with the scores where there are any."""
+    out, records = folder.path, folder.records()
     result = {
         "out": str(out),
         "files": [str(out / record["file"]) for record in records],
@@ -257,6 +230,9 @@ def report(out: Path, records: list[dict[str, Any]], terminal: Terminal) -> None
 
 
 def model_checksum(run: Path) -> str:
-    """SHA-256 of the transformer's weights."""
-    with (model_dir(run) / WEIGHTS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 over the files of all three parts: the transformer's weights, the dVAE's, and the merges."""
+    digest = hashlib.sha256()
+    for path in (model_dir(run) / WEIGHTS, dvae_model_dir(run) / WEIGHTS, RunDir(run).tokenizer):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
