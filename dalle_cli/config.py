@@ -6,7 +6,7 @@ Knows nothing of files. Numbers the paper gives are in the shipped recipes, not 
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
 Layers = Annotated[int, Field(ge=1, le=10_000)]  # more would take forever to build
@@ -67,7 +67,7 @@ class TrainingTable(Table):
 class RuntimeTable(Table):
     """Plumbing: may differ from machine to machine and from one resumption to the next."""
 
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # fp16: the transformer, with a scale for each branch
     micro_batch_size: Count = 0  # samples in one backward; 0: the whole batch
     workers: Count = 2  # loader processes
     report_every: Positive = 10
@@ -203,6 +203,21 @@ class TokenizerTable(Table):
     backend: Literal["auto", "youtokentome", "tokenizers"] = "auto"
 
 
+class PowerSGDTable(Table):
+    """Compression of the matrices' gradients between processes to so many columns (appendix E.2 of the paper)."""
+
+    rank: Positive
+
+
+def _refuse_fp16(runtime: RuntimeTable) -> RuntimeTable:
+    if runtime.precision == "fp16":
+        raise ValueError("fp16 needs a gradient scale for each residual branch, as only the transformer has: take bf16")
+    return runtime
+
+
+NoFp16 = Annotated[RuntimeTable, AfterValidator(_refuse_fp16)]
+
+
 class DVAERecipe(Table):
     """All of a `train-dvae` run."""
 
@@ -213,7 +228,7 @@ class DVAERecipe(Table):
     ema: EmaTable | None = None
     data: DataTable
     training: TrainingTable
-    runtime: RuntimeTable = RuntimeTable()
+    runtime: NoFp16 = RuntimeTable()
 
 
 class TransformerRecipe(Table):
@@ -225,6 +240,7 @@ class TransformerRecipe(Table):
     loss: TransformerLossTable
     optimizer: OptimizerTable
     ema: EmaTable | None = None
+    powersgd: PowerSGDTable | None = None
     data: DataTable
     training: TrainingTable
     runtime: RuntimeTable = RuntimeTable()
@@ -240,7 +256,7 @@ class ClipRecipe(Table):
     ema: EmaTable | None = None
     data: DataTable
     training: TrainingTable
-    runtime: RuntimeTable = RuntimeTable()
+    runtime: NoFp16 = RuntimeTable()
 
     @model_validator(mode="after")
     def _check_batch(self) -> "ClipRecipe":

@@ -24,6 +24,8 @@ SHOWN = {  # figures worth a place on the line of progress, and how to print the
     "train/kl_per_cell": "kl {:.2f}",
     "train/image_token_accuracy": "accuracy {:.1%}",
     "train/batch_accuracy": "accuracy {:.1%}",
+    "grad_scale/min": "scales {:.0f}",
+    "grad_scale/max": "to {:.0f}",
     "train/images_per_second": "{:.0f} images/s",
     "valid/loss": "held-out loss {:.4f}",
     "valid/psnr": "PSNR {:.2f} dB",

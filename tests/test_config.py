@@ -83,7 +83,7 @@ TABLES = {
 }
 EVERY_TABLE = sorted(TABLES, key=lambda t: t.__name__)
 OPTIONAL = {(recipe.__name__, key) for recipe in RECIPE_TYPES.values() for key in ("ema", "runtime")}
-OPTIONAL |= {("TokenizerTable", "backend")}
+OPTIONAL |= {("TokenizerTable", "backend"), ("TransformerRecipe", "powersgd")}
 
 
 def refused(table: type[Table], **changes: object) -> str:

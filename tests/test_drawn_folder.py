@@ -55,7 +55,14 @@ def test_half_a_line_is_cut_off(tmp_path: Path) -> None:
     assert len(DrawnFolder(tmp_path).held([one.candidate for one in drawn])) == 3
 
 
-@pytest.mark.parametrize("wanted", [[], [Candidate("a ring", 1), Candidate("a ring", 2)], [Candidate("a box", 0), Candidate("a box", 1)]])
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        [],
+        [Candidate("a ring", 1), Candidate("a ring", 2)],
+        [Candidate("a box", 0), Candidate("a box", 1)],
+    ],
+)
 def test_candidates_of_another_caption_do_not_come_back(wanted: list[Candidate], tmp_path: Path) -> None:
     hold(DrawnFolder(tmp_path), candidates(2))
     assert DrawnFolder(tmp_path).held(wanted) == []

@@ -14,8 +14,10 @@ from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.errors import DalleError
 from dalle_cli.loading import build_transformer, load_dvae
 from dalle_cli.models.dvae import DiscreteVAE
+from dalle_cli.models.transformer import Transformer
 from dalle_cli.run_dir import CONFIG, WEIGHTS, dvae_model_dir, whole_or_absent
 from dalle_cli.training.distributed import joined
+from dalle_cli.training.gradient_scaling import BranchScales, scale_gradients
 from dalle_cli.training.precision import apply_precision, choose_device
 from dalle_cli.training.session import Session, TrainOptions, open_session
 from dalle_cli.training.tasks import TransformerTask
@@ -51,8 +53,9 @@ def _train(
     tokenizer = choose_tokenizer(session, recipe.tokenizer, own.tokenizer)
     torch.manual_seed(recipe.training.seed)  # the initial weights
     transformer = build_transformer(recipe.model, tokenizer.vocab_size)
-    for model in (dvae.to(session.world.device, memory_format=torch.channels_last), transformer):
-        apply_precision(model, session.precision, session.world.device)
+    device = session.world.device
+    apply_precision(dvae.to(device, memory_format=torch.channels_last), session.precision, device)
+    scales = train_in(transformer, session)
     begin(session, own, tokenizer)
     loss, seed = recipe.loss, recipe.training.seed
     task = TransformerTask(transformer, dvae, loss, seed)
@@ -60,9 +63,18 @@ def _train(
         dvae.image_size, recipe.model.text_len, tokenizer, recipe.tokenizer.dropout, loss.caption_dropout
     )
     config = {**recipe.model.model_dump(), "text_vocab_size": tokenizer.vocab_size}
-    session.train(task, prepare, {"kind": "transformer", "model": config})
+    session.train(task, prepare, {"kind": "transformer", "model": config}, scales)
     terminal.say(f'next: dalle generate {options.run} "a caption"')
     terminal.result(str(options.run), {"run": str(options.run)})
+
+
+def train_in(transformer: Transformer, session: Session) -> BranchScales | None:
+    """Let the transformer train in the session's precision; in fp16 that takes a gradient scale for each branch."""
+    device = session.world.device
+    if session.precision == "fp16":
+        return scale_gradients(transformer.to(device).sixteen_bit_parts(), session.world.size, device)
+    apply_precision(transformer, session.precision, device)
+    return None
 
 
 def check_fit(dvae: DiscreteVAE, model: TransformerModelTable, path: Path) -> None:

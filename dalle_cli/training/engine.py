@@ -16,7 +16,10 @@ from torch.nn import Parameter
 from dalle_cli.config import EmaTable, OptimizerTable
 from dalle_cli.training.distributed import World
 from dalle_cli.training.ema import Ema
+from dalle_cli.training.gradient_scaling import BranchScales
+from dalle_cli.training.metric_log import Metrics
 from dalle_cli.training.optimizer import build_optimizer
+from dalle_cli.training.powersgd import PowerSGD
 from dalle_cli.training.schedules import learning_rate
 
 
@@ -57,7 +60,7 @@ class Engine(Protocol):
         """Apply the gradients gathered since the last update; False when it was skipped as they were not finite."""
         ...
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> Metrics:
         """Figures of the last update."""
         ...
 
@@ -80,7 +83,16 @@ class ReplicaEngine:
     All processes then take the same update: from the same gradients, to the last bit.
     """
 
-    def __init__(self, module: Trainable, optimizer: OptimizerTable, ema: EmaTable | None, world: World) -> None:
+    def __init__(
+        self,
+        module: Trainable,
+        optimizer: OptimizerTable,
+        ema: EmaTable | None,
+        world: World,
+        scales: BranchScales | None = None,
+        compression: PowerSGD | None = None,
+    ) -> None:
+        """scales: of the module's fp16 branches; compression: of its matrices' gradients, between processes."""
         self.step = 0
         self.world = world
         self.device = world.device
@@ -89,23 +101,37 @@ class ReplicaEngine:
         self._table = optimizer
         self._optimizer = build_optimizer(module.matrices(), self._parameters.values(), optimizer)
         self._ema = Ema(module, ema) if ema else None
+        self._scales = scales
+        self._compression = compression
         self._gradient_norm = 0.0
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
 
     def update(self) -> bool:
-        self.world.sum_gradients(p.grad for p in self._parameters.values() if p.grad is not None)
+        self._sum_gradients()
         bound = self._table.clip_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), bound)
         self._gradient_norm = float(norm)
         is_finite = math.isfinite(self._gradient_norm)
         if is_finite:
             self._apply()
+        if self._compression:
+            self._compression.settle(is_finite)
+        if self._scales:
+            self.world.sum(self._scales.overflowed)
+            self._scales.update()
         for parameter in self._parameters.values():
             parameter.grad = None
         self.step += 1
         return is_finite
+
+    def _sum_gradients(self) -> None:
+        gradients = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
+        if self._compression:
+            matrices = {name: gradients.pop(name) for name in self._compression.names}
+            self._compression.reduce(matrices, self.world.sum)
+        self.world.sum_gradients(gradients.values())
 
     def _apply(self) -> None:
         for group in self._optimizer.param_groups:
@@ -114,8 +140,9 @@ class ReplicaEngine:
         if self._ema and self._optimizer.updates % self._ema.table.every == 0:
             self._ema.update()
 
-    def metrics(self) -> dict[str, float]:
-        return {"train/gradient_norm": self._gradient_norm, "train/lr": learning_rate(self._table, self.step - 1)}
+    def metrics(self) -> Metrics:
+        figures = {"train/gradient_norm": self._gradient_norm, "train/lr": learning_rate(self._table, self.step - 1)}
+        return {**figures, **(self._scales.metrics() if self._scales else {})}
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -129,24 +156,37 @@ class ReplicaEngine:
         return self._ema.weights if self._ema else {name: p.data for name, p in self._parameters.items()}
 
     def state(self) -> EngineState:
+        """Give what a run needs to go on; every process takes part, and all get the same."""
+        tensors = self._tensors()
+        numbers = {"step": self.step, "optimizer_updates": self._optimizer.updates}
+        if self._compression:
+            tensors["compression_errors"] = self._compression.state(self.world.sum)
+        if self._ema:
+            numbers["ema_updates"] = self._ema.n_updates
+        return EngineState(tensors, numbers)
+
+    def _tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Name the tensors that are the same in all processes, by group."""
         moments = self._optimizer.state
         tensors = {
             "parameters": {name: p.data for name, p in self._parameters.items()},
             "exp_avg": {name: moments[p]["exp_avg"] for name, p in self._parameters.items()},
             "exp_avg_sq": {name: moments[p]["exp_avg_sq"] for name, p in self._parameters.items()},
         }
-        numbers = {"step": self.step, "optimizer_updates": self._optimizer.updates}
         if self._ema:
             tensors["ema"] = self._ema.weights
-            numbers["ema_updates"] = self._ema.n_updates
-        return EngineState(tensors, numbers)
+        if self._scales:
+            tensors["grad_scales"] = self._scales.state()
+        return tensors
 
     @torch.no_grad()
     def restore(self, state: EngineState) -> None:
         """Take over a state of the same model; raises ValueError that names tensors which do not fit."""
-        own = self.state()
-        for group, tensors in own.tensors.items():
-            copy_tensors(tensors, state.tensors.get(group, {}), group)
+        for group, tensors in self._tensors().items():
+            if group != "grad_scales" or group in state.tensors:  # a run in another precision has none
+                copy_tensors(tensors, state.tensors.get(group, {}), group)
+        if self._compression and "compression_errors" in state.tensors:  # a run in one process has none
+            self._compression.restore(state.tensors["compression_errors"])
         self.step = int(state.numbers["step"])
         self._optimizer.updates = int(state.numbers["optimizer_updates"])
         if self._ema:

@@ -33,6 +33,7 @@ class PowerSGD:
         self, shapes: Mapping[str, tuple[int, int]], rank: int, seed: int, n_ranks: int, device: torch.device
     ) -> None:
         self.n_ranks = n_ranks
+        self.names = list(shapes)
         self._shapes = dict(shapes)
         self._rank = rank
         self.uncompressed = [name for name, (m, n) in shapes.items() if rank * (m + n) >= m * n]

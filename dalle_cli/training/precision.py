@@ -1,7 +1,8 @@
 """Which arithmetic a run uses, and how it is put around a model from outside.
 
 Under bf16 the parts that the paper runs in 16 bits multiply in bf16 and hand back fp32; parameters, embeddings, the
-transformer's residual stream, logits and losses stay fp32. Models say which parts, and know nothing of how.
+transformer's residual stream, logits and losses stay fp32. Models say which parts, and know nothing of how. fp16 alone
+is for inference: to train in it, `gradient_scaling` is needed.
 """
 
 import functools
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 
 from dalle_cli.errors import DalleError, UsageError
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CLEARLY_FASTER = 1.3
 RACE_SIZE = 512  # a multiplication of this order takes milliseconds on a laptop
 RACE_ROUNDS = 15
@@ -60,7 +62,7 @@ def choose_precision(choice: str, device: torch.device) -> Precision:
     Raises UsageError for a precision there is not.
     """
     if choice not in ("auto", *get_args(Precision)):
-        raise UsageError(f"no such precision: {choice}", "--precision is auto, fp32 or bf16")
+        raise UsageError(f"no such precision: {choice}", "--precision is auto, fp32, bf16 or fp16")
     if choice != "auto":
         return choice
     if device.type == "cuda":
@@ -103,13 +105,13 @@ def apply_precision(model: MixedPrecisionModel, precision: Precision, device: to
         for name in ("forward", "forward_cached"):
             method = getattr(part, name, None)
             if method is not None:
-                setattr(part, name, _in_bf16(method, device.type))
+                setattr(part, name, _in_16_bits(method, device.type, DTYPES[precision]))
 
 
-def _in_bf16(method: Callable[..., Tensor], device_type: str) -> Callable[..., Tensor]:
+def _in_16_bits(method: Callable[..., Tensor], device_type: str, dtype: torch.dtype) -> Callable[..., Tensor]:
     @functools.wraps(method)
     def run(*args: Any, **kwargs: Any) -> Tensor:
-        with torch.autocast(device_type, dtype=torch.bfloat16):
+        with torch.autocast(device_type, dtype=dtype):
             return method(*args, **kwargs).float()
 
     return run

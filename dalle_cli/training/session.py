@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from dalle_cli import __version__
-from dalle_cli.config import Recipe
+from dalle_cli.config import Recipe, TransformerRecipe
 from dalle_cli.console import Terminal
 from dalle_cli.data.loader import TrainingBatches, ValidationBatches
 from dalle_cli.data.preparation import Preparation
@@ -26,8 +26,10 @@ from dalle_cli.run_dir import WEIGHTS, RunDir, whole_or_absent
 from dalle_cli.training.checkpoint import SCHEMA, Saver, free_bytes, load_checkpoint, save_model, step_of
 from dalle_cli.training.distributed import World
 from dalle_cli.training.engine import ReplicaEngine
+from dalle_cli.training.gradient_scaling import BranchScales
 from dalle_cli.training.loop import Batches, Task, train
 from dalle_cli.training.metric_log import MetricLog
+from dalle_cli.training.powersgd import PowerSGD
 from dalle_cli.training.precision import Precision, open_device, told_when_out_of_memory
 from dalle_cli.training.resume import check_folder, starting_checkpoint
 from dalle_cli.untrusted import printable
@@ -95,11 +97,16 @@ class Session:
         with whole_or_absent(self.run.recipe) as beside:
             beside.write_text(json.dumps(record, indent=1))
 
-    def train(self, task: Task, prepare: Preparation, model_config: dict[str, Any]) -> None:
-        """Drive the task to the recipe's last step; `model_config` goes into the run's model folder."""
+    def train(
+        self, task: Task, prepare: Preparation, model_config: dict[str, Any], scales: BranchScales | None = None
+    ) -> None:
+        """Drive the task to the recipe's last step; `model_config` goes into the run's model folder.
+
+        scales  of the branches that train in fp16
+        """
         recipe, runtime = self.recipe, self.recipe.runtime
         steps, batch_size = recipe.training.steps, recipe.training.global_batch_size
-        engine, unreported = self._engine(task)
+        engine, unreported = self._engine(task, scales)
         if engine.step >= steps:
             if self.world.is_main and not (self.run.model / WEIGHTS).is_file():
                 save_model(self.run.model, model_config, engine.inference_weights())
@@ -136,9 +143,12 @@ class Session:
         )
         return Batches(training, validation)
 
-    def _engine(self, task: Task) -> tuple[ReplicaEngine, list[dict[str, float]]]:
+    def _engine(self, task: Task, scales: BranchScales | None) -> tuple[ReplicaEngine, list[dict[str, float]]]:
         """Make the engine, with the state of the checkpoint to go on from, and give the log's state."""
-        engine = ReplicaEngine(task.module, self.recipe.optimizer, self.recipe.ema, self.world)
+        recipe = self.recipe
+        engine = ReplicaEngine(
+            task.module, recipe.optimizer, recipe.ema, self.world, scales, self._compression(task.module)
+        )
         if self.checkpoint is None:
             return engine, []
         state = load_checkpoint(self.checkpoint)
@@ -148,6 +158,15 @@ class Session:
             raise DalleError(f"the checkpoint does not fit this run: {error}") from error
         self.terminal.say(f"resumed after step {engine.step}")
         return engine, state.unreported
+
+    def _compression(self, module: nn.Module) -> PowerSGD | None:
+        """Make what compresses gradients between processes, where the recipe asks for it and there are several."""
+        table = self.recipe.powersgd if isinstance(self.recipe, TransformerRecipe) else None
+        if table is None or self.world.size == 1:
+            return None
+        matrices = {id(matrix) for matrix in module.matrices()}
+        shapes = {name: tuple(p.shape) for name, p in module.named_parameters() if id(p) in matrices}
+        return PowerSGD(shapes, table.rank, self.recipe.training.seed, self.world.size, self.world.device)
 
     def _cut(self) -> str:
         """Say how a batch is dealt out, where it is."""

@@ -103,6 +103,36 @@ def test_run_goes_on_in_another_number_of_processes(counts: tuple[int, int], tra
     assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"runtime__precision": "fp16"}, {"powersgd__rank": 4}, {"runtime__precision": "fp16", "powersgd__rank": 4}],
+)
+def test_resumed_run_with_scales_or_compression_equals_an_uninterrupted_one(
+    changes: dict[str, object], train: Callable, tmp_path: Path
+) -> None:
+    ended = train("transformer", tmp_path / "whole", "--gpus", 2, **changes)
+    assert ended.returncode == 0, ended.stderr
+    for steps in (10, 20):
+        ended = train("transformer", tmp_path / "parts", "--gpus", 2, training__steps=steps, **changes)
+        assert ended.returncode == 0, ended.stderr
+    checkpoints = [tmp_path / name / "checkpoints" / "step-00000020" for name in ("whole", "parts")]
+    groups = {file.stem for file in checkpoints[0].glob("*.safetensors")}
+    assert ("grad_scales" in groups, "compression_errors" in groups) == (
+        "runtime__precision" in changes, "powersgd__rank" in changes,
+    )  # fmt: skip
+    for file in sorted(checkpoints[0].glob("*.safetensors")):
+        whole, parts = load_file(file), load_file(checkpoints[1] / file.name)
+        assert all(whole[name].equal(parts[name]) for name in whole), file.name
+
+
+def test_compressed_gradients_train_nearly_as_well(train: Callable, tmp_path: Path) -> None:
+    for name, changes in (("plain", {}), ("compressed", {"powersgd__rank": 8})):
+        ended = train("transformer", tmp_path / name, "--gpus", 2, **changes)
+        assert ended.returncode == 0, ended.stderr
+    plain, compressed = losses(tmp_path / "plain"), losses(tmp_path / "compressed")
+    assert compressed != plain and compressed[-1] == pytest.approx(plain[-1], rel=0.03)
+
+
 def test_only_one_process_speaks(train: Callable, tmp_path: Path) -> None:
     ended = train("dvae", tmp_path / "run", "--gpus", 2, "--json")
     assert json.loads(ended.stdout) == {"run": str(tmp_path / "run")}

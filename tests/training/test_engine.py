@@ -1,4 +1,4 @@
-"""The local engine: one update, what it skips, what it averages, and what it takes back from a state."""
+"""The engine of replicas, in one process: one update, what it skips and averages, and what it takes back."""
 
 import math
 
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from dalle_cli.config import Cosine, EmaTable, OptimizerTable
 from dalle_cli.training.distributed import solo
 from dalle_cli.training.engine import EngineState, ReplicaEngine
+from dalle_cli.training.gradient_scaling import BranchScales, scale_gradients
+from dalle_cli.training.powersgd import PowerSGD
 from dalle_cli.training.schedules import learning_rate
 
 CPU = torch.device("cpu")
@@ -165,3 +167,99 @@ def test_without_an_average_inference_uses_the_trained_weights() -> None:
     try_update(engine, seed=0)
     assert "ema" not in engine.state().tensors
     torch.testing.assert_close(engine.inference_weights(), dict(engine.module.named_parameters()), rtol=0, atol=0)
+
+
+class Branches(nn.Module):
+    """Two residual branches that train in fp16, with a scale each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.branches = nn.ModuleList(nn.Linear(3, 3) for _ in range(2))
+
+    def matrices(self) -> list[nn.Parameter]:
+        return [branch.weight for branch in self.branches]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for branch in self.branches:
+            x = x + branch(x)
+        return x
+
+
+def scaled_engine() -> tuple[ReplicaEngine, BranchScales]:
+    module = Branches()
+    scales = scale_gradients(list(module.branches), 1, CPU)
+    return ReplicaEngine(module, table(), None, solo(CPU), scales), scales
+
+
+def step_of_branches(engine: ReplicaEngine, size: float = 1.0) -> bool:
+    engine.backward(size * engine.module(torch.ones(2, 3)).square().mean())
+    return engine.update()
+
+
+def test_scales_grow_by_updates_and_shrink_with_an_overflow_that_skips_all() -> None:
+    engine, scales = scaled_engine()
+    assert step_of_branches(engine)
+    torch.testing.assert_close(scales.scales, torch.full((2,), 2.0 ** (13 + 1 / 1000)), rtol=1e-6, atol=0)
+    before = copy_of(engine.state())
+    assert not step_of_branches(engine, size=1e6)  # times its scale, beyond fp16
+    after = engine.state()
+    torch.testing.assert_close(after.tensors["parameters"], before.tensors["parameters"], rtol=0, atol=0)
+    assert (scales.scales < 2.0**13).all()
+    assert float(engine.metrics()["grad_scale/max"]) == float(scales.scales.max())
+
+
+def test_restored_scales_are_those_that_were_saved() -> None:
+    engine, scales = scaled_engine()
+    for size in (1.0, 1e6, 1.0):
+        step_of_branches(engine, size)
+    again, restored = scaled_engine()
+    again.restore(copy_of(engine.state()))
+    for one in (engine, again):
+        step_of_branches(one)
+    assert_same(again.state(), engine.state())
+    assert restored.scales.equal(scales.scales)
+
+
+def test_run_of_another_precision_is_gone_on_with_at_the_first_scales() -> None:
+    engine, scales = scaled_engine()
+    state = copy_of(engine.state())
+    del state.tensors["grad_scales"]
+    engine.restore(state)
+    assert (scales.scales == 2.0**13).all()
+
+
+def compressed_engine(rank: int = 1) -> ReplicaEngine:
+    module = Branches()
+    shapes = {name: tuple(p.shape) for name, p in module.named_parameters() if p.ndim == 2}
+    return ReplicaEngine(module, table(), None, solo(CPU), None, PowerSGD(shapes, rank, 0, 1, CPU))
+
+
+def test_compressed_gradients_are_what_the_optimizer_sees() -> None:
+    compressed, plain = compressed_engine(), ReplicaEngine(Branches(), table(), None, solo(CPU))
+    for engine in (compressed, plain):
+        engine.backward(engine.module(torch.randn(5, 3, generator=torch.Generator().manual_seed(3))).square().mean())
+    gradients = {name: p.grad.clone() for name, p in plain.module.named_parameters()}
+    compressed.update()
+    errors = compressed.state().tensors["compression_errors"]
+    for name, moment in compressed.state().tensors["exp_avg"].items():
+        error = errors.get(name, torch.zeros(()))
+        torch.testing.assert_close(moment / 0.1 + error, gradients[name], rtol=1e-4, atol=1e-6)
+    assert all(torch.linalg.matrix_rank(gradients[n] - e, rtol=1e-4) == 1 for n, e in errors.items())
+
+
+def test_skipped_update_leaves_no_trace_in_the_errors() -> None:
+    engine = compressed_engine()
+    step_of_branches(engine)
+    before = copy_of(engine.state())
+    assert not step_of_branches(engine, size=math.inf)
+    torch.testing.assert_close(engine.state().tensors, before.tensors, rtol=0, atol=0)
+
+
+def test_restored_errors_are_those_that_were_saved() -> None:
+    engine, again = compressed_engine(), compressed_engine()
+    step_of_branches(engine)
+    again.restore(copy_of(engine.state()))
+    for one in (engine, again):
+        step_of_branches(one)
+    assert_same(again.state(), engine.state())
