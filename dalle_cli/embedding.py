@@ -86,6 +86,8 @@ def ahead(
 def checksum_of(file: Path) -> Embedded:
     """Hash a file's bytes, or say why it cannot be read."""
     try:
+        if file.exists() and not file.is_file():  # a pipe or a device might never end
+            return Embedded("", problem="not a file, but a folder, a pipe or a device")
         with file.open("rb") as opened:
             return Embedded(hashlib.file_digest(opened, "sha256").hexdigest())
     except (OSError, ValueError) as error:
@@ -93,9 +95,12 @@ def checksum_of(file: Path) -> Embedded:
 
 
 def prepare(checksum: str, file: Path, scorer: ClipScorer) -> Prepared:
-    """Decode a picture and cut CLIP's square out of it, or say why that cannot be done."""
+    """Decode the picture that has a checksum and cut CLIP's square out of it, or say why that cannot be done."""
     try:
-        return Prepared(checksum, scorer.square(decode_image(file.read_bytes())))
+        data = file.read_bytes()
+        if hashlib.sha256(data).hexdigest() != checksum:  # kept under it, another picture's embedding would stay
+            return Prepared(checksum, problem="changed while it was read")
+        return Prepared(checksum, scorer.square(decode_image(data)))
     except BadSample as error:
         return Prepared(checksum, problem=error.reason)
     except OSError as error:

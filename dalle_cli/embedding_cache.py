@@ -1,7 +1,8 @@
 """Picture embeddings kept between commands, so that another caption for the same pictures costs next to nothing.
 
-One SQLite file in the user's cache folder, by the checksum of the CLIP and of the picture's bytes. It is a convenience:
-where it cannot be used, everything is computed anew and `problem` says why. Axis: E width of an embedding.
+One SQLite file in the user's cache folder, by a name for all that makes embeddings of pixels and the checksum of the
+picture's bytes. It is a convenience: where it cannot be used, everything is computed anew and `problem` says why; what
+is in it but is no embedding counts as unknown. Axis: E width of an embedding.
 """
 
 import os
@@ -33,11 +34,16 @@ def cache_file() -> Path:
 class EmbeddingCache:
     """The embeddings that one model has made of pictures."""
 
-    def __init__(self, path: Path, model: str) -> None:
-        """model: a checksum of all that an embedding depends on beside its picture."""
+    def __init__(self, path: Path, model: str, width: int) -> None:
+        """Open the file, or make it.
+
+        model  names all that an embedding depends on beside its picture's bytes: weights, precision, preprocessing
+        width  of an embedding, E
+        """
         self.problem: str | None = None
         self._path = path
         self._model = model
+        self._n_bytes = width * np.dtype(np.float32).itemsize
         self._connection = self._try(self._open)
 
     def find(self, pictures: Iterable[str]) -> dict[str, np.ndarray]:
@@ -65,8 +71,11 @@ class EmbeddingCache:
 
     def _select(self, pictures: list[str]) -> dict[str, np.ndarray]:
         marks = ", ".join("?" * len(pictures))
-        query = f"SELECT picture, embedding FROM embeddings WHERE model = ? AND picture IN ({marks})"
-        rows = self._connection.execute(query, [self._model, *pictures])
+        query = (
+            "SELECT picture, embedding FROM embeddings WHERE model = ? "
+            f"AND typeof(embedding) = 'blob' AND length(embedding) = ? AND picture IN ({marks})"
+        )
+        rows = self._connection.execute(query, [self._model, self._n_bytes, *pictures])
         return {picture: np.frombuffer(embedding, np.float32) for picture, embedding in rows}
 
     def _insert(self, embeddings: Mapping[str, np.ndarray]) -> None:

@@ -29,6 +29,13 @@ def recorded_job(folder: Path) -> dict[str, Any] | None:
     return job
 
 
+def check_same(folder: Path, recorded: dict[str, Any], job: dict[str, Any]) -> None:
+    """Raise UsageError, naming what differs, where a folder was begun for another job than one known in part."""
+    differing = sorted(key for key in job if recorded.get(key) != job[key])
+    if differing:
+        raise UsageError(f"{folder} belongs to a job with another {', '.join(differing)}", "name a new folder")
+
+
 def begin_job(folder: Path, job: dict[str, Any]) -> None:
     """Make the folder ready for a job, or for going on with it; raises UsageError where it belongs to another."""
     recorded = recorded_job(folder)
@@ -37,6 +44,5 @@ def begin_job(folder: Path, job: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with whole_or_absent(folder / JOB) as beside:
             beside.write_text(json.dumps(job, indent=1) + "\n")
-    elif recorded != job:
-        differing = sorted(key for key in recorded.keys() | job.keys() if recorded.get(key) != job.get(key))
-        raise UsageError(f"{folder} belongs to a job with another {', '.join(differing)}", "name a new folder")
+    else:
+        check_same(folder, recorded, dict.fromkeys(recorded) | job)

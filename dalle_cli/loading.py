@@ -39,7 +39,7 @@ from dalle_cli.untrusted import printable
 Module = TypeVar("Module", bound=nn.Module)
 
 N_SPECIALS = 2  # start and end of text, which CLIP has beside a tokenizer's ids
-
+ANOTHER_CLIP = "the vocabulary belongs to another CLIP"
 
 ModelTable = DVAEModelTable | TrainedTransformerTable | TrainedClipTable
 MODEL_TABLES: dict[str, type[DVAEModelTable] | type[TrainedTransformerTable] | type[TrainedClipTable]] = {
@@ -118,29 +118,34 @@ def load_clip_tokenizer(path: Path | str, clip: Clip, vocabulary: Path | None = 
 
     Raises DalleError where it has none, or they don't belong together.
     """
-    place = find_clip(path)
-    tokenizer = _read_vocabulary(vocabulary) if vocabulary is not None else _own_vocabulary(place)
+    tokenizer = _read_vocabulary(vocabulary or find_vocabulary(find_clip(path)))
     end_of_text = clip.text_vocab_size - 1 if clip.end_of_text is None else clip.end_of_text
     if tokenizer.end_of_text != end_of_text:
         raise DalleError(
             f"{vocabulary or path} ends captions with token {tokenizer.end_of_text}, "
             f"the CLIP of {path} looks for token {end_of_text}",
-            "the vocabulary belongs to another CLIP",
+            ANOTHER_CLIP,
+        )
+    if tokenizer.vocab_size > clip.text_vocab_size:
+        raise DalleError(
+            f"{vocabulary or path} has {tokenizer.vocab_size} tokens, the CLIP of {path} knows {clip.text_vocab_size}",
+            ANOTHER_CLIP,
         )
     return tokenizer
 
 
-def _own_vocabulary(place: Path) -> ClipTokenizer:
+def find_vocabulary(place: Path) -> Path:
+    """Find the file that says how the captions of a CLIP on disk are read; raises DalleError where there is none."""
     for run in (RunDir(place), RunDir(place.parent)):  # a run, or the model folder in it
         if run.tokenizer.is_file():
-            return _read_vocabulary(run.tokenizer)
+            return run.tokenizer
     found = find_clip_vocabulary(place if place.is_dir() else place.parent)
     if found is None:
         raise DalleError(
             f"{place} has no vocabulary to read captions with",
             f"put {MERGE_LISTS[0]} beside it, or give it with `--tokenizer`",
         )
-    return _read_vocabulary(found)
+    return found
 
 
 def _read_vocabulary(file: Path) -> ClipTokenizer:
@@ -152,7 +157,11 @@ def _read_vocabulary(file: Path) -> ClipTokenizer:
 def find_clip(path: Path | str) -> Path:
     """Find a CLIP on disk, or fetch it by its hub's name; raises DalleError where there is none."""
     place = Path(path)
-    return place if place.exists() else fetch_from_hub(str(path))
+    if place.exists():
+        return place
+    if place.parent != Path() and place.parent.exists():  # what the hub calls an owner is a folder here
+        raise DalleError(f"no such CLIP: {printable(str(path))}", f"there is {place.parent}, but not that in it")
+    return fetch_from_hub(str(path))
 
 
 def is_own_model(place: Path) -> bool:
@@ -189,17 +198,24 @@ def read_model_table(path: Path) -> ModelTable:
 
 
 def _assign(model: TrainedClipTable, weights: dict[str, Tensor], source: Path) -> Clip:
-    """Make a CLIP of weights as they are, without copying them or drawing others first."""
+    """Make a CLIP of weights, in fp32 as they are; what does not fit is neither copied nor converted first."""
     try:
         with torch.device("meta"):
             clip = build_clip(model)
+        expected = {name: list(tensor.shape) for name, tensor in clip.state_dict().items()}
+        _check_fit(expected, {name: list(tensor.shape) for name, tensor in weights.items()}, source)
+        clip.load_state_dict({name: _in_fp32(name, weights[name], source) for name in expected}, assign=True)
     except (RuntimeError, TypeError, ValueError) as error:  # torch has all three for sizes that no number holds
         reason = str(error).partition("\n")[0]
         raise DalleError(f"{source} does not hold a CLIP: {reason}") from error
-    expected = {name: list(tensor.shape) for name, tensor in clip.state_dict().items()}
-    _check_fit(expected, {name: list(tensor.shape) for name, tensor in weights.items()}, source)
-    clip.load_state_dict(weights, assign=True)
     return clip.eval().requires_grad_(False)
+
+
+def _in_fp32(name: str, weight: Tensor, source: Path) -> Tensor:
+    if not weight.is_floating_point():
+        kind = str(weight.dtype).removeprefix("torch.")
+        raise DalleError(f"{source} does not hold a CLIP: {name} is of type {kind}, not of a floating-point type")
+    return weight.float().contiguous()
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

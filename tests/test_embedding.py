@@ -1,6 +1,9 @@
 """Embedding files: as by hand whatever the batches, in order, each picture once, and damage tells apart."""
 
+import hashlib
+import os
 import threading
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,11 +15,12 @@ from torch import Tensor
 from dalle_cli.data.augment import clip_square
 from dalle_cli.data.clip_tokenizer import ClipTokenizer
 from dalle_cli.data.images import decode_image
-from dalle_cli.embedding import Embedded, ahead, embed_files
+from dalle_cli.embedding import Embedded, ahead, checksum_of, embed_files
 from dalle_cli.embedding_cache import EmbeddingCache
 from dalle_cli.models.clip import Clip, Tower
 from dalle_cli.reranking import ClipScorer
 
+WIDTH = 8
 PIXEL_MEAN, PIXEL_STD = (0.1, 0.5, 0.7), (0.2, 0.3, 0.4)
 
 
@@ -26,7 +30,7 @@ class CountingClip(Clip):
     def __init__(self) -> None:
         torch.manual_seed(0)
         tower = Tower(1, 16, 2, 32)
-        super().__init__(16, 8, 8, 20, 8, "quick_gelu", tower, tower, pixel_mean=PIXEL_MEAN, pixel_std=PIXEL_STD)
+        super().__init__(16, 8, 8, 20, WIDTH, "quick_gelu", tower, tower, pixel_mean=PIXEL_MEAN, pixel_std=PIXEL_STD)
         self.requires_grad_(False)
         self.batches: list[int] = []
         self.refuses_after = 10**6
@@ -45,7 +49,7 @@ def scorer() -> ClipScorer:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> EmbeddingCache:
-    return EmbeddingCache(tmp_path / "cache.sqlite", "model")
+    return EmbeddingCache(tmp_path / "cache.sqlite", "model", WIDTH)
 
 
 @pytest.fixture
@@ -74,7 +78,7 @@ PROBLEMS = {
     "empty.png": "empty picture file",
     "text.png": "not a JPEG, PNG, WebP or GIF picture",
     "same text.png": "not a JPEG, PNG, WebP or GIF picture",
-    "folder.png": "Is a directory",
+    "folder.png": "not a file, but a folder, a pipe or a device",
     "a\0b.png": "embedded null byte",
 }
 
@@ -146,13 +150,41 @@ def test_interrupted_run_keeps_what_it_had_embedded(
 
 def test_cache_that_fails_changes_no_result(files: list[Path], scorer: ClipScorer, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    broken = EmbeddingCache(tmp_path / "file" / "cache.sqlite", "model")
+    broken = EmbeddingCache(tmp_path / "file" / "cache.sqlite", "model", WIDTH)
     found = embed_files(files, scorer, broken, 3, lambda: None)
     assert broken.problem is not None
-    sound = EmbeddingCache(tmp_path / "cache.sqlite", "model")
+    sound = EmbeddingCache(tmp_path / "cache.sqlite", "model", WIDTH)
     assert [summary(one) for one in found] == [
         summary(one) for one in embed_files(files, scorer, sound, 3, lambda: None)
     ]
+
+
+@pytest.mark.parametrize("name", ["pipe.png", "/dev/zero"])
+def test_pipe_and_device_are_not_read(name: str, tmp_path: Path, hang_guard: None) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    assert checksum_of(tmp_path / name) == Embedded("", problem="not a file, but a folder, a pipe or a device")
+
+
+def test_picture_that_changes_while_it_is_read_is_told_and_not_kept_under_its_first_checksum(
+    pictures: list[Path], scorer: ClipScorer, tmp_path: Path
+) -> None:
+    class LateCache(EmbeddingCache):
+        """Looked into when all files are hashed; then another program writes into one."""
+
+        def find(self, pictures: Iterable[str]) -> dict[str, np.ndarray]:
+            changing.write_bytes(second)
+            return super().find(pictures)
+
+    first, second = pictures[0].read_bytes(), pictures[1].read_bytes()
+    changing = tmp_path / "changing.png"
+    changing.write_bytes(first)
+    checksum = hashlib.sha256(first).hexdigest()
+    steady, changed = embed_files(
+        [pictures[2], changing], scorer, LateCache(tmp_path / "late.sqlite", "model", WIDTH), 2, lambda: None
+    )
+    assert steady.problem is None and summary(changed) == (checksum, None, "changed while it was read")
+    kept = EmbeddingCache(tmp_path / "late.sqlite", "model", WIDTH)
+    assert list(kept.find([checksum, hashlib.sha256(second).hexdigest(), steady.checksum])) == [steady.checksum]
 
 
 def test_no_files_give_nothing(scorer: ClipScorer, cache: EmbeddingCache) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dalle_cli.data.clip_tokenizer import BYTE_SYMBOLS
 from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.errors import DalleError
 from dalle_cli.loading import load_clip, load_clip_tokenizer, load_dvae, load_tokenizer, load_transformer
@@ -162,6 +163,33 @@ def test_weights_that_do_not_fit_are_told(kind: str, damage: str, request: pytes
         LOADERS[kind](run)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_clip_of_other_floats_is_converted(dtype: torch.dtype, own_clip_run: Path) -> None:
+    path = own_clip_run / "model" / "model.safetensors"
+    weights = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
+    save_file(weights, path)
+    expected = {name: tensor.float() for name, tensor in weights.items()}
+    torch.testing.assert_close(dict(load_clip(own_clip_run).state_dict()), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.complex64])
+@pytest.mark.parametrize("kind", ["run", "public"])
+def test_clip_of_other_numbers_is_refused_by_name(kind: str, dtype: torch.dtype, own_clip_run: Path) -> None:
+    path = own_clip_run / "model" / "model.safetensors"
+    weights = load_file(path)
+    save_file(weights | {"visual.proj": weights["visual.proj"].to(dtype)}, path)
+    with pytest.raises(DalleError, match=rf"visual\.proj is of type {str(dtype)[6:]}"):
+        load_clip(own_clip_run if kind == "run" else path)
+
+
+def test_clip_that_does_not_fit_is_refused_before_anything_is_converted(own_clip_run: Path) -> None:
+    path = own_clip_run / "model" / "model.safetensors"
+    weights = {name: tensor.int() for name, tensor in load_file(path).items()}
+    save_file(weights | {"surprise": torch.zeros(1)}, path)
+    with pytest.raises(DalleError, match="1 tensors are not as expected, first surprise"):
+        load_clip(own_clip_run)
+
+
 def test_folder_without_weights_is_no_run(exported: Path) -> None:
     (exported / "model" / "model.safetensors").unlink()
     with pytest.raises(DalleError, match="is not a run"):
@@ -285,6 +313,19 @@ def test_vocabulary_may_be_smaller_than_the_clips_where_the_end_is_known(
             load_clip_tokenizer(public_file, clip)
 
 
+def test_vocabulary_larger_than_the_clips_is_refused(public_file: Path) -> None:
+    """Its end fits, its words would be looked for where the CLIP has no vector."""
+    pieces = [*BYTE_SYMBOLS, *(f"{symbol}</w>" for symbol in BYTE_SYMBOLS), "ca"]
+    pieces[7:7] = ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = public_file.with_name("vocab.json")
+    vocabulary.write_text(json.dumps({piece: number for number, piece in enumerate(pieces)}))
+    vocabulary.with_name("merges.txt").write_text("c a\n")
+    assert load_clip_tokenizer(public_file, public_clip(len(pieces), end_of_text=8)).vocab_size == len(pieces)
+    with pytest.raises(DalleError, match=rf"has {len(pieces)} tokens, the CLIP of .* knows 40") as caught:
+        load_clip_tokenizer(public_file, public_clip(40, end_of_text=8))
+    assert "another CLIP" in caught.value.hint
+
+
 def test_clip_without_a_vocabulary_loads_and_says_so_when_it_is_to_read(public_file: Path) -> None:
     clip = load_clip(public_file)
     assert clip.encode_image(torch.zeros(1, 3, 12, 12)).shape == (1, 9)
@@ -297,3 +338,11 @@ def test_damaged_vocabulary_is_told_by_name(public_file: Path) -> None:
     write_list(public_file.with_name(LIST), ["no merge at all"])
     with pytest.raises(DalleError, match=LIST):
         load_clip_tokenizer(public_file, load_clip(public_file))
+
+
+def test_mistyped_path_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DalleError, match="no such CLIP: runs/clp") as caught:
+        load_clip("runs/clp")
+    assert "there is runs, but not that in it" in caught.value.hint

@@ -146,7 +146,7 @@ def choose_ranking(
     for caption in dict.fromkeys(options.captions):
         if clip.scorer.cuts(caption):
             terminal.warn(f"caption cut to CLIP's {clip.scorer.clip.text_len} tokens: {printable(caption)[:60]}…")
-    return rank_by_clip(clip.scorer, clip.checksum, options.captions)
+    return rank_by_clip(clip.scorer, clip.identity, options.captions)
 
 
 def describe(options: GenerateOptions, ranking: Ranking | None, settings: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import itertools
 import json
+import os
 import shutil
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
@@ -13,17 +14,18 @@ from typing import Any
 from PIL import Image
 
 from dalle_cli.console import Terminal
-from dalle_cli.data.images import decode_image
+from dalle_cli.data.augment import CLIP_SQUARE_VERSION
+from dalle_cli.data.images import BadSample, decode_image
 from dalle_cli.data.picture_lists import ListedPicture, list_pictures
 from dalle_cli.data.sources.captions import clean_captions
 from dalle_cli.embedding import Embedded, embed_files
 from dalle_cli.embedding_cache import EmbeddingCache, cache_file
 from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.jobs import begin_job, recorded_job
-from dalle_cli.loading import load_clip, load_clip_tokenizer
-from dalle_cli.reranking import ClipScorer, clip_checksum
+from dalle_cli.jobs import begin_job, check_same, recorded_job
+from dalle_cli.reranking import ClipScorer
 from dalle_cli.run_dir import GRID, SCORES, SCORES_TABLE, whole_or_absent
-from dalle_cli.training.precision import apply_precision, open_device, told_when_out_of_memory
+from dalle_cli.scoring import OpenedClip, open_clip
+from dalle_cli.training.precision import open_device, told_when_out_of_memory
 from dalle_cli.untrusted import SURROGATE, printable
 from dalle_cli.viz import labelled_grid
 
@@ -63,47 +65,62 @@ class Score:
 def rerank(options: RerankOptions, terminal: Terminal) -> None:
     """Score pictures and order them, the best first; copy the best into a folder with a grid and tables.
 
-    An unreadable picture is marked in the tables, and in the end raises DalleError, when all else is written.
+    CLIP sees a picture turned upright as its EXIF says, with transparency on white, and of a long one the middle. An
+    unreadable picture is marked in the tables, and in the end raises DalleError, when all else is written.
     """
-    recorded = (recorded_job(options.out) if options.out is not None else None) or {}
+    recorded = recorded_job(options.out) if options.out is not None else None
     pictures = with_captions(list_others(options.pictures, options.out), options.caption)
-    precision = recorded.get("precision", "auto") if options.precision == "auto" else options.precision
+    precision = (recorded or {}).get("precision", "auto") if options.precision == "auto" else options.precision
     device, precision = open_device(options.device, precision)
-    clip = load_clip(options.clip)
-    tokenizer = load_clip_tokenizer(options.clip, clip, options.tokenizer)
-    checksum = clip_checksum(clip)
-    apply_precision(clip, precision, device)
-    scorer = ClipScorer(clip.to(device), tokenizer, device)
-    warn_of_cut_captions(pictures, scorer, terminal)
+    clip = open_clip(options.clip, options.tokenizer, device, precision)
+    job = {"command": "rerank", "clip": clip.identity, "precision": precision, "top_k": options.top_k}
+    if recorded is not None:
+        check_same(options.out, recorded, job)
+    warn_of_cut_captions(pictures, clip.scorer, terminal)
     terminal.say(f"comparing {len(pictures):,} pictures" + (f", writing {options.out}" if options.out else ""))
-    batch_size = options.batch_size or BATCH_SIZE[device.type]
-    with (
-        closing(EmbeddingCache(cache_file(), f"{checksum} {precision}")) as cache,
-        terminal.progress(len(pictures), 0, "picture") as line,
-        told_when_out_of_memory(),
-    ):
-        found = embed_files([picture.path for picture in pictures], scorer, cache, batch_size, line.advance)
-        scores = rank(pictures, found, scorer)
-    if cache.problem is not None:
-        terminal.warn(f"embeddings are not kept: {printable(cache.problem)}")
+    with told_when_out_of_memory():
+        found = embed(pictures, clip, precision, options.batch_size or BATCH_SIZE[device.type], terminal)
+        scores = rank(pictures, found, clip.scorer)
     if options.out is not None:
-        job = {"command": "rerank", "pictures": fingerprint(pictures, found), "clip": checksum, "precision": precision}
-        begin_job(options.out, {**job, "top_k": options.top_k})
+        begin_job(options.out, {**job, "pictures": fingerprint(pictures, found)})
         scores = write(scores, options.out, options.top_k)
     report(scores, options, terminal)
-    n_unreadable = sum(score.problem is not None for score in scores)
-    if n_unreadable:
-        raise DalleError(f"{n_unreadable} of {len(scores)} pictures could not be read; the others are ranked")
+    check_all_read(scores)
 
 
 def list_others(spec: str, out: Path | None) -> list[ListedPicture]:
     """List the pictures to compare, but for copies of the best that an earlier time has put among them."""
     pictures = list_pictures(spec)
     if out is not None:
-        pictures = [picture for picture in pictures if out.resolve() not in picture.path.resolve().parents]
+        folder = os.path.realpath(out)
+        pictures = [picture for picture in pictures if not lies_in(picture.path, folder)]
     if not pictures:
         raise DalleError(f"no pictures in {printable(spec)} but those of {out} itself")
     return pictures
+
+
+def lies_in(file: Path, folder: str) -> bool:
+    """Whether a file lies in a folder or below it, links followed; a path that leads nowhere does not."""
+    try:
+        return Path(folder) in Path(os.path.realpath(file)).parents
+    except ValueError:  # a NUL byte
+        return False
+
+
+def embed(
+    pictures: list[ListedPicture], clip: OpenedClip, precision: str, batch_size: int, terminal: Terminal
+) -> list[Embedded]:
+    """Embed the pictures with the help of the user's cache; say so where it is of none."""
+    model = f"{clip.checksum} {precision} {CLIP_SQUARE_VERSION}"
+    width = clip.scorer.clip.text_projection.shape[1]
+    with (
+        closing(EmbeddingCache(cache_file(), model, width)) as cache,
+        terminal.progress(len(pictures), 0, "picture") as line,
+    ):
+        found = embed_files([picture.path for picture in pictures], clip.scorer, cache, batch_size, line.advance)
+    if cache.problem is not None:
+        terminal.warn(f"embeddings are not kept: {printable(cache.problem)}")
+    return found
 
 
 def warn_of_cut_captions(pictures: list[ListedPicture], scorer: ClipScorer, terminal: Terminal) -> None:
@@ -196,13 +213,26 @@ def save_grid(scores: list[Score], out: Path) -> None:
 
 def tile(file: Path) -> Image.Image:
     """Fit a picture into a square of the grid, small ones enlarged pixel by pixel."""
-    picture = decode_image(file.read_bytes())
+    try:
+        picture = decode_image(file.read_bytes())
+    except BadSample:  # it has changed since it was scored
+        return Image.new("RGB", (GRID_TILE, GRID_TILE), "white")
     picture.thumbnail((GRID_TILE, GRID_TILE))
     factor = GRID_TILE // max(picture.size)
     picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
     square = Image.new("RGB", (GRID_TILE, GRID_TILE), "white")
     square.paste(picture, ((GRID_TILE - picture.width) // 2, (GRID_TILE - picture.height) // 2))
     return square
+
+
+def check_all_read(scores: list[Score]) -> None:
+    """Raise DalleError where a picture could not be read."""
+    n, n_bad = len(scores), sum(score.problem is not None for score in scores)
+    if n_bad == n:
+        raise DalleError("the picture could not be read" if n == 1 else f"none of {n} pictures could be read")
+    if n_bad:
+        others = "the other is ranked" if n_bad == n - 1 else "the others are ranked"
+        raise DalleError(f"{n_bad} of {n} pictures could not be read; {others}")
 
 
 def report(scores: list[Score], options: RerankOptions, terminal: Terminal) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 LONGEST = 32  # times as long as wide
+CLIP_SQUARE_VERSION = 1  # embeddings are kept by it: raise it when `clip_square` or `decode_image` gives other pixels
 
 
 def dvae_crop(image: Image.Image, target: int, rng: np.random.Generator) -> np.ndarray:
@@ -40,7 +41,11 @@ def clip_crop(image: Image.Image, target: int, rng: np.random.Generator) -> np.n
 
 
 def clip_square(image: Image.Image, target: int) -> np.ndarray:
-    """Prepare for a trained CLIP, as released: the short side scaled to the target by bicubic, the centre cut out."""
+    """Prepare for a trained CLIP: the short side scaled to the target by bicubic, the centre cut out.
+
+    The centre is where transformers cuts it. OpenAI's preprocessing rounds a half to even, where this rounds it down:
+    of four lengths of the long side, its cut starts a pixel later in one.
+    """
     scaled = _bicubic(image, target)
     left, top = ((side - target) // 2 for side in scaled.size)
     return np.asarray(scaled.crop((left, top, left + target, top + target)))

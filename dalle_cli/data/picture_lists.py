@@ -16,7 +16,7 @@ from dalle_cli.data.images import BadSample
 from dalle_cli.data.sources.captions import clean_captions
 from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES
 from dalle_cli.errors import DalleError
-from dalle_cli.run_dir import MANIFEST
+from dalle_cli.run_dir import JOB, MANIFEST
 from dalle_cli.untrusted import printable
 
 
@@ -30,15 +30,16 @@ class ListedPicture(NamedTuple):
 def list_pictures(spec: str) -> list[ListedPicture]:
     """List the pictures of a folder (by its manifest if `generate` wrote it), of a manifest, of a list, or one picture.
 
-    A manifest (.jsonl, .csv) names pictures as `file` or `image`, relative to itself, and may give a `caption`; a list
-    (.txt, or - for the standard input) names one a line. Raises DalleError where there is none or the list is damaged.
+    A manifest (.jsonl, .csv) names pictures as `file` or `image`, relative to itself, and may give a `caption`, or
+    `captions`, of which the first counts; a list (.txt, or - for the standard input) names one a line. Raises
+    DalleError where there is no picture or the list is damaged.
     """
     path = Path(spec)
     if spec == "-":
         pictures = _from_lines(_decode(sys.stdin.buffer.read()))
     elif path.is_dir():
-        is_drawn = (path / MANIFEST).is_file()
-        pictures = _from_manifest(path / MANIFEST) if is_drawn else [ListedPicture(p) for p in find_pictures([path])]
+        drawn = _is_drawn(path)
+        pictures = _from_manifest(path / MANIFEST) if drawn else [ListedPicture(p) for p in find_pictures([path])]
     elif path.suffix.lower() in (".jsonl", ".csv"):
         pictures = _from_manifest(path)
     elif path.suffix.lower() == ".txt":
@@ -60,6 +61,17 @@ def find_pictures(paths: list[Path]) -> list[Path]:
     return files
 
 
+def _is_drawn(folder: Path) -> bool:
+    """Whether `generate` wrote a folder; anyone's may hold a manifest, of other pictures or none."""
+    try:
+        if not (folder / MANIFEST).is_file() or not (folder / JOB).is_file():
+            return False
+        job = json.loads((folder / JOB).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(job, dict) and job.get("command") == "generate"
+
+
 def _is_picture(path: Path, root: Path) -> bool:
     is_hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
     return path.suffix.lower() in PICTURE_SUFFIXES and not is_hidden and path.is_file()
@@ -72,19 +84,23 @@ def _from_lines(text: str) -> list[ListedPicture]:
 def _from_manifest(path: Path) -> list[ListedPicture]:
     text = _read(path)
     rows = _csv_rows(text, path) if path.suffix.lower() == ".csv" else _json_rows(text)
-    pictures = []
-    for number, row in enumerate(rows, start=1):
-        name = (row.get("file") or row.get("image")) if isinstance(row, dict) else None
-        caption = row.get("caption") if isinstance(row, dict) else None
-        if not isinstance(name, str) or not isinstance(caption, str | None):
-            raise DalleError(f"{path}: row {number} does not name a picture as `file` or `image`")
-        try:
-            os.fsencode(name)
-            captions = clean_captions([caption or ""])
-        except (UnicodeEncodeError, BadSample) as error:
-            raise DalleError(f"{path}: row {number} holds text that is not UTF-8") from error
-        pictures.append(ListedPicture(path.parent / name, captions[0] if captions else None))
-    return pictures
+    return [_listed(row, path.parent, f"{path}: row {number}") for number, row in enumerate(rows, start=1)]
+
+
+def _listed(row: object, folder: Path, place: str) -> ListedPicture:
+    name = (row.get("file") or row.get("image")) if isinstance(row, dict) else None
+    if not isinstance(name, str):
+        raise DalleError(f"{place} does not name a picture as `file` or `image`")
+    captions = row.get("captions") or row.get("caption") or []
+    captions = [captions] if isinstance(captions, str) else captions
+    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+        raise DalleError(f"{place} has no text as `caption`, nor a list of texts as `captions`")
+    try:
+        os.fsencode(name)
+        captions = clean_captions(captions)
+    except (UnicodeEncodeError, BadSample) as error:
+        raise DalleError(f"{place} holds text that is not UTF-8") from error
+    return ListedPicture(folder / name, captions[0] if captions else None)
 
 
 def _csv_rows(text: str, path: Path) -> Iterator[object]:

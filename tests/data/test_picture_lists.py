@@ -55,7 +55,30 @@ def test_folder_below_a_hidden_one_is_searched_when_it_is_named() -> None:
 def test_drawn_folder_is_read_by_its_manifest() -> None:
     touch("drawn/0000.png", "drawn/grid.png")
     Path("drawn/manifest.jsonl").write_text('{"file": "0000.png", "caption": "a ring", "seed": 3}\n')
+    Path("drawn/job.json").write_text('{"command": "generate"}')
     assert listed("drawn") == listed("drawn/manifest.jsonl") == [("drawn/0000.png", "a ring")]
+
+
+@pytest.mark.parametrize(
+    "job", [None, '{"command": "rerank"}', "{}", "[]", '"generate"', "{", "", b"\xff", "[" * 100_000],
+    ids=lambda job: str(job)[:40],
+)  # fmt: skip
+def test_manifest_in_a_folder_that_was_not_drawn_does_not_count(job: str | bytes | None) -> None:
+    touch("theirs/a.png", "theirs/b.png")
+    Path("theirs/manifest.jsonl").write_text('{"file": "a.png", "caption": "a ring"}\n')
+    if job is not None:
+        Path("theirs/job.json").write_bytes(job if isinstance(job, bytes) else job.encode())
+    assert listed("theirs") == [("theirs/a.png", None), ("theirs/b.png", None)]
+
+
+def test_folder_drawn_without_a_manifest_lists_its_pictures(hang_guard: None) -> None:
+    touch("drawn/0000.png")
+    Path("drawn/job.json").write_text('{"command": "generate"}')
+    Path("drawn/manifest.jsonl").mkdir()
+    assert listed("drawn") == [("drawn/0000.png", None)]
+    Path("drawn/job.json").unlink()
+    os.mkfifo("drawn/job.json")
+    assert listed("drawn") == [("drawn/0000.png", None)]
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tiff", "picture"])
@@ -110,6 +133,33 @@ def test_manifests_name_pictures_beside_themselves_and_captions(tmp_path: Path) 
             assert listed("lists/rows.CSV") == expected
 
 
+@pytest.mark.parametrize(
+    ("row", "caption"),
+    [
+        ({"captions": ["one", "two"]}, "one"),
+        ({"captions": ["", " ", "two"]}, "two"),
+        ({"captions": []}, None),
+        ({"captions": "one"}, "one"),
+        ({"caption": ["one", "two"]}, "one"),
+        ({"captions": ["one"], "caption": "another"}, "one"),
+        ({"captions": None, "caption": None}, None),
+    ],
+    ids=str,
+)
+def test_first_of_several_captions_counts_as_a_manifest_for_training_gives_them(
+    row: dict[str, object], caption: str | None
+) -> None:
+    Path("rows.jsonl").write_text(json.dumps({"image": "a.png", **row}))
+    assert listed("rows.jsonl") == [("a.png", caption)]
+
+
+@pytest.mark.parametrize("captions", ['"caption": 3', '"captions": ["a ring", 3]', '"captions": {"en": "a ring"}'])
+def test_row_with_a_caption_that_is_no_text_is_told_by_its_number(captions: str) -> None:
+    Path("rows.jsonl").write_text(GOOD + '\n{"file": "a.png", ' + captions + "}")
+    with pytest.raises(DalleError, match=r"rows\.jsonl: row 2 has no text as `caption`, nor a list of texts"):
+        list_pictures("rows.jsonl")
+
+
 def test_file_counts_before_image_unless_it_is_empty() -> None:
     Path("rows.csv").write_text("image,file\na.png,b.png\nc.png,\n")
     assert listed("rows.csv") == [("b.png", None), ("c.png", None)]
@@ -122,7 +172,7 @@ GOOD = '{"file": "a.png", "caption": "a ring"}'
     "row",
     [
         "{}", "[]", "3", "null", "{", '{"caption": "a ring"}', '{"file": ""}', '{"file": 3}', '{"file": ["a.png"]}',
-        '{"file": "a.png", "caption": 3}', '{"file": "a.png", "caption": ["a ring"]}', "[" * 100_000,
+        "[" * 100_000,
     ],
     ids=lambda row: row[:40],
 )  # fmt: skip

@@ -1,9 +1,11 @@
 """CLIPs by their name on the Hugging Face hub: from the local cache, and politely not at all; never over a network."""
 
+import fnmatch
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -66,7 +68,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_name_of_a_cached_clip_loads(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    constants = pytest.importorskip("huggingface_hub").constants
+    pytest.importorskip("huggingface_hub")
+    from huggingface_hub import constants
+
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     saved = load_file(cache / SNAPSHOT / "open_clip_model.safetensors")
@@ -86,6 +90,48 @@ def test_without_a_network_a_name_is_what_the_cache_has_or_an_error(cache: Path)
     cached, missing = fetch_elsewhere("owner/tiny-clip", "owner/other-clip", HF_HUB_CACHE=str(cache))
     assert cached["folder"] == str(cache / SNAPSHOT) and cached["calls"]
     assert str(missing["message"]).startswith("owner/other-clip is neither a file here nor to be had from the hub: ")
+
+
+@pytest.fixture
+def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], set[str]]:
+    """Stand in for a hub with one repository of these files; name those that were fetched from it."""
+    library = pytest.importorskip("huggingface_hub")
+
+    def fetch(files: list[str]) -> set[str]:
+        def snapshot_download(_: str, allow_patterns: list[str]) -> str:
+            for file in files:
+                if any(fnmatch.fnmatch(file, pattern) for pattern in allow_patterns):
+                    (tmp_path / file).touch()
+            return str(tmp_path)
+
+        monkeypatch.setattr(library, "snapshot_download", snapshot_download)
+        return {file.name for file in fetch_from_hub("owner/name").iterdir()}
+
+    return fetch
+
+
+SHARDS = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+BIN_SHARDS = [f"pytorch_model-0000{number}-of-00002.bin" for number in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [["model.safetensors"], SHARDS, ["pytorch_model.bin"], BIN_SHARDS, ["open_clip_pytorch_model.bin"]],
+    ids=str,
+)
+def test_weights_are_fetched_in_every_form_that_is_read(weights: list[str], fetched: Callable) -> None:
+    assert fetched(["config.json", "flax_model.msgpack", *weights]) == {"config.json", *weights}
+
+
+def test_pickles_are_fetched_only_where_there_is_nothing_else(fetched: Callable) -> None:
+    names = ["open_clip_pytorch_model.bin", "pytorch_model.bin", "open_clip_model.safetensors"]
+    assert fetched(names) == {"open_clip_model.safetensors"}
+
+
+def test_name_of_what_holds_no_weights_is_told(fetched: Callable) -> None:
+    with pytest.raises(DalleError, match=r"^owner/name holds no weights in a known form$") as caught:
+        fetched(["config.json", "flax_model.msgpack"])
+    assert "pytorch_model.bin" in caught.value.hint
 
 
 @pytest.mark.parametrize(

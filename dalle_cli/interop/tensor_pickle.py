@@ -1,39 +1,17 @@
-"""TorchScript archives (OpenAI's CLIP) as tensors by name, read by a machine that can do nothing else.
+"""A machine for the few pickle instructions that torch writes, which can do nothing else.
 
-Torch itself has nothing but a loader that compiles the code inside. Here only `data.pkl` and `data/` are read, and of
-pickle only the few instructions that TorchScript writes are known. Knows nothing of models and their names.
+It describes tensors and makes none: what it says about them is unchecked. Knows nothing of files and models.
 """
 
-import functools
-import math
 import pickletools
-import zipfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-
-from dalle_cli.interop.archives import read_pickle, refusal, refuse_bombs
-
-MAX_ATTRIBUTES = 100_000
-MAX_NAME = 1000
-MAX_DIMENSIONS = 32
 
 
-def read_torchscript(path: Path, archive: zipfile.ZipFile, top: str) -> dict[str, Tensor]:
-    """Read the tensors of an archive whose members lie in the folder `top`.
-
-    Raises DalleError for what it asks to run, ValueError and others for damage.
-    """
-    weights = (f"{top}/data.pkl", f"{top}/data/")
-    refuse_bombs(path, [member for member in archive.infolist() if member.filename.startswith(weights)])
-    root = TensorPickle(path).run(read_pickle(archive, top))
-    if not isinstance(root, ModuleStub):
-        raise ValueError("its data.pkl holds no module")
-    bytes_of = functools.cache(lambda key: bytearray(archive.read(f"{top}/data/{key}")))
-    return {name: _tensor(record, bytes_of) for name, record in _named_tensors(root)}
+class RefusedError(Exception):
+    """What a file wants that no reader of weights does; the text may quote the file."""
 
 
 class StorageRecord(NamedTuple):
@@ -86,24 +64,23 @@ STAND_INS: dict[str, Callable[..., Any]] = {
 
 
 class TensorPickle:
-    """A machine for the pickle instructions of TorchScript.
+    """The machine, for one pickle.
 
     All that can lie on its stack is numbers, strings, lists, tuples, dicts, the records above, and by name the values
     of DTYPES and STAND_INS and ModuleStub. No attribute is looked up, nothing is imported, nothing else can be called.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self) -> None:
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
 
     def run(self, pickled: bytes) -> Any:
-        """Follow a pickle to its end; raises DalleError where it wants what the machine does not have."""
+        """Follow a pickle to its end; raises RefusedError where it wants what the machine does not have."""
         for opcode, argument, _ in pickletools.genops(pickled):
             step = STEPS.get(opcode.name)
             if step is None:
-                raise refusal(self.path, f"the pickle instruction {opcode.name}")
+                raise RefusedError(f"it asks to run the pickle instruction {opcode.name}")
             step(self, argument)
         return self.stack.pop()
 
@@ -120,7 +97,7 @@ class TensorPickle:
         elif name in STAND_INS:
             self.stack.append(STAND_INS[name])
         else:
-            raise refusal(self.path, name)
+            raise RefusedError(f"it asks to run {name}")
 
     def named_on_stack(self, _: None) -> None:
         name, module = self.stack.pop(), self.stack.pop()
@@ -139,11 +116,12 @@ class TensorPickle:
         self.stack.append(StorageRecord(dtype, key))
 
     def build(self, _: None) -> None:
+        """Give a module its attributes; those of a dict, torch's notes on the versions of layers, are dropped."""
         state = self.stack.pop()
         target = self.stack[-1]
-        if type(target) is not ModuleStub:
+        if type(target) not in (ModuleStub, dict):
             raise ValueError(f"a {type(target).__name__} is given attributes")
-        if isinstance(state, dict):
+        if type(target) is ModuleStub and isinstance(state, dict):
             target.attributes = state
 
     def mark(self, _: None) -> None:
@@ -205,38 +183,3 @@ STEPS: dict[str, Callable[[TensorPickle, Any], None]] = {
     **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE"), TensorPickle.remember),
     **dict.fromkeys(("BINGET", "LONG_BINGET"), TensorPickle.recall),
 }
-
-
-def _named_tensors(root: ModuleStub) -> Iterator[tuple[str, TensorRecord]]:
-    """Name tensors as state_dict() does; a module met twice is listed twice, as there.
-
-    Nothing in the pickle sets buffers that are not persistent, and other tensor attributes, apart: they are listed too.
-    """
-    pending, n_seen = [("", root)], 0
-    while pending:
-        prefix, module = pending.pop()
-        for attribute, value in module.attributes.items():
-            name, n_seen = prefix + attribute, n_seen + 1
-            if len(name) > MAX_NAME or n_seen > MAX_ATTRIBUTES:
-                raise ValueError("its modules are nested without end")
-            if isinstance(value, ModuleStub):
-                pending.append((f"{name}.", value))
-            elif isinstance(value, TensorRecord):
-                yield name, value
-
-
-def _tensor(record: TensorRecord, bytes_of: Callable[[str], bytearray]) -> Tensor:
-    """View a storage as a tensor, once it is certain that each number lies inside and none is promised twice."""
-    storage, offset, size, stride = record
-    if not (isinstance(storage, StorageRecord) and type(size) is type(stride) is tuple):
-        raise ValueError("a tensor is described by something else than a storage and numbers")
-    if not len(size) == len(stride) <= MAX_DIMENSIONS:
-        raise ValueError(f"a tensor has {len(size)} sizes and {len(stride)} strides")
-    if not all(isinstance(number, int) and number >= 0 for number in (offset, *size, *stride)):
-        raise ValueError("a tensor has sizes or strides that are no numbers or negative")
-    content = bytes_of(storage.key)
-    flat = torch.frombuffer(content, dtype=storage.dtype) if content else torch.empty(0, dtype=storage.dtype)
-    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-    if math.prod(size) > len(flat) or (0 not in size and last >= len(flat)):
-        raise ValueError(f"a tensor reaches beyond the {len(flat)} numbers of its storage")
-    return flat.as_strided(size, stride, offset)
