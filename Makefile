@@ -66,7 +66,7 @@ test-slow: install  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
 test-distributed: install  ## run the tests that start several processes
-	$(BIN)/python -m pytest -m distributed
+	$(BIN)/python -m pytest -m "distributed and not slow"
 
 smoke: SMOKE := build/smoke
 smoke: export XDG_CACHE_HOME = $(CURDIR)/build/smoke/cache

@@ -174,7 +174,7 @@ class ClipModelTable(Table):
     image_size: Positive
     patch_size: Positive
     text_len: Annotated[int, Field(ge=3)]
-    embed_dim: Positive
+    d_embed: Positive
     activation: Literal["quick_gelu", "gelu"]
     vision: TowerTable
     text: TowerTable

@@ -17,11 +17,8 @@ from PIL.PngImagePlugin import PngInfo
 from dalle_cli.drawing import Candidate
 from dalle_cli.reranking import Scored
 from dalle_cli.run_dir import GRID, MANIFEST, whole_or_absent
-from dalle_cli.untrusted import printable
-from dalle_cli.viz import labelled_grid
+from dalle_cli.viz import GRID_PICTURES, captioned_rows, labelled_grid
 
-GRID_COLUMNS = 8
-GRID_PICTURES = 256  # more would make a picture nobody opens
 HELD = "candidates"
 
 
@@ -83,16 +80,14 @@ class DrawnFolder:
     def save_grid(self, n_kept: int, n_shown: int) -> None:
         """Lay the pictures out under their captions, at most n_shown of the n_kept of each."""
         records = self.records()
-        rows: list[tuple[str, list[Image.Image]]] = []
-        n_pictures = 0
+        groups: list[tuple[str, list[Image.Image]]] = []
+        room = GRID_PICTURES
         for first in range(0, len(records), n_kept):
-            own = records[first : first + min(n_shown, n_kept, GRID_PICTURES - n_pictures)]
-            n_pictures += len(own)
-            for start in range(0, len(own), GRID_COLUMNS):
-                pictures = [Image.open(self.path / record["file"]) for record in own[start : start + GRID_COLUMNS]]
-                rows.append((printable(own[0]["caption"]) if start == 0 else "", pictures))
+            own = records[first : first + min(n_shown, n_kept, room)]
+            room -= len(own)
+            groups += [(own[0]["caption"], [Image.open(self.path / record["file"]) for record in own])] if own else []
         with whole_or_absent(self.path / GRID) as beside:
-            labelled_grid(rows).save(beside, format="PNG")
+            labelled_grid(captioned_rows(groups)).save(beside, format="PNG")
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:

@@ -1,12 +1,17 @@
 """Pictures of pictures: grids, with captions where there are any."""
 
 import math
+from collections.abc import Iterable
 
 from PIL import Image, ImageDraw, ImageFont
+
+from dalle_cli.untrusted import printable
 
 GAP = 4
 MIN_TILE = 96  # smaller pictures are enlarged, pixel by pixel, so that they can be seen
 TEXT_HEIGHT = 18
+ROW_PICTURES = 8
+GRID_PICTURES = 256  # more would make a picture nobody opens
 MAX_CAPTION = 300  # characters; no sheet is wide enough for more
 
 
@@ -21,6 +26,15 @@ def enlarge(picture: Image.Image, at_least: int = MIN_TILE) -> Image.Image:
 def grid(pictures: list[Image.Image], columns: int) -> Image.Image:
     """Lay pictures of one size out in rows."""
     return labelled_grid([("", pictures[i : i + columns]) for i in range(0, len(pictures), columns)])
+
+
+def captioned_rows(groups: Iterable[tuple[str, list[Image.Image]]]) -> list[tuple[str, list[Image.Image]]]:
+    """Break the pictures of each caption into rows, the caption over the first of them."""
+    rows = []
+    for caption, pictures in groups:
+        for start in range(0, len(pictures), ROW_PICTURES):
+            rows.append((printable(caption) if start == 0 else "", pictures[start : start + ROW_PICTURES]))
+    return rows
 
 
 def labelled_grid(rows: list[tuple[str, list[Image.Image]]]) -> Image.Image:

@@ -52,7 +52,7 @@ GOOD: dict[type[Table], dict[str, Any]] = {
 }
 GOOD[TrainedTransformerTable] = {**GOOD[TransformerModelTable], "text_vocab_size": 300}
 GOOD[ClipModelTable] = {
-    **{"image_size": 32, "patch_size": 8, "text_len": 16, "embed_dim": 24, "activation": "gelu"},
+    **{"image_size": 32, "patch_size": 8, "text_len": 16, "d_embed": 24, "activation": "gelu"},
     **{tower: TowerTable(**GOOD[TowerTable]) for tower in ("vision", "text")},
 }
 GOOD[TrainedClipTable] = {

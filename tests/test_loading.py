@@ -100,7 +100,7 @@ def change_config(run: Path, **changes: Any) -> None:
         ("clip", {"vision": {"n_layers": 2, "d_model": 32, "n_heads": 5, "d_mlp": 128}}),
         ("clip", {"vision": {"n_layers": 10**12, "d_model": 32, "n_heads": 2, "d_mlp": 128}}),
         ("clip", {"text_vocab_size": 7}),
-        ("clip", {"embed_dim": 10**15}),
+        ("clip", {"d_embed": 10**15}),
         ("clip", {"image_size": 8 * 10**15}),
         ("clip", {"end_of_text": -1}),
         ("clip", {"pixel_std": [1.0, 1.0, 0.0]}),

@@ -111,7 +111,7 @@ def test_ranking_by_perplexity_scores_a_batch_with_its_own_captions(
 def small_clip(**changes: object) -> Clip:
     torch.manual_seed(0)
     tower = Tower(n_layers=1, d_model=16, n_heads=2, d_mlp=32)
-    sizes = {"image_size": 16, "patch_size": 8, "text_len": 8, "text_vocab_size": 259, "embed_dim": 8}
+    sizes = {"image_size": 16, "patch_size": 8, "text_len": 8, "text_vocab_size": 259, "d_embed": 8}
     return Clip(**sizes, activation="quick_gelu", vision=tower, text=tower, **changes).eval().requires_grad_(False)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dalle_cli.viz import GAP, MIN_TILE, TEXT_HEIGHT, enlarge, grid, labelled_grid
+from dalle_cli.viz import GAP, MIN_TILE, TEXT_HEIGHT, captioned_rows, enlarge, grid, labelled_grid
 
 
 def flat(level: int, side: int = MIN_TILE) -> Image.Image:
@@ -48,3 +48,9 @@ def test_long_captions_are_cut_to_the_sheet(caption: str) -> None:
     line = sheet[:TEXT_HEIGHT]
     assert (line < 128).any()
     assert (line[:, -GAP + 1 :] == 255).all()
+
+
+def test_captions_stand_over_the_first_row_of_their_pictures() -> None:
+    pictures = [Image.new("L", (1, 1), level) for level in range(12)]
+    rows = captioned_rows([("a\x1bb", pictures[:10]), ("c", pictures[10:])])
+    assert rows == [("a\ufffdb", pictures[:8]), ("", pictures[8:10]), ("c", pictures[10:])]

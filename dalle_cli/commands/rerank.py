@@ -27,11 +27,9 @@ from dalle_cli.run_dir import GRID, SCORES, SCORES_TABLE, whole_or_absent
 from dalle_cli.scoring import OpenedClip, open_clip
 from dalle_cli.training.precision import open_device, told_when_out_of_memory
 from dalle_cli.untrusted import SURROGATE, printable
-from dalle_cli.viz import labelled_grid
+from dalle_cli.viz import GRID_PICTURES, captioned_rows, labelled_grid
 
 BATCH_SIZE = {"cpu": 32, "cuda": 512}  # unless told otherwise
-GRID_COLUMNS = 8
-GRID_PICTURES = 256
 GRID_TILE = 256  # pixels; larger pictures are shown smaller
 
 
@@ -199,16 +197,12 @@ def write(scores: list[Score], out: Path, top_k: int) -> list[Score]:
 
 def save_grid(scores: list[Score], out: Path) -> None:
     """Lay the best out under their captions, each caption's own in rows."""
-    rows: list[tuple[str, list[Image.Image]]] = []
-    caption = None
+    best: dict[str, list[Image.Image]] = {}
     for score in [score for score in scores if score.file is not None][:GRID_PICTURES]:
-        if score.caption != caption or len(rows[-1][1]) == GRID_COLUMNS:
-            rows.append((printable(score.caption) if score.caption != caption else "", []))
-            caption = score.caption
-        rows[-1][1].append(tile(out / score.file))
-    if rows:
+        best.setdefault(score.caption, []).append(tile(out / score.file))
+    if best:
         with whole_or_absent(out / GRID) as beside:
-            labelled_grid(rows).save(beside, format="PNG")
+            labelled_grid(captioned_rows(best.items())).save(beside, format="PNG")
 
 
 def tile(file: Path) -> Image.Image:

@@ -83,7 +83,7 @@ def read_hugging_face(folder: Path) -> PublicClip:
         image_size=vision.image_size,
         patch_size=vision.patch_size,
         text_len=text.max_position_embeddings,
-        embed_dim=config.projection_dim,
+        d_embed=config.projection_dim,
         activation=text.hidden_act,
         vision=_tower_table(vision),
         text=_tower_table(text),

@@ -121,7 +121,7 @@ def _table_of(weights: Mapping[str, Tensor], activation: Activation, config: _Co
         image_size=patch_size * math.isqrt(len(weights["visual.positional_embedding"]) - 1),
         patch_size=patch_size,
         text_len=len(weights["positional_embedding"]),
-        embed_dim=weights["text_projection"].shape[1],
+        d_embed=weights["text_projection"].shape[1],
         activation=activation,
         vision=_tower_table(weights, "visual.transformer", vision_width, vision_heads),
         text=_tower_table(weights, "transformer", text_width, text_heads),

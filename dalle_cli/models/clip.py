@@ -78,7 +78,7 @@ class Mlp(nn.Module):
         return self.c_proj(F.silu(1.702 * x) / 1.702)  # u * sigmoid(1.702 u), by one fused operation
 
 
-class ResidualAttentionBlock(nn.Module):
+class Block(nn.Module):
     """One layer: attention and perceptron, each behind a LayerNorm and added to the stream."""
 
     def __init__(self, d_model: int, n_heads: int, d_mlp: int, activation: Activation) -> None:
@@ -99,7 +99,7 @@ class Transformer(nn.Module):
     def __init__(self, tower: Tower, activation: Activation) -> None:
         super().__init__()
         sizes = (tower.d_model, tower.n_heads, tower.d_mlp, activation)
-        self.resblocks = nn.ModuleList(ResidualAttentionBlock(*sizes) for _ in range(tower.n_layers))
+        self.resblocks = nn.ModuleList(Block(*sizes) for _ in range(tower.n_layers))
 
     def forward(self, x: Tensor, mask: Tensor | None = None, n_kept: int | None = None) -> Tensor:
         """Run x [B, N, D] through the blocks; the last one computes only the slots to be kept, the first n_kept."""
@@ -124,7 +124,7 @@ class Transformer(nn.Module):
 class VisionTransformer(nn.Module):
     """From normalised pixels to the shared space."""
 
-    def __init__(self, image_size: int, patch_size: int, embed_dim: int, tower: Tower, activation: Activation) -> None:
+    def __init__(self, image_size: int, patch_size: int, d_embed: int, tower: Tower, activation: Activation) -> None:
         super().__init__()
         if image_size % patch_size:
             raise ValueError(f"image_size must be divisible by patch_size: {image_size} by {patch_size}")
@@ -137,7 +137,7 @@ class VisionTransformer(nn.Module):
         self.ln_pre = nn.LayerNorm(d_model)
         self.transformer = Transformer(tower, activation)
         self.ln_post = nn.LayerNorm(d_model)
-        self.proj = nn.Parameter(torch.empty(d_model, embed_dim))
+        self.proj = nn.Parameter(torch.empty(d_model, d_embed))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Project pixels [B, 3, H, W] to [B, E], by the slot that holds no patch."""
@@ -164,7 +164,7 @@ class Clip(nn.Module):
         patch_size: int,
         text_len: int,
         text_vocab_size: int,
-        embed_dim: int,
+        d_embed: int,
         activation: Activation,
         vision: Tower,
         text: Tower,
@@ -183,12 +183,12 @@ class Clip(nn.Module):
         self.end_of_text = end_of_text
         self.pixel_mean = tuple(pixel_mean)
         self.pixel_std = tuple(pixel_std)
-        self.visual = VisionTransformer(image_size, patch_size, embed_dim, vision, activation)
+        self.visual = VisionTransformer(image_size, patch_size, d_embed, vision, activation)
         self.token_embedding = nn.Embedding(text_vocab_size, text.d_model)
         self.positional_embedding = nn.Parameter(torch.empty(text_len, text.d_model))
         self.transformer = Transformer(text, activation)
         self.ln_final = nn.LayerNorm(text.d_model)
-        self.text_projection = nn.Parameter(torch.empty(text.d_model, embed_dim))
+        self.text_projection = nn.Parameter(torch.empty(text.d_model, d_embed))
         self.logit_scale = nn.Parameter(torch.empty(()))
         self.reset_parameters()
 

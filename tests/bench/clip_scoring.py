@@ -22,7 +22,7 @@ from dalle_cli.training.precision import apply_precision, open_device
 
 BATCH_SIZE = {"cpu": 32, "cuda": 512}
 VIT_B_32 = TrainedClipTable(
-    image_size=224, patch_size=32, text_len=77, embed_dim=512, activation="quick_gelu",
+    image_size=224, patch_size=32, text_len=77, d_embed=512, activation="quick_gelu",
     vision=TowerTable(n_layers=12, d_model=768, n_heads=12, d_mlp=3072),
     text=TowerTable(n_layers=12, d_model=512, n_heads=8, d_mlp=2048),
     text_vocab_size=49408, end_of_text=None, pixel_mean=list(PIXEL_MEAN), pixel_std=list(PIXEL_STD),

@@ -31,7 +31,7 @@ def assert_same_weights(clip: Clip, expected: dict[str, Tensor]) -> None:
 
 # OpenAI and open_clip: widths of which 64 is a part, as their heads follow from it; perceptrons of any width
 CLIP_SIZES: dict[str, Any] = {
-    "image_size": 12, "patch_size": 4, "text_len": 5, "text_vocab_size": 23, "embed_dim": 9,
+    "image_size": 12, "patch_size": 4, "text_len": 5, "text_vocab_size": 23, "d_embed": 9,
     "vision": Tower(2, 128, 2, 150), "text": Tower(1, 48, 1, 70),
 }  # fmt: skip
 TABLE = TrainedClipTable(
@@ -259,9 +259,9 @@ RELEASED = {  # Radford et al. 2021, table 20, and the number of parameters that
 @pytest.mark.parametrize("name", RELEASED)
 def test_sizes_of_the_released_models_are_told_from_shapes_alone(name: str) -> None:
     """By the function inside, as no file holds shapes without their hundreds of megabytes."""
-    image_size, patch_size, embed_dim, vision, text, n_parameters = RELEASED[name]
+    image_size, patch_size, d_embed, vision, text, n_parameters = RELEASED[name]
     with torch.device("meta"):
-        clip = Clip(image_size, patch_size, 77, 49408, embed_dim, "quick_gelu", vision, text)
+        clip = Clip(image_size, patch_size, 77, 49408, d_embed, "quick_gelu", vision, text)
     assert sum(parameter.numel() for parameter in clip.parameters()) == n_parameters
     table = _table_of(clip.state_dict(), "quick_gelu", None)
     assert table.model_dump() == TABLE.model_dump() | {
@@ -269,7 +269,7 @@ def test_sizes_of_the_released_models_are_told_from_shapes_alone(name: str) -> N
         "patch_size": patch_size,
         "text_len": 77,
         "text_vocab_size": 49408,
-        "embed_dim": embed_dim,
+        "d_embed": d_embed,
         "vision": vars(vision),
         "text": vars(text),
     }

@@ -17,15 +17,15 @@ END = 37  # an id that is neither the largest nor one that transformers treats a
 
 SIZES: dict[str, dict[str, Any]] = {
     "heads of 12, half as wide inside": {
-        **{"image_size": 12, "patch_size": 4, "text_len": 9, "embed_dim": 20, "activation": "quick_gelu"},
+        **{"image_size": 12, "patch_size": 4, "text_len": 9, "d_embed": 20, "activation": "quick_gelu"},
         **{"vision": Tower(3, 24, 2, 12), "text": Tower(3, 36, 3, 18), "end_of_text": None},
     },
     "one layer of one head, exact activation": {
-        **{"image_size": 16, "patch_size": 8, "text_len": 5, "embed_dim": 48, "activation": "gelu"},
+        **{"image_size": 16, "patch_size": 8, "text_len": 5, "d_embed": 48, "activation": "gelu"},
         **{"vision": Tower(1, 32, 1, 100), "text": Tower(1, 16, 1, 30), "end_of_text": END},
     },
     "heads of 64, four times as wide inside": {
-        **{"image_size": 20, "patch_size": 4, "text_len": 13, "embed_dim": 64, "activation": "quick_gelu"},
+        **{"image_size": 20, "patch_size": 4, "text_len": 13, "d_embed": 64, "activation": "quick_gelu"},
         **{"vision": Tower(2, 128, 2, 512), "text": Tower(2, 64, 1, 256), "end_of_text": END},
     },
 }
@@ -51,10 +51,10 @@ def random_clip(**changes: Any) -> Clip:
 
 
 def released_vit(name: str) -> Clip:
-    embed_dim, image_size, patch_size, vision, text, _ = VITS[name]
+    d_embed, image_size, patch_size, vision, text, _ = VITS[name]
     towers = [Tower(layers, width, heads, 4 * width) for layers, width, heads in (vision, text)]
     with torch.device("meta"):
-        return Clip(image_size, patch_size, 77, 49408, embed_dim, "quick_gelu", *towers)
+        return Clip(image_size, patch_size, 77, 49408, d_embed, "quick_gelu", *towers)
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def transformers_clip(sizes: dict[str, Any]) -> Any:
     config = transformers.CLIPConfig(
         text_config={**tower(sizes["text"]), **lengths, **ids},
         vision_config={**tower(sizes["vision"]), "image_size": sizes["image_size"], "patch_size": sizes["patch_size"]},
-        projection_dim=sizes["embed_dim"],
+        projection_dim=sizes["d_embed"],
     )
     torch.manual_seed(5)
     reference = transformers.CLIPModel(config)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+
+from dalle_cli.run_dir import RunDir
+from dalle_cli.training.checkpoint import check_checkpoint, checkpoints
 
 pytestmark = pytest.mark.distributed
 
@@ -164,9 +168,9 @@ def children_of(parent: int) -> list[int]:
 
 @pytest.fixture
 def endless(pairs: Path, tmp_path: Path) -> subprocess.Popen:
-    """Two processes that train for longer than any test waits, under way."""
+    """Two processes that train for longer than any test waits, under way, and save at every step."""
     words = ["train-dvae", "dvae/tiny", "--data", pairs, "--run", tmp_path / "run", "--gpus", 2]
-    changes = words_of({"training.steps": 10**6, "runtime.save_every": 5})
+    changes = words_of({"training.steps": 10**6, "runtime.save_every": 1})
     with subprocess.Popen(command(*words, *changes), stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + LIMIT
         while not list((tmp_path / "run" / "checkpoints").glob("step-*")):
@@ -193,3 +197,22 @@ def test_request_to_stop_any_process_saves_once(target: object, endless: subproc
     assert endless.returncode == 143 and "stopped by SIGTERM after step" in told
     newest = max((tmp_path / "run" / "checkpoints").glob("step-*"))
     assert (newest / "manifest.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_no_moment_of_death_leaves_half_a_checkpoint(
+    seed: int, endless: subprocess.Popen, train: Callable, tmp_path: Path
+) -> None:
+    chance = random.Random(seed)
+    time.sleep(chance.uniform(0, 1))
+    os.kill(chance.choice(children_of(endless.pid)), signal.SIGKILL)
+    endless.communicate(timeout=60)
+    assert endless.returncode == 137
+    saved = checkpoints(RunDir(tmp_path / "run"))
+    for _, path in saved:
+        check_checkpoint(path)
+    steps = saved[-1][0] + 1
+    ended = train("dvae", tmp_path / "run", "--gpus", 2, training__steps=steps, runtime__save_every=1)
+    assert ended.returncode == 0, ended.stderr
+    assert f"resumed after step {saved[-1][0]}" in ended.stderr
