@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dalle_cli.errors import DalleError
+from dalle_cli.ranks import LOST_ANOTHER
 
 GRACE = 20.0  # seconds that the others have to notice a failure and end by themselves
 POLL = 0.1  # seconds
@@ -40,16 +41,17 @@ def _start(rank: int, n_processes: int, port: int, words: list[str]) -> subproce
 
 
 def _wait(children: list[subprocess.Popen]) -> int | None:
-    """Wait for all; give the number of the first that failed, if any, after seeing to it that all have ended."""
+    """Wait for all, or for a failure; give the number of the one that failed of itself, once all have ended."""
     while True:
         codes = [child.poll() for child in children]
-        failed = next((rank for rank, code in enumerate(codes) if code), None)
-        if failed is not None or None not in codes:
+        failed = [rank for rank, code in enumerate(codes) if code]
+        if failed or None not in codes:
             break
         time.sleep(POLL)
-    if failed is not None:
-        _end(children)
-    return failed
+    if not failed:
+        return None
+    _end(children)
+    return min(failed, key=lambda rank: (codes[rank] == LOST_ANOTHER, codes[rank] > 0))
 
 
 def _end(children: list[subprocess.Popen]) -> None:

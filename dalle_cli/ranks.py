@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from dalle_cli.errors import UsageError
 
+LOST_ANOTHER = 76  # exit code of a process whose only trouble is that another one has gone
+
 SPELLINGS = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
 
 

@@ -16,7 +16,7 @@ import torch.distributed
 from torch import Tensor
 
 from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.ranks import Ranks, ranks_of_environment
+from dalle_cli.ranks import LOST_ANOTHER, Ranks, ranks_of_environment
 
 PATIENCE = timedelta(minutes=10)  # a collective that takes longer has lost a process
 BUCKET = 2**25  # values summed at once
@@ -145,6 +145,8 @@ def joined(device: torch.device) -> Iterator[World]:
     except RuntimeError as error:
         if "gloo" not in str(error) and "NCCL" not in str(error):
             raise
-        raise DalleError(f"process {ranks.rank} of {ranks.size} has lost another: {error}") from error
+        lost = DalleError(f"process {ranks.rank} of {ranks.size} has lost another: {error}")
+        lost.exit_code = LOST_ANOTHER
+        raise lost from error
     finally:
         torch.distributed.destroy_process_group()
