@@ -42,27 +42,23 @@ def _start(rank: int, n_processes: int, port: int, words: list[str]) -> subproce
 
 def _wait(children: list[subprocess.Popen]) -> int | None:
     """Wait for all, or for a failure; give the number of the one that failed of itself, once all have ended."""
-    while True:
-        codes = [child.poll() for child in children]
-        failed = [rank for rank, code in enumerate(codes) if code]
-        if failed or None not in codes:
-            break
+    while not any(child.poll() for child in children) and any(child.poll() is None for child in children):
         time.sleep(POLL)
-    if not failed:
-        return None
-    _end(children)
-    return min(failed, key=lambda rank: (codes[rank] == LOST_ANOTHER, codes[rank] > 0))
+    codes = _end(children)
+    failed = [rank for rank, code in enumerate(codes) if code]
+    return min(failed, key=lambda rank: (codes[rank] == LOST_ANOTHER, codes[rank] > 0), default=None)
 
 
-def _end(children: list[subprocess.Popen]) -> None:
-    """Let the children end by themselves for a while, then make them."""
+def _end(children: list[subprocess.Popen]) -> list[int | None]:
+    """Let the children end by themselves for a while, then make them; give the exit codes of those that did."""
     deadline = time.monotonic() + GRACE
     while time.monotonic() < deadline and any(child.poll() is None for child in children):
         time.sleep(POLL)
+    codes = [child.poll() for child in children]
     for child in children:
-        if child.poll() is None:
-            child.kill()
+        child.kill()
         child.wait()
+    return codes
 
 
 @contextmanager

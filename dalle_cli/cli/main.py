@@ -38,6 +38,8 @@ def _run() -> None:
 
 def _fail(error: DalleError) -> None:
     hint = f"\nhint: {error.hint}" if error.hint else ""
+    rank = os.environ.get("RANK", "0")
+    speaker = "" if rank == "0" else f"process {rank}: "
     for line in f"error: {error.message}{hint}".split("\n"):
-        sys.stderr.write(printable(line) + "\n")
+        sys.stderr.write(f"{speaker}{printable(line)}\n")
     sys.exit(error.exit_code)

@@ -116,6 +116,16 @@ def solo(device: torch.device) -> World:
     return World(Ranks(), device)
 
 
+def _own_gpu(ranks: Ranks) -> torch.device:
+    """Take the GPU of this process's number, or the only one that SLURM lets it see."""
+    n_devices = torch.cuda.device_count()
+    if n_devices == 1 and "SLURM_LOCALID" in os.environ:
+        return torch.device("cuda", 0)
+    if ranks.local_rank >= n_devices:
+        raise UsageError(f"process {ranks.local_rank} of this machine has no GPU: there are {n_devices}")
+    return torch.device("cuda", ranks.local_rank)
+
+
 @contextmanager
 def joined(device: torch.device) -> Iterator[World]:
     """Join the processes that were started together, through gloo on CPUs and NCCL on GPUs; leave them in the end.
@@ -127,10 +137,7 @@ def joined(device: torch.device) -> Iterator[World]:
         yield solo(device)
         return
     if device.type == "cuda":
-        if ranks.local_rank >= torch.cuda.device_count():
-            n_devices = torch.cuda.device_count()
-            raise UsageError(f"process {ranks.local_rank} of this machine has no GPU: there are {n_devices}")
-        device = torch.device("cuda", ranks.local_rank)
+        device = _own_gpu(ranks)
         torch.cuda.set_device(device)
     os.environ.setdefault("MASTER_ADDR", os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"))
     os.environ.setdefault("MASTER_PORT", "29500")

@@ -146,7 +146,8 @@ def test_only_one_process_speaks(train: Callable, tmp_path: Path) -> None:
 def test_batch_that_cannot_be_dealt_out_is_refused(train: Callable, tmp_path: Path) -> None:
     ended = train("dvae", tmp_path / "run", "--gpus", 2, training__global_batch_size=7)
     assert ended.returncode == 2 and not (tmp_path / "run").exists()
-    assert "a batch of 7 can't be dealt out evenly to 2 processes" in ended.stderr
+    for speaker in ("\nerror: ", "process 1: error: "):
+        assert f"{speaker}a batch of 7 can't be dealt out evenly to 2 processes" in f"\n{ended.stderr}"
 
 
 def test_bad_samples_of_all_processes_are_told_once(make_pairs: Callable, tmp_path: Path) -> None:

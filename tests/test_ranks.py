@@ -1,0 +1,35 @@
+"""Which process this is, as launchers spell it in the environment."""
+
+import pytest
+
+from dalle_cli.errors import UsageError
+from dalle_cli.ranks import Ranks, ranks_of_environment
+
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
+SRUN = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "16", "SLURM_LOCALID": "5"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, Ranks(0, 1, 0)),
+        (TORCHRUN, Ranks(3, 8, 1)),
+        (SRUN, Ranks(5, 16, 5)),
+        ({**SRUN, **TORCHRUN}, Ranks(3, 8, 1)),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, Ranks(0, 1, 0)),
+        # a batch script of SLURM's, before srun: one process, whatever was allocated
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "16", "SLURM_LOCALID": "0"}, Ranks(0, 1, 0)),
+    ],
+)
+def test_ranks_are_what_the_launcher_says(environment: dict[str, str], expected: Ranks) -> None:
+    assert ranks_of_environment(environment) == expected
+
+
+@pytest.mark.parametrize("changes", [{"RANK": "8"}, {"RANK": "-1"}, {"RANK": "one"}, {"WORLD_SIZE": "0"}])
+def test_ranks_that_make_no_sense_are_refused(changes: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="RANK"):
+        ranks_of_environment({**TORCHRUN, **changes})
+
+
+def test_one_process_speaks() -> None:
+    assert [ranks_of_environment({**TORCHRUN, "RANK": str(rank)}).is_main for rank in range(3)] == [True, False, False]
