@@ -55,6 +55,8 @@ class ClipScorer:
         rows = []
         for start in range(0, len(captions), CAPTIONS_AT_ONCE):
             tokens = self.tokenizer(captions[start : start + CAPTIONS_AT_ONCE], self.clip.text_len)
+            longest = int((tokens == self.tokenizer.end_of_text).int().argmax(dim=1).max()) + 1
+            tokens = tokens[:, :longest]  # what follows a caption's end changes nothing
             rows.append(_unit_vectors(self.clip.encode_text(tokens.to(self.device))))
         return torch.cat(rows)
 

@@ -1,5 +1,6 @@
 """Where things lie in a run; the only place where its file names are spelt. Knows nothing of their contents."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,6 +87,26 @@ def whole_or_absent(path: Path) -> Iterator[Path]:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def held_alone(folder: Path) -> Iterator[None]:
+    """Keep other commands from writing to a folder inside a `with`; raises DalleError where one is at it already.
+
+    The lock is the system's, ends with the process and leaves nothing behind. File systems without locks go without.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            hint = "wait for its end, or name another folder"
+            raise DalleError(f"another command is writing to {folder}", hint) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def check_new_folder(path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -139,6 +140,14 @@ def test_clip_scores_are_the_cosines_of_pictures_and_their_own_captions(clip_tok
     assert ranking.score(batch) == pytest.approx(expected, abs=1e-5)
     assert (ranking.by, ranking.checksum) == ("clip", "its checksum")
     assert max(expected) - min(expected) > 0.01
+
+
+@pytest.mark.parametrize("captions", [["a"], ["a ring", "a"], ["a ring of a length that is cut", "a"]])
+def test_captions_are_embedded_as_with_all_their_padding(captions: list[str], clip_tokenizer: ClipTokenizer) -> None:
+    clip = small_clip()
+    found = ClipScorer(clip, clip_tokenizer, torch.device("cpu")).embed_captions(captions)
+    padded = F.normalize(clip.encode_text(clip_tokenizer(captions, 8)), dim=1)
+    torch.testing.assert_close(found, padded, rtol=0, atol=1e-6)
 
 
 def test_every_caption_is_embedded_once_beforehand(clip_tokenizer: ClipTokenizer) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dalle_cli.errors import DalleError
-from dalle_cli.run_dir import RunDir, model_dir
+from dalle_cli.run_dir import RunDir, held_alone, model_dir
 
 
 def test_everything_lies_inside_the_run(tmp_path: Path) -> None:
@@ -38,3 +38,13 @@ def test_run_that_has_not_saved_yet_is_told_apart_from_no_run(own_dvae_run: Path
     ]:
         with pytest.raises(DalleError, match=re.escape(message)):
             model_dir(folder)
+
+
+def test_folder_is_held_by_one_at_a_time_and_left_as_it_was(tmp_path: Path) -> None:
+    with held_alone(tmp_path):
+        with pytest.raises(DalleError, match="another command is writing to"), held_alone(tmp_path):
+            pass
+        with pytest.raises(DalleError, match="another command"), held_alone(tmp_path):
+            pass
+    with held_alone(tmp_path):
+        assert not list(tmp_path.iterdir())

@@ -20,7 +20,7 @@ from dalle_cli.errors import UsageError
 from dalle_cli.jobs import begin_job, recorded_job
 from dalle_cli.loading import load_dvae, load_tokenizer, load_transformer
 from dalle_cli.reranking import Ranking, keep_best, rank_by_clip, rank_by_perplexity, scored
-from dalle_cli.run_dir import GRID, MANIFEST, WEIGHTS, RunDir, dvae_model_dir, model_dir
+from dalle_cli.run_dir import GRID, MANIFEST, WEIGHTS, RunDir, dvae_model_dir, held_alone, model_dir
 from dalle_cli.sampling import SamplingSettings
 from dalle_cli.scoring import open_clip
 from dalle_cli.training.precision import Precision, apply_precision, open_device, told_when_out_of_memory
@@ -76,8 +76,9 @@ def generate(options: GenerateOptions, terminal: Terminal) -> None:
     out = make_folder(options)
     begin_job(out, describe(options, ranking, settings))
     folder = DrawnFolder(out)
-    if fill(folder, options, painter, ranking, settings, terminal) or not (out / GRID).is_file():
-        folder.save_grid(options.n_kept, options.best or options.n)
+    with held_alone(out):
+        if fill(folder, options, painter, ranking, settings, terminal) or not (out / GRID).is_file():
+            folder.save_grid(options.n_kept, options.best or options.n)
     report(folder, terminal)
 
 

@@ -23,7 +23,7 @@ from dalle_cli.embedding_cache import EmbeddingCache, cache_file
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.jobs import begin_job, check_same, recorded_job
 from dalle_cli.reranking import ClipScorer
-from dalle_cli.run_dir import GRID, SCORES, SCORES_TABLE, whole_or_absent
+from dalle_cli.run_dir import GRID, SCORES, SCORES_TABLE, held_alone, whole_or_absent
 from dalle_cli.scoring import OpenedClip, open_clip
 from dalle_cli.training.precision import open_device, told_when_out_of_memory
 from dalle_cli.untrusted import SURROGATE, printable
@@ -81,7 +81,8 @@ def rerank(options: RerankOptions, terminal: Terminal) -> None:
         scores = rank(pictures, found, clip.scorer)
     if options.out is not None:
         begin_job(options.out, {**job, "pictures": fingerprint(pictures, found)})
-        scores = write(scores, options.out, options.top_k)
+        with held_alone(options.out):
+            scores = write(scores, options.out, options.top_k)
     report(scores, options, terminal)
     check_all_read(scores)
 

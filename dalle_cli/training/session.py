@@ -7,6 +7,7 @@ the loop.
 import json
 import os
 import platform
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from dalle_cli.data.loader import TrainingBatches, ValidationBatches
 from dalle_cli.data.preparation import Preparation
 from dalle_cli.data.sources import Source, open_source, validation_split
 from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.run_dir import WEIGHTS, RunDir, whole_or_absent
+from dalle_cli.run_dir import WEIGHTS, RunDir, held_alone, whole_or_absent
 from dalle_cli.training.checkpoint import SCHEMA, Saver, free_bytes, load_checkpoint, save_model, step_of
 from dalle_cli.training.distributed import World
 from dalle_cli.training.engine import ReplicaEngine
@@ -104,6 +105,12 @@ class Session:
 
         scales  of the branches that train in fp16
         """
+        with held_alone(self.run.root) if self.world.is_main else nullcontext():
+            self._train(task, prepare, model_config, scales)
+
+    def _train(
+        self, task: Task, prepare: Preparation, model_config: dict[str, Any], scales: BranchScales | None
+    ) -> None:
         recipe, runtime = self.recipe, self.recipe.runtime
         steps, batch_size = recipe.training.steps, recipe.training.global_batch_size
         engine, unreported = self._engine(task, scales)
