@@ -48,7 +48,7 @@ rerank: given-RUN given-PROMPTS given-CLIP install  ## batch job, goes on where 
 
 install: $(INSTALLED)  ## install everything into .venv
 
-$(INSTALLED): pyproject.toml Makefile
+$(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make install PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) 'torch>=2.10,<2.14'

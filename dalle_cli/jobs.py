@@ -32,8 +32,10 @@ def recorded_job(folder: Path) -> dict[str, Any] | None:
 def check_same(folder: Path, recorded: dict[str, Any], job: dict[str, Any]) -> None:
     """Raise UsageError, naming what differs, where a folder was begun for another job than one known in part."""
     differing = sorted(key for key in job if recorded.get(key) != job[key])
+    if "command" in differing:
+        raise UsageError(f"{folder} holds what `dalle {recorded.get('command')}` wrote", "name a new folder")
     if differing:
-        raise UsageError(f"{folder} belongs to a job with another {', '.join(differing)}", "name a new folder")
+        raise UsageError(f"{folder} belongs to another job, with other {', '.join(differing)}", "name a new folder")
 
 
 def begin_job(folder: Path, job: dict[str, Any]) -> None:

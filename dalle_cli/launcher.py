@@ -17,6 +17,7 @@ from dalle_cli.ranks import LOST_ANOTHER
 
 GRACE = 20.0  # seconds that the others have to notice a failure and end by themselves
 POLL = 0.1  # seconds
+TOLD = (2, 130, 143)  # wrong usage and requests to stop: the first process has said all there is to say
 
 
 def launch(n_processes: int, words: list[str]) -> None:
@@ -26,6 +27,8 @@ def launch(n_processes: int, words: list[str]) -> None:
         failed = _wait(children)
     if failed is not None:
         code = children[failed].returncode
+        if code in TOLD:
+            sys.exit(code)
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         error = DalleError(f"process {failed} of {n_processes} {how}; the others were stopped")
         error.exit_code = 128 - code if code < 0 else code
@@ -37,7 +40,7 @@ def _start(rank: int, n_processes: int, port: int, words: list[str]) -> subproce
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n_processes, "MASTER_PORT": port}
     environment = threads | os.environ | {name: str(value) for name, value in place.items()}
     command = [sys.executable, "-m", "dalle_cli", *words]
-    return subprocess.Popen(command, env=environment | {"MASTER_ADDR": "127.0.0.1"})
+    return subprocess.Popen(command, env=environment | {"MASTER_ADDR": "127.0.0.1"}, process_group=0)
 
 
 def _wait(children: list[subprocess.Popen]) -> int | None:
@@ -63,16 +66,13 @@ def _end(children: list[subprocess.Popen]) -> list[int | None]:
 
 @contextmanager
 def _signals_passed_on(children: list[subprocess.Popen]) -> Iterator[None]:
-    """Pass a request to stop on to the children, which save; Ctrl-C reaches them by itself."""
+    """Pass a request to stop on to the children, which save; in groups of their own, they hear of it once."""
 
     def pass_on(number: int, _: object) -> None:
         for child in children:
             child.send_signal(number)
 
-    before = {
-        signal.SIGINT: signal.signal(signal.SIGINT, lambda number, frame: None),
-        signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on),
-    }
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

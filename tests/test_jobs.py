@@ -31,16 +31,22 @@ def test_same_job_goes_on_and_touches_nothing(tmp_path: Path, tree: Callable) ->
     assert tree(tmp_path) == before
 
 
+def test_folder_of_another_command_is_told_whose_it_is(tmp_path: Path) -> None:
+    begin_job(tmp_path / "out", JOB)
+    with pytest.raises(UsageError, match=r"out holds what `dalle paint` wrote"):
+        begin_job(tmp_path / "out", {**JOB, "command": "draw", "seed": 0})
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"sizes": [3, 5]}, "sizes"), ({"command": "draw", "top": {}}, "command, top"), ({"seed": 0}, "seed")],
+    [({"sizes": [3, 5]}, "sizes"), ({"seed": 0, "top": {}}, "seed, top"), ({"seed": 0}, "seed")],
 )
 def test_another_job_is_told_what_differs_and_touches_nothing(
     changes: dict, named: str, tmp_path: Path, tree: Callable
 ) -> None:
     begin_job(tmp_path / "out", JOB)
     before = tree(tmp_path)
-    with pytest.raises(UsageError, match=f"belongs to a job with another {named}"):
+    with pytest.raises(UsageError, match=f"belongs to another job, with other {named}"):
         begin_job(tmp_path / "out", {**JOB, **changes})
     assert tree(tmp_path) == before
 

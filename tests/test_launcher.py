@@ -42,7 +42,7 @@ def test_each_process_is_told_its_world(launch, capfd: pytest.CaptureFixture) ->
 @pytest.mark.parametrize(
     ("words", "told", "code"),
     [
-        (("0", "2"), "process 1 of 2 ended with exit code 2", 2),
+        (("0", "4"), "process 1 of 2 ended with exit code 4", 4),
         (("die", "sleep"), "process 0 of 2 was ended by SIGKILL", 137),
         ((str(LOST_ANOTHER), str(LOST_ANOTHER), "3"), "process 2 of 3 ended with exit code 3", 3),
     ],
@@ -51,6 +51,13 @@ def test_failure_is_told_of_the_one_that_failed(words: tuple[str, ...], told: st
     with pytest.raises(DalleError, match=told) as caught:
         launch(*words)
     assert caught.value.exit_code == code
+
+
+@pytest.mark.parametrize("code", launcher.TOLD)
+def test_what_the_first_process_has_told_is_not_told_again(code: int, launch) -> None:
+    with pytest.raises(SystemExit) as ended:
+        launch(str(code), str(code))
+    assert ended.value.code == code
 
 
 def test_no_process_outlives_a_failure(launch, tmp_path: Path) -> None:

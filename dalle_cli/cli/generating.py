@@ -109,7 +109,10 @@ def rerank(
         str, typer.Option(metavar="CLIP", help="A `train-clip` run, or a public checkpoint: file, folder or hub name.")
     ] = ...,
     tokenizer: ClipVocabulary = None,
-    top_k: Annotated[int, typer.Option(min=1, help="How many of the best to show and copy, of each caption.")] = 32,
+    top_k: Annotated[
+        int,
+        typer.Option(min=1, help="How many of the best to show and copy, of each caption; tables and --json have all."),
+    ] = 32,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Copy the best here, with a grid and tables.")] = None,
     batch_size: Annotated[int, typer.Option(min=0, help="Pictures compared side by side; 0: by the device.")] = 0,
     device: Device = "auto",

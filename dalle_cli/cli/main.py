@@ -39,6 +39,8 @@ def _run() -> None:
 def _fail(error: DalleError) -> None:
     hint = f"\nhint: {error.hint}" if error.hint else ""
     rank = os.environ.get("RANK", "0")
+    if rank != "0" and error.exit_code == 2:
+        sys.exit(2)  # wrong usage is the same in all processes, and the first one tells
     speaker = "" if rank == "0" else f"process {rank}: "
     for line in f"error: {error.message}{hint}".split("\n"):
         sys.stderr.write(f"{speaker}{printable(line)}\n")

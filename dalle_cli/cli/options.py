@@ -22,7 +22,12 @@ Resume = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, and stop.")]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
 Precision = Annotated[
-    str | None, typer.Option("--precision", metavar="auto|fp32|bf16|fp16", help="Arithmetic of the residual branches.")
+    str | None,
+    typer.Option(
+        "--precision",
+        metavar="auto|fp32|bf16|fp16",
+        help="Arithmetic of the residual branches; only transformers train in fp16.",
+    ),
 ]
 Gpus = Annotated[
     int | None, typer.Option("--gpus", metavar="N", min=1, help="Start so many processes here, one for each GPU.")

@@ -71,7 +71,13 @@ def rerank(options: RerankOptions, terminal: Terminal) -> None:
     precision = (recorded or {}).get("precision", "auto") if options.precision == "auto" else options.precision
     device, precision = open_device(options.device, precision)
     clip = open_clip(options.clip, options.tokenizer, device, precision)
-    job = {"command": "rerank", "clip": clip.identity, "precision": precision, "top_k": options.top_k}
+    job = {
+        "command": "rerank",
+        "captions": list(dict.fromkeys(picture.caption for picture in pictures)),
+        "clip": clip.identity,
+        "precision": precision,
+        "top_k": options.top_k,
+    }
     if recorded is not None:
         check_same(options.out, recorded, job)
     warn_of_cut_captions(pictures, clip.scorer, terminal)

@@ -43,7 +43,7 @@ def check_folder(run: RunDir, recipe: Recipe, resume: str) -> dict[str, Any] | N
     if differing:
         lines = [f"  `{key}`: {before.get(key, 'absent')} then, {now.get(key, 'absent')} now" for key in differing]
         message = "\n".join([f"{run.root} was begun with another recipe:", *lines])
-        raise UsageError(message, "name a new folder with --run")
+        raise UsageError(message, "give the same recipe and --set values, or name a new folder with --run")
     return recorded
 
 

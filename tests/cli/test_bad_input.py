@@ -235,7 +235,7 @@ WRONG_USAGE = {  # exit code 2
     "ranking there is not": (lambda p: p.generate("a ring", "--rank", "beauty"), ["beauty", "perplexity"]),
     "out that another command has begun": (
         lambda p: [*p.generate("a ring"), "--out", p.file("begun/job.json", '{"command": "rerank"}').parent],
-        ["belongs to a job with another", "command"],
+        ["holds what `dalle rerank` wrote"],
     ),
     "out that was begun with a precision there is not": (
         lambda p: [*p.generate("a ring"), "--out", p.file("begun/job.json", '{"precision": ["fp8"]}').parent],

@@ -183,7 +183,7 @@ def test_folder_of_another_job_is_refused_by_what_differs_and_left_alone(
     words = [other_weights(others[word]) if word in others else word for word in words]
     ended = dalle(*words, "--out", folder)
     assert (ended.code, ended.out) == (2, "")
-    assert f"belongs to a job with another {differing}\n" in ended.err
+    assert f"belongs to another job, with other {differing}\n" in ended.err
     assert look([folder, *sorted(folder.iterdir())]) == before
 
 

@@ -30,7 +30,7 @@ def test_folder_is_gone_on_with_in_the_precision_it_was_begun_in(
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda pictures, run: {"words": [pictures, CIRCLE]}, "pictures"),
+        (lambda pictures, run: {"words": [pictures, CIRCLE]}, "captions"),
         (lambda pictures, run: {"words": [pictures / "000.png", RING]}, "pictures"),
         (lambda pictures, run: change_picture(pictures), "pictures"),
         (lambda pictures, run: {"words": [pictures, RING, "--top-k", 3]}, "top_k"),
@@ -53,7 +53,7 @@ def test_folder_of_another_job_is_refused(
     before = tree(tmp_path / "best")
     options = {"words": [pictures, RING], **(change(pictures, own_clip_run) or {})}
     ended = command(*options.pop("words"), "--out", tmp_path / "best", **options)
-    assert ended.code == 2 and ended.out == "" and f"belongs to a job with another {named}" in ended.err
+    assert ended.code == 2 and ended.out == "" and f"belongs to another job, with other {named}" in ended.err
     assert tree(tmp_path / "best") == before
 
 
@@ -82,7 +82,7 @@ def test_folder_of_another_job_is_refused_before_any_picture_is_embedded_if_that
     fresh_cache.unlink()
     embedded.clear()
     ended = command(pictures, RING, "--out", tmp_path / "best", *words, **options(own_clip_run))
-    assert ended.code == 2 and f"belongs to a job with another {named}" in ended.err
+    assert ended.code == 2 and f"belongs to another job, with other {named}" in ended.err
     assert embedded == []
 
 
@@ -97,3 +97,13 @@ def test_folder_of_someone_else_is_refused_before_any_picture_is_embedded(
     ended = command(pictures, RING, "--out", tmp_path / "best")
     assert ended.code == 2 and "already holds something" in ended.err
     assert embedded == [] and tree(tmp_path) == before
+
+
+def test_folder_of_another_caption_is_refused_before_any_picture_is_embedded(
+    pictures: Path, tmp_path: Path, fresh_cache: Path, rerank: Rerank, command: Callable, embedded: list[int]
+) -> None:
+    rerank(pictures, RING, "--out", tmp_path / "best")
+    fresh_cache.unlink()
+    embedded.clear()
+    ended = command(pictures, CIRCLE, "--out", tmp_path / "best")
+    assert ended.code == 2 and "with other captions" in ended.err and embedded == []
