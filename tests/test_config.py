@@ -213,7 +213,8 @@ def test_a_contrastive_batch_is_never_cut(micro_batch_size: int) -> None:
 
 @pytest.mark.parametrize("micro_batch_size", [0, 8])
 def test_a_contrastive_batch_may_be_given_whole(micro_batch_size: int) -> None:
-    ClipRecipe(**GOOD[ClipRecipe], runtime=RuntimeTable(micro_batch_size=micro_batch_size))
+    recipe = ClipRecipe(**GOOD[ClipRecipe], runtime=RuntimeTable(micro_batch_size=micro_batch_size))
+    assert recipe.runtime.micro_batch_size == micro_batch_size
 
 
 def test_a_contrastive_batch_has_two_pairs_at_least() -> None:

@@ -30,8 +30,9 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return lambda *words: launcher.launch(len(words), list(words))
 
 
-def test_processes_that_end_well_are_no_failure(launch) -> None:
+def test_processes_that_end_well_are_no_failure(launch, tmp_path: Path) -> None:
     launch("0", "0", "0")
+    assert {file.name for file in tmp_path.glob("pid*")} == {"pid0", "pid1", "pid2"}
 
 
 def test_each_process_is_told_its_world(launch, capfd: pytest.CaptureFixture) -> None:

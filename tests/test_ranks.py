@@ -1,5 +1,7 @@
 """Which process this is, as launchers spell it in the environment."""
 
+from collections.abc import Callable
+
 import pytest
 
 from dalle_cli.errors import UsageError
@@ -29,6 +31,15 @@ def test_ranks_are_what_the_launcher_says(environment: dict[str, str], expected:
 def test_ranks_that_make_no_sense_are_refused(changes: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="RANK"):
         ranks_of_environment({**TORCHRUN, **changes})
+
+
+def test_command_with_ranks_that_make_no_sense_ends_in_one_message(
+    monkeypatch: pytest.MonkeyPatch, dalle: Callable
+) -> None:
+    monkeypatch.setenv("RANK", "5")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ended = dalle("recipes", "list")
+    assert ended.code == 2 and ended.err.startswith("error: RANK is 5 and WORLD_SIZE 2") and ended.out == ""
 
 
 def test_one_process_speaks() -> None:

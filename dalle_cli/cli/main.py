@@ -5,7 +5,8 @@ import sys
 
 from dalle_cli.cli import data, generating, inspecting, training  # noqa: F401  they fill the application
 from dalle_cli.cli.app import app
-from dalle_cli.errors import DalleError
+from dalle_cli.errors import DalleError, UsageError
+from dalle_cli.ranks import Ranks, ranks_of_environment
 from dalle_cli.untrusted import printable
 
 
@@ -14,7 +15,7 @@ def main() -> None:
     try:
         _run()
     except SystemExit as ended:
-        if "WORLD_SIZE" not in os.environ:
+        if _ranks().size == 1:
             raise
         sys.stdout.flush()
         sys.stderr.flush()
@@ -36,12 +37,20 @@ def _run() -> None:
         sys.exit(130)
 
 
+def _ranks() -> Ranks:
+    """Say which process this is; one alone where the environment makes no sense, which is told elsewhere."""
+    try:
+        return ranks_of_environment()
+    except UsageError:
+        return Ranks()
+
+
 def _fail(error: DalleError) -> None:
     hint = f"\nhint: {error.hint}" if error.hint else ""
-    rank = os.environ.get("RANK", "0")
-    if rank != "0" and error.exit_code == 2:
+    ranks = _ranks()
+    if not ranks.is_main and error.exit_code == 2:
         sys.exit(2)  # wrong usage is the same in all processes, and the first one tells
-    speaker = "" if rank == "0" else f"process {rank}: "
+    speaker = "" if ranks.is_main else f"process {ranks.rank}: "
     for line in f"error: {error.message}{hint}".split("\n"):
         sys.stderr.write(f"{speaker}{printable(line)}\n")
     sys.exit(error.exit_code)

@@ -18,7 +18,7 @@ from torch import Tensor
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.ranks import LOST_ANOTHER, Ranks, ranks_of_environment
 
-PATIENCE = timedelta(minutes=10)  # a collective that takes longer has lost a process
+PATIENCE = timedelta(hours=1)  # the others wait while one learns a vocabulary or saves; a dead one is noticed at once
 BUCKET = 2**25  # values summed at once
 
 
