@@ -68,6 +68,9 @@ class RuntimeTable(Table):
     """Plumbing: may differ from machine to machine and from one resumption to the next."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # fp16: the transformer, with a scale for each branch
+    engine: Literal["auto", "local", "ddp", "deepspeed"] = "auto"  # auto: deepspeed where zero_stage says so
+    zero_stage: Literal[0, 1, 2, 3] = 0  # what DeepSpeed deals out: moments, also gradients, also parameters
+    offload: Literal[False, "optimizer", "parameters"] = False  # to the host's memory; parameters: both, at stage 3
     micro_batch_size: Count = 0  # samples in one backward; 0: the whole batch
     workers: Count = 2  # loader processes
     report_every: Positive = 10
@@ -76,6 +79,20 @@ class RuntimeTable(Table):
     save_every: Positive = 500
     keep_checkpoints: Positive = 2
     validation_samples: Positive = 256  # at most
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> "RuntimeTable":
+        if self.zero_stage and self.engine in ("local", "ddp"):
+            raise ValueError(
+                f"zero_stage {self.zero_stage} is DeepSpeed's: engine must be deepspeed, not {self.engine}"
+            )
+        if self.engine == "deepspeed" and not self.zero_stage:
+            raise ValueError("engine deepspeed needs a zero_stage of 1 to 3: what stage 0 would do, ddp does")
+        if self.offload and not self.zero_stage:
+            raise ValueError(f"offload {self.offload} is DeepSpeed's: it needs a zero_stage")
+        if self.offload == "parameters" and self.zero_stage != 3:
+            raise ValueError(f"offload parameters needs zero_stage 3, which deals them out, not {self.zero_stage}")
+        return self
 
 
 class DVAEModelTable(Table):
@@ -206,16 +223,18 @@ class TokenizerTable(Table):
 class PowerSGDTable(Table):
     """Compression of the matrices' gradients between processes to so many columns (appendix E.2 of the paper)."""
 
-    rank: Positive
+    rank: Count  # 0: off
 
 
-def _refuse_fp16(runtime: RuntimeTable) -> RuntimeTable:
+def _refuse_the_transformers_own(runtime: RuntimeTable) -> RuntimeTable:
     if runtime.precision == "fp16":
         raise ValueError("fp16 needs a gradient scale for each residual branch, as only the transformer has: take bf16")
+    if runtime.zero_stage:
+        raise ValueError("zero_stage is for the transformer, which outgrows a GPU: this model has room on each, by ddp")
     return runtime
 
 
-NoFp16 = Annotated[RuntimeTable, AfterValidator(_refuse_fp16)]
+SmallModelRuntime = Annotated[RuntimeTable, AfterValidator(_refuse_the_transformers_own)]
 
 
 class DVAERecipe(Table):
@@ -228,7 +247,7 @@ class DVAERecipe(Table):
     ema: EmaTable | None = None
     data: DataTable
     training: TrainingTable
-    runtime: NoFp16 = RuntimeTable()
+    runtime: SmallModelRuntime = RuntimeTable()
 
 
 class TransformerRecipe(Table):
@@ -245,6 +264,15 @@ class TransformerRecipe(Table):
     training: TrainingTable
     runtime: RuntimeTable = RuntimeTable()
 
+    @model_validator(mode="after")
+    def _check_compression(self) -> "TransformerRecipe":
+        if self.powersgd and self.powersgd.rank and self.runtime.zero_stage:
+            raise ValueError(
+                f"`powersgd.rank` {self.powersgd.rank} compresses what whole replicas tell one another; with "
+                f"`runtime.zero_stage` {self.runtime.zero_stage} DeepSpeed sums gradients itself: set one of them to 0"
+            )
+        return self
+
 
 class ClipRecipe(Table):
     """All of a `train-clip` run."""
@@ -256,7 +284,7 @@ class ClipRecipe(Table):
     ema: EmaTable | None = None
     data: DataTable
     training: TrainingTable
-    runtime: NoFp16 = RuntimeTable()
+    runtime: SmallModelRuntime = RuntimeTable()
 
     @model_validator(mode="after")
     def _check_batch(self) -> "ClipRecipe":

@@ -29,6 +29,12 @@ Precision = Annotated[
         help="Arithmetic of the residual branches; only transformers train in fp16.",
     ),
 ]
+DeepSpeedFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--deepspeed", metavar="FILE", help="Tunes ZeRO by DeepSpeed's own JSON; `auto` is what the recipe says."
+    ),
+]
 Gpus = Annotated[
     int | None, typer.Option("--gpus", metavar="N", min=1, help="Start so many processes here, one for each GPU.")
 ]

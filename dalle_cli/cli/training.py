@@ -9,6 +9,7 @@ import typer
 from dalle_cli.cli.app import app
 from dalle_cli.cli.options import (
     DataSource,
+    DeepSpeedFile,
     Device,
     DryRun,
     Gpus,
@@ -28,6 +29,7 @@ from dalle_cli.ranks import ranks_of_environment
 from dalle_cli.recipe import load_recipe
 
 if TYPE_CHECKING:
+    from dalle_cli.config import TransformerRecipe
     from dalle_cli.training.session import TrainOptions
 
 TokenizerFile = Annotated[
@@ -39,10 +41,22 @@ def _with_precision(overrides: list[str], precision: str | None) -> list[str]:
     return overrides if precision is None else [*overrides, f"runtime.precision={precision}"]
 
 
-def _options(data: str, run: Path, valid: str | None, resume: str, device: str, dry_run: bool) -> "TrainOptions":
+def _options(
+    data: str, run: Path, valid: str | None, resume: str, device: str, dry_run: bool, deepspeed: Path | None = None
+) -> "TrainOptions":
     from dalle_cli.training.session import TrainOptions
 
-    return TrainOptions(data, run, valid, resume, device, dry_run)
+    return TrainOptions(data, run, valid, resume, device, dry_run, deepspeed)
+
+
+def _load_with_zero(name: str, overrides: list[str], deepspeed: Path | None) -> "TransformerRecipe":
+    """Load a transformer's recipe; where it has no ZeRO stage, that of the DeepSpeed file holds."""
+    recipe = load_recipe(name, overrides, kind="transformer")
+    if deepspeed is None or recipe.runtime.zero_stage:
+        return recipe
+    from dalle_cli.training.deepspeed_config import overrides_of
+
+    return load_recipe(name, [*overrides, *overrides_of(deepspeed)], kind="transformer")
 
 
 def _is_parent_of(n_processes: int | None) -> bool:
@@ -108,6 +122,7 @@ def train_transformer(
     precision: Precision = None,
     dry_run: DryRun = False,
     gpus: Gpus = None,
+    deepspeed: DeepSpeedFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -115,13 +130,13 @@ def train_transformer(
 
     Example: dalle train-transformer transformer/emoji --data pictures/ --dvae runs/dvae --run runs/dalle
     """
-    checked = load_recipe(recipe, _with_precision(overrides, precision), kind="transformer")
+    checked = _load_with_zero(recipe, _with_precision(overrides, precision), deepspeed)
     if _is_parent_of(gpus):
         return
     from dalle_cli.commands.train_transformer import TransformerOptions
     from dalle_cli.commands.train_transformer import train_transformer as command
 
-    options = _options(data, run, valid, resume, device, dry_run)
+    options = _options(data, run, valid, resume, device, dry_run, deepspeed)
     command(checked, options, TransformerOptions(dvae, tokenizer), Terminal(quiet, as_json))
 
 

@@ -1,5 +1,6 @@
 """`dalle train-clip`: captioned pictures to a CLIP that tells which caption belongs to which picture."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -39,6 +40,7 @@ def _train(
             session.record()
             keep_tokenizer(session.run, tokenizer)
     prepare = ClipPreparation(recipe.model.image_size, recipe.model.text_len, tokenizer, recipe.tokenizer.dropout)
-    session.train(ClipTask(clip, session.world), prepare, {"kind": "clip", "model": model.model_dump()})
+    task_on = partial(ClipTask, world=session.world)
+    session.train(clip, task_on, prepare, {"kind": "clip", "model": model.model_dump()})
     terminal.say(f'next: dalle rerank PICTURES "a caption" --clip {options.run} --out DIR')
     terminal.result(str(options.run), {"run": str(options.run)})

@@ -1,5 +1,7 @@
 """`dalle train-dvae`: pictures to a discrete VAE."""
 
+from functools import partial
+
 import torch
 
 from dalle_cli.config import DVAERecipe
@@ -28,8 +30,8 @@ def _train(session: Session, recipe: DVAERecipe, options: TrainOptions, terminal
     dvae = build_dvae(recipe.model).to(memory_format=torch.channels_last)
     apply_precision(dvae, session.precision, session.world.device)
     session.record()
-    task = DiscreteVAETask(dvae, recipe.loss, recipe.training.seed)
+    task_on = partial(DiscreteVAETask, loss=recipe.loss, seed=recipe.training.seed)
     config = {"kind": "dvae", "model": recipe.model.model_dump()}
-    session.train(task, PicturePreparation(recipe.model.image_size), config)
+    session.train(dvae, task_on, PicturePreparation(recipe.model.image_size), config)
     terminal.say(f"next: dalle train-transformer RECIPE --data {options.data} --dvae {options.run} --run DIR")
     terminal.result(str(options.run), {"run": str(options.run)})

@@ -3,6 +3,7 @@
 import filecmp
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -58,12 +59,12 @@ def _train(
     scales = train_in(transformer, session)
     begin(session, own, tokenizer)
     loss, seed = recipe.loss, recipe.training.seed
-    task = TransformerTask(transformer, dvae, loss, seed)
+    task_on = partial(TransformerTask, dvae=dvae, loss=loss, seed=seed)
     prepare = PairPreparation(
         dvae.image_size, recipe.model.text_len, tokenizer, recipe.tokenizer.dropout, loss.caption_dropout
     )
     config = {**recipe.model.model_dump(), "text_vocab_size": tokenizer.vocab_size}
-    session.train(task, prepare, {"kind": "transformer", "model": config}, scales)
+    session.train(transformer, task_on, prepare, {"kind": "transformer", "model": config}, scales)
     terminal.say(f'next: dalle generate {options.run} "a caption"')
     terminal.result(str(options.run), {"run": str(options.run)})
 
@@ -72,7 +73,7 @@ def train_in(transformer: Transformer, session: Session) -> BranchScales | None:
     """Let the transformer train in the session's precision; in fp16 that takes a gradient scale for each branch."""
     device = session.world.device
     if session.precision == "fp16":
-        return scale_gradients(transformer.to(device).sixteen_bit_parts(), session.world.size, device)
+        return scale_gradients(transformer.sixteen_bit_parts(), session.world.size, device)
     apply_precision(transformer, session.precision, device)
     return None
 

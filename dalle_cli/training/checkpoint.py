@@ -1,7 +1,8 @@
 """Checkpoints that are either complete or not there, and the model folder that inference reads.
 
 One format for every engine: safetensors files of whole tensors by parameter name, numbers as JSON, and a manifest of
-sizes and checksums. Written beside, synced, manifest last, then renamed. Nothing is pickled.
+sizes and checksums. Written beside, synced, manifest last, then renamed. Nothing is pickled. Where several processes
+train, they write and read in one folder that all of them see; a process holds one file's tensors at a time.
 """
 
 import hashlib
@@ -10,61 +11,104 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from dalle_cli.errors import DalleError
 from dalle_cli.run_dir import CONFIG, WEIGHTS, RunDir, whole_or_absent
-from dalle_cli.training.engine import EngineState
+from dalle_cli.training.distributed import World
+from dalle_cli.training.engine import EngineState, Gathered
+
+Fingerprint = dict[str, Any]
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 NUMBERS = "state.json"
 LOG = "log.json"
 STEP_NAME = re.compile(r"step-\d{8,}")
+FILE_BYTES = 2**30  # of tensors in one file, about
 PARTIAL = ".partial"  # ends the name of a checkpoint that is being written
 
 
-def save_checkpoint(path: Path, state: EngineState) -> None:
-    """Write a checkpoint to a folder that appears complete or not at all.
+def save_checkpoint(path: Path, state: EngineState, world: World) -> None:
+    """Write a checkpoint to a folder that appears complete or not at all; all processes take part.
 
     Raises DalleError where the disk is full or not writable; what was there before stays.
     """
     beside = path.with_name(path.name + PARTIAL)
-    with _told_when_the_disk_fails(f"checkpoint {path}", path, state.tensors.values()), _removed_on_failure(beside):
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        for group, tensors in state.tensors.items():
-            save_file(_on_cpu(tensors), beside / f"{group}.safetensors")
-        (beside / NUMBERS).write_text(json.dumps(state.numbers))
-        (beside / LOG).write_text(json.dumps(state.unreported))
-        files = {file.name: _seal(file) for file in sorted(beside.iterdir())}
-        (beside / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "files": files}, indent=1))
-        _sync(beside / MANIFEST)
-        _sync(beside)
-        shutil.rmtree(path, ignore_errors=True)
-        beside.rename(path)
-        _sync(path.parent)
+    needed = sum(map(_n_bytes, state.tensors.values()))
+    with _told_when_the_disk_fails(f"checkpoint {path}", path, needed), _removed_on_failure(beside):
+        with world.main_alone() as is_ours:
+            if is_ours:
+                shutil.rmtree(beside, ignore_errors=True)
+                beside.mkdir(parents=True)
+        files = dict(world.gather_lists(_write_share(beside, state, world)))
+        with world.main_alone() as is_ours:
+            if is_ours:
+                files |= _write_texts(beside, {NUMBERS: state.numbers, LOG: state.unreported})
+                _write_texts(beside, {MANIFEST: {"schema": SCHEMA, "files": files}})
+                _sync(beside)
+                shutil.rmtree(path, ignore_errors=True)
+                beside.rename(path)
+                _sync(path.parent)
+
+
+def _write_share(folder: Path, state: EngineState, world: World) -> list[tuple[str, Fingerprint]]:
+    """Write this process's share of the files of tensors, and describe them by name."""
+    written = []
+    for number, (name, tensors) in enumerate(_files(state)):
+        if number % world.size == world.ranks.rank:
+            save_file(_on_cpu(tensors), folder / name)
+            written.append((name, _seal(folder / name)))
+    return written
+
+
+def _files(state: EngineState) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Deal the tensors out to files: group.safetensors, group.1.safetensors and so on."""
+    for group, tensors in state.tensors.items():
+        pending: dict[str, Tensor] = {}
+        n_files = n_bytes = 0
+        for name in tensors:
+            if n_bytes >= FILE_BYTES:
+                yield _file_name(group, n_files), pending
+                pending, n_bytes, n_files = {}, 0, n_files + 1
+            pending[name] = tensors[name]
+            n_bytes += pending[name].nbytes
+        yield _file_name(group, n_files), pending
+
+
+def _file_name(group: str, number: int) -> str:
+    return f"{group}.{number}.safetensors" if number else f"{group}.safetensors"
+
+
+def _write_texts(folder: Path, contents: dict[str, Any]) -> dict[str, Fingerprint]:
+    """Write JSON files and bring them safely to disk; describe them by name."""
+    for name, content in contents.items():
+        (folder / name).write_text(json.dumps(content, indent=1))
+    return {name: _seal(folder / name) for name in contents}
 
 
 @contextmanager
-def _told_when_the_disk_fails(what: str, path: Path, groups: Iterable[dict[str, Tensor]]) -> Iterator[None]:
+def _told_when_the_disk_fails(what: str, path: Path, needed: int) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        needed = sum(t.numel() * t.element_size() for tensors in groups for t in tensors.values())
         free = free_bytes(path)
         raise DalleError(
             f"cannot write {what}: {error}",
             f"it needs {needed / 2**20:.1f} MiB, free are {free / 2**20:.1f} MiB; what was saved before is untouched",
         ) from error
+
+
+def _n_bytes(tensors: Mapping[str, Tensor]) -> int:
+    return tensors.n_bytes if isinstance(tensors, Gathered) else sum(tensor.nbytes for tensor in tensors.values())
 
 
 def free_bytes(path: Path) -> int:
@@ -94,12 +138,36 @@ def check_checkpoint(path: Path) -> list[Path]:
 
 
 def load_checkpoint(path: Path) -> EngineState:
-    """Read a checkpoint back after checking it; raises DalleError naming what is wrong."""
-    groups = [name for name in check_checkpoint(path) if name.suffix == ".safetensors"]
+    """Read a checkpoint back after checking it, each tensor when it is asked for.
+
+    Raises DalleError naming what is wrong.
+    """
+    files: dict[str, list[Path]] = {}
+    for name in check_checkpoint(path):
+        if name.suffix == ".safetensors":
+            files.setdefault(name.name.partition(".")[0], []).append(path / name.name)
     with _told_when_corrupt(path):
-        tensors = {group.stem: load_file(path / group.name) for group in groups}
+        tensors = {group: StoredTensors(own) for group, own in files.items()}
         numbers, unreported = (json.loads((path / name).read_text()) for name in (NUMBERS, LOG))
         return EngineState(tensors, numbers, unreported)
+
+
+class StoredTensors(Mapping[str, Tensor]):
+    """The tensors of some safetensors files by name, each read when it is asked for."""
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        """Raises SafetensorError for a file that is none."""
+        opened = [safe_open(file, "pt") for file in files]
+        self._files = {name: file for file in opened for name in file.keys()}  # noqa: SIM118  it is no mapping
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._files[name].get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
 
 
 @contextmanager
@@ -130,13 +198,14 @@ def incomplete_checkpoints(run: RunDir) -> list[Path]:
 
 @dataclass(frozen=True)
 class Saver:
-    """Writes checkpoints and the model folder, and keeps the last few and the best."""
+    """Writes checkpoints and the model folder, and keeps the last few and the best; all processes take part."""
 
     run: RunDir
     model_config: dict[str, Any]
     keep: int
+    world: World
 
-    def save(self, state: EngineState, weights: dict[str, Tensor], valid_loss: float | None) -> None:
+    def save(self, state: EngineState, weights: Mapping[str, Tensor], valid_loss: float | None) -> None:
         """Save the model folder, from the weights that inference uses, then the state under its step.
 
         valid_loss, where it was measured at this step, decides which checkpoint is best.
@@ -144,9 +213,10 @@ class Saver:
         if valid_loss is not None:
             state.numbers["valid_loss"] = valid_loss
         step = int(state.numbers["step"])
-        save_model(self.run.model, self.model_config, weights)
-        save_checkpoint(self.run.checkpoint(step), state)
-        self._prune(step)
+        save_model(self.run.model, self.model_config, weights, self.world)
+        save_checkpoint(self.run.checkpoint(step), state, self.world)
+        if self.world.is_main:
+            self._prune(step)
 
     def _prune(self, newest: int) -> None:
         """Remove checkpoints before the last few, but the best; later ones, which were found corrupt, don't count."""
@@ -160,9 +230,20 @@ class Saver:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def save_model(folder: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> None:
-    """Write what inference needs, each file whole or not at all; raises DalleError like `save_checkpoint`."""
-    with _told_when_the_disk_fails(f"model {folder}", folder, [weights]):
+def save_model(folder: Path, config: dict[str, Any], weights: Mapping[str, Tensor], world: World) -> None:
+    """Write what inference needs, each file whole or not at all; raises DalleError like `save_checkpoint`.
+
+    The main process gathers all weights in its memory for that.
+    """
+    gathered = ((name, weights[name]) for name in weights)
+    own = {name: tensor.cpu() for name, tensor in gathered if world.is_main}
+    with world.main_alone() as is_ours:
+        if is_ours:
+            _write_model(folder, config, own)
+
+
+def _write_model(folder: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    with _told_when_the_disk_fails(f"model {folder}", folder, _n_bytes(weights)):
         folder.mkdir(parents=True, exist_ok=True)
         with whole_or_absent(folder / CONFIG) as new_config, whole_or_absent(folder / WEIGHTS) as new_weights:
             new_config.write_text(json.dumps({"schema": SCHEMA, **config}, indent=1))
@@ -184,13 +265,13 @@ def _valid_loss(path: Path) -> float:
         return float("inf")
 
 
-def _seal(path: Path) -> dict[str, Any]:
+def _seal(path: Path) -> Fingerprint:
     """Bring a file safely to disk and describe it."""
     _sync(path)
     return _fingerprint(path)
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
+def _fingerprint(path: Path) -> Fingerprint:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 

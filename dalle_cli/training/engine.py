@@ -4,10 +4,10 @@ The loop knows an engine by its verbs alone.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,14 +27,37 @@ from dalle_cli.training.schedules import learning_rate
 class EngineState:
     """Everything a run needs to go on.
 
-    tensors     by group ("parameters", "exp_avg", ...) and name
+    tensors     by group ("parameters", "exp_avg", ...) and name; whole ones, that may come into being, in all processes
+                together, when they are asked for
     numbers     counts, such as the step
     unreported  the log's figures since the last report, see `MetricLog.state`
     """
 
-    tensors: dict[str, dict[str, Tensor]]
+    tensors: Mapping[str, Mapping[str, Tensor]]
     numbers: dict[str, int | float]
     unreported: list[dict[str, float]] = field(default_factory=list)
+
+
+class Gathered(Mapping[str, Tensor]):
+    """Tensors by name that are put together from all processes' parts when they are asked for, by all of them."""
+
+    def __init__(self, shapes: Mapping[str, torch.Size], gather: Callable[[str], Tensor]) -> None:
+        self.shapes = shapes
+        self._gather = gather
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._gather(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    @property
+    def n_bytes(self) -> int:
+        """Count the bytes they take, without gathering any."""
+        return torch.float32.itemsize * sum(shape.numel() for shape in self.shapes.values())
 
 
 class Trainable(Protocol):
@@ -46,6 +69,8 @@ class Trainable(Protocol):
 
     def to(self, device: torch.device) -> "Trainable": ...
 
+    def __call__(self, *args: Tensor) -> Any: ...
+
 
 class Engine(Protocol):
     """The verbs of training."""
@@ -53,6 +78,7 @@ class Engine(Protocol):
     step: int  # updates tried
     device: torch.device
     world: World
+    module: Trainable  # the model as a task is to call it
 
     def backward(self, loss: Tensor) -> None: ...
 
@@ -72,8 +98,12 @@ class Engine(Protocol):
         """Compute with the weights that inference will use, inside a `with`."""
         ...
 
-    def inference_weights(self) -> dict[str, Tensor]:
-        """Give those weights by name."""
+    def whole_model(self) -> AbstractContextManager[Trainable | None]:
+        """Give the main process a model with those weights that can do more than `forward`, inside a `with`."""
+        ...
+
+    def inference_weights(self) -> Mapping[str, Tensor]:
+        """Give those weights by name, as in `EngineState`."""
         ...
 
 
@@ -100,7 +130,8 @@ class ReplicaEngine:
         self._parameters = dict(module.named_parameters())
         self._table = optimizer
         self._optimizer = build_optimizer(module.matrices(), self._parameters.values(), optimizer)
-        self._ema = Ema(module, ema) if ema else None
+        self._n_applied = 0
+        self._ema = Ema(self._parameters, ema) if ema else None
         self._scales = scales
         self._compression = compression
         self._gradient_norm = 0.0
@@ -134,11 +165,11 @@ class ReplicaEngine:
         self.world.sum_gradients(gradients.values())
 
     def _apply(self) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(self._table, self.step)
+        self._n_applied += 1
+        self._optimizer.prepare(self._n_applied, learning_rate(self._table, self.step))
         self._optimizer.step()
-        if self._ema and self._optimizer.updates % self._ema.table.every == 0:
-            self._ema.update()
+        if self._ema:
+            self._ema.follow(self._n_applied)
 
     def metrics(self) -> Metrics:
         figures = {"train/gradient_norm": self._gradient_norm, "train/lr": learning_rate(self._table, self.step - 1)}
@@ -152,13 +183,18 @@ class ReplicaEngine:
             with self._ema.swapped_in():
                 yield
 
+    @contextmanager
+    def whole_model(self) -> Iterator[Trainable | None]:
+        with self.averaged():
+            yield self.module if self.world.is_main else None
+
     def inference_weights(self) -> dict[str, Tensor]:
         return self._ema.weights if self._ema else {name: p.data for name, p in self._parameters.items()}
 
     def state(self) -> EngineState:
         """Give what a run needs to go on; every process takes part, and all get the same."""
         tensors = self._tensors()
-        numbers = {"step": self.step, "optimizer_updates": self._optimizer.updates}
+        numbers = {"step": self.step, "optimizer_updates": self._n_applied}
         if self._compression:
             tensors["compression_errors"] = self._compression.state(self.world.sum)
         if self._ema:
@@ -167,12 +203,9 @@ class ReplicaEngine:
 
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
         """Name the tensors that are the same in all processes, by group."""
-        moments = self._optimizer.state
-        tensors = {
-            "parameters": {name: p.data for name, p in self._parameters.items()},
-            "exp_avg": {name: moments[p]["exp_avg"] for name, p in self._parameters.items()},
-            "exp_avg_sq": {name: moments[p]["exp_avg_sq"] for name, p in self._parameters.items()},
-        }
+        tensors = {"parameters": {name: p.data for name, p in self._parameters.items()}}
+        for moment in ("exp_avg", "exp_avg_sq"):
+            tensors[moment] = {name: self._optimizer.moments(p)[moment] for name, p in self._parameters.items()}
         if self._ema:
             tensors["ema"] = self._ema.weights
         if self._scales:
@@ -188,16 +221,21 @@ class ReplicaEngine:
         if self._compression and "compression_errors" in state.tensors:  # a run in one process has none
             self._compression.restore(state.tensors["compression_errors"])
         self.step = int(state.numbers["step"])
-        self._optimizer.updates = int(state.numbers["optimizer_updates"])
+        self._n_applied = int(state.numbers["optimizer_updates"])
         if self._ema:
             self._ema.n_updates = int(state.numbers["ema_updates"])
 
 
-def copy_tensors(targets: dict[str, Tensor], sources: dict[str, Tensor], group: str) -> None:
-    """Copy tensors by name, in place; raises ValueError listing up to ten that are missing, extra or misshapen."""
-    misfits = [name for name in targets if name not in sources or sources[name].shape != targets[name].shape]
-    misfits += [name for name in sources if name not in targets]
-    if misfits:
-        raise ValueError(f"{len(misfits)} tensors of {group} do not fit: {', '.join(misfits[:10])}")
+def copy_tensors(targets: Mapping[str, Tensor], sources: Mapping[str, Tensor], group: str) -> None:
+    """Copy tensors by name, in place; raises ValueError like `check_shapes`."""
+    check_shapes({name: target.shape for name, target in targets.items()}, sources, group)
     for name, target in targets.items():
         target.copy_(sources[name])
+
+
+def check_shapes(expected: Mapping[str, torch.Size], sources: Mapping[str, Tensor], group: str) -> None:
+    """Raise ValueError listing up to ten tensors that are missing, extra or misshapen."""
+    misfits = [name for name in expected if name not in sources or sources[name].shape != expected[name]]
+    misfits += [name for name in sources if name not in expected]
+    if misfits:
+        raise ValueError(f"{len(misfits)} tensors of {group} do not fit: {', '.join(misfits[:10])}")

@@ -38,8 +38,8 @@ class Task(Protocol):
         """Figures over all held-out batches, among them `valid/loss`."""
         ...
 
-    def preview(self, batch: Batch, step: int) -> Image.Image:
-        """Show on a few held-out samples how far the model has come."""
+    def preview(self, whole: nn.Module, batch: Batch, step: int) -> Image.Image:
+        """Show on a few held-out samples how far the model has come; `whole` is like the task's module."""
         ...
 
 
@@ -88,11 +88,8 @@ def saved_before_giving_up(training: TrainingBatches, engine: Engine, log: Metri
 
 
 def save(engine: Engine, log: MetricLog, saver: Saver, valid_loss: float | None) -> None:
-    """Write a checkpoint, with the figures that are not reported yet, and the model folder; one process does it."""
-    state, weights = replace(engine.state(), unreported=log.state()), engine.inference_weights()
-    with engine.world.main_alone() as is_ours:
-        if is_ours:
-            saver.save(state, weights, valid_loss)
+    """Write a checkpoint, with the figures that are not reported yet, and the model folder."""
+    saver.save(replace(engine.state(), unreported=log.state()), engine.inference_weights(), valid_loss)
 
 
 def agreed_request(world: World, requested: int | None) -> int | None:
@@ -122,19 +119,15 @@ def look(
     done, valid_loss = engine.step, None
     if is_last:
         log.report(done)
-    is_validation_due = is_last or done % runtime.validate_every == 0
-    is_preview_due = is_last or done % runtime.preview_every == 0
-    if not (is_validation_due or is_preview_due):
-        return None
-    with engine.averaged(), torch.no_grad():
-        if is_validation_due:
+    if is_last or done % runtime.validate_every == 0:
+        with engine.averaged(), torch.no_grad():
             figures = task.validate(batches.validation.on(engine.device), done)
-            log.write(done, figures)
-            valid_loss = figures["valid/loss"]
-        if is_preview_due:
-            picture = task.preview(batches.validation.first(engine.device), done)
-            if engine.world.is_main:
-                save_picture(picture, run.preview(done))
+        log.write(done, figures)
+        valid_loss = figures["valid/loss"]
+    if is_last or done % runtime.preview_every == 0:
+        with engine.whole_model() as whole, torch.no_grad():
+            if whole is not None:
+                save_picture(task.preview(whole, batches.validation.first(engine.device), done), run.preview(done))
     return valid_loss
 
 

@@ -5,9 +5,8 @@ transformer's residual stream, logits and losses stay fp32. Models say which par
 is for inference: to train in it, `gradient_scaling` is needed.
 """
 
-import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol, get_args
 
@@ -98,23 +97,32 @@ def use_fast_fp32_matmul() -> bool:
 
 
 def apply_precision(model: MixedPrecisionModel, precision: Precision, device: torch.device) -> None:
-    """Let the model's 16-bit parts compute in a precision, in place."""
+    """Let the model's 16-bit parts compute in a precision, in place; a deep copy of the model does so too."""
     if precision == "fp32":
         return
     for part in model.sixteen_bit_parts():
-        for name in ("forward", "forward_cached"):
-            method = getattr(part, name, None)
-            if method is not None:
-                setattr(part, name, _in_16_bits(method, device.type, DTYPES[precision]))
+        plain = type(part)
+        bases = (_SixteenBitCached if hasattr(plain, "forward_cached") else _SixteenBit, plain)
+        part.__class__ = type(f"SixteenBit{plain.__name__}", bases, {})
+        part.arithmetic = device.type, DTYPES[precision]
 
 
-def _in_16_bits(method: Callable[..., Tensor], device_type: str, dtype: torch.dtype) -> Callable[..., Tensor]:
-    @functools.wraps(method)
-    def run(*args: Any, **kwargs: Any) -> Tensor:
-        with torch.autocast(device_type, dtype=dtype):
-            return method(*args, **kwargs).float()
+class _SixteenBit(nn.Module):
+    """What comes before a part's own class once it computes in 16 bits; it hands back fp32."""
 
-    return run
+    arithmetic: tuple[str, torch.dtype]  # of which kind of device, and in what
+
+    def forward(self, *args: Any) -> Tensor:
+        with torch.autocast(*self.arithmetic):
+            return super().forward(*args).float()
+
+
+class _SixteenBitCached(_SixteenBit):
+    """The same for a part that also decodes slot by slot."""
+
+    def forward_cached(self, *args: Any) -> Tensor:
+        with torch.autocast(*self.arithmetic):
+            return super().forward_cached(*args).float()
 
 
 def _race(dtypes: tuple[torch.dtype, ...]) -> list[float]:

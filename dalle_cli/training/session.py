@@ -7,6 +7,7 @@ the loop.
 import json
 import os
 import platform
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from torch import nn
 
 from dalle_cli import __version__
-from dalle_cli.config import Recipe, TransformerRecipe
+from dalle_cli.config import Recipe
 from dalle_cli.console import Terminal
 from dalle_cli.data.loader import TrainingBatches, ValidationBatches
 from dalle_cli.data.preparation import Preparation
@@ -26,11 +27,11 @@ from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.run_dir import WEIGHTS, RunDir, held_alone, whole_or_absent
 from dalle_cli.training.checkpoint import SCHEMA, Saver, free_bytes, load_checkpoint, save_model, step_of
 from dalle_cli.training.distributed import World
-from dalle_cli.training.engine import ReplicaEngine
+from dalle_cli.training.engine import Engine, Trainable
+from dalle_cli.training.engines import EngineChoice, choose_engine, make_engine
 from dalle_cli.training.gradient_scaling import BranchScales
 from dalle_cli.training.loop import Batches, Task, train
 from dalle_cli.training.metric_log import MetricLog
-from dalle_cli.training.powersgd import PowerSGD
 from dalle_cli.training.precision import Precision, open_device, told_when_out_of_memory
 from dalle_cli.training.resume import check_folder, starting_checkpoint
 from dalle_cli.untrusted import printable
@@ -49,6 +50,7 @@ class TrainOptions:
     resume: str = "auto"
     device: str = "auto"
     dry_run: bool = False
+    deepspeed: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Session:
     terminal: Terminal
     world: World
     precision: Precision
+    engine: EngineChoice
     training: Portion
     validation: Portion
     checkpoint: Path | None
@@ -86,7 +89,13 @@ class Session:
         record = {
             "schema": SCHEMA,
             "recipe": self.recipe.model_dump(),
-            "resolved": {"device": self.world.device.type, "precision": self.precision, "processes": self.world.size},
+            "resolved": {
+                "device": self.world.device.type,
+                "precision": self.precision,
+                "processes": self.world.size,
+                "engine": self.engine.name,
+                "deepspeed": self.engine.zero,
+            },
             "versions": {"dalle": __version__, "torch": torch.__version__, "python": platform.python_version()},
             "data": {
                 "fingerprint": self.training.source.fingerprint(),
@@ -99,28 +108,34 @@ class Session:
             beside.write_text(json.dumps(record, indent=1))
 
     def train(
-        self, task: Task, prepare: Preparation, model_config: dict[str, Any], scales: BranchScales | None = None
+        self,
+        model: Trainable,
+        task_on: Callable[[Trainable], Task],
+        prepare: Preparation,
+        model_config: dict[str, Any],
+        scales: BranchScales | None = None,
     ) -> None:
-        """Drive the task to the recipe's last step; `model_config` goes into the run's model folder.
+        """Train the model to the recipe's last step; `model_config` goes into the run's model folder.
 
-        scales  of the branches that train in fp16
+        task_on  makes the task, on the model as the engine wants it called
+        scales   of the branches that train in fp16
         """
         with held_alone(self.run.root) if self.world.is_main else nullcontext():
-            self._train(task, prepare, model_config, scales)
+            engine = make_engine(self.engine, self.recipe, model, self.world, scales)
+            self._train(engine, task_on(engine.module), prepare, model_config)
 
-    def _train(
-        self, task: Task, prepare: Preparation, model_config: dict[str, Any], scales: BranchScales | None
-    ) -> None:
+    def _train(self, engine: Engine, task: Task, prepare: Preparation, model_config: dict[str, Any]) -> None:
         recipe, runtime = self.recipe, self.recipe.runtime
         steps, batch_size = recipe.training.steps, recipe.training.global_batch_size
-        engine, unreported = self._engine(task, scales)
+        unreported = self._restore(engine)
         if engine.step >= steps:
-            if self.world.is_main and not (self.run.model / WEIGHTS).is_file():
-                save_model(self.run.model, model_config, engine.inference_weights())
+            has_model = self.world.gather_lists([(self.run.model / WEIGHTS).is_file()])[0]
+            if not has_model:
+                save_model(self.run.model, model_config, engine.inference_weights(), self.world)
             self.terminal.say(f"{self.run.root} is already at step {engine.step} of {steps}: nothing to do")
             return
         batches = self._batches(prepare)
-        saver = Saver(self.run, model_config, runtime.keep_checkpoints)
+        saver = Saver(self.run, model_config, runtime.keep_checkpoints, self.world)
         with self.terminal.progress(steps, engine.step, "step") as line, told_when_out_of_memory():
             metrics = self.run.metrics if self.world.is_main else None
             log = MetricLog(metrics, runtime.report_every, batch_size, line.report)
@@ -150,30 +165,17 @@ class Session:
         )
         return Batches(training, validation)
 
-    def _engine(self, task: Task, scales: BranchScales | None) -> tuple[ReplicaEngine, list[dict[str, float]]]:
-        """Make the engine, with the state of the checkpoint to go on from, and give the log's state."""
-        recipe = self.recipe
-        engine = ReplicaEngine(
-            task.module, recipe.optimizer, recipe.ema, self.world, scales, self._compression(task.module)
-        )
+    def _restore(self, engine: Engine) -> list[dict[str, float]]:
+        """Take over the checkpoint to go on from, if there is one, and give the log's state."""
         if self.checkpoint is None:
-            return engine, []
+            return []
         state = load_checkpoint(self.checkpoint)
         try:
             engine.restore(state)
         except (ValueError, KeyError) as error:
             raise DalleError(f"the checkpoint does not fit this run: {error}") from error
         self.terminal.say(f"resumed after step {engine.step}")
-        return engine, state.unreported
-
-    def _compression(self, module: nn.Module) -> PowerSGD | None:
-        """Make what compresses gradients between processes, where the recipe asks for it and there are several."""
-        table = self.recipe.powersgd if isinstance(self.recipe, TransformerRecipe) else None
-        if table is None or self.world.size == 1:
-            return None
-        matrices = {id(matrix) for matrix in module.matrices()}
-        shapes = {name: tuple(p.shape) for name, p in module.named_parameters() if id(p) in matrices}
-        return PowerSGD(shapes, table.rank, self.recipe.training.seed, self.world.size, self.world.device)
+        return state.unreported
 
     def _cut(self) -> str:
         """Say how a batch is dealt out, where it is."""
@@ -190,7 +192,7 @@ class Session:
         training = self.recipe.training
         self.terminal.say(
             f"writing {self.run.root}: {n_parameters / 1e6:.2f} M parameters, "
-            f"{self.world.device.type}, {self.precision}\n"
+            f"{self.world.device.type}, {self.precision}, {self.engine}\n"
             f"{len(self.training.indices):,} samples and {len(self.validation.indices):,} held out; "
             f"{training.steps:,} steps of {training.global_batch_size}{self._cut()}"
         )
@@ -207,6 +209,7 @@ def open_session(
     if recipe.training.global_batch_size % world.size:
         message = f"a batch of {recipe.training.global_batch_size} can't be dealt out evenly to {world.size} processes"
         raise UsageError(message, "change `training.global_batch_size`")
+    engine = choose_engine(recipe, world.size, options.deepspeed)
     run = RunDir(options.run)
     recorded = check_folder(run, recipe, options.resume)
     checkpoint = starting_checkpoint(run, options.resume, terminal)
@@ -221,7 +224,7 @@ def open_session(
     if recorded and recorded["data"]["held_out"] != _held_out(training, validation):
         raise UsageError(f"{run.root} was begun with other held-out data", "give the same --valid, or none, as then")
     world.wait()  # nothing is written before all have looked
-    return Session(recipe, run, terminal, world, precision, training, validation, checkpoint)
+    return Session(recipe, run, terminal, world, precision, engine, training, validation, checkpoint)
 
 
 def _portions(

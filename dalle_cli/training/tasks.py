@@ -92,10 +92,10 @@ class DiscreteVAETask:
             "valid/perplexity": perplexity(counts),
         }
 
-    def preview(self, batch: Batch, step: int) -> Image.Image:
+    def preview(self, whole: DiscreteVAE, batch: Batch, step: int) -> Image.Image:
         """Held-out pictures above their reconstructions from hard tokens."""
         images = batch.images
-        rebuilt = self.module.decode(self.module.image_tokens(images))
+        rebuilt = whole.decode(whole.image_tokens(images))
         return labelled_grid([("", [to_image(x) for x in images]), ("", [to_image(x) for x in rebuilt])])
 
 
@@ -149,11 +149,11 @@ class TransformerTask:
             "valid/image_token_accuracy": hits / n_image_tokens,
         }
 
-    def preview(self, batch: Batch, step: int) -> Image.Image:
+    def preview(self, whole: Transformer, batch: Batch, step: int) -> Image.Image:
         """For held-out captions, the picture as the dVAE rebuilds it beside one drawn from the caption."""
         captions, images = batch.captions, batch.images
-        uniforms = torch.cat([candidate_uniforms(self._seed, c, [0], self.module.image_len) for c in captions])
-        drawn = self._dvae.decode(sample_image_tokens(self.module, batch.text_tokens, uniforms, SamplingSettings()))
+        uniforms = torch.cat([candidate_uniforms(self._seed, c, [0], whole.image_len) for c in captions])
+        drawn = self._dvae.decode(sample_image_tokens(whole, batch.text_tokens, uniforms, SamplingSettings()))
         rebuilt = self._dvae.decode(self._dvae.image_tokens(images))
         rows = zip(captions, rebuilt, drawn, strict=True)
         return labelled_grid([(caption, [to_image(left), to_image(right)]) for caption, left, right in rows])
@@ -175,7 +175,7 @@ class ClipTask:
         """
         clip, n_processes = self.module, self._world.size
         clip.clip_scale()
-        images, texts = (self._joined(embeddings) for embeddings in self._embeddings(batch))
+        images, texts = (self._joined(embeddings) for embeddings in _embeddings(clip, batch))
         scale = clip.logit_scale.exp()
         scale = scale.detach() + (scale - scale.detach()) / n_processes
         logits = scale * images @ texts.T
@@ -188,12 +188,6 @@ class ClipTask:
             "train/captions_cut": sum(batch.are_cut) / batch.global_size,
         }
         return loss, metrics
-
-    def _embeddings(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Embed a batch's pictures and captions: unit vectors [B, E] each."""
-        clip = self.module
-        images = F.normalize(clip.encode_image(clip.normalise(batch.images)), dim=1)
-        return images, F.normalize(clip.encode_text(batch.text_tokens), dim=1)
 
     def _joined(self, own: Tensor) -> Tensor:
         """Put those of all processes [B, E] below one another, in the order of the global batch."""
@@ -208,7 +202,7 @@ class ClipTask:
         """
         batches = list(batches)
         clip, captions = self.module, [caption for batch in batches for caption in batch.captions]
-        images, texts = map(torch.cat, zip(*map(self._embeddings, batches), strict=True))
+        images, texts = map(torch.cat, zip(*(_embeddings(clip, batch) for batch in batches), strict=True))
         cosines = images @ texts.T
         is_match = torch.tensor([[a == b for b in captions] for a in captions], device=cosines.device)
         figures = {"valid/loss": float(contrastive_loss(clip.logit_scale.exp() * cosines))}
@@ -217,9 +211,15 @@ class ClipTask:
             figures |= {f"valid/{name}_recall_at_{k}": recall_at(k, ranks) for k in (1, 5)}
         return figures
 
-    def preview(self, batch: Batch, step: int) -> Image.Image:
+    def preview(self, whole: Clip, batch: Batch, step: int) -> Image.Image:
         """For held-out captions, the pictures of the batch, the likeliest first."""
-        images, texts = self._embeddings(batch)
+        images, texts = _embeddings(whole, batch)
         pictures = [to_image(image) for image in batch.images]
         order = (texts @ images.T).argsort(dim=1, descending=True).tolist()
         return labelled_grid([(c, [pictures[i] for i in best]) for c, best in zip(batch.captions, order, strict=True)])
+
+
+def _embeddings(clip: Clip, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Embed a batch's pictures and captions: unit vectors [B, E] each."""
+    images = F.normalize(clip.encode_image(clip.normalise(batch.images)), dim=1)
+    return images, F.normalize(clip.encode_text(batch.text_tokens), dim=1)

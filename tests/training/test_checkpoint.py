@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from dalle_cli.errors import DalleError
 from dalle_cli.run_dir import RunDir
@@ -21,8 +22,10 @@ from dalle_cli.training.checkpoint import (
     save_checkpoint,
     save_model,
 )
+from dalle_cli.training.distributed import solo
 from dalle_cli.training.engine import EngineState
 
+ALONE = solo(torch.device("cpu"))
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -50,7 +53,7 @@ def steps_of(run: RunDir) -> list[int]:
 
 
 def saver(run: RunDir, keep: int = 2) -> Saver:
-    return Saver(run, {"kind": "toy", "model": {}}, keep)
+    return Saver(run, {"kind": "toy", "model": {}}, keep, ALONE)
 
 
 def save(to: Saver, step: int, valid_loss: float | None = None) -> None:
@@ -59,7 +62,7 @@ def save(to: Saver, step: int, valid_loss: float | None = None) -> None:
 
 
 def test_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "step-00000007", make_state(7))
+    save_checkpoint(tmp_path / "step-00000007", make_state(7), ALONE)
     assert_holds(tmp_path / "step-00000007", make_state(7))
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000007"]
 
@@ -67,7 +70,7 @@ def test_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 def test_layout_in_memory_makes_no_difference(tmp_path: Path) -> None:
     weight = torch.randn(4, 3, 2, 2)
     state = EngineState({"parameters": {"w": weight.to(memory_format=torch.channels_last)}}, {"step": 1})
-    save_checkpoint(tmp_path / "step-00000001", state)
+    save_checkpoint(tmp_path / "step-00000001", state, ALONE)
     assert torch.equal(load_checkpoint(tmp_path / "step-00000001").tensors["parameters"]["w"], weight)
 
 
@@ -85,11 +88,11 @@ def test_full_disk_leaves_what_was_there_and_says_what_is_needed(
 ) -> None:
     run = RunDir(tmp_path)
     for step in (3, 6):
-        save_checkpoint(run.checkpoint(step), make_state(step))
+        save_checkpoint(run.checkpoint(step), make_state(step), ALONE)
     fail_when_full(monkeypatch, call)
     for step in (6, 9):
         with pytest.raises(DalleError, match="No space left") as caught:
-            save_checkpoint(run.checkpoint(step), make_state(step))
+            save_checkpoint(run.checkpoint(step), make_state(step), ALONE)
         assert "needs" in caught.value.hint and "free" in caught.value.hint
     assert_holds(run.checkpoint(3), make_state(3))
     assert_holds(run.checkpoint(6), make_state(6))
@@ -100,11 +103,11 @@ def test_full_disk_while_the_model_is_written_is_a_known_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = make_state(1).tensors["parameters"]
-    save_model(tmp_path / "model", {"kind": "toy"}, weights)
+    save_model(tmp_path / "model", {"kind": "toy"}, weights, ALONE)
     before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
     fail_when_full(monkeypatch, "save_file")
     with pytest.raises(DalleError, match="No space left"):
-        save_model(tmp_path / "model", {"kind": "other"}, weights)
+        save_model(tmp_path / "model", {"kind": "other"}, weights, ALONE)
     kept = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
     assert {name: kept[name] for name in before} == before
 
@@ -114,7 +117,7 @@ def test_power_cut_at_any_sync_leaves_only_checkpoints_that_load(
     n_before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunDir(tmp_path)
-    save_checkpoint(run.checkpoint(3), make_state(3))
+    save_checkpoint(run.checkpoint(3), make_state(3), ALONE)
     calls = []
 
     def cut(_: int) -> None:
@@ -124,12 +127,12 @@ def test_power_cut_at_any_sync_leaves_only_checkpoints_that_load(
 
     with monkeypatch.context() as patch, pytest.raises(PowerCut):
         patch.setattr(os, "fsync", cut)
-        save_checkpoint(run.checkpoint(6), make_state(6))
+        save_checkpoint(run.checkpoint(6), make_state(6), ALONE)
     assert_holds(run.checkpoint(3), make_state(3))
     for step, path in checkpoints(run):
         assert_holds(path, make_state(step))
     assert steps_of(run) == ([3, 6] if n_before == 8 else [3])  # six files, the manifest, the folder; then renamed
-    save_checkpoint(run.checkpoint(6), make_state(6))
+    save_checkpoint(run.checkpoint(6), make_state(6), ALONE)
     assert_holds(run.checkpoint(6), make_state(6))
     assert incomplete_checkpoints(run) == []
 
@@ -142,7 +145,7 @@ FILES = [*TENSOR_FILES, "state.json", "log.json"]
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "longer"])
 def test_damaged_file_is_named(name: str, damage: str, tmp_path: Path) -> None:
     path = tmp_path / "step-00000003"
-    save_checkpoint(path, make_state(3))
+    save_checkpoint(path, make_state(3), ALONE)
     content = bytearray((path / name).read_bytes())
     if damage == "truncated":
         content = content[:-1]
@@ -159,7 +162,7 @@ def test_damaged_file_is_named(name: str, damage: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"files": 1}', '{"files": {"state.json": 1}}', "\xff"])
 def test_damaged_manifest_is_a_corrupt_checkpoint(text: str, tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "step-00000003", make_state(3))
+    save_checkpoint(tmp_path / "step-00000003", make_state(3), ALONE)
     (tmp_path / "step-00000003" / MANIFEST).write_text(text, encoding="latin-1")
     with pytest.raises(DalleError, match="corrupt checkpoint"):
         load_checkpoint(tmp_path / "step-00000003")
@@ -167,7 +170,7 @@ def test_damaged_manifest_is_a_corrupt_checkpoint(text: str, tmp_path: Path) -> 
 
 def test_folders_without_a_manifest_are_incomplete(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    save_checkpoint(run.checkpoint(3), make_state(3))
+    save_checkpoint(run.checkpoint(3), make_state(3), ALONE)
     shutil.copytree(run.checkpoint(3), run.checkpoint(6))
     (run.checkpoint(6) / MANIFEST).unlink()
     shutil.copytree(run.checkpoint(3), run.checkpoints / "step-00000009.partial")
@@ -214,18 +217,18 @@ def test_model_folder_follows_the_last_save(tmp_path: Path) -> None:
         save(to, step)
     assert sorted(path.name for path in to.run.model.iterdir()) == ["config.json", "model.safetensors"]
     assert json.loads((to.run.model / "config.json").read_text())["kind"] == "toy"
-    weights = checkpoint.load_file(to.run.model / "model.safetensors")
+    weights = load_file(to.run.model / "model.safetensors")
     torch.testing.assert_close(weights, make_state(2).tensors["ema"], rtol=0, atol=0)
 
 
 def test_saving_leaves_alone_what_someone_has_put_aside(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    save_checkpoint(run.checkpoint(3), make_state(3))
+    save_checkpoint(run.checkpoint(3), make_state(3), ALONE)
     aside = run.checkpoints / "step-00000003-good"
     run.checkpoint(3).rename(aside)
     left = run.checkpoints / "step-00000005.partial"
     left.mkdir()
     assert incomplete_checkpoints(run) == [left]
-    Saver(run, {"kind": "toy"}, keep=1).save(make_state(6), make_state(6).tensors["ema"], None)
+    Saver(run, {"kind": "toy"}, keep=1, world=ALONE).save(make_state(6), make_state(6).tensors["ema"], None)
     assert aside.is_dir() and not left.exists()
     assert_holds(aside, make_state(3))

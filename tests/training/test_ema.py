@@ -25,7 +25,7 @@ def change(module: nn.Module, generator: torch.Generator) -> None:
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.9, 0.999])
 def test_average_matches_a_plain_loop(decay: float) -> None:
     module, generator = layer(), torch.Generator().manual_seed(1)
-    ema = Ema(module, EmaTable(decay=decay, every=1))
+    ema = Ema(dict(module.named_parameters()), EmaTable(decay=decay, every=1))
     expected = {name: weight.double() for name, weight in weights_of(module).items()}
     for n in range(40):
         change(module, generator)
@@ -40,7 +40,7 @@ def test_average_matches_a_plain_loop(decay: float) -> None:
 
 def test_first_update_copies() -> None:
     module = layer()
-    ema = Ema(module, EmaTable(decay=0.999, every=1))
+    ema = Ema(dict(module.named_parameters()), EmaTable(decay=0.999, every=1))
     change(module, torch.Generator().manual_seed(1))
     ema.update()
     assert all(torch.equal(ema.weights[name], weight) for name, weight in weights_of(module).items())
@@ -49,14 +49,14 @@ def test_first_update_copies() -> None:
 def test_average_keeps_a_memory_of_its_own() -> None:
     module = layer()
     before = weights_of(module)
-    ema = Ema(module, EmaTable(decay=0.9, every=1))
+    ema = Ema(dict(module.named_parameters()), EmaTable(decay=0.9, every=1))
     change(module, torch.Generator().manual_seed(1))
     assert all(torch.equal(ema.weights[name], weight) for name, weight in before.items())
 
 
 def averaged() -> tuple[nn.Linear, Ema]:
     module, generator = layer(), torch.Generator().manual_seed(1)
-    ema = Ema(module, EmaTable(decay=0.9, every=1))
+    ema = Ema(dict(module.named_parameters()), EmaTable(decay=0.9, every=1))
     for _ in range(3):
         change(module, generator)
         ema.update()

@@ -60,7 +60,7 @@ class BrightnessTask:
     def validate(self, batches: Iterable[Batch], step: int) -> dict[str, float]:
         return {"valid/loss": float(sum((b.images.mean() - self.module.guess).square().item() for b in batches))}
 
-    def preview(self, batch: Batch, step: int) -> Image.Image:
+    def preview(self, whole: nn.Module, batch: Batch, step: int) -> Image.Image:
         return Image.new("RGB", (1, 1))
 
 
@@ -87,7 +87,8 @@ def run_task(pairs: Path, tmp_path: Path) -> Callable[..., RunDir]:
             unreported = state.unreported
         log = MetricLog(folder.metrics, runtime.report_every, 4, lambda *_: None)
         log.restore(unreported, engine.step)
-        train(task, engine, batches, runtime, steps, log, Saver(folder, {"kind": "toy"}, runtime.keep_checkpoints))
+        saver = Saver(folder, {"kind": "toy"}, runtime.keep_checkpoints, engine.world)
+        train(task, engine, batches, runtime, steps, log, saver)
         return folder
 
     return run

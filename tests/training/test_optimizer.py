@@ -31,12 +31,17 @@ def others(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.ndim != 2]
 
 
+def prepare(optimizer: torch.optim.Optimizer, update: int, lr: float) -> None:
+    """Do by hand what `AdamW.prepare` does, which torch's optimizers lack."""
+    for group in optimizer.param_groups:
+        group["update"], group["lr"] = update, lr
+
+
 def train(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Twenty updates, each with another step size and other data."""
     generator = torch.Generator().manual_seed(1)
     for step in range(STEPS):
-        for group in optimizer.param_groups:
-            group["lr"] = 1e-2 / (1 + step)
+        prepare(optimizer, step + 1, 1e-2 / (1 + step))
         optimizer.zero_grad()
         module(torch.randn(5, 4, generator=generator)).square().sum().backward()
         optimizer.step()
@@ -66,8 +71,7 @@ def test_clipped_second_moment_matches_one_number_at_a_time(clip: float) -> None
     weights, means, variances = parameter.detach().double().flatten().tolist(), [0.0] * 6, [0.0] * 6
     for step, gradient in enumerate(gradients):
         lr = 0.05 / (1 + step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+        optimizer.prepare(step + 1, lr)
         parameter.grad = gradient.view(2, 3).clone()
         optimizer.step()
         for i, g in enumerate(gradient.double().tolist()):
@@ -86,8 +90,7 @@ def test_decay_shrinks_the_matrices_and_nothing_else() -> None:
     module = network()
     before = [parameter.detach().clone() for parameter in module.parameters()]
     optimizer = build_optimizer(matrices(module), module.parameters(), table(weight_decay=0.5))
-    for group in optimizer.param_groups:
-        group["lr"] = 0.1
+    optimizer.prepare(1, 0.1)
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
@@ -106,8 +109,7 @@ def test_every_parameter_belongs_to_one_group() -> None:
 def test_parameters_without_a_gradient_are_left_alone() -> None:
     first, second = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
     optimizer = build_optimizer([first, second], [first, second], table(weight_decay=0.5))
-    for group in optimizer.param_groups:
-        group["lr"] = 0.1
+    optimizer.prepare(1, 0.1)
     first.grad = torch.ones(2, 2)
     optimizer.step()
     assert torch.equal(second.detach(), torch.ones(2, 2)) and (first < 1).all()
@@ -116,9 +118,26 @@ def test_parameters_without_a_gradient_are_left_alone() -> None:
 def test_a_first_update_moves_every_weight_by_the_step_size() -> None:
     parameter = nn.Parameter(torch.zeros(3, 2))
     optimizer: AdamW = build_optimizer([parameter], [parameter], table())
-    optimizer.param_groups[0]["lr"] = 0.1
+    optimizer.prepare(1, 0.1)
     parameter.grad = torch.tensor([[1.0, -1], [50, -50], [0.01, -0.01]])
     optimizer.step()
     signs: Tensor = parameter.grad.sign()
     torch.testing.assert_close(parameter.detach(), -0.1 * signs, rtol=1e-3, atol=0)
-    assert optimizer.updates == 1
+
+
+def test_step_in_parts_equals_a_whole_one() -> None:
+    """DeepSpeed exchanges the groups' parameters for flat partitions, and steps group by group."""
+    whole, parts = network(), network()
+    optimizers = [build_optimizer(matrices(m), m.parameters(), table(weight_decay=0.3)) for m in (whole, parts)]
+    for update in range(1, 4):
+        for module, optimizer in zip((whole, parts), optimizers, strict=True):
+            optimizer.prepare(update, 1e-2)
+            for parameter in module.parameters():
+                parameter.grad = torch.full_like(parameter, 0.5 * update)
+        optimizers[0].step()
+        groups = optimizers[1].param_groups
+        for group in groups:
+            optimizers[1].param_groups = [group]
+            optimizers[1].step()
+        optimizers[1].param_groups = groups
+    assert all(torch.equal(left, right) for left, right in zip(whole.parameters(), parts.parameters(), strict=True))

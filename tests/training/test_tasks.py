@@ -203,7 +203,8 @@ def test_preview_of_an_endless_caption_is_drawn(kind: str, hang_guard: None) -> 
     """A caption's length in a stranger's file must not decide how long training stands still."""
     task, batch = TASKS[kind](), next(BATCHES[kind]().micro_batches(0, CPU))
     with torch.no_grad():
-        long, short = (task.preview(replace(batch, captions=["word " * n] * len(LENGTHS)), 0) for n in (20_000, 200))
+        batches = [replace(batch, captions=["word " * n] * len(LENGTHS)) for n in (20_000, 200)]
+        long, short = (task.preview(task.module, captioned, 0) for captioned in batches)
     assert long.size == short.size
 
 

@@ -1,0 +1,169 @@
+"""DeepSpeed's configuration: what a recipe asks for, merged with a file of the user's.
+
+The recipe decides what both could say. A file may repeat that, or write "auto", and may tune how ZeRO goes about it;
+what would compute something else than the recipe says is refused. Imports neither torch nor DeepSpeed.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dalle_cli.config import TransformerRecipe
+from dalle_cli.errors import UsageError
+
+Json = dict[str, Any]
+
+AUTO = "auto"
+SIXTEEN_BIT = "the branches compute in 16 bits by `runtime.precision`; parameters and what is summed stay fp32"
+RECIPE_HAS_IT = "the recipe has its own, with the published clip"
+SHARDS = "checkpoints read every process's part from memory, and count on one part for each process"
+OFFLOADED = {"parameters": "offload_param", "optimizer": "offload_optimizer"}
+REFUSED = {
+    "fp16": SIXTEEN_BIT,
+    "bf16": SIXTEEN_BIT,
+    "bfloat16": SIXTEEN_BIT,
+    "amp": SIXTEEN_BIT,
+    "torch_autocast": SIXTEEN_BIT,
+    "data_types": SIXTEEN_BIT,
+    "communication_data_type": SIXTEEN_BIT,
+    "optimizer": RECIPE_HAS_IT,
+    "scheduler": RECIPE_HAS_IT,
+    "sparse_attention": "its kernels are for torch 1; the recipe's attention is sparse already",
+    "compression_training": "it does not go with ZeRO",
+    "managed_gradient_accumulation": "micro-batches are counted by the training loop",
+    "zero_optimization.zero_hpz_partition_size": SHARDS,
+    "zero_optimization.mics_shard_size": SHARDS,
+    "zero_optimization.elastic_checkpoint": SHARDS,
+}
+TUNING = {  # what a file may say freely
+    "steps_per_print", "wall_clock_breakdown", "memory_breakdown", "comms_logger", "dump_state",
+    "zero_optimization.reduce_bucket_size", "zero_optimization.allgather_bucket_size",
+    "zero_optimization.allgather_partitions", "zero_optimization.round_robin_gradients",
+    "zero_optimization.overlap_comm", "zero_optimization.sub_group_size",
+    "zero_optimization.memory_efficient_linear", "zero_optimization.stage3_prefetch_bucket_size",
+    "zero_optimization.stage3_max_live_parameters", "zero_optimization.stage3_max_reuse_distance",
+    "zero_optimization.stage3_param_persistence_threshold", "zero_optimization.stage3_module_granularity_threshold",
+    "zero_optimization.stage3_gather_16bit_weights_on_model_save",
+    "zero_optimization.offload_optimizer.pin_memory", "zero_optimization.offload_param.pin_memory",
+    "zero_optimization.offload_param.buffer_count", "zero_optimization.offload_param.buffer_size",
+    "zero_optimization.offload_param.max_in_cpu",
+}  # fmt: skip
+
+
+def read_config(path: Path) -> Json:
+    """Read a file of DeepSpeed's; raises UsageError where it is none."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"can't read {path}: {error}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} holds no JSON object")
+    return found
+
+
+def overrides_of(path: Path) -> list[str]:
+    """Give what a file says that has keys in a recipe: the stage, and what is offloaded to the host's memory."""
+    said = _flat(read_config(path))
+    stage = said.get("zero_optimization.stage", AUTO)
+    offloaded = [what for what, key in OFFLOADED.items() if said.get(f"zero_optimization.{key}.device") == "cpu"]
+    overrides = [] if stage == AUTO else [f"runtime.zero_stage={stage}"]
+    return overrides + [f"runtime.offload={what}" for what in offloaded[:1]]
+
+
+def zero_config(recipe: TransformerRecipe, n_processes: int, bucket: int, given: Json) -> Json:
+    """Give the configuration of a recipe's ZeRO stage, tuned by what a file says.
+
+    bucket  values to gather or to sum in one go: those of the largest layer
+
+    Raises UsageError listing all keys that contradict the recipe, with both values, or that are refused, with the
+    reason.
+    """
+    config = _recipe_config(recipe, n_processes, bucket)
+    expected, problems = _flat(config) | _arithmetic(recipe, n_processes), []
+    for key, value in _flat({name: said for name, said in given.items() if not _is_off(said)}).items():
+        if value == AUTO or value == expected.get(key):
+            continue
+        if key in TUNING:
+            _put(config, key, value)
+        elif key in expected:
+            problems.append(f"`{key}` is {value}, the recipe says {expected[key]}")
+        else:
+            problems.append(f"`{key}` is refused: {_reason_against(key)}")
+    if config["zero_optimization"]["overlap_comm"] and recipe.runtime.zero_stage == 1:
+        problems.append("`zero_optimization.overlap_comm` is refused: at stage 1 micro-batches would not be summed")
+    if problems:
+        raise UsageError("\n".join(["the DeepSpeed file does not go with the recipe:", *(f"  {p}" for p in problems)]))
+    return config
+
+
+def _is_off(section: Any) -> bool:
+    return isinstance(section, dict) and section.get("enabled") in (False, AUTO)
+
+
+def _reason_against(key: str) -> str:
+    reasons = (reason for name, reason in REFUSED.items() if f"{key}.".startswith(f"{name}."))
+    return next(reasons, "it is not among the keys that tune ZeRO")
+
+
+def _recipe_config(recipe: TransformerRecipe, n_processes: int, bucket: int) -> Json:
+    """Say it in DeepSpeed's words.
+
+    Micro-batches are the loop's: to DeepSpeed, all that comes before an update is one. Gradients must be contiguous:
+    otherwise ZeRO 1 and 2 have been seen not to sum them on CPUs. ZeRO 3's own linear layer would round a 16-bit bias
+    twice, so that stages would differ.
+    """
+    runtime = recipe.runtime
+    share = recipe.training.global_batch_size // n_processes
+    zero = {
+        "stage": runtime.zero_stage,
+        "contiguous_gradients": True,
+        "reduce_scatter": True,
+        "overlap_comm": runtime.zero_stage == 3,
+        "reduce_bucket_size": bucket,
+        "allgather_bucket_size": bucket,
+    }
+    if runtime.zero_stage == 3:
+        zero |= {
+            "stage3_prefetch_bucket_size": bucket,
+            "stage3_max_live_parameters": 2 * bucket,
+            "stage3_max_reuse_distance": 2 * bucket,
+            "stage3_param_persistence_threshold": 4 * recipe.model.d_model,  # vectors stay whole
+            "memory_efficient_linear": False,
+        }
+    if runtime.offload:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if runtime.offload == "parameters":
+        zero["offload_param"] = {"device": "cpu"}
+    return {
+        "train_batch_size": recipe.training.global_batch_size,
+        "train_micro_batch_size_per_gpu": share,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": recipe.optimizer.clip_norm,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": zero,
+        "steps_per_print": 2**62,
+    }
+
+
+def _arithmetic(recipe: TransformerRecipe, n_processes: int) -> Json:
+    """Give the numbers of the loop's micro-batches, as a file would state them."""
+    share = recipe.training.global_batch_size // n_processes
+    micro = recipe.runtime.micro_batch_size or share
+    return {"train_micro_batch_size_per_gpu": micro, "gradient_accumulation_steps": -(-share // micro)}
+
+
+def _flat(tables: Json, prefix: str = "") -> Json:
+    """Flatten nested objects to dotted keys."""
+    flat: Json = {}
+    for key, value in tables.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _put(config: Json, key: str, value: Any) -> None:
+    *tables, name = key.split(".")
+    for table in tables:
+        config = config.setdefault(table, {})
+    config[name] = value
