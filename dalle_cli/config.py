@@ -72,6 +72,7 @@ class RuntimeTable(Table):
     zero_stage: Literal[0, 1, 2, 3] = 0  # what DeepSpeed deals out: moments, also gradients, also parameters
     offload: Literal[False, "optimizer", "parameters"] = False  # to the host's memory; parameters: both, at stage 3
     micro_batch_size: Count = 0  # samples in one backward; 0: the whole batch
+    recompute: bool | Literal["auto"] = "auto"  # branches in backward, for memory; auto: where zero_stage is 3
     workers: Count = 2  # loader processes
     report_every: Positive = 10
     validate_every: Positive = 500
@@ -90,6 +91,8 @@ class RuntimeTable(Table):
             raise ValueError("engine deepspeed needs a zero_stage of 1 to 3: what stage 0 would do, ddp does")
         if self.offload and not self.zero_stage:
             raise ValueError(f"offload {self.offload} is DeepSpeed's: it needs a zero_stage")
+        if self.zero_stage == 3 and self.recompute is False:
+            raise ValueError("recompute can't be false at zero_stage 3: what is kept would hold gathered parameters")
         if self.offload == "parameters" and self.zero_stage != 3:
             raise ValueError(f"offload parameters needs zero_stage 3, which deals them out, not {self.zero_stage}")
         return self

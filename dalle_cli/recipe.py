@@ -6,6 +6,7 @@ is answered at once.
 
 import difflib
 import tomllib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
@@ -51,10 +52,11 @@ def read_recipe(name: str) -> str:
         raise UsageError(f"{name} is not valid TOML: {error}") from None
 
 
-def load_recipe(name: str, overrides: list[str], kind: str | None = None) -> Recipe:
+def load_recipe(name: str, overrides: list[str], kind: str | None = None, where_off: Sequence[str] = ()) -> Recipe:
     """Read a recipe, apply `section.key=value` overrides and check all of it.
 
-    kind  what the recipe must train, where the command demands one
+    kind       what the recipe must train, where the command demands one
+    where_off  overrides that hold where recipe and other overrides say nothing, 0 or false
     Raises UsageError that lists every problem.
     """
     try:
@@ -63,6 +65,9 @@ def load_recipe(name: str, overrides: list[str], kind: str | None = None) -> Rec
         raise UsageError(f"{name} is not valid TOML: {error}") from None
     for override in overrides:
         _apply(raw, override)
+    for override in where_off:
+        if not _said(raw, override.partition("=")[0]):
+            _apply(raw, override)
     found = str(raw.get("kind"))
     if kind is not None and found in RECIPE_TYPES and found != kind:
         raise UsageError(f"{name} is a recipe for {found}, not for {kind}", f"try `dalle train-{found} {name}`")
@@ -86,6 +91,14 @@ def parse_recipe(raw: dict[str, Any], source: str) -> Recipe:
         plural = "problem" if len(problems) == 1 else "problems"
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise UsageError(f"{len(problems)} {plural} in recipe {source}:\n{lines}") from None
+
+
+def _said(raw: dict[str, Any], path: str) -> Any:
+    """Look up what stands at a dotted path, None where nothing does."""
+    value: Any = raw
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

@@ -1,5 +1,6 @@
 """The grammar of recipes: science has no defaults, types are strict, tables are closed and frozen."""
 
+import itertools
 import types
 import typing
 from typing import Any, get_args
@@ -15,8 +16,10 @@ from dalle_cli.config import (
     DataTable,
     DVAELossTable,
     DVAEModelTable,
+    DVAERecipe,
     EmaTable,
     OptimizerTable,
+    PowerSGDTable,
     RuntimeTable,
     Table,
     TokenizerTable,
@@ -26,6 +29,7 @@ from dalle_cli.config import (
     TrainingTable,
     TransformerLossTable,
     TransformerModelTable,
+    TransformerRecipe,
 )
 
 ANY_COSINE = Cosine(start=1.0, end=0.5, steps=10)
@@ -59,10 +63,22 @@ GOOD[TrainedClipTable] = {
     **{**GOOD[ClipModelTable], "text_vocab_size": 302, "end_of_text": None},
     **{"pixel_mean": [0.5, 0.5, 0.5], "pixel_std": [0.2, 0.2, 0.2]},
 }
+OF_EVERY_RECIPE = {
+    **{"optimizer": OptimizerTable(**GOOD[OptimizerTable]), "data": DataTable(**GOOD[DataTable])},
+    "training": TrainingTable(steps=1, global_batch_size=8, seed=0),
+}
+GOOD[DVAERecipe] = {
+    **{"kind": "dvae", "model": DVAEModelTable(**GOOD[DVAEModelTable])},
+    **{"loss": DVAELossTable(**GOOD[DVAELossTable]), **OF_EVERY_RECIPE},
+}
+GOOD[TransformerRecipe] = {
+    **{"kind": "transformer", "model": TransformerModelTable(**GOOD[TransformerModelTable])},
+    "tokenizer": TokenizerTable(**GOOD[TokenizerTable]),
+    **{"loss": TransformerLossTable(**GOOD[TransformerLossTable]), **OF_EVERY_RECIPE},
+}
 GOOD[ClipRecipe] = {
     **{"kind": "clip", "model": ClipModelTable(**GOOD[ClipModelTable])},
-    **{"tokenizer": TokenizerTable(**GOOD[TokenizerTable]), "optimizer": OptimizerTable(**GOOD[OptimizerTable])},
-    **{"data": DataTable(**GOOD[DataTable]), "training": TrainingTable(steps=1, global_batch_size=8, seed=0)},
+    **{"tokenizer": TokenizerTable(**GOOD[TokenizerTable]), **OF_EVERY_RECIPE},
 }
 
 
@@ -232,3 +248,84 @@ def test_a_floor_of_zero_is_a_floor(floor: float) -> None:
 def test_no_floor_is_spelt_false() -> None:
     assert DVAELossTable(**GOOD[DVAELossTable]).min_log_scale is False
     assert "min_log_scale" in refused(DVAELossTable, min_log_scale=True)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "told"),
+    [
+        ({"zero_stage": 1, "engine": "local"}, "zero_stage 1 is DeepSpeed's: engine must be deepspeed, not local"),
+        ({"zero_stage": 3, "engine": "ddp"}, "zero_stage 3 is DeepSpeed's: engine must be deepspeed, not ddp"),
+        ({"engine": "deepspeed"}, "engine deepspeed needs a zero_stage of 1 to 3"),
+        ({"offload": "optimizer"}, "offload optimizer is DeepSpeed's: it needs a zero_stage"),
+        ({"offload": "parameters"}, "offload parameters is DeepSpeed's: it needs a zero_stage"),
+        ({"offload": "optimizer", "engine": "ddp"}, "offload optimizer is DeepSpeed's: it needs a zero_stage"),
+        ({"offload": "parameters", "zero_stage": 1}, "needs zero_stage 3, which deals them out, not 1"),
+        ({"offload": "parameters", "zero_stage": 2}, "needs zero_stage 3, which deals them out, not 2"),
+        ({"zero_stage": 4}, "zero_stage"),
+        ({"zero_stage": -1}, "zero_stage"),
+        ({"zero_stage": "2"}, "zero_stage"),
+        ({"zero_stage": 2, "offload": True}, "offload"),
+        ({"zero_stage": 2, "offload": "nvme"}, "offload"),
+        ({"engine": "horovod"}, "engine"),
+    ],
+)
+def test_engines_that_make_no_sense_are_refused(runtime: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        RuntimeTable(**runtime)
+    assert told in str(caught.value)
+
+
+REPLICAS_OR_ZERO = [
+    (engine, stage, offload)
+    for engine, stage, offload in itertools.product(
+        ["auto", "local", "ddp", "deepspeed"], range(4), [False, "optimizer", "parameters"]
+    )
+    if (engine in ("auto", "deepspeed") if stage else engine != "deepspeed" and offload is False)
+    and (offload != "parameters" or stage == 3)
+]
+
+
+@pytest.mark.parametrize(("engine", "stage", "offload"), REPLICAS_OR_ZERO)
+def test_every_other_engine_is_accepted(engine: str, stage: int, offload: str | bool) -> None:
+    runtime = RuntimeTable(engine=engine, zero_stage=stage, offload=offload)
+    assert TransformerRecipe(**GOOD[TransformerRecipe], runtime=runtime).runtime == runtime
+
+
+@pytest.mark.parametrize("table", [DVAERecipe, ClipRecipe], ids=lambda table: table.__name__)
+@pytest.mark.parametrize(
+    ("runtime", "told"),
+    [
+        ({"precision": "fp16"}, "fp16 needs a gradient scale for each residual branch"),
+        ({"zero_stage": 1}, "zero_stage is for the transformer"),
+        ({"zero_stage": 3, "engine": "deepspeed", "offload": "parameters"}, "zero_stage is for the transformer"),
+    ],
+)
+def test_small_models_refuse_what_is_the_transformers_own(
+    table: type[Table], runtime: dict[str, Any], told: str
+) -> None:
+    assert told in refused(table, runtime=RuntimeTable(**runtime))
+
+
+@pytest.mark.parametrize("table", [DVAERecipe, ClipRecipe], ids=lambda table: table.__name__)
+@pytest.mark.parametrize("engine", ["auto", "local", "ddp"])
+def test_small_models_train_as_whole_replicas(table: type[Table], engine: str) -> None:
+    runtime = RuntimeTable(engine=engine, precision="bf16")
+    assert table(**GOOD[table], runtime=runtime).runtime.engine == engine
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_compression_and_zero_are_refused_together_with_both_values(stage: int) -> None:
+    told = refused(TransformerRecipe, powersgd=PowerSGDTable(rank=8), runtime=RuntimeTable(zero_stage=stage))
+    assert "`powersgd.rank` 8" in told and f"`runtime.zero_stage` {stage}" in told
+
+
+@pytest.mark.parametrize(("rank", "stage"), [(0, 0), (0, 2), (8, 0)])
+def test_compression_and_zero_go_alone(rank: int, stage: int) -> None:
+    powersgd, runtime = PowerSGDTable(rank=rank), RuntimeTable(zero_stage=stage)
+    recipe = TransformerRecipe(**GOOD[TransformerRecipe], powersgd=powersgd, runtime=runtime)
+    assert (recipe.powersgd.rank, recipe.runtime.zero_stage) == (rank, stage)
+
+
+def test_compression_has_no_negative_rank() -> None:
+    with pytest.raises(ValidationError, match="rank"):
+        PowerSGDTable(rank=-1)

@@ -29,7 +29,6 @@ from dalle_cli.ranks import ranks_of_environment
 from dalle_cli.recipe import load_recipe
 
 if TYPE_CHECKING:
-    from dalle_cli.config import TransformerRecipe
     from dalle_cli.training.session import TrainOptions
 
 TokenizerFile = Annotated[
@@ -49,14 +48,13 @@ def _options(
     return TrainOptions(data, run, valid, resume, device, dry_run, deepspeed)
 
 
-def _load_with_zero(name: str, overrides: list[str], deepspeed: Path | None) -> "TransformerRecipe":
-    """Load a transformer's recipe; where it has no ZeRO stage, that of the DeepSpeed file holds."""
-    recipe = load_recipe(name, overrides, kind="transformer")
-    if deepspeed is None or recipe.runtime.zero_stage:
-        return recipe
+def _said_by(deepspeed: Path | None) -> list[str]:
+    """Give a DeepSpeed file's stage and offloading, which hold where the recipe has none."""
+    if deepspeed is None:
+        return []
     from dalle_cli.training.deepspeed_config import overrides_of
 
-    return load_recipe(name, [*overrides, *overrides_of(deepspeed)], kind="transformer")
+    return overrides_of(deepspeed)
 
 
 def _is_parent_of(n_processes: int | None) -> bool:
@@ -130,7 +128,7 @@ def train_transformer(
 
     Example: dalle train-transformer transformer/emoji --data pictures/ --dvae runs/dvae --run runs/dalle
     """
-    checked = _load_with_zero(recipe, _with_precision(overrides, precision), deepspeed)
+    checked = load_recipe(recipe, _with_precision(overrides, precision), "transformer", _said_by(deepspeed))
     if _is_parent_of(gpus):
         return
     from dalle_cli.commands.train_transformer import TransformerOptions

@@ -1,5 +1,6 @@
 """`dalle info`: what a recipe or a run amounts to, before anything is paid for."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ from dalle_cli.loading import (
 )  # fmt: skip
 from dalle_cli.models.attention_masks import image_mask
 from dalle_cli.recipe import load_recipe
+from dalle_cli.training.memory import deepspeed_bf16_bytes, largest_layer, zero3_bytes
 from dalle_cli.viz import enlarge
+
+GPU_COUNTS = (8, 64, 1024)
 
 
 def info(name: str, overrides: list[str], masks: Path | None, terminal: Terminal) -> None:
@@ -105,7 +109,14 @@ def _transformer_facts(model: TrainedTransformerTable) -> dict[str, Any]:
         "layers": {kind: transformer.kinds.count(kind) for kind in dict.fromkeys(transformer.kinds)},
         "weights_mib": round(total * 4 / 2**20, 1),
         "cache_mib_per_sample": round(cache * 4 / 2**20, 2),
+        "GiB per GPU at ZeRO 3, without activations": _per_gpu(zero3_bytes, transformer),
+        "the same by DeepSpeed's estimate for its bf16 mode": _per_gpu(deepspeed_bf16_bytes, transformer),
     }
+
+
+def _per_gpu(estimate: Callable[[int, int, int], int], model: nn.Module) -> dict[str, float]:
+    sizes = _count(model), largest_layer(model)
+    return {f"{n} GPUs": round(estimate(*sizes, n) / 2**30, 2) for n in GPU_COUNTS}
 
 
 def _draw_masks(model: TrainedTransformerTable, folder: Path) -> dict[str, str]:

@@ -20,6 +20,7 @@ from dalle_cli.run_dir import CONFIG, WEIGHTS, dvae_model_dir, whole_or_absent
 from dalle_cli.training.distributed import joined
 from dalle_cli.training.gradient_scaling import BranchScales, scale_gradients
 from dalle_cli.training.precision import apply_precision, choose_device
+from dalle_cli.training.recomputation import recompute_branches
 from dalle_cli.training.session import Session, TrainOptions, open_session
 from dalle_cli.training.tasks import TransformerTask
 from dalle_cli.training.vocabulary import choose_tokenizer, keep_tokenizer
@@ -70,12 +71,19 @@ def _train(
 
 
 def train_in(transformer: Transformer, session: Session) -> BranchScales | None:
-    """Let the transformer train in the session's precision; in fp16 that takes a gradient scale for each branch."""
-    device = session.world.device
+    """Let the transformer train in the session's precision, and recompute its branches where that is asked for.
+
+    In fp16 that takes a gradient scale for each branch.
+    """
+    device, branches, scales = session.world.device, transformer.sixteen_bit_parts(), None
     if session.precision == "fp16":
-        return scale_gradients(transformer.sixteen_bit_parts(), session.world.size, device)
-    apply_precision(transformer, session.precision, device)
-    return None
+        scales = scale_gradients(branches, session.world.size, device)
+    else:
+        apply_precision(transformer, session.precision, device)
+    runtime = session.recipe.runtime
+    if runtime.recompute is True or runtime.zero_stage == 3:
+        recompute_branches(branches)
+    return scales
 
 
 def check_fit(dvae: DiscreteVAE, model: TransformerModelTable, path: Path) -> None:

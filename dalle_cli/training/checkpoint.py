@@ -11,20 +11,21 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from dalle_cli.errors import DalleError
 from dalle_cli.run_dir import CONFIG, WEIGHTS, RunDir, whole_or_absent
 from dalle_cli.training.distributed import World
-from dalle_cli.training.engine import EngineState, Gathered
+from dalle_cli.training.engine import EngineState
+from dalle_cli.training.lazy_tensors import Gathered, Stored
 
 Fingerprint = dict[str, Any]
 
@@ -147,27 +148,9 @@ def load_checkpoint(path: Path) -> EngineState:
         if name.suffix == ".safetensors":
             files.setdefault(name.name.partition(".")[0], []).append(path / name.name)
     with _told_when_corrupt(path):
-        tensors = {group: StoredTensors(own) for group, own in files.items()}
+        tensors = {group: Stored(own) for group, own in files.items()}
         numbers, unreported = (json.loads((path / name).read_text()) for name in (NUMBERS, LOG))
         return EngineState(tensors, numbers, unreported)
-
-
-class StoredTensors(Mapping[str, Tensor]):
-    """The tensors of some safetensors files by name, each read when it is asked for."""
-
-    def __init__(self, files: Iterable[Path]) -> None:
-        """Raises SafetensorError for a file that is none."""
-        opened = [safe_open(file, "pt") for file in files]
-        self._files = {name: file for file in opened for name in file.keys()}  # noqa: SIM118  it is no mapping
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._files[name].get_tensor(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
-
-    def __len__(self) -> int:
-        return len(self._files)
 
 
 @contextmanager

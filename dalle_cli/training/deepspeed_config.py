@@ -18,6 +18,7 @@ SIXTEEN_BIT = "the branches compute in 16 bits by `runtime.precision`; parameter
 RECIPE_HAS_IT = "the recipe has its own, with the published clip"
 SHARDS = "checkpoints read every process's part from memory, and count on one part for each process"
 OFFLOADED = {"parameters": "offload_param", "optimizer": "offload_optimizer"}
+NOT_OFFLOADED = {f"zero_optimization.{key}.device": "none" for key in OFFLOADED.values()}
 REFUSED = {
     "fp16": SIXTEEN_BIT,
     "bf16": SIXTEEN_BIT,
@@ -30,7 +31,6 @@ REFUSED = {
     "scheduler": RECIPE_HAS_IT,
     "sparse_attention": "its kernels are for torch 1; the recipe's attention is sparse already",
     "compression_training": "it does not go with ZeRO",
-    "managed_gradient_accumulation": "micro-batches are counted by the training loop",
     "zero_optimization.zero_hpz_partition_size": SHARDS,
     "zero_optimization.mics_shard_size": SHARDS,
     "zero_optimization.elastic_checkpoint": SHARDS,
@@ -40,7 +40,7 @@ TUNING = {  # what a file may say freely
     "zero_optimization.reduce_bucket_size", "zero_optimization.allgather_bucket_size",
     "zero_optimization.allgather_partitions", "zero_optimization.round_robin_gradients",
     "zero_optimization.overlap_comm", "zero_optimization.sub_group_size",
-    "zero_optimization.memory_efficient_linear", "zero_optimization.stage3_prefetch_bucket_size",
+    "zero_optimization.stage3_prefetch_bucket_size",
     "zero_optimization.stage3_max_live_parameters", "zero_optimization.stage3_max_reuse_distance",
     "zero_optimization.stage3_param_persistence_threshold", "zero_optimization.stage3_module_granularity_threshold",
     "zero_optimization.stage3_gather_16bit_weights_on_model_save",
@@ -54,7 +54,7 @@ def read_config(path: Path) -> Json:
     """Read a file of DeepSpeed's; raises UsageError where it is none."""
     try:
         found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"can't read {path}: {error}") from error
     if not isinstance(found, dict):
         raise UsageError(f"{path} holds no JSON object")
@@ -79,14 +79,15 @@ def zero_config(recipe: TransformerRecipe, n_processes: int, bucket: int, given:
     reason.
     """
     config = _recipe_config(recipe, n_processes, bucket)
-    expected, problems = _flat(config) | _arithmetic(recipe, n_processes), []
+    expected = NOT_OFFLOADED | _flat(config) | _arithmetic(recipe, n_processes)
+    problems = []
     for key, value in _flat({name: said for name, said in given.items() if not _is_off(said)}).items():
-        if value == AUTO or value == expected.get(key):
+        if value in (None, AUTO) or value == expected.get(key):
             continue
-        if key in TUNING:
+        if any(f"{key}.".startswith(f"{name}.") for name in TUNING):
             _put(config, key, value)
         elif key in expected:
-            problems.append(f"`{key}` is {value}, the recipe says {expected[key]}")
+            problems.append(f"`{key}` is {json.dumps(value)}, the recipe says {json.dumps(expected[key])}")
         else:
             problems.append(f"`{key}` is refused: {_reason_against(key)}")
     if config["zero_optimization"]["overlap_comm"] and recipe.runtime.zero_stage == 1:
@@ -124,6 +125,7 @@ def _recipe_config(recipe: TransformerRecipe, n_processes: int, bucket: int) -> 
     }
     if runtime.zero_stage == 3:
         zero |= {
+            "sub_group_size": bucket,  # updated in one go; by default so many that temporaries would show
             "stage3_prefetch_bucket_size": bucket,
             "stage3_max_live_parameters": 2 * bucket,
             "stage3_max_reuse_distance": 2 * bucket,

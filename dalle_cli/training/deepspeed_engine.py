@@ -24,10 +24,12 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from dalle_cli.config import EmaTable, OptimizerTable
+from dalle_cli.errors import DalleError
 from dalle_cli.training.distributed import World
 from dalle_cli.training.ema import Ema
-from dalle_cli.training.engine import EngineState, Gathered, Trainable, check_shapes
+from dalle_cli.training.engine import EngineState, Trainable
 from dalle_cli.training.gradient_scaling import BranchScales
+from dalle_cli.training.lazy_tensors import Gathered, check_shapes
 from dalle_cli.training.metric_log import Metrics
 from dalle_cli.training.optimizer import build_optimizer
 from dalle_cli.training.schedules import learning_rate
@@ -203,22 +205,23 @@ def _without_parameters(module: nn.Module) -> nn.Module:
 def _initialise(
     module: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any], world: World
 ) -> deepspeed.DeepSpeedEngine:
-    """Let DeepSpeed deal everything out, in silence."""
+    """Let DeepSpeed deal everything out, in silence; raises DalleError for what it can't be tuned to."""
     os.environ["LOCAL_RANK"] = str(world.device.index or 0)  # what it takes for the device's number
     logger.setLevel(logging.ERROR)
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
-        False  # is for inference; all would compile it
-    )
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # is for inference; all would compile it
     # it calls what newer torches spell otherwise, once for every tensor that it gathers
     warnings.filterwarnings("ignore", "`torch.distributed.*is deprecated", FutureWarning)
     if not torch.distributed.is_initialized():  # one process alone, with what is offloaded
         backend = "nccl" if world.device.type == "cuda" else "gloo"
         torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
-    with redirect_stdout(io.StringIO()):
-        deepspeed.init_distributed()
-        if config["zero_optimization"]["stage"] == 3:
-            deepspeed.zero.Init(module=module, config_dict_or_path=config)
-        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
+    try:
+        with redirect_stdout(io.StringIO()):
+            deepspeed.init_distributed()
+            if config["zero_optimization"]["stage"] == 3:
+                deepspeed.zero.Init(module=module, config_dict_or_path=config)
+            engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
+    except (ValueError, AssertionError) as error:
+        raise DalleError(f"DeepSpeed refuses its configuration: {error}") from error
     return engine
 
 

@@ -4,7 +4,7 @@ The loop knows an engine by its verbs alone.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from dalle_cli.config import EmaTable, OptimizerTable
 from dalle_cli.training.distributed import World
 from dalle_cli.training.ema import Ema
 from dalle_cli.training.gradient_scaling import BranchScales
+from dalle_cli.training.lazy_tensors import copy_tensors
 from dalle_cli.training.metric_log import Metrics
 from dalle_cli.training.optimizer import build_optimizer
 from dalle_cli.training.powersgd import PowerSGD
@@ -36,28 +37,6 @@ class EngineState:
     tensors: Mapping[str, Mapping[str, Tensor]]
     numbers: dict[str, int | float]
     unreported: list[dict[str, float]] = field(default_factory=list)
-
-
-class Gathered(Mapping[str, Tensor]):
-    """Tensors by name that are put together from all processes' parts when they are asked for, by all of them."""
-
-    def __init__(self, shapes: Mapping[str, torch.Size], gather: Callable[[str], Tensor]) -> None:
-        self.shapes = shapes
-        self._gather = gather
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._gather(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.shapes)
-
-    def __len__(self) -> int:
-        return len(self.shapes)
-
-    @property
-    def n_bytes(self) -> int:
-        """Count the bytes they take, without gathering any."""
-        return torch.float32.itemsize * sum(shape.numel() for shape in self.shapes.values())
 
 
 class Trainable(Protocol):
@@ -224,18 +203,3 @@ class ReplicaEngine:
         self._n_applied = int(state.numbers["optimizer_updates"])
         if self._ema:
             self._ema.n_updates = int(state.numbers["ema_updates"])
-
-
-def copy_tensors(targets: Mapping[str, Tensor], sources: Mapping[str, Tensor], group: str) -> None:
-    """Copy tensors by name, in place; raises ValueError like `check_shapes`."""
-    check_shapes({name: target.shape for name, target in targets.items()}, sources, group)
-    for name, target in targets.items():
-        target.copy_(sources[name])
-
-
-def check_shapes(expected: Mapping[str, torch.Size], sources: Mapping[str, Tensor], group: str) -> None:
-    """Raise ValueError listing up to ten tensors that are missing, extra or misshapen."""
-    misfits = [name for name in expected if name not in sources or sources[name].shape != expected[name]]
-    misfits += [name for name in sources if name not in expected]
-    if misfits:
-        raise ValueError(f"{len(misfits)} tensors of {group} do not fit: {', '.join(misfits[:10])}")

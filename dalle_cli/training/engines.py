@@ -35,7 +35,7 @@ class EngineChoice:
         if self.name == "local":
             return "one process"
         how = f"ZeRO {self.zero['zero_optimization']['stage']} (deepspeed)" if self.zero else "whole replicas (ddp)"
-        return f"{self.n_processes} processes with {how}"
+        return f"{'one process' if self.n_processes == 1 else f'{self.n_processes} processes'} with {how}"
 
 
 def choose_engine(recipe: Recipe, n_processes: int, deepspeed_file: Path | None) -> EngineChoice:

@@ -50,6 +50,12 @@ class Place:
         given = ["--data", data or self.pairs, "--dvae", dvae or self.dvae, "--run", self.root / "run"]
         return ["train-transformer", recipe, *given, *TINY, *words]
 
+    def train_clip(self, *words: object) -> list[object]:
+        return ["train-clip", "clip/tiny", "--data", self.pairs, "--run", self.root / "run", *TINY, *words]
+
+    def train_with_zero(self, deepspeed: str, *words: object) -> list[object]:
+        return self.train_transformer("--deepspeed", self.file("ds.json", deepspeed), *words)
+
     def generate(self, *words: object, run: object = None) -> list[object]:
         return ["generate", run or self.transformer, "-n", 1, "--out", self.root / "out", *words]
 
@@ -78,6 +84,9 @@ def small_dvae(place: Place) -> Path:
     path.write_text(json.dumps(config))
     return place.dvae
 
+
+OFFLOADED = '"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}'  # may train in one process
+CONTRADICTION = f'{{{OFFLOADED}, "train_batch_size": 64, "gradient_clipping": 1.5, "fp16": {{"enabled": true}}}}'
 
 THREE_MISTAKES = ["--set", "training.stepps=5", "--set", "optimizer.eps=-1.0", "--set", "model.image_size=33"]
 
@@ -276,6 +285,59 @@ WRONG_USAGE = {  # exit code 2
         lambda p: p.rerank("a ring", out=p.file("full/thesis.tex", "years").parent), ["already holds something"],
     ),
     "best into a file": (lambda p: p.rerank("a ring", out=p.file("thesis.tex", "years")), ["already holds something"]),
+    "DeepSpeed file that contradicts the recipe": (
+        lambda p: p.train_with_zero(CONTRADICTION),
+        ["`train_batch_size` is 64, the recipe says 4", "`gradient_clipping` is 1.5, the recipe says 4.0",
+         "`fp16.enabled` is refused", "`runtime.precision`"],
+    ),
+    "DeepSpeed file that contradicts the command line": (
+        lambda p: p.train_with_zero(
+            f"{{{OFFLOADED}}}", "--set", "runtime.zero_stage=3", "--set", "runtime.offload=parameters"
+        ),
+        ["`zero_optimization.stage` is 2, the recipe says 3"],
+    ),
+    "DeepSpeed file without a stage": (
+        lambda p: p.train_with_zero("{}"), ["--deepspeed", "`runtime.zero_stage` is 0", "runtime.zero_stage=1"],
+    ),
+    "DeepSpeed file of stage 0": (
+        lambda p: p.train_with_zero('{"zero_optimization": {"stage": 0}}'), ["`runtime.zero_stage` is 0"],
+    ),
+    "DeepSpeed file of a stage there is not": (
+        lambda p: p.train_with_zero('{"zero_optimization": {"stage": 4}}'), ["`runtime.zero_stage`", "4"],
+    ),
+    "DeepSpeed file that is missing": (
+        lambda p: p.train_transformer("--deepspeed", p.root / "absent.json"), ["can't read", "absent.json"],
+    ),
+    "DeepSpeed file that is a folder": (
+        lambda p: p.train_transformer("--deepspeed", p.folder("config")), ["can't read", "config"],
+    ),
+    "DeepSpeed file that is no JSON": (lambda p: p.train_with_zero("stage = 2"), ["can't read", "ds.json"]),
+    "DeepSpeed file that is a list": (lambda p: p.train_with_zero("[]"), ["ds.json", "no JSON object"]),
+    "ZeRO in one process": (
+        lambda p: p.train_transformer("--set", "runtime.zero_stage=2"),
+        ["`runtime.zero_stage` 2", "this is one alone", "--gpus N", "runtime.zero_stage=0"],
+    ),
+    "ZeRO in one process, by a file": (
+        lambda p: p.train_with_zero('{"zero_optimization": {"stage": 3}}'),
+        ["`runtime.zero_stage` 3", "this is one alone", "--gpus N"],
+    ),
+    "replicas in one process": (
+        lambda p: p.train_transformer("--set", "runtime.engine=ddp"), ["ddp", "this is one alone", "--gpus N"],
+    ),
+    "ZeRO with another engine": (
+        lambda p: p.train_transformer("--set", "runtime.zero_stage=2", "--set", "runtime.engine=ddp"),
+        ["1 problem", "`runtime`", "engine must be deepspeed, not ddp"],
+    ),
+    "ZeRO with compressed gradients": (
+        lambda p: p.train_with_zero('{"zero_optimization": {"stage": 2}}', "--set", "powersgd.rank=8"),
+        ["`powersgd.rank` 8", "`runtime.zero_stage` 2"],
+    ),
+    "ZeRO for a dVAE": (
+        lambda p: p.train_dvae("--set", "runtime.zero_stage=1"), ["`runtime`", "zero_stage is for the transformer"],
+    ),
+    "ZeRO for a CLIP": (
+        lambda p: p.train_clip("--set", "runtime.zero_stage=3"), ["`runtime`", "zero_stage is for the transformer"],
+    ),
     "run that is a file, to train in": (
         lambda p: ["train-dvae", "dvae/tiny", "--data", p.pairs, "--run", p.file("thesis.tex", "years")],
         ["is a file"],
@@ -306,6 +368,23 @@ def test_mistake_ends_in_one_clear_message(
     after = tree(place.root)
     assert {name: after.get(name) for name in before} == before
     assert not (place.root / "out").exists()
+
+
+def test_deepspeed_file_that_contradicts_the_recipe_leaves_nothing_behind(
+    place: Place, dalle: Callable, tree: Callable
+) -> None:
+    command = place.train_with_zero(CONTRADICTION)
+    before = tree(place.root)
+    assert dalle(*command).code == 2
+    assert tree(place.root) == before
+
+
+@pytest.mark.parametrize("setting", ["runtime.engine=deepspeed", "runtime.offload=optimizer"])
+def test_stage_of_a_deepspeed_file_goes_with_what_the_command_line_says(
+    setting: str, place: Place, dalle: Callable
+) -> None:
+    ended = dalle(*place.train_with_zero('{"zero_optimization": {"stage": 2}}', "--set", setting, "--dry-run"))
+    assert "needs a zero_stage" not in ended.err
 
 
 def test_captions_on_standard_input_that_are_no_text_are_told(place: Place, dalle: Callable) -> None:

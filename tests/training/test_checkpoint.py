@@ -4,13 +4,19 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed
+from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from dalle_cli.errors import DalleError
+from dalle_cli.ranks import Ranks
 from dalle_cli.run_dir import RunDir
 from dalle_cli.training import checkpoint
 from dalle_cli.training.checkpoint import (
@@ -22,8 +28,9 @@ from dalle_cli.training.checkpoint import (
     save_checkpoint,
     save_model,
 )
-from dalle_cli.training.distributed import solo
+from dalle_cli.training.distributed import World, solo
 from dalle_cli.training.engine import EngineState
+from dalle_cli.training.lazy_tensors import Gathered, Stored
 
 ALONE = solo(torch.device("cpu"))
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -232,3 +239,139 @@ def test_saving_leaves_alone_what_someone_has_put_aside(tmp_path: Path) -> None:
     Saver(run, {"kind": "toy"}, keep=1, world=ALONE).save(make_state(6), make_state(6).tensors["ema"], None)
     assert aside.is_dir() and not left.exists()
     assert_holds(aside, make_state(3))
+
+
+def five_tensors() -> EngineState:
+    """Make a group of five tensors of 40 bytes each."""
+    generator = torch.Generator().manual_seed(5)
+    return EngineState({"ema": {f"layer.{i}": torch.randn(10, generator=generator) for i in range(5)}}, {"step": 3})
+
+
+@pytest.mark.parametrize(
+    ("limit", "counts"), [(1, [1, 1, 1, 1, 1]), (80, [2, 2, 1]), (81, [3, 2]), (200, [5]), (2**30, [5])]
+)
+def test_group_is_cut_into_files_once_they_are_big_enough(
+    limit: int, counts: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "FILE_BYTES", limit)
+    save_checkpoint(tmp_path / "step-00000003", five_tensors(), ALONE)
+    names = ["ema.safetensors", *(f"ema.{i}.safetensors" for i in range(1, len(counts)))]
+    found = {path.name: len(load_file(path)) for path in (tmp_path / "step-00000003").glob("*.safetensors")}
+    assert found == dict(zip(names, counts, strict=True))
+    assert_holds(tmp_path / "step-00000003", five_tensors())
+
+
+def test_more_than_ten_files_of_a_group_come_back_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "FILE_BYTES", 1)
+    tensors = {group: {f"layer.{i}": torch.full((2,), i + sign) for i in range(13)}
+               for group, sign in (("parameters", 0.0), ("exp_avg", 0.5))}  # fmt: skip
+    save_checkpoint(tmp_path / "step-00000003", EngineState(tensors, {"step": 3}), ALONE)
+    assert (tmp_path / "step-00000003" / "exp_avg.12.safetensors").is_file()
+    assert_holds(tmp_path / "step-00000003", EngineState(tensors, {"step": 3}))
+
+
+def test_saving_again_leaves_no_part_of_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "FILE_BYTES", 1)
+        save_checkpoint(tmp_path / "step-00000003", make_state(3), ALONE)
+    save_checkpoint(tmp_path / "step-00000003", make_state(4), ALONE)
+    assert sorted(path.name for path in (tmp_path / "step-00000003").iterdir()) == sorted([*FILES, MANIFEST])
+    assert_holds(tmp_path / "step-00000003", make_state(4))
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_damaged_part_of_a_group_is_named(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "FILE_BYTES", 1)
+    save_checkpoint(tmp_path / "step-00000003", make_state(3), ALONE)
+    part = tmp_path / "step-00000003" / "exp_avg.1.safetensors"
+    content = part.read_bytes()
+    part.unlink()
+    if damage == "truncated":
+        part.write_bytes(content[:-1])
+    with pytest.raises(DalleError, match=r"corrupt checkpoint .*exp_avg\.1\.safetensors"):
+        load_checkpoint(tmp_path / "step-00000003")
+
+
+@pytest.fixture
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stored:
+    """The parameters of step 3, on disk in two files."""
+    monkeypatch.setattr(checkpoint, "FILE_BYTES", 1)
+    save_checkpoint(tmp_path / "step-00000003", make_state(3), ALONE)
+    return Stored(sorted((tmp_path / "step-00000003").glob("parameters*")))
+
+
+def test_stored_tensors_read_like_a_dict(stored: Stored) -> None:
+    plain = make_state(3).tensors["parameters"]
+    torch.testing.assert_close(dict(stored.items()), plain, rtol=0, atol=0)
+    assert set(stored) == stored.keys() == plain.keys() and len(stored) == 2
+
+
+def test_stored_tensors_miss_a_name_like_a_dict(stored: Stored) -> None:
+    assert "a.bias" in stored and "b.bias" not in stored and stored.get("b.bias") is None
+    with pytest.raises(KeyError, match=r"b\.bias"):
+        stored["b.bias"]
+
+
+def test_file_that_holds_no_tensors_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "ema.safetensors").write_bytes(b"no tensors in here")
+    with pytest.raises(SafetensorError):
+        Stored([tmp_path / "ema.safetensors"])
+
+
+class Parts:
+    """What a process knows of a state whose tensors all processes put together; notes what it was asked for."""
+
+    def __init__(self, state: EngineState) -> None:
+        self.asked: list[str] = []
+        self.names = [f"{group} {name}" for group, tensors in state.tensors.items() for name in tensors]
+        gathered = {group: self._gathered(group, tensors) for group, tensors in state.tensors.items()}
+        self.state = EngineState(gathered, state.numbers)
+
+    def _gathered(self, group: str, tensors: dict[str, Tensor]) -> Gathered:
+        def gather(name: str) -> Tensor:
+            self.asked.append(f"{group} {name}")
+            return tensors[name].clone()
+
+        return Gathered({name: tensor.shape for name, tensor in tensors.items()}, gather)
+
+
+@pytest.fixture
+def other() -> Iterator[World]:
+    """The second of two processes, whose first one adds nothing to any sum."""
+    torch.distributed.init_process_group("fake", rank=1, world_size=2, store=FakeStore())
+    yield World(Ranks(1, 2, 1), torch.device("cpu"))
+    torch.distributed.destroy_process_group()
+
+
+def test_size_of_gathered_tensors_is_known_without_gathering() -> None:
+    parts = Parts(make_state(3))
+    assert [tensors.n_bytes for tensors in parts.state.tensors.values()] == [(5 * 3 + 5) * 4] * 4
+    assert parts.asked == []
+
+
+@pytest.mark.parametrize("limit", [1, 2**30])
+def test_gathered_tensors_are_asked_for_once_each_and_saved_whole(
+    limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "FILE_BYTES", limit)
+    parts = Parts(make_state(3))
+    save_checkpoint(tmp_path / "step-00000003", parts.state, ALONE)
+    assert parts.asked == parts.names
+    assert_holds(tmp_path / "step-00000003", make_state(3))
+
+
+def test_process_that_writes_no_file_gathers_the_same_tensors_in_the_same_order(tmp_path: Path, other: World) -> None:
+    parts = Parts(five_tensors())
+    save_checkpoint(tmp_path / "step-00000003", parts.state, other)
+    assert parts.asked == parts.names
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_every_process_gathers_the_weights_of_the_model_and_the_main_one_writes_them(
+    is_main: bool, tmp_path: Path, other: World
+) -> None:
+    parts = Parts(five_tensors())
+    save_model(tmp_path / "model", {"kind": "toy"}, parts.state.tensors["ema"], ALONE if is_main else other)
+    assert parts.asked == parts.names
+    assert (tmp_path / "model" / "model.safetensors").is_file() == is_main

@@ -6,56 +6,18 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import LIMIT, command, losses, run, words_of
 from safetensors.torch import load_file
 
 from dalle_cli.run_dir import RunDir
 from dalle_cli.training.checkpoint import check_checkpoint, checkpoints
 
 pytestmark = pytest.mark.distributed
-
-LIMIT = 120  # seconds after which something hangs
-SETTINGS = {
-    "training.steps": 20,
-    "training.global_batch_size": 8,
-    "runtime.workers": 0,
-    "runtime.report_every": 1,
-    "runtime.validate_every": 10,
-    "runtime.preview_every": 20,
-    "runtime.save_every": 10,
-}
-
-
-def words_of(settings: dict[str, object]) -> list[str]:
-    return [word for key, value in (SETTINGS | settings).items() for word in ("--set", f"{key}={value}")]
-
-
-def command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "dalle_cli", *map(str, words)]
-
-
-def run(*words: object) -> subprocess.CompletedProcess:
-    return subprocess.run(command(*words), capture_output=True, text=True, timeout=LIMIT, check=False)
-
-
-def losses(folder: Path) -> list[float]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line["train/loss"] for line in lines if "train/loss" in line]
-
-
-@pytest.fixture(scope="module")
-def train(pairs: Path, dvae_run: Path) -> Callable[..., subprocess.CompletedProcess]:
-    def train(kind: str, folder: Path, *words: object, **settings: object) -> subprocess.CompletedProcess:
-        own = ["--dvae", dvae_run] if kind == "transformer" else []
-        changes = words_of({key.replace("__", "."): value for key, value in settings.items()})
-        return run(f"train-{kind}", f"{kind}/tiny", "--data", pairs, "--run", folder, *own, *changes, *words)
-
-    return train
 
 
 @pytest.mark.parametrize("kind", ["dvae", "transformer", "clip"])

@@ -4,11 +4,11 @@ Gradients of a known size are sent down a stream of branches: the loss is the st
 """
 
 import copy
-import math
 import random
 
 import pytest
 import torch
+from scale_rules import WINDOW, scales_by_hand
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -24,7 +24,6 @@ CPU = torch.device("cpu")
 D, N = 16, 32  # width, positions
 MASK = torch.ones(N, N, dtype=torch.bool).tril()
 LARGEST, SMALLEST = 65504.0, 2.0**-24  # of fp16
-WINDOW = 125
 
 
 class Stream(nn.Module):
@@ -138,20 +137,6 @@ def test_a_scale_each_serves_where_no_single_one_does() -> None:
     sizes = damping ** torch.arange(n_branches - 1, -1, -1)
     scales.scales.copy_((1 / sizes).clamp(2.0**7, 2.0**24))
     assert serves()
-
-
-def scales_by_hand(start: float, overflows: list[bool], n_replicas: int) -> list[float]:
-    """The published rules, one scale, update by update."""
-    scale, last_division, scales = start, -math.inf, []
-    for update, has_overflowed in enumerate(overflows):
-        if not has_overflowed:
-            scale *= 2 ** (1 / 1000)
-        elif update - last_division >= WINDOW:
-            scale /= math.sqrt(2)
-            last_division = update
-        scale = min(max(scale, n_replicas * 2.0**7), n_replicas * 2.0**24)
-        scales.append(scale)
-    return scales
 
 
 def overflow_patterns(n_updates: int) -> list[list[bool]]:

@@ -1,0 +1,19 @@
+"""How a gradient scale moves, by the published rules (Ramesh et al. 2021, appendix D), one number at a time."""
+
+import math
+
+WINDOW = 125
+
+
+def scales_by_hand(start: float, overflows: list[bool], n_replicas: int) -> list[float]:
+    """The published rules, one scale, update by update."""
+    scale, last_division, scales = start, -math.inf, []
+    for update, has_overflowed in enumerate(overflows):
+        if not has_overflowed:
+            scale *= 2 ** (1 / 1000)
+        elif update - last_division >= WINDOW:
+            scale /= math.sqrt(2)
+            last_division = update
+        scale = min(max(scale, n_replicas * 2.0**7), n_replicas * 2.0**24)
+        scales.append(scale)
+    return scales
