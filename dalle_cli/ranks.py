@@ -28,6 +28,14 @@ class Ranks:
         return self.rank == 0
 
 
+def check_not_left_alone(environment: Mapping[str, str] = os.environ) -> None:
+    """Raise UsageError in a SLURM job of several tasks whose script has started this process without srun."""
+    n_tasks = environment.get("SLURM_NTASKS", "1")
+    if ranks_of_environment(environment).size == 1 and n_tasks.isdigit() and int(n_tasks) > 1:
+        message = f"SLURM was asked for {n_tasks} processes, and this is one alone"
+        raise UsageError(message, "start it with `srun`, or with `--gpus N` in a job of one task")
+
+
 def ranks_of_environment(environment: Mapping[str, str] = os.environ) -> Ranks:
     """Read the ranks; one process alone where nothing is said. Raises UsageError for what makes no sense."""
     for names in SPELLINGS:

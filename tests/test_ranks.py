@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from dalle_cli.errors import UsageError
-from dalle_cli.ranks import Ranks, ranks_of_environment
+from dalle_cli.ranks import Ranks, check_not_left_alone, ranks_of_environment
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
 SRUN = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "16", "SLURM_LOCALID": "5"}
@@ -44,3 +44,20 @@ def test_command_with_ranks_that_make_no_sense_ends_in_one_message(
 
 def test_one_process_speaks() -> None:
     assert [ranks_of_environment({**TORCHRUN, "RANK": str(rank)}).is_main for rank in range(3)] == [True, False, False]
+
+
+BATCH_SCRIPT = {"SLURM_PROCID": "0", "SLURM_NTASKS": "16", "SLURM_LOCALID": "0"}
+
+
+def test_process_of_a_batch_script_without_srun_is_refused() -> None:
+    with pytest.raises(UsageError, match="asked for 16 processes, and this is one alone") as told:
+        check_not_left_alone(BATCH_SCRIPT)
+    assert "srun" in told.value.hint
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{}, TORCHRUN, {**SRUN, "SLURM_NTASKS": "16"}, {**BATCH_SCRIPT, **TORCHRUN}, {**BATCH_SCRIPT, "SLURM_NTASKS": "1"}],
+)
+def test_process_among_as_many_as_asked_for_is_not(environment: dict[str, str]) -> None:
+    check_not_left_alone(environment)

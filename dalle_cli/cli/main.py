@@ -23,6 +23,7 @@ def main() -> None:
 
 
 def _run() -> None:
+    sys.argv = [word for word in sys.argv if not word.startswith("--local_rank=")]  # DeepSpeed's launcher puts it there
     try:
         app()
     except DalleError as error:

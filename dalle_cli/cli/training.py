@@ -25,7 +25,7 @@ from dalle_cli.cli.options import (
 from dalle_cli.console import Terminal
 from dalle_cli.errors import UsageError
 from dalle_cli.launcher import launch
-from dalle_cli.ranks import ranks_of_environment
+from dalle_cli.ranks import check_not_left_alone, ranks_of_environment
 from dalle_cli.recipe import load_recipe
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ def _is_parent_of(n_processes: int | None) -> bool:
     A process that others have started is one of them already, and must be one of as many.
     """
     ranks = ranks_of_environment()
+    if n_processes is None:
+        check_not_left_alone()
     if n_processes is None or ranks.size == n_processes:
         return False
     if ranks.size > 1:
