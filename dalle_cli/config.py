@@ -232,6 +232,8 @@ class PowerSGDTable(Table):
 def _refuse_the_transformers_own(runtime: RuntimeTable) -> RuntimeTable:
     if runtime.precision == "fp16":
         raise ValueError("fp16 needs a gradient scale for each residual branch, as only the transformer has: take bf16")
+    if runtime.recompute is True:
+        raise ValueError("recompute is for the transformer's branches: this model has none")
     if runtime.zero_stage:
         raise ValueError("zero_stage is for the transformer, which outgrows a GPU: this model has room on each, by ddp")
     return runtime

@@ -56,7 +56,7 @@ def load_recipe(name: str, overrides: list[str], kind: str | None = None, where_
     """Read a recipe, apply `section.key=value` overrides and check all of it.
 
     kind       what the recipe must train, where the command demands one
-    where_off  overrides that hold where recipe and other overrides say nothing, 0 or false
+    where_off  overrides of keys that no other names, and that the recipe leaves out or switches off
     Raises UsageError that lists every problem.
     """
     try:
@@ -65,8 +65,10 @@ def load_recipe(name: str, overrides: list[str], kind: str | None = None, where_
         raise UsageError(f"{name} is not valid TOML: {error}") from None
     for override in overrides:
         _apply(raw, override)
+    said = [override.partition("=")[0] for override in overrides]
     for override in where_off:
-        if not _said(raw, override.partition("=")[0]):
+        path = override.partition("=")[0]
+        if path not in said and not _look_up(raw, path):
             _apply(raw, override)
     found = str(raw.get("kind"))
     if kind is not None and found in RECIPE_TYPES and found != kind:
@@ -93,7 +95,7 @@ def parse_recipe(raw: dict[str, Any], source: str) -> Recipe:
         raise UsageError(f"{len(problems)} {plural} in recipe {source}:\n{lines}") from None
 
 
-def _said(raw: dict[str, Any], path: str) -> Any:
+def _look_up(raw: dict[str, Any], path: str) -> Any:
     """Look up what stands at a dotted path, None where nothing does."""
     value: Any = raw
     for key in path.split("."):

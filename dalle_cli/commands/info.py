@@ -109,8 +109,8 @@ def _transformer_facts(model: TrainedTransformerTable) -> dict[str, Any]:
         "layers": {kind: transformer.kinds.count(kind) for kind in dict.fromkeys(transformer.kinds)},
         "weights_mib": round(total * 4 / 2**20, 1),
         "cache_mib_per_sample": round(cache * 4 / 2**20, 2),
-        "GiB per GPU at ZeRO 3, without activations": _per_gpu(zero3_bytes, transformer),
-        "the same by DeepSpeed's estimate for its bf16 mode": _per_gpu(deepspeed_bf16_bytes, transformer),
+        "zero3_gib_per_gpu": _per_gpu(zero3_bytes, transformer),
+        "deepspeed_bf16_gib_per_gpu": _per_gpu(deepspeed_bf16_bytes, transformer),
     }
 
 

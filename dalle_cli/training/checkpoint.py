@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -44,7 +45,7 @@ def save_checkpoint(path: Path, state: EngineState, world: World) -> None:
     Raises DalleError where the disk is full or not writable; what was there before stays.
     """
     beside = path.with_name(path.name + PARTIAL)
-    needed = sum(map(_n_bytes, state.tensors.values()))
+    needed = sum(sum(_sizes(tensors).values()) for tensors in state.tensors.values())
     with _told_when_the_disk_fails(f"checkpoint {path}", path, needed), _removed_on_failure(beside):
         with world.main_alone() as is_ours:
             if is_ours:
@@ -64,25 +65,28 @@ def save_checkpoint(path: Path, state: EngineState, world: World) -> None:
 def _write_share(folder: Path, state: EngineState, world: World) -> list[tuple[str, Fingerprint]]:
     """Write this process's share of the files of tensors, and describe them by name."""
     written = []
-    for number, (name, tensors) in enumerate(_files(state)):
-        if number % world.size == world.ranks.rank:
-            save_file(_on_cpu(tensors), folder / name)
-            written.append((name, _seal(folder / name)))
+    for number, (file, tensors, names) in enumerate(_files(state)):
+        is_ours = number % world.size == world.ranks.rank
+        gathered = ((name, tensors[name]) for name in names)
+        own = {name: _on_cpu(tensor) for name, tensor in gathered if is_ours}
+        if is_ours:
+            save_file(own, folder / file)
+            written.append((file, _seal(folder / file)))
     return written
 
 
-def _files(state: EngineState) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Deal the tensors out to files: group.safetensors, group.1.safetensors and so on."""
+def _files(state: EngineState) -> Iterator[tuple[str, Mapping[str, Tensor], list[str]]]:
+    """Deal the tensors out to files by name: group.safetensors, group.1.safetensors and so on."""
     for group, tensors in state.tensors.items():
-        pending: dict[str, Tensor] = {}
+        pending: list[str] = []
         n_files = n_bytes = 0
-        for name in tensors:
+        for name, size in _sizes(tensors).items():
             if n_bytes >= FILE_BYTES:
-                yield _file_name(group, n_files), pending
-                pending, n_bytes, n_files = {}, 0, n_files + 1
-            pending[name] = tensors[name]
-            n_bytes += pending[name].nbytes
-        yield _file_name(group, n_files), pending
+                yield _file_name(group, n_files), tensors, pending
+                pending, n_bytes, n_files = [], 0, n_files + 1
+            pending.append(name)
+            n_bytes += size
+        yield _file_name(group, n_files), tensors, pending
 
 
 def _file_name(group: str, number: int) -> str:
@@ -108,8 +112,11 @@ def _told_when_the_disk_fails(what: str, path: Path, needed: int) -> Iterator[No
         ) from error
 
 
-def _n_bytes(tensors: Mapping[str, Tensor]) -> int:
-    return tensors.n_bytes if isinstance(tensors, Gathered) else sum(tensor.nbytes for tensor in tensors.values())
+def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Count each tensor's bytes, gathering none."""
+    if isinstance(tensors, Gathered):
+        return {name: shape.numel() * torch.float32.itemsize for name, shape in tensors.shapes.items()}
+    return {name: tensor.nbytes for name, tensor in tensors.items()}
 
 
 def free_bytes(path: Path) -> int:
@@ -219,26 +226,26 @@ def save_model(folder: Path, config: dict[str, Any], weights: Mapping[str, Tenso
     The main process gathers all weights in its memory for that.
     """
     gathered = ((name, weights[name]) for name in weights)
-    own = {name: tensor.cpu() for name, tensor in gathered if world.is_main}
+    own = {name: _on_cpu(tensor) for name, tensor in gathered if world.is_main}
     with world.main_alone() as is_ours:
         if is_ours:
             _write_model(folder, config, own)
 
 
 def _write_model(folder: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> None:
-    with _told_when_the_disk_fails(f"model {folder}", folder, _n_bytes(weights)):
+    with _told_when_the_disk_fails(f"model {folder}", folder, sum(_sizes(weights).values())):
         folder.mkdir(parents=True, exist_ok=True)
         with whole_or_absent(folder / CONFIG) as new_config, whole_or_absent(folder / WEIGHTS) as new_weights:
             new_config.write_text(json.dumps({"schema": SCHEMA, **config}, indent=1))
-            save_file(_on_cpu(weights), new_weights)
+            save_file(weights, new_weights)
             _sync(new_config)
             _sync(new_weights)
         _sync(folder)
 
 
-def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Lay tensors out as safetensors stores them."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+def _on_cpu(tensor: Tensor) -> Tensor:
+    """Lay a tensor out as safetensors stores it."""
+    return tensor.detach().cpu().contiguous()
 
 
 def _valid_loss(path: Path) -> float:

@@ -18,7 +18,8 @@ SIXTEEN_BIT = "the branches compute in 16 bits by `runtime.precision`; parameter
 RECIPE_HAS_IT = "the recipe has its own, with the published clip"
 SHARDS = "checkpoints read every process's part from memory, and count on one part for each process"
 OFFLOADED = {"parameters": "offload_param", "optimizer": "offload_optimizer"}
-NOT_OFFLOADED = {f"zero_optimization.{key}.device": "none" for key in OFFLOADED.values()}
+DEFAULTS = {f"zero_optimization.{key}.device": "none" for key in OFFLOADED.values()}
+DEFAULTS |= {"communication_data_type": "fp32", "prescale_gradients": False, "gradient_predivide_factor": 1.0}
 REFUSED = {
     "fp16": SIXTEEN_BIT,
     "bf16": SIXTEEN_BIT,
@@ -34,15 +35,16 @@ REFUSED = {
     "zero_optimization.zero_hpz_partition_size": SHARDS,
     "zero_optimization.mics_shard_size": SHARDS,
     "zero_optimization.elastic_checkpoint": SHARDS,
+    "zero_optimization.round_robin_gradients": SHARDS,
+    "zero_optimization.stage3_module_granularity_threshold": "its backward fails where branches are recomputed",
 }
 TUNING = {  # what a file may say freely
-    "steps_per_print", "wall_clock_breakdown", "memory_breakdown", "comms_logger", "dump_state",
+    "steps_per_print", "wall_clock_breakdown",
     "zero_optimization.reduce_bucket_size", "zero_optimization.allgather_bucket_size",
-    "zero_optimization.allgather_partitions", "zero_optimization.round_robin_gradients",
-    "zero_optimization.overlap_comm", "zero_optimization.sub_group_size",
+    "zero_optimization.allgather_partitions", "zero_optimization.overlap_comm", "zero_optimization.sub_group_size",
     "zero_optimization.stage3_prefetch_bucket_size",
     "zero_optimization.stage3_max_live_parameters", "zero_optimization.stage3_max_reuse_distance",
-    "zero_optimization.stage3_param_persistence_threshold", "zero_optimization.stage3_module_granularity_threshold",
+    "zero_optimization.stage3_param_persistence_threshold",
     "zero_optimization.stage3_gather_16bit_weights_on_model_save",
     "zero_optimization.offload_optimizer.pin_memory", "zero_optimization.offload_param.pin_memory",
     "zero_optimization.offload_param.buffer_count", "zero_optimization.offload_param.buffer_size",
@@ -79,14 +81,14 @@ def zero_config(recipe: TransformerRecipe, n_processes: int, bucket: int, given:
     reason.
     """
     config = _recipe_config(recipe, n_processes, bucket)
-    expected = NOT_OFFLOADED | _flat(config) | _arithmetic(recipe, n_processes)
+    expected = DEFAULTS | _flat(config) | _arithmetic(recipe, n_processes)
     problems = []
     for key, value in _flat({name: said for name, said in given.items() if not _is_off(said)}).items():
         if value in (None, AUTO) or value == expected.get(key):
             continue
-        if any(f"{key}.".startswith(f"{name}.") for name in TUNING):
+        if key in TUNING:
             _put(config, key, value)
-        elif key in expected:
+        elif key in expected and key not in REFUSED:
             problems.append(f"`{key}` is {json.dumps(value)}, the recipe says {json.dumps(expected[key])}")
         else:
             problems.append(f"`{key}` is refused: {_reason_against(key)}")

@@ -13,7 +13,6 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
 from typing import Any
 
 import deepspeed
@@ -33,29 +32,7 @@ from dalle_cli.training.lazy_tensors import Gathered, check_shapes
 from dalle_cli.training.metric_log import Metrics
 from dalle_cli.training.optimizer import build_optimizer
 from dalle_cli.training.schedules import learning_rate
-
-Flats = Mapping[str, Tensor]  # DeepSpeed's flat partitions, or tensors laid out like them, by number
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A process's part of a parameter: `length` values, those from `start` on of the parameter laid out flat.
-
-    They lie from `offset` on in the flat partition called `flat`, and likewise in what is laid out like it.
-    """
-
-    flat: str
-    offset: int
-    start: int
-    length: int
-
-    def of(self, flats: Flats) -> Tensor:
-        """Give the part's values, [length], as a view."""
-        return flats[self.flat][self.offset : self.offset + self.length]
-
-    def cut(self, whole: Tensor) -> Tensor:
-        """Give the same part of a whole tensor."""
-        return whole.flatten()[self.start : self.start + self.length]
+from dalle_cli.training.zero_layout import Flats, flat_partitions, shard_of, working_copy
 
 
 class DeepSpeedEngine:
@@ -84,15 +61,24 @@ class DeepSpeedEngine:
         if world.size > 1:
             for parameter in self._parameters.values():
                 parameter.register_hook(self._undo_the_mean)
+        self._stage: int = config["zero_optimization"]["stage"]
         self.module = _initialise(module, self._optimizer, config, world)
-        self._stage: int = self.module.zero_optimization_stage()
-        self._masters = _flat_partitions(self.module.optimizer, self._stage)
-        self._shards = {name: _shard(self.module.optimizer, p, world) for name, p in self._parameters.items()}
+        self._masters = flat_partitions(self.module.optimizer, self._stage)
+        self._shards = {
+            name: shard_of(self.module.optimizer, self._stage, p, world) for name, p in self._parameters.items()
+        }
+        self._check_layout()
         self._ema = Ema(self._masters, ema) if ema else None
 
     def _undo_the_mean(self, gradient: Tensor) -> Tensor:
         """DeepSpeed takes the mean over processes; shares of a loss are to be summed."""
         return gradient * self.world.size
+
+    def _check_layout(self) -> None:
+        for name, shard in self._shards.items():
+            master, used = shard.of(self._masters), working_copy(self._parameters[name], shard, self._stage)
+            if not used.to(master.device).equal(master):
+                raise RuntimeError(f"DeepSpeed {deepspeed.__version__} lays {name} out in a way that is not known")
 
     def backward(self, loss: Tensor) -> None:
         self.module.backward(loss)
@@ -121,21 +107,29 @@ class DeepSpeedEngine:
             yield
             return
         self._compute_with(self._ema.weights)
-        try:
-            yield
-        finally:
-            self._compute_with(self._masters)
+        yield  # a process that fails in here must not wait for the others
+        self._compute_with(self._masters)
 
     @contextmanager
     def whole_model(self) -> Iterator[nn.Module | None]:
-        gathered = self.inference_weights()
-        weights = {name: tensor for name, tensor in gathered.items() if self.world.is_main}
+        """Give it where there is room beside what training holds; None in all processes where there is not."""
+        yield self._whole() if self._has_room_for_all() else None
+
+    def _has_room_for_all(self) -> bool:
+        if self.device.type != "cuda":
+            return True
+        needed = torch.float32.itemsize * sum(shape.numel() for shape in self._shapes.values())
+        return self.world.gather_lists([torch.cuda.mem_get_info(self.device)[0] > 1.1 * needed])[0]
+
+    def _whole(self) -> nn.Module | None:
+        """Put the whole model together in the main process."""
+        gathered = self.inference_weights().items()
+        weights = {name: tensor.cpu() for name, tensor in gathered if self.world.is_main}
         if not self.world.is_main:
-            yield None
-            return
+            return None
         whole = copy.deepcopy(self._hollow)
         whole.load_state_dict(weights, assign=True)
-        yield whole.to(self.device)
+        return whole.to(self.device)
 
     def inference_weights(self) -> Gathered:
         return self._gathered(self._ema.weights if self._ema else self._masters)
@@ -164,7 +158,8 @@ class DeepSpeedEngine:
             stored = state.tensors.get(group, {})
             check_shapes(self._shapes, stored, group)
             for name, shard in self._shards.items():
-                shard.of(flats).copy_(shard.cut(stored[name]))
+                if shard.length:
+                    shard.of(flats).copy_(shard.cut(stored[name]))
         if self._scales and "grad_scales" in state.tensors:  # a run in another precision has none
             self._scales.restore(state.tensors["grad_scales"])
         self._compute_with(self._masters)
@@ -176,6 +171,7 @@ class DeepSpeedEngine:
     def _gathered(self, flats: Flats) -> Gathered:
         return Gathered(self._shapes, lambda name: self._gather(name, flats))
 
+    @torch.no_grad()
     def _gather(self, name: str, flats: Flats) -> Tensor:
         """Put a parameter, or what is laid out like it, together from all processes' parts, on the device."""
         shard, shape = self._shards[name], self._shapes[name]
@@ -188,12 +184,12 @@ class DeepSpeedEngine:
     def _compute_with(self, flats: Flats) -> None:
         """Let forward and backward see these weights."""
         self.module.empty_partition_cache()  # at stage 3, what is still gathered would be computed with
-        for name, weight in self._gathered(flats).items():
-            parameter, shard = self._parameters[name], self._shards[name]
+        for name, shard in self._shards.items():
+            parameter = self._parameters[name]
             if self._stage == 3:
-                parameter.ds_tensor[: shard.length].copy_(shard.cut(weight))
+                working_copy(parameter, shard, self._stage).copy_(shard.of(flats))
             else:
-                parameter.data.copy_(weight)
+                parameter.data.copy_(self._gather(name, flats))
 
 
 def _without_parameters(module: nn.Module) -> nn.Module:
@@ -207,7 +203,7 @@ def _initialise(
 ) -> deepspeed.DeepSpeedEngine:
     """Let DeepSpeed deal everything out, in silence; raises DalleError for what it can't be tuned to."""
     os.environ["LOCAL_RANK"] = str(world.device.index or 0)  # what it takes for the device's number
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.INFO if config.get("wall_clock_breakdown") else logging.ERROR)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # is for inference; all would compile it
     # it calls what newer torches spell otherwise, once for every tensor that it gathers
     warnings.filterwarnings("ignore", "`torch.distributed.*is deprecated", FutureWarning)
@@ -218,26 +214,10 @@ def _initialise(
         with redirect_stdout(io.StringIO()):
             deepspeed.init_distributed()
             if config["zero_optimization"]["stage"] == 3:
+                for buffer in module.buffers():  # `Init` moves parameters alone
+                    buffer.data = buffer.data.to(world.device)
                 deepspeed.zero.Init(module=module, config_dict_or_path=config)
             engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
     except (ValueError, AssertionError) as error:
         raise DalleError(f"DeepSpeed refuses its configuration: {error}") from error
     return engine
-
-
-def _flat_partitions(zero: deepspeed.runtime.base_optimizer.ZeROOptimizer, stage: int) -> Flats:
-    flats = zero.fp32_partitioned_groups_flat if stage == 3 else zero.single_partition_of_fp32_groups
-    return {str(number): flat for number, flat in enumerate(flats)}
-
-
-def _shard(zero: deepspeed.runtime.base_optimizer.ZeROOptimizer, parameter: Parameter, world: World) -> Shard:
-    """Find this process's part of a parameter; at stage 3 each process has an even part, the last a shorter one."""
-    if hasattr(parameter, "ds_tensor"):
-        group, offset, length = zero.grad_position[zero.get_param_id(parameter)]
-        start = min(world.ranks.rank * length, parameter.ds_numel)
-        return Shard(str(group), offset, start, min(length, parameter.ds_numel - start))
-    fragment = parameter._hp_mapping
-    if fragment is None:
-        return Shard("0", 0, 0, 0)
-    held, place = fragment.hp_fragment_address, fragment.lp_fragment_address
-    return Shard(str(fragment.param_group_index), held.start, place.start, held.numel)

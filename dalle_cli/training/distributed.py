@@ -134,9 +134,11 @@ def joined(device: torch.device) -> Iterator[World]:
     """
     ranks = ranks_of_environment()
     if ranks.size == 1:
-        yield solo(device)
-        if torch.distributed.is_initialized():  # by DeepSpeed's engine
-            torch.distributed.destroy_process_group()
+        try:
+            yield solo(device)
+        finally:
+            if torch.distributed.is_initialized():  # by DeepSpeed's engine
+                torch.distributed.destroy_process_group()
         return
     if device.type == "cuda":
         device = _own_gpu(ranks)

@@ -1,5 +1,6 @@
 """Which engine trains a run, and its making: the one place that knows them all."""
 
+import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from dalle_cli.config import Recipe, RuntimeTable, TransformerRecipe
-from dalle_cli.errors import UsageError
+from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.loading import build_transformer
 from dalle_cli.training.deepspeed_config import read_config, zero_config
 from dalle_cli.training.distributed import World
@@ -39,7 +40,11 @@ class EngineChoice:
 
 
 def choose_engine(recipe: Recipe, n_processes: int, deepspeed_file: Path | None) -> EngineChoice:
-    """Find the engine; raises UsageError where the processes there are, or a DeepSpeed file, don't go with it."""
+    """Find the engine.
+
+    Raises UsageError where the processes there are, or a DeepSpeed file, don't go with it, and DalleError where
+    DeepSpeed is missing.
+    """
     runtime, name = recipe.runtime, _name(recipe.runtime, n_processes)
     if name == "local" and n_processes > 1:
         message = f"`runtime.engine` is local, which trains in one process, and {n_processes} were started"
@@ -49,11 +54,14 @@ def choose_engine(recipe: Recipe, n_processes: int, deepspeed_file: Path | None)
     if name == "deepspeed" and n_processes == 1 and not runtime.offload:
         message = f"`runtime.zero_stage` {runtime.zero_stage} deals out over processes, and this is one alone"
         raise UsageError(message, f"{HOW_TO_START}, or `--set runtime.zero_stage=0`")
-    if name != "deepspeed" or not isinstance(recipe, TransformerRecipe):
+    if name != "deepspeed":
         if deepspeed_file is not None:
             hint = "`--set runtime.zero_stage=1`, 2 or 3, or say so in the file"
             raise UsageError(f"--deepspeed {deepspeed_file}, but `runtime.zero_stage` is 0", hint)
         return EngineChoice(name, n_processes)
+    if importlib.util.find_spec("deepspeed") is None:
+        raise DalleError("DeepSpeed is not installed", "`make install` brings it")
+    assert isinstance(recipe, TransformerRecipe)  # others refuse a zero_stage
     with torch.device("meta"):
         bucket = largest_layer(build_transformer(recipe.model, recipe.tokenizer.vocab_size))
     given = {} if deepspeed_file is None else read_config(deepspeed_file)

@@ -27,11 +27,6 @@ class Gathered(Mapping[str, Tensor]):
     def __contains__(self, name: object) -> bool:
         return name in self.shapes
 
-    @property
-    def n_bytes(self) -> int:
-        """Count the bytes they take, without gathering any."""
-        return torch.float32.itemsize * sum(shape.numel() for shape in self.shapes.values())
-
 
 class Stored(Mapping[str, Tensor]):
     """Tensors by name, each read from safetensors files when it is asked for."""
@@ -68,7 +63,11 @@ def copy_tensors(targets: Mapping[str, Tensor], sources: Mapping[str, Tensor], g
 
 def check_shapes(expected: Mapping[str, torch.Size], sources: Mapping[str, Tensor], group: str) -> None:
     """Raise ValueError listing up to ten tensors that are missing, extra or misshapen."""
-    found = sources.shapes if isinstance(sources, Stored) else {name: tensor.shape for name, tensor in sources.items()}
+    found = (
+        sources.shapes
+        if isinstance(sources, Stored | Gathered)
+        else {name: tensor.shape for name, tensor in sources.items()}
+    )
     misfits = [name for name in expected if found.get(name) != expected[name]]
     misfits += [name for name in sources if name not in expected]
     if misfits:

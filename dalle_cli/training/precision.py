@@ -36,8 +36,9 @@ def told_when_out_of_memory() -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             hint = (
-                "try `--set runtime.micro_batch_size=N` in training (for a CLIP, a smaller "
-                "`training.global_batch_size`), `--batch-size N` in drawing and ranking"
+                "try `--set runtime.micro_batch_size=N` in training (a transformer has `runtime.recompute=true` and "
+                "`runtime.zero_stage`, too; a CLIP a smaller `training.global_batch_size`), `--batch-size N` in "
+                "drawing and ranking"
             )
             raise DalleError(f"out of memory: {str(error).splitlines()[0]}", hint) from error
         raise

@@ -120,7 +120,7 @@ class Session:
         task_on  makes the task, on the model as the engine wants it called
         scales   of the branches that train in fp16
         """
-        with held_alone(self.run.root) if self.world.is_main else nullcontext():
+        with held_alone(self.run.root) if self.world.is_main else nullcontext(), told_when_out_of_memory():
             engine = make_engine(self.engine, self.recipe, model, self.world, scales)
             self._train(engine, task_on(engine.module), prepare, model_config)
 
@@ -136,7 +136,7 @@ class Session:
             return
         batches = self._batches(prepare)
         saver = Saver(self.run, model_config, runtime.keep_checkpoints, self.world)
-        with self.terminal.progress(steps, engine.step, "step") as line, told_when_out_of_memory():
+        with self.terminal.progress(steps, engine.step, "step") as line:
             metrics = self.run.metrics if self.world.is_main else None
             log = MetricLog(metrics, runtime.report_every, batch_size, line.report)
             log.restore(unreported, engine.step)

@@ -343,12 +343,6 @@ def other() -> Iterator[World]:
     torch.distributed.destroy_process_group()
 
 
-def test_size_of_gathered_tensors_is_known_without_gathering() -> None:
-    parts = Parts(make_state(3))
-    assert [tensors.n_bytes for tensors in parts.state.tensors.values()] == [(5 * 3 + 5) * 4] * 4
-    assert parts.asked == []
-
-
 @pytest.mark.parametrize("limit", [1, 2**30])
 def test_gathered_tensors_are_asked_for_once_each_and_saved_whole(
     limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

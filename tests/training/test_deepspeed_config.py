@@ -225,6 +225,8 @@ def test_contradictions_and_refused_keys_are_told_together() -> None:
         ("compression_training.weight_quantization.shared_parameters.enabled", True, "does not go with ZeRO"),
         ("zero_optimization.zero_hpz_partition_size", 8, "count on one part for each process"),
         ("zero_optimization.mics_shard_size", 8, "count on one part for each process"),
+        ("zero_optimization.round_robin_gradients", True, "count on one part for each process"),
+        ("zero_optimization.stage3_module_granularity_threshold", 100, "its backward fails"),
         ("zero_optimization.elastic_checkpoint", True, "count on one part for each process"),
         ("zero_optimization.zero_quantized_weights", True, "not among the keys that tune ZeRO"),
         ("zero_optimization.ignore_unused_parameters", False, "not among the keys that tune ZeRO"),
@@ -264,7 +266,6 @@ def test_section_is_not_passed_over_for_what_is_off_inside_it() -> None:
     [
         (1, "zero_optimization.reduce_bucket_size", 500_000),
         (1, "zero_optimization.allgather_partitions", False),
-        (2, "zero_optimization.round_robin_gradients", True),
         (2, "zero_optimization.overlap_comm", True),
         (2, "zero_optimization.offload_optimizer.pin_memory", False),
         (3, "zero_optimization.overlap_comm", False),
@@ -285,9 +286,11 @@ def test_tuning_keys_are_taken_over_and_nothing_else_changes(stage: int, key: st
     assert tuned == expected
 
 
-def test_log_of_communication_is_a_section_that_may_be_switched_on() -> None:
-    section = {"enabled": True, "verbose": False, "prof_all": True, "debug": False}
-    assert config_of({"comms_logger": section}) == config_of({}) | {"comms_logger": section}
+@pytest.mark.parametrize("key", ["communication_data_type", "prescale_gradients", "gradient_predivide_factor"])
+def test_file_may_state_what_is_so_anyway(key: str) -> None:
+    usual = {"communication_data_type": "fp32", "prescale_gradients": False, "gradient_predivide_factor": 1.0}
+    assert config_of({key: usual[key]}) == config_of({})
+    assert refusals({key: "fp16"})
 
 
 @pytest.mark.parametrize("key", ["offload_optimizer", "offload_param"])

@@ -191,6 +191,11 @@ def test_deepspeeds_own_launcher_starts_a_run(pairs: Path, dvae_run: Path, whole
     assert losses(tmp_path / "run") == pytest.approx(losses(whole()), abs=1e-5)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_process_that_fails_while_validating_waits_for_no_other(stage: int) -> None:
+    assert answers(HERE / "failing.py", 2, stage, limit=60) == ["", "'in the second process'"]
+
+
 def test_estimate_for_bf16_is_deepspeeds() -> None:
     script = "from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs as estimate\n"
     script += "import json; cases = [(12_292_840_960, 65_028_096, n) for n in (8, 64, 1024)] + [(77_393, 4_224, 2)]\n"
