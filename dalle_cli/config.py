@@ -68,6 +68,7 @@ class RuntimeTable(Table):
     """Plumbing: may differ from machine to machine and from one resumption to the next."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # fp16: the transformer, with a scale for each branch
+    attention: Literal["auto", "dense", "sparse", "flex"] = "auto"  # sparse: on CPUs; flex: on GPUs
     engine: Literal["auto", "local", "ddp", "deepspeed"] = "auto"  # auto: deepspeed where zero_stage says so
     zero_stage: Literal[0, 1, 2, 3] = 0  # what DeepSpeed deals out: moments, also gradients, also parameters
     offload: Literal[False, "optimizer", "parameters"] = False  # to the host's memory; parameters: both, at stage 3

@@ -1,13 +1,15 @@
 """The loss functions of the paper, pure and in fp32; reductions beyond a token or a pixel are the task's business."""
 
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Loss = TypeVar("Loss", Tensor, float)
+
+LOGITS_AT_ONCE = 2**21  # 8 MiB, which a processor's cache holds
 
 
 def logit_laplace_nll(mapped: Tensor, mu: Tensor, log_scale: Tensor) -> Tensor:
@@ -43,6 +45,55 @@ def token_cross_entropy(logits: Tensor, tokens: Tensor, count: int | None = None
     if count is None:
         count = int((tokens >= 0).sum())
     return total / max(count, 1)
+
+
+def linear_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of -ln p(token) of a linear layer's softmax over the tokens that are not -1, and how often it says the token.
+
+    features  [..., D]    weight  [V, D]    bias  [V]
+    tokens    int64 [...], -1 where there is nothing to predict
+    returns   the sum, fp32 [], and the count of tokens that are the likeliest, int64 []
+
+    Logits are computed some rows at a time, never all at once, and their gradients with them.
+    """
+    is_given = tokens >= 0
+    is_differentiated = torch.is_grad_enabled()
+    return _LinearCrossEntropy.apply(features[is_given], weight, bias, tokens[is_given], is_differentiated)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """With e = exp(logits - largest) and s its sum, p = e / s; s is divided out of the smaller factors of products."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, tokens: Tensor, is_differentiated: bool
+    ) -> tuple[Tensor, Tensor]:
+        gradients = [torch.zeros_like(x) for x in (features, weight, bias)] if is_differentiated else []
+        total, hits = features.new_zeros(()), tokens.new_zeros(())
+        n_rows = max(LOGITS_AT_ONCE // len(weight), 1)
+        for start in range(0, len(features), n_rows):
+            rows = slice(start, start + n_rows)
+            own, targets = features[rows], tokens[rows]
+            logits = F.linear(own, weight, bias)
+            at_target = logits.gather(1, targets[:, None])
+            largest, likeliest = logits.max(dim=1, keepdim=True)
+            weights = logits.sub_(largest).exp_()
+            sums = weights.sum(dim=1, keepdim=True)
+            total += (sums.log() + largest - at_target).sum()
+            hits += (likeliest.squeeze(1) == targets).sum()
+            if is_differentiated:
+                by_features, by_weight, by_bias = gradients
+                by_features[rows] = (weights @ weight).div_(sums).sub_(weight[targets])
+                by_weight.addmm_(weights.T, own / sums).index_add_(0, targets, own, alpha=-1)
+                by_bias.addmv_(weights.T, sums.reciprocal().squeeze(1)).sub_(targets.bincount(minlength=len(bias)))
+        ctx.save_for_backward(*gradients)
+        ctx.mark_non_differentiable(hits)
+        return total, hits
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        by_features, by_weight, by_bias = (saved * gradient for saved in ctx.saved_tensors)
+        return by_features, by_weight, by_bias, None, None
 
 
 def text_image_cross_entropy(

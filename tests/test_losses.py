@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dalle_cli import losses
 from dalle_cli.losses import (
     contrastive_loss,
     kl_to_uniform,
@@ -208,3 +209,37 @@ def test_pictures_and_captions_are_treated_alike(logits_per_image: Tensor) -> No
     torch.testing.assert_close(logits.grad, exchanged.grad.T, rtol=1e-5, atol=1e-7)
     assert float(logits.grad.sum()) == pytest.approx(0, abs=1e-6)
     assert (logits.grad.diagonal() < 0).all() and (logits.grad - logits.grad.diag().diag() >= 0).all()
+
+
+@pytest.mark.parametrize("at_once", [1, 40, 10**6])
+def test_linear_cross_entropy_equals_that_of_all_logits(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", at_once)
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 5, 6, generator=generator, requires_grad=True)
+    weight = torch.randn(13, 6, generator=generator, requires_grad=True)
+    bias = torch.randn(13, generator=generator, requires_grad=True)
+    tokens = torch.tensor([[3, 12, 0, -1, -1], [7, -1, 3, 3, 9]])
+    logits = features @ weight.T + bias
+    whole = token_cross_entropy(logits, tokens, count=1)
+    total, hits = losses.linear_cross_entropy(features, weight, bias, tokens)
+    assert int(hits) == int((logits.argmax(dim=2) == tokens).sum())
+    torch.testing.assert_close(total, whole, rtol=1e-6, atol=0)
+    wanted = (features, weight, bias)
+    for found, expected in zip(
+        torch.autograd.grad(3 * total, wanted), torch.autograd.grad(3 * whole, wanted), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_linear_cross_entropy_of_nothing_is_zero() -> None:
+    features, weight, bias = torch.randn(1, 4, 3, requires_grad=True), torch.randn(5, 3), torch.zeros(5)
+    total, hits = losses.linear_cross_entropy(features, weight, bias, torch.full((1, 4), -1))
+    total.backward()
+    assert float(total.detach()) == 0 and int(hits) == 0 and not features.grad.any()
+
+
+def test_linear_cross_entropy_stays_finite_for_huge_logits() -> None:
+    features = torch.tensor([[1e4, -1e4]], requires_grad=True)
+    total, _ = losses.linear_cross_entropy(features, torch.eye(2), torch.zeros(2), torch.tensor([1]))
+    total.backward()
+    assert float(total.detach()) == pytest.approx(2e4) and features.grad.tolist() == [[1.0, -1.0]]

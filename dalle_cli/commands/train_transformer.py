@@ -17,12 +17,14 @@ from dalle_cli.loading import build_transformer, load_dvae
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.run_dir import CONFIG, WEIGHTS, dvae_model_dir, whole_or_absent
+from dalle_cli.training.attention_choice import attend_by, choose_attention
 from dalle_cli.training.distributed import joined
 from dalle_cli.training.gradient_scaling import BranchScales, scale_gradients
 from dalle_cli.training.precision import apply_precision, choose_device
 from dalle_cli.training.recomputation import recompute_branches
 from dalle_cli.training.session import Session, TrainOptions, open_session
 from dalle_cli.training.tasks import TransformerTask
+from dalle_cli.training.token_losses import give_losses
 from dalle_cli.training.vocabulary import choose_tokenizer, keep_tokenizer
 
 
@@ -71,10 +73,13 @@ def _train(
 
 
 def train_in(transformer: Transformer, session: Session) -> BranchScales | None:
-    """Let the transformer train in the session's precision, and recompute its branches where that is asked for.
+    """Let the transformer train in the session's precision, by the fastest attention, recomputed where asked for.
 
     In fp16 that takes a gradient scale for each branch.
     """
+    give_losses(transformer)
+    attention = choose_attention(session.recipe.runtime.attention, transformer, session.world.device)
+    attend_by(attention, transformer, session.recipe.model.kernel_size, session.world.device)
     device, branches, scales = session.world.device, transformer.sixteen_bit_parts(), None
     if session.precision == "fp16":
         scales = scale_gradients(branches, session.world.size, device)

@@ -1,16 +1,19 @@
 """Multi-head attention over a stream of text and image slots, whole or slot by slot with a cache.
 
-Dense, under a boolean mask. Knows nothing of what the mask means.
+Knows nothing of which slot may see which: it is given a mask, or something that computes the same faster.
 Axes used below:
 
     B batch    N slots given    S slots in all    D model width    H heads    K width of a head
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # query, key and value to averaged values, all [B, H, S, K]
 
 SHORT = 256  # slots
 
@@ -64,10 +67,9 @@ class Attention(nn.Module):
         self.value = nn.Linear(d_model, d_model)
         self.output = nn.Linear(d_model, d_model)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Attend within x [B, S, D] under mask bool [S, S] (True = may attend); returns [B, S, D]."""
-        query, key, value = self._project(x)
-        return self._merge(attend(query, key, value, mask))
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        """Attend within x [B, S, D]; returns [B, S, D]."""
+        return self._merge(attend(*self._project(x)))
 
     def forward_cached(self, x: Tensor, mask: Tensor, cache: KeyValueCache, start: int) -> Tensor:
         """Attend from the slots start.. of x [B, N, D] to them and all cached before; returns [B, N, D].

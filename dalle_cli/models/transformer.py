@@ -9,11 +9,13 @@ slots 1..n; the text slots after it hold padding vectors of their own, which are
 0 holds start-of-image, slot p the image token p - 1. Positions and masks go by the slot's own number.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dalle_cli.models.attention import Attention, KeyValueCache
+from dalle_cli.models.attention import Attend, Attention, KeyValueCache, attend
 from dalle_cli.models.attention_masks import attention_mask, layer_kinds
 
 INIT_SCALE = 0.125  # Child et al. 2019, section 6
@@ -32,8 +34,8 @@ class AttentionBranch(nn.Module):
         self.norm = nn.LayerNorm(d_model)
         self.attention = Attention(d_model, n_heads)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        return self.attention(self.norm(x), mask)
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        return self.attention(self.norm(x), attend)
 
     def forward_cached(self, x: Tensor, mask: Tensor, cache: KeyValueCache, start: int) -> Tensor:
         return self.attention.forward_cached(self.norm(x), mask, cache, start)
@@ -60,8 +62,8 @@ class Block(nn.Module):
         self.attention = AttentionBranch(d_model, n_heads)
         self.mlp = MlpBranch(d_model)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        x = x + self.attention(x, mask)
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        x = x + self.attention(x, attend)
         return x + self.mlp(x)
 
     def forward_cached(self, x: Tensor, mask: Tensor, cache: KeyValueCache, start: int) -> Tensor:
@@ -90,6 +92,7 @@ class Transformer(nn.Module):
         self.text_vocab_size = text_vocab_size
         self.image_vocab_size = image_vocab_size
         self.kinds = layer_kinds(n_layers)
+        self.attend: dict[str, Attend] = {}  # by kind, what computes the same as its mask, but faster
 
         self.text_embedding = nn.Embedding(text_vocab_size, d_model)
         self.image_embedding = nn.Embedding(image_vocab_size, d_model)
@@ -137,13 +140,18 @@ class Transformer(nn.Module):
         image_tokens  int64 [B, I] in raster order; unshifted, like text_tokens
         returns       text logits [B, T, Vt] and image logits [B, I, Vi]; slot p predicts token p
         """
+        text, image = self.features(text_tokens, image_tokens)
+        return self.text_head(text), self.image_head(image)
+
+    def features(self, text_tokens: Tensor, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Give what the heads predict from: text [B, T, D] and image features [B, I, D], of the same arguments."""
         self._check(text_tokens, image_tokens)
         image = self.embed_image(image_tokens[:, :-1], start=0)
         x = torch.cat([self.embed_text(text_tokens), image], dim=1)  # [B, S, D]
         for block, kind in zip(self.blocks, self.kinds, strict=True):
-            x = block(x, self.mask(kind))  # [B, S, D]
+            x = block(x, self.attend[kind] if kind in self.attend else partial(attend, mask=self.mask(kind)))
         text, image = self.final_norm(x).split([self.text_len, self.image_len], dim=1)
-        return self.text_head(text), self.image_head(image)
+        return text, image
 
     def embed_text(self, text_tokens: Tensor) -> Tensor:
         """Fill the text slots from text_tokens int64 [B, T]: [B, T, D]."""
@@ -197,7 +205,11 @@ class Transformer(nn.Module):
         x = self.embed_image(held, start=position)
         for block, kind, cache in zip(self.blocks, self.kinds, caches, strict=True):
             x = block.forward_cached(x, self.mask(kind), cache, start=self.text_len + position)
-        return self.image_head(self.final_norm(x[:, -1]))
+        return self.image_logits(self.final_norm(x[:, -1]))
+
+    def image_logits(self, features: Tensor) -> Tensor:
+        """Predict image tokens from image features [..., D]: [..., Vi]."""
+        return self.image_head(features)
 
     def _check(self, text_tokens: Tensor, image_tokens: Tensor) -> None:
         expected = ([len(text_tokens), self.text_len], [len(text_tokens), self.image_len])

@@ -13,7 +13,7 @@ from torch import Tensor
 from dalle_cli.config import DVAELossTable, TransformerLossTable
 from dalle_cli.data.images import to_image
 from dalle_cli.data.loader import Batch
-from dalle_cli.losses import contrastive_loss, kl_to_uniform, logit_laplace_nll, token_cross_entropy, weigh
+from dalle_cli.losses import contrastive_loss, kl_to_uniform, logit_laplace_nll, weigh
 from dalle_cli.metrics import code_counts, perplexity, psnr, recall_at, retrieval_ranks
 from dalle_cli.models.clip import Clip
 from dalle_cli.models.dvae import DiscreteVAE, map_pixels, relax
@@ -103,7 +103,7 @@ class TransformerTask:
     """Next-token prediction over caption and image tokens (Ramesh et al. 2021, section 2.2)."""
 
     def __init__(self, transformer: Transformer, dvae: DiscreteVAE, loss: TransformerLossTable, seed: int) -> None:
-        """dvae: frozen; it turns pictures into image tokens."""
+        """transformer: one that gives losses; dvae: frozen, it turns pictures into image tokens."""
         self.module = transformer
         self._dvae = dvae
         self._table = loss
@@ -126,10 +126,8 @@ class TransformerTask:
         """Give both sums of -ln p, divided by the global counts, and how many image tokens were the likeliest."""
         with torch.no_grad():
             image_tokens = self._dvae.image_tokens(batch.images)
-        text_logits, image_logits = self.module(batch.text_tokens, image_tokens)
-        text = token_cross_entropy(text_logits, batch.text_tokens, n_text_tokens)
-        image = token_cross_entropy(image_logits, image_tokens, n_samples * self.module.image_len)
-        return text, image, (image_logits.detach().argmax(dim=2) == image_tokens).sum()
+        text, image, hits = self.module(batch.text_tokens, image_tokens)
+        return text / max(n_text_tokens, 1), image / (n_samples * self.module.image_len), hits
 
     def validate(self, batches: Iterable[Batch], step: int) -> dict[str, float]:
         """Measure both cross-entropies and the accuracy over all held-out pairs."""

@@ -5,6 +5,7 @@ Gradients of a known size are sent down a stream of branches: the loss is the st
 
 import copy
 import random
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from dalle_cli.config import TransformerRecipe
 from dalle_cli.loading import build_transformer
 from dalle_cli.losses import text_image_cross_entropy
+from dalle_cli.models.attention import attend
 from dalle_cli.models.transformer import AttentionBranch, MlpBranch, Transformer
 from dalle_cli.recipe import load_recipe
 from dalle_cli.sampling import SamplingSettings, candidate_uniforms, sample_image_tokens
@@ -23,6 +25,7 @@ from dalle_cli.training.gradient_scaling import BranchScales, scale_gradients
 CPU = torch.device("cpu")
 D, N = 16, 32  # width, positions
 MASK = torch.ones(N, N, dtype=torch.bool).tril()
+ATTEND = partial(attend, mask=MASK)
 LARGEST, SMALLEST = 65504.0, 2.0**-24  # of fp16
 
 
@@ -41,7 +44,7 @@ class Stream(nn.Module):
 
     def forward(self, x: Tensor, is_recomputed: bool = False) -> Tensor:
         for branch in self.branches:
-            others = (MASK,) if isinstance(branch, AttentionBranch) else ()
+            others = (ATTEND,) if isinstance(branch, AttentionBranch) else ()
             added = checkpoint(branch, x, *others, use_reentrant=False) if is_recomputed else branch(x, *others)
             x = self.damping * x + added
         return x
@@ -378,6 +381,6 @@ def test_cached_and_uncached_branches_hand_back_fp32() -> None:
     branch = AttentionBranch(D, n_heads=2)
     scale_gradients([branch], 1, CPU)
     cache = branch.attention.new_cache(batch_size=1, n_slots=N)
-    cached, uncached = branch.forward_cached(noise(), MASK, cache, 0), branch(noise(), MASK)
+    cached, uncached = branch.forward_cached(noise(), MASK, cache, 0), branch(noise(), ATTEND)
     assert cached.dtype == uncached.dtype == torch.float32
     torch.testing.assert_close(cached, uncached, rtol=0, atol=2e-3)
