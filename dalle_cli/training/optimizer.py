@@ -1,6 +1,6 @@
 """AdamW with decoupled weight decay and the published clip on the second moment (Ramesh et al. 2021, appendix B.2)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -8,9 +8,11 @@ from torch.nn import Parameter
 
 from dalle_cli.config import OptimizerTable
 
+VALUES_AT_ONCE = 2**25
+
 
 class AdamW(torch.optim.Optimizer):
-    """Adam with decoupled decay; all parameters of a group are updated by one call for each operation.
+    """Adam with decoupled decay; parameters of a group are updated together, by one call for each operation.
 
     `prepare` comes before each `step`. A step may be taken in parts, by exchanging `param_groups` for some of them:
     DeepSpeed does that, with flat partitions for parameters.
@@ -38,8 +40,7 @@ class AdamW(torch.optim.Optimizer):
     def step(self) -> None:
         """Update every parameter that has a gradient, once."""
         for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            if parameters:
+            for parameters in _lots(p for p in group["params"] if p.grad is not None):
                 self._update(parameters, group["update"], group["lr"], group["weight_decay"])
 
     def _update(self, parameters: list[Parameter], update: int, lr: float, weight_decay: float) -> None:
@@ -59,6 +60,18 @@ class AdamW(torch.optim.Optimizer):
         torch._foreach_add_(deviations, self.eps)
         torch._foreach_mul_(parameters, 1 - lr * weight_decay)
         torch._foreach_addcdiv_(parameters, means, deviations, value=-lr / (1 - beta1**update))
+
+
+def _lots(parameters: Iterable[Parameter]) -> Iterator[list[Parameter]]:
+    """Gather parameters into lots of not much more than so many values: temporaries are as large as a lot."""
+    lot: list[Parameter] = []
+    for parameter in parameters:
+        lot.append(parameter)
+        if sum(p.numel() for p in lot) >= VALUES_AT_ONCE:
+            yield lot
+            lot = []
+    if lot:
+        yield lot
 
 
 def build_optimizer(matrices: list[Parameter], parameters: Iterable[Parameter], table: OptimizerTable) -> AdamW:

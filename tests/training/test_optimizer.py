@@ -141,3 +141,13 @@ def test_step_in_parts_equals_a_whole_one() -> None:
             optimizers[1].step()
         optimizers[1].param_groups = groups
     assert all(torch.equal(left, right) for left, right in zip(whole.parameters(), parts.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("at_once", [1, 30, 10**9])
+def test_lots_make_no_difference(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dalle_cli.training.optimizer.VALUES_AT_ONCE", at_once)
+    module, whole = network(), network()
+    train(module, build_optimizer(matrices(module), module.parameters(), table(0.3)))
+    monkeypatch.undo()
+    train(whole, build_optimizer(matrices(whole), whole.parameters(), table(0.3)))
+    assert all(torch.equal(left, right) for left, right in zip(module.parameters(), whole.parameters(), strict=True))
