@@ -29,6 +29,15 @@ class Cosine(Table):
     steps: Positive
 
 
+class PlateauTable(Table):
+    """When the step size is halved, after warm-up: each time the smoothed training loss has not fallen for a while."""
+
+    halvings: Positive  # at most
+    patience: Positive  # updates without
+    threshold: Share  # a fall by this share of the loss
+    smoothing: Share  # decay of the loss's moving average, by update
+
+
 class OptimizerTable(Table):
     """AdamW with decoupled decay on matrices only; lr is scaled by a linear ramp over warmup_steps."""
 
@@ -39,6 +48,7 @@ class OptimizerTable(Table):
     weight_decay: Rate
     clip_norm: Rate  # of all gradients together; 0: off
     clip_second_moment: Rate  # by value, before it is used (appendix B.2 of the paper); 0: off
+    plateau: PlateauTable | None = None
 
 
 class EmaTable(Table):

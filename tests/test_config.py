@@ -19,6 +19,7 @@ from dalle_cli.config import (
     DVAERecipe,
     EmaTable,
     OptimizerTable,
+    PlateauTable,
     PowerSGDTable,
     RuntimeTable,
     Table,
@@ -39,6 +40,7 @@ GOOD: dict[type[Table], dict[str, Any]] = {
         **{"lr": ANY_COSINE, "warmup_steps": 0, "betas": [0.9, 0.99], "eps": 1e-8},
         **{"weight_decay": 0.0, "clip_norm": 0.0, "clip_second_moment": 0.0},
     },
+    PlateauTable: {"halvings": 5, "patience": 100, "threshold": 0.01, "smoothing": 0.99},
     EmaTable: {"decay": 0.9, "every": 1},
     DataTable: {"validation_share": 0.1, "shuffle_block": 64, "max_bad_share": 0.0},
     TrainingTable: {"steps": 1, "global_batch_size": 1, "seed": 0},
@@ -99,7 +101,7 @@ TABLES = {
 }
 EVERY_TABLE = sorted(TABLES, key=lambda t: t.__name__)
 OPTIONAL = {(recipe.__name__, key) for recipe in RECIPE_TYPES.values() for key in ("ema", "runtime")}
-OPTIONAL |= {("TokenizerTable", "backend"), ("TransformerRecipe", "powersgd")}
+OPTIONAL |= {("TokenizerTable", "backend"), ("TransformerRecipe", "powersgd"), ("OptimizerTable", "plateau")}
 
 
 def refused(table: type[Table], **changes: object) -> str:

@@ -56,7 +56,7 @@ def info(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Print parameters, tokens and attention of a recipe or a run.
+    """Print parameters, tokens, attention, operations and memory of a recipe or a run.
 
     Example: dalle info transformer/demo --masks masks/
     """
@@ -66,11 +66,15 @@ def info(
 
 
 @app.command(rich_help_panel="Look")
-def doctor(as_json: Json = False, quiet: Quiet = False) -> None:
+def doctor(
+    measured: Annotated[bool, typer.Option("--measure", help="Measure matrix rates and memory bandwidth.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
     """Print what this machine has, what is missing, and what it can do.
 
-    Example: dalle doctor
+    Example: dalle doctor --measure
     """
     from dalle_cli.commands.doctor import doctor as command
 
-    command(Terminal(quiet, as_json))
+    command(measured, Terminal(quiet, as_json))

@@ -10,6 +10,7 @@ import torch
 
 from dalle_cli import __version__
 from dalle_cli.console import Terminal
+from dalle_cli.training.machine import keep, measure
 from dalle_cli.training.precision import choose_device, choose_precision, use_fast_fp32_matmul
 
 PACKAGES = ("torch", "numpy", "pillow", "pydantic", "safetensors", "tokenizers", "youtokentome", "deepspeed")
@@ -21,8 +22,11 @@ REMEDIES = {
 }
 
 
-def doctor(terminal: Terminal) -> None:
-    """Print versions, processors, memory, the arithmetic that `auto` chooses, and remedies for what is missing."""
+def doctor(measured: bool, terminal: Terminal) -> None:
+    """Print versions, processors, memory, the arithmetic that `auto` chooses, and remedies for what is missing.
+
+    With `measured`, also measure the device and keep the figures, for training to be compared with.
+    """
     device = choose_device("auto")
     packages = {name: _version(name) for name in PACKAGES}
     tools = {name: shutil.which(name) is not None for name in TOOLS}
@@ -38,10 +42,22 @@ def doctor(terminal: Terminal) -> None:
         "precision by auto": choose_precision("auto", device),
         "fast exact fp32 route": "taken" if use_fast_fp32_matmul() else "not taken",
     }
+    if measured:
+        facts["measured"] = _measured(device, terminal)
     missing = [name for name, version in packages.items() if version is None]
     missing += [name for name, found in tools.items() if not found]
     facts["remedies"] = {name: REMEDIES[name] for name in missing if name in REMEDIES}
     terminal.result(_text(facts), facts)
+
+
+def _measured(device: torch.device, terminal: Terminal) -> dict[str, str]:
+    found = measure(device)
+    try:
+        terminal.say(f"kept in {keep(device, found)}: `train/share_of_matrix_rate` of later runs goes by it")
+    except OSError as error:
+        terminal.warn(f"not kept: {error}")
+    rates = {f"{p} matrix rate": f"{rate / 1e12:.3g} TFLOP/s" for p, rate in found.matrix_rates.items()}
+    return rates | {"memory bandwidth": f"{found.bandwidth / 1e9:.3g} GB/s"}
 
 
 def _version(package: str) -> str | None:

@@ -28,6 +28,7 @@ from dalle_cli.loading import (
 )  # fmt: skip
 from dalle_cli.models.attention_masks import image_mask
 from dalle_cli.recipe import load_recipe
+from dalle_cli.training.flops import forward_flops, train_flops
 from dalle_cli.training.memory import deepspeed_bf16_bytes, largest_layer, zero3_bytes
 from dalle_cli.viz import enlarge
 
@@ -107,11 +108,19 @@ def _transformer_facts(model: TrainedTransformerTable) -> dict[str, Any]:
         "tokens": f"{model.text_len} text out of {model.text_vocab_size:,} at most, "
         f"{model.grid_size}x{model.grid_size} image out of {model.image_vocab_size:,}",
         "layers": {kind: transformer.kinds.count(kind) for kind in dict.fromkeys(transformer.kinds)},
+        "tflop_per_image": {
+            "forward": _significant(forward_flops(model) / 1e12),
+            "training": _significant(train_flops(model) / 1e12),
+        },
         "weights_mib": round(total * 4 / 2**20, 1),
         "cache_mib_per_sample": round(cache * 4 / 2**20, 2),
         "zero3_gib_per_gpu": _per_gpu(zero3_bytes, transformer),
         "deepspeed_bf16_gib_per_gpu": _per_gpu(deepspeed_bf16_bytes, transformer),
     }
+
+
+def _significant(value: float) -> float:
+    return float(f"{value:.4g}")
 
 
 def _per_gpu(estimate: Callable[[int, int, int], int], model: nn.Module) -> dict[str, float]:

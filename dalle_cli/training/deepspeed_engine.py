@@ -31,7 +31,7 @@ from dalle_cli.training.gradient_scaling import BranchScales
 from dalle_cli.training.lazy_tensors import Gathered, check_shapes
 from dalle_cli.training.metric_log import Metrics
 from dalle_cli.training.optimizer import build_optimizer
-from dalle_cli.training.schedules import learning_rate
+from dalle_cli.training.step_size import StepSize
 from dalle_cli.training.zero_layout import Flats, flat_partitions, shard_of, working_copy
 
 
@@ -54,8 +54,8 @@ class DeepSpeedEngine:
         self._parameters: dict[str, Parameter] = dict(module.named_parameters())
         self._shapes = {name: p.shape for name, p in self._parameters.items()}
         self._hollow = _without_parameters(module)
-        self._table = optimizer
         self._optimizer = build_optimizer(module.matrices(), self._parameters.values(), optimizer)
+        self._step_size = StepSize(optimizer)
         self._n_applied = 0
         self._scales = scales
         if world.size > 1:
@@ -83,8 +83,11 @@ class DeepSpeedEngine:
     def backward(self, loss: Tensor) -> None:
         self.module.backward(loss)
 
+    def observe(self, loss: float | Tensor) -> None:
+        self._step_size.observe(self.step, loss)
+
     def update(self) -> bool:
-        self._optimizer.prepare(self._n_applied + 1, learning_rate(self._table, self.step))
+        self._optimizer.prepare(self._n_applied + 1, self._step_size.at(self.step))
         self.module.step()  # skips by itself, on all processes, where the norm is not finite
         is_applied = self.module.was_step_applied()
         if is_applied:
@@ -98,7 +101,7 @@ class DeepSpeedEngine:
         return is_applied
 
     def metrics(self) -> Metrics:
-        norm, lr = float(self.module.get_global_grad_norm()), learning_rate(self._table, self.step - 1)
+        norm, lr = float(self.module.get_global_grad_norm()), self._step_size.at(self.step - 1)
         return {"train/gradient_norm": norm, "train/lr": lr, **(self._scales.metrics() if self._scales else {})}
 
     @contextmanager
@@ -137,7 +140,7 @@ class DeepSpeedEngine:
     def state(self) -> EngineState:
         """Give what a run needs to go on; tensors are gathered one by one, by all processes."""
         tensors: dict[str, Mapping[str, Tensor]] = {g: self._gathered(flats) for g, flats in self._groups().items()}
-        numbers = {"step": self.step, "optimizer_updates": self._n_applied}
+        numbers = {"step": self.step, "optimizer_updates": self._n_applied, **self._step_size.numbers()}
         if self._scales:
             tensors["grad_scales"] = self._scales.state()
         if self._ema:
@@ -165,6 +168,7 @@ class DeepSpeedEngine:
         self._compute_with(self._masters)
         self.step = int(state.numbers["step"])
         self._n_applied = int(state.numbers["optimizer_updates"])
+        self._step_size.restore(state.numbers)
         if self._ema:
             self._ema.n_updates = int(state.numbers["ema_updates"])
 

@@ -1,4 +1,8 @@
-"""The moving average of the weights, which validation, previews and the saved model use."""
+"""The moving average of the weights, which validation, previews and the saved model use (Ramesh et al. 2021, B.2).
+
+Where a GPU trains and the average moves only now and then, it lies in the host's memory, as in the paper: copies are
+sent there when it is due and join the average at the next update, so that nothing waits for them.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,14 +20,24 @@ class Ema:
     initial weights; the first update copies.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], table: EmaTable) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], table: EmaTable, place: torch.device | None = None) -> None:
+        """place: where the average lies, away from the parameters; none: as `place_of_average` says."""
         self.table = table
         self.n_updates = 0
         self._parameters = dict(parameters)
-        self.weights: dict[str, Tensor] = {name: p.detach().clone() for name, p in self._parameters.items()}
+        self._place = place or place_of_average(table, next(iter(self._parameters.values())).device)
+        self._weights = {name: p.detach().to(self._place, copy=True) for name, p in self._parameters.items()}
+        self._sent: _Copies | None = None
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The average itself, by name."""
+        self._take_in()
+        return self._weights
 
     def follow(self, n_applied: int) -> None:
         """Move the average where that is due after so many updates of the parameters."""
+        self._take_in()
         if n_applied % self.table.every == 0:
             self.update()
 
@@ -31,17 +45,51 @@ class Ema:
     def update(self) -> None:
         """Move the average towards the parameters."""
         decay = min(self.table.decay, (1 + self.n_updates) / (10 + self.n_updates)) if self.n_updates else 0.0
-        torch._foreach_lerp_(list(self.weights.values()), list(self._parameters.values()), 1 - decay)
+        self._take_in()
+        parameters = list(self._parameters.values())
+        if self._place is None:
+            torch._foreach_lerp_(list(self._weights.values()), parameters, 1 - decay)
+        else:
+            self._sent = _Copies(parameters, self._place, 1 - decay)
         self.n_updates += 1
+
+    @torch.no_grad()
+    def _take_in(self) -> None:
+        """Move the average towards the copies that have been sent, if any."""
+        if self._sent is not None:
+            torch._foreach_lerp_(list(self._weights.values()), self._sent.arrived(), self._sent.weight)
+            self._sent = None
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
         """Let the parameters' module compute with the averaged weights for a while."""
-        trained = {name: parameter.data for name, parameter in self._parameters.items()}
+        trained, weights = {name: parameter.data for name, parameter in self._parameters.items()}, self.weights
         try:
             for name, parameter in self._parameters.items():
-                parameter.data = self.weights[name]
+                parameter.data = weights[name].to(parameter.device)
             yield
         finally:
             for name, parameter in self._parameters.items():
                 parameter.data = trained[name]
+
+
+class _Copies:
+    """Copies of tensors on their way to another device, and the weight they will have in the average."""
+
+    def __init__(self, tensors: list[Tensor], place: torch.device, weight: float) -> None:
+        self.weight = weight
+        self._copies = [tensor.detach().to(place, non_blocking=True, copy=True) for tensor in tensors]
+        self._end = torch.cuda.Event() if tensors[0].is_cuda else None
+        if self._end is not None:
+            self._end.record()
+
+    def arrived(self) -> list[Tensor]:
+        """Give the copies, once all are there."""
+        if self._end is not None:
+            self._end.synchronize()
+        return self._copies
+
+
+def place_of_average(table: EmaTable, device: torch.device) -> torch.device | None:
+    """Choose the host's memory for the average of what lies on a GPU, where it moves only now and then; else none."""
+    return torch.device("cpu") if device.type == "cuda" and table.every > 1 else None

@@ -21,7 +21,7 @@ from dalle_cli.training.lazy_tensors import copy_tensors
 from dalle_cli.training.metric_log import Metrics
 from dalle_cli.training.optimizer import build_optimizer
 from dalle_cli.training.powersgd import PowerSGD
-from dalle_cli.training.schedules import learning_rate
+from dalle_cli.training.step_size import StepSize
 
 
 @dataclass
@@ -60,6 +60,10 @@ class Engine(Protocol):
     module: Trainable  # the model as a task is to call it
 
     def backward(self, loss: Tensor) -> None: ...
+
+    def observe(self, loss: float | Tensor) -> None:
+        """Take note of the global batch's loss, before its update, whose step size may go by it."""
+        ...
 
     def update(self) -> bool:
         """Apply the gradients gathered since the last update; False when it was skipped as they were not finite."""
@@ -109,6 +113,7 @@ class ReplicaEngine:
         self._parameters = dict(module.named_parameters())
         self._table = optimizer
         self._optimizer = build_optimizer(module.matrices(), self._parameters.values(), optimizer)
+        self._step_size = StepSize(optimizer)
         self._n_applied = 0
         self._ema = Ema(self._parameters, ema) if ema else None
         self._scales = scales
@@ -117,6 +122,9 @@ class ReplicaEngine:
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
+
+    def observe(self, loss: float | Tensor) -> None:
+        self._step_size.observe(self.step, loss)
 
     def update(self) -> bool:
         self._sum_gradients()
@@ -145,13 +153,13 @@ class ReplicaEngine:
 
     def _apply(self) -> None:
         self._n_applied += 1
-        self._optimizer.prepare(self._n_applied, learning_rate(self._table, self.step))
+        self._optimizer.prepare(self._n_applied, self._step_size.at(self.step))
         self._optimizer.step()
         if self._ema:
             self._ema.follow(self._n_applied)
 
     def metrics(self) -> Metrics:
-        figures = {"train/gradient_norm": self._gradient_norm, "train/lr": learning_rate(self._table, self.step - 1)}
+        figures = {"train/gradient_norm": self._gradient_norm, "train/lr": self._step_size.at(self.step - 1)}
         return {**figures, **(self._scales.metrics() if self._scales else {})}
 
     @contextmanager
@@ -173,7 +181,7 @@ class ReplicaEngine:
     def state(self) -> EngineState:
         """Give what a run needs to go on; every process takes part, and all get the same."""
         tensors = self._tensors()
-        numbers = {"step": self.step, "optimizer_updates": self._n_applied}
+        numbers = {"step": self.step, "optimizer_updates": self._n_applied, **self._step_size.numbers()}
         if self._compression:
             tensors["compression_errors"] = self._compression.state(self.world.sum)
         if self._ema:
@@ -201,5 +209,6 @@ class ReplicaEngine:
             self._compression.restore(state.tensors["compression_errors"])
         self.step = int(state.numbers["step"])
         self._n_applied = int(state.numbers["optimizer_updates"])
+        self._step_size.restore(state.numbers)
         if self._ema:
             self._ema.n_updates = int(state.numbers["ema_updates"])

@@ -31,7 +31,10 @@ class Task(Protocol):
     module: nn.Module
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        """Share of the global batch's loss that this micro-batch carries; shares, and metrics, add up to the whole."""
+        """Share of the global batch's loss that this micro-batch carries; shares, and metrics, add up to the whole.
+
+        Among the metrics is `train/loss`.
+        """
         ...
 
     def validate(self, batches: Iterable[Batch], step: int) -> dict[str, float]:
@@ -108,8 +111,10 @@ def train_step(task: Task, engine: Engine, batch: Batch, micro_batch_size: int) 
         engine.backward(loss)
         for name, value in metrics.items():
             totals[name] = totals.get(name, 0.0) + value
+    totals = engine.world.sum_numbers(totals)
+    engine.observe(totals["train/loss"])
     is_applied = engine.update()
-    return is_applied, {**engine.world.sum_numbers(totals), **engine.metrics(), "train/skipped": float(not is_applied)}
+    return is_applied, {**totals, **engine.metrics(), "train/skipped": float(not is_applied)}
 
 
 def look(

@@ -1,4 +1,7 @@
-"""What training holds in a GPU's memory besides activations, reckoned from sizes alone."""
+"""What training holds in a GPU's memory besides activations, reckoned from sizes alone.
+
+As if the average lay there too: where it moves rarely, the host has it, see `ema`.
+"""
 
 from torch import nn
 

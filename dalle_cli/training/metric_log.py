@@ -21,12 +21,20 @@ class MetricLog:
     """Collects the metrics of updates and writes them out every so many."""
 
     def __init__(
-        self, path: Path | None, report_every: int, images_per_step: int, watch: Callable[[int, dict[str, float]], None]
+        self,
+        path: Path | None,
+        report_every: int,
+        pace: Callable[[float], dict[str, float]],
+        watch: Callable[[int, dict[str, float]], None],
     ) -> None:
-        """watch hears of every report, as the number of updates done and the figures; without a path, only it."""
+        """Write to a file; without a path, only `watch` hears of anything.
+
+        pace   makes figures of the number of updates a second
+        watch  hears of every report, as the number of updates done and the figures
+        """
         self._path = path
         self._report_every = report_every
-        self._images_per_step = images_per_step
+        self._pace = pace
         self._watch = watch
         self._pending: list[Metrics] = []
         self._n_restored = 0  # of these, how many were not timed here
@@ -55,7 +63,7 @@ class MetricLog:
         names = self._pending[-1].keys()
         figures = {name: sum(float(m[name]) for m in self._pending) / len(self._pending) for name in names}
         elapsed = time.perf_counter() - self._started
-        figures["train/images_per_second"] = self._images_per_step * (len(self._pending) - self._n_restored) / elapsed
+        figures |= self._pace((len(self._pending) - self._n_restored) / elapsed)
         self._pending, self._n_restored = [], 0
         self._started = time.perf_counter()
         self.write(done, figures)
@@ -68,7 +76,11 @@ class MetricLog:
                 beside.write_text("".join(f"{line}\n" for line in kept))
 
     def write(self, done: int, figures: dict[str, float]) -> None:
-        """Write one line and show it."""
+        """Write one line and show it; what is in nats stands there in bits as well."""
+        in_bits = {
+            name.replace("nats_", "bits_"): value / math.log(2) for name, value in figures.items() if "/nats_" in name
+        }
+        figures = figures | in_bits
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a") as file:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from dalle_cli import __version__
-from dalle_cli.config import Recipe
+from dalle_cli.config import Recipe, TrainedTransformerTable
 from dalle_cli.console import Terminal
 from dalle_cli.data.loader import TrainingBatches, ValidationBatches
 from dalle_cli.data.preparation import Preparation
@@ -29,9 +29,12 @@ from dalle_cli.training.checkpoint import SCHEMA, Saver, free_bytes, load_checkp
 from dalle_cli.training.distributed import World
 from dalle_cli.training.engine import Engine, Trainable
 from dalle_cli.training.engines import EngineChoice, choose_engine, make_engine
+from dalle_cli.training.flops import train_flops
 from dalle_cli.training.gradient_scaling import BranchScales
 from dalle_cli.training.loop import Batches, Task, train
+from dalle_cli.training.machine import kept_matrix_rate
 from dalle_cli.training.metric_log import MetricLog
+from dalle_cli.training.pace import Pace
 from dalle_cli.training.precision import Precision, open_device, told_when_out_of_memory
 from dalle_cli.training.resume import check_folder, starting_checkpoint
 from dalle_cli.untrusted import printable
@@ -126,7 +129,7 @@ class Session:
 
     def _train(self, engine: Engine, task: Task, prepare: Preparation, model_config: dict[str, Any]) -> None:
         recipe, runtime = self.recipe, self.recipe.runtime
-        steps, batch_size = recipe.training.steps, recipe.training.global_batch_size
+        steps = recipe.training.steps
         unreported = self._restore(engine)
         if engine.step >= steps:
             has_model = self.world.gather_lists([(self.run.model / WEIGHTS).is_file()])[0]
@@ -138,11 +141,26 @@ class Session:
         saver = Saver(self.run, model_config, runtime.keep_checkpoints, self.world)
         with self.terminal.progress(steps, engine.step, "step") as line:
             metrics = self.run.metrics if self.world.is_main else None
-            log = MetricLog(metrics, runtime.report_every, batch_size, line.report)
+            log = MetricLog(metrics, runtime.report_every, self._pace(model_config).figures, line.report)
             log.restore(unreported, engine.step)
             train(task, engine, batches, runtime, steps, log, saver)
         if batches.training.n_bad:
             self.terminal.say(f"skipped {batches.training.n_bad} bad samples")
+
+    def _pace(self, model_config: dict[str, Any]) -> Pace:
+        """Say what an update does; of its arithmetic and tokens, a transformer's alone are reckoned."""
+        n_images, device = self.recipe.training.global_batch_size, self.world.device
+        if model_config["kind"] != "transformer":
+            return Pace(n_images, device)
+        model = TrainedTransformerTable(**model_config["model"])
+        rate = kept_matrix_rate(device, self.precision)
+        return Pace(
+            n_images,
+            device,
+            tokens=n_images * (model.text_len + model.grid_size**2),
+            flops=n_images * train_flops(model),
+            matrix_rate=rate and rate * self.world.size,
+        )
 
     def _batches(self, prepare: Preparation) -> Batches:
         """Join the data with what the model makes of a sample; there are no more loaders than processors."""

@@ -186,6 +186,26 @@ def test_doctor_names_what_is_there(dalle: Callable) -> None:
     assert "torch" in dalle("doctor").out
 
 
+def test_doctor_measures_what_training_is_compared_with(
+    tmp_path: Path, pairs: Path, dvae_run: Path, dalle: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    measured = result_of(dalle("doctor", "--measure", "--json"))["measured"]
+    assert set(measured) == {"fp32 matrix rate", "bf16 matrix rate", "memory bandwidth"}
+    words = ["--data", pairs, "--dvae", dvae_run, "--run", tmp_path / "run", *TINY, "--precision", "fp32"]
+    ended = dalle("train-transformer", "transformer/tiny", *words)
+    assert ended.code == 0
+    for shown in (" images/s", " tokens/s", " TFLOP/s", " of the matrix rate", " GiB", " nats/token", " bits/token"):
+        assert shown in ended.err
+    report = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    rate = report["train/tflops_per_second"] / report["train/share_of_matrix_rate"]
+    assert f"{rate:.3g} TFLOP/s" == measured["fp32 matrix rate"]
+    per_image = result_of(dalle("info", tmp_path / "run", "--json"))["tflop_per_image"]
+    assert report["train/tflops_per_second"] == pytest.approx(
+        report["train/images_per_second"] * per_image["training"], rel=1e-3
+    )
+
+
 def test_bf16_runs_end_to_end(tmp_path: Path, pairs: Path, dvae_run: Path, dalle: Callable) -> None:
     words = ["--data", pairs, "--dvae", dvae_run, "--run", tmp_path / "run", *TINY, "--precision", "bf16"]
     ended = dalle("train-transformer", "transformer/tiny", *words)

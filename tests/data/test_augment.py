@@ -1,5 +1,7 @@
 """The published crops against a slow, exact restatement and their stated consequences."""
 
+import itertools
+from collections import Counter
 from fractions import Fraction
 
 import numpy as np
@@ -46,6 +48,58 @@ def test_area_resize_matches_exact_fractions(n_in, n_out):
     ):
         # the nearest integer; which one, where an exact half lies between two, is a matter of the last bit
         assert max(abs(int(r) - e) for r, e in zip(resized, exact, strict=True)) <= 0.5 + 1e-9
+
+
+def area_matrix(n_in, n_out):
+    """The same as a matrix [n_out, n_in]: row i has the weights of output i."""
+    units = np.eye(n_in, dtype=int)
+    return np.array([[float(mean) for mean in area_by_hand(unit, n_out)] for unit in units]).T
+
+
+def listing_2(pixels, target_res, uniform):
+    """Transcribe the paper's listing 2 line by line, but for rint; uniform(low, high) draws an integer below high."""
+    h, w = pixels.shape[:2]
+    s_min = min(h, w)
+    off_w = uniform(3 * (w - s_min) // 8, max(3 * (w - s_min) // 8 + 1, 5 * (w - s_min) // 8))
+    off_h = uniform(3 * (h - s_min) // 8, max(3 * (h - s_min) // 8 + 1, 5 * (h - s_min) // 8))
+    pixels = pixels[off_h : off_h + s_min, off_w : off_w + s_min]
+    t_max = min(s_min, round(9 / 8 * target_res))
+    t = uniform(target_res, t_max + 1)
+    if t != s_min:
+        matrix = area_matrix(s_min, t)
+        pixels = np.einsum("ih,hwc,jw->ijc", matrix, pixels, matrix)
+    top, left = uniform(0, t - target_res + 1), uniform(0, t - target_res + 1)
+    return np.clip(pixels, 0, 255)[top : top + target_res, left : left + target_res]
+
+
+@pytest.mark.parametrize("size", [(24, 24), (24, 31), (41, 27), (30, 30), (26, 90), (33, 25), (60, 47)], ids=str)
+def test_transformer_crop_is_listing_2(size):
+    width, height = size
+    pixels = np.random.default_rng(0).integers(256, size=(height, width, 3), dtype=np.uint8)
+    for seed in range(20):
+        ours = transformer_crop(Image.fromarray(pixels), 24, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        exact = listing_2(pixels, 24, lambda low, high, rng=rng: int(rng.integers(low, high)))
+        assert np.abs(ours - exact).max() <= 0.5 + 1e-9
+
+
+def test_transformer_crop_draws_evenly_from_all_that_listing_2_allows():
+    """All offsets, scales and crops of a picture: none is left out, none is preferred."""
+    pixels = np.zeros((18, 34, 3), dtype=np.uint8)
+    pixels[..., 0], pixels[..., 1] = 7 * np.arange(34), 7 * np.arange(18)[:, None]
+    allowed = Counter()
+    for off_w, t in itertools.product(range(6, 10), range(16, 19)):  # of a slack of 16; up to 9/8 of 16
+        crops = list(itertools.product(range(t - 16 + 1), repeat=2))
+        for top, left in crops:
+            draws = iter([off_w, 0, t, top, left])
+            crop = np.rint(listing_2(pixels, 16, lambda *_, draws=draws: next(draws)))
+            allowed[crop.astype(np.uint8).tobytes()] += 1 / (4 * 3 * len(crops))
+    rng, n_drawn = np.random.default_rng(0), 6000
+    found = Counter(transformer_crop(Image.fromarray(pixels), 16, rng).tobytes() for _ in range(n_drawn))
+    assert found.keys() == allowed.keys()
+    chi_square = sum((found[crop] - n_drawn * p) ** 2 / (n_drawn * p) for crop, p in allowed.items())
+    freedom = len(allowed) - 1
+    assert chi_square < freedom + 5 * (2 * freedom) ** 0.5  # five deviations above what chance makes of it
 
 
 def gradient(width, height):

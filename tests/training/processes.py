@@ -36,8 +36,13 @@ def run(*words: object) -> subprocess.CompletedProcess:
 
 def losses(folder: Path) -> list[float]:
     """Read a run's training losses, step by step."""
+    return figures(folder, "train/loss")
+
+
+def figures(folder: Path, name: str) -> list[float]:
+    """Read one of a run's figures, report by report."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line["train/loss"] for line in lines if "train/loss" in line]
+    return [line[name] for line in lines if name in line]
 
 
 def answers(script: Path, n_processes: int, *words: object, limit: int = LIMIT) -> list[Any]:

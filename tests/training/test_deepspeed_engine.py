@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import LIMIT, answers, command, losses, words_of
+from processes import LIMIT, answers, command, figures, losses, words_of
 from safetensors.torch import load_file
 from scale_rules import scales_by_hand
 
@@ -93,6 +93,20 @@ def test_resumed_zero_equals_an_uninterrupted_one(stage: int, precision: str, tr
             ended = train("transformer", tmp_path / name, "--gpus", 2, **changes)
             assert ended.returncode == 0, ended.stderr
     assert_same(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_step_size_is_halved_when_one_process_would_halve_it(
+    stage: int, train: Callable, whole: Callable, tmp_path: Path
+) -> None:
+    """Also when the run is stopped and resumed in between."""
+    plateau = {"optimizer__plateau": "{halvings=2, patience=6, threshold=0.9, smoothing=0.9}"}
+    for steps in (12, 20):
+        changes = {"runtime__zero_stage": stage, "training__steps": steps, **plateau}
+        ended = train("transformer", tmp_path / "run", "--gpus", 2, **changes)
+        assert ended.returncode == 0, ended.stderr
+    found, expected = (figures(folder, "train/lr") for folder in (tmp_path / "run", whole(**plateau)))
+    assert found == expected and found[-1] == found[2] / 4
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
-"""The average of the weights against a plain loop, and its visit to the module."""
+"""The average of the weights against a plain loop, its visit to the module, and its life away from the GPU."""
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dalle_cli.config import EmaTable
-from dalle_cli.training.ema import Ema
+from dalle_cli.training.ema import Ema, place_of_average
 
 
 def layer() -> nn.Linear:
@@ -90,3 +91,64 @@ def test_the_optimizer_still_moves_the_modules_weights_after_a_swap() -> None:
     optimizer.step()
     torch.testing.assert_close(module.bias.detach(), trained["bias"] - 0.1)
     assert all(torch.equal(ema.weights[name], weight) for name, weight in average.items())
+
+
+@pytest.mark.parametrize(("device", "every", "place"), [("cuda", 25, "cpu"), ("cuda", 1, None), ("cpu", 25, None)])
+def test_average_that_rarely_moves_leaves_the_gpu(device: str, every: int, place: str | None) -> None:
+    chosen = place_of_average(EmaTable(decay=0.99, every=every), torch.device(device))
+    assert chosen == (place and torch.device(place))
+
+
+@pytest.mark.parametrize("every", [1, 3, 25])
+def test_average_elsewhere_is_the_one_beside_the_weights_to_the_bit(every: int) -> None:
+    table, pairs = EmaTable(decay=0.9, every=every), []
+    for place in (None, torch.device("cpu")):
+        module, generator = layer(), torch.Generator().manual_seed(1)
+        ema = Ema(dict(module.named_parameters()), table, place)
+        for n_applied in range(1, 60):
+            change(module, generator)
+            ema.follow(n_applied)
+        pairs.append(ema)
+    beside, elsewhere = pairs
+    assert elsewhere.n_updates == beside.n_updates == 59 // every
+    torch.testing.assert_close(elsewhere.weights, beside.weights, rtol=0, atol=0)
+
+
+def test_average_elsewhere_is_of_the_weights_at_the_time_it_was_due() -> None:
+    module, generator = layer(), torch.Generator().manual_seed(1)
+    ema = Ema(dict(module.named_parameters()), EmaTable(decay=0.9, every=1), torch.device("cpu"))
+    change(module, generator)
+    ema.update()
+    due = weights_of(module)
+    change(module, generator)  # before anyone has asked for the average
+    torch.testing.assert_close(ema.weights, due, rtol=0, atol=0)
+
+
+def test_average_kept_off_the_gpu_computes_on_it() -> None:
+    with FakeTensorMode():  # tensors that know their device and hold no values, so that no GPU is needed
+        parameter = nn.Parameter(torch.empty(2, 3, device="cuda"))
+        ema = Ema({"weight": parameter}, EmaTable(decay=0.9, every=25))
+        assert ema.weights["weight"].device.type == "cpu"
+        with ema.swapped_in():
+            assert parameter.device.type == parameter.data.device.type == "cuda"
+        assert parameter.data.device.type == "cuda" and ema.weights["weight"].device.type == "cpu"
+
+
+@pytest.mark.gpu
+def test_average_off_the_gpu_is_the_one_on_it() -> None:
+    on, off = layer().cuda(), layer().cuda()
+    averages = [Ema(dict(on.named_parameters()), EmaTable(decay=0.9, every=1))]
+    averages.append(Ema(dict(off.named_parameters()), EmaTable(decay=0.9, every=1), torch.device("cpu")))
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(9):
+        noise = [torch.randn(p.shape, generator=generator).cuda() for p in on.parameters()]
+        for module in (on, off):
+            for parameter, step in zip(module.parameters(), noise, strict=True):
+                parameter.data += step
+        for ema in averages:
+            ema.update()
+    for name, weight in averages[0].weights.items():
+        assert averages[1].weights[name].device.type == "cpu"
+        torch.testing.assert_close(averages[1].weights[name], weight.cpu(), rtol=1e-6, atol=1e-7)
+    with averages[1].swapped_in():
+        torch.testing.assert_close(off.weight.data, averages[0].weights["weight"], rtol=1e-6, atol=1e-7)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dalle_cli.config import Cosine, EmaTable, OptimizerTable
+from dalle_cli.config import Cosine, EmaTable, OptimizerTable, PlateauTable
 from dalle_cli.training.distributed import solo
 from dalle_cli.training.engine import EngineState, ReplicaEngine
 from dalle_cli.training.gradient_scaling import BranchScales, scale_gradients
@@ -96,6 +96,31 @@ def test_learning_rate_in_force_is_that_of_the_updates_own_step() -> None:
         try_update(engine, seed=step, factor=math.nan if step == 2 else 1.0)
         assert engine.metrics()["train/lr"] == learning_rate(table(), step)
         assert engine._optimizer.param_groups[0]["lr"] == learning_rate(table(), 1 if step == 2 else step)
+
+
+def on_a_plateau(seed: int = 0) -> ReplicaEngine:
+    return make_engine(seed, plateau=PlateauTable(halvings=3, patience=2, threshold=0.1, smoothing=0.5))
+
+
+def test_update_after_the_loss_that_ends_the_patience_takes_half_the_step() -> None:
+    engine = on_a_plateau()
+    for step, halvings in enumerate([0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 3, 3]):  # three updates of warm-up
+        engine.observe(torch.tensor(1.0))
+        try_update(engine, seed=step)
+        in_force = learning_rate(table(), step) / 2**halvings
+        assert engine.metrics()["train/lr"] == engine._optimizer.param_groups[0]["lr"] == in_force
+
+
+@pytest.mark.parametrize("stop", [1, 4, 5, 6, 8])
+def test_restored_engine_waits_on_where_it_had_come_to(stop: int) -> None:
+    engine, other = on_a_plateau(), on_a_plateau(seed=99)
+    for step in range(12):
+        if step == stop:
+            other.restore(copy_of(engine.state()))
+        for one in (engine, other)[: 1 if step < stop else 2]:
+            one.observe(1.0 + step % 3)
+            try_update(one, seed=step)
+    assert_same(engine.state(), other.state())
 
 
 def test_restored_engine_goes_on_bit_for_bit() -> None:

@@ -13,7 +13,11 @@ from dalle_cli.training.metric_log import MetricLog
 
 def make_log(path: Path, report_every: int = 3) -> tuple[MetricLog, list[tuple[int, dict[str, float]]]]:
     seen: list[tuple[int, dict[str, float]]] = []
-    return MetricLog(path, report_every, 4, lambda done, figures: seen.append((done, figures))), seen
+    return MetricLog(path, report_every, pace, lambda done, figures: seen.append((done, figures))), seen
+
+
+def pace(updates_per_second: float) -> dict[str, float]:
+    return {"train/images_per_second": 4 * updates_per_second}
 
 
 def lines_of(path: Path) -> list[dict[str, float]]:
@@ -94,3 +98,12 @@ def test_figures_that_are_not_finite_leave_the_line_valid_json(value: float, tmp
     not_json: list[str] = []  # NaN and the like, which Python's reader lets pass
     json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=not_json.append)
     assert not_json == []
+
+
+def test_nats_stand_there_in_bits_as_well(tmp_path: Path) -> None:
+    log, seen = make_log(tmp_path / "metrics.jsonl")
+    log.write(5, {"valid/nats_per_image_token": math.log(8192), "valid/loss": 1.0})
+    (line,) = lines_of(tmp_path / "metrics.jsonl")
+    assert line["valid/bits_per_image_token"] == pytest.approx(13, rel=1e-15)
+    assert set(line) == {"step", "valid/nats_per_image_token", "valid/bits_per_image_token", "valid/loss"}
+    assert seen == [(5, {name: value for name, value in line.items() if name != "step"})]

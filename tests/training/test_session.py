@@ -50,7 +50,11 @@ def cut_power_after(run: RunDir, step: int) -> None:
 
 def figures_of(run: RunDir) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "train/images_per_second"} for line in lines]
+    return [{name: value for name, value in line.items() if not is_of_the_machine(name)} for line in lines]
+
+
+def is_of_the_machine(name: str) -> bool:
+    return name.endswith(("_per_second", "share_of_matrix_rate", "peak_memory_gib"))
 
 
 def science_of(run: RunDir, tree: Callable) -> dict[str, str]:

@@ -1,0 +1,104 @@
+"""What a device can do at best, measured once by `dalle doctor --measure` and kept for training to be compared with.
+
+Kept in a file of the user's, by device: its figures are a convenience, and a file that can't be read holds none.
+"""
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import get_args
+
+import torch
+
+from dalle_cli.embedding_cache import cache_file
+from dalle_cli.run_dir import whole_or_absent
+from dalle_cli.training.precision import DTYPES, Precision
+
+ROUNDS = 5
+ORDER = {"cpu": 2048, "cuda": 8192}  # of the matrices multiplied
+COPIED = {"cpu": 2**27, "cuda": 2**30}  # bytes, beyond any cache
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The best of several rounds.
+
+    matrix_rates  floating-point operations a second, by precision
+    bandwidth     bytes a second read and written by a copy
+    """
+
+    matrix_rates: dict[str, float]
+    bandwidth: float
+
+
+def measured_file() -> Path:
+    """Name the file, in the user's cache folder."""
+    return cache_file().with_name("measured.json")
+
+
+def device_key(device: torch.device) -> str:
+    """Name what has been measured: a kind of GPU, or so many threads of this computer's processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.node()}, {torch.get_num_threads()} threads"
+
+
+def measure(device: torch.device) -> Measured:
+    """Multiply and copy for a few seconds."""
+    dtypes = {precision: DTYPES.get(precision, torch.float32) for precision in get_args(Precision)}
+    if device.type == "cpu":
+        del dtypes["fp16"]  # nobody trains in it there
+    rates = {precision: matrix_rate(device, dtype, ORDER[device.type]) for precision, dtype in dtypes.items()}
+    return Measured(rates, bandwidth(device, COPIED[device.type]))
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, order: int) -> float:
+    """Multiply two square matrices; give operations a second."""
+    a, b = torch.randn(2, order, order, device=device).to(dtype)
+    return 2 * order**3 / _best_seconds(lambda: torch.mm(a, b), device)
+
+
+def bandwidth(device: torch.device, n_bytes: int) -> float:
+    """Copy from memory to memory; give bytes a second, read and written."""
+    source = torch.zeros(n_bytes, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * n_bytes / _best_seconds(lambda: target.copy_(source), device)
+
+
+def _best_seconds(work: Callable[[], object], device: torch.device) -> float:
+    times = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def keep(device: torch.device, measured: Measured) -> Path:
+    """Write down what has been measured, beside what is known of other devices; raises OSError where that fails."""
+    path = measured_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_or_absent(path) as beside:
+        beside.write_text(json.dumps(_kept() | {device_key(device): asdict(measured)}, indent=1))
+    return path
+
+
+def kept_matrix_rate(device: torch.device, precision: Precision) -> float | None:
+    """Look up what has been measured of such a device, if it has."""
+    try:
+        return float(_kept()[device_key(device)]["matrix_rates"][precision])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _kept() -> dict:
+    try:
+        found = json.loads(measured_file().read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
