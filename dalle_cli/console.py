@@ -45,6 +45,9 @@ SHOWN = {  # figures worth a place on the line of progress, and how to print the
 }
 
 
+MOST_PROBLEMS_SHOWN = 10
+
+
 class Terminal:
     """The two streams of a command."""
 
@@ -62,6 +65,13 @@ class Terminal:
     def warn(self, text: str) -> None:
         """Tell the user something that may need attention, quiet or not."""
         self._console.print(Text("warning: ", style="yellow").append(text, style="default"))
+
+    def warn_of(self, problems: list[tuple[str, str]]) -> None:
+        """Tell the first problems of a data set, as (where, reason), and how many more there are."""
+        for where, reason in problems[:MOST_PROBLEMS_SHOWN]:
+            self.warn(f"{where}: {reason}")
+        if len(problems) > MOST_PROBLEMS_SHOWN:
+            self.warn(f"and {len(problems) - MOST_PROBLEMS_SHOWN} more; `dalle data check` lists all")
 
     def result(self, text: str, data: Any) -> None:
         """Put a result on stdout: text for people, or the same as data under --json."""

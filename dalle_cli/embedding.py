@@ -5,7 +5,7 @@ A file that cannot be read or decoded is told apart and stops nothing. Axis: E C
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +73,7 @@ def embed_batch(batch: list[Prepared], scorer: ClipScorer, cache: EmbeddingCache
 
 
 def ahead(
-    pool: ThreadPoolExecutor, work: Callable[[Item], Answer], items: list[Item], size: int
+    pool: ThreadPoolExecutor, work: Callable[[Item], Answer], items: Sequence[Item], size: int
 ) -> Iterator[list[Answer]]:
     """Do work on items in threads, a batch ahead of what is asked for."""
     batches = [items[start : start + size] for start in range(0, len(items), size)]

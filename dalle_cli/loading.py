@@ -1,5 +1,6 @@
 """From a run, an exported folder or a public CLIP to a module ready for inference; nothing is run that lies there."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from functools import partial
@@ -86,6 +87,12 @@ def load_dvae(path: Path | str) -> DiscreteVAE:
     if not isinstance(model, DVAEModelTable):
         raise DalleError(f"{path} holds a {kind_of(model)}, not a dvae")
     return _load(partial(build_dvae, model), folder)
+
+
+def dvae_checksum(path: Path | str) -> str:
+    """Hash the weights that `load_dvae` loads; raises DalleError where there are none."""
+    with (dvae_model_dir(Path(path)) / WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_transformer(path: Path | str) -> Transformer:

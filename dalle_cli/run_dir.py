@@ -16,6 +16,7 @@ MANIFEST = "manifest.jsonl"
 GRID = "grid.png"
 SCORES = "scores.jsonl"
 SCORES_TABLE = "scores.csv"
+ENCODING = "encoding.json"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ LAYERS = [
     },
     {
         "sampling", "drawing", "drawn_folder", "reranking", "embedding", "embedding_cache", "loading", "interop",
-        "data.sources", "data.picture_lists", "data.preparation", "data.loader",
+        "data.sources", "data.picture_lists", "data.preparation", "data.loader", "data.token_shards",
     },
     {"training", "scoring"},
     {"commands"},

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dalle_cli.cli.app import data_app
-from dalle_cli.cli.options import Json, Quiet
+from dalle_cli.cli.options import Device, Json, Precision, Quiet
 from dalle_cli.console import Terminal
 
 
@@ -32,7 +32,9 @@ def shapes(
 
 @data_app.command()
 def check(
-    data: Annotated[str, typer.Argument(metavar="SRC", help="Folder, tar shards, or a CSV/JSONL file.")],
+    data: Annotated[
+        str, typer.Argument(metavar="SRC", help="Folder (of tokens, too), tar shards, or a CSV/JSONL file.")
+    ],
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -43,3 +45,25 @@ def check(
     from dalle_cli.commands.data_check import data_check
 
     data_check(data, Terminal(quiet, as_json))
+
+
+@data_app.command()
+def encode(
+    data: Annotated[str, typer.Argument(metavar="SRC", help="Captioned pictures: folder, tar shards, or a CSV/JSONL.")],
+    dvae: Annotated[Path, typer.Option(metavar="RUN", help="The discrete VAE whose tokens they become.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder, or one to go on with.")],
+    copies: Annotated[int, typer.Option(min=1, help="Random crops of each picture, beside the centred one.")] = 4,
+    batch_size: Annotated[int, typer.Option(min=1, help="Crops encoded side by side.")] = 16,
+    device: Device = "auto",
+    precision: Precision = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the image tokens of captioned pictures, for `train-transformer --data DIR` to learn without the pictures.
+
+    Example: dalle data encode pictures/ --dvae runs/dvae --out tokens/ --copies 8
+    """
+    from dalle_cli.commands.data_encode import EncodeOptions, data_encode
+
+    options = EncodeOptions(data, dvae, out, copies, batch_size, device, precision or "auto")
+    data_encode(options, Terminal(quiet, as_json))

@@ -12,6 +12,14 @@ Overrides = Annotated[
 DataSource = Annotated[
     str, typer.Option("--data", metavar="SRC", help="Folder of pictures and captions, tar shards, or a CSV/JSONL file.")
 ]
+PairSource = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        metavar="SRC",
+        help="Folder of pictures and captions, or of tokens (`dalle data encode`); tar shards; CSV/JSONL file.",
+    ),
+]
 ValidSource = Annotated[
     str | None, typer.Option("--valid", metavar="SRC", help="Held-out data; otherwise a share of --data is held out.")
 ]

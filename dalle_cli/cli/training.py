@@ -15,6 +15,7 @@ from dalle_cli.cli.options import (
     Gpus,
     Json,
     Overrides,
+    PairSource,
     Precision,
     Quiet,
     RecipeName,
@@ -111,7 +112,7 @@ def train_dvae(
 @app.command("train-transformer", rich_help_panel="Train")
 def train_transformer(
     recipe: RecipeName,
-    data: DataSource,
+    data: PairSource,
     run: RunFolder,
     dvae: Annotated[Path, typer.Option(metavar="RUN", help="The discrete VAE whose tokens it learns.")],
     tokenizer: TokenizerFile = None,

@@ -1,4 +1,4 @@
-"""`dalle train-transformer`: captioned pictures and a discrete VAE to a transformer that draws."""
+"""`dalle train-transformer`: captioned pictures, or their tokens, and a discrete VAE to a transformer that draws."""
 
 import filecmp
 import shutil
@@ -11,9 +11,10 @@ import torch
 from dalle_cli.config import TransformerModelTable, TransformerRecipe
 from dalle_cli.console import Terminal
 from dalle_cli.data.preparation import PairPreparation
+from dalle_cli.data.sources import TokenSource
 from dalle_cli.data.tokenizer import Tokenizer
-from dalle_cli.errors import DalleError
-from dalle_cli.loading import build_transformer, load_dvae
+from dalle_cli.errors import DalleError, UsageError
+from dalle_cli.loading import build_transformer, dvae_checksum, load_dvae
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.run_dir import CONFIG, WEIGHTS, dvae_model_dir, whole_or_absent
@@ -26,6 +27,8 @@ from dalle_cli.training.session import Session, TrainOptions, open_session
 from dalle_cli.training.tasks import TransformerTask
 from dalle_cli.training.token_losses import give_losses
 from dalle_cli.training.vocabulary import choose_tokenizer, keep_tokenizer
+
+ANOTHER_DVAE = "give the dVAE that encoded with `--dvae`, or encode the pictures again: `dalle data encode`"
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ def train_transformer(
 ) -> None:
     """Begin or resume the run; raises DalleError for what a user can cause."""
     with joined(choose_device(options.device)) as world:
-        _train(open_session(recipe, options, terminal, True, world), recipe, options, own, terminal)
+        session = open_session(recipe, options, terminal, True, world, tokens_allowed=True)
+        _train(session, recipe, options, own, terminal)
 
 
 def _train(
@@ -49,6 +53,9 @@ def _train(
 ) -> None:
     dvae = load_dvae(own.dvae)
     check_fit(dvae, recipe.model, own.dvae)
+    for portion in (session.training, session.validation):
+        if isinstance(portion.source, TokenSource):
+            check_encoder(dvae, own.dvae, portion.source)
     with torch.device("meta"):
         session.describe(build_transformer(recipe.model, recipe.tokenizer.vocab_size))
     if options.dry_run:
@@ -100,6 +107,20 @@ def check_fit(dvae: DiscreteVAE, model: TransformerModelTable, path: Path) -> No
             f"the recipe expects {model.grid_size}x{model.grid_size} out of {model.image_vocab_size}",
             f"`--set model.grid_size={given[0]} --set model.image_vocab_size={given[1]}`, or another dVAE",
         )
+
+
+def check_encoder(dvae: DiscreteVAE, path: Path, source: TokenSource) -> None:
+    """Raise UsageError unless a folder of tokens was encoded by the dVAE."""
+    encoding = source.encoding
+    given, encoder = (dvae.grid_size, dvae.vocab_size), (encoding.grid_size, encoding.vocab_size)
+    if given != encoder:
+        raise UsageError(
+            f"{source.name} holds {encoder[0]}x{encoder[0]} tokens out of {encoder[1]}, "
+            f"{path} makes {given[0]}x{given[0]} out of {given[1]}",
+            ANOTHER_DVAE,
+        )
+    if dvae_checksum(path) != encoding.dvae:
+        raise UsageError(f"{source.name} was encoded by another dVAE than {path}", ANOTHER_DVAE)
 
 
 def begin(session: Session, own: TransformerOptions, tokenizer: Tokenizer) -> None:

@@ -30,12 +30,13 @@ READ_PAUSE = 0.5  # seconds between attempts
 class Batch:
     """Samples side by side, and what their share of a larger batch is.
 
-    images              float32 [B, 3, H, W] in [0, 1]
+    images              float32 [B, 3, H, W] in [0, 1]; empty [B, 3, 0, 0] where there are image tokens
     draws               places of the samples in the run; they seed noise
     text_tokens         int64 [B, T], -1 after the caption; empty [B, 0] for the dVAE
     are_cut             whether a caption had more tokens than there was room for
     global_size         samples in the update that this is a part of
     global_text_tokens  caption tokens in that update
+    image_tokens        int64 [B, I], where pictures were encoded beforehand
     """
 
     images: Tensor
@@ -46,6 +47,7 @@ class Batch:
     global_text_tokens: int
     are_cut: list[bool]
     bad: list[tuple[str, str]] = field(default_factory=list)
+    image_tokens: Tensor | None = None
 
     def micro_batches(self, size: int, device: torch.device) -> Iterator["Batch"]:
         """Cut into pieces of at most `size` samples (0: one piece), on the device."""
@@ -59,6 +61,7 @@ class Batch:
                 text_tokens=self.text_tokens[part].to(device),
                 captions=self.captions[part],
                 are_cut=self.are_cut[part],
+                image_tokens=None if self.image_tokens is None else self.image_tokens[part].to(device),
             )
 
 
@@ -210,6 +213,7 @@ def collate(examples: list[Example], draws: list[int], bad: list[tuple[str, str]
     pixels = np.stack([example.pixels for example in examples])
     empty = np.empty(0, dtype=np.int64)
     text = np.stack([empty if example.text_tokens is None else example.text_tokens for example in examples])
+    image_tokens = [example.image_tokens for example in examples if example.image_tokens is not None]
     return Batch(
         images=torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))),
         draws=draws,
@@ -219,6 +223,7 @@ def collate(examples: list[Example], draws: list[int], bad: list[tuple[str, str]
         global_text_tokens=int((text >= 0).sum()),
         are_cut=[example.is_cut for example in examples],
         bad=bad,
+        image_tokens=torch.from_numpy(np.stack(image_tokens).astype(np.int64)) if image_tokens else None,
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from PIL import Image
 
 from dalle_cli.data.augment import centre_crop, clip_crop, clip_square, dvae_crop, transformer_crop
 from dalle_cli.data.clip_tokenizer import frame, own_clip_tokenizer
@@ -16,15 +17,21 @@ from dalle_cli.data.order import mix
 from dalle_cli.data.sources import Sample
 from dalle_cli.data.tokenizer import Tokenizer
 
+NO_PIXELS = np.empty((0, 0, 3), np.uint8)
+
 
 @dataclass(frozen=True)
 class Example:
-    """One prepared sample: pixels uint8 [H, W, 3]; caption and its tokens int64 [T] where the model reads text."""
+    """One prepared sample: pixels uint8 [H, W, 3]; caption and its tokens int64 [T] where the model reads text.
+
+    image_tokens  integers [I] where the picture came as tokens; there are no pixels then
+    """
 
     pixels: np.ndarray
     caption: str = ""
     text_tokens: np.ndarray | None = None
     is_cut: bool = False
+    image_tokens: np.ndarray | None = None
 
 
 class Preparation(Protocol):
@@ -48,7 +55,10 @@ class PicturePreparation:
 
 @dataclass(frozen=True)
 class PairPreparation:
-    """What the transformer sees: a picture and one of its captions, cut to text_len - 1 tokens."""
+    """What the transformer sees: a picture and one of its captions, cut to text_len - 1 tokens.
+
+    Of a picture that was cropped and encoded beforehand, training draws one of the random crops.
+    """
 
     image_size: int
     text_len: int
@@ -57,19 +67,43 @@ class PairPreparation:
     caption_dropout: float
 
     def __call__(self, sample: Sample, seed: int | None) -> Example:
-        image = decode_image(sample.image)
         if seed is None:
-            return self._example(centre_crop(image, self.image_size), sample.captions[0], 0.0, None)
-        crop = transformer_crop(image, self.image_size, _generator(seed, "crop"))
+            return self._example(sample, None, sample.captions[0], 0.0, None)
         text = _generator(seed, "text")
         caption = sample.captions[int(text.integers(len(sample.captions)))]
         if text.random() < self.caption_dropout:
             caption = ""
-        return self._example(crop, caption, self.bpe_dropout, text)
+        return self._example(sample, _generator(seed, "crop"), caption, self.bpe_dropout, text)
 
-    def _example(self, pixels: np.ndarray, caption: str, dropout: float, rng: np.random.Generator | None) -> Example:
-        tokens = self.tokenizer.encode(caption, dropout, rng)
-        return Example(pixels, caption, pad_tokens(tokens, self.text_len), is_cut=len(tokens) >= self.text_len)
+    def _example(
+        self,
+        sample: Sample,
+        crop: np.random.Generator | None,
+        caption: str,
+        dropout: float,
+        text: np.random.Generator | None,
+    ) -> Example:
+        tokens = self.tokenizer.encode(caption, dropout, text)
+        padded, is_cut = pad_tokens(tokens, self.text_len), len(tokens) >= self.text_len
+        crops = sample.image_tokens
+        if crops is None:
+            return Example(_pair_crop(decode_image(sample.image), self.image_size, crop), caption, padded, is_cut)
+        place = 0 if crop is None else int(crop.integers(1, len(crops)))
+        return Example(NO_PIXELS, caption, padded, is_cut, crops[place])
+
+
+@dataclass(frozen=True)
+class EncodingPreparation:
+    """What the discrete VAE encodes for the transformer: the centred crop, then random ones, the copies."""
+
+    image_size: int
+    copies: int
+
+    def __call__(self, sample: Sample, seed: int) -> np.ndarray:
+        """Cut all crops: uint8 [C, H, W, 3]; copy k is the one that `PairPreparation` cuts with mix(seed, k)."""
+        image = decode_image(sample.image)
+        generators = [None, *(_generator(mix(seed, copy), "crop") for copy in range(self.copies))]
+        return np.stack([_pair_crop(image, self.image_size, generator) for generator in generators])
 
 
 @dataclass(frozen=True)
@@ -94,6 +128,10 @@ class ClipPreparation:
         clip_tokenizer = own_clip_tokenizer(self.tokenizer)
         tokens = frame(ids, clip_tokenizer.start_of_text, clip_tokenizer.end_of_text, self.text_len)
         return Example(pixels, caption, tokens, is_cut=len(ids) > self.text_len - 2)
+
+
+def _pair_crop(image: Image.Image, image_size: int, rng: np.random.Generator | None) -> np.ndarray:
+    return centre_crop(image, image_size) if rng is None else transformer_crop(image, image_size, rng)
 
 
 def pad_tokens(tokens: list[int], text_len: int) -> np.ndarray:

@@ -39,7 +39,6 @@ from dalle_cli.training.precision import Precision, open_device, told_when_out_o
 from dalle_cli.training.resume import check_folder, starting_checkpoint
 from dalle_cli.untrusted import printable
 
-MOST_PROBLEMS_SHOWN = 10
 CHECKPOINT_COPIES = 4  # of every parameter: itself, two moments, the average
 
 
@@ -221,9 +220,17 @@ class Session:
 
 
 def open_session(
-    recipe: Recipe, options: TrainOptions, terminal: Terminal, captions_required: bool, world: World
+    recipe: Recipe,
+    options: TrainOptions,
+    terminal: Terminal,
+    captions_required: bool,
+    world: World,
+    tokens_allowed: bool = False,
 ) -> Session:
-    """Look at the run folder and the data without changing anything; raises DalleError for what is wrong with them."""
+    """Look at the run folder and the data without changing anything; raises DalleError for what is wrong with them.
+
+    captions_required, tokens_allowed  as in `open_source`
+    """
     if recipe.training.global_batch_size % world.size:
         message = f"a batch of {recipe.training.global_batch_size} can't be dealt out evenly to {world.size} processes"
         raise UsageError(message, "change `training.global_batch_size`")
@@ -236,7 +243,7 @@ def open_session(
         choice = recorded["resolved"]["precision"]
     _, precision = open_device(options.device, choice)
     precision = world.gather_lists([precision])[0]  # found by a race, which may end differently elsewhere
-    training, validation = _portions(recipe, options, terminal, captions_required)
+    training, validation = _portions(recipe, options, terminal, captions_required, tokens_allowed)
     if recorded and recorded["data"]["fingerprint"] != training.source.fingerprint():
         terminal.warn(f"{options.data} is not what this run began with: its samples have changed")
     if recorded and recorded["data"]["held_out"] != _held_out(training, validation):
@@ -246,18 +253,15 @@ def open_session(
 
 
 def _portions(
-    recipe: Recipe, options: TrainOptions, terminal: Terminal, captions_required: bool
+    recipe: Recipe, options: TrainOptions, terminal: Terminal, captions_required: bool, tokens_allowed: bool
 ) -> tuple[Portion, Portion]:
     """Open the data and split off what is held out, unless --valid brings it."""
-    source = open_source(options.data, captions_required)
-    for where, reason in source.problems[:MOST_PROBLEMS_SHOWN]:
-        terminal.warn(f"{where}: {reason}")
-    if len(source.problems) > MOST_PROBLEMS_SHOWN:
-        terminal.warn(f"and {len(source.problems) - MOST_PROBLEMS_SHOWN} more; `dalle data check` lists all")
+    source = open_source(options.data, captions_required, tokens_allowed)
+    terminal.warn_of(source.problems)
     if options.valid is None:
         train_indices, valid_indices = validation_split(source, recipe.data.validation_share)
         return Portion(source, train_indices), Portion(source, valid_indices)
-    held_out = open_source(options.valid, captions_required)
+    held_out = open_source(options.valid, captions_required, tokens_allowed)
     return Portion(source, np.arange(len(source))), Portion(held_out, np.arange(len(held_out)))
 
 

@@ -103,7 +103,7 @@ class TransformerTask:
     """Next-token prediction over caption and image tokens (Ramesh et al. 2021, section 2.2)."""
 
     def __init__(self, transformer: Transformer, dvae: DiscreteVAE, loss: TransformerLossTable, seed: int) -> None:
-        """transformer: one that gives losses; dvae: frozen, it turns pictures into image tokens."""
+        """transformer: one that gives losses; dvae: frozen, from pictures to image tokens, unless they come so, and back."""
         self.module = transformer
         self._dvae = dvae
         self._table = loss
@@ -124,10 +124,14 @@ class TransformerTask:
 
     def _cross_entropies(self, batch: Batch, n_text_tokens: int, n_samples: int) -> tuple[Tensor, Tensor, Tensor]:
         """Give both sums of -ln p, divided by the global counts, and how many image tokens were the likeliest."""
-        with torch.no_grad():
-            image_tokens = self._dvae.image_tokens(batch.images)
+        image_tokens = self._image_tokens(batch)
         text, image, hits = self.module(batch.text_tokens, image_tokens)
         return text / max(n_text_tokens, 1), image / (n_samples * self.module.image_len), hits
+
+    @torch.no_grad()
+    def _image_tokens(self, batch: Batch) -> Tensor:
+        """Give those the batch brings, or what the dVAE makes of its pictures: int64 [B, I]."""
+        return self._dvae.image_tokens(batch.images) if batch.image_tokens is None else batch.image_tokens
 
     def validate(self, batches: Iterable[Batch], step: int) -> dict[str, float]:
         """Measure both cross-entropies and the accuracy over all held-out pairs."""
@@ -149,10 +153,10 @@ class TransformerTask:
 
     def preview(self, whole: Transformer, batch: Batch, step: int) -> Image.Image:
         """For held-out captions, the picture as the dVAE rebuilds it beside one drawn from the caption."""
-        captions, images = batch.captions, batch.images
+        captions = batch.captions
         uniforms = torch.cat([candidate_uniforms(self._seed, c, [0], whole.image_len) for c in captions])
         drawn = self._dvae.decode(sample_image_tokens(whole, batch.text_tokens, uniforms, SamplingSettings()))
-        rebuilt = self._dvae.decode(self._dvae.image_tokens(images))
+        rebuilt = self._dvae.decode(self._image_tokens(batch))
         rows = zip(captions, rebuilt, drawn, strict=True)
         return labelled_grid([(caption, [to_image(left), to_image(right)]) for caption, left, right in rows])
 

@@ -10,7 +10,7 @@ from dalle_cli import __version__
 
 COMMANDS = [
     "train-dvae", "train-transformer", "train-clip", "generate", "rerank", "reconstruct", "export", "demo", "info",
-    "doctor", "data shapes", "data check", "recipes list", "recipes show", "recipes check",
+    "doctor", "data shapes", "data check", "data encode", "recipes list", "recipes show", "recipes check",
 ]  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from fakes import SIDE, MemorySource, pair_preparation, png
 
 from dalle_cli.data.augment import clip_square
 from dalle_cli.data.images import decode_image
-from dalle_cli.data.preparation import ClipPreparation, pad_tokens
+from dalle_cli.data.order import mix
+from dalle_cli.data.preparation import ClipPreparation, EncodingPreparation, pad_tokens
 from dalle_cli.data.sources import Sample
 
 
@@ -85,6 +86,33 @@ def test_clip_validates_on_the_first_caption_and_the_middle_and_trains_on_any() 
     assert fixed.caption == sample.captions[0] and fixed.text_tokens.tolist() == again.text_tokens.tolist()
     assert np.array_equal(fixed.pixels, clip_square(decode_image(sample.image), SIDE))
     assert len({prepare(sample, seed).pixels.tobytes() for seed in range(20)}) > 5
+
+
+def test_tokens_of_the_centred_crop_validate_and_those_of_the_others_train_equally_often() -> None:
+    prepare, n, crops = pair_preparation(), 600, np.arange(20).reshape(4, 5)
+    sample = Sample("key", b"", ["first"], crops)
+    assert prepare(sample, None).image_tokens.tolist() == crops[0].tolist()
+    counts = Counter(prepare(sample, seed).image_tokens[0] // 5 for seed in range(n))
+    assert set(counts) == {1, 2, 3}
+    assert all(abs(count / n - 1 / 3) < 5 * (2 / 9 / n) ** 0.5 for count in counts.values())
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1])
+def test_text_is_the_same_whether_the_picture_comes_as_tokens_or_not(seed: int | None) -> None:
+    prepare = pair_preparation(caption_dropout=0.3, bpe_dropout=0.5)
+    picture = MemorySource().read(3)
+    left = prepare(picture, seed)
+    right = prepare(Sample(picture.key, b"", picture.captions, np.zeros((3, 4), np.uint16)), seed)
+    assert left.caption == right.caption and left.text_tokens.tolist() == right.text_tokens.tolist()
+    assert left.image_tokens is None and right.pixels.size == 0
+
+
+def test_crops_to_encode_are_the_centred_one_and_then_those_that_training_cuts() -> None:
+    sample, pair = MemorySource().read(3), pair_preparation()
+    crops = EncodingPreparation(SIDE, copies=9)(sample, 7)
+    expected = [pair(sample, None), *(pair(sample, mix(7, copy)) for copy in range(9))]
+    assert crops.dtype == np.uint8 and np.array_equal(crops, np.stack([example.pixels for example in expected]))
+    assert len({crop.tobytes() for crop in crops}) > 3
 
 
 def test_padding_keeps_the_last_slot_free() -> None:

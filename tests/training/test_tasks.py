@@ -144,6 +144,20 @@ def test_transformer_loss_is_the_published_one() -> None:
     assert figures["valid/loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_tokens_made_beforehand_stand_for_the_pictures() -> None:
+    task, pictures = transformer_task(), global_batch()
+    images = next(pictures.micro_batches(0, CPU)).images
+    tokens = replace(pictures, images=images[:, :, :0, :0], image_tokens=task._dvae.image_tokens(images))
+    results = []
+    for batch in (pictures, tokens):
+        parts = list(batch.micro_batches(3, CPU))
+        with torch.no_grad():
+            losses = [float(task.loss(part, step=0)[0]) for part in parts]
+            preview = task.preview(task.module, parts[0], 0)
+            results.append((losses, task.validate(parts, 0), preview.tobytes()))
+    assert results[0] == results[1]
+
+
 def test_clip_loss_is_the_contrastive_one_of_the_whole_batch() -> None:
     task, batch = clip_task(), next(clip_batch().micro_batches(0, CPU))
     with torch.no_grad():

@@ -1,10 +1,11 @@
-"""What the user typed after `--data` becomes a source: a folder, tar shards or a manifest."""
+"""What the user typed after `--data` becomes a source: a folder, tar shards, a manifest, or a folder of tokens."""
 
 import glob
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 from dalle_cli.data.sources.captions import NO_CAPTION
 from dalle_cli.data.sources.folder import FolderSource, is_tar, list_files
@@ -12,7 +13,9 @@ from dalle_cli.data.sources.manifest import MANIFEST_SUFFIXES, ManifestSource
 from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES, split_name
 from dalle_cli.data.sources.shards import ShardSource
 from dalle_cli.data.sources.source import Source
-from dalle_cli.errors import DalleError
+from dalle_cli.data.sources.tokens import TokenSource
+from dalle_cli.data.token_shards import is_encoded
+from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.untrusted import printable
 
 LAYOUTS = (
@@ -22,14 +25,17 @@ LAYOUTS = (
 _RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
 
 
-def open_source(spec: str, captions_required: bool) -> Source:
+def open_source(spec: str, captions_required: bool, tokens_allowed: bool = False) -> Source:
     """Index the captioned pictures at a folder, tar shards (one, a glob, a brace range) or a manifest.
 
-    Without `captions_required`, pictures without captions count too. Raises `DalleError` where nothing is usable.
+    Without `captions_required`, pictures without captions count too; with `tokens_allowed`, a folder may hold image
+    tokens in place of pictures. Raises `DalleError` where nothing is usable.
     """
     if spec.startswith("pipe:") or "://" in spec:
         raise DalleError(f"data must be local files: {printable(spec)}", "download them first; commands are never run")
     try:
+        if os.path.isdir(spec) and is_encoded(Path(spec)):
+            return _open_tokens(spec, tokens_allowed)
         source = _open(spec, captions_required)
     except OSError as error:
         place = printable(str(error.filename or spec))
@@ -37,6 +43,13 @@ def open_source(spec: str, captions_required: bool) -> Source:
     if not len(source):
         raise _nothing_usable(source, captions_required)
     return source
+
+
+def _open_tokens(folder: str, are_allowed: bool) -> TokenSource:
+    if not are_allowed:
+        message = f"{printable(folder)} holds image tokens, not pictures"
+        raise UsageError(message, "only `dalle train-transformer` reads them; name the pictures they were made of")
+    return TokenSource(folder)
 
 
 def _open(spec: str, captions_required: bool) -> Source:

@@ -5,16 +5,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 Problem = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture, still encoded, and its captions (none only where the source was opened without needing them)."""
+    """One picture, as its file holds it, and its captions (none only where the source was opened without needing them).
+
+    image_tokens  integers [C, I] in place of the picture, from a folder of tokens: the centred crop, then the others
+    """
 
     key: str
     image: bytes
     captions: list[str]
+    image_tokens: np.ndarray | None = None
 
 
 class Source(Protocol):

@@ -1,0 +1,194 @@
+"""Image tokens on disk: shards of samples, cropped and encoded beforehand, and the record that makes a folder whole.
+
+A shard is a safetensors file with the tokens of every crop, and with key and captions of every sample as JSON. The
+record, written last, says which discrete VAE encoded, and seals the shards with checksums. Samples are read through
+memory maps, one by one. Knows nothing of pictures and models. Axes used below:
+
+    N samples of a shard    C crops of a sample: the centred one, then the copies    I image positions
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from dalle_cli.data.images import BadSample
+from dalle_cli.errors import DalleError
+from dalle_cli.run_dir import ENCODING, whole_or_absent
+from dalle_cli.untrusted import printable
+
+SHARD_SAMPLES = 4096  # of the source, some of which may be bad
+AGAIN = "encode into a new folder"
+DAMAGED_TOKENS, DAMAGED_TEXT = "damaged image tokens", "damaged key or captions"
+
+STORED_AS = {"uint16": "U16", "int32": "I32"}  # the names that safetensors has for them
+
+Positive = Annotated[int, Field(ge=1)]
+Problem = tuple[str, str]
+
+
+class Encoding(BaseModel):
+    """What tokens are: of which discrete VAE (by the checksum of its weights), and how many of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    dvae: str
+    precision: str
+    grid_size: Positive
+    vocab_size: Positive
+    copies: Positive
+
+    @property
+    def dtype(self) -> np.dtype:
+        """What holds every token: 16 bits where they do, else 32."""
+        return np.dtype(np.uint16 if self.vocab_size <= 2**16 else np.int32)
+
+    def shape(self, n_samples: int) -> tuple[int, int, int]:
+        """The shape [N, C, I] of so many samples' tokens."""
+        return n_samples, 1 + self.copies, self.grid_size**2
+
+
+class ShardSeal(BaseModel):
+    """What a shard must hold."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    samples: Annotated[int, Field(ge=0)]
+    sha256: str
+
+
+class Record(BaseModel):
+    """The layout of `encoding.json`; `bad` are the samples left out, as (where, reason)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    schema_version: Literal[1] = 1
+    encoding: Encoding
+    samples: Positive
+    shards: list[ShardSeal]
+    bad: list[Problem]
+
+    def fingerprint(self) -> str:
+        """Hash the checksums of all shards in order, to tell whether data have changed since."""
+        return hashlib.sha256(" ".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
+
+
+class EncodedSample(NamedTuple):
+    """One sample: image_tokens integers [C, I]."""
+
+    key: str
+    captions: list[str]
+    image_tokens: np.ndarray
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """Name a shard's file."""
+    return folder / f"tokens-{number:05d}.safetensors"
+
+
+def write_shard(path: Path, encoding: Encoding, samples: list[EncodedSample], bad: list[Problem]) -> None:
+    """Write a shard that appears whole or not at all; `bad` are samples that belong here and could not be used."""
+    texts = [json.dumps([sample.key, sample.captions]).encode() for sample in samples]
+    tokens = np.array([sample.image_tokens for sample in samples], encoding.dtype)
+    tensors = {
+        "image_tokens": tokens.reshape(encoding.shape(len(samples))),
+        "text": np.frombuffer(b"".join(texts), np.uint8),
+        "text_ends": np.cumsum([len(text) for text in texts], dtype=np.int64),
+    }
+    with whole_or_absent(path) as beside, beside.open("wb") as file:
+        file.write(save(tensors, metadata={"bad": json.dumps(bad)}))  # `save_file` would make it unreadable to others
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class TokenShard:
+    """One shard, mapped into memory."""
+
+    def __init__(self, path: Path, encoding: Encoding) -> None:
+        """Raises DalleError where the file is missing, cut short, or not a shard of this encoding."""
+        try:
+            file = safe_open(path, "np")
+            self._tokens, self._text, self._ends = map(file.get_slice, ("image_tokens", "text", "text_ends"))
+            self.bad: list[Problem] = [(where, reason) for where, reason in json.loads(file.metadata()["bad"])]
+            (self._n_samples,) = self._ends.get_shape()
+        except (OSError, SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
+            raise DalleError(f"{path} is not a shard of image tokens: {error}", AGAIN) from error
+        self._path = path
+        self._vocab_size = encoding.vocab_size
+        found = f"{self._tokens.get_dtype()} {self._tokens.get_shape()}"
+        expected = f"{STORED_AS[encoding.dtype.name]} {list(encoding.shape(self._n_samples))}"
+        if found != expected:
+            raise DalleError(f"{path} holds {found} instead of {expected}", AGAIN)
+
+    def __len__(self) -> int:
+        return self._n_samples
+
+    def text(self, place: int) -> tuple[str, list[str]]:
+        """Read key and captions of a sample; raises BadSample where they are damaged."""
+        start = int(self._ends[place - 1]) if place else 0
+        try:
+            key, captions = json.loads(self._text[start : int(self._ends[place])].tobytes())
+        except (ValueError, TypeError, SafetensorError, RecursionError):
+            raise BadSample(DAMAGED_TEXT) from None
+        is_text = isinstance(captions, list) and all(isinstance(text, str) for text in (key, *captions))
+        if not is_text or not captions:
+            raise BadSample(DAMAGED_TEXT)
+        return key, captions
+
+    def image_tokens(self, place: int) -> np.ndarray:
+        """Read a sample's tokens, [C, I]; raises BadSample for one that the vocabulary has not."""
+        tokens = self._tokens[place]
+        if int(tokens.max()) >= self._vocab_size or int(tokens.min()) < 0:
+            raise BadSample(DAMAGED_TOKENS)
+        return tokens
+
+    def seal(self) -> ShardSeal:
+        """Read all of the file for its checksum."""
+        with self._path.open("rb") as file:
+            return ShardSeal(samples=len(self), sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def write_record(folder: Path, encoding: Encoding, n_shards: int, problems: list[Problem]) -> Record:
+    """Seal the shards of a folder: from now on it is whole. `problems` are those that no shard knows of.
+
+    Raises DalleError where no sample is in any of them.
+    """
+    shards = [TokenShard(shard_path(folder, number), encoding) for number in range(n_shards)]
+    n_samples = sum(map(len, shards))
+    bad = [*problems, *(problem for shard in shards for problem in shard.bad)]
+    if not n_samples:
+        reasons = "; ".join(f"{where}: {reason}" for where, reason in bad[:3])
+        raise DalleError("not one usable sample", reasons)
+    record = Record(encoding=encoding, samples=n_samples, shards=[shard.seal() for shard in shards], bad=bad)
+    with whole_or_absent(folder / ENCODING) as beside:
+        beside.write_text(record.model_dump_json(indent=1) + "\n")
+    return record
+
+
+def read_record(folder: Path) -> Record:
+    """Read what `write_record` wrote; raises DalleError where it holds anything else."""
+    path = folder / ENCODING
+    try:
+        record = Record.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = printable(".".join(map(str, problem["loc"])))
+        raise DalleError(f"{path} is damaged: `{place}`: {problem['msg']}", AGAIN) from error
+    if sum(shard.samples for shard in record.shards) != record.samples:
+        raise DalleError(f"{path} is damaged: its shards do not add up to {record.samples} samples", AGAIN)
+    return record
+
+
+def is_encoded(folder: Path) -> bool:
+    """Whether a folder holds image tokens; raises DalleError where their encoding was begun and not finished."""
+    if (folder / ENCODING).is_file():
+        return True
+    if shard_path(folder, 0).is_file():
+        raise DalleError(f"{folder} is not encoded to its end", "the same `dalle data encode` command goes on with it")
+    return False
