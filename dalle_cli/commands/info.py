@@ -1,6 +1,5 @@
 """`dalle info`: what a recipe or a run amounts to, before anything is paid for."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,9 @@ from dalle_cli.loading import (
 )  # fmt: skip
 from dalle_cli.models.attention_masks import image_mask
 from dalle_cli.recipe import load_recipe
+from dalle_cli.training.checkpoint import CHECKPOINT_COPIES
 from dalle_cli.training.flops import forward_flops, train_flops
-from dalle_cli.training.memory import deepspeed_bf16_bytes, largest_layer, zero3_bytes
+from dalle_cli.training.memory import FP32, activation_bytes, deepspeed_bf16_bytes, largest_layer, state_bytes
 from dalle_cli.viz import enlarge
 
 GPU_COUNTS = (8, 64, 1024)
@@ -96,6 +96,7 @@ def _transformer_facts(model: TrainedTransformerTable) -> dict[str, Any]:
     blocks, total = _count(transformer.blocks), _count(transformer)
     heads = _count(transformer.text_head) + _count(transformer.image_head)
     cache = 2 * model.n_layers * model.d_model * (model.text_len + transformer.image_len)
+    sizes = total, largest_layer(transformer)
     return {
         "kind": "transformer",
         "parameters": {
@@ -114,8 +115,18 @@ def _transformer_facts(model: TrainedTransformerTable) -> dict[str, Any]:
         },
         "weights_mib": round(total * 4 / 2**20, 1),
         "cache_mib_per_sample": round(cache * 4 / 2**20, 2),
-        "zero3_gib_per_gpu": _per_gpu(zero3_bytes, transformer),
-        "deepspeed_bf16_gib_per_gpu": _per_gpu(deepspeed_bf16_bytes, transformer),
+        "checkpoint_gib": _gib(CHECKPOINT_COPIES * FP32 * total),
+        "activations_gib_per_sample": {
+            f"{precision}{', recomputed' * recomputed}": _gib(activation_bytes(model, precision, recomputed))
+            for precision in ("fp32", "bf16")
+            for recomputed in (False, True)
+        },
+        "state_gib_per_gpu_of_8": {
+            "whole replicas" if stage == 0 else f"ZeRO {stage}": _gib(state_bytes(stage, *sizes, 8))
+            for stage in range(4)
+        },
+        "zero3_state_gib_per_gpu": {f"{n} GPUs": _gib(state_bytes(3, *sizes, n)) for n in GPU_COUNTS},
+        "deepspeed_bf16_gib_per_gpu": {f"{n} GPUs": _gib(deepspeed_bf16_bytes(*sizes, n)) for n in GPU_COUNTS},
     }
 
 
@@ -123,9 +134,8 @@ def _significant(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _per_gpu(estimate: Callable[[int, int, int], int], model: nn.Module) -> dict[str, float]:
-    sizes = _count(model), largest_layer(model)
-    return {f"{n} GPUs": round(estimate(*sizes, n) / 2**30, 2) for n in GPU_COUNTS}
+def _gib(n_bytes: int) -> float:
+    return round(n_bytes / 2**30, 3)
 
 
 def _draw_masks(model: TrainedTransformerTable, folder: Path) -> dict[str, str]:

@@ -35,6 +35,7 @@ MANIFEST = "manifest.json"
 NUMBERS = "state.json"
 LOG = "log.json"
 STEP_NAME = re.compile(r"step-\d{8,}")
+CHECKPOINT_COPIES = 4  # of every parameter: itself, two moments, the average
 FILE_BYTES = 2**30  # of tensors in one file, about
 PARTIAL = ".partial"  # ends the name of a checkpoint that is being written
 

@@ -25,7 +25,15 @@ from dalle_cli.data.preparation import Preparation
 from dalle_cli.data.sources import Source, open_source, validation_split
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.run_dir import WEIGHTS, RunDir, held_alone, whole_or_absent
-from dalle_cli.training.checkpoint import SCHEMA, Saver, free_bytes, load_checkpoint, save_model, step_of
+from dalle_cli.training.checkpoint import (
+    CHECKPOINT_COPIES,
+    SCHEMA,
+    Saver,
+    free_bytes,
+    load_checkpoint,
+    save_model,
+    step_of,
+)
 from dalle_cli.training.distributed import World
 from dalle_cli.training.engine import Engine, Trainable
 from dalle_cli.training.engines import EngineChoice, choose_engine, make_engine
@@ -38,8 +46,6 @@ from dalle_cli.training.pace import Pace
 from dalle_cli.training.precision import Precision, open_device, told_when_out_of_memory
 from dalle_cli.training.resume import check_folder, starting_checkpoint
 from dalle_cli.untrusted import printable
-
-CHECKPOINT_COPIES = 4  # of every parameter: itself, two moments, the average
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ class TransformerTask:
     """Next-token prediction over caption and image tokens (Ramesh et al. 2021, section 2.2)."""
 
     def __init__(self, transformer: Transformer, dvae: DiscreteVAE, loss: TransformerLossTable, seed: int) -> None:
-        """transformer: one that gives losses; dvae: frozen, from pictures to image tokens, unless they come so, and back."""
+        """transformer: one that gives losses; dvae: frozen, from pictures to image tokens and back."""
         self.module = transformer
         self._dvae = dvae
         self._table = loss

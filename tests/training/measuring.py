@@ -1,4 +1,4 @@
-"""Run by a test in each of two processes: the peak of memory that training at ZeRO 3 takes. Linux only.
+"""Run by a test in each of two processes: the peak of memory that training takes. Word: the ZeRO stage. Linux only.
 
 What is compiled and imported is in memory before; each large block goes back to the system as soon as it is freed.
 """
@@ -23,6 +23,7 @@ from dalle_cli.training.engines import choose_engine, make_engine
 from dalle_cli.training.memory import largest_layer
 from dalle_cli.training.recomputation import recompute_branches
 
+STAGE = int(sys.argv[1])
 TEXT_LEN, GRID, WORDS = 4, 2, 300  # few slots, so that activations take next to nothing
 
 
@@ -40,7 +41,7 @@ def build(d_model: int, n_layers: int, world: World) -> tuple[Engine, int, int]:
         "image_vocab_size": WORDS,
     }
     changes = [f"model.{key}={value}" for key, value in sizes.items()]
-    changes += ["runtime.zero_stage=3", f"tokenizer.vocab_size={WORDS}", "training.global_batch_size=2"]
+    changes += [f"runtime.zero_stage={STAGE}", f"tokenizer.vocab_size={WORDS}", "training.global_batch_size=2"]
     recipe = load_recipe("transformer/tiny", changes, kind="transformer")
     model = build_transformer(recipe.model, WORDS)
     recompute_branches(model.sixteen_bit_parts())
@@ -61,7 +62,8 @@ def train(engine: Engine) -> None:
 with joined(torch.device("cpu")) as world:
     engine, *_ = build(32, 2, world)
     train(engine)
-    engine.module.destroy()
+    if STAGE:
+        engine.module.destroy()
     del engine
     gc.collect()
     before = memory("VmRSS")

@@ -15,7 +15,7 @@ from processes import LIMIT, answers, command, figures, losses, words_of
 from safetensors.torch import load_file
 from scale_rules import scales_by_hand
 
-from dalle_cli.training.memory import deepspeed_bf16_bytes, zero3_bytes
+from dalle_cli.training.memory import deepspeed_bf16_bytes, state_bytes
 
 pytestmark = pytest.mark.distributed
 
@@ -219,9 +219,10 @@ def test_estimate_for_bf16_is_deepspeeds() -> None:
         assert deepspeed_bf16_bytes(*case) == expected
 
 
-def test_memory_reckoned_is_within_a_tenth_of_the_peak_measured() -> None:
-    for measured in answers(HERE / "measuring.py", 2):
-        reckoned = zero3_bytes(measured["parameters"], measured["largest_layer"], n_processes=2)
+@pytest.mark.parametrize("stage", [0, *STAGES])
+def test_memory_reckoned_is_within_a_tenth_of_the_peak_measured(stage: int) -> None:
+    for measured in answers(HERE / "measuring.py", 2, stage):
+        reckoned = state_bytes(stage, measured["parameters"], measured["largest_layer"], n_processes=2)
         assert reckoned == pytest.approx(measured["peak"], rel=0.1)
 
 

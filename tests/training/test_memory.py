@@ -1,0 +1,54 @@
+"""Memory reckoned against memory held; that of several processes is measured where they are tested."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from dalle_cli.config import TrainedTransformerTable
+from dalle_cli.loading import build_transformer
+from dalle_cli.training.memory import activation_bytes, state_bytes
+from dalle_cli.training.precision import apply_precision
+from dalle_cli.training.recomputation import recompute_branches
+
+SIZES = TrainedTransformerTable(
+    text_vocab_size=50, image_vocab_size=40, text_len=6, grid_size=4, n_layers=3, d_model=32, n_heads=2, kernel_size=3
+)
+
+
+def bytes_kept(precision: str, is_recomputed: bool, n_samples: int) -> int:
+    """Count the bytes of all storages that autograd keeps, parameters apart."""
+    model = build_transformer(SIZES, SIZES.text_vocab_size)
+    apply_precision(model, precision, torch.device("cpu"))
+    if is_recomputed:
+        recompute_branches(model.sixteen_bit_parts())
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        zeros = torch.zeros(n_samples, 16, dtype=torch.long)
+        features = model.features(zeros[:, :6], zeros)
+    assert len(features) == 2
+    return sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in own)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("is_recomputed", [False, True])
+def test_activations_reckoned_are_those_kept(precision: str, is_recomputed: bool) -> None:
+    kept = [bytes_kept(precision, is_recomputed, n_samples) for n_samples in (2, 3)]
+    reckoned = activation_bytes(SIZES, precision, is_recomputed)
+    assert reckoned == pytest.approx(kept[1] - kept[0], rel=0.05)
+
+
+def test_recomputed_activations_are_fewer() -> None:
+    assert activation_bytes(SIZES, "fp32", True) < 0.3 * activation_bytes(SIZES, "fp32", False)
+
+
+def test_higher_stages_and_more_processes_hold_less() -> None:
+    by_stage = [state_bytes(stage, 10**9, 10**6, 8) for stage in range(4)]
+    assert by_stage == sorted(by_stage, reverse=True)
+    assert state_bytes(3, 10**9, 10**6, 64) < by_stage[3]
+    assert state_bytes(2, 10**9, 10**6, 8, has_average=False) == by_stage[2] - 4 * 10**9 // 8
