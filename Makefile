@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+PEER := build/peer-venv
+PEER_PIP := $(PEER)/bin/pip install --quiet --disable-pip-version-check
 
 # youtokentome imports Cython before pip could provide it, and learns the same merges every time only with this flag
 YOUTOKENTOME_FLAGS := -DDETERMINISTIC_QUEUE
@@ -25,7 +27,7 @@ TRAIN = '$(RECIPE)' --data '$(DATA)' --run '$(RUN)' $(if $(GPUS),--gpus $(GPUS))
 given-%:
 	@test -n '$($*)' || { echo "$* is not given: make TARGET $*=..." >&2; exit 2; }
 
-.PHONY: help install test test-slow test-distributed smoke bench lint demo clean train-dvae train-transformer train-clip generate rerank
+.PHONY: help install test test-slow test-distributed smoke bench bench-peer lint demo clean train-dvae train-transformer train-clip generate rerank
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -81,8 +83,18 @@ smoke: install  ## all four commands on tiny recipes, in seconds, as batch jobs
 	$(MAKE) rerank RUN=$(SMOKE)/dalle PROMPTS=$(SMOKE)/prompts.txt CLIP=$(SMOKE)/clip ARGS='--top-k 1'
 	test -s $(SMOKE)/dalle/samples/prompts-best/scores.csv
 
-bench: install  ## speed beside other libraries, as ratios measured in turn
-	$(BIN)/python tests/bench/clip_scoring.py
+bench: install  ## speed and memory beside other libraries, as ratios measured in turn: [ARGS=ROUNDS], into build/bench.json
+	$(BIN)/python tests/bench $(ARGS)
+
+bench-peer: $(PEER)/.installed  ## install dalle-pytorch for `make bench`, in an environment of its own
+
+# it asks for much that its transformer does without, hence --no-deps; it imports pkg_resources, which setuptools 81 lacks
+$(PEER)/.installed: | install
+	$(BIN)/python -m venv --clear $(PEER)
+	$(PEER_PIP) "torch==$$($(BIN)/python -c 'from importlib.metadata import version; print(version("torch").split("+")[0])')"
+	$(PEER_PIP) 'setuptools<81' einops ftfy numpy omegaconf packaging pillow pyyaml regex requests tqdm
+	$(PEER_PIP) --no-deps dalle-pytorch==1.6.6 axial-positional-embedding==0.3.12 rotary-embedding-torch==0.9.1
+	touch $@
 
 lint: install  ## check and format the code
 	$(BIN)/ruff check --fix dalle_cli tests

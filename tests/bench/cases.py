@@ -1,0 +1,92 @@
+"""What `make bench` times, and what it compares with what."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+OURS = Path(sys.executable)
+PEERS = ROOT / "build/peer-venv/bin/python"  # as `make bench-peer` makes it
+
+FP32, BF16 = "fp32 matmul, fast route", "bf16 matmul"
+FP32_CONVOLUTION, BF16_CONVOLUTION = "fp32 convolution", "bf16 convolution"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One script of this folder with its arguments."""
+
+    name: str
+    command: str
+    ceiling: str | None = None  # the case of CEILINGS whose speed it can't exceed
+    python: Path = OURS
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cases taken in turn, and pairs of their names (first, second): how many times as fast is the first?"""
+
+    title: str
+    cases: tuple[Case, ...]
+    pairs: tuple[tuple[str, str], ...] = ()
+
+
+CEILINGS = Group(
+    "ceilings of this CPU",
+    (
+        Case("fp32 matmul, default route", "ceilings.py matmul fp32 highest"),
+        Case(FP32, "ceilings.py matmul fp32 medium"),
+        Case(BF16, "ceilings.py matmul bf16 medium"),
+        Case(FP32_CONVOLUTION, "ceilings.py convolution fp32 medium"),
+        Case(BF16_CONVOLUTION, "ceilings.py convolution bf16 medium"),
+        Case("copy", "ceilings.py copy fp32 highest"),
+    ),
+)
+
+TRAINING = Group(
+    "transformer, training step: loss and backward, 4 x (256 text + 32x32 image tokens), 8 layers of 256",
+    (
+        Case("dalle fp32", "training_step.py fp32", FP32),
+        Case("dalle-pytorch fp32 as shipped", "peer_training_step.py fp32 highest", python=PEERS),
+        Case("dalle bf16", "training_step.py bf16", BF16),
+        Case("dalle-pytorch fp32, fast route", "peer_training_step.py fp32 medium", python=PEERS),
+        Case("dalle-pytorch bf16 autocast", "peer_training_step.py bf16 medium", python=PEERS),
+    ),
+    (
+        ("dalle fp32", "dalle-pytorch fp32 as shipped"),
+        ("dalle fp32", "dalle-pytorch fp32, fast route"),
+        ("dalle bf16", "dalle-pytorch fp32 as shipped"),
+        ("dalle bf16", "dalle-pytorch bf16 autocast"),
+    ),
+)
+
+ATTENTION = Group(
+    "attention of one layer of these, forward and backward, fp32: allowed pairs alone, or all under a mask",
+    tuple(
+        Case(f"{kind}, {way}", f"attention_layer.py {way} {kind}", FP32)
+        for kind in ("row", "column")
+        for way in ("sparse", "dense")
+    ),
+    (("row, sparse", "row, dense"), ("column, sparse", "column, dense")),
+)
+
+DVAE = Group(
+    "dVAE of the paper's size: 2 pictures of 256 px to tokens",
+    (
+        Case("dalle fp32", "dvae_encoding.py fp32", FP32_CONVOLUTION),
+        Case("dalle bf16", "dvae_encoding.py bf16", BF16_CONVOLUTION),
+    ),
+)
+
+CLIP = Group(
+    "CLIP ViT-B/32: embeddings of 32 pictures",
+    (
+        Case("dalle fp32", "clip_scoring.py dalle fp32", FP32),
+        Case("transformers fp32", "clip_scoring.py transformers fp32"),
+        Case("dalle bf16", "clip_scoring.py dalle bf16", BF16),
+        Case("transformers bf16", "clip_scoring.py transformers bf16"),
+    ),
+    (("dalle fp32", "transformers fp32"), ("dalle bf16", "transformers bf16")),
+)
+
+GROUPS = (CEILINGS, TRAINING, ATTENTION, DVAE, CLIP)

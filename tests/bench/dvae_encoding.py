@@ -1,0 +1,28 @@
+"""Pictures of 256 px to image tokens, by a dVAE of the paper's size. Usage: dvae_encoding.py fp32|bf16"""
+
+import sys
+
+import torch
+from measuring import count_flops, measure
+
+from dalle_cli.loading import build_dvae
+from dalle_cli.recipe import load_recipe
+from dalle_cli.training.precision import Precision, apply_precision, open_device
+
+BATCH_SIZE = 2
+
+
+@torch.no_grad()
+def main(precision: Precision) -> None:
+    """Time batches of random pixels."""
+    torch.manual_seed(0)
+    device, _ = open_device("cpu", precision)
+    dvae = build_dvae(load_recipe("dvae/paper", []).model).eval()
+    apply_precision(dvae, precision, device)
+    images = torch.rand(BATCH_SIZE, 3, dvae.image_size, dvae.image_size)
+    flops = count_flops(lambda: dvae.image_tokens(images))
+    measure(lambda: dvae.image_tokens(images), flops)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
