@@ -16,13 +16,11 @@ ROUNDS = 3
 
 
 def main(n_rounds: int) -> None:
-    """Take turns within each group, and tell."""
+    """Measure everything, then tell; shares of ceilings are of the best that was seen in the whole run."""
+    ceilings = take_turns(CEILINGS, {}, n_rounds)
+    groups = [(group, take_turns(group, ceilings, n_rounds)) for group in GROUPS]
     figures: list[dict[str, Any]] = []
-    ceilings: dict[str, Result] = {}
-    for group in GROUPS:
-        results = take_turns(group, n_rounds)
-        if group is CEILINGS:
-            ceilings = results
+    for group, results in ((CEILINGS, ceilings), *groups):
         comparisons = compare(results, group.pairs)
         show(group, results, comparisons, ceilings)
         figures.append(
@@ -50,12 +48,11 @@ def show(group: Group, results: dict[str, Result], pairs: list[Comparison], ceil
         rate = f"{result.rate:.0f}" if result.rate else ""
         reached = "" if share is None else f"{share:.0%}"
         print(f"  {name:34}{result.best:9.4f}{result.median:10.4f}{rate:>8}{reached:>12}{result.peak_mib:10.0f}")
-    print()
     for pair in pairs:
         span = f"{min(pair.speedups):.2f} to {max(pair.speedups):.2f}"
         speed = f"{pair.speedup:.2f} times as fast ({span})"
         print(f"  {pair.first} against {pair.second}: {speed}, {pair.memory:.2f} of the memory")
-    print(flush=True)
+    print()
 
 
 def record(result: Result, ceilings: dict[str, Result]) -> dict[str, Any]:

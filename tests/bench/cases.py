@@ -89,4 +89,4 @@ CLIP = Group(
     (("dalle fp32", "transformers fp32"), ("dalle bf16", "transformers bf16")),
 )
 
-GROUPS = (CEILINGS, TRAINING, ATTENTION, DVAE, CLIP)
+GROUPS = (TRAINING, ATTENTION, DVAE, CLIP)

@@ -57,12 +57,16 @@ class Comparison:
         return statistics.median(self.speedups)
 
 
-def take_turns(group: Group, n_rounds: int) -> dict[str, Result]:
-    """Run every case once a round; one that fails is not tried again."""
+def take_turns(group: Group, ceilings: dict[str, Result], n_rounds: int) -> dict[str, Result]:
+    """Run every case once a round, and the ceilings that the group names, which go on collecting rounds.
+
+    A case that fails is not tried again.
+    """
     results = {case.name: Result(case) for case in group.cases}
+    named = dict.fromkeys(case.ceiling for case in group.cases if case.ceiling is not None)
     what = group.title.partition(":")[0]
     for i in range(n_rounds):
-        for result in results.values():
+        for result in (*results.values(), *(ceilings[name] for name in named)):
             if result.trouble is None:
                 print(f"round {i + 1} of {n_rounds}: {what}: {result.case.name}", file=sys.stderr)
                 run(result)
