@@ -18,28 +18,22 @@ from step_sizes import (
     TEXT_LEN,
     TEXT_VOCAB_SIZE,
 )
-from torch import Tensor
 
 from dalle_cli.config import TransformerLossTable, TransformerModelTable
 from dalle_cli.data.loader import Batch
 from dalle_cli.loading import build_transformer
 from dalle_cli.models.attention_masks import attention_mask
 from dalle_cli.models.transformer import Transformer
+from dalle_cli.training.attention_choice import attend_by, choose_attention
 from dalle_cli.training.precision import Precision, apply_precision, open_device
 from dalle_cli.training.tasks import TransformerTask
+from dalle_cli.training.token_losses import give_losses
 
 IMAGE_LEN = GRID_SIZE**2
 MODEL = TransformerModelTable(
     text_len=TEXT_LEN, grid_size=GRID_SIZE, image_vocab_size=IMAGE_VOCAB_SIZE,
     n_layers=N_LAYERS, d_model=D_MODEL, n_heads=N_HEADS, kernel_size=KERNEL_SIZE,
 )  # fmt: skip
-
-
-class TokensAtHand:
-    """Stands where the dVAE stands: it is handed image tokens instead of pictures, as dalle-pytorch is."""
-
-    def image_tokens(self, images: Tensor) -> Tensor:
-        return images
 
 
 def main(precision: Precision) -> None:
@@ -49,9 +43,11 @@ def main(precision: Precision) -> None:
     transformer = build_transformer(MODEL, TEXT_VOCAB_SIZE)
     for head in (transformer.text_head, transformer.image_head):
         head.reset_parameters()  # at random, as the peer's: heads of zeros hand zeros back
+    give_losses(transformer)
+    attend_by(choose_attention("auto", transformer, device), transformer, KERNEL_SIZE, device)
     apply_precision(transformer, precision, device)
     loss = TransformerLossTable(text_weight=1 / 8, caption_dropout=0.0)
-    task = TransformerTask(transformer, TokensAtHand(), loss, seed=0)
+    task = TransformerTask(transformer, None, loss, seed=0)  # no dVAE: image tokens are at hand
     batch = random_batch()
     measure(lambda: step(task, batch), flops_of_step(transformer))
 
@@ -66,7 +62,8 @@ def step(task: TransformerTask, batch: Batch) -> None:
 def random_batch() -> Batch:
     """Make one batch of tokens without end."""
     return Batch(
-        images=torch.randint(IMAGE_VOCAB_SIZE, (BATCH_SIZE, IMAGE_LEN)),
+        images=torch.empty(BATCH_SIZE, 0),
+        image_tokens=torch.randint(IMAGE_VOCAB_SIZE, (BATCH_SIZE, IMAGE_LEN)),
         draws=list(range(BATCH_SIZE)),
         text_tokens=torch.randint(TEXT_VOCAB_SIZE, (BATCH_SIZE, TEXT_LEN)),
         captions=[""] * BATCH_SIZE,
