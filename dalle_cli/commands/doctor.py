@@ -57,7 +57,10 @@ def _measured(device: torch.device, terminal: Terminal) -> dict[str, str]:
     except OSError as error:
         terminal.warn(f"not kept: {error}")
     rates = {f"{p} matrix rate": f"{rate / 1e12:.3g} TFLOP/s" for p, rate in found.matrix_rates.items()}
-    return rates | {"memory bandwidth": f"{found.bandwidth / 1e9:.3g} GB/s"}
+    return rates | {
+        "memory bandwidth": f"{found.bandwidth / 1e9:.3g} GB/s",
+        "checkpoints, to the disk here": f"{found.write_rate / 1e9:.3g} GB/s",
+    }
 
 
 def _version(package: str) -> str | None:

@@ -29,7 +29,9 @@ from dalle_cli.models.attention_masks import image_mask
 from dalle_cli.recipe import load_recipe
 from dalle_cli.training.checkpoint import CHECKPOINT_COPIES
 from dalle_cli.training.flops import forward_flops, train_flops
+from dalle_cli.training.machine import kept_write_rate
 from dalle_cli.training.memory import FP32, activation_bytes, deepspeed_bf16_bytes, largest_layer, state_bytes
+from dalle_cli.training.precision import choose_device
 from dalle_cli.viz import enlarge
 
 GPU_COUNTS = (8, 64, 1024)
@@ -115,7 +117,7 @@ def _transformer_facts(model: TrainedTransformerTable) -> dict[str, Any]:
         },
         "weights_mib": round(total * 4 / 2**20, 1),
         "cache_mib_per_sample": round(cache * 4 / 2**20, 2),
-        "checkpoint_gib": _gib(CHECKPOINT_COPIES * FP32 * total),
+        **_checkpoint_facts(CHECKPOINT_COPIES * FP32 * total),
         "activations_gib_per_sample": {
             f"{precision}{', recomputed' * recomputed}": _gib(activation_bytes(model, precision, recomputed))
             for precision in ("fp32", "bf16")
@@ -132,6 +134,13 @@ def _transformer_facts(model: TrainedTransformerTable) -> dict[str, Any]:
 
 def _significant(value: float) -> float:
     return float(f"{value:.4g}")
+
+
+def _checkpoint_facts(n_bytes: int) -> dict[str, float]:
+    """Tell its size, and how long one process takes to write it where `dalle doctor --measure` has found out."""
+    rate = kept_write_rate(choose_device("auto"))
+    seconds = {} if rate is None else {"checkpoint_seconds_by_one_process": _significant(n_bytes / rate)}
+    return {"checkpoint_gib": _gib(n_bytes), **seconds}
 
 
 def _gib(n_bytes: int) -> float:

@@ -71,9 +71,14 @@ def _write_share(folder: Path, state: EngineState, world: World) -> list[tuple[s
         gathered = ((name, tensors[name]) for name in names)
         own = {name: _on_cpu(tensor) for name, tensor in gathered if is_ours}
         if is_ours:
-            save_file(own, folder / file)
-            written.append((file, _seal(folder / file)))
+            written.append((file, write_sealed(folder / file, own)))
     return written
+
+
+def write_sealed(file: Path, tensors: dict[str, Tensor]) -> Fingerprint:
+    """Write a safetensors file, bring it safely to disk and describe it."""
+    save_file(tensors, file)
+    return _seal(file)
 
 
 def _files(state: EngineState) -> Iterator[tuple[str, Mapping[str, Tensor], list[str]]]:

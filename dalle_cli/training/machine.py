@@ -5,6 +5,7 @@ Kept in a file of the user's, by device: its figures are a convenience, and a fi
 
 import json
 import platform
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,10 +16,12 @@ import torch
 
 from dalle_cli.embedding_cache import cache_file
 from dalle_cli.run_dir import whole_or_absent
+from dalle_cli.training.checkpoint import write_sealed
 from dalle_cli.training.precision import DTYPES, Precision
 
 ROUNDS = 5
 ORDER = {"cpu": 2048, "cuda": 8192}  # of the matrices multiplied
+WRITTEN = 2**28  # bytes
 COPIED = {"cpu": 2**27, "cuda": 2**30}  # bytes, beyond any cache
 
 
@@ -28,10 +31,12 @@ class Measured:
 
     matrix_rates  floating-point operations a second, by precision
     bandwidth     bytes a second read and written by a copy
+    write_rate    bytes a second that a checkpoint brings to the disk here, checksums included
     """
 
     matrix_rates: dict[str, float]
     bandwidth: float
+    write_rate: float
 
 
 def measured_file() -> Path:
@@ -52,7 +57,7 @@ def measure(device: torch.device) -> Measured:
     if device.type == "cpu":
         del dtypes["fp16"]  # nobody trains in it there
     rates = {precision: matrix_rate(device, dtype, ORDER[device.type]) for precision, dtype in dtypes.items()}
-    return Measured(rates, bandwidth(device, COPIED[device.type]))
+    return Measured(rates, bandwidth(device, COPIED[device.type]), write_rate(Path.cwd(), WRITTEN))
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, order: int) -> float:
@@ -66,6 +71,15 @@ def bandwidth(device: torch.device, n_bytes: int) -> float:
     source = torch.zeros(n_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * n_bytes / _best_seconds(lambda: target.copy_(source), device)
+
+
+def write_rate(folder: Path, n_bytes: int) -> float:
+    """Write a file as a checkpoint's are written, synced and read again for its checksum; give bytes a second."""
+    tensors = {"zeros": torch.zeros(n_bytes, dtype=torch.uint8)}
+    with tempfile.TemporaryDirectory(dir=folder) as beside:
+        start = time.perf_counter()
+        write_sealed(Path(beside) / "zeros.safetensors", tensors)
+        return n_bytes / (time.perf_counter() - start)
 
 
 def _best_seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -92,6 +106,14 @@ def kept_matrix_rate(device: torch.device, precision: Precision) -> float | None
     """Look up what has been measured of such a device, if it has."""
     try:
         return float(_kept()[device_key(device)]["matrix_rates"][precision])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def kept_write_rate(device: torch.device) -> float | None:
+    """Look up how fast this machine has been found to write, if it has."""
+    try:
+        return float(_kept()[device_key(device)]["write_rate"])
     except (KeyError, TypeError, ValueError):
         return None
 
