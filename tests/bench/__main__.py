@@ -1,6 +1,7 @@
 """Speed and memory beside other libraries', and beside what this machine can do: what `make bench` runs.
 
-Prints tables on stdout and writes all figures to build/bench.json. Usage: python tests/bench [ROUNDS]
+Prints tables on stdout and writes all figures to build/bench.json. On a busy machine OMP_NUM_THREADS=1 gives steadier
+ratios: threads that wait for one another hide them. Usage: python tests/bench [ROUNDS]
 """
 
 import json
