@@ -59,7 +59,7 @@ def _measured(device: torch.device, terminal: Terminal) -> dict[str, str]:
     rates = {f"{p} matrix rate": f"{rate / 1e12:.3g} TFLOP/s" for p, rate in found.matrix_rates.items()}
     return rates | {
         "memory bandwidth": f"{found.bandwidth / 1e9:.3g} GB/s",
-        "checkpoints, to the disk here": f"{found.write_rate / 1e9:.3g} GB/s",
+        "checkpoint write rate": f"{found.write_rate / 1e9:.3g} GB/s",
     }
 
 

@@ -191,7 +191,7 @@ def test_doctor_measures_what_training_is_compared_with(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     measured = result_of(dalle("doctor", "--measure", "--json"))["measured"]
-    assert set(measured) == {"fp32 matrix rate", "bf16 matrix rate", "memory bandwidth"}
+    assert set(measured) == {"fp32 matrix rate", "bf16 matrix rate", "memory bandwidth", "checkpoint write rate"}
     words = ["--data", pairs, "--dvae", dvae_run, "--run", tmp_path / "run", *TINY, "--precision", "fp32"]
     ended = dalle("train-transformer", "transformer/tiny", *words)
     assert ended.code == 0
