@@ -52,6 +52,7 @@ class Painter:
     dvae: DiscreteVAE
     tokenizer: Tokenizer
     device: torch.device
+    dtype: torch.dtype = torch.float32  # of the transformer's branches
 
     def check(self, run: Path) -> None:
         """Raise DalleError unless the three parts of a run speak the same tokens."""
@@ -83,7 +84,9 @@ class Painter:
             filled = batch + batch[-1:] * (width - len(batch))
             rows = [candidate_uniforms(seed, c.caption, [c.number], n_tokens) for c in filled]
             text_tokens = self.text_tokens([c.caption for c in filled])
-            image_tokens = sample_image_tokens(self.transformer, text_tokens, torch.cat(rows), settings)
+            image_tokens = sample_image_tokens(
+                self.transformer, text_tokens, torch.cat(rows), settings, dtype=self.dtype
+            )
             pictures = [to_image(image) for image in self.dvae.decode(image_tokens)]
             wanted = slice(max(start - first, 0), len(batch))
             yield DrawnBatch(filled, text_tokens, image_tokens, pictures, wanted)

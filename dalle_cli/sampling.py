@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dalle_cli.models.decoder import Decoder
 from dalle_cli.models.transformer import Transformer
 
 
@@ -66,22 +67,23 @@ def sample_image_tokens(
     uniforms: Tensor,
     settings: SamplingSettings,
     advance: Callable[[], None] = lambda: None,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Draw image tokens for each caption, with a key-value cache.
+    """Draw image tokens for each caption.
 
     text_tokens  int64 [B, T], -1 after the caption
     uniforms     [B, I], see `candidate_uniforms`
     advance      called after each position, for a progress display
+    dtype        of the branches' arithmetic, see `models.decoder`
     returns      int64 [B, I] in raster order
     """
     device = text_tokens.device
     uniforms = uniforms.to(device)
-    caches = transformer.new_caches(len(text_tokens))
-    transformer.prefill(text_tokens, caches)
+    decoder = Decoder(transformer, text_tokens, dtype)
     tokens = torch.empty(len(text_tokens), transformer.image_len, dtype=torch.int64, device=device)
+    held = None
     for position in range(transformer.image_len):
-        held = tokens[:, max(position - 1, 0) : position]
-        logits = transformer.next_image_logits(held, position, caches)
-        tokens[:, position] = draw_tokens(token_probabilities(logits, settings), uniforms[:, position])
+        logits = decoder.logits(held, position)
+        held = tokens[:, position] = draw_tokens(token_probabilities(logits, settings), uniforms[:, position])
         advance()
     return tokens

@@ -75,7 +75,7 @@ def test_pictures_differ_by_caption_and_by_number(painter: Painter) -> None:
 def test_every_batch_has_the_decode_width(painter: Painter) -> None:
     """Bits depend on the shape of a multiplication, on some processors even where pictures happen to agree."""
     computed = set()
-    parts = (painter.transformer.image_head, painter.dvae.decoder.trunk)
+    parts = (painter.transformer.final_norm, painter.dvae.decoder.trunk)
     hooks = [part.register_forward_pre_hook(lambda own, given: computed.add((own, len(given[0])))) for part in parts]
     for start in (0, 5, 10):
         for batch in painter.draw(CANDIDATES, start, WIDTH, SEED, SamplingSettings()):

@@ -234,18 +234,20 @@ def test_cached_sampler_equals_the_full_forward_token_for_token(
 
 
 def test_every_slot_is_computed_once_in_every_layer(model: Transformer, text_tokens: Tensor) -> None:
+    """Or the keys and values held would be of no use."""
     n_slots: dict[str, list[int]] = {}
 
-    def count(name: str, module: nn.Module) -> None:
-        module.register_forward_pre_hook(lambda _, inputs: n_slots.setdefault(name, []).append(inputs[0].shape[-2]))
+    def count(name: str, norm: nn.Module) -> None:
+        norm.register_forward_pre_hook(
+            lambda _, inputs: n_slots.setdefault(name, []).append(inputs[0].shape[:-1].numel())
+        )
 
     for i, block in enumerate(model.blocks):
-        for name in ("query", "key", "value", "output"):
-            count(f"{i} {name}", getattr(block.attention.attention, name))
-        count(f"{i} mlp", block.mlp.expand)
+        count(f"{i} attention", block.attention.norm)
+        count(f"{i} mlp", block.mlp.norm)
     sample_image_tokens(model, text_tokens, candidate_uniforms(0, "", [0, 1, 2], I), SamplingSettings())
-    assert len(n_slots) == 5 * len(model.blocks)
-    assert all(slots == [T] + [1] * I for slots in n_slots.values())
+    assert len(n_slots) == 2 * len(model.blocks)
+    assert all(slots == [3 * T] + [3] * I for slots in n_slots.values())
 
 
 def test_progress_advances_once_for_every_position(model: Transformer, text_tokens: Tensor) -> None:

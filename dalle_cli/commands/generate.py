@@ -23,7 +23,7 @@ from dalle_cli.reranking import Ranking, keep_best, rank_by_clip, rank_by_perple
 from dalle_cli.run_dir import GRID, MANIFEST, WEIGHTS, RunDir, dvae_model_dir, held_alone, model_dir
 from dalle_cli.sampling import SamplingSettings
 from dalle_cli.scoring import open_clip
-from dalle_cli.training.precision import Precision, apply_precision, open_device, told_when_out_of_memory
+from dalle_cli.training.precision import DTYPES, Precision, apply_precision, open_device, told_when_out_of_memory
 from dalle_cli.untrusted import SURROGATE, printable
 
 WIDEST = 64  # candidates decoded side by side, unless told otherwise
@@ -130,7 +130,8 @@ def load_painter(run: Path, device: torch.device, precision: Precision) -> Paint
     transformer, dvae = load_transformer(run).to(device), load_dvae(run).to(device)
     for model in (transformer, dvae):
         apply_precision(model, precision, device)
-    painter = Painter(transformer, dvae, load_tokenizer(RunDir(run)), device)
+    dtype = DTYPES.get(precision, torch.float32)
+    painter = Painter(transformer, dvae, load_tokenizer(RunDir(run)), device, dtype)
     painter.check(run)
     return painter
 

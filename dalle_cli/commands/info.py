@@ -26,6 +26,7 @@ from dalle_cli.loading import (
     trained_clip_table,
 )  # fmt: skip
 from dalle_cli.models.attention_masks import image_mask
+from dalle_cli.models.decoder import cache_bytes
 from dalle_cli.recipe import load_recipe
 from dalle_cli.training.checkpoint import CHECKPOINT_COPIES
 from dalle_cli.training.flops import forward_flops, train_flops
@@ -97,7 +98,7 @@ def _transformer_facts(model: TrainedTransformerTable) -> dict[str, Any]:
     transformer = build_transformer(model, model.text_vocab_size)
     blocks, total = _count(transformer.blocks), _count(transformer)
     heads = _count(transformer.text_head) + _count(transformer.image_head)
-    cache = 2 * model.n_layers * model.d_model * (model.text_len + transformer.image_len)
+
     sizes = total, largest_layer(transformer)
     return {
         "kind": "transformer",
@@ -116,7 +117,10 @@ def _transformer_facts(model: TrainedTransformerTable) -> dict[str, Any]:
             "training": _significant(train_flops(model) / 1e12),
         },
         "weights_mib": round(total * 4 / 2**20, 1),
-        "cache_mib_per_sample": round(cache * 4 / 2**20, 2),
+        "cache_mib": {
+            "of each caption": round(cache_bytes(transformer, 0, 1) / 2**20, 2),
+            "of each sample": round(cache_bytes(transformer, 1, 0) / 2**20, 2),
+        },
         **_checkpoint_facts(CHECKPOINT_COPIES * FP32 * total),
         "activations_gib_per_sample": {
             f"{precision}{', recomputed' * recomputed}": _gib(activation_bytes(model, precision, recomputed))

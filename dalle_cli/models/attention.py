@@ -1,4 +1,4 @@
-"""Multi-head attention over a stream of text and image slots, whole or slot by slot with a cache.
+"""Multi-head attention over a stream of text and image slots.
 
 Knows nothing of which slot may see which: it is given a mask, or something that computes the same faster.
 Axes used below:
@@ -7,7 +7,6 @@ Axes used below:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -35,21 +34,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Te
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
-@dataclass
-class KeyValueCache:
-    """Keys and values of the slots seen so far, each [B, H, S, K], allocated once."""
-
-    keys: Tensor
-    values: Tensor
-
-    def put(self, start: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write N new slots from `start` on; return views of everything up to the last of them."""
-        end = start + keys.shape[2]
-        self.keys[:, :, start:end] = keys
-        self.values[:, :, start:end] = values
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-
 class Attention(nn.Module):
     """One softmax over all allowed keys, text and image together; four separate D x D matrices with biases.
 
@@ -70,22 +54,6 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
         """Attend within x [B, S, D]; returns [B, S, D]."""
         return self._merge(attend(*self._project(x)))
-
-    def forward_cached(self, x: Tensor, mask: Tensor, cache: KeyValueCache, start: int) -> Tensor:
-        """Attend from the slots start.. of x [B, N, D] to them and all cached before; returns [B, N, D].
-
-        mask  bool [S, S], the same as in `forward`
-        """
-        query, key, value = self._project(x)
-        key, value = cache.put(start, key, value)
-        rows = mask[start : start + x.shape[1], : key.shape[2]]
-        return self._merge(attend(query, key, value, rows))
-
-    def new_cache(self, batch_size: int, n_slots: int) -> KeyValueCache:
-        """Allocate room for n_slots slots, in the dtype and on the device of the key projection."""
-        like = self.key.weight
-        shape = (batch_size, self.n_heads, n_slots, self.d_head)
-        return KeyValueCache(like.new_zeros(shape), like.new_zeros(shape))
 
     def _project(self, x: Tensor) -> list[Tensor]:
         heads = (self.n_heads, self.d_head)

@@ -15,15 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dalle_cli.models.attention import Attend, Attention, KeyValueCache, attend
+from dalle_cli.models.attention import Attend, Attention, attend
 from dalle_cli.models.attention_masks import attention_mask, layer_kinds
 
 INIT_SCALE = 0.125  # Child et al. 2019, section 6
+GELU_SLOPE = 1.702  # Child et al. 2019, too
 
 
 def gelu(x: Tensor) -> Tensor:
     """The activation of Child et al. 2019, u * sigmoid(1.702 u), by one fused operation."""
-    return F.silu(1.702 * x) / 1.702
+    return F.silu(GELU_SLOPE * x) / GELU_SLOPE
 
 
 class AttentionBranch(nn.Module):
@@ -36,9 +37,6 @@ class AttentionBranch(nn.Module):
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
         return self.attention(self.norm(x), attend)
-
-    def forward_cached(self, x: Tensor, mask: Tensor, cache: KeyValueCache, start: int) -> Tensor:
-        return self.attention.forward_cached(self.norm(x), mask, cache, start)
 
 
 class MlpBranch(nn.Module):
@@ -66,10 +64,6 @@ class Block(nn.Module):
         x = x + self.attention(x, attend)
         return x + self.mlp(x)
 
-    def forward_cached(self, x: Tensor, mask: Tensor, cache: KeyValueCache, start: int) -> Tensor:
-        x = x + self.attention.forward_cached(x, mask, cache, start)
-        return x + self.mlp(x)
-
 
 class Transformer(nn.Module):
     """Embeddings, sparse blocks, a final LayerNorm and two heads, one for each vocabulary."""
@@ -91,6 +85,7 @@ class Transformer(nn.Module):
         self.image_len = grid_size**2
         self.text_vocab_size = text_vocab_size
         self.image_vocab_size = image_vocab_size
+        self.kernel_size = kernel_size
         self.kinds = layer_kinds(n_layers)
         self.attend: dict[str, Attend] = {}  # by kind, what computes the same as its mask, but faster
 
@@ -184,32 +179,6 @@ class Transformer(nn.Module):
     def sixteen_bit_parts(self) -> list[nn.Module]:
         """List what the paper runs in 16 bits: the residual branches (section 2.4)."""
         return [branch for block in self.blocks for branch in (block.attention, block.mlp)]
-
-    def new_caches(self, batch_size: int) -> list[KeyValueCache]:
-        """Allocate one cache for each layer, for a whole stream."""
-        n_slots = self.text_len + self.image_len
-        return [block.attention.attention.new_cache(batch_size, n_slots) for block in self.blocks]
-
-    def prefill(self, text_tokens: Tensor, caches: list[KeyValueCache]) -> None:
-        """Read the captions, text_tokens int64 [B, T], into the caches."""
-        x = self.embed_text(text_tokens)
-        for block, kind, cache in zip(self.blocks, self.kinds, caches, strict=True):
-            x = block.forward_cached(x, self.mask(kind), cache, start=0)
-
-    def next_image_logits(self, held: Tensor, position: int, caches: list[KeyValueCache]) -> Tensor:
-        """Predict the image token at `position` from the caches and the token before it; extends the caches.
-
-        held     int64 [B, 1], the image token at position - 1; [B, 0] at position 0
-        returns  [B, Vi]
-        """
-        x = self.embed_image(held, start=position)
-        for block, kind, cache in zip(self.blocks, self.kinds, caches, strict=True):
-            x = block.forward_cached(x, self.mask(kind), cache, start=self.text_len + position)
-        return self.image_logits(self.final_norm(x[:, -1]))
-
-    def image_logits(self, features: Tensor) -> Tensor:
-        """Predict image tokens from image features [..., D]: [..., Vi]."""
-        return self.image_head(features)
 
     def _check(self, text_tokens: Tensor, image_tokens: Tensor) -> None:
         expected = ([len(text_tokens), self.text_len], [len(text_tokens), self.image_len])

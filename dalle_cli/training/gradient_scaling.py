@@ -90,8 +90,7 @@ def scale_gradients(branches: Sequence[nn.Module], n_replicas: int, device: torc
 def _scale_branch(branch: nn.Module, scale: Tensor, overflowed: Tensor) -> None:
     """Swap the class of a branch: unlike a wrapper around it, that renames no parameter and survives a deep copy."""
     plain = type(branch)
-    bases = (_ScaledCached if hasattr(plain, "forward_cached") else _Scaled, plain)
-    branch.__class__ = type(f"Scaled{plain.__name__}", bases, {})
+    branch.__class__ = type(f"Scaled{plain.__name__}", (_Scaled, plain), {})
     branch.gradient_scale = scale
     for parameter in branch.parameters():
         if parameter.requires_grad:  # a model loaded for inference has none that does
@@ -114,14 +113,6 @@ class _Scaled(nn.Module):
         with _fp16(x.device):
             branch = super().forward(x, *others)
         return _Leave.apply(branch, self.gradient_scale)
-
-
-class _ScaledCached(_Scaled):
-    """The same for a branch that also decodes slot by slot, which nobody differentiates."""
-
-    def forward_cached(self, x: Tensor, *others: Any) -> Tensor:
-        with _fp16(x.device):
-            return super().forward_cached(x, *others).float()
 
 
 def _fp16(device: torch.device) -> torch.autocast:

@@ -103,8 +103,7 @@ def apply_precision(model: MixedPrecisionModel, precision: Precision, device: to
         return
     for part in model.sixteen_bit_parts():
         plain = type(part)
-        bases = (_SixteenBitCached if hasattr(plain, "forward_cached") else _SixteenBit, plain)
-        part.__class__ = type(f"SixteenBit{plain.__name__}", bases, {})
+        part.__class__ = type(f"SixteenBit{plain.__name__}", (_SixteenBit, plain), {})
         part.arithmetic = device.type, DTYPES[precision]
 
 
@@ -116,14 +115,6 @@ class _SixteenBit(nn.Module):
     def forward(self, *args: Any) -> Tensor:
         with torch.autocast(*self.arithmetic):
             return super().forward(*args).float()
-
-
-class _SixteenBitCached(_SixteenBit):
-    """The same for a part that also decodes slot by slot."""
-
-    def forward_cached(self, *args: Any) -> Tensor:
-        with torch.autocast(*self.arithmetic):
-            return super().forward_cached(*args).float()
 
 
 def _race(dtypes: tuple[torch.dtype, ...]) -> list[float]:

@@ -4,7 +4,6 @@ Put around the transformer from outside, for training: 256 x 16,384 and 1,024 x 
 memory at once. Captions end early, and slots after the end cost nothing.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dalle_cli.losses import linear_cross_entropy
@@ -34,6 +33,3 @@ class _LossTransformer(Transformer):
         text_loss, _ = self.text_head(text, text_tokens)
         image_loss, hits = self.image_head(image, image_tokens)
         return text_loss, image_loss, hits
-
-    def image_logits(self, features: Tensor) -> Tensor:
-        return F.linear(features, self.image_head.weight, self.image_head.bias)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dalle_cli.models.attention import Attention, KeyValueCache, attend
+from dalle_cli.models.attention import Attention, attend
 
 B, S, D, H = 2, 7, 12, 3
 
@@ -67,34 +67,6 @@ def test_no_mask_is_a_mask_that_allows_everything() -> None:
     query, key, value = torch.randn(3, B, H, S, D // H, generator=torch.Generator().manual_seed(3))
     everywhere = torch.ones(S, S, dtype=torch.bool)
     torch.testing.assert_close(attend(query, key, value, None), attend(query, key, value, everywhere))
-
-
-@pytest.mark.parametrize("chunks", [[7], [1] * 7, [3, 1, 1, 2], [4, 3]])
-def test_cached_attention_equals_the_whole(attention: Attention, x: Tensor, mask: Tensor, chunks: list[int]) -> None:
-    cache = attention.new_cache(B, S)
-    start, parts = 0, []
-    for piece in x.split(chunks, dim=1):
-        parts.append(attention.forward_cached(piece, mask, cache, start))
-        start += piece.shape[1]
-    torch.testing.assert_close(torch.cat(parts, dim=1), attention(x, partial(attend, mask=mask)), rtol=1e-5, atol=1e-5)
-
-
-def test_cache_is_allocated_once_for_all_slots(attention: Attention) -> None:
-    cache = attention.new_cache(batch_size=B, n_slots=S)
-    assert cache.keys.shape == cache.values.shape == (B, H, S, D // H)
-    assert cache.keys.dtype == attention.key.weight.dtype
-    assert cache.keys.data_ptr() != cache.values.data_ptr()
-
-
-def test_put_writes_its_slots_alone_and_returns_views_up_to_them() -> None:
-    cache = KeyValueCache(torch.full((B, H, S, 4), -1.0), torch.full((B, H, S, 4), -2.0))
-    new_keys, new_values = torch.rand(2, B, H, 2, 4)
-    keys, values = cache.put(3, new_keys, new_values)
-    assert torch.equal(cache.keys[:, :, 3:5], new_keys) and torch.equal(cache.values[:, :, 3:5], new_values)
-    rest = [0, 1, 2, 5, 6]
-    assert (cache.keys[:, :, rest] == -1).all() and (cache.values[:, :, rest] == -2).all()
-    assert keys.shape == values.shape == (B, H, 5, 4)
-    assert (keys.data_ptr(), values.data_ptr()) == (cache.keys.data_ptr(), cache.values.data_ptr())
 
 
 def test_width_that_the_heads_do_not_divide_is_refused() -> None:

@@ -86,17 +86,6 @@ def test_image_slots_hold_the_token_before(model, tokens):
     torch.testing.assert_close(slots[0, 0], model.start_of_image + model.row_position[0] + model.column_position[0])
 
 
-def test_cached_logits_equal_uncached_ones_at_every_position(model, tokens):
-    text, image = tokens
-    expected = model(text, image)[1]
-    caches = model.new_caches(len(text))
-    model.prefill(text, caches)
-    for position in range(W * W):
-        held = image[:, max(position - 1, 0) : position]
-        logits = model.next_image_logits(held, position, caches)
-        torch.testing.assert_close(logits, expected[:, position], rtol=1e-5, atol=1e-5)
-
-
 def test_matrices_of_the_paper_number_12_billion():
     with torch.device("meta"):
         model = Transformer(16384, 8192, 256, 32, n_layers=64, d_model=3968, n_heads=62, kernel_size=11)

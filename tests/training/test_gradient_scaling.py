@@ -359,28 +359,17 @@ def test_transformer_trains_in_fp16_inside_branches_alone() -> None:
 
 
 @torch.inference_mode()
-def test_transformer_samples_in_fp16() -> None:
-    """A model loaded for inference is frozen; its cached logits are near the uncached ones."""
-    model = transformer().requires_grad_(False)
+def test_transformer_that_trains_in_fp16_draws_previews_in_fp32() -> None:
+    model, plain = transformer(), transformer()
     scale_gradients(model.sixteen_bit_parts(), 1, CPU)
     text, _ = tokens(model)
-    dtypes = output_dtypes(model)
     uniforms = candidate_uniforms(0, "a caption", [0, 1], model.image_len)
-    drawn = sample_image_tokens(model, text, uniforms, SamplingSettings())
-    assert {name for name, dtype in dtypes.items() if dtype == torch.float16} == matrices_of_branches(model)
-    expected = model(text, drawn)[1]
-    caches = model.new_caches(len(text))
-    model.prefill(text, caches)
-    for position in range(model.image_len):
-        logits = model.next_image_logits(drawn[:, max(position - 1, 0) : position], position, caches)
-        torch.testing.assert_close(logits, expected[:, position], rtol=0, atol=1e-3)
+    drawn = [sample_image_tokens(each, text, uniforms, SamplingSettings()) for each in (model, plain)]
+    assert torch.equal(*drawn)
 
 
 @torch.no_grad()
-def test_cached_and_uncached_branches_hand_back_fp32() -> None:
+def test_branches_hand_back_fp32() -> None:
     branch = AttentionBranch(D, n_heads=2)
     scale_gradients([branch], 1, CPU)
-    cache = branch.attention.new_cache(batch_size=1, n_slots=N)
-    cached, uncached = branch.forward_cached(noise(), MASK, cache, 0), branch(noise(), ATTEND)
-    assert cached.dtype == uncached.dtype == torch.float32
-    torch.testing.assert_close(cached, uncached, rtol=0, atol=2e-3)
+    assert branch(noise(), ATTEND).dtype == torch.float32

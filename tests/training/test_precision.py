@@ -127,21 +127,6 @@ def test_gradients_under_bf16_are_fp32_and_near(tokens: tuple[Tensor, Tensor]) -
 
 
 @torch.no_grad()
-def test_cached_logits_under_bf16_are_near_uncached_ones(tokens: tuple[Tensor, Tensor]) -> None:
-    model, exact = transformer("bf16"), transformer("fp32")
-    text, image = tokens
-    expected = exact(text, image)[1]
-    caches = model.new_caches(len(text))
-    products = output_dtypes({str(i): block.attention.attention.output for i, block in enumerate(model.blocks)})
-    model.prefill(text, caches)
-    for position in range(W * W):
-        logits = model.next_image_logits(image[:, max(position - 1, 0) : position], position, caches)
-        assert logits.dtype == torch.float32
-        assert HALF_A_BIT / 50 < relative_error(logits, expected[:, position]) < 20 * HALF_A_BIT
-    assert len(products) == len(model.blocks) and set(products.values()) == {torch.bfloat16}
-
-
-@torch.no_grad()
 def test_autocast_ends_with_the_branch(tokens: tuple[Tensor, Tensor]) -> None:
     transformer("bf16")(*tokens)
     assert not torch.is_autocast_enabled("cpu")
