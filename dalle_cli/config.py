@@ -109,24 +109,29 @@ class RuntimeTable(Table):
         return self
 
 
-class DVAEModelTable(Table):
-    """See `models.dvae.DiscreteVAE`."""
+class DVAEEncoderTable(Table):
+    """See `models.dvae.DVAEEncoder`."""
 
     image_size: Positive
     vocab_size: Annotated[int, Field(ge=2)]
     n_hidden: Positive
-    n_init: Positive
     n_groups: Layers
     blocks_per_group: Layers
 
     @model_validator(mode="after")
-    def _check_sizes(self) -> "DVAEModelTable":
+    def _check_sizes(self) -> "DVAEEncoderTable":
         factor = 2 ** (self.n_groups - 1)
         if self.image_size % factor:
             raise ValueError(f"image_size {self.image_size} is not divisible by {factor}, as n_groups asks")
         if self.n_hidden % 4:
             raise ValueError(f"n_hidden {self.n_hidden} is not divisible by 4")
         return self
+
+
+class DVAEModelTable(DVAEEncoderTable):
+    """See `models.dvae.DiscreteVAE`."""
+
+    n_init: Positive
 
 
 class DVAELossTable(Table):

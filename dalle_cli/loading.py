@@ -1,4 +1,4 @@
-"""From a run, an exported folder or a public CLIP to a module ready for inference; nothing is run that lies there."""
+"""From a run, an export or a public CLIP to a module ready for inference; nothing is run that lies there."""
 
 import hashlib
 import json
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dalle_cli.config import (
     ClipModelTable,
+    DVAEEncoderTable,
     DVAEModelTable,
     TrainedClipTable,
     TrainedTransformerTable,
@@ -32,7 +33,7 @@ from dalle_cli.errors import DalleError
 from dalle_cli.interop.clip_checkpoints import read_public_clip
 from dalle_cli.interop.hub import fetch_from_hub
 from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD, Clip, Tower
-from dalle_cli.models.dvae import DiscreteVAE
+from dalle_cli.models.dvae import DiscreteVAE, DVAEEncoder
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.run_dir import CONFIG, WEIGHTS, RunDir, dvae_model_dir, model_dir
 from dalle_cli.untrusted import printable
@@ -42,9 +43,10 @@ Module = TypeVar("Module", bound=nn.Module)
 N_SPECIALS = 2  # start and end of text, which CLIP has beside a tokenizer's ids
 ANOTHER_CLIP = "the vocabulary belongs to another CLIP"
 
-ModelTable = DVAEModelTable | TrainedTransformerTable | TrainedClipTable
-MODEL_TABLES: dict[str, type[DVAEModelTable] | type[TrainedTransformerTable] | type[TrainedClipTable]] = {
+ModelTable = DVAEEncoderTable | DVAEModelTable | TrainedTransformerTable | TrainedClipTable
+MODEL_TABLES: dict[str, type[ModelTable]] = {
     "dvae": DVAEModelTable,
+    "dvae-encoder": DVAEEncoderTable,
     "transformer": TrainedTransformerTable,
     "clip": TrainedClipTable,
 }
@@ -53,6 +55,11 @@ MODEL_TABLES: dict[str, type[DVAEModelTable] | type[TrainedTransformerTable] | t
 def build_dvae(model: DVAEModelTable) -> DiscreteVAE:
     """Make a discrete VAE with fresh weights."""
     return DiscreteVAE(**model.model_dump())
+
+
+def build_dvae_encoder(model: DVAEEncoderTable) -> DVAEEncoder:
+    """Make a discrete VAE's encoder alone with fresh weights."""
+    return DVAEEncoder(**model.model_dump())
 
 
 def build_transformer(model: TransformerModelTable, text_vocab_size: int) -> Transformer:
@@ -84,15 +91,31 @@ def load_dvae(path: Path | str) -> DiscreteVAE:
     """
     folder = dvae_model_dir(Path(path))
     model = read_model_table(folder)
-    if not isinstance(model, DVAEModelTable):
-        raise DalleError(f"{path} holds a {kind_of(model)}, not a dvae")
-    return _load(partial(build_dvae, model), folder)
+    if isinstance(model, DVAEModelTable):
+        return _load(partial(build_dvae, model), folder)
+    if isinstance(model, DVAEEncoderTable):
+        raise DalleError(
+            f"{path} holds only the encoder of a dvae: its decoder is missing, so it can't draw",
+            "import the decoder with it: `dalle import dvae ENCODER DECODER --run DIR`",
+        )
+    raise DalleError(f"{path} holds a {kind_of(model)}, not a dvae")
+
+
+def load_dvae_encoder(path: Path | str) -> DVAEEncoder:
+    """Load what makes image tokens: a discrete VAE, or an encoder imported alone; raises like `load_dvae`."""
+    folder = dvae_model_dir(Path(path))
+    model = read_model_table(folder)
+    return _load(partial(build_dvae_encoder, model), folder) if type(model) is DVAEEncoderTable else load_dvae(path)
 
 
 def dvae_checksum(path: Path | str) -> str:
-    """Hash the weights that `load_dvae` loads; raises DalleError where there are none."""
-    with (dvae_model_dir(Path(path)) / WEIGHTS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Hash the encoder's weights, on which image tokens depend; raises DalleError where there are none."""
+    digest = hashlib.sha256()
+    with safe_open(dvae_model_dir(Path(path)) / WEIGHTS, "np") as file:
+        for name in sorted(name for name in file.keys() if name.startswith("encoder.")):  # noqa: SIM118  no mapping
+            digest.update(name.encode())
+            digest.update(file.get_tensor(name))
+    return digest.hexdigest()
 
 
 def load_transformer(path: Path | str) -> Transformer:

@@ -16,9 +16,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 data_app = typer.Typer(help="Make and look at training data.", no_args_is_help=True)
+import_app = typer.Typer(help="Make other people's weights into a run.", no_args_is_help=True)
 recipes_app = typer.Typer(help="List, show and check recipes.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(recipes_app, name="recipes")
+app.add_typer(import_app, name="import")
 
 
 def _print_version(wanted: bool) -> None:

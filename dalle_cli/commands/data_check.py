@@ -128,7 +128,7 @@ def _token_lines(facts: dict[str, Any]) -> list[str]:
     return [
         f"image tokens    {side}x{side} of the centred crop and of {facts['copies']:,} random ones",
         f"codes           {facts['codes_used']:,} of {facts['vocab_size']:,} in use",
-        f"dVAE            sha256 {facts['dvae']}",
+        f"dVAE's encoder  sha256 {facts['dvae']}",
     ]
 
 

@@ -24,8 +24,8 @@ from dalle_cli.data.token_shards import (
 )
 from dalle_cli.embedding import ahead
 from dalle_cli.jobs import begin_job, recorded_job
-from dalle_cli.loading import dvae_checksum, load_dvae
-from dalle_cli.models.dvae import DiscreteVAE
+from dalle_cli.loading import dvae_checksum, load_dvae_encoder
+from dalle_cli.models.dvae import DVAEEncoder
 from dalle_cli.run_dir import held_alone
 from dalle_cli.training.precision import apply_precision, open_device, told_when_out_of_memory
 from dalle_cli.untrusted import printable
@@ -64,7 +64,7 @@ def data_encode(options: EncodeOptions, terminal: Terminal) -> None:
     terminal.warn_of(source.problems)
     precision = recorded.get("precision", "auto") if options.precision == "auto" else options.precision
     device, precision = open_device(options.device, precision)
-    dvae = load_dvae(options.dvae).to(device, memory_format=torch.channels_last)
+    dvae = load_dvae_encoder(options.dvae).to(device, memory_format=torch.channels_last)
     apply_precision(dvae, precision, device)
     encoding = Encoding(
         dvae=dvae_checksum(options.dvae),
@@ -89,7 +89,7 @@ def fill(
     source: Source,
     shards: list[range],
     encoding: Encoding,
-    dvae: DiscreteVAE,
+    dvae: DVAEEncoder,
     terminal: Terminal,
 ) -> None:
     """Write the shards that a folder lacks; each has its range of the source's samples."""
@@ -126,7 +126,7 @@ def cut(source: Source, prepare: EncodingPreparation, index: int) -> CutSample:
 
 
 @torch.inference_mode()
-def encode(samples: list[CutSample], dvae: DiscreteVAE, batch_size: int) -> list[EncodedSample]:
+def encode(samples: list[CutSample], dvae: DVAEEncoder, batch_size: int) -> list[EncodedSample]:
     """Turn every crop into tokens, so many at a time."""
     if not samples:
         return []

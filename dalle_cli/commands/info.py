@@ -9,6 +9,7 @@ from torch import nn
 
 from dalle_cli.config import (
     ClipRecipe,
+    DVAEEncoderTable,
     DVAEModelTable,
     DVAERecipe,
     TrainedClipTable,
@@ -20,6 +21,7 @@ from dalle_cli.loading import (
     ModelTable,
     build_clip,
     build_dvae,
+    build_dvae_encoder,
     build_transformer,
     kind_of,
     read_model_table,
@@ -83,11 +85,12 @@ def _clip_facts(model: TrainedClipTable) -> dict[str, Any]:
     }
 
 
-def _dvae_facts(model: DVAEModelTable) -> dict[str, Any]:
-    dvae = build_dvae(model)
+def _dvae_facts(model: DVAEEncoderTable | DVAEModelTable) -> dict[str, Any]:
+    dvae = build_dvae(model) if isinstance(model, DVAEModelTable) else build_dvae_encoder(model)
+    parts = {part: _count(module) for part, module in dvae.named_children()}
     return {
-        "kind": "dvae",
-        "parameters": {"encoder": _count(dvae.encoder), "decoder": _count(dvae.decoder), "all": _count(dvae)},
+        "kind": kind_of(model),
+        "parameters": {**parts, "all": _count(dvae)},
         "image_size": model.image_size,
         "tokens": f"{dvae.grid_size}x{dvae.grid_size} out of {dvae.vocab_size:,}",
         "weights_mib": round(_count(dvae) * 4 / 2**20, 1),

@@ -34,7 +34,7 @@ Problem = tuple[str, str]
 
 
 class Encoding(BaseModel):
-    """What tokens are: of which discrete VAE (by the checksum of its weights), and how many of them."""
+    """What tokens are: of which discrete VAE (by the checksum of its encoder), and how many of them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 

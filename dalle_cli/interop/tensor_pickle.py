@@ -5,7 +5,7 @@ It describes tensors and makes none: what it says about them is unchecked. Knows
 
 import pickletools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
@@ -15,7 +15,7 @@ class RefusedError(Exception):
 
 
 class StorageRecord(NamedTuple):
-    """Which member of the archive holds a tensor's numbers, and their type."""
+    """Which of the file's blocks of bytes holds a tensor's numbers, and their type."""
 
     dtype: torch.dtype
     key: str
@@ -31,7 +31,7 @@ class TensorRecord(NamedTuple):
 
 
 class ModuleStub:
-    """What stands for an object of any class of the archive: its attributes and nothing else."""
+    """What stands for an object of a class of modules: its attributes and nothing else."""
 
     __slots__ = ("attributes",)
 
@@ -39,7 +39,10 @@ class ModuleStub:
         self.attributes: dict[str, Any] = {}
 
 
-DTYPES = {
+STUBBED = (  # how the names of classes begin whose objects become stubs: a script's own, torch's, OpenAI's dVAE
+    "__torch__.", "torch.nn.modules.", "dall_e.encoder.", "dall_e.decoder.", "dall_e.utils.",
+)  # fmt: skip
+STORAGES = {
     "torch.DoubleStorage": torch.float64,
     "torch.FloatStorage": torch.float32,
     "torch.HalfStorage": torch.float16,
@@ -53,9 +56,12 @@ DTYPES = {
     "torch.ComplexFloatStorage": torch.complex64,
     "torch.ComplexDoubleStorage": torch.complex128,
 }
+DTYPES = STORAGES | {str(dtype): dtype for dtype in STORAGES.values()}
 STAND_INS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": lambda *_: {},
     "torch.device": lambda *_: None,
+    "__builtin__.set": lambda *_: None,  # in which a module notes names of its own
+    "builtins.set": lambda *_: None,
     "torch._utils._rebuild_tensor_v2": lambda *described: TensorRecord(*described[:4]),
     "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
     "torch.jit._pickle.restore_type_tag": lambda value, *_: value,
@@ -71,12 +77,13 @@ class TensorPickle:
     """
 
     def __init__(self) -> None:
+        self.storages: dict[str, torch.dtype] = {}  # the type by which each key was first named
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
 
-    def run(self, pickled: bytes) -> Any:
-        """Follow a pickle to its end; raises RefusedError where it wants what the machine does not have."""
+    def run(self, pickled: bytes | BinaryIO) -> Any:
+        """Follow a pickle to its end, where a stream is left; raises RefusedError where it wants what is not here."""
         for opcode, argument, _ in pickletools.genops(pickled):
             step = STEPS.get(opcode.name)
             if step is None:
@@ -90,7 +97,7 @@ class TensorPickle:
     def named(self, name: str) -> None:
         """Put what stands for a global; pickletools joins module and name by a space."""
         name = name.replace(" ", ".", 1)
-        if name.startswith("__torch__."):
+        if name.startswith(STUBBED):
             self.stack.append(ModuleStub)
         elif name in DTYPES:
             self.stack.append(DTYPES[name])
@@ -109,11 +116,18 @@ class TensorPickle:
         arguments, function = self.stack.pop(), self.stack.pop()
         self.stack.append(function(*arguments))
 
-    def storage(self, _: None) -> None:
-        kind, dtype, key, *_ = self.stack.pop()
-        if kind != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(key, str):
+    def persistent(self, _: None) -> None:
+        """Put what a persistent id names: a storage or, before archives, a class, whose source code is dropped."""
+        kind, value, key, _, *rest = self.stack.pop()
+        if kind == "module" and value is ModuleStub:
+            self.stack.append(value)
+            return
+        if kind != "storage" or not isinstance(value, torch.dtype) or not isinstance(key, str):
             raise ValueError("a persistent id does not name a storage")
-        self.stack.append(StorageRecord(dtype, key))
+        if rest[1:] not in ([], [None]):
+            raise ValueError("a storage is a part of another")
+        self.storages.setdefault(key, value)
+        self.stack.append(StorageRecord(value, key))
 
     def build(self, _: None) -> None:
         """Give a module its attributes; those of a dict, torch's notes on the versions of layers, are dropped."""
@@ -177,7 +191,7 @@ STEPS: dict[str, Callable[[TensorPickle, Any], None]] = {
     "SETITEMS": lambda machine, _: machine.update_dict(machine.items()),
     "GLOBAL": TensorPickle.named,
     "STACK_GLOBAL": TensorPickle.named_on_stack,
-    "BINPERSID": TensorPickle.storage,
+    "BINPERSID": TensorPickle.persistent,
     **dict.fromkeys(("REDUCE", "NEWOBJ"), TensorPickle.call),
     "BUILD": TensorPickle.build,
     **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE"), TensorPickle.remember),

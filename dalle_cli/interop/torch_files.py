@@ -1,7 +1,7 @@
 """Other people's checkpoint files as tensors by name, without running anything that a stranger put into them.
 
-Told apart by their first bytes: safetensors, and torch's archives. What torch.save wrote before 1.6 is refused: it is
-one pickle after another with no table of their sizes, and published CLIPs are archives. Knows nothing of models.
+Told apart by their first bytes: safetensors, torch's archives, and what torch.save wrote before 1.6. Knows nothing of
+models.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,20 +12,22 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dalle_cli.errors import DalleError
-from dalle_cli.interop.archives import MAX_PICKLE, read_archive
+from dalle_cli.interop.archives import read_archive
+from dalle_cli.interop.pickle_chains import MAGIC, read_pickle_chain
 from dalle_cli.interop.tensor_pickle import RefusedError, TensorPickle
+from dalle_cli.interop.tensor_records import MAX_PICKLE
 from dalle_cli.untrusted import printable
 
-LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # what torch.save wrote first before it wrote zip files
 HINT = "only tensors are read from other people's files, nothing in them is run: ask for the weights as safetensors"
 MAX_SHOWN = 200
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a checkpoint file's tensors by name: safetensors, a torch.save archive, or a TorchScript archive.
+    """Read a checkpoint file's tensors by name: safetensors, what torch.save wrote, or a TorchScript archive.
 
-    The content says which, never the suffix. Of a training checkpoint, the entry `state_dict` is taken, and its names
-    begin with `state_dict.`. Tensors of one file may share memory. Raises DalleError for everything else.
+    The content says which, never the suffix. A pickled module's names are those of its state_dict(). Of a training
+    checkpoint, the entry `state_dict` is taken, and its names begin with `state_dict.`. Tensors of one file may share
+    memory. Raises DalleError for everything else.
     """
     with _errors_told(path):
         tensors = _reader(path)(path)
@@ -60,21 +62,20 @@ def _reader(path: Path) -> Callable[[Path], dict[str, Tensor]]:
     if path.exists() and not path.is_file():
         raise DalleError(f"{file} is not a file")
     with path.open("rb") as opened:
-        start = opened.read(9)
-    if start[8:] == b"{":
+        start = opened.read(len(MAGIC))
+    if start[8:9] == b"{":
         return load_file
     if start.startswith(b"PK\x03\x04"):
         return read_archive
+    if start == MAGIC:
+        return read_pickle_chain
     if start.startswith(b"\x80"):
         return _refuse_pickle
     raise DalleError(f"{file} is not a checkpoint: neither safetensors nor written by torch")
 
 
 def _refuse_pickle(path: Path) -> dict[str, Tensor]:
-    """Refuse a bare pickle, by the first thing that it wants run unless torch wrote it."""
+    """Refuse a bare pickle, by the first thing that it wants run if there is one."""
     with path.open("rb") as file:
-        pickled = file.read(MAX_PICKLE)
-    if pickled.startswith(LEGACY_MAGIC):
-        raise RefusedError("torch before 1.6 wrote it, or one that was told to write the old format")
-    TensorPickle().run(pickled)
+        TensorPickle().run(file.read(MAX_PICKLE))
     raise ValueError("a pickle that torch did not write")

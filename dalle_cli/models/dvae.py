@@ -86,17 +86,14 @@ def _tower(
     return groups
 
 
-class DiscreteVAE(nn.Module):
-    """Encoder and decoder around a codebook of `vocab_size` entries.
+class DVAEEncoder(nn.Module):
+    """The half that reads: pictures to a grid of entries of a codebook of `vocab_size`.
 
     n_hidden is the width next to the pixels; it doubles from group to group, while each of the n_groups - 1 poolings
-    halves the picture. n_init is the width of the codebook vectors. The paper: 4 groups of 2 blocks, n_hidden 256,
-    n_init 128, vocab_size 8192, 256 px; that is 53,786,240 parameters in the encoder and 43,829,766 in the decoder.
+    halves the picture. The paper: 4 groups of 2 blocks, n_hidden 256, vocab_size 8192, 256 px; 53,786,240 parameters.
     """
 
-    def __init__(
-        self, image_size: int, vocab_size: int, n_hidden: int, n_init: int, n_groups: int, blocks_per_group: int
-    ) -> None:
+    def __init__(self, image_size: int, vocab_size: int, n_hidden: int, n_groups: int, blocks_per_group: int) -> None:
         super().__init__()
         factor = 2 ** (n_groups - 1)
         if image_size % factor:
@@ -106,7 +103,7 @@ class DiscreteVAE(nn.Module):
         self.grid_size = image_size // factor
 
         widths = [n_hidden * 2**i for i in range(n_groups)]
-        down, up = nn.MaxPool2d(2), nn.Upsample(scale_factor=2, mode="nearest")
+        down = nn.MaxPool2d(2)
         self.encoder = nn.Sequential(
             OrderedDict(
                 trunk=nn.Sequential(
@@ -117,18 +114,6 @@ class DiscreteVAE(nn.Module):
                     )
                 ),
                 output=Conv(widths[-1], vocab_size, 1),
-            )
-        )
-        self.decoder = nn.Sequential(
-            OrderedDict(
-                input=Conv(vocab_size, n_init, 1),
-                trunk=nn.Sequential(
-                    OrderedDict(
-                        **dict(_tower([n_init, *reversed(widths)], blocks_per_group, (1, 3, 3, 3), up)),
-                        relu=nn.ReLU(),
-                        output=Conv(n_hidden, 6, 1),
-                    )
-                ),
             )
         )
 
@@ -142,6 +127,40 @@ class DiscreteVAE(nn.Module):
     def image_tokens(self, images: Tensor) -> Tensor:
         """Choose the best entry in every cell, without noise: images [B, 3, H, W] -> int64 [B, g*g] in raster order."""
         return self.codebook_logits(images).argmax(dim=1).flatten(1)
+
+    def matrices(self) -> list[nn.Parameter]:
+        """List the weights of the convolutions: everything but the biases."""
+        return [parameter for parameter in self.parameters() if parameter.ndim == 4]
+
+    def sixteen_bit_parts(self) -> list[nn.Module]:
+        """List what the paper runs in 16 bits: all but the two convolutions next to the relaxation (appendix A)."""
+        return [self.encoder.trunk]
+
+
+class DiscreteVAE(DVAEEncoder):
+    """Encoder and decoder around a codebook.
+
+    n_init is the width of the codebook vectors, in the paper 128; there the decoder has 43,829,766 parameters.
+    """
+
+    def __init__(
+        self, image_size: int, vocab_size: int, n_hidden: int, n_init: int, n_groups: int, blocks_per_group: int
+    ) -> None:
+        super().__init__(image_size, vocab_size, n_hidden, n_groups, blocks_per_group)
+        widths = [n_hidden * 2**i for i in reversed(range(n_groups))]
+        up = nn.Upsample(scale_factor=2, mode="nearest")
+        self.decoder = nn.Sequential(
+            OrderedDict(
+                input=Conv(vocab_size, n_init, 1),
+                trunk=nn.Sequential(
+                    OrderedDict(
+                        **dict(_tower([n_init, *widths], blocks_per_group, (1, 3, 3, 3), up)),
+                        relu=nn.ReLU(),
+                        output=Conv(n_hidden, 6, 1),
+                    )
+                ),
+            )
+        )
 
     def decode(self, image_tokens: Tensor) -> Tensor:
         """Draw the pictures that image_tokens int64 [B, g*g] stand for: [B, 3, H, W] in [0, 1].
@@ -158,13 +177,9 @@ class DiscreteVAE(nn.Module):
         """Decode a relaxed sample [B, K, g, g] into the likelihood's mu and log_scale, both [B, 3, H, W]."""
         return self._decode_vectors(self.decoder.input(relaxed))
 
-    def matrices(self) -> list[nn.Parameter]:
-        """List the weights of the convolutions: everything but the biases."""
-        return [parameter for parameter in self.parameters() if parameter.ndim == 4]
-
     def sixteen_bit_parts(self) -> list[nn.Module]:
-        """List what the paper runs in 16 bits: all but the two convolutions next to the relaxation (appendix A)."""
-        return [self.encoder.trunk, self.decoder.trunk]
+        """List the decoder's trunk beside the encoder's."""
+        return [*super().sixteen_bit_parts(), self.decoder.trunk]
 
     def _decode_vectors(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         mu, log_scale = self.decoder.trunk(vectors).chunk(2, dim=1)

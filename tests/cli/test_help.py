@@ -11,6 +11,7 @@ from dalle_cli import __version__
 COMMANDS = [
     "train-dvae", "train-transformer", "train-clip", "generate", "rerank", "reconstruct", "export", "demo", "info",
     "doctor", "data shapes", "data check", "data encode", "recipes list", "recipes show", "recipes check",
+    "import dvae",
 ]  # fmt: skip
 
 
@@ -18,7 +19,7 @@ def test_list_of_commands_is_complete(dalle: Callable) -> None:
     shown = dalle("--help").out
     for command in COMMANDS:
         assert f"\n  {command.split()[0]} " in shown
-    for group in ("data", "recipes"):
+    for group in ("data", "recipes", "import"):
         listed = dalle(group, "--help").out.partition("Commands")[2]
         names = {line.split()[0] for line in listed.splitlines() if line.startswith("  ") and line[2:3].isalpha()}
         assert names == {command.split()[1] for command in COMMANDS if command.startswith(f"{group} ")}

@@ -74,9 +74,10 @@ def zip_anew(archive: bytes, compressed: str = "", **members: bytes | None) -> b
     return out.getvalue()
 
 
-def save(value: object) -> bytes:
+def save(value: object, archive: bool = True) -> bytes:
+    """Write as torch does, or as it did before archives."""
     out = io.BytesIO()
-    torch.save(value, out)
+    torch.save(value, out, _use_new_zipfile_serialization=archive)
     return out.getvalue()
 
 

@@ -40,6 +40,14 @@ def test_scripted_module_comes_back_as_its_state_dict(script: bytes, state: dict
     assert_same(read_tensors(written(tmp_path / "pair.pt", script)), state)
 
 
+@pytest.mark.parametrize("archive", [True, False], ids=["archive", "chain"])
+def test_pickled_module_comes_back_as_its_state_dict(archive: bool, saved: Callable, tmp_path: Path) -> None:
+    inner = nn.Sequential(OrderedDict(conv=nn.Conv2d(2, 3, 1), norm=nn.BatchNorm2d(3), up=nn.Upsample(scale_factor=2)))
+    module = nn.Sequential(inner, nn.ReLU(), nn.MaxPool2d(2), nn.Identity(), inner)
+    path = written(tmp_path / "module.pt", saved(module, archive))
+    assert_same(read_tensors(path), dict(module.state_dict()))
+
+
 def test_traced_module_comes_back_as_its_state_dict(pair: nn.Module, state: dict[str, Tensor], tmp_path: Path) -> None:
     torch.jit.trace(pair, torch.ones(2, 4)).save(str(tmp_path / "pair.pt"))
     found = read_tensors(tmp_path / "pair.pt")

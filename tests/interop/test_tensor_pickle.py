@@ -103,9 +103,21 @@ def bush(depth: int) -> bytes:
     return levels + b"".join(STUB + b"}(" + text("a") + b"h\x00" + text("b") + b"h\x00ubq\x00" for _ in range(depth))
 
 
+def crowd(size: int) -> bytes:
+    """A module of so many attributes, named as often."""
+    member = b"c__torch__\nM\n)\x81}(" + b"".join(text(f"a{i}") + b"N" for i in range(size)) + b"ubq\x00"
+    return STUB + b"}(" + text("first") + member + b"".join(text(f"b{i}") + b"h\x00" for i in range(size)) + b"ub"
+
+
 HARMFUL_PICKLES = {
     "cycle": CYCLE,
     "bush of 2**60 leaves": bush(60),
+    "crowd of crowds": crowd(20_000),
+    "register that holds itself": STUB + b"}q\x00(" + text("_modules") + b"h\x00ub",
+    "class that only begins like torch's": b"ctorch.nn.modulesque\nM\n)\x81",
+    "function that ends like a class's place": b"cos.dall_e.utils\nsystem\n",
+    "class of a module outside the stubs": b"(" + text("module") + b"ctorch\nFloatStorage\nNNtQ",
+    "part of a storage": STUB + attributes(w=tensor(0, integers(4), integers(1), STORAGE[:-2] + b"K\x01tQ")),
     "attributes of a class": b"c__torch__\nM\n" + attributes(__setstate__=b"N"),
     "attributes of a function": TENSOR + attributes(__defaults__=b")"),
     "attributes of a list": b"]" + attributes(append=b"N"),

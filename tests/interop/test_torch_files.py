@@ -24,7 +24,7 @@ def written(path: Path, content: bytes) -> Path:
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors", "weights"])
-@pytest.mark.parametrize("kind", ["zip", "safetensors", "script"])
+@pytest.mark.parametrize("kind", ["zip", "chain", "safetensors", "script"])
 def test_content_and_not_the_suffix_says_what_a_file_is(
     kind: str, name: str, script: bytes, saved: Callable, state: dict[str, Tensor], tmp_path: Path
 ) -> None:
@@ -32,7 +32,7 @@ def test_content_and_not_the_suffix_says_what_a_file_is(
     if kind == "safetensors":
         save_file({key: tensor.clone().contiguous() for key, tensor in state.items()}, path)
     else:
-        path.write_bytes(script if kind == "script" else saved(state))
+        path.write_bytes(script if kind == "script" else saved(state, archive=kind == "zip"))
     torch.testing.assert_close(read_tensors(path), state, rtol=0, atol=0, check_stride=False)
 
 
@@ -42,7 +42,7 @@ def hostile_file(name: str, payload: object, script: bytes, saved: Callable, rez
         return pickle.dumps({"a": [payload]}, int(name[6]))
     if name.startswith("script"):
         return rezipped(script, **{"data.pkl": pickle.dumps({"a": [payload]}, int(name[6]))})
-    return saved({"w": torch.ones(1), "x": payload})
+    return saved({"w": torch.ones(1), "x": payload}, archive=name.startswith("archive"))
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,8 @@ def hostile_file(name: str, payload: object, script: bytes, saved: Callable, rez
     [
         "archive.pt",
         "archive.safetensors",
+        "chain.pt",
+        "chain.safetensors",
         "script2.pt",
         "script4.pt",
         "pickle2.pt",
@@ -77,15 +79,6 @@ def test_name_of_a_refused_global_is_shown_short_and_harmless(tmp_path: Path) ->
     with pytest.raises(DalleError, match=r"asks to run __builtin__\.\ufffd") as caught:
         read_tensors(written(tmp_path / "weights.pt", pickled))
     assert len(caught.value.message) < 500 and "\x1b" not in caught.value.message
-
-
-def test_files_of_torch_before_archives_are_refused_without_a_look_inside(payload: object, tmp_path: Path) -> None:
-    """Such a file may promise any number of bytes, and torch.load fetches the memory for them first."""
-    for state in ({"w": torch.ones(1)}, {"w": payload}):
-        torch.save(state, tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
-        with pytest.raises(DalleError, match=r"legacy\.pt is refused: torch before 1\.6 wrote it") as caught:
-            read_tensors(tmp_path / "legacy.pt")
-        assert not payload.marker.exists() and "safetensors" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -116,12 +109,13 @@ def test_path_that_is_no_file_is_told_with_the_reason(tmp_path: Path) -> None:
             read_tensors(tmp_path / name)
 
 
-@pytest.mark.parametrize("kind", ["script", "zip", "safetensors"])
+@pytest.mark.parametrize("kind", ["script", "zip", "chain", "safetensors"])
 def test_truncated_file_is_told_wherever_it_ends(
     kind: str, script: bytes, saved: Callable, state: dict[str, Tensor], tmp_path: Path
 ) -> None:
     whole = safetensors_of({key: tensor.clone().contiguous() for key, tensor in state.items()})
-    content = {"script": script, "zip": saved(state), "safetensors": whole}[kind]
+    files = {"script": script, "zip": saved(state), "chain": saved(state, archive=False), "safetensors": whole}
+    content = files[kind]
     for sixteenth in range(16):
         with pytest.raises(DalleError, match=r"part\.pt is (damaged or )?not a checkpoint"):
             read_tensors(written(tmp_path / "part.pt", content[: len(content) * sixteenth // 16]))

@@ -1,0 +1,28 @@
+"""`dalle import dvae`: OpenAI's released discrete VAE, made into a run."""
+
+from pathlib import Path
+
+import torch
+
+from dalle_cli.console import Terminal
+from dalle_cli.interop.openai_dvae import read_openai_dvae
+from dalle_cli.loading import kind_of
+from dalle_cli.run_dir import RunDir, check_new_folder
+from dalle_cli.training.checkpoint import save_model
+from dalle_cli.training.distributed import solo
+
+
+def import_dvae(encoder: Path, decoder: Path | None, run: Path, terminal: Terminal) -> None:
+    """Write the weights of both files, or of an encoder alone, as a run's model folder; nothing in them is run."""
+    check_new_folder(run)
+    terminal.say(f"writing {run}")
+    public = read_openai_dvae(encoder, decoder)
+    kind = kind_of(public.table)
+    config = {"kind": kind, "model": public.table.model_dump()}
+    save_model(RunDir(run).model, config, public.weights, solo(torch.device("cpu")))
+    if decoder is None:
+        terminal.say("an encoder alone makes image tokens and draws nothing")
+        terminal.say(f"next: dalle data encode SRC --dvae {run} --out DIR")
+    else:
+        terminal.say(f"next: dalle reconstruct {run} PICTURES... --out DIR")
+    terminal.result(str(run), {"run": str(run), "kind": kind})
