@@ -60,9 +60,9 @@ $(INSTALLED): pyproject.toml
 	$(PIP) --editable '.[youtokentome,deepspeed,dev]'
 	touch $@
 
-test: install  ## run the fast tests
+test: install  ## run the fast tests, one process on each core
 	$(BIN)/ruff check dalle_cli tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-slow: install  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
