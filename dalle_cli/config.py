@@ -77,7 +77,7 @@ class TrainingTable(Table):
 class RuntimeTable(Table):
     """Plumbing: may differ from machine to machine and from one resumption to the next."""
 
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # fp16: the transformer, with a scale for each branch
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # fp16: not CLIP
     attention: Literal["auto", "dense", "sparse", "flex"] = "auto"  # sparse: on CPUs; flex: on GPUs
     engine: Literal["auto", "local", "ddp", "deepspeed"] = "auto"  # auto: deepspeed where zero_stage says so
     zero_stage: Literal[0, 1, 2, 3] = 0  # what DeepSpeed deals out: moments, also gradients, also parameters
@@ -246,12 +246,16 @@ class PowerSGDTable(Table):
 
 
 def _refuse_the_transformers_own(runtime: RuntimeTable) -> RuntimeTable:
-    if runtime.precision == "fp16":
-        raise ValueError("fp16 needs a gradient scale for each residual branch, as only the transformer has: take bf16")
     if runtime.recompute is True:
         raise ValueError("recompute is for the transformer's branches: this model has none")
     if runtime.zero_stage:
         raise ValueError("zero_stage is for the transformer, which outgrows a GPU: this model has room on each, by ddp")
+    return runtime
+
+
+def _refuse_fp16(runtime: RuntimeTable) -> RuntimeTable:
+    if runtime.precision == "fp16":
+        raise ValueError("CLIP does not train in fp16, which has no gradient scales for it: take bf16")
     return runtime
 
 
@@ -305,7 +309,7 @@ class ClipRecipe(Table):
     ema: EmaTable | None = None
     data: DataTable
     training: TrainingTable
-    runtime: SmallModelRuntime = RuntimeTable()
+    runtime: Annotated[SmallModelRuntime, AfterValidator(_refuse_fp16)] = RuntimeTable()
 
     @model_validator(mode="after")
     def _check_batch(self) -> "ClipRecipe":

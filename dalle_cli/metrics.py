@@ -3,12 +3,49 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # pixels
+SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # of values in [0, 1]
 
 
 def psnr(squared_error: float) -> float:
     """Peak signal-to-noise ratio, in dB, of a mean squared error between pixel values in [0, 1]."""
     return -10 * math.log10(max(squared_error, 1e-10))
+
+
+def ssim(a: Tensor, b: Tensor) -> float:
+    """Structural similarity of two pictures [3, H, W] in [0, 1], the mean over channels (Wang et al. 2004).
+
+    Of every window of 11 pixels that lies inside, under a Gaussian; of a picture smaller than that, the one there is.
+    """
+    pair = torch.stack([a, b]).double()
+    x, y = pair
+    weighted = _under_windows(torch.cat([pair, pair.square(), (x * y)[None]]))  # [5, 3, H', W']
+    mean_x, mean_y, square_x, square_y, product = weighted
+    covariance = product - mean_x * mean_y
+    variances = square_x - mean_x**2 + square_y - mean_y**2
+    luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x**2 + mean_y**2 + SSIM_C1)
+    return float((luminance * (2 * covariance + SSIM_C2) / (variances + SSIM_C2)).mean())
+
+
+def _under_windows(maps: Tensor) -> Tensor:
+    """Take the Gaussian mean of every window: [N, C, H, W] -> [N, C, H', W']."""
+    for axis in (2, 3):
+        n = min(SSIM_WINDOW, maps.shape[axis])
+        distances = torch.arange(n, dtype=maps.dtype, device=maps.device) - (n - 1) / 2
+        weights = (-(distances**2) / (2 * SSIM_SIGMA**2)).exp()
+        maps = maps.unfold(axis, n, 1) @ (weights / weights.sum())
+    return maps
+
+
+def blank_cells(images: Tensor, grid_size: int) -> Tensor:
+    """Tell which cells of the token grid lie on one flat colour: images [B, 3, H, W] -> bool [B, g*g]."""
+    patch = images.shape[-1] // grid_size
+    patches = F.unfold(images, patch, stride=patch).unflatten(1, (3, patch * patch))  # [B, 3, patch*patch, g*g]
+    low, high = patches.aminmax(dim=2)
+    return (low == high).all(dim=1)
 
 
 def code_counts(image_tokens: Tensor, vocab_size: int) -> Tensor:

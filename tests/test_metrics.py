@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dalle_cli.metrics import code_counts, perplexity, psnr, recall_at, retrieval_ranks
+from dalle_cli.metrics import blank_cells, code_counts, perplexity, psnr, recall_at, retrieval_ranks, ssim
 
 
 @pytest.mark.parametrize(("squared_error", "decibels"), [(1.0, 0.0), (0.01, 20.0), (0.25, 6.0206)])
@@ -18,6 +18,55 @@ def test_psnr_counts_decibels_below_a_peak_of_one(squared_error: float, decibels
 
 def test_psnr_of_a_perfect_picture_is_finite() -> None:
     assert math.isfinite(psnr(0.0)) and psnr(0.0) >= psnr(1e-9)
+
+
+def ssim_by_hand(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Slide an 11 by 11 Gaussian window of deviation 1.5 over each channel, with the constants of Wang et al. 2004."""
+    weights = [[math.exp(-((i - 5) ** 2 + (j - 5) ** 2) / (2 * 1.5**2)) for j in range(11)] for i in range(11)]
+    total = sum(map(sum, weights))
+    values = []
+    for x, y in zip(a.tolist(), b.tolist(), strict=True):
+        for top in range(len(x) - 10):
+            for left in range(len(x[0]) - 10):
+                places = [(i, j, weights[i][j] / total) for i in range(11) for j in range(11)]
+                mean_x = sum(w * x[top + i][left + j] for i, j, w in places)
+                mean_y = sum(w * y[top + i][left + j] for i, j, w in places)
+                var_x = sum(w * (x[top + i][left + j] - mean_x) ** 2 for i, j, w in places)
+                var_y = sum(w * (y[top + i][left + j] - mean_y) ** 2 for i, j, w in places)
+                both = sum(w * (x[top + i][left + j] - mean_x) * (y[top + i][left + j] - mean_y) for i, j, w in places)
+                c1, c2 = (0.01 * 1.0) ** 2, (0.03 * 1.0) ** 2
+                values.append(
+                    (2 * mean_x * mean_y + c1) * (2 * both + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+                )
+    return sum(values) / len(values)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02, 0.3])
+def test_ssim_matches_a_literal_restatement(noise: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    a = torch.rand(3, 14, 17, generator=generator)
+    b = (a + noise * torch.randn(a.shape, generator=generator)).clamp(0, 1)
+    assert ssim(a, b) == pytest.approx(ssim_by_hand(a, b), abs=1e-9)
+
+
+def test_ssim_of_a_picture_with_itself_is_one_also_where_it_is_flat_or_small() -> None:
+    for picture in (torch.rand(3, 20, 20), torch.full((3, 20, 20), 0.9), torch.rand(3, 4, 4)):
+        assert ssim(picture, picture) == pytest.approx(1, abs=1e-9)
+
+
+def test_ssim_of_two_flat_pictures_compares_their_brightness() -> None:
+    expected = (2 * 0.5 * 0.7 + 1e-4) / (0.5**2 + 0.7**2 + 1e-4)
+    assert ssim(torch.full((3, 12, 12), 0.5), torch.full((3, 12, 12), 0.7)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_blank_cells_are_those_of_one_colour() -> None:
+    images = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    images[0, :, 4:8, 8:12] = torch.tensor([0.2, 0.5, 1.0])[:, None, None]
+    images[1] = 1.0
+    images[1, 2, 11, 0] = 0.99
+    blank = blank_cells(images, grid_size=3)
+    assert blank[0].nonzero().flatten().tolist() == [5]
+    assert (~blank[1]).nonzero().flatten().tolist() == [6]
 
 
 def test_code_counts_match_a_counter_and_name_unused_entries() -> None:

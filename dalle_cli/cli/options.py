@@ -34,7 +34,7 @@ Precision = Annotated[
     typer.Option(
         "--precision",
         metavar="auto|fp32|bf16|fp16",
-        help="Arithmetic of the residual branches; only transformers train in fp16.",
+        help="Arithmetic of the residual branches; CLIP does not train in fp16.",
     ),
 ]
 DeepSpeedFile = Annotated[

@@ -1,5 +1,6 @@
 """`dalle reconstruct`: pictures through a discrete VAE and back, side by side."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from dalle_cli.data.images import BadSample, decode_image, to_image, to_tensor
 from dalle_cli.data.picture_lists import find_pictures
 from dalle_cli.errors import DalleError
 from dalle_cli.loading import load_dvae
-from dalle_cli.metrics import code_counts, psnr
+from dalle_cli.metrics import code_counts, perplexity, psnr, ssim
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.run_dir import check_new_folder
 from dalle_cli.training.precision import apply_precision, open_device
@@ -39,7 +40,7 @@ class ReconstructOptions:
 
 
 def reconstruct(options: ReconstructOptions, terminal: Terminal) -> None:
-    """Write original | reconstruction for each picture, and a grid of the first; results are the PSNRs in dB.
+    """Write original | reconstruction for each picture, and a grid of the first; results are PSNR in dB and SSIM.
 
     Pictures are cropped to the centred square and scaled by area, as for validation.
     """
@@ -52,7 +53,7 @@ def reconstruct(options: ReconstructOptions, terminal: Terminal) -> None:
 
     rows: list[dict[str, Any]] = []
     shown: list[Image.Image] = []
-    squared_error = 0.0
+    squared_error = total_ssim = 0.0
     counts = torch.zeros(dvae.vocab_size, dtype=torch.int64)
     with terminal.progress(len(files), 0, "picture") as line:
         for path, original in read_pictures(files, dvae.image_size, terminal):
@@ -60,20 +61,25 @@ def reconstruct(options: ReconstructOptions, terminal: Terminal) -> None:
             counts += code_counts(image_tokens, dvae.vocab_size)
             error = float((rebuilt.cpu() - original).square().mean())
             squared_error += error
+            likeness = ssim(rebuilt.cpu(), original)
             pair = [to_image(original), to_image(rebuilt)]
             file = options.out / f"{len(rows):04d}-{path.stem[:MAX_STEM]}.png"
             options.out.mkdir(parents=True, exist_ok=True)
             grid(pair, columns=2).save(file)
             shown += pair if len(rows) < GRID_PICTURES else []
-            rows.append({"picture": str(path), "file": str(file), "psnr": round(psnr(error), 2)})
+            figures = {"psnr": round(psnr(error), 2), "ssim": round(likeness, 4)}
+            rows.append({"picture": str(path), "file": str(file), **figures})
+            total_ssim += likeness
             line.advance()
     if not rows:
         raise DalleError(f"no usable picture in {', '.join(map(str, options.pictures))}")
     grid(shown, GRID_COLUMNS).save(options.out / "grid.png")
     summary = {
         "psnr": round(psnr(squared_error / len(rows)), 2),
+        "ssim": round(total_ssim / len(rows), 4),
         "codes_used": int((counts > 0).sum()),
         "vocab_size": dvae.vocab_size,
+        **bits_per_pixel(dvae, counts),
     }
     terminal.result(_text(rows, summary), {"out": str(options.out), **summary, "pictures": rows})
 
@@ -97,7 +103,18 @@ def rebuild(dvae: DiscreteVAE, original: Tensor) -> tuple[Tensor, Tensor]:
     return image_tokens[0], dvae.decode(image_tokens)[0]
 
 
+def bits_per_pixel(dvae: DiscreteVAE, counts: Tensor) -> dict[str, float]:
+    """Say what tokens take, of any entry alike and by the entropy of those counted int64 [K]."""
+    cells_per_pixel = (dvae.grid_size / dvae.image_size) ** 2
+    return {
+        "bits_per_pixel": round(math.log2(dvae.vocab_size) * cells_per_pixel, 5),
+        "bits_per_pixel_by_entropy": round(math.log2(perplexity(counts)) * cells_per_pixel, 5),
+    }
+
+
 def _text(rows: list[dict[str, Any]], summary: dict[str, Any]) -> str:
-    lines = [f"{row['psnr']:6.2f} dB  {printable(row['picture'])}" for row in rows]
+    lines = [f"{row['psnr']:6.2f} dB  SSIM {row['ssim']:.3f}  {printable(row['picture'])}" for row in rows]
+    lines.append(f"{summary['psnr']:6.2f} dB  SSIM {summary['ssim']:.3f}  all {len(rows)}")
     used = f"{summary['codes_used']} of {summary['vocab_size']} codes in use"
-    return "\n".join([*lines, f"{summary['psnr']:6.2f} dB  all {len(rows)}; {used}"])
+    bits = f"{summary['bits_per_pixel']:.3f} bits a pixel, {summary['bits_per_pixel_by_entropy']:.3f} by their entropy"
+    return "\n".join([*lines, f"{used}; {bits}"])

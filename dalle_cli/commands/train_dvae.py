@@ -8,7 +8,9 @@ from dalle_cli.config import DVAERecipe
 from dalle_cli.console import Terminal
 from dalle_cli.data.preparation import PicturePreparation
 from dalle_cli.loading import build_dvae
+from dalle_cli.training.codebook_health import CollapseWatch
 from dalle_cli.training.distributed import joined
+from dalle_cli.training.loss_scaling import scale_loss
 from dalle_cli.training.precision import apply_precision, choose_device
 from dalle_cli.training.session import Session, TrainOptions, open_session
 from dalle_cli.training.tasks import DiscreteVAETask
@@ -32,6 +34,8 @@ def _train(session: Session, recipe: DVAERecipe, options: TrainOptions, terminal
     session.record()
     task_on = partial(DiscreteVAETask, loss=recipe.loss, seed=recipe.training.seed)
     config = {"kind": "dvae", "model": recipe.model.model_dump()}
-    session.train(dvae, task_on, PicturePreparation(recipe.model.image_size), config)
+    scales = scale_loss(dvae, session.world.device) if session.precision == "fp16" else None
+    watch = CollapseWatch(recipe.model.vocab_size, recipe.training.steps, terminal.warn)
+    session.train(dvae, task_on, PicturePreparation(recipe.model.image_size), config, scales, watch)
     terminal.say(f"next: dalle train-transformer RECIPE --data {options.data} --dvae {options.run} --run DIR")
     terminal.result(str(options.run), {"run": str(options.run)})

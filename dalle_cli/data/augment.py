@@ -12,7 +12,10 @@ CLIP_SQUARE_VERSION = 1  # embeddings are kept by it: raise it when `clip_square
 
 
 def dvae_crop(image: Image.Image, target: int, rng: np.random.Generator) -> np.ndarray:
-    """Crop for the dVAE: any full square, scaled to 9/8 to 12/8 of the target, cropped, flipped half the time."""
+    """Crop for the dVAE: any full square, scaled to 9/8 to 12/8 of the target, cropped, flipped half the time.
+
+    A square is not enlarged, but to the target, where listing 1 has no answer.
+    """
     square = _square(image, [int(rng.integers(slack + 1)) for slack in _slack(image)])
     side = square.shape[0]
     low, high = min(side, round(9 / 8 * target)), min(side, round(12 / 8 * target))

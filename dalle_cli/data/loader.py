@@ -37,6 +37,7 @@ class Batch:
     global_size         samples in the update that this is a part of
     global_text_tokens  caption tokens in that update
     image_tokens        int64 [B, I], where pictures were encoded beforehand
+    n_enlarged          pictures that were smaller than the model takes them
     """
 
     images: Tensor
@@ -48,6 +49,7 @@ class Batch:
     are_cut: list[bool]
     bad: list[tuple[str, str]] = field(default_factory=list)
     image_tokens: Tensor | None = None
+    n_enlarged: int = 0
 
     def micro_batches(self, size: int, device: torch.device) -> Iterator["Batch"]:
         """Cut into pieces of at most `size` samples (0: one piece), on the device."""
@@ -96,6 +98,7 @@ class TrainingBatches:
         self._workers = workers
         self._on_bad = on_bad
         self._bad_keys: set[str] = set()
+        self.n_enlarged = 0  # of this process's draws
         self._most_bad = data.max_bad_share * len(indices)
 
     @property
@@ -120,6 +123,7 @@ class TrainingBatches:
             if isinstance(batch, DalleError):
                 raise batch
             self._count(self._join(batch.bad))
+            self.n_enlarged += batch.n_enlarged
             yield batch
 
     def _count(self, bad: list[tuple[str, str]]) -> None:
@@ -224,6 +228,7 @@ def collate(examples: list[Example], draws: list[int], bad: list[tuple[str, str]
         are_cut=[example.is_cut for example in examples],
         bad=bad,
         image_tokens=torch.from_numpy(np.stack(image_tokens).astype(np.int64)) if image_tokens else None,
+        n_enlarged=sum(example.is_enlarged for example in examples),
     )
 
 

@@ -4,7 +4,7 @@ With a seed a preparation is random, as training wants it; without one it is alw
 Knows nothing of batches, nor of where samples come from or what to do about bad ones.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +25,7 @@ class Example:
     """One prepared sample: pixels uint8 [H, W, 3]; caption and its tokens int64 [T] where the model reads text.
 
     image_tokens  integers [I] where the picture came as tokens; there are no pixels then
+    is_enlarged   whether the picture's short side was below the model's
     """
 
     pixels: np.ndarray
@@ -32,6 +33,7 @@ class Example:
     text_tokens: np.ndarray | None = None
     is_cut: bool = False
     image_tokens: np.ndarray | None = None
+    is_enlarged: bool = False
 
 
 class Preparation(Protocol):
@@ -47,10 +49,9 @@ class PicturePreparation:
     image_size: int
 
     def __call__(self, sample: Sample, seed: int | None) -> Example:
-        image = decode_image(sample.image)
-        if seed is None:
-            return Example(centre_crop(image, self.image_size))
-        return Example(dvae_crop(image, self.image_size, _generator(seed, "crop")))
+        image, size = decode_image(sample.image), self.image_size
+        pixels = centre_crop(image, size) if seed is None else dvae_crop(image, size, _generator(seed, "crop"))
+        return Example(pixels, is_enlarged=min(image.size) < size)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ class PairPreparation:
         padded, is_cut = pad_tokens(tokens, self.text_len), len(tokens) >= self.text_len
         crops = sample.image_tokens
         if crops is None:
-            return Example(_pair_crop(decode_image(sample.image), self.image_size, crop), caption, padded, is_cut)
+            image, size = decode_image(sample.image), self.image_size
+            pixels = _pair_crop(image, size, crop)
+            return Example(pixels, caption, padded, is_cut, is_enlarged=min(image.size) < size)
         place = 0 if crop is None else int(crop.integers(1, len(crops)))
         return Example(NO_PIXELS, caption, padded, is_cut, crops[place])
 
@@ -118,10 +121,13 @@ class ClipPreparation:
     def __call__(self, sample: Sample, seed: int | None) -> Example:
         image = decode_image(sample.image)
         if seed is None:
-            return self._example(clip_square(image, self.image_size), sample.captions[0], 0.0, None)
-        crop = clip_crop(image, self.image_size, _generator(seed, "crop"))
-        text = _generator(seed, "text")
-        return self._example(crop, sample.captions[int(text.integers(len(sample.captions)))], self.bpe_dropout, text)
+            example = self._example(clip_square(image, self.image_size), sample.captions[0], 0.0, None)
+        else:
+            crop = clip_crop(image, self.image_size, _generator(seed, "crop"))
+            text = _generator(seed, "text")
+            caption = sample.captions[int(text.integers(len(sample.captions)))]
+            example = self._example(crop, caption, self.bpe_dropout, text)
+        return replace(example, is_enlarged=min(image.size) < self.image_size)
 
     def _example(self, pixels: np.ndarray, caption: str, dropout: float, rng: np.random.Generator | None) -> Example:
         ids = self.tokenizer.encode(caption, dropout, rng)

@@ -18,6 +18,7 @@ from dalle_cli.training.distributed import World
 from dalle_cli.training.ema import Ema
 from dalle_cli.training.gradient_scaling import BranchScales
 from dalle_cli.training.lazy_tensors import copy_tensors
+from dalle_cli.training.loss_scaling import LossScale
 from dalle_cli.training.metric_log import Metrics
 from dalle_cli.training.optimizer import build_optimizer
 from dalle_cli.training.powersgd import PowerSGD
@@ -102,10 +103,10 @@ class ReplicaEngine:
         optimizer: OptimizerTable,
         ema: EmaTable | None,
         world: World,
-        scales: BranchScales | None = None,
+        scales: BranchScales | LossScale | None = None,
         compression: PowerSGD | None = None,
     ) -> None:
-        """scales: of the module's fp16 branches; compression: of its matrices' gradients, between processes."""
+        """scales: of what trains in fp16; compression: of the matrices' gradients, between processes."""
         self.step = 0
         self.world = world
         self.device = world.device
@@ -121,7 +122,7 @@ class ReplicaEngine:
         self._gradient_norm = 0.0
 
     def backward(self, loss: Tensor) -> None:
-        loss.backward()
+        (self._scales.scaled(loss) if self._scales else loss).backward()
 
     def observe(self, loss: float | Tensor) -> None:
         self._step_size.observe(self.step, loss)

@@ -15,6 +15,7 @@ from dalle_cli.training.deepspeed_config import read_config, zero_config
 from dalle_cli.training.distributed import World
 from dalle_cli.training.engine import Engine, ReplicaEngine, Trainable
 from dalle_cli.training.gradient_scaling import BranchScales
+from dalle_cli.training.loss_scaling import LossScale
 from dalle_cli.training.memory import largest_layer
 from dalle_cli.training.powersgd import PowerSGD
 
@@ -77,9 +78,9 @@ def _name(runtime: RuntimeTable, n_processes: int) -> Literal["local", "ddp", "d
 
 
 def make_engine(
-    choice: EngineChoice, recipe: Recipe, model: Trainable, world: World, scales: BranchScales | None
+    choice: EngineChoice, recipe: Recipe, model: Trainable, world: World, scales: BranchScales | LossScale | None
 ) -> Engine:
-    """Make the engine chosen, around a model on the CPU; scales: of the branches that train in fp16."""
+    """Make the engine chosen, around a model on the CPU; scales: of what trains in fp16."""
     if choice.zero is not None:
         os.environ["DS_ACCELERATOR"] = world.device.type  # read when DeepSpeed is imported
         from dalle_cli.training.deepspeed_engine import DeepSpeedEngine  # seconds of imports

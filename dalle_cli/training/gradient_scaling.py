@@ -39,6 +39,10 @@ class BranchScales:
         self.overflowed = torch.zeros(n_branches, device=device)
         self._updates_since_division = torch.full((n_branches,), WINDOW, device=device)
 
+    def scaled(self, loss: Tensor) -> Tensor:
+        """Give the loss whose backward is to be taken: as it is, since the branches scale for themselves."""
+        return loss
+
     def update(self) -> None:
         """Move every scale and clear the flags: to be called after each update tried, once ranks agree on the flags.
 
@@ -94,10 +98,10 @@ def _scale_branch(branch: nn.Module, scale: Tensor, overflowed: Tensor) -> None:
     branch.gradient_scale = scale
     for parameter in branch.parameters():
         if parameter.requires_grad:  # a model loaded for inference has none that does
-            parameter.register_hook(partial(_unscale, scale, overflowed))
+            parameter.register_hook(partial(unscale, scale, overflowed))
 
 
-def _unscale(scale: Tensor, overflowed: Tensor, gradient: Tensor) -> Tensor:
+def unscale(scale: Tensor, overflowed: Tensor, gradient: Tensor) -> Tensor:
     """Runs on each contribution to a parameter's gradient, before it is accumulated or reduced over ranks."""
     overflowed += ~gradient.isfinite().all()
     return gradient / scale

@@ -2,7 +2,7 @@
 
 Under bf16 the parts that the paper runs in 16 bits multiply in bf16 and hand back fp32; parameters, embeddings, the
 transformer's residual stream, logits and losses stay fp32. Models say which parts, and know nothing of how. fp16 alone
-is for inference: to train in it, `gradient_scaling` is needed.
+is for inference: to train in it, `gradient_scaling` or `loss_scaling` is needed.
 """
 
 import time

@@ -40,6 +40,7 @@ from dalle_cli.training.engines import EngineChoice, choose_engine, make_engine
 from dalle_cli.training.flops import train_flops
 from dalle_cli.training.gradient_scaling import BranchScales
 from dalle_cli.training.loop import Batches, Task, train
+from dalle_cli.training.loss_scaling import LossScale
 from dalle_cli.training.machine import kept_matrix_rate
 from dalle_cli.training.metric_log import MetricLog
 from dalle_cli.training.pace import Pace
@@ -121,18 +122,27 @@ class Session:
         task_on: Callable[[Trainable], Task],
         prepare: Preparation,
         model_config: dict[str, Any],
-        scales: BranchScales | None = None,
+        scales: BranchScales | LossScale | None = None,
+        watch: Callable[[int, dict[str, float]], None] = lambda done, figures: None,
     ) -> None:
         """Train the model to the recipe's last step; `model_config` goes into the run's model folder.
 
         task_on  makes the task, on the model as the engine wants it called
-        scales   of the branches that train in fp16
+        scales   of what trains in fp16
+        watch    hears of every report, as in `MetricLog`
         """
         with held_alone(self.run.root) if self.world.is_main else nullcontext(), told_when_out_of_memory():
             engine = make_engine(self.engine, self.recipe, model, self.world, scales)
-            self._train(engine, task_on(engine.module), prepare, model_config)
+            self._train(engine, task_on(engine.module), prepare, model_config, watch)
 
-    def _train(self, engine: Engine, task: Task, prepare: Preparation, model_config: dict[str, Any]) -> None:
+    def _train(
+        self,
+        engine: Engine,
+        task: Task,
+        prepare: Preparation,
+        model_config: dict[str, Any],
+        watch: Callable[[int, dict[str, float]], None],
+    ) -> None:
         recipe, runtime = self.recipe, self.recipe.runtime
         steps = recipe.training.steps
         unreported = self._restore(engine)
@@ -144,13 +154,22 @@ class Session:
             return
         batches = self._batches(prepare)
         saver = Saver(self.run, model_config, runtime.keep_checkpoints, self.world)
+        n_drawn = (steps - engine.step) * recipe.training.global_batch_size
         with self.terminal.progress(steps, engine.step, "step") as line:
             metrics = self.run.metrics if self.world.is_main else None
-            log = MetricLog(metrics, runtime.report_every, self._pace(model_config).figures, line.report)
+
+            def hear(done: int, figures: dict[str, float]) -> None:
+                line.report(done, figures)
+                watch(done, figures)
+
+            log = MetricLog(metrics, runtime.report_every, self._pace(model_config).figures, hear)
             log.restore(unreported, engine.step)
             train(task, engine, batches, runtime, steps, log, saver)
         if batches.training.n_bad:
             self.terminal.say(f"skipped {batches.training.n_bad} bad samples")
+        n_enlarged = int(self.world.sum_numbers({"enlarged": batches.training.n_enlarged})["enlarged"])
+        if n_enlarged:
+            self.terminal.say(f"enlarged {n_enlarged:,} of {n_drawn:,} pictures drawn: smaller than the model's")
 
     def _pace(self, model_config: dict[str, Any]) -> Pace:
         """Say what an update does; of its arithmetic and tokens, a transformer's alone are reckoned."""

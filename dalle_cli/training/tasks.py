@@ -14,9 +14,9 @@ from dalle_cli.config import DVAELossTable, TransformerLossTable
 from dalle_cli.data.images import to_image
 from dalle_cli.data.loader import Batch
 from dalle_cli.losses import contrastive_loss, kl_to_uniform, logit_laplace_nll, weigh
-from dalle_cli.metrics import code_counts, perplexity, psnr, recall_at, retrieval_ranks
+from dalle_cli.metrics import blank_cells, code_counts, perplexity, psnr, recall_at, retrieval_ranks
 from dalle_cli.models.clip import Clip
-from dalle_cli.models.dvae import DiscreteVAE, map_pixels, relax
+from dalle_cli.models.dvae import DiscreteVAE, map_pixels, relax, unmap_pixels
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.sampling import SamplingSettings, candidate_uniforms, sample_image_tokens
 from dalle_cli.training.distributed import World
@@ -42,7 +42,7 @@ class DiscreteVAETask:
             images = (images + self._table.dequantization * noise).clamp(0, 1)
         temperature = cosine(self._table.temperature, step)
         kl_weight = cosine(self._table.kl_weight, step)
-        nll, kl = self._bound(images, batch.draws, temperature)
+        nll, kl, _ = self._bound(images, batch.draws, temperature)
         n_values = batch.global_size * images[0].numel()
         reconstruction, kl_sum = nll.sum() / n_values, kl.sum()
         share = len(images) / batch.global_size
@@ -56,40 +56,49 @@ class DiscreteVAETask:
         }
         return loss, metrics
 
-    def _bound(self, images: Tensor, draws: list[int], temperature: float) -> tuple[Tensor, Tensor]:
-        """Give -ln p(x|z) per value [B, 3, H, W], z drawn from the relaxation, and the KL per cell [B, g, g]."""
+    def _bound(self, images: Tensor, draws: list[int], temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Give -ln p(x|z) per value [B, 3, H, W], z drawn from the relaxation, the KL per cell [B, g, g], and mu."""
         logits = self.module.codebook_logits(images)
         gumbel = gumbel_noise(self._seed, draws, tuple(logits.shape[1:]), logits.device)
         mu, log_scale = self.module.decode_soft(relax(logits, temperature, gumbel))
         if self._table.min_log_scale is not False:
             log_scale = log_scale.clamp(min=self._table.min_log_scale)
-        return logit_laplace_nll(map_pixels(images), mu, log_scale), kl_to_uniform(logits)
+        return logit_laplace_nll(map_pixels(images), mu, log_scale), kl_to_uniform(logits), mu
 
     def validate(self, batches: Iterable[Batch], step: int) -> dict[str, float]:
         """Measure the bound with the relaxation in force, and reconstruction and codebook use with hard tokens.
 
-        The loss is the one that the schedules end with, so that it can be compared over the run.
+        The loss is the one that the schedules end with, so that it can be compared over the run. The relaxed gap is
+        what hard tokens lose against the relaxation, which the temperature is lowered to close (appendix A.2).
         """
         temperature, kl_weight = cosine(self._table.temperature, step), self._table.kl_weight.end
-        nll = kl = squared_error = 0.0
+        vocab_size = self.module.vocab_size
+        nll = kl = hard_error = relaxed_error = 0.0
         n_values = n_cells = 0
-        counts = torch.zeros(self.module.vocab_size, dtype=torch.int64)
+        counts, blank_counts = torch.zeros(2, vocab_size, dtype=torch.int64)
         for batch in batches:
-            batch_nll, batch_kl = self._bound(batch.images, batch.draws, temperature)
+            batch_nll, batch_kl, mu = self._bound(batch.images, batch.draws, temperature)
             image_tokens = self.module.image_tokens(batch.images)
             nll += float(batch_nll.sum())
             kl += float(batch_kl.sum())
-            squared_error += float((self.module.decode(image_tokens) - batch.images).square().sum())
-            counts += code_counts(image_tokens, self.module.vocab_size)
+            relaxed_error += float((unmap_pixels(mu.sigmoid()) - batch.images).square().sum())
+            hard_error += float((self.module.decode(image_tokens) - batch.images).square().sum())
+            counts += code_counts(image_tokens, vocab_size)
+            is_blank = blank_cells(batch.images, self.module.grid_size)
+            blank_counts += code_counts(image_tokens[is_blank], vocab_size)
             n_values += batch_nll.numel()
             n_cells += batch_kl.numel()
+        n_used = int((counts > 0).sum())
         return {
             "valid/loss": (nll + kl_weight * kl) / n_values,
             "valid/nats_per_value": nll / n_values,
             "valid/kl_per_cell": kl / n_cells,
-            "valid/psnr": psnr(squared_error / n_values),
-            "valid/codes_used": int((counts > 0).sum()),
+            "valid/psnr": psnr(hard_error / n_values),
+            "valid/relaxed_gap_db": psnr(relaxed_error / n_values) - psnr(hard_error / n_values),
+            "valid/codes_used": n_used,
+            "valid/codes_dead": vocab_size - n_used,
             "valid/perplexity": perplexity(counts),
+            "valid/perplexity_without_blanks": perplexity(counts - blank_counts),
         }
 
     def preview(self, whole: DiscreteVAE, batch: Batch, step: int) -> Image.Image:

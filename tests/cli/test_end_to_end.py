@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -107,7 +108,12 @@ def test_reconstruction_lays_pictures_side_by_side(
         for run in (dvae_run, transformer_run)
     ]
     assert facts[0]["psnr"] == facts[1]["psnr"] and len(facts[0]["pictures"]) == 23
-    assert all(Path(row["file"]).is_file() for row in facts[0]["pictures"])
+    assert all(Path(row["file"]).is_file() and -1 <= row["ssim"] <= 1 for row in facts[0]["pictures"])
+    mean = sum(row["ssim"] for row in facts[0]["pictures"]) / 23
+    assert facts[0]["ssim"] == pytest.approx(mean, abs=1e-4)
+    assert facts[0]["bits_per_pixel"] == pytest.approx(6 * 16 / 1024)  # 64 entries, 4x4 cells, 32 by 32 pixels
+    most = math.log2(facts[0]["codes_used"]) * 16 / 1024
+    assert 0 <= facts[0]["bits_per_pixel_by_entropy"] <= most + 1e-5
     assert (tmp_path / dvae_run.name / "grid.png").is_file()
 
 

@@ -56,6 +56,62 @@ def area_matrix(n_in, n_out):
     return np.array([[float(mean) for mean in area_by_hand(unit, n_out)] for unit in units]).T
 
 
+def listing_1(pixels, target_res, uniform):
+    """Transcribe the paper's listing 1 line by line, but for rint; uniform(low, high) draws an integer below high."""
+    h, w = pixels.shape[:2]
+    s_min = min(h, w)
+    off_w = uniform(0, w - s_min + 1)
+    off_h = uniform(0, h - s_min + 1)
+    pixels = pixels[off_h : off_h + s_min, off_w : off_w + s_min]
+    t_min = min(s_min, round(9 / 8 * target_res))
+    t_max = min(s_min, round(12 / 8 * target_res))
+    t = uniform(t_min, t_max + 1)
+    if t != s_min:
+        matrix = area_matrix(s_min, t)
+        pixels = np.einsum("ih,hwc,jw->ijc", matrix, pixels, matrix)
+    top, left = uniform(0, t - target_res + 1), uniform(0, t - target_res + 1)
+    pixels = np.clip(pixels, 0, 255)[top : top + target_res, left : left + target_res]
+    return pixels[:, ::-1] if uniform(0, 2) else pixels
+
+
+def drawn_by(rng):
+    """Let listing 1 draw as `dvae_crop` does: integers, but for the flip, which is a float below a half."""
+    return lambda low, high: int(rng.random() < 0.5) if (low, high) == (0, 2) else int(rng.integers(low, high))
+
+
+@pytest.mark.parametrize("size", [(24, 24), (24, 32), (41, 27), (30, 30), (26, 90), (33, 29), (60, 47)], ids=str)
+def test_dvae_crop_is_listing_1(size):
+    width, height = size
+    pixels = np.random.default_rng(0).integers(256, size=(height, width, 3), dtype=np.uint8)
+    for seed in range(20):
+        ours = dvae_crop(Image.fromarray(pixels), 24, np.random.default_rng(seed))
+        exact = listing_1(pixels, 24, drawn_by(np.random.default_rng(seed)))
+        assert np.abs(ours - exact).max() <= 0.5 + 1e-9
+
+
+def test_dvae_crop_draws_evenly_from_all_that_listing_1_allows():
+    """All offsets, scales, crops and both ways round of a picture: none is left out, none is preferred."""
+    pixels = np.zeros((12, 15, 3), dtype=np.uint8)
+    pixels[..., 0], pixels[..., 1] = 17 * np.arange(15), 21 * np.arange(12)[:, None]
+    allowed = Counter()
+    for off_w, t in itertools.product(range(4), range(9, 13)):  # of a slack of 3; 9/8 to 12/8 of 8
+        crops = list(itertools.product(range(t - 8 + 1), range(t - 8 + 1), range(2)))
+        for top, left, flip in crops:
+            draws = iter([off_w, 0, t, top, left, flip])
+            crop = np.rint(listing_1(pixels, 8, lambda *_, draws=draws: next(draws)))
+            allowed[crop.astype(np.uint8).tobytes()] += 1 / (4 * 4 * len(crops))
+    rng, n_drawn = np.random.default_rng(0), 20_000
+    found = Counter(dvae_crop(Image.fromarray(pixels), 8, rng).tobytes() for _ in range(n_drawn))
+    assert_drawn_evenly(found, allowed, n_drawn)
+
+
+def assert_drawn_evenly(found, allowed, n_drawn):
+    assert found.keys() == allowed.keys()
+    chi_square = sum((found[crop] - n_drawn * p) ** 2 / (n_drawn * p) for crop, p in allowed.items())
+    freedom = len(allowed) - 1
+    assert chi_square < freedom + 5 * (2 * freedom) ** 0.5  # five deviations above what chance makes of it
+
+
 def listing_2(pixels, target_res, uniform):
     """Transcribe the paper's listing 2 line by line, but for rint; uniform(low, high) draws an integer below high."""
     h, w = pixels.shape[:2]
@@ -96,10 +152,7 @@ def test_transformer_crop_draws_evenly_from_all_that_listing_2_allows():
             allowed[crop.astype(np.uint8).tobytes()] += 1 / (4 * 3 * len(crops))
     rng, n_drawn = np.random.default_rng(0), 6000
     found = Counter(transformer_crop(Image.fromarray(pixels), 16, rng).tobytes() for _ in range(n_drawn))
-    assert found.keys() == allowed.keys()
-    chi_square = sum((found[crop] - n_drawn * p) ** 2 / (n_drawn * p) for crop, p in allowed.items())
-    freedom = len(allowed) - 1
-    assert chi_square < freedom + 5 * (2 * freedom) ** 0.5  # five deviations above what chance makes of it
+    assert_drawn_evenly(found, allowed, n_drawn)
 
 
 def gradient(width, height):
@@ -116,10 +169,11 @@ def test_dvae_crop_has_no_scale_jitter_below_nine_eighths():
     assert {crop[0, 0, 1] for crop in crops} == set(range(5))
 
 
-def test_dvae_crop_flips_half_of_the_pictures():
-    crops = [dvae_crop(gradient(32, 32), 32, np.random.default_rng(i)) for i in range(400)]
-    flipped = sum(int(crop[0, 0, 0]) > int(crop[0, -1, 0]) for crop in crops)
-    assert 160 < flipped < 240
+def test_dvae_crop_enlarges_what_is_smaller_to_the_target_and_no_further():
+    pixels = np.random.default_rng(0).integers(256, size=(17, 17, 3), dtype=np.uint8)
+    whole = area_resize(pixels, 24)
+    crops = [dvae_crop(Image.fromarray(pixels), 24, np.random.default_rng(i)) for i in range(20)]
+    assert all(np.array_equal(crop, whole) or np.array_equal(crop, whole[:, ::-1]) for crop in crops)
 
 
 def test_dvae_crop_reaches_both_ends_of_the_longer_side():

@@ -1,16 +1,25 @@
 """Preparation: captions drawn, dropped, tokenised and padded as the recipe says."""
 
+import io
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from fakes import SIDE, MemorySource, pair_preparation, png
+from PIL import Image
 
 from dalle_cli.data.augment import clip_square
 from dalle_cli.data.images import decode_image
 from dalle_cli.data.order import mix
-from dalle_cli.data.preparation import ClipPreparation, EncodingPreparation, pad_tokens
+from dalle_cli.data.preparation import (
+    ClipPreparation,
+    EncodingPreparation,
+    PicturePreparation,
+    Preparation,
+    pad_tokens,
+)
 from dalle_cli.data.sources import Sample
 
 
@@ -119,3 +128,18 @@ def test_padding_keeps_the_last_slot_free() -> None:
     assert pad_tokens([], 3).tolist() == [-1, -1, -1]
     assert pad_tokens([5, 6], 3).tolist() == pad_tokens([5, 6, 7, 8], 3).tolist() == [5, 6, -1]
     assert pad_tokens([5], 3).dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [PicturePreparation(20), replace(pair_preparation(), image_size=20), replace(clip_preparation(), image_size=20)],
+    ids=lambda prepare: type(prepare).__name__,
+)
+@pytest.mark.parametrize("seed", [None, 0])
+@pytest.mark.parametrize(("size", "is_enlarged"), [((19, 40), True), ((40, 19), True), ((20, 20), False)])
+def test_pictures_smaller_than_the_model_takes_are_flagged(
+    prepare: Preparation, seed: int | None, size: tuple[int, int], is_enlarged: bool
+) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", size).save(file, "PNG")
+    assert prepare(Sample("key", file.getvalue(), ["caption"]), seed).is_enlarged == is_enlarged

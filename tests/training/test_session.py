@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from dalle_cli.run_dir import RunDir
 from dalle_cli.training.checkpoint import checkpoints
@@ -88,6 +89,17 @@ def test_workers_change_nothing(
     for hashes in both:
         del hashes["recipe.json"]  # it says how many workers there are
     assert both[0] == both[1] and figures_of(resumed) == figures_of(whole)
+
+
+def test_pictures_that_had_to_be_enlarged_are_counted_once_at_the_end(
+    tmp_path: Path, make_pairs: Callable, train: Callable
+) -> None:
+    data = make_pairs(tmp_path / "data", 12)
+    assert "enlarged" not in train("dvae", tmp_path / "large", data=data).err
+    for picture in data.glob("*.png"):
+        with Image.open(picture) as whole:
+            whole.resize((20, 40)).save(picture)
+    assert train("dvae", tmp_path / "small", data=data).err.count("enlarged 44 of 44 pictures drawn") == 1
 
 
 def test_run_goes_on_from_the_checkpoint_that_is_named(

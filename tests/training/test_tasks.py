@@ -17,9 +17,12 @@ from dalle_cli.data.loader import Batch, collate
 from dalle_cli.data.preparation import Example, pad_tokens
 from dalle_cli.loading import build_clip, build_dvae, build_transformer, trained_clip_table
 from dalle_cli.losses import contrastive_loss, text_image_cross_entropy
+from dalle_cli.metrics import code_counts, perplexity
+from dalle_cli.models.dvae import relax
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.recipe import load_recipe
 from dalle_cli.training.distributed import solo
+from dalle_cli.training.noise import gumbel_noise
 from dalle_cli.training.tasks import ClipTask, DiscreteVAETask, TransformerTask
 from dalle_cli.training.token_losses import give_losses
 
@@ -130,6 +133,26 @@ def test_held_out_figures_do_not_depend_on_the_batch_size(kind: str) -> None:
     with torch.no_grad():
         figures = [task.validate(batches_of(BATCHES[kind](), size), step=0) for size in (7, 3, 1)]
     assert figures[1] == pytest.approx(figures[0], rel=1e-5) and figures[2] == pytest.approx(figures[0], rel=1e-5)
+
+
+def test_health_of_the_codebook_follows_its_definitions() -> None:
+    task, batch = dvae_task(), next(global_batch().micro_batches(0, CPU))
+    images = batch.images.clone()
+    images[:3, :, :16] = 1.0  # blank ground
+    batch = replace(batch, images=images)
+    dvae = task.module
+    with torch.no_grad():
+        figures = task.validate([batch], step=0)
+        tokens = dvae.image_tokens(images)
+        gumbel = gumbel_noise(3, batch.draws, (dvae.vocab_size, 4, 4), CPU)
+        mu, _ = dvae.decode_soft(relax(dvae.codebook_logits(images), 0.9, gumbel))
+        errors = [float((p - images).square().mean()) for p in (dvae.decode(tokens), (mu.sigmoid() - 0.1) / 0.8)]
+    used = set(tokens.flatten().tolist())
+    assert (figures["valid/codes_used"], figures["valid/codes_dead"]) == (len(used), 64 - len(used))
+    assert figures["valid/relaxed_gap_db"] == pytest.approx(10 * math.log10(errors[0] / errors[1]), abs=1e-3)
+    seen = torch.cat([tokens[:3, 8:].flatten(), tokens[3:].flatten()])  # the lower half of the first three
+    assert figures["valid/perplexity"] == pytest.approx(perplexity(code_counts(tokens, 64)))
+    assert figures["valid/perplexity_without_blanks"] == pytest.approx(perplexity(code_counts(seen, 64)))
 
 
 def test_transformer_loss_is_the_published_one() -> None:
