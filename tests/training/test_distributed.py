@@ -70,16 +70,21 @@ def test_run_goes_on_in_another_number_of_processes(counts: tuple[int, int], tra
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"runtime__precision": "fp16"}, {"powersgd__rank": 4}, {"runtime__precision": "fp16", "powersgd__rank": 4}],
+    ("kind", "changes"),
+    [
+        ("dvae", {"runtime__precision": "fp16"}),
+        ("transformer", {"runtime__precision": "fp16"}),
+        ("transformer", {"powersgd__rank": 4}),
+        ("transformer", {"runtime__precision": "fp16", "powersgd__rank": 4}),
+    ],
 )
 def test_resumed_run_with_scales_or_compression_equals_an_uninterrupted_one(
-    changes: dict[str, object], train: Callable, tmp_path: Path
+    kind: str, changes: dict[str, object], train: Callable, tmp_path: Path
 ) -> None:
-    ended = train("transformer", tmp_path / "whole", "--gpus", 2, **changes)
+    ended = train(kind, tmp_path / "whole", "--gpus", 2, **changes)
     assert ended.returncode == 0, ended.stderr
     for steps in (10, 20):
-        ended = train("transformer", tmp_path / "parts", "--gpus", 2, training__steps=steps, **changes)
+        ended = train(kind, tmp_path / "parts", "--gpus", 2, training__steps=steps, **changes)
         assert ended.returncode == 0, ended.stderr
     checkpoints = [tmp_path / name / "checkpoints" / "step-00000020" for name in ("whole", "parts")]
     groups = {file.stem for file in checkpoints[0].glob("*.safetensors")}
