@@ -65,6 +65,17 @@ class Terminal:
         if not self.is_quiet:
             self._console.print(Text(text))
 
+    @property
+    def picture_columns(self) -> int:
+        """How many columns pictures may take; 0 where stderr is no terminal, shows no colours, or is to be quiet."""
+        console = self._console
+        is_able = console.is_terminal and console.color_system is not None and not console.no_color
+        return console.width if is_able and not self.is_quiet else 0
+
+    def show(self, picture: Text) -> None:
+        """Print a picture made of characters."""
+        self._console.print(picture)
+
     def warn(self, text: str) -> None:
         """Tell the user something that may need attention, quiet or not."""
         self._console.print(Text("warning: ", style="yellow").append(text, style="default"))

@@ -69,9 +69,15 @@ class Painter:
         return torch.stack([torch.from_numpy(row) for row in rows]).to(self.device)
 
     def draw(
-        self, candidates: list[Candidate], start: int, width: int, seed: int, settings: SamplingSettings
+        self,
+        candidates: list[Candidate],
+        start: int,
+        width: int,
+        seed: int,
+        settings: SamplingSettings,
+        kept: Tensor | None = None,
     ) -> Iterator[DrawnBatch]:
-        """Draw the candidates from `start` on, `width` at a time.
+        """Draw the candidates from `start` on, `width` at a time; `kept` int64 [I] has tokens of all, -1 to be drawn.
 
         Batches begin at multiples of the width and a short one is filled up, so that a picture does not depend on
         where drawing has begun or will end.
@@ -79,13 +85,14 @@ class Painter:
         n_tokens = self.transformer.image_len
         if start == len(candidates):
             return
+        kept_of_all = None if kept is None else kept.to(self.device).expand(width, -1)
         for first in range(start - start % width, len(candidates), width):
             batch = candidates[first : first + width]
             filled = batch + batch[-1:] * (width - len(batch))
             rows = [candidate_uniforms(seed, c.caption, [c.number], n_tokens) for c in filled]
             text_tokens = self.text_tokens([c.caption for c in filled])
             image_tokens = sample_image_tokens(
-                self.transformer, text_tokens, torch.cat(rows), settings, dtype=self.dtype
+                self.transformer, text_tokens, torch.cat(rows), settings, dtype=self.dtype, kept=kept_of_all
             )
             pictures = [to_image(image) for image in self.dvae.decode(image_tokens)]
             wanted = slice(max(start - first, 0), len(batch))

@@ -47,7 +47,7 @@ class DrawnFolder:
             self.release()  # of a caption that is written already
             return []
         files = [self._held / line["file"] for line in lines]
-        pictures = [Image.open(file).convert("RGB") for file in files]
+        pictures = [_read_picture(file) for file in files]
         scores = [line["score"] for line in lines]
         return list(map(Scored, candidates, pictures, scores))
 
@@ -77,15 +77,22 @@ class DrawnFolder:
         """Read what all pictures are, in order."""
         return [json.loads(line) for line in (self.path / MANIFEST).read_text().splitlines()]
 
-    def save_grid(self, n_kept: int, n_shown: int) -> None:
-        """Lay the pictures out under their captions, at most n_shown of the n_kept of each."""
+    def groups(self, n_kept: int, n_shown: int) -> list[tuple[str, list[Image.Image]]]:
+        """Read the pictures of each caption, at most n_shown of the n_kept, and no more than a grid has room for."""
         records = self.records()
         groups: list[tuple[str, list[Image.Image]]] = []
         room = GRID_PICTURES
         for first in range(0, len(records), n_kept):
             own = records[first : first + min(n_shown, n_kept, room)]
             room -= len(own)
-            groups += [(own[0]["caption"], [Image.open(self.path / record["file"]) for record in own])] if own else []
+            groups += (
+                [(own[0]["caption"], [_read_picture(self.path / record["file"]) for record in own])] if own else []
+            )
+        return groups
+
+    def save_grid(self, n_kept: int, n_shown: int) -> None:
+        """Lay the pictures out under their captions, at most n_shown of the n_kept of each."""
+        groups = self.groups(n_kept, n_shown)
         with whole_or_absent(self.path / GRID) as beside:
             labelled_grid(captioned_rows(groups)).save(beside, format="PNG")
 
@@ -97,6 +104,11 @@ def _whole_lines(path: Path) -> list[dict[str, Any]]:
     if whole != content:
         path.write_bytes(whole)
     return [json.loads(line) for line in whole.splitlines()]
+
+
+def _read_picture(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        return picture.convert("RGB")
 
 
 def _append(path: Path, record: dict[str, Any]) -> None:

@@ -13,16 +13,21 @@ import torch
 from torch import Tensor
 
 from dalle_cli.models.decoder import Decoder
+from dalle_cli.models.guided_decoder import GuidedDecoder
 from dalle_cli.models.transformer import Transformer
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How a token is drawn; the paper's own are the defaults (appendix B: temperature 1, nothing cut off)."""
+    """How a token is drawn; the paper's own are the defaults (appendix B: temperature 1, nothing cut off).
+
+    Guidance comes first: logits are empty + guidance * (caption - empty), of no caption and of the sample's own.
+    """
 
     temperature: float = 1.0  # 0: always the likeliest token
     top_k: int = 0  # keep the k likeliest tokens; 0: all
     top_p: float = 1.0  # keep the likeliest tokens that hold this share of the probability; 1: all
+    guidance: float = 1.0  # 1: go by the caption's own prediction, at no further cost
 
 
 def candidate_uniforms(seed: int, caption: str, numbers: list[int], n_tokens: int) -> Tensor:
@@ -36,7 +41,7 @@ def candidate_uniforms(seed: int, caption: str, numbers: list[int], n_tokens: in
 
 
 def token_probabilities(logits: Tensor, settings: SamplingSettings) -> Tensor:
-    """Turn logits [B, V] into the probabilities [B, V] that tokens are drawn with, in fp32."""
+    """Turn logits [B, V] into the probabilities [B, V] that tokens are drawn with, in fp32; guided already."""
     logits = logits.float()
     if settings.temperature == 0:
         return torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1.0)
@@ -68,6 +73,7 @@ def sample_image_tokens(
     settings: SamplingSettings,
     advance: Callable[[], None] = lambda: None,
     dtype: torch.dtype = torch.float32,
+    kept: Tensor | None = None,
 ) -> Tensor:
     """Draw image tokens for each caption.
 
@@ -75,15 +81,22 @@ def sample_image_tokens(
     uniforms     [B, I], see `candidate_uniforms`
     advance      called after each position, for a progress display
     dtype        of the branches' arithmetic, see `models.decoder`
+    kept         int64 [B, I], tokens that are there already, -1 where one is to be drawn; None: all are drawn
     returns      int64 [B, I] in raster order
     """
     device = text_tokens.device
     uniforms = uniforms.to(device)
-    decoder = Decoder(transformer, text_tokens, dtype)
+    if settings.guidance == 1:
+        decoder = Decoder(transformer, text_tokens, dtype)
+    else:
+        decoder = GuidedDecoder(transformer, text_tokens, settings.guidance, dtype)
     tokens = torch.empty(len(text_tokens), transformer.image_len, dtype=torch.int64, device=device)
     held = None
     for position in range(transformer.image_len):
         logits = decoder.logits(held, position)
-        held = tokens[:, position] = draw_tokens(token_probabilities(logits, settings), uniforms[:, position])
+        held = draw_tokens(token_probabilities(logits, settings), uniforms[:, position])
+        if kept is not None:
+            held = torch.where(kept[:, position] < 0, held, kept[:, position])
+        tokens[:, position] = held
         advance()
     return tokens

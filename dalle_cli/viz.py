@@ -1,9 +1,13 @@
-"""Pictures of pictures: grids, with captions where there are any."""
+"""Pictures of pictures: grids, with captions where there are any, and small ones for terminals."""
 
 import math
 from collections.abc import Iterable
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from rich.color import Color
+from rich.style import Style
+from rich.text import Text
 
 from dalle_cli.untrusted import printable
 
@@ -12,6 +16,7 @@ MIN_TILE = 96  # smaller pictures are enlarged, pixel by pixel, so that they can
 TEXT_HEIGHT = 18
 ROW_PICTURES = 8
 GRID_PICTURES = 256  # more would make a picture nobody opens
+PREVIEW_SIDE = 24  # columns that a picture takes on a terminal
 MAX_CAPTION = 300  # characters; no sheet is wide enough for more
 
 
@@ -63,6 +68,22 @@ def side_by_side(sheets: list[Image.Image]) -> Image.Image:
         row.paste(sheet, (left, 0))
         left += sheet.width
     return row
+
+
+def half_blocks(pictures: list[Image.Image], n_columns: int) -> Text:
+    """Draw square pictures side by side, as many as fit: each character is a pixel above another."""
+    side = max(min(PREVIEW_SIDE, n_columns) // 2 * 2, 2)
+    fitting = pictures[: max((n_columns + 1) // (side + 1), 1)]
+    small = [np.asarray(picture.convert("RGB").resize((side, side), Image.Resampling.BOX)) for picture in fitting]
+    text = Text()
+    for top in range(0, side, 2):
+        for number, pixels in enumerate(small):
+            text.append(" " if number else "")
+            for above, below in zip(pixels[top], pixels[top + 1], strict=True):
+                colours = [Color.from_rgb(*map(int, pixel)) for pixel in (above, below)]
+                text.append("▀", Style(color=colours[0], bgcolor=colours[1]))
+        text.append("\n" if top + 2 < side else "")
+    return text
 
 
 def _write(sheet: Image.Image, caption: str, top: int) -> None:

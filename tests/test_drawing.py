@@ -67,6 +67,14 @@ def test_every_candidate_is_drawn_once_and_as_if_it_were_alone(width: int, paint
         assert np.abs(np.asarray(picture, dtype=int) - np.asarray(expected, dtype=int)).max() <= 1  # by rounding
 
 
+def test_every_candidate_begins_with_the_tokens_that_are_kept(painter: Painter) -> None:
+    kept = torch.arange(GRID_SIZE**2).masked_fill(torch.arange(GRID_SIZE**2) >= 6, -1)
+    batches = list(painter.draw(CANDIDATES, 0, WIDTH, SEED, SamplingSettings(), kept))
+    tokens = torch.cat([batch.image_tokens for batch in batches])
+    assert torch.equal(tokens[:, :6], torch.arange(6).expand(len(tokens), -1))
+    assert len(set(map(tuple, tokens[:, 6:].tolist()))) == 9  # as many as there are different candidates
+
+
 def test_pictures_differ_by_caption_and_by_number(painter: Painter) -> None:
     drawn = {candidate: picture.tobytes() for candidate, _, picture in draw(painter, 0)}
     assert len(drawn) == len(set(drawn.values())) == 9

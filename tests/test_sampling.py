@@ -208,15 +208,20 @@ def test_uniforms_are_uniform_on_the_half_open_interval() -> None:
 
 
 @torch.no_grad()
-def sample_slowly(model: Transformer, text_tokens: Tensor, uniforms: Tensor, settings: SamplingSettings) -> Tensor:
-    """Run the whole stream through the model for every position, one sample at a time."""
+def sample_slowly(
+    model: Transformer, text_tokens: Tensor, uniforms: Tensor, settings: SamplingSettings, kept: Tensor | None = None
+) -> Tensor:
+    """Run the whole stream through the model for every position, with the caption and without, a sample at a time."""
+    kept = torch.full((len(text_tokens), I), -1) if kept is None else kept
     rows = []
-    for text, numbers in zip(text_tokens, uniforms.tolist(), strict=True):
+    for text, numbers, own in zip(text_tokens, uniforms.tolist(), kept.tolist(), strict=True):
         image = torch.zeros(1, I, dtype=torch.int64)
         for position in range(I):
-            logits = model(text[None], image)[1][:, position]
+            told, untold = (model(words[None], image)[1][:, position] for words in (text, torch.full((T,), -1)))
+            logits = untold + settings.guidance * (told - untold)
             probabilities = token_probabilities(logits, settings)[0].double().tolist()
-            image[0, position] = draw_by_hand(probabilities, numbers[position])
+            drawn = draw_by_hand(probabilities, numbers[position])
+            image[0, position] = drawn if own[position] == -1 else own[position]
         rows.append(image[0])
     return torch.stack(rows)
 
@@ -233,8 +238,73 @@ def test_cached_sampler_equals_the_full_forward_token_for_token(
     assert torch.equal(tokens, sample_slowly(model, text_tokens, uniforms, settings))
 
 
-def test_every_slot_is_computed_once_in_every_layer(model: Transformer, text_tokens: Tensor) -> None:
-    """Or the keys and values held would be of no use."""
+@pytest.mark.parametrize("n_each", [1, 2])
+@pytest.mark.parametrize("guidance", [0.0, 0.5, 3.0])
+def test_guided_sampler_equals_the_full_forward_token_for_token(
+    model: Transformer, text_tokens: Tensor, guidance: float, n_each: int
+) -> None:
+    settings = SamplingSettings(0.7, top_k=6, top_p=0.9, guidance=guidance)
+    uniforms = candidate_uniforms(0, "a cat", list(range(3 * n_each)), I)
+    captions = text_tokens.repeat_interleave(n_each, 0)
+    tokens = sample_image_tokens(model, captions, uniforms, settings)
+    assert torch.equal(tokens, sample_slowly(model, captions, uniforms, settings))
+    assert not torch.equal(tokens, sample_slowly(model, captions, uniforms, SamplingSettings(0.7, 6, 0.9)))
+
+
+def test_guidance_of_zero_draws_as_for_no_caption(model: Transformer, text_tokens: Tensor) -> None:
+    uniforms = candidate_uniforms(0, "a cat", [0, 1, 2], I)
+    tokens = sample_image_tokens(model, text_tokens, uniforms, SamplingSettings(guidance=0.0))
+    empty = torch.full_like(text_tokens, -1)
+    assert torch.equal(tokens, sample_image_tokens(model, empty, uniforms, SamplingSettings()))
+
+
+KEPT = {
+    "rows": lambda position: position < 2 * W,
+    "all but a box": lambda position: not (position // W in (1, 2) and position % W in (0, 1)),
+    "all": lambda position: True,
+    "none": lambda position: False,
+}
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("name", KEPT)
+def test_sampler_that_keeps_tokens_equals_the_full_forward_token_for_token(
+    model: Transformer, text_tokens: Tensor, name: str, guidance: float
+) -> None:
+    picture = torch.randint(V_IMAGE, (3, I), generator=torch.Generator().manual_seed(2))
+    is_kept = torch.tensor([KEPT[name](position) for position in range(I)])
+    kept = torch.where(is_kept, picture, -1)
+    uniforms = candidate_uniforms(0, "a cat", [0, 1, 2], I)
+    settings = SamplingSettings(guidance=guidance)
+    tokens = sample_image_tokens(model, text_tokens, uniforms, settings, kept=kept)
+    assert torch.equal(tokens[:, is_kept], picture[:, is_kept])
+    assert torch.equal(tokens, sample_slowly(model, text_tokens, uniforms, settings, kept))
+
+
+def test_keeping_a_samples_own_tokens_changes_none_of_it(model: Transformer, text_tokens: Tensor) -> None:
+    """Each position has its own random number, whatever is kept before it."""
+    uniforms = candidate_uniforms(0, "a cat", [0, 1, 2], I)
+    whole = sample_image_tokens(model, text_tokens, uniforms, SamplingSettings())
+    for n_kept in (1, 6, I - 1):
+        kept = whole.clone()
+        kept[:, n_kept:] = -1
+        assert torch.equal(sample_image_tokens(model, text_tokens, uniforms, SamplingSettings(), kept=kept), whole)
+
+
+def test_sampler_leaves_what_it_is_given_alone(model: Transformer, text_tokens: Tensor) -> None:
+    kept = torch.full((3, I), -1)
+    kept[:, :W] = 3
+    given = [text_tokens, candidate_uniforms(0, "a cat", [0, 1, 2], I), kept]
+    before = [tensor.clone() for tensor in given]
+    sample_image_tokens(model, *given[:2], SamplingSettings(guidance=2.0), kept=kept)
+    assert all(map(torch.equal, given, before))
+
+
+@pytest.mark.parametrize(("guidance", "n_rows"), [(1.0, 3), (2.0, 6)])
+def test_every_slot_is_computed_once_in_every_layer(
+    model: Transformer, text_tokens: Tensor, guidance: float, n_rows: int
+) -> None:
+    """Or the keys and values held would be of no use; guidance has the slots of the empty caption besides."""
     n_slots: dict[str, list[int]] = {}
 
     def count(name: str, norm: nn.Module) -> None:
@@ -245,9 +315,10 @@ def test_every_slot_is_computed_once_in_every_layer(model: Transformer, text_tok
     for i, block in enumerate(model.blocks):
         count(f"{i} attention", block.attention.norm)
         count(f"{i} mlp", block.mlp.norm)
-    sample_image_tokens(model, text_tokens, candidate_uniforms(0, "", [0, 1, 2], I), SamplingSettings())
+    settings = SamplingSettings(guidance=guidance)
+    sample_image_tokens(model, text_tokens, candidate_uniforms(0, "", [0, 1, 2], I), settings)
     assert len(n_slots) == 2 * len(model.blocks)
-    assert all(slots == [3 * T] + [3] * I for slots in n_slots.values())
+    assert all(slots == [n_rows * T] + [n_rows] * I for slots in n_slots.values())
 
 
 def test_progress_advances_once_for_every_position(model: Transformer, text_tokens: Tensor) -> None:

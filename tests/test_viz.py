@@ -1,10 +1,24 @@
 """Grids: every picture where it belongs, captions inside the sheet."""
 
+import io
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
-from dalle_cli.viz import GAP, MIN_TILE, TEXT_HEIGHT, captioned_rows, enlarge, grid, labelled_grid
+from dalle_cli.viz import (
+    GAP,
+    MIN_TILE,
+    PREVIEW_SIDE,
+    TEXT_HEIGHT,
+    captioned_rows,
+    enlarge,
+    grid,
+    half_blocks,
+    labelled_grid,
+)
 
 
 def flat(level: int, side: int = MIN_TILE) -> Image.Image:
@@ -54,3 +68,41 @@ def test_captions_stand_over_the_first_row_of_their_pictures() -> None:
     pictures = [Image.new("L", (1, 1), level) for level in range(12)]
     rows = captioned_rows([("a\x1bb", pictures[:10]), ("c", pictures[10:])])
     assert rows == [("a\ufffdb", pictures[:8]), ("", pictures[8:10]), ("c", pictures[10:])]
+
+
+def pixels_shown(pictures: list[Image.Image], n_columns: int) -> np.ndarray:
+    """Read back the pixels that a terminal is told to show, gaps left out: [2 * lines, characters, 3]."""
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, color_system="truecolor", width=n_columns)
+    console.print(half_blocks(pictures, n_columns))
+    lines = stream.getvalue().splitlines()
+    assert all(len(re.sub("\x1b.*?m", "", line)) <= n_columns for line in lines)
+    code = re.compile("\x1b\\[38;2;(\\d+);(\\d+);(\\d+);48;2;(\\d+);(\\d+);(\\d+)m(▀+)")
+    rows = []
+    for line in lines:
+        pairs = [list(map(int, found[:6])) for found in code.findall(line) for _ in found[6]]
+        rows += [[pair[:3] for pair in pairs], [pair[3:] for pair in pairs]]
+    return np.array(rows)
+
+
+def noise(seed: int, side: int = PREVIEW_SIDE) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(256, size=(side, side, 3), dtype=np.uint8))
+
+
+def test_half_blocks_show_every_pixel_of_small_pictures_side_by_side() -> None:
+    pictures = [noise(0), noise(1), noise(2)]
+    shown = pixels_shown(pictures, 3 * PREVIEW_SIDE + 2)
+    assert np.array_equal(shown, np.concatenate([np.asarray(picture) for picture in pictures], axis=1))
+
+
+def test_half_blocks_show_large_pictures_by_the_means_of_their_parts() -> None:
+    shown = pixels_shown([noise(0, 4 * PREVIEW_SIDE)], 80)
+    means = np.asarray(noise(0, 4 * PREVIEW_SIDE)).reshape(PREVIEW_SIDE, 4, PREVIEW_SIDE, 4, 3).mean(axis=(1, 3))
+    assert shown.shape == means.shape and np.abs(shown - means).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("n_columns", "shape"), [(2, (2, 2)), (9, (8, 8)), (48, (24, 24)), (49, (24, 48)), (80, (24, 72))]
+)
+def test_half_blocks_show_as_many_pictures_as_fit(n_columns: int, shape: tuple[int, int]) -> None:
+    assert pixels_shown([noise(i) for i in range(4)], n_columns).shape == (*shape, 3)

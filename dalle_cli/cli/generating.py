@@ -1,6 +1,7 @@
 """`dalle generate`, `rerank`, `reconstruct` and `export`: what trained models are for."""
 
 import math
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,8 @@ ClipVocabulary = Annotated[
     typer.Option("--tokenizer", metavar="FILE", help="CLIP's vocabulary, where it does not lie beside the CLIP."),
 ]
 
+MAX_GUIDANCE = 100  # so that no logits overflow
+
 
 @app.command(rich_help_panel="Use")
 def generate(
@@ -28,6 +31,20 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0, help="1: as the model has learnt; 0: the likeliest.")] = 1.0,
     top_k: Annotated[int, typer.Option(min=0, help="Draw from the k likeliest tokens; 0: from all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that hold this share; 1: all.")] = 1.0,
+    guidance: Annotated[
+        float,
+        typer.Option(min=0, max=MAX_GUIDANCE, help="Above 1: closer to the caption; wants `loss.caption_dropout`."),
+    ] = 1.0,
+    image: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep the top of this picture, and draw what is below.")
+    ] = None,
+    keep_rows: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Rows of tokens to keep of it; by default 15 of 32.")
+    ] = None,
+    redraw: Annotated[
+        str | None,
+        typer.Option(metavar="ROW,COL,ROWS,COLS", help="Keep all of it but this box of tokens, counted from 0."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed draws the same pictures.")] = 0,
     batch_size: Annotated[str, typer.Option(metavar="auto|N", help="Pictures drawn side by side.")] = "auto",
     clip: Annotated[str | None, typer.Option(metavar="CLIP", help="Rank the pictures by this CLIP.")] = None,
@@ -37,6 +54,7 @@ def generate(
     ] = None,
     best: Annotated[int, typer.Option(min=0, help="Keep so many of the n, the best ones; 0: all, in order.")] = 0,
     keep_all: Annotated[bool, typer.Option("--keep-all", help="Write the others, too, behind the best.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Show the first of each caption on the terminal.")] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A new folder, or an unfinished one; by default in the run.")
     ] = None,
@@ -52,19 +70,22 @@ def generate(
     _check_ranking(n, clip, tokenizer, rank, best, keep_all)
     if not math.isfinite(temperature):
         raise typer.BadParameter(f"{temperature} is not a number to divide by", param_hint="--temperature")
+    box = _check_image(image, keep_rows, redraw)
     if not 0 < top_p <= 1:
         raise typer.BadParameter(f"{top_p} is not above 0 and at most 1", param_hint="--top-p")
     if batch_size != "auto" and not (batch_size.isdigit() and int(batch_size) > 0):
         raise typer.BadParameter(f"{batch_size} is neither auto nor a number above 0", param_hint="--batch-size")
     from dalle_cli.commands.generate import GenerateOptions, read_captions
     from dalle_cli.commands.generate import generate as command
+    from dalle_cli.image_prompt import Box, ImagePrompt
     from dalle_cli.sampling import SamplingSettings
 
     options = GenerateOptions(
         run=run,
         captions=read_captions(captions or [], prompts),
         n=n,
-        sampling=SamplingSettings(temperature, top_k, top_p),
+        sampling=SamplingSettings(temperature, top_k, top_p, guidance),
+        image=None if image is None else ImagePrompt(image, keep_rows, None if box is None else Box(*box)),
         seed=seed,
         batch_size=0 if batch_size == "auto" else int(batch_size),
         clip=clip,
@@ -75,6 +96,7 @@ def generate(
         device=device,
         precision=precision or "auto",
         out=out,
+        show=show,
     )
     command(options, Terminal(quiet, as_json))
 
@@ -94,6 +116,19 @@ def _check_ranking(
         raise typer.BadParameter(
             "nothing says which are the best: give --clip or --rank", param_hint="--best / --keep-all"
         )
+
+
+def _check_image(image: Path | None, keep_rows: int | None, redraw: str | None) -> list[int] | None:
+    """Read the four numbers of a box, if there is one."""
+    if image is None and (keep_rows is not None or redraw is not None):
+        raise typer.BadParameter("there is no --image", param_hint="--keep-rows / --redraw")
+    if keep_rows is not None and redraw is not None:
+        raise typer.BadParameter("either rows are kept or a box is redrawn, not both", param_hint="--redraw")
+    if redraw is None:
+        return None
+    if not re.fullmatch(r"\d{1,4}(,\d{1,4}){3}", redraw, re.ASCII):
+        raise typer.BadParameter(f"{redraw} is not four numbers, as 4,0,4,8", param_hint="--redraw")
+    return [int(number) for number in redraw.split(",")]
 
 
 @app.command(rich_help_panel="Use")

@@ -17,6 +17,7 @@ from dalle_cli.data.sources.captions import clean_captions
 from dalle_cli.drawing import Candidate, Painter
 from dalle_cli.drawn_folder import DrawnFolder
 from dalle_cli.errors import UsageError
+from dalle_cli.image_prompt import ImagePrompt, KeptTokens, keep_tokens
 from dalle_cli.jobs import begin_job, recorded_job
 from dalle_cli.loading import load_dvae, load_tokenizer, load_transformer
 from dalle_cli.reranking import Ranking, keep_best, rank_by_clip, rank_by_perplexity, scored
@@ -25,6 +26,7 @@ from dalle_cli.sampling import SamplingSettings
 from dalle_cli.scoring import open_clip
 from dalle_cli.training.precision import DTYPES, Precision, apply_precision, open_device, told_when_out_of_memory
 from dalle_cli.untrusted import SURROGATE, printable
+from dalle_cli.viz import half_blocks
 
 WIDEST = 64  # candidates decoded side by side, unless told otherwise
 
@@ -37,6 +39,7 @@ class GenerateOptions:
     captions: list[str]
     n: int
     sampling: SamplingSettings
+    image: ImagePrompt | None
     seed: int
     batch_size: int  # 0: as many as there are, up to 64
     clip: str | None  # ranks by it, where given
@@ -47,11 +50,17 @@ class GenerateOptions:
     device: str
     precision: str
     out: Path | None
+    show: bool  # the first pictures of each caption, on the terminal
 
     @property
     def n_kept(self) -> int:
         """How many pictures of each caption are written."""
         return self.n if self.keep_all or not self.best else self.best
+
+    @property
+    def n_shown(self) -> int:
+        """How many of those may be shown: the best, where there are any."""
+        return self.best or self.n
 
 
 def generate(options: GenerateOptions, terminal: Terminal) -> None:
@@ -63,6 +72,7 @@ def generate(options: GenerateOptions, terminal: Terminal) -> None:
     precision = recorded.get("precision", "auto") if options.precision == "auto" else options.precision
     device, precision = open_device(options.device, precision)
     painter = load_painter(options.run, device, precision)
+    kept = None if options.image is None else keep_tokens(options.image, painter.dvae)
     warn_of_captions(painter, options.captions, terminal)
     ranking = choose_ranking(options, painter, precision, terminal)
     settings = {
@@ -72,13 +82,16 @@ def generate(options: GenerateOptions, terminal: Terminal) -> None:
         "device": device.type,
         "precision": precision,
         "model": model_checksum(options.run),
+        **(kept.record if kept else {}),
     }
     out = make_folder(options)
     begin_job(out, describe(options, ranking, settings))
     folder = DrawnFolder(out)
     with held_alone(out):
-        if fill(folder, options, painter, ranking, settings, terminal) or not (out / GRID).is_file():
-            folder.save_grid(options.n_kept, options.best or options.n)
+        if fill(folder, options, painter, kept, ranking, settings, terminal) or not (out / GRID).is_file():
+            folder.save_grid(options.n_kept, options.n_shown)
+    if options.show:
+        show(folder, options, terminal)
     report(folder, terminal)
 
 
@@ -86,6 +99,7 @@ def fill(
     folder: DrawnFolder,
     options: GenerateOptions,
     painter: Painter,
+    kept: KeptTokens | None,
     ranking: Ranking | None,
     settings: dict[str, Any],
     terminal: Terminal,
@@ -103,7 +117,8 @@ def fill(
     n_drawn += len(held)
     progress = terminal.progress(len(candidates), n_drawn, "picture")
     with progress as line, told_how_to_go_on(folder.path, terminal):
-        batches = painter.draw(candidates, n_drawn, settings["decode_width"], options.seed, options.sampling)
+        tokens = kept.tokens if kept else None
+        batches = painter.draw(candidates, n_drawn, settings["decode_width"], options.seed, options.sampling, tokens)
         drawn = scored(batches, ranking, line.advance)
         if ranking:
             drawn = itertools.chain(held, folder.hold(drawn, n_drawn))
@@ -215,6 +230,15 @@ def warn_of_captions(painter: Painter, captions: list[str], terminal: Terminal) 
         n_tokens = len(painter.tokenizer.encode(caption))
         if n_tokens > room:
             terminal.warn(f"caption cut from {n_tokens:,} to {room} tokens: {printable(caption)[:60]}…")
+
+
+def show(folder: DrawnFolder, options: GenerateOptions, terminal: Terminal) -> None:
+    """Draw small previews, a row for each caption, where stderr is a terminal that can show them."""
+    if terminal.picture_columns == 0:
+        return
+    for caption, pictures in folder.groups(options.n_kept, options.n_shown):
+        terminal.say(printable(caption))
+        terminal.show(half_blocks(pictures, terminal.picture_columns))
 
 
 def report(folder: DrawnFolder, terminal: Terminal) -> None:

@@ -33,7 +33,7 @@ class Decoder:
                      share its keys and values
         dtype        of the branches' weights, keys and values; the stream and the logits are fp32
         """
-        captions = _distinct(text_tokens)
+        captions = distinct_captions(text_tokens)
         n_samples = len(text_tokens)
         near = {kind: _near(kind, transformer) for kind in set(transformer.kinds)}
         self._layers = [
@@ -74,7 +74,7 @@ def cache_bytes(transformer: Transformer, n_samples: int, n_captions: int, dtype
     return 2 * slots * transformer.start_of_text.numel() * dtype.itemsize
 
 
-def _distinct(text_tokens: Tensor) -> Tensor:
+def distinct_captions(text_tokens: Tensor) -> Tensor:
     """Give each caption once, [C, T], where all come in rows of equally many, else one for each sample."""
     captions, counts = torch.unique_consecutive(text_tokens, dim=0, return_counts=True)
     return captions if bool((counts == counts[0]).all()) else text_tokens

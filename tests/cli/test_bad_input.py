@@ -59,6 +59,10 @@ class Place:
     def generate(self, *words: object, run: object = None) -> list[object]:
         return ["generate", run or self.transformer, "-n", 1, "--out", self.root / "out", *words]
 
+    def begin(self, *words: object) -> list[object]:
+        """Draw from a picture."""
+        return self.generate("a ring", "--image", self.pairs / "000.png", *words)
+
     def rerank(self, *words: object, pictures: object = None, clip: object = None, out: object = None) -> list[object]:
         given = ["--clip", clip or self.clip, "--out", out or self.root / "out"]
         return ["rerank", pictures or self.pairs, *given, *words]
@@ -233,6 +237,34 @@ WRONG_USAGE = {  # exit code 2
     "no pictures asked for": (lambda p: p.generate("a ring", "-n", 0), ["-n"]),
     "share above 1": (lambda p: p.generate("a ring", "--top-p", 1.5), ["--top-p"]),
     "temperature that is no number": (lambda p: p.generate("a ring", "--temperature", "nan"), ["temperature"]),
+    "guidance that is no number": (lambda p: p.generate("a ring", "--guidance", "nan"), ["--guidance"]),
+    "guidance below none": (lambda p: p.generate("a ring", "--guidance", -1), ["--guidance"]),
+    "guidance beyond all bounds": (lambda p: p.generate("a ring", "--guidance", "inf"), ["--guidance"]),
+    "rows kept of no picture": (lambda p: p.generate("a ring", "--keep-rows", 2), ["--keep-rows", "--image"]),
+    "box of no picture": (lambda p: p.generate("a ring", "--redraw", "0,0,1,1"), ["--redraw", "--image"]),
+    "rows kept and a box redrawn": (
+        lambda p: p.begin("--keep-rows", 2, "--redraw", "0,0,1,1"), ["--redraw", "rows are kept", "not both"],
+    ),
+    "no rows kept": (lambda p: p.begin("--keep-rows", 0), ["--keep-rows"]),
+    "all rows kept": (lambda p: p.begin("--keep-rows", 4), ["can't keep 4 of 4 rows", "hint: keep 1 to 3 rows"]),
+    "more rows kept than there are": (lambda p: p.begin("--keep-rows", 9), ["can't keep 9 of 4 rows"]),
+    "box that is no box": (lambda p: p.begin("--redraw", "1,1"), ["--redraw", "1,1 is not four numbers"]),
+    "box of words": (lambda p: p.begin("--redraw", "a,b,c,d"), ["--redraw", "not four numbers"]),
+    "box before the first row": (lambda p: p.begin("--redraw", "-1,0,1,1"), ["--redraw", "not four numbers"]),
+    "box outside the grid": (
+        lambda p: p.begin("--redraw", "2,2,3,1"), ["no such box to redraw: 2,2,3,1", "hint: ", "4x4 tokens"],
+    ),
+    "box of nothing": (lambda p: p.begin("--redraw", "2,2,0,1"), ["no such box to redraw: 2,2,0,1"]),
+    "picture to begin from that is missing": (
+        lambda p: p.generate("a ring", "--image", p.root / "absent.png"), ["cannot read the picture", "absent.png"],
+    ),
+    "picture to begin from that is a folder": (
+        lambda p: p.generate("a ring", "--image", p.pairs), ["cannot read the picture"],
+    ),
+    "picture to begin from that is none": (
+        lambda p: p.generate("a ring", "--image", p.broken() / "0.png"),
+        ["cannot use the picture", "0.png: not a JPEG, PNG, WebP or GIF picture"],
+    ),
     "best of what nothing ranks": (lambda p: p.generate("a ring", "--best", 1), ["--best", "--clip", "--rank"]),
     "all of what nothing ranks": (lambda p: p.generate("a ring", "--keep-all"), ["--best", "--clip", "--rank"]),
     "more of the best than are drawn": (

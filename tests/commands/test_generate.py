@@ -89,7 +89,7 @@ def test_export_draws_the_pictures_of_the_run(
 
 
 def test_manifest_and_text_chunks_say_how_a_picture_came_to_be(draw: Callable, tmp_path: Path) -> None:
-    words = ["--temperature", 0.5, "--top-k", 7, "--top-p", 0.9, "--seed", 12, "--batch-size", 3]
+    words = ["--temperature", 0.5, "--top-k", 7, "--top-p", 0.9, "--guidance", 1.5, "--seed", 12, "--batch-size", 3]
     files = draw("a red circle", "ein grüner Ring", "-n", 2, *words)
     records = records_of(files)
     assert [record["file"] for record in records] == [name for name in files if name[0].isdigit()]
@@ -98,7 +98,7 @@ def test_manifest_and_text_chunks_say_how_a_picture_came_to_be(draw: Callable, t
     ):
         expected = {
             "caption": caption, "number": number, "seed": 12, "temperature": 0.5, "top_k": 7, "top_p": 0.9,
-            "decode_width": 3, "device": "cpu",
+            "decode_width": 3, "device": "cpu", "guidance": 1.5,
         }  # fmt: skip
         assert expected.items() <= record.items() and len(record["model"]) == 64
         with Image.open(tmp_path / "drawn" / record["file"]) as picture:
