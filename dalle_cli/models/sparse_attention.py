@@ -5,9 +5,10 @@ two parts are computed apart, the first by the fused kernel, and merged by their
 gets the merged output and log-sum-exp, which makes its part of the gradient exact. Axes used below:
 
     B batch    H heads    K width of a head    T text slots    W side of the grid    I = W * W    S = T + I
-    L lines of the grid, or columns: W    C = B * H * L
+    L lines of the grid, or columns: W
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -40,26 +41,11 @@ class SparseAttention:
     def lines(self, image: Tensor) -> Tensor:
         """Lay image slots [B, H, I, K] out by line, or by column: [B * H, L, W, K]."""
         grid = image.reshape(-1, self.grid_size, self.grid_size, image.shape[-1])
-        return grid.transpose(1, 2) if self.is_column else grid
+        return grid.transpose(1, 2).contiguous() if self.is_column else grid
 
     def slots(self, lines: Tensor, like: Tensor) -> Tensor:
         """Undo `lines`."""
         return (lines.transpose(1, 2) if self.is_column else lines).reshape(like.shape)
-
-    def windows(self, lines: Tensor) -> Tensor:
-        """Put each line's keys or values [B * H, L, W, K] together with those of the lines in reach: [C, keys, K]."""
-        above = F.pad(lines, (0, 0, 0, 0, self.reach, 0))
-        parts = [above[:, i : i + self.grid_size] for i in range(self.reach + 1)]
-        return torch.cat(parts, dim=2).flatten(0, 1)
-
-    def fold(self, windows: Tensor) -> Tensor:
-        """Add what stands in windows [C, keys, K] for the same line: [B * H, L, W, K]."""
-        n = self.grid_size
-        parts = windows.view(-1, n, self.reach + 1, n, windows.shape[-1])
-        lines = parts[:, :, self.reach].clone()
-        for i in range(self.reach):
-            lines[:, : n - self.reach + i] += parts[:, self.reach - i :, i]
-        return lines
 
 
 def _windows_of(mask: Tensor) -> Tensor:
@@ -109,50 +95,66 @@ class _Merged(torch.autograd.Function):
 
 
 class _Near:
-    """The part of the near image slots, by plain products of small matrices."""
+    """The part of the near image slots, by plain products of small matrices.
+
+    A line's queries meet the keys of one line at a time: of their own and of each above it that they reach.
+    """
 
     def __init__(self, query: Tensor, key: Tensor, value: Tensor, layout: SparseAttention) -> None:
         """query, key, value  [B, H, I, K]"""
         self.layout = layout
         self.scale = query.shape[-1] ** -0.5
-        self.queries = self._flat(query) * self.scale  # [C, W, K]
-        self.keys = layout.windows(layout.lines(key))  # [C, keys, K]
-        self.values = layout.windows(layout.lines(value))
+        self.queries = layout.lines(query) * self.scale  # [B * H, L, W, K], like the next two
+        self.keys, self.values = layout.lines(key), layout.lines(value)
 
     def merge(self, far: Tensor, far_lse: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Add this part to that of the text.
 
         far, far_lse  [B, H, I, K] and fp32 [B, H, I]
-        returns       the same two for both parts, and what `gradients` needs: e^(score - m) [C, W, keys], with m the
-                      largest score of a query, and their sum with the text's [C, W, 1]
+        returns       the same two for both parts, and what `gradients` needs: e^(score - m) [B * H, L, W, keys], with m
+                      the largest score of a query, and their sum with the text's [B * H, L, W, 1]
         """
-        scores = (self.queries @ self.keys.transpose(1, 2)).float()
-        scores.view(-1, *self.layout.hidden.shape).masked_fill_(self.layout.hidden, -torch.inf)
-        far_lse = self._flat(far_lse[..., None])  # [C, W, 1]
-        largest = torch.maximum(scores.amax(dim=2, keepdim=True), far_lse)
+        layout = self.layout
+        scores = far_lse.new_empty(*self.queries.shape[:3], layout.hidden.shape[-1])
+        for own, other, keys in self._meetings():
+            scores[:, own, :, keys] = self.queries[:, own] @ self.keys[:, other].transpose(2, 3)
+        scores.masked_fill_(layout.hidden, -torch.inf)
+        far_lse = layout.lines(far_lse[..., None])  # [B * H, L, W, 1]
+        largest = torch.maximum(scores.amax(dim=3, keepdim=True), far_lse)
         weights, far_weight = scores.sub_(largest).exp_(), (far_lse - largest).exp()
-        total = weights.sum(dim=2, keepdim=True) + far_weight
+        total = weights.sum(dim=3, keepdim=True) + far_weight
         weights = weights.to(far.dtype)
-        merged = torch.baddbmm(self._flat(far) * far_weight.to(far.dtype), weights, self.values)  # [C, W, K]
-        lse = self._slots(largest + total.log(), like=far[..., :1]).squeeze(-1)
-        return self._slots(merged.div_(total), like=far), lse, weights, total
+        merged = layout.lines(far) * far_weight.to(far.dtype)
+        for own, other, keys in self._meetings():
+            merged[:, own] += weights[:, own, :, keys] @ self.values[:, other]
+        lse = layout.slots(largest + total.log(), like=far[..., :1]).squeeze(-1)
+        return layout.slots(merged.div_(total), like=far), lse, weights, total
 
-    def gradients(self, gradient: Tensor, merged: Tensor, weights: Tensor, total: Tensor) -> tuple[Tensor, ...]:
+    def gradients(self, gradient: Tensor, merged: Tensor, weights: Tensor, total: Tensor) -> list[Tensor]:
         """Give those by queries, keys and values, [B, H, I, K] each, of a gradient by the merged output."""
-        by_output = self._flat(gradient).float().div(total)  # [C, W, K]
-        dot = (by_output * self._flat(merged)).sum(dim=2, keepdim=True)
+        layout = self.layout
+        by_output = layout.lines(gradient).float().div(total)
+        dot = (by_output * layout.lines(merged)).sum(dim=3, keepdim=True)
         by_output = by_output.to(gradient.dtype)
-        by_scores = (by_output @ self.values.transpose(1, 2)).float().sub_(dot).mul_(weights).to(gradient.dtype)
-        by_keys = self.layout.fold(by_scores.transpose(1, 2) @ self.queries)
-        by_values = self.layout.fold(weights.transpose(1, 2) @ by_output)
-        by_queries = (by_scores @ self.keys).mul_(self.scale)
-        return tuple(self._slots(x, like=gradient) for x in (by_queries, by_keys, by_values))
+        found: list[Tensor] = []
+        for own, other, keys in self._meetings():
+            met = weights[:, own, :, keys]
+            by_scores = (by_output[:, own] @ self.values[:, other].transpose(2, 3)).float()
+            by_scores = by_scores.sub_(dot[:, own]).mul_(met).to(gradient.dtype)
+            by_queries = by_scores @ self.keys[:, other]
+            by_keys = by_scores.transpose(2, 3) @ self.queries[:, own]
+            by_values = met.transpose(2, 3) @ by_output[:, own]
+            if not found:  # every line meets itself first
+                found = [by_queries, by_keys, by_values]
+                continue
+            for whole, lines, part in zip(found, (own, other, other), (by_queries, by_keys, by_values), strict=True):
+                whole[:, lines] += part
+        found[0].mul_(self.scale)
+        return [layout.slots(lines, like=gradient) for lines in found]
 
-    def _flat(self, image: Tensor) -> Tensor:
-        """Lay image slots [B, H, I, N] out line by line: [C, W, N]."""
-        return self.layout.lines(image).flatten(0, 1)
-
-    def _slots(self, lines: Tensor, like: Tensor) -> Tensor:
-        """Undo `_flat`, also where lines are not flattened."""
-        n = self.layout.grid_size
-        return self.layout.slots(lines.reshape(-1, n, n, lines.shape[-1]), like)
+    def _meetings(self) -> Iterator[tuple[slice, slice, slice]]:
+        """Pair lines with those so far above them: their lines, the others, and where among the keys these stand."""
+        n, reach = self.layout.grid_size, self.layout.reach
+        for above in range(reach + 1):
+            place = (reach - above) * n
+            yield slice(above, n), slice(0, n - above), slice(place, place + n)
