@@ -115,10 +115,7 @@ class _Near:
                       the largest score of a query, and their sum with the text's [B * H, L, W, 1]
         """
         layout = self.layout
-        scores = far_lse.new_empty(*self.queries.shape[:3], layout.hidden.shape[-1])
-        for own, other, keys in self._meetings():
-            scores[:, own, :, keys] = self.queries[:, own] @ self.keys[:, other].transpose(2, 3)
-        scores.masked_fill_(layout.hidden, -torch.inf)
+        scores = self._scores().masked_fill_(layout.hidden, -torch.inf)
         far_lse = layout.lines(far_lse[..., None])  # [B * H, L, W, 1]
         largest = torch.maximum(scores.amax(dim=3, keepdim=True), far_lse)
         weights, far_weight = scores.sub_(largest).exp_(), (far_lse - largest).exp()
@@ -129,6 +126,16 @@ class _Near:
             merged[:, own] += weights[:, own, :, keys] @ self.values[:, other]
         lse = layout.slots(largest + total.log(), like=far[..., :1]).squeeze(-1)
         return layout.slots(merged.div_(total), like=far), lse, weights, total
+
+    def _scores(self) -> Tensor:
+        """Multiply queries by keys: fp32 [B * H, L, W, keys], with anything where there is no line so far above."""
+        if self.layout.reach == 0:
+            return (self.queries @ self.keys.transpose(2, 3)).float()
+        n_keys = self.layout.hidden.shape[-1]
+        scores = torch.empty(*self.queries.shape[:3], n_keys, device=self.queries.device)
+        for own, other, keys in self._meetings():
+            scores[:, own, :, keys] = self.queries[:, own] @ self.keys[:, other].transpose(2, 3)
+        return scores
 
     def gradients(self, gradient: Tensor, merged: Tensor, weights: Tensor, total: Tensor) -> list[Tensor]:
         """Give those by queries, keys and values, [B, H, I, K] each, of a gradient by the merged output."""
