@@ -10,6 +10,7 @@ from torch import Tensor
 Loss = TypeVar("Loss", Tensor, float)
 
 LOGITS_AT_ONCE = 2**21  # 8 MiB, which a processor's cache holds
+LOGITS_AT_ONCE_ON_GPUS = 2**27  # 512 MiB, so that no product is too small to fill one
 
 
 def logit_laplace_nll(mapped: Tensor, mu: Tensor, log_scale: Tensor) -> Tensor:
@@ -70,7 +71,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         gradients = [torch.zeros_like(x) for x in (features, weight, bias)] if is_differentiated else []
         total, hits = features.new_zeros(()), tokens.new_zeros(())
-        n_rows = max(LOGITS_AT_ONCE // len(weight), 1)
+        at_once = LOGITS_AT_ONCE if features.device.type == "cpu" else LOGITS_AT_ONCE_ON_GPUS
+        n_rows = max(at_once // len(weight), 1)
         for start in range(0, len(features), n_rows):
             rows = slice(start, start + n_rows)
             own, targets = features[rows], tokens[rows]
