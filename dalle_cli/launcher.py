@@ -22,7 +22,7 @@ TOLD = (2, 130, 143)  # wrong usage and requests to stop: the first process has 
 
 def launch(n_processes: int, words: list[str]) -> None:
     """Run `dalle` with the words of its command line in n processes; raises DalleError naming the one that failed."""
-    children = [_start(rank, n_processes, port, words) for port in [_free_port()] for rank in range(n_processes)]
+    children = [_start(rank, n_processes, port, words) for port in [free_port()] for rank in range(n_processes)]
     with _signals_passed_on(children):
         failed = _wait(children)
     if failed is not None:
@@ -80,7 +80,8 @@ def _signals_passed_on(children: list[subprocess.Popen]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Find a port of this machine that nobody listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

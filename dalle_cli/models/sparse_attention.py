@@ -84,14 +84,17 @@ class _Merged(torch.autograd.Function):
             return _flash_backward(*own, output[:, :, queries], lse, 0.0, is_causal)
 
         of_text, of_image = by_text_keys(text, text_lse, True), by_text_keys(image, lse, False)
-        near = _Near(*(tensor[:, :, image] for tensor in (query, key, value)), ctx.layout)
-        of_near = near.gradients(gradient[:, :, image], output[:, :, image], *kept)
-        found = [torch.empty_like(tensor) for tensor in (query, key, value)]
-        for total, one, other, third in zip(found, of_text, of_image, of_near, strict=True):
-            is_query = total is found[0]
-            total[:, :, text] = one if is_query else one.add_(other)
-            total[:, :, image] = third.add_(other) if is_query else third
-        return *found, None
+        near_part = _Near(*(tensor[:, :, image] for tensor in (query, key, value)), ctx.layout)
+        of_near = near_part.gradients(gradient[:, :, image], output[:, :, image], *kept)
+        by_query, by_key, by_value = (torch.empty_like(tensor) for tensor in (query, key, value))
+        by_query[:, :, text] = of_text[0]
+        by_query[:, :, image] = of_image[0].add_(of_near[0])
+        for total, by_text, by_image, near in zip(
+            (by_key, by_value), of_text[1:], of_image[1:], of_near[1:], strict=True
+        ):
+            total[:, :, text] = by_text.add_(by_image)
+            total[:, :, image] = near
+        return by_query, by_key, by_value, None
 
 
 class _Near:

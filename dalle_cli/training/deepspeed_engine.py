@@ -1,9 +1,9 @@
 """DeepSpeed's ZeRO behind the verbs of an engine: parameters, gradients and moments dealt out over processes.
 
 Rajbhandari et al. 2020. DeepSpeed deals out, gathers, sums and clips; the update, the average and the checkpoints are
-ours, by `Shard`s: where in DeepSpeed's flat fp32 partitions a process's part of a parameter lies. Neither its own
-checkpoints nor its 16-bit modes are used. The only module that imports DeepSpeed, whose insides it must know here and
-there: the tests of several processes hold it to that.
+ours, by the `Shard`s of `zero_layout`: where in DeepSpeed's flat fp32 partitions a process's part of a parameter lies.
+Neither its own checkpoints nor its 16-bit modes are used. The only module that imports DeepSpeed; what both know of its
+insides is checked whenever an engine is made, and by the tests of several processes.
 """
 
 import copy

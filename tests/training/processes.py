@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dalle_cli.launcher import _free_port
+from dalle_cli.launcher import free_port
 
 LIMIT = 120  # seconds after which something hangs
 SETTINGS = {
@@ -47,7 +47,7 @@ def figures(folder: Path, name: str) -> list[float]:
 
 def answers(script: Path, n_processes: int, *words: object, limit: int = LIMIT) -> list[Any]:
     """Run a script in so many processes that find one another; give what each printed last, as JSON."""
-    place = {"WORLD_SIZE": str(n_processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    place = {"WORLD_SIZE": str(n_processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     processes = [
         subprocess.Popen(
             [sys.executable, str(script), *map(str, words)],
