@@ -8,7 +8,7 @@ gets the merged output and log-sum-exp, which makes its part of the gradient exa
     L lines of the grid, or columns: W
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -31,21 +31,22 @@ class SparseAttention:
         mask = image_mask(kind, grid_size, kernel_size).view([grid_size] * 4)  # [line, place, line, place]
         if self.is_column:
             mask = mask.permute(1, 0, 3, 2)
-        self.hidden = ~_windows_of(mask)  # [L, W, keys]
+        self.hidden = ~_windows_of(mask)[:, None]  # [L, 1, W, keys]
         self.reach = self.hidden.shape[-1] // grid_size - 1  # lines above a query's own
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Average values [B, H, S, K] by one softmax over the keys that each query may see; returns [B, H, S, K]."""
         return _Merged.apply(query, key, value, self)
 
-    def lines(self, image: Tensor) -> Tensor:
-        """Lay image slots [B, H, I, K] out by line, or by column: [B * H, L, W, K]."""
-        grid = image.reshape(-1, self.grid_size, self.grid_size, image.shape[-1])
-        return grid.transpose(1, 2).contiguous() if self.is_column else grid
+    def grid(self, image: Tensor) -> Tensor:
+        """See image slots [B, H, I, K] line by line, or column by column: [L, B, H, W, K]."""
+        grid = image.unflatten(2, (self.grid_size, self.grid_size))
+        return grid.permute(3, 0, 1, 2, 4) if self.is_column else grid.permute(2, 0, 1, 3, 4)
 
-    def slots(self, lines: Tensor, like: Tensor) -> Tensor:
-        """Undo `lines`."""
-        return (lines.transpose(1, 2) if self.is_column else lines).reshape(like.shape)
+    def lines(self, image: Tensor, scale: float = 1.0) -> Tensor:
+        """Lay image slots, scaled, out in that order, so that any span of lines is one block: [L, B * H, W, K]."""
+        grid = self.grid(image)
+        return torch.mul(grid, scale, out=grid.new_empty(grid.shape)).flatten(1, 2)
 
 
 def _windows_of(mask: Tensor) -> Tensor:
@@ -64,19 +65,18 @@ class _Merged(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: SparseAttention) -> Tensor:
         text, image = slice(None, layout.text_len), slice(layout.text_len, None)
         keys, values = key[:, :, text], value[:, :, text]
-        from_text, text_lse = _flash(query[:, :, text], keys, values, is_causal=True)
-        far, far_lse = _flash(query[:, :, image], keys, values)
-        near = _Near(*(tensor[:, :, image] for tensor in (query, key, value)), layout)
         output = torch.empty_like(query)
-        output[:, :, text] = from_text
-        output[:, :, image], lse, *kept = near.merge(far, far_lse)
+        output[:, :, text], text_lse = _flash(query[:, :, text], keys, values, is_causal=True)
+        far = _flash(query[:, :, image], keys, values)
+        near = _Near(*(tensor[:, :, image] for tensor in (query, key, value)), layout)
+        lse, probs = near.merge(*far, output[:, :, image])
         ctx.layout = layout
-        ctx.save_for_backward(query, key, value, output, text_lse, lse, *kept)
+        ctx.save_for_backward(query, key, value, output, text_lse, lse, probs)
         return output
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        query, key, value, output, text_lse, lse, *kept = ctx.saved_tensors
+        query, key, value, output, text_lse, lse, probs = ctx.saved_tensors
         text, image = slice(None, ctx.layout.text_len), slice(ctx.layout.text_len, None)
 
         def by_text_keys(queries: slice, lse: Tensor, is_causal: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,16 +84,13 @@ class _Merged(torch.autograd.Function):
             return _flash_backward(*own, output[:, :, queries], lse, 0.0, is_causal)
 
         of_text, of_image = by_text_keys(text, text_lse, True), by_text_keys(image, lse, False)
-        near_part = _Near(*(tensor[:, :, image] for tensor in (query, key, value)), ctx.layout)
-        of_near = near_part.gradients(gradient[:, :, image], output[:, :, image], *kept)
         by_query, by_key, by_value = (torch.empty_like(tensor) for tensor in (query, key, value))
-        by_query[:, :, text] = of_text[0]
-        by_query[:, :, image] = of_image[0].add_(of_near[0])
-        for total, by_text, by_image, near in zip(
-            (by_key, by_value), of_text[1:], of_image[1:], of_near[1:], strict=True
-        ):
-            total[:, :, text] = by_text.add_(by_image)
-            total[:, :, image] = near
+        by_query[:, :, text], by_query[:, :, image] = of_text[0], of_image[0]
+        torch.add(of_text[1], of_image[1], out=by_key[:, :, text])
+        torch.add(of_text[2], of_image[2], out=by_value[:, :, text])
+        near = _Near(*(tensor[:, :, image] for tensor in (query, key, value)), ctx.layout)
+        totals = [tensor[:, :, image] for tensor in (by_query, by_key, by_value)]
+        near.add_gradients(gradient[:, :, image], output[:, :, image], probs, totals)
         return by_query, by_key, by_value, None
 
 
@@ -107,64 +104,78 @@ class _Near:
         """query, key, value  [B, H, I, K]"""
         self.layout = layout
         self.scale = query.shape[-1] ** -0.5
-        self.queries = layout.lines(query) * self.scale  # [B * H, L, W, K], like the next two
+        self.queries = layout.lines(query, self.scale)  # [L, B * H, W, K], like the next two
         self.keys, self.values = layout.lines(key), layout.lines(value)
 
-    def merge(self, far: Tensor, far_lse: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Add this part to that of the text.
+    def merge(self, far: Tensor, far_lse: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the average over this part and that of the text.
 
-        far, far_lse  [B, H, I, K] and fp32 [B, H, I]
-        returns       the same two for both parts, and what `gradients` needs: e^(score - m) [B * H, L, W, keys], with m
-                      the largest score of a query, and their sum with the text's [B * H, L, W, 1]
+        far, far_lse  the text's part [B, H, I, K] and its log-sum-exps, fp32 [B, H, I]
+        output        [B, H, I, K], written
+        returns       the log-sum-exps over both parts, fp32 [B, H, I], and what `add_gradients` needs: the
+                      probabilities of the near keys [L, B * H, W, keys]
         """
         layout = self.layout
         scores = self._scores().masked_fill_(layout.hidden, -torch.inf)
-        far_lse = layout.lines(far_lse[..., None])  # [B * H, L, W, 1]
-        largest = torch.maximum(scores.amax(dim=3, keepdim=True), far_lse)
-        weights, far_weight = scores.sub_(largest).exp_(), (far_lse - largest).exp()
+        far_lse = far_lse[..., None]
+        lse_by_line = layout.lines(far_lse)  # [L, B * H, W, 1]
+        largest = torch.maximum(scores.amax(dim=3, keepdim=True), lse_by_line)
+        weights, far_weight = scores.sub_(largest).exp_(), (lse_by_line - largest).exp()
         total = weights.sum(dim=3, keepdim=True) + far_weight
-        weights = weights.to(far.dtype)
-        merged = layout.lines(far) * far_weight.to(far.dtype)
-        for own, other, keys in self._meetings():
-            merged[:, own] += weights[:, own, :, keys] @ self.values[:, other]
-        lse = layout.slots(largest + total.log(), like=far[..., :1]).squeeze(-1)
-        return layout.slots(merged.div_(total), like=far), lse, weights, total
+        probs = weights.div_(total).to(far.dtype)
+        near = torch.empty_like(self.values)
+        for above, own, other, keys in self._meetings():
+            _multiply(probs[own, ..., keys], self.values[other], near[own], is_added=above > 0)
+        grid = layout.grid(far)
+        far_share = (far_weight / total).to(far.dtype).view(*grid.shape[:4], 1)
+        torch.addcmul(near.view(grid.shape), grid, far_share, out=layout.grid(output))
+        lse = torch.empty_like(far_lse)
+        layout.grid(lse).copy_((largest + total.log()).view_as(far_share))
+        return lse.squeeze(-1), probs
 
     def _scores(self) -> Tensor:
-        """Multiply queries by keys: fp32 [B * H, L, W, keys], with anything where there is no line so far above."""
-        if self.layout.reach == 0:
-            return (self.queries @ self.keys.transpose(2, 3)).float()
+        """Multiply queries by keys: fp32 [L, B * H, W, keys], with anything where there is no line so far above."""
         n_keys = self.layout.hidden.shape[-1]
         scores = torch.empty(*self.queries.shape[:3], n_keys, device=self.queries.device)
-        for own, other, keys in self._meetings():
-            scores[:, own, :, keys] = self.queries[:, own] @ self.keys[:, other].transpose(2, 3)
+        for _, own, other, keys in self._meetings():
+            scores[own, ..., keys] = self.queries[own] @ self.keys[other].transpose(2, 3)
         return scores
 
-    def gradients(self, gradient: Tensor, merged: Tensor, weights: Tensor, total: Tensor) -> list[Tensor]:
-        """Give those by queries, keys and values, [B, H, I, K] each, of a gradient by the merged output."""
-        layout = self.layout
-        by_output = layout.lines(gradient).float().div(total)
-        dot = (by_output * layout.lines(merged)).sum(dim=3, keepdim=True)
-        by_output = by_output.to(gradient.dtype)
-        found: list[Tensor] = []
-        for own, other, keys in self._meetings():
-            met = weights[:, own, :, keys]
-            by_scores = (by_output[:, own] @ self.values[:, other].transpose(2, 3)).float()
-            by_scores = by_scores.sub_(dot[:, own]).mul_(met).to(gradient.dtype)
-            by_queries = by_scores @ self.keys[:, other]
-            by_keys = by_scores.transpose(2, 3) @ self.queries[:, own]
-            by_values = met.transpose(2, 3) @ by_output[:, own]
-            if not found:  # every line meets itself first
-                found = [by_queries, by_keys, by_values]
-                continue
-            for whole, lines, part in zip(found, (own, other, other), (by_queries, by_keys, by_values), strict=True):
-                whole[:, lines] += part
-        found[0].mul_(self.scale)
-        return [layout.slots(lines, like=gradient) for lines in found]
+    def add_gradients(self, gradient: Tensor, output: Tensor, probs: Tensor, totals: Sequence[Tensor]) -> None:
+        """Take this part of the gradients from that by the output.
 
-    def _meetings(self) -> Iterator[tuple[slice, slice, slice]]:
-        """Pair lines with those so far above them: their lines, the others, and where among the keys these stand."""
+        gradient, output  [B, H, I, K]
+        totals            those by queries, which this part is added to, and by keys and values, which have none from
+                          elsewhere and are written; [B, H, I, K] each
+        """
+        layout = self.layout
+        by_output = layout.lines(gradient)
+        dot = layout.lines((gradient.float() * output).sum(dim=3, keepdim=True))
+        by_query, by_key, by_value = found = [torch.empty_like(by_output) for _ in range(3)]
+        for above, own, other, keys in self._meetings():
+            met, is_added = probs[own, ..., keys], above > 0
+            by_scores = (by_output[own] @ self.values[other].transpose(2, 3)).float()
+            by_scores = by_scores.sub_(dot[own]).mul_(met).to(met.dtype)
+            _multiply(by_scores, self.keys[other], by_query[own], is_added)
+            _multiply(by_scores.transpose(2, 3), self.queries[own], by_key[other], is_added)
+            _multiply(met.transpose(2, 3), by_output[own], by_value[other], is_added)
+        grids = [layout.grid(total) for total in totals]
+        by_query, by_key, by_value = (lines.view(grids[0].shape) for lines in found)
+        grids[0].add_(by_query, alpha=self.scale)
+        grids[1].copy_(by_key)
+        grids[2].copy_(by_value)
+
+    def _meetings(self) -> Iterator[tuple[int, slice, slice, slice]]:
+        """Pair lines with those so far above them, first with themselves.
+
+        Yields how far, their lines, the others, and where among the keys these stand.
+        """
         n, reach = self.layout.grid_size, self.layout.reach
         for above in range(reach + 1):
             place = (reach - above) * n
-            yield slice(above, n), slice(0, n - above), slice(place, place + n)
+            yield above, slice(above, n), slice(0, n - above), slice(place, place + n)
+
+
+def _multiply(a: Tensor, b: Tensor, out: Tensor, is_added: bool) -> None:
+    """Multiply matrices of whole lines [lines, B * H, rows, columns], in place of what is in `out` or added to it."""
+    out.flatten(0, 1).baddbmm_(a.flatten(0, 1), b.flatten(0, 1), beta=int(is_added))

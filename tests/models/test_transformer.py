@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dalle_cli.models.transformer import Transformer
+from dalle_cli.models.transformer import Transformer, gelu
 
 T, W, V_TEXT, V_IMAGE = 6, 4, 11, 13
 
@@ -107,3 +107,9 @@ def test_wrong_shapes_are_named(model, tokens):
 def test_heads_must_divide_the_width():
     with pytest.raises(ValueError, match="16 by 3"):
         Transformer(V_TEXT, V_IMAGE, T, W, n_layers=1, d_model=16, n_heads=3, kernel_size=3)
+
+
+def test_activation_is_the_published_one_and_so_is_its_gradient():
+    u = torch.linspace(-9, 9, 61, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(gelu(u), u * torch.sigmoid(1.702 * u))
+    assert torch.autograd.gradcheck(gelu, u)
