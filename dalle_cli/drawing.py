@@ -17,7 +17,7 @@ from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.errors import DalleError
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.models.transformer import Transformer
-from dalle_cli.sampling import SamplingSettings, candidate_uniforms, sample_image_tokens
+from dalle_cli.sampling import Sampler, SamplingSettings, candidate_uniforms
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,13 @@ class Painter:
         n_tokens = self.transformer.image_len
         if start == len(candidates):
             return
-        kept_of_all = None if kept is None else kept.to(self.device).expand(width, -1)
+        sampler = Sampler(self.transformer, settings, self.dtype)
         for first in range(start - start % width, len(candidates), width):
             batch = candidates[first : first + width]
             filled = batch + batch[-1:] * (width - len(batch))
             rows = [candidate_uniforms(seed, c.caption, [c.number], n_tokens) for c in filled]
             text_tokens = self.text_tokens([c.caption for c in filled])
-            image_tokens = sample_image_tokens(
-                self.transformer, text_tokens, torch.cat(rows), settings, dtype=self.dtype, kept=kept_of_all
-            )
+            image_tokens = sampler.draw(text_tokens, torch.cat(rows), kept)
             pictures = [to_image(image) for image in self.dvae.decode(image_tokens)]
             wanted = slice(max(start - first, 0), len(batch))
             yield DrawnBatch(filled, text_tokens, image_tokens, pictures, wanted)

@@ -6,15 +6,19 @@ vocabulary.
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from dalle_cli.models.decoder import Decoder
+from dalle_cli.models.decoder import Cache, Decoder, distinct_captions
 from dalle_cli.models.guided_decoder import GuidedDecoder
 from dalle_cli.models.transformer import Transformer
+from dalle_cli.repetition import repeated
+
+BLOCK = 128  # tokens
+ALMOST_ONE = 1 - 2**-53
 
 
 @dataclass(frozen=True)
@@ -59,44 +63,95 @@ def token_probabilities(logits: Tensor, settings: SamplingSettings) -> Tensor:
 
 
 def draw_tokens(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """Draw by inverse distribution: probabilities [B, V] (any scale), uniforms [B] -> int64 [B]."""
-    cumulative = probabilities.double().cumsum(dim=1)
-    threshold = uniforms.to(cumulative)[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=probabilities.shape[1] - 1)
+    """Draw by inverse distribution: probabilities [B, V] (any scale), uniforms [B] -> int64 [B].
 
-
-@torch.inference_mode()
-def sample_image_tokens(
-    transformer: Transformer,
-    text_tokens: Tensor,
-    uniforms: Tensor,
-    settings: SamplingSettings,
-    advance: Callable[[], None] = lambda: None,
-    dtype: torch.dtype = torch.float32,
-    kept: Tensor | None = None,
-) -> Tensor:
-    """Draw image tokens for each caption.
-
-    text_tokens  int64 [B, T], -1 after the caption
-    uniforms     [B, I], see `candidate_uniforms`
-    advance      called after each position, for a progress display
-    dtype        of the branches' arithmetic, see `models.decoder`
-    kept         int64 [B, I], tokens that are there already, -1 where one is to be drawn; None: all are drawn
-    returns      int64 [B, I] in raster order
+    First a block of tokens is drawn, then one of its own, since cumulative sums are slow.
     """
-    device = text_tokens.device
-    uniforms = uniforms.to(device)
-    if settings.guidance == 1:
-        decoder = Decoder(transformer, text_tokens, dtype)
-    else:
-        decoder = GuidedDecoder(transformer, text_tokens, settings.guidance, dtype)
-    tokens = torch.empty(len(text_tokens), transformer.image_len, dtype=torch.int64, device=device)
-    held = None
-    for position in range(transformer.image_len):
-        logits = decoder.logits(held, position)
-        held = draw_tokens(token_probabilities(logits, settings), uniforms[:, position])
-        if kept is not None:
-            held = torch.where(kept[:, position] < 0, held, kept[:, position])
-        tokens[:, position] = held
-        advance()
-    return tokens
+    n_blocks = -(-probabilities.shape[1] // BLOCK)
+    padded = F.pad(probabilities, (0, n_blocks * BLOCK - probabilities.shape[1]))
+    blocks = padded.unflatten(1, (n_blocks, BLOCK))
+    shares = blocks.sum(dim=2, dtype=torch.float64)  # [B, blocks]
+    ends = shares.cumsum(dim=1)
+    threshold = uniforms[:, None].double() * ends[:, -1:]
+    block = (ends <= threshold).sum(dim=1, keepdim=True)
+    left = threshold - (ends - shares).gather(1, block)
+    own = blocks.gather(1, block[..., None].expand(-1, -1, BLOCK)).squeeze(1).double().cumsum(dim=1)
+    left = left.clamp(min=0).minimum(own[:, -1:] * ALMOST_ONE)  # both sums are rounded
+    return (block * BLOCK + (own <= left).sum(dim=1, keepdim=True)).squeeze(1)
+
+
+class Sampler:
+    """Draws image tokens, batch after batch, from one transformer."""
+
+    @torch.inference_mode()
+    def __init__(
+        self,
+        transformer: Transformer,
+        settings: SamplingSettings,
+        dtype: torch.dtype = torch.float32,
+        is_compiled: bool = False,
+    ) -> None:
+        """Lay its weights out for drawing.
+
+        dtype        of the branches' arithmetic, see `models.decoder`
+        is_compiled  for many batches of one size: the first one waits for a compiler
+        """
+        decoder = Decoder(transformer, dtype, is_packed=not is_compiled)
+        self._decoder = decoder if settings.guidance == 1 else GuidedDecoder(decoder, settings.guidance)
+        self._image_len = transformer.image_len
+        self._step = repeated(_Step(self._decoder, settings), is_compiled)
+        self._cache: Cache | None = None
+        self._cache_is_for = (0, 0)  # samples and captions
+
+    @torch.inference_mode()
+    def draw(self, text_tokens: Tensor, uniforms: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Draw image tokens for each caption.
+
+        text_tokens  int64 [B, T], -1 after the caption; where all captions come in rows of equally many, samples of one
+                     share its keys and values
+        uniforms     [B, I], see `candidate_uniforms`
+        kept         int64 [I], tokens that all samples have already, -1 where one is to be drawn; None: all are drawn
+        returns      int64 [B, I] in raster order
+        """
+        device = text_tokens.device
+        kept = torch.full([self._image_len], -1) if kept is None else kept
+        is_drawn = (kept < 0).tolist()
+        first = is_drawn.index(True)
+        last = len(is_drawn) - 1 - is_drawn[::-1].index(True)
+        tokens = kept.to(device).repeat(len(text_tokens), 1)
+        captions = distinct_captions(text_tokens)
+        cache = self._room(len(text_tokens), len(captions))
+        self._decoder.read(captions, tokens[0, :first], cache)
+        by_position = uniforms.to(device).T.contiguous()
+        positions = torch.arange(self._image_len, device=device)
+        before = tokens[:, max(first - 1, 0)].clamp(min=0)
+        for place in range(first, last + 1):
+            own = slice(place, place + 1)
+            before = self._step(before, by_position[place], positions[own], cache)
+            if is_drawn[place]:
+                tokens[:, place] = before
+            else:
+                before = tokens[:, place]
+        return tokens
+
+    def _room(self, n_samples: int, n_captions: int) -> Cache:
+        """Give the cache of the last batch again where it fits, since a captured step goes by its place."""
+        if self._cache is None or self._cache_is_for != (n_samples, n_captions):
+            self._cache = None  # before there are two
+            self._cache = self._decoder.new_cache(n_samples, n_captions)
+            self._cache_is_for = n_samples, n_captions
+        return self._cache
+
+
+class _Step(nn.Module):
+    """One position: logits, probabilities, a draw."""
+
+    def __init__(self, decoder: Decoder | GuidedDecoder, settings: SamplingSettings) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self._settings = settings
+
+    def forward(self, before: Tensor, uniforms: Tensor, position: Tensor, cache: Cache) -> Tensor:
+        """Draw the tokens at a position int64 [1] from those before it and random numbers, [B] each: int64 [B]."""
+        logits = self.decoder(before, position, cache)
+        return draw_tokens(token_probabilities(logits, self._settings), uniforms)

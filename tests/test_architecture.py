@@ -18,7 +18,8 @@ LAYERS = [
         "data.clip_tokenizer", "data.shapes",
     },
     {
-        "sampling", "drawing", "drawn_folder", "reranking", "image_prompt", "embedding", "embedding_cache",
+        "repetition", "sampling", "drawing", "drawn_folder", "reranking", "image_prompt",
+        "embedding", "embedding_cache",
         "loading", "interop",
         "data.sources", "data.picture_lists", "data.preparation", "data.loader", "data.token_shards",
     },

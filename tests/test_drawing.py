@@ -15,7 +15,7 @@ from dalle_cli.drawing import Candidate, Painter
 from dalle_cli.errors import DalleError
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.models.transformer import Transformer
-from dalle_cli.sampling import SamplingSettings, candidate_uniforms, sample_image_tokens
+from dalle_cli.sampling import Sampler, SamplingSettings, candidate_uniforms
 
 TEXT_LEN, GRID_SIZE, VOCAB_SIZE = 12, 4, 16
 CAPTIONS = ["a ring", "a red circle", "", "a ring"]
@@ -61,7 +61,7 @@ def test_every_candidate_is_drawn_once_and_as_if_it_were_alone(width: int, paint
     for candidate, image_tokens, picture in drawn:
         uniforms = candidate_uniforms(SEED, candidate.caption, [candidate.number], GRID_SIZE**2)
         text_tokens = painter.text_tokens([candidate.caption])
-        alone = sample_image_tokens(painter.transformer, text_tokens, uniforms, SamplingSettings())
+        alone = Sampler(painter.transformer, SamplingSettings()).draw(text_tokens, uniforms)
         assert torch.equal(image_tokens, alone[0])
         expected = to_image(painter.dvae.decode(alone)[0])
         assert np.abs(np.asarray(picture, dtype=int) - np.asarray(expected, dtype=int)).max() <= 1  # by rounding

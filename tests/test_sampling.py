@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.sampling import (
+    Sampler,
     SamplingSettings,
     candidate_uniforms,
     draw_tokens,
-    sample_image_tokens,
     token_probabilities,
 )
 
@@ -212,9 +212,9 @@ def sample_slowly(
     model: Transformer, text_tokens: Tensor, uniforms: Tensor, settings: SamplingSettings, kept: Tensor | None = None
 ) -> Tensor:
     """Run the whole stream through the model for every position, with the caption and without, a sample at a time."""
-    kept = torch.full((len(text_tokens), I), -1) if kept is None else kept
+    own = [-1] * I if kept is None else kept.tolist()
     rows = []
-    for text, numbers, own in zip(text_tokens, uniforms.tolist(), kept.tolist(), strict=True):
+    for text, numbers in zip(text_tokens, uniforms.tolist(), strict=True):
         image = torch.zeros(1, I, dtype=torch.int64)
         for position in range(I):
             told, untold = (model(words[None], image)[1][:, position] for words in (text, torch.full((T,), -1)))
@@ -233,7 +233,7 @@ def test_cached_sampler_equals_the_full_forward_token_for_token(
     model: Transformer, text_tokens: Tensor, settings: SamplingSettings
 ) -> None:
     uniforms = candidate_uniforms(0, "a cat", [0, 1, 2], I)
-    tokens = sample_image_tokens(model, text_tokens, uniforms, settings)
+    tokens = Sampler(model, settings).draw(text_tokens, uniforms)
     assert tokens.dtype == torch.int64 and len(tokens.unique()) > 1
     assert torch.equal(tokens, sample_slowly(model, text_tokens, uniforms, settings))
 
@@ -246,22 +246,23 @@ def test_guided_sampler_equals_the_full_forward_token_for_token(
     settings = SamplingSettings(0.7, top_k=6, top_p=0.9, guidance=guidance)
     uniforms = candidate_uniforms(0, "a cat", list(range(3 * n_each)), I)
     captions = text_tokens.repeat_interleave(n_each, 0)
-    tokens = sample_image_tokens(model, captions, uniforms, settings)
+    tokens = Sampler(model, settings).draw(captions, uniforms)
     assert torch.equal(tokens, sample_slowly(model, captions, uniforms, settings))
     assert not torch.equal(tokens, sample_slowly(model, captions, uniforms, SamplingSettings(0.7, 6, 0.9)))
 
 
 def test_guidance_of_zero_draws_as_for_no_caption(model: Transformer, text_tokens: Tensor) -> None:
     uniforms = candidate_uniforms(0, "a cat", [0, 1, 2], I)
-    tokens = sample_image_tokens(model, text_tokens, uniforms, SamplingSettings(guidance=0.0))
+    tokens = Sampler(model, SamplingSettings(guidance=0.0)).draw(text_tokens, uniforms)
     empty = torch.full_like(text_tokens, -1)
-    assert torch.equal(tokens, sample_image_tokens(model, empty, uniforms, SamplingSettings()))
+    assert torch.equal(tokens, Sampler(model, SamplingSettings()).draw(empty, uniforms))
 
 
 KEPT = {
     "rows": lambda position: position < 2 * W,
     "all but a box": lambda position: not (position // W in (1, 2) and position % W in (0, 1)),
-    "all": lambda position: True,
+    "all but the last": lambda position: position < I - 1,
+    "the last": lambda position: position == I - 1,
     "none": lambda position: False,
 }
 
@@ -271,32 +272,32 @@ KEPT = {
 def test_sampler_that_keeps_tokens_equals_the_full_forward_token_for_token(
     model: Transformer, text_tokens: Tensor, name: str, guidance: float
 ) -> None:
-    picture = torch.randint(V_IMAGE, (3, I), generator=torch.Generator().manual_seed(2))
+    picture = torch.randint(V_IMAGE, (I,), generator=torch.Generator().manual_seed(2))
     is_kept = torch.tensor([KEPT[name](position) for position in range(I)])
     kept = torch.where(is_kept, picture, -1)
     uniforms = candidate_uniforms(0, "a cat", [0, 1, 2], I)
     settings = SamplingSettings(guidance=guidance)
-    tokens = sample_image_tokens(model, text_tokens, uniforms, settings, kept=kept)
-    assert torch.equal(tokens[:, is_kept], picture[:, is_kept])
+    tokens = Sampler(model, settings).draw(text_tokens, uniforms, kept)
+    assert torch.equal(tokens[:, is_kept], picture[is_kept].expand(3, -1))
     assert torch.equal(tokens, sample_slowly(model, text_tokens, uniforms, settings, kept))
 
 
 def test_keeping_a_samples_own_tokens_changes_none_of_it(model: Transformer, text_tokens: Tensor) -> None:
     """Each position has its own random number, whatever is kept before it."""
     uniforms = candidate_uniforms(0, "a cat", [0, 1, 2], I)
-    whole = sample_image_tokens(model, text_tokens, uniforms, SamplingSettings())
+    whole = Sampler(model, SamplingSettings()).draw(text_tokens, uniforms)
     for n_kept in (1, 6, I - 1):
-        kept = whole.clone()
-        kept[:, n_kept:] = -1
-        assert torch.equal(sample_image_tokens(model, text_tokens, uniforms, SamplingSettings(), kept=kept), whole)
+        kept = whole[0].clone()
+        kept[n_kept:] = -1
+        assert torch.equal(Sampler(model, SamplingSettings()).draw(text_tokens[:1], uniforms[:1], kept), whole[:1])
 
 
 def test_sampler_leaves_what_it_is_given_alone(model: Transformer, text_tokens: Tensor) -> None:
-    kept = torch.full((3, I), -1)
-    kept[:, :W] = 3
+    kept = torch.full((I,), -1)
+    kept[:W] = 3
     given = [text_tokens, candidate_uniforms(0, "a cat", [0, 1, 2], I), kept]
     before = [tensor.clone() for tensor in given]
-    sample_image_tokens(model, *given[:2], SamplingSettings(guidance=2.0), kept=kept)
+    Sampler(model, SamplingSettings(guidance=2.0)).draw(*given)
     assert all(map(torch.equal, given, before))
 
 
@@ -316,20 +317,13 @@ def test_every_slot_is_computed_once_in_every_layer(
         count(f"{i} attention", block.attention.norm)
         count(f"{i} mlp", block.mlp.norm)
     settings = SamplingSettings(guidance=guidance)
-    sample_image_tokens(model, text_tokens, candidate_uniforms(0, "", [0, 1, 2], I), settings)
+    Sampler(model, settings).draw(text_tokens, candidate_uniforms(0, "", [0, 1, 2], I))
     assert len(n_slots) == 2 * len(model.blocks)
     assert all(slots == [n_rows * T] + [n_rows] * I for slots in n_slots.values())
 
 
-def test_progress_advances_once_for_every_position(model: Transformer, text_tokens: Tensor) -> None:
-    calls = []
-    uniforms = candidate_uniforms(0, "", [0, 1, 2], I)
-    sample_image_tokens(model, text_tokens, uniforms, SamplingSettings(), advance=lambda: calls.append(1))
-    assert len(calls) == I
-
-
 def test_a_sample_is_the_same_alone_and_in_company(model: Transformer, text_tokens: Tensor) -> None:
     uniforms = candidate_uniforms(0, "a cat", [0, 1, 2], I)
-    together = sample_image_tokens(model, text_tokens, uniforms, SamplingSettings())
-    alone = sample_image_tokens(model, text_tokens[1:2], uniforms[1:2], SamplingSettings())
+    together = Sampler(model, SamplingSettings()).draw(text_tokens, uniforms)
+    alone = Sampler(model, SamplingSettings()).draw(text_tokens[1:2], uniforms[1:2])
     assert torch.equal(together[1:2], alone)

@@ -5,35 +5,35 @@ pass through the weights, whose reading is what a slot of few samples costs.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dalle_cli.models.decoder import Decoder, distinct_captions
-from dalle_cli.models.transformer import Transformer
+from dalle_cli.models.decoder import Cache, Decoder
 
 
-class GuidedDecoder:
-    """So many samples, being drawn side by side, each led away from what is drawn of no caption."""
+class GuidedDecoder(nn.Module):
+    """A decoder that leads each sample away from what is drawn of no caption; used like the one it holds.
 
-    def __init__(
-        self, transformer: Transformer, text_tokens: Tensor, guidance: float, dtype: torch.dtype = torch.float32
-    ) -> None:
-        """Read the captions, and the empty one; the arguments but `guidance` are a `Decoder`'s."""
+    The empty caption's rows follow those of each caption, as many, so that samples share keys and values still.
+    """
+
+    def __init__(self, decoder: Decoder, guidance: float) -> None:
+        super().__init__()
+        self.decoder = decoder
         self._guidance = guidance
-        # the empty caption's rows follow those of each caption, as many, so that samples share keys and values still
-        self._row = len(text_tokens) // len(distinct_captions(text_tokens))
-        rows = text_tokens.unflatten(0, (-1, self._row))  # [C, B / C, T]
-        both = torch.stack([rows, torch.full_like(rows, -1)], dim=1)  # [C, 2, B / C, T]
-        self._decoder = Decoder(transformer, both.flatten(0, 2), dtype)
 
-    @torch.inference_mode()
-    def logits(self, held: Tensor | None, position: int) -> Tensor:
+    def new_cache(self, n_samples: int, n_captions: int) -> Cache:
+        """Make room for so many samples, with their captions and without."""
+        return self.decoder.new_cache(2 * n_samples, 2 * n_captions)
+
+    def read(self, captions: Tensor, image_tokens: Tensor, cache: Cache) -> None:
+        """Fill a cache from captions and the empty one; the arguments are a `Decoder`'s."""
+        both = torch.stack([captions, torch.full_like(captions, -1)], dim=1)  # [C, 2, T]
+        self.decoder.read(both.flatten(0, 1), image_tokens, cache)
+
+    def forward(self, before: Tensor, position: Tensor, cache: Cache) -> Tensor:
         """Give empty + guidance * (caption - empty) of the two predictions; arguments and result as a `Decoder`'s."""
-        if held is not None:
-            held = held.view(-1, 1, self._row).expand(-1, 2, -1).flatten()
-        caption, empty = self._decoder.logits(held, position).unflatten(0, (-1, 2, self._row)).unbind(1)
+        n_captions = cache[0][0].shape[1] // 2
+        rows = before.view(n_captions, 1, -1).expand(-1, 2, -1)  # [C, 2, B / C]
+        logits = self.decoder(rows.flatten(), position, cache).unflatten(0, rows.shape)
+        caption, empty = logits.unbind(1)
         return (empty + self._guidance * (caption - empty)).flatten(0, 1)
-
-    @property
-    def n_bytes(self) -> int:
-        """Count the bytes of keys and values."""
-        return self._decoder.n_bytes

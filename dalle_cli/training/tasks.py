@@ -18,7 +18,7 @@ from dalle_cli.metrics import blank_cells, code_counts, perplexity, psnr, recall
 from dalle_cli.models.clip import Clip
 from dalle_cli.models.dvae import DiscreteVAE, map_pixels, relax, unmap_pixels
 from dalle_cli.models.transformer import Transformer
-from dalle_cli.sampling import SamplingSettings, candidate_uniforms, sample_image_tokens
+from dalle_cli.sampling import Sampler, SamplingSettings, candidate_uniforms
 from dalle_cli.training.distributed import World
 from dalle_cli.training.metric_log import Metrics
 from dalle_cli.training.noise import gumbel_noise, uniform_noise
@@ -164,7 +164,7 @@ class TransformerTask:
         """For held-out captions, the picture as the dVAE rebuilds it beside one drawn from the caption."""
         captions = batch.captions
         uniforms = torch.cat([candidate_uniforms(self._seed, c, [0], whole.image_len) for c in captions])
-        drawn = self._dvae.decode(sample_image_tokens(whole, batch.text_tokens, uniforms, SamplingSettings()))
+        drawn = self._dvae.decode(Sampler(whole, SamplingSettings()).draw(batch.text_tokens, uniforms))
         rebuilt = self._dvae.decode(self._image_tokens(batch))
         rows = zip(captions, rebuilt, drawn, strict=True)
         return labelled_grid([(caption, [to_image(left), to_image(right)]) for caption, left, right in rows])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dalle_cli.models.decoder import Decoder, cache_bytes
+from dalle_cli.models.decoder import Cache, Decoder, cache_bytes, distinct_captions
 from dalle_cli.models.transformer import Transformer
 
 SHAPES = [(5, 4, 3), (7, 6, 5), (3, 5, 11), (4, 1, 3), (2, 2, 3), (16, 9, 7)]  # text slots, grid, kernel
@@ -33,10 +33,21 @@ def tokens(model: Transformer, n_captions: int) -> tuple[Tensor, Tensor]:
     )
 
 
-def step_by_step(decoder: Decoder, image: Tensor) -> Tensor:
-    """Feed a picture's own tokens; give the logits [B, I, Vi]."""
-    held = [None, *image.unbind(1)]
-    return torch.stack([decoder.logits(held[position], position) for position in range(image.shape[1])], dim=1)
+def step_by_step(
+    model: Transformer, text: Tensor, image: Tensor, n_read: int = 0, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Read captions and the first of a picture's own tokens, feed the others; give the logits [B, I - n_read, Vi]."""
+    decoder = Decoder(model, dtype)
+    captions = distinct_captions(text)
+    cache = decoder.new_cache(len(text), len(captions))
+    decoder.read(captions, image[0, :n_read], cache)
+    before = [torch.zeros_like(image[:, 0]), *image.unbind(1)]
+    positions = torch.arange(image.shape[1])
+    return torch.stack([decoder(before[p], positions[p : p + 1], cache) for p in range(n_read, len(positions))], dim=1)
+
+
+def n_bytes(cache: Cache) -> int:
+    return sum(tensor.nbytes for layer in cache for tensor in layer)
 
 
 @pytest.mark.parametrize("n_captions", [1, 2, 3, B])
@@ -44,7 +55,7 @@ def step_by_step(decoder: Decoder, image: Tensor) -> Tensor:
 def test_logits_equal_those_of_the_whole_at_every_position(shape: tuple[int, int, int], n_captions: int) -> None:
     model = transformer(*shape)
     text, image = tokens(model, n_captions)
-    found = step_by_step(Decoder(model, text), image)
+    found = step_by_step(model, text, image)
     torch.testing.assert_close(found, model(text, image)[1], rtol=1e-5, atol=1e-5)
 
 
@@ -54,17 +65,39 @@ def test_every_kind_alone_equals_the_whole(shape: tuple[int, int, int], kind: st
     model = transformer(*shape)
     model.kinds = [kind] * 6
     text, image = tokens(model, 2)
-    found = step_by_step(Decoder(model, text), image)
+    found = step_by_step(model, text, image)
     torch.testing.assert_close(found, model(text, image)[1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["row", "column", "convolutional"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_first_tokens_may_be_read_at_once(shape: tuple[int, int, int], kind: str) -> None:
+    model = transformer(*shape)
+    model.kinds = [kind] * 6
+    text, image = tokens(model, 2)
+    image = image[:1].expand(B, -1)
+    expected = model(text, image)[1]
+    for n_read in {1, model.grid_size, model.image_len // 2, model.image_len - 1} - {model.image_len}:
+        found = step_by_step(model, text, image, n_read)
+        torch.testing.assert_close(found, expected[:, n_read:], rtol=1e-5, atol=1e-5)
+
+
+def test_a_step_taken_twice_changes_nothing() -> None:
+    model = transformer(5, 4, 3)
+    text, image = tokens(model, 2)
+    decoder = Decoder(model)
+    cache = decoder.new_cache(B, 2)
+    decoder.read(distinct_captions(text), image[0, :7], cache)
+    first, second = (decoder(image[:, 6], torch.tensor([7]), cache) for _ in range(2))
+    assert torch.equal(first, second)
 
 
 def test_captions_that_do_not_come_in_equal_rows_are_read_for_each_sample() -> None:
     model = transformer(5, 4, 3)
     text, image = tokens(model, 3)
     text = text[[0, 0, 0, 2, 4, 4]]
-    decoder = Decoder(model, text)
-    torch.testing.assert_close(step_by_step(decoder, image), model(text, image)[1], rtol=1e-5, atol=1e-5)
-    assert decoder.n_bytes == cache_bytes(model, B, B)
+    assert torch.equal(distinct_captions(text), text)
+    torch.testing.assert_close(step_by_step(model, text, image), model(text, image)[1], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("n_captions", [1, 2, B])
@@ -72,8 +105,7 @@ def test_captions_that_do_not_come_in_equal_rows_are_read_for_each_sample() -> N
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bytes_held_are_those_reckoned(shape: tuple[int, int, int], dtype: torch.dtype, n_captions: int) -> None:
     model = transformer(*shape)
-    decoder = Decoder(model, tokens(model, n_captions)[0], dtype)
-    assert decoder.n_bytes == cache_bytes(model, B, n_captions, dtype)
+    assert n_bytes(Decoder(model, dtype).new_cache(B, n_captions)) == cache_bytes(model, B, n_captions, dtype)
 
 
 def test_rings_hold_no_more_than_the_masks_reach() -> None:
@@ -90,7 +122,7 @@ def test_rings_hold_no_more_than_the_masks_reach() -> None:
 def test_logits_in_bf16_are_near_and_fp32() -> None:
     model = transformer(7, 6, 5)
     text, image = tokens(model, 2)
-    found, expected = step_by_step(Decoder(model, text, torch.bfloat16), image), model(text, image)[1]
+    found, expected = step_by_step(model, text, image, dtype=torch.bfloat16), model(text, image)[1]
     assert found.dtype == torch.float32
     assert 1e-4 < float((found - expected).norm() / expected.norm()) < 0.03
 
@@ -99,5 +131,5 @@ def test_decoder_leaves_the_callers_tokens_alone() -> None:
     model = transformer(5, 4, 3)
     text, image = tokens(model, 2)
     before = text.clone(), image.clone()
-    step_by_step(Decoder(model, text), image)
+    step_by_step(model, text, image)
     assert torch.equal(text, before[0]) and torch.equal(image, before[1])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dalle_cli.models.decoder import cache_bytes
+from dalle_cli.models.decoder import Decoder, cache_bytes, distinct_captions
 from dalle_cli.models.guided_decoder import GuidedDecoder
 from dalle_cli.models.transformer import Transformer
 
@@ -44,9 +44,13 @@ def test_logits_are_led_away_from_those_of_no_caption(model: Transformer, rows: 
     text = captions(model, rows)
     image = torch.randint(V_IMAGE, (B, model.image_len), generator=torch.Generator().manual_seed(2))
     before = text.clone(), image.clone()
-    decoder = GuidedDecoder(model, text, guidance)
-    held = [None, *image.unbind(1)]
-    found = torch.stack([decoder.logits(held[position], position) for position in range(model.image_len)], dim=1)
+    decoder = GuidedDecoder(Decoder(model), guidance)
+    given = distinct_captions(text)
+    cache = decoder.new_cache(B, len(given))
+    decoder.read(given, image[0, :0], cache)
+    tokens = [torch.zeros_like(image[:, 0]), *image.unbind(1)]
+    positions = torch.arange(model.image_len)
+    found = torch.stack([decoder(tokens[p], positions[p : p + 1], cache) for p in positions], dim=1)
     told, untold = model(text, image)[1], model(torch.full_like(text, -1), image)[1]
     torch.testing.assert_close(found, untold + guidance * (told - untold), rtol=1e-5, atol=5e-5)
     assert torch.equal(text, before[0]) and torch.equal(image, before[1])
@@ -56,5 +60,6 @@ def test_logits_are_led_away_from_those_of_no_caption(model: Transformer, rows: 
 def test_samples_share_the_text_of_their_caption_and_of_the_empty_one(
     model: Transformer, name: str, n_captions: int
 ) -> None:
-    decoder = GuidedDecoder(model, captions(model, ROWS[name]), 2.0)
-    assert decoder.n_bytes == cache_bytes(model, 2 * B, n_captions)
+    given = distinct_captions(captions(model, ROWS[name]))
+    cache = GuidedDecoder(Decoder(model), 2.0).new_cache(B, len(given))
+    assert sum(tensor.nbytes for layer in cache for tensor in layer) == cache_bytes(model, 2 * B, n_captions)

@@ -19,7 +19,7 @@ from dalle_cli.losses import text_image_cross_entropy
 from dalle_cli.models.attention import attend
 from dalle_cli.models.transformer import AttentionBranch, MlpBranch, Transformer
 from dalle_cli.recipe import load_recipe
-from dalle_cli.sampling import SamplingSettings, candidate_uniforms, sample_image_tokens
+from dalle_cli.sampling import Sampler, SamplingSettings, candidate_uniforms
 from dalle_cli.training.gradient_scaling import BranchScales, scale_gradients
 
 CPU = torch.device("cpu")
@@ -364,7 +364,7 @@ def test_transformer_that_trains_in_fp16_draws_previews_in_fp32() -> None:
     scale_gradients(model.sixteen_bit_parts(), 1, CPU)
     text, _ = tokens(model)
     uniforms = candidate_uniforms(0, "a caption", [0, 1], model.image_len)
-    drawn = [sample_image_tokens(each, text, uniforms, SamplingSettings()) for each in (model, plain)]
+    drawn = [Sampler(each, SamplingSettings()).draw(text, uniforms) for each in (model, plain)]
     assert torch.equal(*drawn)
 
 

@@ -6,7 +6,7 @@ import torch
 
 from dalle_cli.losses import token_cross_entropy
 from dalle_cli.models.transformer import Transformer
-from dalle_cli.sampling import SamplingSettings, candidate_uniforms, sample_image_tokens
+from dalle_cli.sampling import Sampler, SamplingSettings, candidate_uniforms
 from dalle_cli.training.token_losses import give_losses
 
 
@@ -39,6 +39,6 @@ def test_losses_and_gradients_are_those_of_the_logits() -> None:
 def test_it_draws_what_the_plain_one_draws() -> None:
     model = transformer()
     text, uniforms = torch.tensor([[1, 2, -1, -1, -1]]), candidate_uniforms(0, "a ring", [0], 16)
-    plain = sample_image_tokens(model, text, uniforms, SamplingSettings())
+    plain = Sampler(model, SamplingSettings()).draw(text, uniforms)
     give_losses(model)
-    assert torch.equal(sample_image_tokens(copy.deepcopy(model), text, uniforms, SamplingSettings()), plain)
+    assert torch.equal(Sampler(copy.deepcopy(model), SamplingSettings()).draw(text, uniforms), plain)

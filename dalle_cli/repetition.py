@@ -1,0 +1,79 @@
+"""How a step of small tensors that is taken thousands of times is run: as it is, compiled, or captured as a CUDA graph.
+
+A step is a module that learns nothing, called with tensors and lists of them, always of the same shapes. It may write
+to what it is given, but a second run with the same arguments must change nothing: a capture is preceded by trials.
+"""
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+TRIALS = 3  # before a capture, as CUDA's libraries choose their ways and make room
+
+# matrix products are tried out first; what calls the kernels is C++ too
+ON_CPU = {"freezing": True, "max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN", "cpp_wrapper": True}
+ON_CUDA = {"max_autotune": True}
+
+
+def can_compile(device: torch.device) -> bool:
+    """Say whether this machine has what a step is compiled with: on a CPU, a C++ compiler."""
+    if device.type == "cuda":
+        return torch.utils._triton.has_triton()
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        return shutil.which(get_cpp_compiler()) is not None
+    except InvalidCxxCompiler:
+        return False
+
+
+def repeated(step: nn.Module, is_compiled: bool) -> Callable[..., Tensor]:
+    """Give what runs a step: the same results, those of a compiled one but for rounding."""
+    device = next(step.parameters()).device
+    run: Callable[..., Tensor] = step
+    if is_compiled and device.type == "cpu":
+        import torch._inductor.config
+
+        torch._inductor.config.freezing = True  # weights become constants; who traces knows no options
+        run = torch.compile(step, fullgraph=True, dynamic=False, options=ON_CPU)
+    elif is_compiled:
+        run = torch.compile(step, fullgraph=True, dynamic=False, options=ON_CUDA)
+    return _Captured(run) if device.type == "cuda" else run
+
+
+class _Captured:
+    """A step as one CUDA graph, so that no kernel waits for its launch.
+
+    The last argument is a list of tensors that the graph reads and writes where they lie; other tensors are copied in.
+    """
+
+    def __init__(self, run: Callable[..., Tensor]) -> None:
+        self._run = run
+        self._held: Any = None
+
+    def __call__(self, *arguments: Any) -> Tensor:
+        """Run the step; the result is overwritten by the next call."""
+        *copied, held = arguments
+        if held is not self._held:
+            self._capture(copied, held)
+        for own, given in zip(self._arguments, copied, strict=True):
+            own.copy_(given)
+        self._graph.replay()
+        return self._result
+
+    def _capture(self, copied: list[Tensor], held: Any) -> None:
+        self._held = held
+        self._arguments = [tensor.clone() for tensor in copied]
+        others = torch.cuda.Stream()
+        others.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(others):
+            for _ in range(TRIALS):
+                self._run(*self._arguments, held)
+        torch.cuda.current_stream().wait_stream(others)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._result = self._run(*self._arguments, held)

@@ -1,0 +1,38 @@
+"""A step that is compiled against the same step as it is."""
+
+import pytest
+import torch
+from torch import nn
+
+from dalle_cli.models.decoder import Decoder
+from dalle_cli.models.transformer import Transformer
+from dalle_cli.repetition import can_compile, repeated
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def model() -> Transformer:
+    torch.manual_seed(0)
+    model = Transformer(11, 13, 5, 4, n_layers=3, d_model=32, n_heads=2, kernel_size=3).requires_grad_(False)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_compile(CPU), reason="no C++ compiler")
+@pytest.mark.filterwarnings("ignore:TypedStorage")
+@torch.inference_mode()
+def test_a_compiled_decoder_equals_the_whole_at_every_position(model: Transformer) -> None:
+    generator = torch.Generator().manual_seed(1)
+    text, image = (torch.randint(11, (2, n), generator=generator) for n in (model.text_len, model.image_len))
+    text[:, -1] = -1
+    decoder = Decoder(model, is_packed=False)
+    step = repeated(decoder, is_compiled=True)
+    cache = decoder.new_cache(2, 2)
+    decoder.read(text, image[0, :0], cache)
+    before = [torch.zeros_like(image[:, 0]), *image.unbind(1)]
+    positions = torch.arange(model.image_len)
+    found = torch.stack([step(before[p], positions[p : p + 1], cache) for p in range(model.image_len)], dim=1)
+    torch.testing.assert_close(found, model(text, image)[1], rtol=1e-5, atol=1e-5)
