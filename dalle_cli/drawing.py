@@ -3,7 +3,7 @@
 Knows nothing of files, nor of which pictures are worth keeping.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,19 +29,29 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class DrawnBatch:
-    """Candidates drawn side by side, always equally many, so that nothing computed of one depends on their number.
+class Widths:
+    """How many candidates are sampled side by side, and at most how many of these are decoded and scored at a time."""
 
+    decode: int
+    slice: int
+
+
+@dataclass(frozen=True)
+class DrawnSlice:
+    """Candidates decoded side by side: those of a batch, or some that follow one another in it.
+
+    place         of the first of them among all candidates
     text_tokens   int64 [B, T], -1 after the caption
     image_tokens  int64 [B, I]
-    wanted        which of them were asked for; the others are there to fill the batch up
+    wanted        which of them were asked for; the others are there so that the same are always side by side
     """
 
+    place: int
     candidates: list[Candidate]
     text_tokens: Tensor
     image_tokens: Tensor
     pictures: list[Image.Image]
-    wanted: slice
+    wanted: list[int]
 
 
 @dataclass(frozen=True)
@@ -71,27 +81,31 @@ class Painter:
     def draw(
         self,
         candidates: list[Candidate],
-        start: int,
-        width: int,
+        places: Sequence[int],
+        widths: Widths,
         seed: int,
         settings: SamplingSettings,
         kept: Tensor | None = None,
-    ) -> Iterator[DrawnBatch]:
-        """Draw the candidates from `start` on, `width` at a time; `kept` int64 [I] has tokens of all, -1 to be drawn.
+    ) -> Iterator[DrawnSlice]:
+        """Draw the candidates at these places, in order; `kept` int64 [I] has tokens of all, -1 to be drawn.
 
-        Batches begin at multiples of the width and a short one is filled up, so that a picture does not depend on
-        where drawing has begun or will end.
+        Batches begin at multiples of their width, have others drawn with what is wanted of them, and a short one is
+        filled up, so that a picture does not depend on which others are wanted.
         """
-        n_tokens = self.transformer.image_len
-        if start == len(candidates):
+        n_tokens, width = self.transformer.image_len, widths.decode
+        wanted = set(places)
+        if not wanted:
             return
         sampler = Sampler(self.transformer, settings, self.dtype)
-        for first in range(start - start % width, len(candidates), width):
+        for first in sorted({place - place % width for place in wanted}):
             batch = candidates[first : first + width]
             filled = batch + batch[-1:] * (width - len(batch))
             rows = [candidate_uniforms(seed, c.caption, [c.number], n_tokens) for c in filled]
             text_tokens = self.text_tokens([c.caption for c in filled])
             image_tokens = sampler.draw(text_tokens, torch.cat(rows), kept)
-            pictures = [to_image(image) for image in self.dvae.decode(image_tokens)]
-            wanted = slice(max(start - first, 0), len(batch))
-            yield DrawnBatch(filled, text_tokens, image_tokens, pictures, wanted)
+            for at in range(0, width, widths.slice):
+                own = slice(at, at + widths.slice)
+                asked = [i for i in range(len(filled[own])) if first + at + i in wanted]
+                if asked:
+                    pictures = [to_image(image) for image in self.dvae.decode(image_tokens[own])]
+                    yield DrawnSlice(first + at, filled[own], text_tokens[own], image_tokens[own], pictures, asked)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dalle_cli.data.augment import clip_square
 from dalle_cli.data.clip_tokenizer import ClipTokenizer
-from dalle_cli.drawing import Candidate, DrawnBatch
+from dalle_cli.drawing import Candidate, DrawnSlice
 from dalle_cli.errors import DalleError
 from dalle_cli.models.clip import Clip
 from dalle_cli.models.transformer import Transformer
@@ -95,12 +95,12 @@ def image_perplexity(transformer: Transformer, text_tokens: Tensor, image_tokens
 class Ranking:
     """How candidates of one caption are put in order.
 
-    score     gives a number for each picture of a batch
+    score     gives a number for each picture of a slice
     checksum  of the CLIP that it depends on, if any
     """
 
     by: Literal["clip", "perplexity"]
-    score: Callable[[DrawnBatch], list[float]]
+    score: Callable[[DrawnSlice], list[float]]
     checksum: str | None = None
 
 
@@ -124,7 +124,7 @@ class Scored:
 
 def rank_by_perplexity(transformer: Transformer) -> Ranking:
     """Rank by the likelihood of the transformer itself, for which no second model is needed."""
-    return Ranking("perplexity", lambda batch: image_perplexity(transformer, batch.text_tokens, batch.image_tokens))
+    return Ranking("perplexity", lambda drawn: image_perplexity(transformer, drawn.text_tokens, drawn.image_tokens))
 
 
 def rank_by_clip(scorer: ClipScorer, checksum: str, captions: Sequence[str]) -> Ranking:
@@ -132,19 +132,19 @@ def rank_by_clip(scorer: ClipScorer, checksum: str, captions: Sequence[str]) -> 
     captions = list(dict.fromkeys(captions))
     embeddings = dict(zip(captions, scorer.embed_captions(captions), strict=True))
 
-    def cosines(batch: DrawnBatch) -> list[float]:
-        pictures = scorer.embed_pictures([scorer.square(picture) for picture in batch.pictures])
-        return (pictures * torch.stack([embeddings[c.caption] for c in batch.candidates])).sum(dim=1).tolist()
+    def cosines(drawn: DrawnSlice) -> list[float]:
+        pictures = scorer.embed_pictures([scorer.square(picture) for picture in drawn.pictures])
+        return (pictures * torch.stack([embeddings[c.caption] for c in drawn.candidates])).sum(dim=1).tolist()
 
     return Ranking("clip", cosines, checksum)
 
 
-def scored(batches: Iterable[DrawnBatch], ranking: Ranking | None, advance: Callable[[], None]) -> Iterator[Scored]:
-    """Take the wanted pictures out of batches, scored where there is a ranking; calls `advance` after each."""
-    for batch in batches:
-        scores = ranking.score(batch) if ranking else [None] * len(batch.candidates)
-        for one in list(map(Scored, batch.candidates, batch.pictures, scores))[batch.wanted]:
-            yield one
+def scored(slices: Iterable[DrawnSlice], ranking: Ranking | None, advance: Callable[[], None]) -> Iterator[Scored]:
+    """Take the wanted pictures out of slices, scored where there is a ranking; calls `advance` after each."""
+    for drawn in slices:
+        scores = ranking.score(drawn) if ranking else [None] * len(drawn.candidates)
+        for i in drawn.wanted:
+            yield Scored(drawn.candidates[i], drawn.pictures[i], scores[i])
             advance()
 
 

@@ -18,9 +18,9 @@ LAYERS = [
         "data.clip_tokenizer", "data.shapes",
     },
     {
-        "repetition", "sampling", "drawing", "drawn_folder", "reranking", "image_prompt",
-        "embedding", "embedding_cache",
-        "loading", "interop",
+        "repetition", "sampling", "drawing", "decode_width", "drawn_folder", "reranking",
+        "image_prompt",
+        "embedding", "embedding_cache", "loading", "interop",
         "data.sources", "data.picture_lists", "data.preparation", "data.loader", "data.token_shards",
     },
     {"training", "scoring"},

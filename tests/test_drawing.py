@@ -1,17 +1,16 @@
 """The painter: a picture depends on its caption, number and seed, and on nothing that is drawn before or beside it."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch import Tensor
 
 from dalle_cli.data.images import to_image
 from dalle_cli.data.tokenizer import Tokenizer
-from dalle_cli.drawing import Candidate, Painter
+from dalle_cli.drawing import Candidate, DrawnSlice, Painter, Widths
 from dalle_cli.errors import DalleError
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.models.transformer import Transformer
@@ -20,8 +19,9 @@ from dalle_cli.sampling import Sampler, SamplingSettings, candidate_uniforms
 TEXT_LEN, GRID_SIZE, VOCAB_SIZE = 12, 4, 16
 CAPTIONS = ["a ring", "a red circle", "", "a ring"]
 CANDIDATES = [Candidate(caption, number) for caption in CAPTIONS for number in range(3)][:11]
+ALL = range(len(CANDIDATES))
 SEED = 5
-WIDTH = 4
+WIDTHS = Widths(decode=4, slice=4)
 
 
 @pytest.fixture(scope="module")
@@ -38,78 +38,88 @@ def painter() -> Painter:
     return Painter(*models, tokenizer, torch.device("cpu"))
 
 
-def draw(painter: Painter, start: int, width: int = WIDTH) -> list[tuple[Candidate, Tensor, Image.Image]]:
-    """Draw the candidates from a start on and list the wanted ones."""
-    batches = list(painter.draw(CANDIDATES, start, width, SEED, SamplingSettings()))
-    return [
-        row
-        for batch in batches
-        for row in list(zip(batch.candidates, batch.image_tokens, batch.pictures, strict=True))[batch.wanted]
-    ]
+def slices(painter: Painter, places: Sequence[int], widths: Widths = WIDTHS) -> list[DrawnSlice]:
+    return list(painter.draw(CANDIDATES, places, widths, SEED, SamplingSettings()))
 
 
-@pytest.mark.parametrize("start", range(len(CANDIDATES) + 1))
-def test_drawing_from_a_start_equals_the_tail_of_drawing_everything(start: int, painter: Painter) -> None:
-    for late, early in zip(draw(painter, start), draw(painter, 0)[start:], strict=True):
-        assert late[0] == early[0] and torch.equal(late[1], early[1]) and late[2].tobytes() == early[2].tobytes()
+def draw(
+    painter: Painter, places: Sequence[int] = ALL, widths: Widths = WIDTHS
+) -> dict[int, tuple[Candidate, list[int], bytes]]:
+    """Draw the candidates at these places and give each with its tokens and its picture."""
+    drawn = {}
+    for one in slices(painter, places, widths):
+        for i in one.wanted:
+            assert one.place + i not in drawn
+            drawn[one.place + i] = one.candidates[i], one.image_tokens[i].tolist(), one.pictures[i].tobytes()
+    assert list(drawn) == sorted(drawn)
+    return drawn
 
 
-@pytest.mark.parametrize("width", [3, 16])
-def test_every_candidate_is_drawn_once_and_as_if_it_were_alone(width: int, painter: Painter) -> None:
-    drawn = draw(painter, 0, width)
-    assert [candidate for candidate, _, _ in drawn] == CANDIDATES
-    for candidate, image_tokens, picture in drawn:
+@pytest.mark.parametrize("places", [range(5, 11), range(10, 11), range(0), [1, 2, 9], [3, 4, 7]], ids=str)
+def test_some_are_drawn_as_among_all(places: Sequence[int], painter: Painter) -> None:
+    everything = draw(painter)
+    assert draw(painter, places) == {place: everything[place] for place in places}
+
+
+@pytest.mark.parametrize("widths", [Widths(3, 3), Widths(16, 16), Widths(16, 5), Widths(4, 1), Widths(2, 9)], ids=str)
+def test_every_candidate_is_drawn_once_and_as_if_it_were_alone(widths: Widths, painter: Painter) -> None:
+    drawn = draw(painter, ALL, widths)
+    assert [candidate for candidate, _, _ in drawn.values()] == CANDIDATES
+    for candidate, image_tokens, picture in drawn.values():
         uniforms = candidate_uniforms(SEED, candidate.caption, [candidate.number], GRID_SIZE**2)
         text_tokens = painter.text_tokens([candidate.caption])
         alone = Sampler(painter.transformer, SamplingSettings()).draw(text_tokens, uniforms)
-        assert torch.equal(image_tokens, alone[0])
-        expected = to_image(painter.dvae.decode(alone)[0])
-        assert np.abs(np.asarray(picture, dtype=int) - np.asarray(expected, dtype=int)).max() <= 1  # by rounding
+        assert image_tokens == alone[0].tolist()
+        expected = np.asarray(to_image(painter.dvae.decode(alone)[0]), dtype=int).flatten()
+        assert np.abs(np.frombuffer(picture, np.uint8) - expected).max() <= 1  # by rounding
 
 
 def test_every_candidate_begins_with_the_tokens_that_are_kept(painter: Painter) -> None:
     kept = torch.arange(GRID_SIZE**2).masked_fill(torch.arange(GRID_SIZE**2) >= 6, -1)
-    batches = list(painter.draw(CANDIDATES, 0, WIDTH, SEED, SamplingSettings(), kept))
-    tokens = torch.cat([batch.image_tokens for batch in batches])
+    drawn = list(painter.draw(CANDIDATES, ALL, WIDTHS, SEED, SamplingSettings(), kept))
+    tokens = torch.cat([one.image_tokens for one in drawn])
     assert torch.equal(tokens[:, :6], torch.arange(6).expand(len(tokens), -1))
     assert len(set(map(tuple, tokens[:, 6:].tolist()))) == 9  # as many as there are different candidates
 
 
 def test_pictures_differ_by_caption_and_by_number(painter: Painter) -> None:
-    drawn = {candidate: picture.tobytes() for candidate, _, picture in draw(painter, 0)}
+    drawn = {candidate: picture for candidate, _, picture in draw(painter).values()}
     assert len(drawn) == len(set(drawn.values())) == 9
 
 
-def test_every_batch_has_the_decode_width(painter: Painter) -> None:
+@pytest.mark.parametrize("width", [4, 2])
+def test_batches_and_slices_are_always_equally_wide(width: int, painter: Painter) -> None:
     """Bits depend on the shape of a multiplication, on some processors even where pictures happen to agree."""
     computed = set()
     parts = (painter.transformer.final_norm, painter.dvae.decoder.trunk)
     hooks = [part.register_forward_pre_hook(lambda own, given: computed.add((own, len(given[0])))) for part in parts]
-    for start in (0, 5, 10):
-        for batch in painter.draw(CANDIDATES, start, WIDTH, SEED, SamplingSettings()):
-            fields = (batch.candidates, batch.text_tokens, batch.image_tokens, batch.pictures)
-            assert [len(field) for field in fields] == [WIDTH] * 4
+    for places in (ALL, [5], [2, 10]):
+        for one in slices(painter, places, Widths(4, width)):
+            fields = (one.candidates, one.text_tokens, one.image_tokens, one.pictures)
+            assert [len(field) for field in fields] == [width] * 4
     for hook in hooks:
         hook.remove()
-    assert computed == {(part, WIDTH) for part in parts}
+    assert computed == {(parts[0], 4), (parts[1], width)}
 
 
-@pytest.mark.parametrize("start", [1, 4, 7, 10])
-def test_drawing_from_a_start_computes_the_very_batches_of_drawing_everything(start: int, painter: Painter) -> None:
+@pytest.mark.parametrize("places", [range(1, 11), range(7, 11), [2, 9]], ids=str)
+def test_what_is_drawn_beside_a_candidate_does_not_depend_on_which_are_wanted(
+    places: Sequence[int], painter: Painter
+) -> None:
     """Bits may also depend on what is multiplied beside them."""
-    late, early = (list(painter.draw(CANDIDATES, i, WIDTH, SEED, SamplingSettings())) for i in (start, 0))
-    assert [batch.candidates for batch in late] == [batch.candidates for batch in early][start // WIDTH :]
-    assert [batch.wanted for batch in late[1:]] == [batch.wanted for batch in early][start // WIDTH + 1 :]
+    of_all = {one.place: one.candidates for one in slices(painter, ALL, Widths(4, 2))}
+    for one in slices(painter, places, Widths(4, 2)):
+        assert one.candidates == of_all[one.place]
 
 
 def test_nothing_is_drawn_before_it_is_asked_for_or_once_all_is_there(painter: Painter) -> None:
     calls = []
     hook = painter.dvae.decoder.trunk.register_forward_pre_hook(lambda *_: calls.append(1))
-    batches = painter.draw(CANDIDATES, 0, WIDTH, SEED, SamplingSettings())
+    batches = painter.draw(CANDIDATES, ALL, WIDTHS, SEED, SamplingSettings())
     counts = [len(calls)]
     for _ in batches:
         counts.append(len(calls))
-    assert draw(painter, len(CANDIDATES)) == []
+    assert draw(painter, []) == {}
     hook.remove()
     assert counts == [0, 1, 2, 3] and len(calls) == 3
 

@@ -22,7 +22,7 @@ def model() -> Transformer:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not can_compile(CPU), reason="no C++ compiler")
-@pytest.mark.filterwarnings("ignore:TypedStorage")
+@pytest.mark.filterwarnings("ignore:TypedStorage", "ignore:.*torch.jit:DeprecationWarning")  # torch's own
 @torch.inference_mode()
 def test_a_compiled_decoder_equals_the_whole_at_every_position(model: Transformer) -> None:
     generator = torch.Generator().manual_seed(1)

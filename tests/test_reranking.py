@@ -16,7 +16,7 @@ from torch import Tensor
 from dalle_cli.data.augment import clip_square
 from dalle_cli.data.clip_tokenizer import ClipTokenizer, own_clip_tokenizer
 from dalle_cli.data.tokenizer import Tokenizer
-from dalle_cli.drawing import Candidate, DrawnBatch
+from dalle_cli.drawing import Candidate, DrawnSlice
 from dalle_cli.models.clip import Clip, Tower
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.reranking import (
@@ -96,16 +96,17 @@ def test_perplexity_of_a_model_that_knows_nothing_is_its_vocabulary(tokens: tupl
     assert image_perplexity(fresh, *tokens) == pytest.approx([V_IMAGE] * 4)
 
 
-def drawn_batch(text_tokens: Tensor, image_tokens: Tensor) -> DrawnBatch:
+def drawn_slice(text_tokens: Tensor, image_tokens: Tensor) -> DrawnSlice:
     n = len(text_tokens)
-    return DrawnBatch([Candidate("", i) for i in range(n)], text_tokens, image_tokens, [PICTURE] * n, slice(0, n))
+    candidates = [Candidate("", i) for i in range(n)]
+    return DrawnSlice(0, candidates, text_tokens, image_tokens, [PICTURE] * n, list(range(n)))
 
 
 def test_ranking_by_perplexity_scores_a_batch_with_its_own_captions(
     transformer: Transformer, tokens: tuple[Tensor, Tensor]
 ) -> None:
     ranking = rank_by_perplexity(transformer)
-    assert ranking.score(drawn_batch(*tokens)) == image_perplexity(transformer, *tokens)
+    assert ranking.score(drawn_slice(*tokens)) == image_perplexity(transformer, *tokens)
     assert (ranking.by, ranking.checksum) == ("perplexity", None)
 
 
@@ -136,8 +137,8 @@ def test_clip_scores_are_the_cosines_of_pictures_and_their_own_captions(clip_tok
 
     ranking = rank_by_clip(ClipScorer(clip, clip_tokenizer, torch.device("cpu")), "its checksum", captions)
     candidates = [Candidate(caption, i) for i, caption in enumerate(captions)]
-    batch = DrawnBatch(candidates, torch.zeros(4, 1), torch.zeros(4, 1), pictures, slice(0, 4))
-    assert ranking.score(batch) == pytest.approx(expected, abs=1e-5)
+    drawn = DrawnSlice(0, candidates, torch.zeros(4, 1), torch.zeros(4, 1), pictures, [0, 1, 2, 3])
+    assert ranking.score(drawn) == pytest.approx(expected, abs=1e-5)
     assert (ranking.by, ranking.checksum) == ("clip", "its checksum")
     assert max(expected) - min(expected) > 0.01
 
@@ -231,32 +232,32 @@ def test_unranked_pictures_pass_unchanged() -> None:
     assert list(keep_best(iter(pictures), 2, 2, None)) == pictures
 
 
-def batches_of(n: int, wanted: list[slice]) -> Iterator[DrawnBatch]:
+def slices_of(n: int, wanted: list[list[int]]) -> Iterator[DrawnSlice]:
     for i, some in enumerate(wanted):
-        batch = drawn_batch(torch.zeros(n, 1), torch.zeros(n, 1))
+        drawn = drawn_slice(torch.zeros(n, 1), torch.zeros(n, 1))
         candidates = [Candidate("a ring", i * n + j) for j in range(n)]
-        yield replace(batch, candidates=candidates, wanted=some)
+        yield replace(drawn, candidates=candidates, wanted=some)
 
 
-def test_whole_batches_are_scored_and_the_wanted_pictures_passed_on() -> None:
+def test_whole_slices_are_scored_and_the_wanted_pictures_passed_on() -> None:
     """Bits of a score depend on the shape of a multiplication, as those of a picture do."""
     scored_together = []
 
-    def score(batch: DrawnBatch) -> list[float]:
-        scored_together.append(len(batch.candidates))
-        return [10.0 * candidate.number for candidate in batch.candidates]
+    def score(drawn: DrawnSlice) -> list[float]:
+        scored_together.append(len(drawn.candidates))
+        return [10.0 * candidate.number for candidate in drawn.candidates]
 
-    wanted = [slice(2, 4), slice(0, 4), slice(0, 1)]
-    taken = list(scored(batches_of(4, wanted), Ranking("clip", score), lambda: None))
-    assert numbers(iter(taken)) == [2, 3, 4, 5, 6, 7, 8]
-    assert [one.score for one in taken] == [20, 30, 40, 50, 60, 70, 80] and scored_together == [4, 4, 4]
+    wanted = [[2, 3], [0, 1, 3], [0]]
+    taken = list(scored(slices_of(4, wanted), Ranking("clip", score), lambda: None))
+    assert numbers(iter(taken)) == [2, 3, 4, 5, 7, 8]
+    assert [one.score for one in taken] == [20, 30, 40, 50, 70, 80] and scored_together == [4, 4, 4]
 
 
 @pytest.mark.parametrize("ranking", [None, fake_ranking("clip")])
 def test_progress_advances_once_for_every_picture_that_was_taken(ranking: Ranking | None) -> None:
     advanced = []
     counts = []
-    for one in scored(batches_of(2, [slice(1, 2), slice(0, 2)]), ranking, lambda: advanced.append(1)):
+    for one in scored(slices_of(2, [[1], [0, 1]]), ranking, lambda: advanced.append(1)):
         counts.append(len(advanced))
         assert (one.score is None) == (ranking is None)
     assert counts == [0, 1, 2] and len(advanced) == 3
@@ -264,7 +265,7 @@ def test_progress_advances_once_for_every_picture_that_was_taken(ranking: Rankin
 
 def test_batches_are_asked_for_one_at_a_time() -> None:
     asked = []
-    batches = (asked.append(1) or batch for batch in batches_of(2, [slice(0, 2)] * 3))
+    batches = (asked.append(1) or batch for batch in slices_of(2, [[0, 1]] * 3))
     assert [len(asked) for _ in scored(batches, None, lambda: None)] == [1, 1, 2, 2, 3, 3]
 
 

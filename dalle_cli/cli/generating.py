@@ -46,7 +46,9 @@ def generate(
         typer.Option(metavar="ROW,COL,ROWS,COLS", help="Keep all of it but this box of tokens, counted from 0."),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed draws the same pictures.")] = 0,
-    batch_size: Annotated[str, typer.Option(metavar="auto|N", help="Pictures drawn side by side.")] = "auto",
+    batch_size: Annotated[
+        str, typer.Option(metavar="auto|N", help="Pictures drawn side by side; auto: as many as pay and memory holds.")
+    ] = "auto",
     clip: Annotated[str | None, typer.Option(metavar="CLIP", help="Rank the pictures by this CLIP.")] = None,
     tokenizer: ClipVocabulary = None,
     rank: Annotated[

@@ -14,7 +14,8 @@ import torch
 
 from dalle_cli.console import Terminal
 from dalle_cli.data.sources.captions import clean_captions
-from dalle_cli.drawing import Candidate, Painter
+from dalle_cli.decode_width import choose_widths, free_bytes
+from dalle_cli.drawing import Candidate, Painter, Widths
 from dalle_cli.drawn_folder import DrawnFolder
 from dalle_cli.errors import UsageError
 from dalle_cli.image_prompt import ImagePrompt, KeptTokens, keep_tokens
@@ -28,8 +29,6 @@ from dalle_cli.training.precision import DTYPES, Precision, apply_precision, ope
 from dalle_cli.untrusted import SURROGATE, printable
 from dalle_cli.viz import half_blocks
 
-WIDEST = 64  # candidates decoded side by side, unless told otherwise
-
 
 @dataclass(frozen=True)
 class GenerateOptions:
@@ -41,7 +40,7 @@ class GenerateOptions:
     sampling: SamplingSettings
     image: ImagePrompt | None
     seed: int
-    batch_size: int  # 0: as many as there are, up to 64
+    batch_size: int  # 0: as many as there are, or as memory holds, or as pay
     clip: str | None  # ranks by it, where given
     tokenizer: Path | None
     by_perplexity: bool
@@ -75,10 +74,12 @@ def generate(options: GenerateOptions, terminal: Terminal) -> None:
     kept = None if options.image is None else keep_tokens(options.image, painter.dvae)
     warn_of_captions(painter, options.captions, terminal)
     ranking = choose_ranking(options, painter, precision, terminal)
+    widths = choose_again(recorded, options, painter)
     settings = {
         "seed": options.seed,
         **asdict(options.sampling),
-        "decode_width": options.batch_size or min(len(options.captions) * options.n, WIDEST),
+        "decode_width": widths.decode,
+        "slice_width": widths.slice,
         "device": device.type,
         "precision": precision,
         "model": model_checksum(options.run),
@@ -88,7 +89,7 @@ def generate(options: GenerateOptions, terminal: Terminal) -> None:
     begin_job(out, describe(options, ranking, settings))
     folder = DrawnFolder(out)
     with held_alone(out):
-        if fill(folder, options, painter, kept, ranking, settings, terminal) or not (out / GRID).is_file():
+        if fill(folder, options, painter, widths, kept, ranking, settings, terminal) or not (out / GRID).is_file():
             folder.save_grid(options.n_kept, options.n_shown)
     if options.show:
         show(folder, options, terminal)
@@ -99,6 +100,7 @@ def fill(
     folder: DrawnFolder,
     options: GenerateOptions,
     painter: Painter,
+    widths: Widths,
     kept: KeptTokens | None,
     ranking: Ranking | None,
     settings: dict[str, Any],
@@ -118,8 +120,9 @@ def fill(
     progress = terminal.progress(len(candidates), n_drawn, "picture")
     with progress as line, told_how_to_go_on(folder.path, terminal):
         tokens = kept.tokens if kept else None
-        batches = painter.draw(candidates, n_drawn, settings["decode_width"], options.seed, options.sampling, tokens)
-        drawn = scored(batches, ranking, line.advance)
+        places = range(n_drawn, len(candidates))
+        slices = painter.draw(candidates, places, widths, options.seed, options.sampling, tokens)
+        drawn = scored(slices, ranking, line.advance)
         if ranking:
             drawn = itertools.chain(held, folder.hold(drawn, n_drawn))
         for place, one in enumerate(keep_best(drawn, options.n, n_kept, ranking), start=n_written):
@@ -149,6 +152,16 @@ def load_painter(run: Path, device: torch.device, precision: Precision) -> Paint
     painter = Painter(transformer, dvae, load_tokenizer(RunDir(run)), device, dtype)
     painter.check(run)
     return painter
+
+
+def choose_again(recorded: dict[str, Any], options: GenerateOptions, painter: Painter) -> Widths:
+    """Take the widths that an unfinished job was begun with, whatever memory is free now, or choose some."""
+    free = free_bytes(painter.device)
+    chosen = choose_widths(painter, len(options.captions), options.n, options.sampling.guidance != 1, free)
+    decode, own_slice = (recorded.get(key) for key in ("decode_width", "slice_width"))
+    is_usable = all(isinstance(width, int) and width > 0 for width in (decode, own_slice))
+    begun = Widths(decode, own_slice) if is_usable else chosen
+    return Widths(options.batch_size or begun.decode, begun.slice)
 
 
 def choose_ranking(

@@ -14,7 +14,7 @@ from PIL import Image
 from dalle_cli.commands.generate import read_captions
 from dalle_cli.data.augment import clip_square
 from dalle_cli.data.sources.captions import clean_captions
-from dalle_cli.drawing import Candidate, Painter
+from dalle_cli.drawing import Candidate, Painter, Widths
 from dalle_cli.loading import load_clip, load_clip_tokenizer, load_dvae, load_tokenizer, load_transformer
 from dalle_cli.reranking import image_perplexity
 from dalle_cli.run_dir import RunDir
@@ -242,7 +242,7 @@ def test_perplexity_puts_the_likeliest_first_and_needs_no_clip(
     tokenizer = load_tokenizer(RunDir(transformer_run))
     painter = Painter(transformer, load_dvae(transformer_run), tokenizer, torch.device("cpu"))
     candidates = [Candidate("a red circle", number) for number in range(5)]
-    batches = painter.draw(candidates, 0, 3, 0, SamplingSettings())
+    batches = painter.draw(candidates, range(5), Widths(3, 3), 0, SamplingSettings())
     rows = [
         row for batch in batches for row in zip(batch.text_tokens, batch.image_tokens, batch.pictures, strict=True)
     ][:5]

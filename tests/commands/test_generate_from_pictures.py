@@ -12,7 +12,7 @@ from PIL import Image
 
 from dalle_cli.data.augment import centre_crop
 from dalle_cli.data.images import to_image
-from dalle_cli.drawing import Candidate, Painter
+from dalle_cli.drawing import Candidate, Painter, Widths
 from dalle_cli.loading import load_dvae, load_tokenizer, load_transformer
 from dalle_cli.reranking import image_perplexity
 from dalle_cli.run_dir import RunDir
@@ -70,7 +70,7 @@ def test_pictures_are_those_of_the_tokens_kept_and_drawn(
     records = draw("--image", picture, *words, "--guidance", guidance)
     kept = tokens_of(picture, painter).masked_fill(is_drawn(words), -1)
     settings = SamplingSettings(guidance=guidance)
-    (batch,) = painter.draw(CANDIDATES, 0, 3, 0, settings, kept)
+    (batch,) = painter.draw(CANDIDATES, range(3), Widths(3, 3), 0, settings, kept)
     assert (batch.image_tokens[:, kept >= 0] == kept[kept >= 0]).all()
     for record, tokens in zip(records, batch.image_tokens, strict=True):
         with Image.open(tmp_path / "drawn" / record["file"]) as drawn:
@@ -127,7 +127,7 @@ def test_pictures_begun_from_another_are_ranked_by_perplexity(
 ) -> None:
     records = draw("--image", picture, *words, "--guidance", 2, "--rank", "perplexity")
     kept = tokens_of(picture, painter).masked_fill(is_drawn(words), -1)
-    (batch,) = painter.draw(CANDIDATES, 0, 3, 0, SamplingSettings(guidance=2.0), kept)
+    (batch,) = painter.draw(CANDIDATES, range(3), Widths(3, 3), 0, SamplingSettings(guidance=2.0), kept)
     perplexities = image_perplexity(painter.transformer, batch.text_tokens, batch.image_tokens)
     assert [record["score"] for record in records] == pytest.approx(sorted(perplexities), rel=1e-5)
     assert [perplexities[record["number"]] for record in records] == pytest.approx(sorted(perplexities))

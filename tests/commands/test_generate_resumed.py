@@ -1,5 +1,6 @@
 """`generate` into a folder it has begun: the same pictures as without an interruption, and never another job's."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -197,6 +198,34 @@ def test_precision_that_was_chosen_is_chosen_again(
     ended = dalle(*words, "--out", folder)
     assert ended.code == 0, ended.err
     assert tree(folder) == tree(tmp_path / "finished")
+
+
+def test_widths_that_were_chosen_are_chosen_again(
+    transformer_run: Path, tmp_path: Path, dalle: Callable, tree: Callable
+) -> None:
+    """Free memory may be another now: what a job has recorded holds."""
+    words = ["generate", transformer_run, "a ring", "-n", 6, "--precision", "fp32"]
+    recorded = {"decode_width": 4, "slice_width": 3}
+    (tmp_path / "drawn").mkdir()
+    assert dalle(*words, "--batch-size", 4, "--out", tmp_path / "finished").code == 0
+    job = json.loads((tmp_path / "finished" / "job.json").read_text())
+    (tmp_path / "drawn" / "job.json").write_text(json.dumps(job | recorded))
+    ended = dalle(*words, "--out", tmp_path / "drawn")
+    assert ended.code == 0, ended.err
+    lines = [json.loads(line) for line in (tmp_path / "drawn" / "manifest.jsonl").read_text().splitlines()]
+    assert len(lines) == 6 and all(recorded.items() <= line.items() for line in lines)
+
+
+@pytest.mark.parametrize("width", [0, "wide", None])
+def test_width_that_is_none_is_no_width_to_go_on_with(
+    width: object, transformer_run: Path, tmp_path: Path, dalle: Callable
+) -> None:
+    words = ["generate", transformer_run, "a ring", "-n", 2, "--precision", "fp32", "--out", tmp_path / "drawn"]
+    assert dalle(*words).code == 0
+    job = json.loads((tmp_path / "drawn" / "job.json").read_text())
+    (tmp_path / "drawn" / "job.json").write_text(json.dumps(job | {"decode_width": width}))
+    ended = dalle(*words)
+    assert ended.code == 2 and "belongs to another job, with other decode_width\n" in ended.err
 
 
 @plain
