@@ -15,13 +15,13 @@ LAYERS = [
     {
         "models", "losses", "metrics", "viz",
         "data", "data.order", "data.images", "data.augment", "data.tokenizer", "data.merge_learners",
-        "data.clip_tokenizer", "data.shapes",
+        "data.clip_tokenizer", "data.shapes", "data.rows",
     },
     {
         "repetition", "sampling", "drawing", "decode_width", "drawn_folder", "reranking",
         "image_prompt",
         "embedding", "embedding_cache", "loading", "interop",
-        "data.sources", "data.picture_lists", "data.preparation", "data.loader", "data.token_shards",
+        "data.sources", "data.prompts", "data.picture_lists", "data.preparation", "data.loader", "data.token_shards",
     },
     {"training", "scoring"},
     {"commands"},

@@ -25,7 +25,10 @@ def generate(
     run: RunToUse,
     captions: Annotated[list[str] | None, typer.Argument(metavar="CAPTION...", help="What to draw.")] = None,
     prompts: Annotated[
-        str | None, typer.Option(metavar="FILE|-", help="A file of captions, one a line; - is the standard input.")
+        str | None,
+        typer.Option(
+            metavar="FILE|-", help="Captions: text, one a line (- is the standard input); .csv or .jsonl, as `caption`."
+        ),
     ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Pictures of each caption.")] = 8,
     temperature: Annotated[float, typer.Option(min=0, help="1: as the model has learnt; 0: the likeliest.")] = 1.0,
@@ -77,8 +80,9 @@ def generate(
         raise typer.BadParameter(f"{top_p} is not above 0 and at most 1", param_hint="--top-p")
     if batch_size != "auto" and not (batch_size.isdigit() and int(batch_size) > 0):
         raise typer.BadParameter(f"{batch_size} is neither auto nor a number above 0", param_hint="--batch-size")
-    from dalle_cli.commands.generate import GenerateOptions, read_captions
+    from dalle_cli.commands.generate import GenerateOptions
     from dalle_cli.commands.generate import generate as command
+    from dalle_cli.data.prompts import read_captions
     from dalle_cli.image_prompt import Box, ImagePrompt
     from dalle_cli.sampling import SamplingSettings
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +12,9 @@ from typing import Any
 import torch
 
 from dalle_cli.console import Terminal
-from dalle_cli.data.sources.captions import clean_captions
 from dalle_cli.decode_width import choose_widths, free_bytes
 from dalle_cli.drawing import Candidate, Painter, Widths
 from dalle_cli.drawn_folder import DrawnFolder
-from dalle_cli.errors import UsageError
 from dalle_cli.image_prompt import ImagePrompt, KeptTokens, keep_tokens
 from dalle_cli.jobs import begin_job, recorded_job
 from dalle_cli.loading import load_dvae, load_tokenizer, load_transformer
@@ -26,7 +23,7 @@ from dalle_cli.run_dir import GRID, MANIFEST, WEIGHTS, RunDir, dvae_model_dir, h
 from dalle_cli.sampling import SamplingSettings
 from dalle_cli.scoring import open_clip
 from dalle_cli.training.precision import DTYPES, Precision, apply_precision, open_device, told_when_out_of_memory
-from dalle_cli.untrusted import SURROGATE, printable
+from dalle_cli.untrusted import printable
 from dalle_cli.viz import half_blocks
 
 
@@ -207,30 +204,6 @@ def make_folder(options: GenerateOptions) -> Path:
             continue
         return samples / f"{number:03d}"
     raise AssertionError("unreachable")
-
-
-def read_captions(captions: list[str], prompts: str | None) -> list[str]:
-    """Gather captions from the command line and from a file, or `-` for the standard input, one a line.
-
-    Raises UsageError where there is none, one is no text, or an empty one is asked for by name.
-    """
-    if any(SURROGATE.search(caption) for caption in captions):
-        raise UsageError("a caption that is not UTF-8")
-    if any(not caption.strip() for caption in captions):
-        raise UsageError("an empty caption", 'give a caption in quotes, as in: dalle generate RUN "a red circle"')
-    captions = clean_captions(captions)
-    lines: list[str] = []
-    if prompts is not None:
-        try:
-            data = sys.stdin.buffer.read() if prompts == "-" else Path(prompts).read_bytes()
-            lines = clean_captions(data.decode("utf-8-sig").splitlines())
-        except OSError as error:
-            raise UsageError(f"cannot read captions from {prompts}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise UsageError(f"cannot read captions from {prompts}: it is not UTF-8 text") from error
-    if not captions and not lines:
-        raise UsageError("no captions", "give some in quotes, or a file of them with --prompts")
-    return [*captions, *lines]
 
 
 def warn_of_captions(painter: Painter, captions: list[str], terminal: Terminal) -> None:

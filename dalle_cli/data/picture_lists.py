@@ -3,16 +3,15 @@
 Paths only: whether a picture can be read is found when it is.
 """
 
-import csv
 import io
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from dalle_cli.data.images import BadSample
+from dalle_cli.data.rows import TABLE_SUFFIXES, rows_of
 from dalle_cli.data.sources.captions import clean_captions
 from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES
 from dalle_cli.errors import DalleError
@@ -40,7 +39,7 @@ def list_pictures(spec: str) -> list[ListedPicture]:
     elif path.is_dir():
         drawn = _is_drawn(path)
         pictures = _from_manifest(path / MANIFEST) if drawn else [ListedPicture(p) for p in find_pictures([path])]
-    elif path.suffix.lower() in (".jsonl", ".csv"):
+    elif path.suffix.lower() in TABLE_SUFFIXES:
         pictures = _from_manifest(path)
     elif path.suffix.lower() == ".txt":
         pictures = _from_lines(_read(path))
@@ -82,9 +81,8 @@ def _from_lines(text: str) -> list[ListedPicture]:
 
 
 def _from_manifest(path: Path) -> list[ListedPicture]:
-    text = _read(path)
-    rows = _csv_rows(text, path) if path.suffix.lower() == ".csv" else _json_rows(text)
-    return [_listed(row, path.parent, f"{path}: row {number}") for number, row in enumerate(rows, start=1)]
+    rows = rows_of(io.StringIO(_read(path), newline=""), str(path))
+    return [_listed(row, path.parent, f"{path}: row {number}") for number, (_, row) in enumerate(rows, start=1)]
 
 
 def _listed(row: object, folder: Path, place: str) -> ListedPicture:
@@ -101,24 +99,6 @@ def _listed(row: object, folder: Path, place: str) -> ListedPicture:
     except (UnicodeEncodeError, BadSample) as error:
         raise DalleError(f"{place} holds text that is not UTF-8") from error
     return ListedPicture(folder / name, captions[0] if captions else None)
-
-
-def _csv_rows(text: str, path: Path) -> Iterator[object]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        yield from reader
-    except csv.Error as error:
-        hint = "look for a quote that is missing or not doubled"
-        raise DalleError(f"{path}, line {reader.reader.line_num}: {error}", hint) from error
-
-
-def _json_rows(text: str) -> Iterator[object]:
-    for line in text.split("\n"):
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except (ValueError, RecursionError):
-                yield None
 
 
 def _read(path: Path) -> str:

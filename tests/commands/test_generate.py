@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from dalle_cli.commands.generate import read_captions
 from dalle_cli.data.augment import clip_square
 from dalle_cli.data.sources.captions import clean_captions
 from dalle_cli.drawing import Candidate, Painter, Widths
@@ -113,12 +112,6 @@ def test_temperature_zero_draws_the_likeliest_picture_whatever_the_seed(draw: Ca
             files = draw("a red circle", "-n", 4, "--temperature", temperature, "--seed", seed, name=name)
             tiles[temperature] |= set(pixels(files, tmp_path / name))
     assert len(tiles[0]) == 1 and len(tiles[1]) > 1
-
-
-@pytest.mark.parametrize("start", ["", "\ufeff"], ids=["plain", "byte order mark"])
-def test_captions_of_a_file_are_cleaned(start: str, tmp_path: Path) -> None:
-    (tmp_path / "prompts.txt").write_bytes(f"{start}  a red circle \r\n\n\ta blue ring\n".encode())
-    assert read_captions([], str(tmp_path / "prompts.txt")) == ["a red circle", "a blue ring"]
 
 
 def test_captions_come_from_words_and_standard_input_alike(draw: Callable) -> None:

@@ -5,19 +5,13 @@ with the same picture add captions to it. Paths are relative to the manifest; ab
 the file is the user's own and pictures are only ever read. The key is the path as written, without its suffix.
 """
 
-import csv
-import json
 import os
-from collections.abc import Iterable, Iterator
-from typing import TextIO
 
 from dalle_cli.data.images import BadSample
+from dalle_cli.data.rows import rows_of
 from dalle_cli.data.sources.captions import NO_CAPTION, clean_captions
 from dalle_cli.data.sources.source import Problem, Sample, fingerprint_of
-from dalle_cli.errors import DalleError
 from dalle_cli.untrusted import printable
-
-MANIFEST_SUFFIXES = (".csv", ".jsonl")
 
 
 class ManifestSource:
@@ -59,9 +53,10 @@ class ManifestSource:
     def _captions_of_images(self, captions_required: bool) -> dict[str, tuple[int, list[str]]]:
         """Gather, for each picture, the line that first names it and its captions from all lines."""
         gathered: dict[str, tuple[int, list[str]]] = {}
+        columns = ["image", "caption"] if captions_required else ["image"]
         # odd bytes become surrogates: right in a file name, found by `clean_captions` in a caption
         with open(self.name, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            for line, row in self._rows(file, captions_required):
+            for line, row in rows_of(file, self.name, columns):
                 try:
                     image, captions = _image_and_captions(row)
                 except BadSample as error:
@@ -70,43 +65,11 @@ class ManifestSource:
                     gathered.setdefault(image, (line, []))[1].extend(captions)
         return gathered
 
-    def _rows(self, file: TextIO, captions_required: bool) -> Iterator[tuple[int, object]]:
-        if self.name.lower().endswith(".csv"):
-            return _csv_rows(file, self.name, ["image", "caption"] if captions_required else ["image"])
-        return _json_rows(file)
-
     def _path(self, image: str) -> str:
         return os.path.join(os.path.dirname(self.name), image)
 
     def _report(self, line: int, reason: str) -> None:
         self.problems.append((printable(f"{self.name}:{line}"), reason))
-
-
-def _csv_rows(file: TextIO, name: str, columns: list[str]) -> Iterator[tuple[int, object]]:
-    reader = csv.DictReader(file, strict=True)
-    try:
-        found = reader.fieldnames or []
-        if missing := [column for column in columns if column not in found]:
-            raise DalleError(
-                f"no column `{missing[0]}` in {printable(name)}",
-                f"the first line must name the columns, separated by commas; found: {printable(', '.join(found))}",
-            )
-        for row in reader:
-            yield reader.line_num, row
-    except csv.Error as error:  # where a quote is wrong, so are the bounds of all rows after it
-        raise DalleError(
-            f"{printable(name)}, line {reader.reader.line_num}: {error}",
-            "look for a quote that is missing or not doubled",
-        ) from None
-
-
-def _json_rows(lines: Iterable[str]) -> Iterator[tuple[int, object]]:
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError):
-                yield number, None
 
 
 def _image_and_captions(row: object) -> tuple[str, list[str]]:

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from dalle_cli.data.rows import TABLE_SUFFIXES
 from dalle_cli.data.sources.captions import NO_CAPTION
 from dalle_cli.data.sources.folder import FolderSource, is_tar, list_files
-from dalle_cli.data.sources.manifest import MANIFEST_SUFFIXES, ManifestSource
+from dalle_cli.data.sources.manifest import ManifestSource
 from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES, split_name
 from dalle_cli.data.sources.shards import ShardSource
 from dalle_cli.data.sources.source import Source
@@ -55,7 +56,7 @@ def _open_tokens(folder: str, are_allowed: bool) -> TokenSource:
 def _open(spec: str, captions_required: bool) -> Source:
     if os.path.isdir(spec):
         return _open_folder(spec, captions_required)
-    if os.path.isfile(spec) and spec.lower().endswith(MANIFEST_SUFFIXES):
+    if os.path.isfile(spec) and spec.lower().endswith(TABLE_SUFFIXES):
         return ManifestSource(spec, captions_required)
     return ShardSource(spec, _shard_paths(spec), captions_required)
 

@@ -1,0 +1,51 @@
+"""Rows of tables that people write: CSV whose first line names the columns, and JSON Lines.
+
+Knows nothing of what the columns mean. Each row comes with the number of its line.
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Sequence
+
+from dalle_cli.errors import DalleError
+from dalle_cli.untrusted import printable
+
+TABLE_SUFFIXES = (".csv", ".jsonl")
+
+
+def rows_of(lines: Iterable[str], name: str, columns: Sequence[str] = ()) -> Iterator[tuple[int, object]]:
+    """Read the rows of a table whose name says what it is; None for a line that is no JSON.
+
+    lines    with their ends, where the table is CSV
+    columns  that CSV must have
+
+    Raises DalleError for CSV without these, or where a quote is wrong: so are the bounds of all rows after it.
+    """
+    return _csv_rows(lines, name, columns) if name.lower().endswith(".csv") else _json_rows(lines)
+
+
+def _csv_rows(lines: Iterable[str], name: str, columns: Sequence[str]) -> Iterator[tuple[int, object]]:
+    reader = csv.DictReader(lines, strict=True)
+    try:
+        found = reader.fieldnames or []
+        if missing := [column for column in columns if column not in found]:
+            raise DalleError(
+                f"no column `{missing[0]}` in {printable(name)}",
+                f"the first line must name the columns, separated by commas; found: {printable(', '.join(found))}",
+            )
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise DalleError(
+            f"{printable(name)}, line {reader.reader.line_num}: {error}",
+            "look for a quote that is missing or not doubled",
+        ) from None
+
+
+def _json_rows(lines: Iterable[str]) -> Iterator[tuple[int, object]]:
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError):
+                yield number, None
