@@ -132,15 +132,20 @@ class ProgressLine:
         if self._bar is not None and not is_lasting:
             self._bar.update(self._task, completed=done, figures=text)
 
+    def _rate(self) -> str:
+        """Say how many were done a second so far."""
+        rate = (self._done - self._begun_at) / max(time.perf_counter() - self._started, 1e-9)
+        return f"{rate:,.0f} {self._unit}s/s" if rate >= 10 else f"{rate:.2g} {self._unit}s/s"
+
     def _time_left(self, done: int) -> timedelta:
         """Estimate from the pace so far, validation and saving included."""
         pace = (time.perf_counter() - self._started) / max(done - self._begun_at, 1)
         return timedelta(seconds=round(pace * (self._total - done)))
 
     def advance(self) -> None:
-        """Count one more, where there are no figures to show; plain lines come at every tenth of the work."""
+        """Count one more and show the pace, the only figure there is; plain lines come at every tenth of the work."""
         self._done += 1
         if self._bar is not None:
-            self._bar.advance(self._task)
+            self._bar.update(self._task, advance=1, figures=self._rate())
         elif self._done * 10 // self._total > (self._done - 1) * 10 // self._total:
-            self._terminal.say(f"{self._unit} {self._done}/{self._total}")
+            self._terminal.say(f"{self._unit} {self._done}/{self._total}  {self._rate()}")

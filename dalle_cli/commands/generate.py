@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +71,8 @@ def generate(options: GenerateOptions, terminal: Terminal) -> None:
     painter = load_painter(options.run, device, precision)
     kept = None if options.image is None else keep_tokens(options.image, painter.dvae)
     warn_of_captions(painter, options.captions, terminal)
+    if options.sampling.guidance != 1 and caption_dropout(options.run) == 0:
+        terminal.warn("guidance goes by the empty caption, never seen in training: `loss.caption_dropout` was 0")
     ranking = choose_ranking(options, painter, precision, terminal)
     widths = choose_again(recorded, options, painter)
     settings = {
@@ -216,6 +219,14 @@ def warn_of_captions(painter: Painter, captions: list[str], terminal: Terminal) 
         n_tokens = len(painter.tokenizer.encode(caption))
         if n_tokens > room:
             terminal.warn(f"caption cut from {n_tokens:,} to {room} tokens: {printable(caption)[:60]}…")
+
+
+def caption_dropout(run: Path) -> float | None:
+    """Look up how often a run trained the empty caption; None where it does not say, as an exported one."""
+    try:
+        return json.loads(RunDir(run).recipe.read_bytes())["recipe"]["loss"]["caption_dropout"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def show(folder: DrawnFolder, options: GenerateOptions, terminal: Terminal) -> None:

@@ -1,6 +1,7 @@
 """`generate`: what a picture depends on, which are kept, what is written, and what captions may do to a terminal."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -266,3 +267,22 @@ def test_no_folder_is_made_for_pictures_that_cannot_be_ranked(own_transformer_ru
     ended = dalle("generate", own_transformer_run, "a ring", "--clip", own_transformer_run / "dvae", *FP32)
     assert ended.code == 1 and "holds a dvae, not a clip" in ended.err
     assert not (own_transformer_run / "samples").exists()
+
+
+@pytest.mark.parametrize("guidance", [0, 1, 2])
+@pytest.mark.parametrize("dropout", [0.0, 0.1, None])
+def test_guidance_by_a_caption_that_was_never_trained_is_warned_of(
+    dropout: float | None, guidance: float, own_transformer_run: Path, dalle: Callable
+) -> None:
+    file = own_transformer_run / "recipe.json"
+    recorded = json.loads(file.read_text())
+    recorded["recipe"]["loss"] = {} if dropout is None else recorded["recipe"]["loss"] | {"caption_dropout": dropout}
+    file.write_text(json.dumps(recorded))
+    ended = dalle("generate", own_transformer_run, "a ring", "-n", 1, "--guidance", guidance, "--quiet", *FP32)
+    assert ended.code == 0
+    assert ("never seen in training" in ended.err) == (dropout == 0 and guidance != 1)
+
+
+def test_progress_says_how_many_pictures_a_second(transformer_run: Path, tmp_path: Path, dalle: Callable) -> None:
+    ended = dalle("generate", transformer_run, "a ring", "-n", 4, "--out", tmp_path / "drawn", *FP32)
+    assert re.search(r"^picture 4/4  [0-9.,]+ pictures/s$", ended.err, re.MULTILINE)
