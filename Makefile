@@ -42,8 +42,8 @@ train-transformer: given-RECIPE given-DATA given-RUN given-DVAE install  ## batc
 train-clip: given-RECIPE given-DATA given-RUN install  ## batch job, goes on where it stopped: RECIPE DATA RUN [GPUS ARGS]
 	$(BIN)/dalle train-clip $(TRAIN)
 
-generate: given-RUN given-PROMPTS install  ## batch job, goes on where it stopped: RUN PROMPTS [CLIP ARGS], into RUN/samples/<name of PROMPTS>
-	$(BIN)/dalle generate '$(RUN)' --prompts '$(PROMPTS)' $(if $(CLIP),--clip '$(CLIP)') --out '$(DRAWN)' $(ARGS)
+generate: given-RUN given-PROMPTS install  ## batch job, goes on where it stopped: RUN PROMPTS [CLIP GPUS ARGS], into RUN/samples/<name of PROMPTS>
+	$(BIN)/dalle generate '$(RUN)' --prompts '$(PROMPTS)' $(if $(CLIP),--clip '$(CLIP)') $(if $(GPUS),--gpus $(GPUS)) --out '$(DRAWN)' $(ARGS)
 
 rerank: given-RUN given-PROMPTS given-CLIP install  ## batch job, goes on where it stopped: RUN PROMPTS CLIP [ARGS], the best into RUN/samples/<...>-best
 	$(BIN)/dalle rerank '$(DRAWN)' --clip '$(CLIP)' --out '$(DRAWN)-best' $(ARGS)

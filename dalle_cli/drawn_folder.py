@@ -1,32 +1,36 @@
-"""The folder that `generate` fills: pictures, a manifest with a line for each, a grid, and candidates not yet ranked.
+"""The folder that `generate` fills: pictures, a manifest with a line for each, a grid, and candidates not yet added.
 
-What an interruption leaves is whole lines of the manifest, or is cut back to them. Where candidates are ranked, those
-of the caption under way are held aside until all are there.
+A candidate is first held aside, whole or not at all, by whichever process has drawn it; then one process adds all in
+order. What an interruption leaves is candidates held, and whole lines of the manifest, or is cut back to them.
 """
 
 import json
+import os
 import shutil
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from dalle_cli.drawing import Candidate
 from dalle_cli.reranking import Scored
 from dalle_cli.run_dir import GRID, MANIFEST, whole_or_absent
 from dalle_cli.viz import GRID_PICTURES, captioned_rows, labelled_grid
 
 HELD = "candidates"
+SCORE = "score"
 
 
 class DrawnFolder:
-    """What lies in one such folder, and what is still to come."""
+    """What lies in one such folder, and what is still to come.
 
-    def __init__(self, path: Path) -> None:
+    settings  that all its pictures were drawn with, for their records
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path = path
+        self._settings = settings
         self._held = path / HELD
 
     def cut_back(self, group: int) -> int:
@@ -40,38 +44,40 @@ class DrawnFolder:
                 beside.write_bytes(whole)
         return n_written
 
-    def held(self, candidates: list[Candidate]) -> list[Scored]:
-        """Read back the candidates that were held aside, if they are the first of those wanted next."""
-        lines = _whole_lines(self._held / MANIFEST)
-        if [Candidate(line["caption"], line["number"]) for line in lines] != candidates[: len(lines)]:
-            self.release()  # of a caption that is written already
-            return []
-        files = [self._held / line["file"] for line in lines]
-        pictures = [_read_picture(file) for file in files]
-        scores = [line["score"] for line in lines]
-        return list(map(Scored, candidates, pictures, scores))
+    def hold(self, one: Scored, picture: Image.Image) -> None:
+        """Put a candidate aside: unranked as it will be added, ranked with its score."""
+        self._held.mkdir(exist_ok=True)
+        record = self._record(one.place, one) if one.score is None else {SCORE: one.score}
+        _save(picture, self._held_file(one.place), record)
 
-    def hold(self, drawn: Iterable[Scored], place: int) -> Iterator[Scored]:
-        """Put candidates aside as they pass by; `place` numbers the first."""
-        for number, one in enumerate(drawn, start=place):
-            self._held.mkdir(exist_ok=True)
-            record = {"file": f"{number:06d}.png", **asdict(one.candidate), "score": one.score}
-            one.picture.save(self._held / record["file"])
-            _append(self._held / MANIFEST, record)
-            yield one
+    def is_held(self, place: int) -> bool:
+        """Whether the candidate of a place lies aside."""
+        return self._held_file(place).is_file()
 
-    def release(self) -> None:
-        """Forget the candidates held aside: the best are written."""
+    def score(self, place: int) -> float:
+        """Read the score of a ranked candidate that lies aside."""
+        with Image.open(self._held_file(place)) as picture:
+            return float(picture.info[SCORE])
+
+    def add(self, number: int, one: Scored) -> None:
+        """Take a candidate in as the number-th picture, with what it is in PNG text chunks and in the manifest."""
+        record = self._record(number, one)
+        held, file = self._held_file(one.place), self.path / record["file"]
+        if one.rank is None:
+            os.replace(held, file)
+        else:
+            _save(_read_picture(held), file, record)
+        with (self.path / MANIFEST).open("a") as manifest:
+            manifest.write(json.dumps(record) + "\n")
+
+    def release(self, places: Iterable[int]) -> None:
+        """Forget candidates held aside: the best of them are added."""
+        for place in places:
+            self._held_file(place).unlink(missing_ok=True)
+
+    def release_all(self) -> None:
+        """Forget what is held aside, once everything is added."""
         shutil.rmtree(self._held, ignore_errors=True)
-
-    def add(self, place: int, one: Scored, settings: dict[str, Any]) -> None:
-        """Write a picture, with what it is in PNG text chunks and in the manifest."""
-        record = {"file": f"{place:04d}.png", **one.record(), **settings}
-        text = PngInfo()
-        for key, value in record.items():
-            text.add_itxt(key, str(value))
-        one.picture.save(self.path / record["file"], pnginfo=text)
-        _append(self.path / MANIFEST, record)
 
     def records(self) -> list[dict[str, Any]]:
         """Read what all pictures are, in order."""
@@ -96,21 +102,22 @@ class DrawnFolder:
         with whole_or_absent(self.path / GRID) as beside:
             labelled_grid(captioned_rows(groups)).save(beside, format="PNG")
 
+    def _record(self, number: int, one: Scored) -> dict[str, Any]:
+        return {"file": f"{number:04d}.png", **one.record(), **self._settings}
 
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """Read the lines that were written to their end, and cut off what follows them."""
-    content = path.read_bytes() if path.is_file() else b""
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        path.write_bytes(whole)
-    return [json.loads(line) for line in whole.splitlines()]
+    def _held_file(self, place: int) -> Path:
+        return self._held / f"{place:06d}.png"
+
+
+def _save(picture: Image.Image, file: Path, record: dict[str, Any]) -> None:
+    """Write a picture with a record in its text chunks, whole or not at all."""
+    text = PngInfo()
+    for key, value in record.items():
+        text.add_itxt(key, str(value))
+    with whole_or_absent(file) as beside:
+        picture.save(beside, format="PNG", pnginfo=text)
 
 
 def _read_picture(path: Path) -> Image.Image:
     with Image.open(path) as picture:
         return picture.convert("RGB")
-
-
-def _append(path: Path, record: dict[str, Any]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")

@@ -106,10 +106,10 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Scored:
-    """A candidate's picture; with its score and rank, from 1, where candidates are ranked."""
+    """A candidate and its place among all; with its score and rank, from 1, where candidates are ranked."""
 
+    place: int
     candidate: Candidate
-    picture: Image.Image
     score: float | None
     rank: int | None = None
     ranked_by: str | None = None
@@ -139,22 +139,19 @@ def rank_by_clip(scorer: ClipScorer, checksum: str, captions: Sequence[str]) -> 
     return Ranking("clip", cosines, checksum)
 
 
-def scored(slices: Iterable[DrawnSlice], ranking: Ranking | None, advance: Callable[[], None]) -> Iterator[Scored]:
-    """Take the wanted pictures out of slices, scored where there is a ranking; calls `advance` after each."""
-    for drawn in slices:
-        scores = ranking.score(drawn) if ranking else [None] * len(drawn.candidates)
-        for i in drawn.wanted:
-            yield Scored(drawn.candidates[i], drawn.pictures[i], scores[i])
-            advance()
+def scored(drawn: DrawnSlice, ranking: Ranking | None) -> list[tuple[Scored, Image.Image]]:
+    """List the wanted candidates of a slice with their pictures; where there is a ranking, all of it is scored."""
+    scores = ranking.score(drawn) if ranking else [None] * len(drawn.candidates)
+    return [(Scored(drawn.place + i, drawn.candidates[i], scores[i]), drawn.pictures[i]) for i in drawn.wanted]
 
 
-def keep_best(pictures: Iterable[Scored], n: int, n_kept: int, ranking: Ranking | None) -> Iterator[Scored]:
-    """Pass on the best n_kept of each n, the best first, once all n are there; unranked pictures pass as they come."""
+def keep_best(candidates: Iterable[Scored], n: int, n_kept: int, ranking: Ranking | None) -> Iterator[Scored]:
+    """Pass on the best n_kept of each n, the best first, once all n are there; unranked ones pass as they come."""
     if ranking is None:
-        yield from pictures
+        yield from candidates
         return
-    pictures = iter(pictures)
-    while group := list(itertools.islice(pictures, n)):
+    candidates = iter(candidates)
+    while group := list(itertools.islice(candidates, n)):
         group.sort(key=lambda one: one.score, reverse=ranking.by == "clip")  # cosines fall, perplexities rise
         for rank, one in enumerate(group[:n_kept], start=1):
             yield replace(one, rank=rank, ranked_by=ranking.by)

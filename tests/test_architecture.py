@@ -18,12 +18,12 @@ LAYERS = [
         "data.clip_tokenizer", "data.shapes", "data.rows",
     },
     {
-        "repetition", "sampling", "drawing", "decode_width", "drawn_folder", "reranking",
+        "repetition", "sampling", "drawing", "decode_width", "drawn_folder", "writer_thread", "reranking",
         "image_prompt",
         "embedding", "embedding_cache", "loading", "interop",
         "data.sources", "data.prompts", "data.picture_lists", "data.preparation", "data.loader", "data.token_shards",
     },
-    {"training", "scoring"},
+    {"training", "scoring", "drawing_job"},
     {"commands"},
     {"cli", "__main__"},
 ]  # fmt: skip

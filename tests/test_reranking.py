@@ -171,7 +171,7 @@ def test_checksum_of_a_clip_tells_its_weights_and_what_else_embeddings_depend_on
 
 
 def pictures_with(scores: list[float | None]) -> list[Scored]:
-    return [Scored(Candidate("a ring", number), PICTURE, score) for number, score in enumerate(scores)]
+    return [Scored(number, Candidate("a ring", number), score) for number, score in enumerate(scores)]
 
 
 def fake_ranking(by: str) -> Ranking:
@@ -232,14 +232,9 @@ def test_unranked_pictures_pass_unchanged() -> None:
     assert list(keep_best(iter(pictures), 2, 2, None)) == pictures
 
 
-def slices_of(n: int, wanted: list[list[int]]) -> Iterator[DrawnSlice]:
-    for i, some in enumerate(wanted):
-        drawn = drawn_slice(torch.zeros(n, 1), torch.zeros(n, 1))
-        candidates = [Candidate("a ring", i * n + j) for j in range(n)]
-        yield replace(drawn, candidates=candidates, wanted=some)
-
-
-def test_whole_slices_are_scored_and_the_wanted_pictures_passed_on() -> None:
+@pytest.mark.parametrize("wanted", [[2, 3], [0, 1, 3], [0]], ids=str)
+@pytest.mark.parametrize("is_ranked", [False, True])
+def test_whole_slices_are_scored_and_the_wanted_pictures_passed_on(is_ranked: bool, wanted: list[int]) -> None:
     """Bits of a score depend on the shape of a multiplication, as those of a picture do."""
     scored_together = []
 
@@ -247,31 +242,11 @@ def test_whole_slices_are_scored_and_the_wanted_pictures_passed_on() -> None:
         scored_together.append(len(drawn.candidates))
         return [10.0 * candidate.number for candidate in drawn.candidates]
 
-    wanted = [[2, 3], [0, 1, 3], [0]]
-    taken = list(scored(slices_of(4, wanted), Ranking("clip", score), lambda: None))
-    assert numbers(iter(taken)) == [2, 3, 4, 5, 7, 8]
-    assert [one.score for one in taken] == [20, 30, 40, 50, 70, 80] and scored_together == [4, 4, 4]
-
-
-@pytest.mark.parametrize("ranking", [None, fake_ranking("clip")])
-def test_progress_advances_once_for_every_picture_that_was_taken(ranking: Ranking | None) -> None:
-    advanced = []
-    counts = []
-    for one in scored(slices_of(2, [[1], [0, 1]]), ranking, lambda: advanced.append(1)):
-        counts.append(len(advanced))
-        assert (one.score is None) == (ranking is None)
-    assert counts == [0, 1, 2] and len(advanced) == 3
-
-
-def test_batches_are_asked_for_one_at_a_time() -> None:
-    asked = []
-    batches = (asked.append(1) or batch for batch in slices_of(2, [[0, 1]] * 3))
-    assert [len(asked) for _ in scored(batches, None, lambda: None)] == [1, 1, 2, 2, 3, 3]
-
-
-def test_record_says_rank_and_score_where_there_are_any() -> None:
-    candidate = Candidate("a ring", 7)
-    assert Scored(candidate, PICTURE, None).record() == {"caption": "a ring", "number": 7}
-    assert Scored(candidate, PICTURE, 0.123456789, 1, "clip").record() == {
-        "caption": "a ring", "number": 7, "rank": 1, "score": 0.123457, "ranked_by": "clip",
-    }  # fmt: skip
+    pictures = [Image.new("RGB", (1, 1), (i, 0, 0)) for i in range(4)]
+    drawn = replace(drawn_slice(torch.zeros(4, 1), torch.zeros(4, 1)), place=8, pictures=pictures, wanted=wanted)
+    taken = scored(drawn, Ranking("clip", score) if is_ranked else None)
+    assert [one for one, _ in taken] == [
+        Scored(8 + i, Candidate("", i), 10.0 * i if is_ranked else None) for i in wanted
+    ]
+    assert [picture for _, picture in taken] == [pictures[i] for i in wanted]
+    assert scored_together == [4] * is_ranked

@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from dalle_cli.cli.app import app
-from dalle_cli.cli.options import Device, Json, Precision, Quiet
+from dalle_cli.cli.options import Device, Gpus, Json, Precision, Quiet
+from dalle_cli.cli.processes import is_parent_of
 from dalle_cli.console import Terminal
+from dalle_cli.run_dir import model_dir
 
 RunToUse = Annotated[Path, typer.Argument(metavar="RUN", help="A run, or an exported one.")]
 ClipVocabulary = Annotated[
@@ -65,6 +67,7 @@ def generate(
     ] = None,
     device: Device = "auto",
     precision: Precision = None,
+    gpus: Gpus = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -80,6 +83,12 @@ def generate(
         raise typer.BadParameter(f"{top_p} is not above 0 and at most 1", param_hint="--top-p")
     if batch_size != "auto" and not (batch_size.isdigit() and int(batch_size) > 0):
         raise typer.BadParameter(f"{batch_size} is neither auto nor a number above 0", param_hint="--batch-size")
+    if gpus is not None and gpus > 1 and prompts == "-":
+        raise typer.BadParameter("the standard input can't be read by several processes", param_hint="--prompts")
+    if gpus is not None:
+        model_dir(run)  # where there is none, it is told once
+    if is_parent_of(gpus):
+        return
     from dalle_cli.commands.generate import GenerateOptions
     from dalle_cli.commands.generate import generate as command
     from dalle_cli.data.prompts import read_captions

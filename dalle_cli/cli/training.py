@@ -1,6 +1,5 @@
 """`dalle train-dvae`, `dalle train-transformer` and `dalle train-clip`."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,10 +22,9 @@ from dalle_cli.cli.options import (
     RunFolder,
     ValidSource,
 )  # fmt: skip
+from dalle_cli.cli.processes import is_parent_of
 from dalle_cli.console import Terminal
-from dalle_cli.errors import UsageError
-from dalle_cli.launcher import launch
-from dalle_cli.ranks import check_not_left_alone, ranks_of_environment
+from dalle_cli.ranks import check_not_left_alone
 from dalle_cli.recipe import load_recipe
 
 if TYPE_CHECKING:
@@ -59,27 +57,9 @@ def _said_by(deepspeed: Path | None) -> list[str]:
 
 
 def _is_parent_of(n_processes: int | None) -> bool:
-    """Run the command in the processes asked for, and say whether that was all there is to do.
-
-    A process that others have started is one of them already, and must be one of as many.
-    """
-    ranks = ranks_of_environment()
     if n_processes is None:
         check_not_left_alone()
-    if n_processes is None or ranks.size == n_processes:
-        return False
-    if ranks.size > 1:
-        raise UsageError(f"--gpus {n_processes}, but {ranks.size} processes were started", "leave out --gpus")
-    launch(n_processes, _without_gpus(sys.argv[1:]))
-    return True
-
-
-def _without_gpus(words: list[str]) -> list[str]:
-    kept = [word for word in words if not word.startswith("--gpus=")]
-    if "--gpus" in kept:
-        place = kept.index("--gpus")
-        del kept[place : place + 2]
-    return kept
+    return is_parent_of(n_processes)
 
 
 @app.command("train-dvae", rich_help_panel="Train")

@@ -3,6 +3,8 @@
 import hashlib
 import itertools
 import json
+import signal
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,14 +17,16 @@ import torch
 from dalle_cli.console import Terminal
 from dalle_cli.decode_width import choose_widths, free_bytes
 from dalle_cli.drawing import Candidate, Painter, Widths
+from dalle_cli.drawing_job import DrawingJob, fill, help_to_fill
 from dalle_cli.drawn_folder import DrawnFolder
-from dalle_cli.image_prompt import ImagePrompt, KeptTokens, keep_tokens
-from dalle_cli.jobs import begin_job, recorded_job
+from dalle_cli.image_prompt import ImagePrompt, keep_tokens
+from dalle_cli.jobs import begin_job, check_same, recorded_job
 from dalle_cli.loading import load_dvae, load_tokenizer, load_transformer
-from dalle_cli.reranking import Ranking, keep_best, rank_by_clip, rank_by_perplexity, scored
+from dalle_cli.reranking import Ranking, rank_by_clip, rank_by_perplexity
 from dalle_cli.run_dir import GRID, MANIFEST, WEIGHTS, RunDir, dvae_model_dir, held_alone, model_dir
 from dalle_cli.sampling import SamplingSettings
 from dalle_cli.scoring import open_clip
+from dalle_cli.training.distributed import World, joined
 from dalle_cli.training.precision import DTYPES, Precision, apply_precision, open_device, told_when_out_of_memory
 from dalle_cli.untrusted import printable
 from dalle_cli.viz import half_blocks
@@ -63,84 +67,86 @@ class GenerateOptions:
 def generate(options: GenerateOptions, terminal: Terminal) -> None:
     """Draw n pictures of each caption into a folder with a grid and a manifest; keep the best, where ranked.
 
-    The same command goes on with a folder it did not finish.
+    The same command goes on with a folder it did not finish, in another number of processes if need be.
     """
-    recorded = (recorded_job(options.out) if options.out is not None else None) or {}
-    precision = recorded.get("precision", "auto") if options.precision == "auto" else options.precision
+    recorded = recorded_job(options.out) if options.out is not None else None
+    precision = (recorded or {}).get("precision", "auto") if options.precision == "auto" else options.precision
     device, precision = open_device(options.device, precision)
-    painter = load_painter(options.run, device, precision)
+    with joined(device) as world:
+        job = plan(options, recorded or {}, world, world.tell(precision), terminal)
+        description = describe(options, job)
+        if recorded is not None:
+            check_same(options.out, recorded, dict.fromkeys(recorded) | description)  # in all processes, told by one
+        if world.is_main:
+            out = make_folder(options)
+            begin_job(out, description)
+            draw(job, DrawnFolder(world.tell(out), job.settings), options, terminal)
+        else:
+            out = world.tell(None)
+            with told_how_to_go_on(out, terminal):
+                help_to_fill(job, DrawnFolder(out, job.settings))
+
+
+def plan(
+    options: GenerateOptions, recorded: dict[str, Any], world: World, precision: Precision, terminal: Terminal
+) -> DrawingJob:
+    """Load and choose all that it takes to draw."""
+    painter = load_painter(options.run, world.device, precision)
     kept = None if options.image is None else keep_tokens(options.image, painter.dvae)
     warn_of_captions(painter, options.captions, terminal)
     if options.sampling.guidance != 1 and caption_dropout(options.run) == 0:
         terminal.warn("guidance goes by the empty caption, never seen in training: `loss.caption_dropout` was 0")
     ranking = choose_ranking(options, painter, precision, terminal)
-    widths = choose_again(recorded, options, painter)
+    widths = choose_again(recorded, options, painter, world)
     settings = {
         "seed": options.seed,
         **asdict(options.sampling),
         "decode_width": widths.decode,
         "slice_width": widths.slice,
-        "device": device.type,
+        "device": world.device.type,
         "precision": precision,
         "model": model_checksum(options.run),
         **(kept.record if kept else {}),
     }
-    out = make_folder(options)
-    begin_job(out, describe(options, ranking, settings))
-    folder = DrawnFolder(out)
-    with held_alone(out):
-        if fill(folder, options, painter, widths, kept, ranking, settings, terminal) or not (out / GRID).is_file():
+    return DrawingJob(
+        painter=painter,
+        candidates=[Candidate(caption, number) for caption in options.captions for number in range(options.n)],
+        n=options.n,
+        n_kept=options.n_kept,
+        widths=widths,
+        seed=options.seed,
+        sampling=options.sampling,
+        kept=kept.tokens if kept else None,
+        ranking=ranking,
+        settings=settings,
+        world=world,
+    )
+
+
+def draw(job: DrawingJob, folder: DrawnFolder, options: GenerateOptions, terminal: Terminal) -> None:
+    """Fill the folder, lay out the grid, and tell where everything is."""
+    with held_alone(folder.path):
+        with told_how_to_go_on(folder.path, terminal):
+            has_new = fill(job, folder, terminal)
+        if has_new or not (folder.path / GRID).is_file():
             folder.save_grid(options.n_kept, options.n_shown)
     if options.show:
         show(folder, options, terminal)
     report(folder, terminal)
 
 
-def fill(
-    folder: DrawnFolder,
-    options: GenerateOptions,
-    painter: Painter,
-    widths: Widths,
-    kept: KeptTokens | None,
-    ranking: Ranking | None,
-    settings: dict[str, Any],
-    terminal: Terminal,
-) -> bool:
-    """Draw what a folder lacks, and say whether it lacked anything."""
-    candidates = [Candidate(caption, number) for caption in options.captions for number in range(options.n)]
-    n_kept, n_wanted = options.n_kept, len(options.captions) * options.n_kept
-    n_written = folder.cut_back(n_kept if ranking else 1)
-    if n_written == n_wanted:
-        terminal.say(f"{folder.path} holds all pictures already: nothing to do")
-        return False
-    terminal.say(f"writing {n_wanted - n_written} pictures to {folder.path}")
-    n_drawn = n_written // n_kept * options.n if ranking else n_written
-    held = folder.held(candidates[n_drawn : n_drawn + options.n]) if ranking else []
-    n_drawn += len(held)
-    progress = terminal.progress(len(candidates), n_drawn, "picture")
-    with progress as line, told_how_to_go_on(folder.path, terminal):
-        tokens = kept.tokens if kept else None
-        places = range(n_drawn, len(candidates))
-        slices = painter.draw(candidates, places, widths, options.seed, options.sampling, tokens)
-        drawn = scored(slices, ranking, line.advance)
-        if ranking:
-            drawn = itertools.chain(held, folder.hold(drawn, n_drawn))
-        for place, one in enumerate(keep_best(drawn, options.n, n_kept, ranking), start=n_written):
-            folder.add(place, one, settings)
-            if (place + 1) % n_kept == 0:
-                folder.release()
-    return True
-
-
 @contextmanager
 def told_how_to_go_on(out: Path, terminal: Terminal) -> Iterator[None]:
-    """Say where an interrupted job has got to, and what to do where memory is short."""
+    """Say where a job that is asked to stop goes on from, and what to do where memory is short."""
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         with told_when_out_of_memory():
             yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         terminal.say(f"the same command with `--out {out}` goes on from here")
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def load_painter(run: Path, device: torch.device, precision: Precision) -> Painter:
@@ -154,10 +160,12 @@ def load_painter(run: Path, device: torch.device, precision: Precision) -> Paint
     return painter
 
 
-def choose_again(recorded: dict[str, Any], options: GenerateOptions, painter: Painter) -> Widths:
+def choose_again(recorded: dict[str, Any], options: GenerateOptions, painter: Painter, world: World) -> Widths:
     """Take the widths that an unfinished job was begun with, whatever memory is free now, or choose some."""
-    free = free_bytes(painter.device)
-    chosen = choose_widths(painter, len(options.captions), options.n, options.sampling.guidance != 1, free)
+    free = min(world.gather_lists([free_bytes(painter.device)]))
+    own = free / world.size if painter.device.type == "cpu" else free
+    is_guided = options.sampling.guidance != 1
+    chosen = choose_widths(painter, len(options.captions), options.n, is_guided, own, world.size)
     decode, own_slice = (recorded.get(key) for key in ("decode_width", "slice_width"))
     is_usable = all(isinstance(width, int) and width > 0 for width in (decode, own_slice))
     begun = Widths(decode, own_slice) if is_usable else chosen
@@ -179,7 +187,7 @@ def choose_ranking(
     return rank_by_clip(clip.scorer, clip.identity, options.captions)
 
 
-def describe(options: GenerateOptions, ranking: Ranking | None, settings: dict[str, Any]) -> dict[str, Any]:
+def describe(options: GenerateOptions, job: DrawingJob) -> dict[str, Any]:
     """Say everything that the files of a folder depend on."""
     return {
         "command": "generate",
@@ -187,9 +195,9 @@ def describe(options: GenerateOptions, ranking: Ranking | None, settings: dict[s
         "n": options.n,
         "best": options.best,
         "keep_all": options.keep_all,
-        "ranked_by": ranking and ranking.by,
-        "clip": ranking and ranking.checksum,
-        **settings,
+        "ranked_by": job.ranking and job.ranking.by,
+        "clip": job.ranking and job.ranking.checksum,
+        **job.settings,
     }
 
 

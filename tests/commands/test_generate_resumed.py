@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -146,6 +147,44 @@ def test_command_that_was_stopped_in_the_middle_can_be_repeated(
     ended = dalle(*finished.words, "--out", tmp_path / "drawn")
     assert ended.code == 0, ended.err
     assert tree(tmp_path / "drawn") == tree(finished.folder)
+
+
+def test_full_disk_is_told_and_what_was_drawn_is_kept(
+    finished: Finished, tmp_path: Path, dalle: Callable, tree: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Image.Image.save
+    saved = []
+
+    def run_out(picture: Image.Image, path: Path, **options: Any) -> None:
+        saved.append(path)
+        if len(saved) > 6:
+            raise OSError(28, "No space left on device", str(path))
+        save(picture, path, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Image.Image, "save", run_out)
+        stopped = dalle(*finished.words, "--out", tmp_path / "drawn")
+    assert stopped.code == 1 and re.search(r"^error: .*: No space left on device$", stopped.err, re.MULTILINE)
+    assert len(list((tmp_path / "drawn").rglob("0*.png"))) == 6  # and no half of the next
+    ended = dalle(*finished.words, "--out", tmp_path / "drawn")
+    assert ended.code == 0, ended.err
+    assert tree(tmp_path / "drawn") == tree(finished.folder)
+
+
+@plain
+def test_candidates_that_lie_aside_are_not_drawn_again(
+    finished: Finished, tmp_path: Path, dalle: Callable, tree: Callable
+) -> None:
+    folder = shutil.copytree(finished.folder, tmp_path / "drawn")
+    (folder / "candidates").mkdir()
+    for place in (2, 3, 8):
+        Image.new("RGB", (32, 32), "red").save(folder / "candidates" / f"{place:06d}.png")
+    (folder / "manifest.jsonl").unlink()
+    ended = dalle(*finished.words, "--out", folder)
+    assert ended.code == 0, ended.err
+    expected = tree(finished.folder)
+    changed = {name for name, content in tree(folder).items() if content != expected[name]}
+    assert changed == {"0002.png", "0003.png", "0008.png", "grid.png"}
 
 
 def other_weights(run: Path) -> Path:

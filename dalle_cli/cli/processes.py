@@ -1,0 +1,29 @@
+"""`--gpus N`: one command line becomes several processes."""
+
+import sys
+
+from dalle_cli.errors import UsageError
+from dalle_cli.launcher import launch
+from dalle_cli.ranks import ranks_of_environment
+
+
+def is_parent_of(n_processes: int | None) -> bool:
+    """Run the command in the processes asked for, and say whether that was all there is to do.
+
+    A process that others have started is one of them already, and must be one of as many.
+    """
+    ranks = ranks_of_environment()
+    if n_processes is None or ranks.size == n_processes:
+        return False
+    if ranks.size > 1:
+        raise UsageError(f"--gpus {n_processes}, but {ranks.size} processes were started", "leave out --gpus")
+    launch(n_processes, _without_gpus(sys.argv[1:]))
+    return True
+
+
+def _without_gpus(words: list[str]) -> list[str]:
+    kept = [word for word in words if not word.startswith("--gpus=")]
+    if "--gpus" in kept:
+        place = kept.index("--gpus")
+        del kept[place : place + 2]
+    return kept
