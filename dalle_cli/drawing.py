@@ -3,6 +3,7 @@
 Knows nothing of files, nor of which pictures are worth keeping.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,7 @@ class Painter:
     tokenizer: Tokenizer
     device: torch.device
     dtype: torch.dtype = torch.float32  # of the transformer's branches
+    is_compiled: bool = False  # what draws a token; for many batches
 
     def check(self, run: Path) -> None:
         """Raise DalleError unless the three parts of a run speak the same tokens."""
@@ -96,10 +98,11 @@ class Painter:
         wanted = set(places)
         if not wanted:
             return
-        sampler = Sampler(self.transformer, settings, self.dtype)
+        sampler = Sampler(self.transformer, settings, self.dtype, self.is_compiled)
         for first in sorted({place - place % width for place in wanted}):
             batch = candidates[first : first + width]
-            filled = batch + batch[-1:] * (width - len(batch))
+            others = itertools.cycle(candidates)  # from the first on, so that captions come in rows of equally many
+            filled = batch + list(itertools.islice(others, width - len(batch)))
             rows = [candidate_uniforms(seed, c.caption, [c.number], n_tokens) for c in filled]
             text_tokens = self.text_tokens([c.caption for c in filled])
             image_tokens = sampler.draw(text_tokens, torch.cat(rows), kept)

@@ -52,6 +52,8 @@ def fill(job: DrawingJob, folder: DrawnFolder, terminal: Terminal) -> bool:
     missing = job.world.tell([place for place in places if not folder.is_held(place)])
     if n_added < n_wanted:
         terminal.say(f"writing {n_wanted - n_added} pictures to {folder.path}")
+        if job.painter.is_compiled:
+            terminal.say("what draws a token is compiled first, since there are many: half a minute")
         with terminal.progress(len(job.candidates), n_done, "picture") as line, WriterThread() as writer:
             share = draw_share(job, folder, missing, writer)
             drawn = in_order(job, folder, places, share, line)

@@ -11,11 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+MANY = 8_192  # steps, from which on half a minute of compiling is soon made up for
 TRIALS = 3  # before a capture, as CUDA's libraries choose their ways and make room
 
 # matrix products are tried out first; what calls the kernels is C++ too
 ON_CPU = {"freezing": True, "max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN", "cpp_wrapper": True}
 ON_CUDA = {"max_autotune": True}
+
+
+def pays_to_compile(n_steps: int, device: torch.device) -> bool:
+    """Say whether so many steps are worth a compiler's time, and there is one."""
+    return n_steps >= MANY and can_compile(device)
 
 
 def can_compile(device: torch.device) -> bool:

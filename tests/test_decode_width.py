@@ -18,7 +18,7 @@ from dalle_cli.decode_width import choose_widths, decoding_bytes, drawing_bytes,
 from dalle_cli.drawing import Painter
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.models.transformer import Transformer
-from dalle_cli.sampling import SamplingSettings, sample_image_tokens
+from dalle_cli.sampling import Sampler, SamplingSettings
 
 COUNTS = list(itertools.product([1, 2, 3, 9, 100], [1, 2, 5, 8, 33, 64, 97, 100, 512], [1, 2, 7, 63, 64]))
 
@@ -81,7 +81,7 @@ def test_sampling_takes_no_more_than_is_reckoned(
     captions = [str(i) for i in range(n_captions) for _ in range(n_samples // n_captions)]
     text_tokens, uniforms = painter.text_tokens(captions), torch.rand(n_samples, 64)
     with counted() as alive:
-        sample_image_tokens(painter.transformer, text_tokens, uniforms, SamplingSettings(1.0, 0, 0.9, guidance))
+        Sampler(painter.transformer, SamplingSettings(1.0, 0, 0.9, guidance)).draw(text_tokens, uniforms)
     reckoned = drawing_bytes(painter.transformer, n_samples, n_captions, torch.float32, guidance != 1)
     assert 0.3 * reckoned < alive.most < reckoned
 

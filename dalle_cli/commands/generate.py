@@ -3,12 +3,13 @@
 import hashlib
 import itertools
 import json
+import math
 import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from dalle_cli.drawn_folder import DrawnFolder
 from dalle_cli.image_prompt import ImagePrompt, keep_tokens
 from dalle_cli.jobs import begin_job, check_same, recorded_job
 from dalle_cli.loading import load_dvae, load_tokenizer, load_transformer
+from dalle_cli.repetition import pays_to_compile
 from dalle_cli.reranking import Ranking, rank_by_clip, rank_by_perplexity
 from dalle_cli.run_dir import GRID, MANIFEST, WEIGHTS, RunDir, dvae_model_dir, held_alone, model_dir
 from dalle_cli.sampling import SamplingSettings
@@ -98,11 +100,15 @@ def plan(
         terminal.warn("guidance goes by the empty caption, never seen in training: `loss.caption_dropout` was 0")
     ranking = choose_ranking(options, painter, precision, terminal)
     widths = choose_again(recorded, options, painter, world)
+    n_batches = math.ceil(len(options.captions) * options.n / widths.decode / world.size)
+    is_compiled = pays_to_compile(n_batches * painter.transformer.image_len, world.device)
+    painter = replace(painter, is_compiled=recorded.get("compiled", is_compiled))
     settings = {
         "seed": options.seed,
         **asdict(options.sampling),
         "decode_width": widths.decode,
         "slice_width": widths.slice,
+        "compiled": painter.is_compiled,
         "device": world.device.type,
         "precision": precision,
         "model": model_checksum(options.run),
