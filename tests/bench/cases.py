@@ -10,6 +10,7 @@ PEERS = ROOT / "build/peer-venv/bin/python"  # as `make bench-peer` makes it
 
 FP32, BF16 = "fp32 matmul, fast route", "bf16 matmul"
 FP32_CONVOLUTION, BF16_CONVOLUTION = "fp32 convolution", "bf16 convolution"
+COPY = "copy"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ CEILINGS = Group(
         Case(BF16, "ceilings.py matmul bf16 medium"),
         Case(FP32_CONVOLUTION, "ceilings.py convolution fp32 medium"),
         Case(BF16_CONVOLUTION, "ceilings.py convolution bf16 medium"),
-        Case("copy", "ceilings.py copy fp32 highest"),
+        Case(COPY, "ceilings.py copy fp32 highest"),
     ),
 )
 
@@ -70,11 +71,56 @@ ATTENTION = Group(
     (("row, sparse", "row, dense"), ("column, sparse", "column, dense")),
 )
 
-DVAE = Group(
-    "dVAE of the paper's size: 2 pictures of 256 px to tokens",
+GENERATION = Group(
+    "generation, captions read and 1,024 image tokens drawn of each sample, 64 text slots: the same transformer",
     (
-        Case("dalle fp32", "dvae_encoding.py fp32", FP32_CONVOLUTION),
-        Case("dalle bf16", "dvae_encoding.py bf16", BF16_CONVOLUTION),
+        *(
+            Case(f"{n} x {way} {precision}", f"generation.py {n} {n} 64 {precision} {way}", COPY)
+            for n in (1, 8)
+            for precision in ("fp32", "bf16")
+            for way in ("eager", "compiled")
+        ),
+        Case("32 x compiled bf16", "generation.py 32 32 64 bf16 compiled", COPY),
+        *(
+            Case(f"{n} x dalle-pytorch fp32, {way}", f"peer_generation.py {n} {way}", python=PEERS)
+            for n in (1, 8)
+            for way in ("shipped", "cached")
+        ),
+    ),
+    tuple(
+        (f"{n} x {ours}", f"{n} x dalle-pytorch fp32, {theirs}")
+        for n in (1, 8)
+        for theirs in ("shipped", "cached")
+        for ours in ("eager fp32", "compiled fp32", "compiled bf16")
+    ),
+)
+
+SHARING = Group(
+    "generation of 32 and 64 samples, 256 text slots: of one caption, or of as many captions",
+    tuple(
+        Case(f"{n} of {captions}, {precision} {way}", f"generation.py {n} {captions} 256 {precision} {way}", COPY)
+        for n in (32, 64)
+        for precision, way in (("fp32", "eager"), ("bf16", "compiled"))
+        for captions in (1, n)
+    ),
+    tuple((f"{n} of 1, {how}", f"{n} of {n}, {how}") for n in (32, 64) for how in ("fp32 eager", "bf16 compiled")),
+)
+
+CHOOSING = Group(
+    "the same number of tokens chosen from 8,192 logits, against generation",
+    tuple(
+        Case(f"{n} x {name}", f"choosing.py {n} {limits}")
+        for n in (1, 8, 64)
+        for name, limits in (("unfiltered", "0 1"), ("top-k 256", "256 1"), ("top-p 0.9", "0 0.9"))
+    ),
+)
+
+DVAE = Group(
+    "dVAE of the paper's size: 2 pictures of 256 px to tokens, and back",
+    tuple(
+        Case(f"{way} {precision}", f"dvae_pass.py {way} {precision}", ceiling)
+        for way in ("encode", "decode")
+        for precision, ceiling in (("fp32", FP32_CONVOLUTION), ("bf16", BF16_CONVOLUTION))
     ),
 )
 
@@ -89,4 +135,4 @@ CLIP = Group(
     (("dalle fp32", "transformers fp32"), ("dalle bf16", "transformers bf16")),
 )
 
-GROUPS = (TRAINING, ATTENTION, DVAE, CLIP)
+GROUPS = (TRAINING, ATTENTION, GENERATION, SHARING, CHOOSING, DVAE, CLIP)

@@ -29,6 +29,11 @@ def measure(work: Callable[[], object], flops: float = 0, moved: float = 0) -> N
         start = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - start)
+    report(seconds, flops, moved)
+
+
+def report(seconds: list[float], flops: float = 0, moved: float = 0) -> None:
+    """Print the seconds that some work took each time, and the process's peak."""
     taken = {
         "seconds": seconds,
         "flops": flops,

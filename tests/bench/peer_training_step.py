@@ -31,7 +31,7 @@ def main(precision: str, route: str) -> None:
     """Time steps on one batch of random tokens."""
     torch.manual_seed(0)
     torch.set_float32_matmul_precision(route)
-    dalle = build()
+    dalle = build(TEXT_LEN, KINDS)
     text = torch.randint(1, TEXT_VOCAB_SIZE, (BATCH_SIZE, TEXT_LEN))  # 0 is padding
     image = torch.randint(IMAGE_VOCAB_SIZE, (BATCH_SIZE, GRID_SIZE**2))
 
@@ -44,7 +44,7 @@ def main(precision: str, route: str) -> None:
     measure(step)
 
 
-def build() -> torch.nn.Module:
+def build(text_len: int, kinds: tuple[str, ...], **options: bool) -> torch.nn.Module:
     """Make the peer's DALLE around the smallest dVAE of its own that has the grid: tokens are given, it is not run."""
     warnings.filterwarnings("ignore")
     leave_out_taming()
@@ -55,8 +55,8 @@ def build() -> torch.nn.Module:
         codebook_dim=1, hidden_dim=1,
     )  # fmt: skip
     return DALLE(
-        vae=dvae, num_text_tokens=TEXT_VOCAB_SIZE, text_seq_len=TEXT_LEN,
-        depth=N_LAYERS, dim=D_MODEL, heads=N_HEADS, dim_head=D_MODEL // N_HEADS, attn_types=KINDS,
+        vae=dvae, num_text_tokens=TEXT_VOCAB_SIZE, text_seq_len=text_len,
+        depth=N_LAYERS, dim=D_MODEL, heads=N_HEADS, dim_head=D_MODEL // N_HEADS, attn_types=kinds, **options,
     )  # fmt: skip
 
 
