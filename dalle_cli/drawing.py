@@ -98,7 +98,7 @@ class Painter:
         wanted = set(places)
         if not wanted:
             return
-        sampler = Sampler(self.transformer, settings, self.dtype, self.is_compiled)
+        sampler = Sampler(self.transformer, settings, self.dtype, compiled_for=width if self.is_compiled else 0)
         for first in sorted({place - place % width for place in wanted}):
             batch = candidates[first : first + width]
             others = itertools.cycle(candidates)  # from the first on, so that captions come in rows of equally many

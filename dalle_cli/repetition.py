@@ -14,8 +14,13 @@ from torch import Tensor, nn
 MANY = 8_192  # steps, from which on half a minute of compiling is soon made up for
 TRIALS = 3  # before a capture, as CUDA's libraries choose their ways and make room
 
-# matrix products are tried out first; what calls the kernels is C++ too
-ON_CPU = {"freezing": True, "max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN", "cpp_wrapper": True}
+FEW = (
+    4  # rows, up to which inductor's own matrix products are faster than oneDNN's; trying both out would differ by run
+)
+
+# frozen weights are laid out for their products; what calls the kernels is C++ too
+ON_CPU = {"freezing": True, "cpp_wrapper": True}
+ON_CPU_FEW_ROWS = {**ON_CPU, "max_autotune": True, "max_autotune_gemm_backends": "CPP"}
 ON_CUDA = {"max_autotune": True}
 
 
@@ -37,16 +42,20 @@ def can_compile(device: torch.device) -> bool:
         return False
 
 
-def repeated(step: nn.Module, is_compiled: bool) -> Callable[..., Tensor]:
-    """Give what runs a step: the same results, those of a compiled one but for rounding."""
+def repeated(step: nn.Module, compiled_for: int = 0) -> Callable[..., Tensor]:
+    """Give what runs a step: the same results, those of a compiled one but for rounding.
+
+    compiled_for  so many rows at a time; 0: it is not compiled
+    """
     device = next(step.parameters()).device
     run: Callable[..., Tensor] = step
-    if is_compiled and device.type == "cpu":
+    if compiled_for and device.type == "cpu":
         import torch._inductor.config
 
         torch._inductor.config.freezing = True  # weights become constants; who traces knows no options
-        run = torch.compile(step, fullgraph=True, dynamic=False, options=ON_CPU)
-    elif is_compiled:
+        options = ON_CPU_FEW_ROWS if compiled_for <= FEW else ON_CPU
+        run = torch.compile(step, fullgraph=True, dynamic=False, options=options)
+    elif compiled_for:
         run = torch.compile(step, fullgraph=True, dynamic=False, options=ON_CUDA)
     return _Captured(run) if device.type == "cuda" else run
 

@@ -89,17 +89,18 @@ class Sampler:
         transformer: Transformer,
         settings: SamplingSettings,
         dtype: torch.dtype = torch.float32,
-        is_compiled: bool = False,
+        compiled_for: int = 0,
     ) -> None:
         """Lay its weights out for drawing.
 
-        dtype        of the branches' arithmetic, see `models.decoder`
-        is_compiled  for many batches of one size: the first one waits for a compiler
+        dtype         of the branches' arithmetic, see `models.decoder`
+        compiled_for  batches of so many samples: the first one waits for a compiler; 0: not compiled
         """
-        decoder = Decoder(transformer, dtype, is_packed=not is_compiled)
-        self._decoder = decoder if settings.guidance == 1 else GuidedDecoder(decoder, settings.guidance)
+        decoder = Decoder(transformer, dtype, is_packed=not compiled_for)
+        is_guided = settings.guidance != 1
+        self._decoder = GuidedDecoder(decoder, settings.guidance) if is_guided else decoder
         self._image_len = transformer.image_len
-        self._step = repeated(_Step(self._decoder, settings), is_compiled)
+        self._step = repeated(_Step(self._decoder, settings), compiled_for * (2 if is_guided else 1))
         self._cache: Cache | None = None
         self._cache_is_for = (0, 0)  # samples and captions
 

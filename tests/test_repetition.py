@@ -23,14 +23,15 @@ def model() -> Transformer:
 @pytest.mark.slow
 @pytest.mark.skipif(not can_compile(CPU), reason="no C++ compiler")
 @pytest.mark.filterwarnings("ignore:TypedStorage", "ignore:.*torch.jit:DeprecationWarning")  # torch's own
+@pytest.mark.parametrize("n_rows", [2, 6])
 @torch.inference_mode()
-def test_a_compiled_decoder_equals_the_whole_at_every_position(model: Transformer) -> None:
+def test_a_compiled_decoder_equals_the_whole_at_every_position(model: Transformer, n_rows: int) -> None:
     generator = torch.Generator().manual_seed(1)
-    text, image = (torch.randint(11, (2, n), generator=generator) for n in (model.text_len, model.image_len))
+    text, image = (torch.randint(11, (n_rows, n), generator=generator) for n in (model.text_len, model.image_len))
     text[:, -1] = -1
     decoder = Decoder(model, is_packed=False)
-    step = repeated(decoder, is_compiled=True)
-    cache = decoder.new_cache(2, 2)
+    step = repeated(decoder, compiled_for=n_rows)
+    cache = decoder.new_cache(n_rows, n_rows)
     decoder.read(text, image[0, :0], cache)
     before = [torch.zeros_like(image[:, 0]), *image.unbind(1)]
     positions = torch.arange(model.image_len)

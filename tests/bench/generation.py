@@ -25,7 +25,7 @@ def main(n_samples: str, n_captions: str, text_len: str, precision: str, way: st
     open_device("cpu", "fp32")
     transformer = random_transformer(int(text_len))
     dtype = DTYPES.get(precision, torch.float32)
-    sampler = Sampler(transformer, SamplingSettings(), dtype, is_compiled=way == "compiled")
+    sampler = Sampler(transformer, SamplingSettings(), dtype, int(n_samples) if way == "compiled" else 0)
     captions = torch.randint(TEXT_VOCAB_SIZE, (int(n_captions), int(text_len)))
     captions[:, -1] = -1
     text = captions.repeat_interleave(int(n_samples) // int(n_captions), 0)
