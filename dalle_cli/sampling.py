@@ -19,6 +19,7 @@ from dalle_cli.repetition import repeated
 
 BLOCK = 128  # tokens
 ALMOST_ONE = 1 - 2**-53
+INFINITY_BITS = 0x7F800000  # of fp32; any finite number that is not negative has less
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,29 @@ def token_probabilities(logits: Tensor, settings: SamplingSettings) -> Tensor:
     if settings.temperature == 0:
         return torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1.0)
     if 0 < settings.top_k < logits.shape[1]:
-        kept, order = logits.topk(settings.top_k, dim=1)
+        kept, order = logits.topk(settings.top_k, dim=1, sorted=False)
         logits = torch.full_like(logits, -torch.inf).scatter_(1, order, kept)
     logits = logits - logits.amax(dim=1, keepdim=True)  # so that no temperature is too small to divide by
     probabilities = (logits / settings.temperature).softmax(dim=1)
     if settings.top_p < 1:
-        ranked, order = probabilities.sort(dim=1, descending=True)
-        before = ranked.cumsum(dim=1) - ranked  # the share already held by likelier tokens
-        kept = ranked * (before < settings.top_p)
-        probabilities = torch.zeros_like(probabilities).scatter_(1, order, kept / kept.sum(dim=1, keepdim=True))
+        probabilities = probabilities * _is_likely(probabilities, settings.top_p)
     return probabilities
+
+
+def _is_likely(probabilities: Tensor, share: float) -> Tensor:
+    """Mark the likeliest tokens, as few as hold the share together, and any as likely as the last: bool [B, V].
+
+    By halving the span of fp32 numbers where the least of them can be, which are ordered as their bits: a compiled step
+    spends less on that than on sorting thousands of tokens.
+    """
+    bits = probabilities.view(torch.int32)
+    enough = bits.new_zeros(len(bits), 1)
+    too_few = torch.full_like(enough, INFINITY_BITS)
+    for _ in range(INFINITY_BITS.bit_length()):
+        middle = enough + (too_few - enough) // 2
+        is_enough = torch.where(bits >= middle, probabilities, 0).sum(dim=1, keepdim=True) >= share
+        enough, too_few = torch.where(is_enough, middle, enough), torch.where(is_enough, too_few, middle)
+    return bits >= enough
 
 
 def draw_tokens(probabilities: Tensor, uniforms: Tensor) -> Tensor:
