@@ -16,7 +16,7 @@ from dalle_cli.data.images import BadSample, decode_image, to_image, to_tensor
 from dalle_cli.data.picture_lists import find_pictures
 from dalle_cli.errors import DalleError
 from dalle_cli.loading import load_dvae
-from dalle_cli.metrics import code_counts, perplexity, psnr, ssim
+from dalle_cli.metrics import blank_cells, code_counts, perplexity, psnr, ssim
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.run_dir import check_new_folder
 from dalle_cli.training.precision import apply_precision, open_device
@@ -54,14 +54,16 @@ def reconstruct(options: ReconstructOptions, terminal: Terminal) -> None:
     rows: list[dict[str, Any]] = []
     shown: list[Image.Image] = []
     squared_error = total_ssim = 0.0
-    counts = torch.zeros(dvae.vocab_size, dtype=torch.int64)
+    counts, blank_counts = torch.zeros(2, dvae.vocab_size, dtype=torch.int64)
     with terminal.progress(len(files), 0, "picture") as line:
         for path, original in read_pictures(files, dvae.image_size, terminal):
             image_tokens, rebuilt = rebuild(dvae, original.to(device))
             counts += code_counts(image_tokens, dvae.vocab_size)
-            error = float((rebuilt.cpu() - original).square().mean())
+            is_blank = blank_cells(original[None], dvae.grid_size)[0]
+            blank_counts += code_counts(image_tokens[is_blank], dvae.vocab_size)
+            error = float((rebuilt - original).square().mean())
             squared_error += error
-            likeness = ssim(rebuilt.cpu(), original)
+            likeness = ssim(rebuilt, original)
             pair = [to_image(original), to_image(rebuilt)]
             file = options.out / f"{len(rows):04d}-{path.stem[:MAX_STEM]}.png"
             options.out.mkdir(parents=True, exist_ok=True)
@@ -79,6 +81,8 @@ def reconstruct(options: ReconstructOptions, terminal: Terminal) -> None:
         "ssim": round(total_ssim / len(rows), 4),
         "codes_used": int((counts > 0).sum()),
         "vocab_size": dvae.vocab_size,
+        "perplexity": round(perplexity(counts), 2),
+        "perplexity_without_blanks": round(perplexity(counts - blank_counts), 2),
         **bits_per_pixel(dvae, counts),
     }
     terminal.result(_text(rows, summary), {"out": str(options.out), **summary, "pictures": rows})
@@ -100,7 +104,7 @@ def read_pictures(files: list[Path], image_size: int, terminal: Terminal) -> Ite
 def rebuild(dvae: DiscreteVAE, original: Tensor) -> tuple[Tensor, Tensor]:
     """Encode a picture [3, H, W] and decode its hard tokens: int64 [g*g] and [3, H, W]."""
     image_tokens = dvae.image_tokens(original[None])
-    return image_tokens[0], dvae.decode(image_tokens)[0]
+    return image_tokens[0].cpu(), dvae.decode(image_tokens)[0].cpu()
 
 
 def bits_per_pixel(dvae: DiscreteVAE, counts: Tensor) -> dict[str, float]:
@@ -116,5 +120,6 @@ def _text(rows: list[dict[str, Any]], summary: dict[str, Any]) -> str:
     lines = [f"{row['psnr']:6.2f} dB  SSIM {row['ssim']:.3f}  {printable(row['picture'])}" for row in rows]
     lines.append(f"{summary['psnr']:6.2f} dB  SSIM {summary['ssim']:.3f}  all {len(rows)}")
     used = f"{summary['codes_used']} of {summary['vocab_size']} codes in use"
+    varied = f"perplexity {summary['perplexity']:.1f} ({summary['perplexity_without_blanks']:.1f} without blank cells)"
     bits = f"{summary['bits_per_pixel']:.3f} bits a pixel, {summary['bits_per_pixel_by_entropy']:.3f} by their entropy"
-    return "\n".join([*lines, f"{used}; {bits}"])
+    return "\n".join([*lines, f"{used}, {varied}; {bits}"])

@@ -10,9 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
+
+from dalle_cli.data.images import to_tensor
+from dalle_cli.loading import load_dvae
+from dalle_cli.metrics import code_counts, perplexity
 
 TINY = ["--set", "training.steps=1", "--set", "runtime.workers=0"]
 
@@ -115,6 +120,19 @@ def test_reconstruction_lays_pictures_side_by_side(
     most = math.log2(facts[0]["codes_used"]) * 16 / 1024
     assert 0 <= facts[0]["bits_per_pixel_by_entropy"] <= most + 1e-5
     assert (tmp_path / dvae_run.name / "grid.png").is_file()
+
+
+def test_reconstruction_counts_codes_with_and_without_blank_cells(
+    tmp_path: Path, pairs: Path, dvae_run: Path, dalle: Callable
+) -> None:
+    noise = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)
+    noise[:16] = 255
+    Image.fromarray(noise).save(tmp_path / "half.png")
+    facts = result_of(dalle("reconstruct", dvae_run, tmp_path / "half.png", "--out", tmp_path / "out", "--json"))
+    tokens = load_dvae(dvae_run).image_tokens(to_tensor(Image.fromarray(noise))[None].float() / 255)[0]
+    assert facts["codes_used"] == len(tokens.unique())
+    assert facts["perplexity"] == pytest.approx(perplexity(code_counts(tokens, 64)), abs=0.01)
+    assert facts["perplexity_without_blanks"] == pytest.approx(perplexity(code_counts(tokens[8:], 64)), abs=0.01)
 
 
 def test_reconstruction_leaves_out_what_is_no_picture(
