@@ -107,6 +107,16 @@ def test_kl_to_uniform_lies_between_0_and_ln_k_and_reaches_both() -> None:
     assert between.min() > 0 and between.max() < 9.010913347
 
 
+def test_kl_to_uniform_has_the_gradient_of_its_definition() -> None:
+    logits = 3 * torch.randn(2, 7, 3, 3, generator=torch.Generator().manual_seed(0))
+    weights = torch.rand(2, 3, 3, generator=torch.Generator().manual_seed(1))
+    own, plain = (logits.clone().requires_grad_() for _ in range(2))
+    (kl_to_uniform(own) * weights).sum().backward()
+    log_probs = plain.log_softmax(dim=1)
+    ((log_probs.exp() * log_probs).sum(dim=1) * weights).sum().backward()
+    torch.testing.assert_close(own.grad, plain.grad, rtol=1e-5, atol=1e-6)
+
+
 def test_kl_to_uniform_ignores_a_shift_of_all_logits() -> None:
     logits = torch.randn(2, 5, 3, 3, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(kl_to_uniform(logits + 50), kl_to_uniform(logits), rtol=0, atol=2e-5)

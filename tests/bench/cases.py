@@ -124,6 +124,18 @@ DVAE = Group(
     ),
 )
 
+DVAE_TRAINING = Group(
+    "dVAE, training step: loss and backward, 2 pictures of 256 px; small: as many parameters as dalle-pytorch's",
+    (
+        Case("dalle fp32, small", "dvae_training_step.py small fp32", FP32_CONVOLUTION),
+        Case("dalle bf16, small", "dvae_training_step.py small bf16", BF16_CONVOLUTION),
+        Case("dalle-pytorch fp32", "peer_dvae_training_step.py highest", FP32_CONVOLUTION, python=PEERS),
+        Case("dalle fp32, the paper's", "dvae_training_step.py paper fp32", FP32_CONVOLUTION),
+        Case("dalle bf16, the paper's", "dvae_training_step.py paper bf16", BF16_CONVOLUTION),
+    ),
+    (("dalle fp32, small", "dalle-pytorch fp32"), ("dalle bf16, small", "dalle-pytorch fp32")),
+)
+
 CLIP = Group(
     "CLIP ViT-B/32: embeddings of 32 pictures",
     (
@@ -135,4 +147,4 @@ CLIP = Group(
     (("dalle fp32", "transformers fp32"), ("dalle bf16", "transformers bf16")),
 )
 
-GROUPS = (TRAINING, ATTENTION, GENERATION, SHARING, CHOOSING, DVAE, CLIP)
+GROUPS = (TRAINING, ATTENTION, GENERATION, SHARING, CHOOSING, DVAE, DVAE_TRAINING, CLIP)

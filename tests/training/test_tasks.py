@@ -144,7 +144,7 @@ def test_health_of_the_codebook_follows_its_definitions() -> None:
     with torch.no_grad():
         figures = task.validate([batch], step=0)
         tokens = dvae.image_tokens(images)
-        gumbel = gumbel_noise(3, batch.draws, (dvae.vocab_size, 4, 4), CPU)
+        gumbel = gumbel_noise(3, batch.draws, (4, 4, dvae.vocab_size), CPU).movedim(-1, 1)
         mu, _ = dvae.decode_soft(relax(dvae.codebook_logits(images), 0.9, gumbel))
         errors = [float((p - images).square().mean()) for p in (dvae.decode(tokens), (mu.sigmoid() - 0.1) / 0.8)]
     used = set(tokens.flatten().tolist())
