@@ -20,7 +20,7 @@ SHARE = 0.8  # of what is free: allocators leave gaps, and others want some
 MODEST = 2**31  # bytes, where the system does not say what is free
 FP32 = 4  # bytes
 
-BYTES_OF_CHOICE = 64  # a logit's: of caption and empty one, probability, sorted with its place, and sums in fp64
+BYTES_OF_CHOICE = 64  # a logit's: of caption and empty one, probability, what halving compares, and sums in fp64
 VALUES_OF_SLOT = 32  # a width's, on the way through a block: normed, fused, expanded and again in fp32
 VALUES_OF_PIXEL = 8  # a channel's next to the pixels: twice as many come in, pass a ReLU, and are laid out anew
 
@@ -38,10 +38,11 @@ def choose_widths(
     while True:
         width = even_width(n_captions, n, bound)
         n_own = 1 if n % width == 0 else width // n if width % n == 0 else width  # captions in a batch
-        if width == 1 or drawing_bytes(painter.transformer, width, n_own, painter.dtype, is_guided) <= SHARE * free:
+        taken = drawing_bytes(painter.transformer, width, n_own, painter.dtype, is_guided)  # and kept while decoding
+        if width == 1 or taken + decoding_bytes(painter.dvae) <= SHARE * free:
             break
         bound = width - 1
-    n_at_once = int(SHARE * free // decoding_bytes(painter.dvae))
+    n_at_once = int((SHARE * free - taken) // decoding_bytes(painter.dvae))
     return Widths(width, max(min(n_at_once, WIDEST_SLICE[kind]), 1))
 
 

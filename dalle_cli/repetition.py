@@ -4,35 +4,34 @@ A step is a module that learns nothing, called with tensors and lists of them, a
 to what it is given, but a second run with the same arguments must change nothing: a capture is preceded by trials.
 """
 
+import os
 import shutil
+import sysconfig
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 MANY = 8_192  # steps, from which on half a minute of compiling is soon made up for
+FEW = 4  # rows, up to which inductor's own products beat oneDNN's; a race of both would differ by run
 TRIALS = 3  # before a capture, as CUDA's libraries choose their ways and make room
-
-FEW = (
-    4  # rows, up to which inductor's own matrix products are faster than oneDNN's; trying both out would differ by run
-)
 
 # frozen weights are laid out for their products; what calls the kernels is C++ too
 ON_CPU = {"freezing": True, "cpp_wrapper": True}
 ON_CPU_FEW_ROWS = {**ON_CPU, "max_autotune": True, "max_autotune_gemm_backends": "CPP"}
-ON_CUDA = {"max_autotune": True}
-
-
-def pays_to_compile(n_steps: int, device: torch.device) -> bool:
-    """Say whether so many steps are worth a compiler's time, and there is one."""
-    return n_steps >= MANY and can_compile(device)
+ON_CUDA = {"max_autotune": True}  # by races: on GPUs bits may differ from run to run
 
 
 def can_compile(device: torch.device) -> bool:
-    """Say whether this machine has what a step is compiled with: on a CPU, a C++ compiler."""
+    """Say whether this machine has what a step is compiled with: a C++ compiler and Python's headers, or Triton."""
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        return False
     if device.type == "cuda":
-        return torch.utils._triton.has_triton()
+        from torch.utils._triton import has_triton
+
+        return has_triton() and any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang")))
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
@@ -45,7 +44,8 @@ def can_compile(device: torch.device) -> bool:
 def repeated(step: nn.Module, compiled_for: int = 0) -> Callable[..., Tensor]:
     """Give what runs a step: the same results, those of a compiled one but for rounding.
 
-    compiled_for  so many rows at a time; 0: it is not compiled
+    compiled_for  so many rows at a time; 0: it is not compiled. On CPUs, whatever is compiled later in this process
+                  has its weights frozen as well
     """
     device = next(step.parameters()).device
     run: Callable[..., Tensor] = step
@@ -83,12 +83,12 @@ class _Captured:
     def _capture(self, copied: list[Tensor], held: Any) -> None:
         self._held = held
         self._arguments = [tensor.clone() for tensor in copied]
-        others = torch.cuda.Stream()
-        others.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(others):
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
             for _ in range(TRIALS):
                 self._run(*self._arguments, held)
-        torch.cuda.current_stream().wait_stream(others)
+        torch.cuda.current_stream().wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
             self._result = self._run(*self._arguments, held)

@@ -19,6 +19,7 @@ from dalle_cli.repetition import repeated
 
 BLOCK = 128  # tokens
 ALMOST_ONE = 1 - 2**-53
+SMALLEST_TEMPERATURE = 1e-30  # whose inverse is an fp32 number; lower ones draw the same
 INFINITY_BITS = 0x7F800000  # of fp32; any finite number that is not negative has less
 
 
@@ -54,7 +55,7 @@ def token_probabilities(logits: Tensor, settings: SamplingSettings) -> Tensor:
         kept, order = logits.topk(settings.top_k, dim=1, sorted=False)
         logits = torch.full_like(logits, -torch.inf).scatter_(1, order, kept)
     logits = logits - logits.amax(dim=1, keepdim=True)  # so that no temperature is too small to divide by
-    probabilities = (logits / settings.temperature).softmax(dim=1)
+    probabilities = (logits / max(settings.temperature, SMALLEST_TEMPERATURE)).softmax(dim=1)
     if settings.top_p < 1:
         probabilities = probabilities * _is_likely(probabilities, settings.top_p)
     return probabilities
@@ -146,13 +147,14 @@ class Sampler:
             if is_drawn[place]:
                 tokens[:, place] = before
             else:
-                before = tokens[:, place]
+                before = tokens[:, place].contiguous()  # laid out as what is drawn, or it would be compiled again
         return tokens
 
     def _room(self, n_samples: int, n_captions: int) -> Cache:
         """Give the cache of the last batch again where it fits, since a captured step goes by its place."""
         if self._cache is None or self._cache_is_for != (n_samples, n_captions):
-            self._cache = None  # before there are two
+            if self._cache is not None:
+                self._cache.clear()  # before there are two; a captured step knows it as well
             self._cache = self._decoder.new_cache(n_samples, n_captions)
             self._cache_is_for = n_samples, n_captions
         return self._cache

@@ -76,12 +76,13 @@ def generate(
     Example: dalle generate runs/dalle "a small red circle at the top left" -n 64 --clip runs/clip --best 8
     """
     _check_ranking(n, clip, tokenizer, rank, best, keep_all)
-    if not math.isfinite(temperature):
-        raise typer.BadParameter(f"{temperature} is not a number to divide by", param_hint="--temperature")
+    for name, value in (("--temperature", temperature), ("--guidance", guidance)):
+        if not math.isfinite(value):
+            raise typer.BadParameter(f"{value} is not a number to reckon with", param_hint=name)
     box = _check_image(image, keep_rows, redraw)
     if not 0 < top_p <= 1:
         raise typer.BadParameter(f"{top_p} is not above 0 and at most 1", param_hint="--top-p")
-    if batch_size != "auto" and not (batch_size.isdigit() and int(batch_size) > 0):
+    if batch_size != "auto" and not (batch_size.isdecimal() and int(batch_size) > 0):
         raise typer.BadParameter(f"{batch_size} is neither auto nor a number above 0", param_hint="--batch-size")
     if gpus is not None and gpus > 1 and prompts == "-":
         raise typer.BadParameter("the standard input can't be read by several processes", param_hint="--prompts")

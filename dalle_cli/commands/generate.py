@@ -20,10 +20,11 @@ from dalle_cli.decode_width import choose_widths, free_bytes
 from dalle_cli.drawing import Candidate, Painter, Widths
 from dalle_cli.drawing_job import DrawingJob, fill, help_to_fill
 from dalle_cli.drawn_folder import DrawnFolder
+from dalle_cli.errors import DalleError
 from dalle_cli.image_prompt import ImagePrompt, keep_tokens
 from dalle_cli.jobs import begin_job, check_same, recorded_job
 from dalle_cli.loading import load_dvae, load_tokenizer, load_transformer
-from dalle_cli.repetition import pays_to_compile
+from dalle_cli.repetition import MANY, can_compile
 from dalle_cli.reranking import Ranking, rank_by_clip, rank_by_perplexity
 from dalle_cli.run_dir import GRID, MANIFEST, WEIGHTS, RunDir, dvae_model_dir, held_alone, model_dir
 from dalle_cli.sampling import SamplingSettings
@@ -100,9 +101,9 @@ def plan(
         terminal.warn("guidance goes by the empty caption, never seen in training: `loss.caption_dropout` was 0")
     ranking = choose_ranking(options, painter, precision, terminal)
     widths = choose_again(recorded, options, painter, world)
-    n_batches = math.ceil(len(options.captions) * options.n / widths.decode / world.size)
-    is_compiled = pays_to_compile(n_batches * painter.transformer.image_len, world.device)
-    painter = replace(painter, is_compiled=recorded.get("compiled", is_compiled))
+    n_batches = math.ceil(len(options.captions) * options.n / widths.decode)
+    is_long = n_batches * painter.transformer.image_len >= MANY
+    painter = replace(painter, is_compiled=choose_compiled(recorded, is_long, world))
     settings = {
         "seed": options.seed,
         **asdict(options.sampling),
@@ -175,7 +176,21 @@ def choose_again(recorded: dict[str, Any], options: GenerateOptions, painter: Pa
     decode, own_slice = (recorded.get(key) for key in ("decode_width", "slice_width"))
     is_usable = all(isinstance(width, int) and width > 0 for width in (decode, own_slice))
     begun = Widths(decode, own_slice) if is_usable else chosen
-    return Widths(options.batch_size or begun.decode, begun.slice)
+    return Widths(min(options.batch_size, len(options.captions) * options.n) or begun.decode, begun.slice)
+
+
+def choose_compiled(recorded: dict[str, Any], is_long: bool, world: World) -> bool:
+    """Compile what draws a token as an unfinished job did, or for a long one; in all processes or in none.
+
+    Raises DalleError where the job needs a compiler, and there is none.
+    """
+    is_wanted = recorded.get("compiled", is_long)
+    is_possible = is_wanted and all(world.gather_lists([can_compile(world.device)]))
+    if recorded.get("compiled") and not is_possible:
+        raise DalleError(
+            "this job was begun with compiled drawing, and here is no compiler", "begin another with --out"
+        )
+    return is_possible
 
 
 def choose_ranking(

@@ -30,14 +30,14 @@ def read_captions(captions: list[str], prompts: str | None) -> list[str]:
 def _read(prompts: str) -> list[str]:
     name = printable(prompts)
     try:
-        data = sys.stdin.buffer.read() if prompts == "-" else Path(prompts).read_bytes()
-        text = data.decode("utf-8-sig")
+        content = sys.stdin.buffer.read() if prompts == "-" else Path(prompts).read_bytes()
+        text = content.decode("utf-8-sig")
     except OSError as error:
         raise UsageError(f"cannot read captions from {name}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"cannot read captions from {name}: it is not UTF-8 text") from error
     if not prompts.lower().endswith(TABLE_SUFFIXES):
-        return clean_captions(text.splitlines())
+        return clean_captions(text.replace("\r", "\n").split("\n"))  # as captions beside pictures are read
     try:
         rows = list(rows_of(io.StringIO(text, newline=""), prompts, ["caption"]))
     except DalleError as error:

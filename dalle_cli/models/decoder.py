@@ -10,6 +10,7 @@ or captured. Knows nothing of how a token is chosen. Axes used below:
     D model width    H heads    K width of a head    N near slots held, M of them seen    Vi image vocabulary
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -92,9 +93,9 @@ def cache_bytes(transformer: Transformer, n_samples: int, n_captions: int, dtype
 
 
 def distinct_captions(text_tokens: Tensor) -> Tensor:
-    """Give each caption once, [C, T], where all come in rows of equally many, else one for each sample."""
-    captions, counts = torch.unique_consecutive(text_tokens, dim=0, return_counts=True)
-    return captions if bool((counts == counts[0]).all()) else text_tokens
+    """Give captions [C, T] that come in rows of equally many samples, as few as there can be."""
+    _, counts = torch.unique_consecutive(text_tokens, dim=0, return_counts=True)
+    return text_tokens[:: math.gcd(*counts.tolist())]
 
 
 def _slots_held(kind: Kind, transformer: Transformer) -> int:

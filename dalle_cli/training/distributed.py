@@ -95,7 +95,9 @@ class World:
     def wait(self) -> None:
         """Go on only when all processes have come here."""
         if self.size > 1:
-            self.sum(torch.zeros(1, device=self.device))
+            arrived = torch.zeros(1, device=self.device)
+            self.sum(arrived)
+            arrived.item()  # NCCL sums in the background: who reads the result waits
 
     @contextmanager
     def main_alone(self) -> Iterator[bool]:
