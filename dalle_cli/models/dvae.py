@@ -35,7 +35,8 @@ def relax(logits: Tensor, temperature: float, gumbel: Tensor) -> Tensor:
 
     Fast where both have their entries side by side (channels last), as the result has.
     """
-    cells = (logits + gumbel).div_(temperature).movedim(1, -1)  # softmax wants its own dimension last
+    noisy = (logits + gumbel).div_(temperature)  # in place: nobody else has the sum, the widest tensor of all
+    cells = noisy.movedim(1, -1)  # softmax wants its own dimension last
     return cells.softmax(dim=-1).movedim(-1, 1)
 
 
