@@ -124,6 +124,12 @@ DVAE = Group(
     ),
 )
 
+ENCODING = Group(
+    "transformer/base, training step on a picture of 256 px: encoded in it by OpenAI's dVAE, or its tokens at hand",
+    tuple(Case(f"bf16, {what}", f"base_step.py {what} bf16") for what in ("pictures", "tokens")),
+    (("bf16, tokens", "bf16, pictures"),),
+)
+
 DVAE_TRAINING = Group(
     "dVAE, training step: loss and backward, 2 pictures of 256 px; small: as many parameters as dalle-pytorch's",
     (
@@ -147,4 +153,4 @@ CLIP = Group(
     (("dalle fp32", "transformers fp32"), ("dalle bf16", "transformers bf16")),
 )
 
-GROUPS = (TRAINING, ATTENTION, GENERATION, SHARING, CHOOSING, DVAE, DVAE_TRAINING, CLIP)
+GROUPS = (TRAINING, ATTENTION, GENERATION, SHARING, CHOOSING, DVAE, ENCODING, DVAE_TRAINING, CLIP)
