@@ -72,11 +72,16 @@ def choose_precision(choice: str, device: torch.device) -> Precision:
 
 
 def open_device(device: str, precision: str) -> tuple[torch.device, Precision]:
-    """Choose where and how to compute, and see to it that fp32 is fp32 there."""
+    """Choose where and how to compute, and see to it that fp32 is fp32 there.
+
+    Not quite on a CPU: what is too small for fp32's full digits (below 1.2e-38) counts as 0. A processor takes many
+    times as long for such numbers, and a softmax of low temperature is full of them.
+    """
     chosen = choose_device(device)
     if chosen.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # by default cuDNN's convolutions keep 10 bits of fp32's 23
     else:
+        torch.set_flush_denormal(True)  # before torch computes anything: threads have it from the one that starts them
         use_fast_fp32_matmul()
     return chosen, choose_precision(precision, chosen)
 

@@ -1,5 +1,7 @@
 """bf16 where it belongs and nowhere else; fp32 untouched."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -162,3 +164,13 @@ def test_the_fast_route_is_taken_only_where_it_is_still_fp32() -> None:
     assert torch.get_float32_matmul_precision() == ("medium" if is_taken else "highest")
     a, b = torch.randn(2, 300, 300, generator=torch.Generator().manual_seed(3))
     assert relative_error((a @ b).double(), a.double() @ b.double()) < 1e-6
+
+
+def test_a_cpu_spends_no_time_on_denormal_numbers_in_any_thread() -> None:
+    """In a process of its own, since threads that are there already would go on with them."""
+    code = (
+        "import torch; from dalle_cli.training.precision import open_device; torch.set_num_threads(2);"
+        "open_device('cpu', 'fp32'); print(int((torch.full((2**20,), 1e-39) * 1).count_nonzero()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"
