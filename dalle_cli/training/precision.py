@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dalle_cli.errors import DalleError, UsageError
+from dalle_cli.training.host_memory import keep_freed_memory
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -81,6 +82,7 @@ def open_device(device: str, precision: str) -> tuple[torch.device, Precision]:
     if chosen.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # by default cuDNN's convolutions keep 10 bits of fp32's 23
     else:
+        keep_freed_memory()
         torch.set_flush_denormal(True)  # before torch computes anything: threads have it from the one that starts them
         use_fast_fp32_matmul()
     return chosen, choose_precision(precision, chosen)
