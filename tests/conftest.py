@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tiny 
 
 import numpy as np
 import pytest
+import torch
 
 from dalle_cli.cli.main import main
 from dalle_cli.data.shapes import render, scenes
@@ -93,6 +94,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def every_small_number() -> None:
+    """Undo what a command run in this process chose for it: denormal numbers as zero, which hypothesis refuses."""
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

@@ -247,19 +247,22 @@ def test_what_is_not_finite_outside_branches_flags_none(outsider: float) -> None
 
 
 def test_gradients_come_out_as_of_plain_autocast() -> None:
-    """On a power of two the scaling itself rounds nothing; what is left are plain fp16's own subnormal numbers."""
+    """On a power of two the scaling itself rounds nothing; what is left are plain fp16's own subnormal numbers.
+
+    Of a quarter's gradient hardly any are; of a tenth's enough that processors differ in them.
+    """
     x, x_plain = noise().requires_grad_(), noise().requires_grad_()
     stream, scales = scaled_stream(6)
     scales.scales.copy_(2.0 ** torch.arange(7, 13))
     plain = Stream(6, damping=1.0)
     with torch.autocast("cpu", torch.float16):
         y_plain = plain(x_plain)
-    (y_plain * 0.1 * signs()).sum().backward()
-    found = backward(stream, x, 0.1 * signs())
+    (y_plain * 0.25 * signs()).sum().backward()
+    found = backward(stream, x, 0.25 * signs())
     assert {p.grad.dtype for p in stream.parameters()} == {torch.float32}
     assert not scales.overflowed.any()
     assert torch.equal(stream(x), y_plain)
-    assert worst_error(found, gradients(plain)) < 1e-4  # a tenth of a rounding to fp16
+    assert worst_error(found, gradients(plain)) < 1e-5  # a fiftieth of a rounding to fp16
     torch.testing.assert_close(x.grad, x_plain.grad, rtol=0, atol=1e-4)
 
 

@@ -258,8 +258,8 @@ def test_transformer_learns_sixteen_pairs_by_heart(tmp_path: Path, make_pairs: C
     ended = dalle("train-dvae", "dvae/tiny", "--data", data, "--run", tmp_path / "dvae", *with_set(still))
     assert ended.code == 0, ended.err
     changes = [
-        *RARELY, "training.steps=350", "training.global_batch_size=16", "optimizer.weight_decay=0.0",
-        "optimizer.warmup_steps=10", "optimizer.lr.start=1e-2", "optimizer.lr.end=5e-4", "optimizer.lr.steps=350",
+        *RARELY, "training.steps=450", "training.global_batch_size=16", "optimizer.weight_decay=0.0",
+        "optimizer.warmup_steps=10", "optimizer.lr.start=3e-3", "optimizer.lr.end=5e-4", "optimizer.lr.steps=450",
         "ema.decay=0.9", "tokenizer.vocab_size=512", "tokenizer.dropout=0.0", "tokenizer.backend=tokenizers",
         "loss.caption_dropout=0.0", "loss.text_weight=0.0", "model.n_layers=2", "model.d_model=48",
         "model.text_len=12",
