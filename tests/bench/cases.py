@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[2]
 OURS = Path(sys.executable)
 PEERS = ROOT / "build/peer-venv/bin/python"  # as `make bench-peer` makes it
 
-FP32, BF16 = "fp32 matmul, fast route", "bf16 matmul"
+FP32, BF16 = "fp32 matmul, fastest route", "bf16 matmul"
 FP32_CONVOLUTION, BF16_CONVOLUTION = "fp32 convolution", "bf16 convolution"
 COPY = "copy"
 
@@ -36,10 +36,10 @@ CEILINGS = Group(
     "ceilings of this CPU",
     (
         Case("fp32 matmul, default route", "ceilings.py matmul fp32 highest"),
-        Case(FP32, "ceilings.py matmul fp32 medium"),
-        Case(BF16, "ceilings.py matmul bf16 medium"),
-        Case(FP32_CONVOLUTION, "ceilings.py convolution fp32 medium"),
-        Case(BF16_CONVOLUTION, "ceilings.py convolution bf16 medium"),
+        Case(FP32, "ceilings.py matmul fp32 fastest"),
+        Case(BF16, "ceilings.py matmul bf16 fastest"),
+        Case(FP32_CONVOLUTION, "ceilings.py convolution fp32 fastest"),
+        Case(BF16_CONVOLUTION, "ceilings.py convolution bf16 fastest"),
         Case(COPY, "ceilings.py copy fp32 highest"),
     ),
 )
