@@ -46,7 +46,7 @@ def reconstruct(options: ReconstructOptions, terminal: Terminal) -> None:
     """
     check_new_folder(options.out)
     device, precision = open_device(options.device, options.precision)
-    dvae = load_dvae(options.run).to(device)
+    dvae = load_dvae(options.run).to(device, memory_format=torch.channels_last)
     apply_precision(dvae, precision, device)
     files = find_pictures(options.pictures)
     terminal.say(f"writing {len(files)} comparisons to {options.out}")
