@@ -50,9 +50,9 @@ def repeated(step: nn.Module, compiled_for: int = 0) -> Callable[..., Tensor]:
     device = next(step.parameters()).device
     run: Callable[..., Tensor] = step
     if compiled_for and device.type == "cpu":
-        import torch._inductor.config
+        from torch._inductor import config as inductor_config  # not `import torch.…`, which would make torch local
 
-        torch._inductor.config.freezing = True  # weights become constants; who traces knows no options
+        inductor_config.freezing = True  # weights become constants; who traces knows no options
         options = ON_CPU_FEW_ROWS if compiled_for <= FEW else ON_CPU
         run = torch.compile(step, fullgraph=True, dynamic=False, options=options)
     elif compiled_for:

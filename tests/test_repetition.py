@@ -37,3 +37,10 @@ def test_a_compiled_decoder_equals_the_whole_at_every_position(model: Transforme
     positions = torch.arange(model.image_len)
     found = torch.stack([step(before[p], positions[p : p + 1], cache) for p in range(model.image_len)], dim=1)
     torch.testing.assert_close(found, model(text, image)[1], rtol=1e-5, atol=1e-5)
+
+
+def test_step_elsewhere_than_on_a_cpu_is_compiled_with_other_options() -> None:
+    """The path that CUDA takes, reached on the meta device, where nothing compiles before the first call."""
+    step = nn.Linear(2, 2, device="meta")
+    assert repeated(step, compiled_for=4) is not step
+    assert repeated(step) is step
