@@ -84,7 +84,7 @@ smoke: install  ## all four commands on tiny recipes, in seconds, as batch jobs
 	test -s $(SMOKE)/dalle/samples/prompts-best/scores.csv
 
 bench: install  ## speed and memory beside other libraries, as ratios measured in turn: [ARGS=ROUNDS], into build/bench.json
-	$(BIN)/python tests/bench $(ARGS)
+	$(BIN)/python benchmarks $(ARGS)
 
 bench-peer: $(PEER)/.installed  ## install dalle-pytorch for `make bench`, in an environment of its own
 

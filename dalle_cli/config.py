@@ -330,3 +330,18 @@ RECIPE_TYPES: dict[str, type[DVAERecipe] | type[TransformerRecipe] | type[ClipRe
     "transformer": TransformerRecipe,
     "clip": ClipRecipe,
 }
+
+ModelTable = DVAEEncoderTable | DVAEModelTable | TrainedTransformerTable | TrainedClipTable
+
+
+MODEL_TABLES: dict[str, type[ModelTable]] = {
+    "dvae": DVAEModelTable,
+    "dvae-encoder": DVAEEncoderTable,
+    "transformer": TrainedTransformerTable,
+    "clip": TrainedClipTable,
+}
+
+
+def kind_of(model: ModelTable) -> str:
+    """Name the kind of model that a table describes."""
+    return next(kind for kind, table in MODEL_TABLES.items() if type(model) is table)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from dalle_cli.ranks import ranks_of_environment
+from dalle_cli.runtime.ranks import ranks_of_environment
 
 SHOWN = {  # figures worth a place on the line of progress, and how to print them
     "train/loss": "loss {:.4f}",

@@ -2,16 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from safetensors import safe_open
+from torch import Tensor
 
 from dalle_cli.config import (
     ClipModelTable,
@@ -20,6 +16,7 @@ from dalle_cli.config import (
     TrainedClipTable,
     TrainedTransformerTable,
     TransformerModelTable,
+    kind_of,
 )
 from dalle_cli.data.clip_tokenizer import (
     MERGE_LISTS,
@@ -35,21 +32,12 @@ from dalle_cli.interop.hub import fetch_from_hub
 from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD, Clip, Tower
 from dalle_cli.models.dvae import DiscreteVAE, DVAEEncoder
 from dalle_cli.models.transformer import Transformer
-from dalle_cli.run_dir import CONFIG, WEIGHTS, RunDir, dvae_model_dir, model_dir
+from dalle_cli.storage.model_folder import check_fit, load_module, read_model_table, read_weights
+from dalle_cli.storage.run_dir import CONFIG, WEIGHTS, RunDir, dvae_model_dir, model_dir
 from dalle_cli.untrusted import printable
-
-Module = TypeVar("Module", bound=nn.Module)
 
 N_SPECIALS = 2  # start and end of text, which CLIP has beside a tokenizer's ids
 ANOTHER_CLIP = "the vocabulary belongs to another CLIP"
-
-ModelTable = DVAEEncoderTable | DVAEModelTable | TrainedTransformerTable | TrainedClipTable
-MODEL_TABLES: dict[str, type[ModelTable]] = {
-    "dvae": DVAEModelTable,
-    "dvae-encoder": DVAEEncoderTable,
-    "transformer": TrainedTransformerTable,
-    "clip": TrainedClipTable,
-}
 
 
 def build_dvae(model: DVAEModelTable) -> DiscreteVAE:
@@ -92,7 +80,7 @@ def load_dvae(path: Path | str) -> DiscreteVAE:
     folder = dvae_model_dir(Path(path))
     model = read_model_table(folder)
     if isinstance(model, DVAEModelTable):
-        return _load(partial(build_dvae, model), folder)
+        return load_module(partial(build_dvae, model), folder)
     if isinstance(model, DVAEEncoderTable):
         raise DalleError(
             f"{path} holds only the encoder of a dvae: its decoder is missing, so it can't draw",
@@ -105,7 +93,9 @@ def load_dvae_encoder(path: Path | str) -> DVAEEncoder:
     """Load what makes image tokens: a discrete VAE, or an encoder imported alone; raises like `load_dvae`."""
     folder = dvae_model_dir(Path(path))
     model = read_model_table(folder)
-    return _load(partial(build_dvae_encoder, model), folder) if type(model) is DVAEEncoderTable else load_dvae(path)
+    return (
+        load_module(partial(build_dvae_encoder, model), folder) if type(model) is DVAEEncoderTable else load_dvae(path)
+    )
 
 
 def dvae_checksum(path: Path | str) -> str:
@@ -124,7 +114,7 @@ def load_transformer(path: Path | str) -> Transformer:
     model = read_model_table(folder)
     if not isinstance(model, TrainedTransformerTable):
         raise DalleError(f"{path} holds a {kind_of(model)}, not a transformer")
-    return _load(partial(build_transformer, model, model.text_vocab_size), folder)
+    return load_module(partial(build_transformer, model, model.text_vocab_size), folder)
 
 
 def load_clip(path: Path | str) -> Clip:
@@ -140,7 +130,7 @@ def load_clip(path: Path | str) -> Clip:
     model = read_model_table(folder)
     if not isinstance(model, TrainedClipTable):
         raise DalleError(f"{path} holds a {kind_of(model)}, not a clip")
-    return _assign(model, _read_weights(folder / WEIGHTS), folder / WEIGHTS)
+    return _assign(model, read_weights(folder / WEIGHTS), folder / WEIGHTS)
 
 
 def load_clip_tokenizer(path: Path | str, clip: Clip, vocabulary: Path | None = None) -> ClipTokenizer:
@@ -209,31 +199,13 @@ def load_tokenizer(run: RunDir) -> Tokenizer:
     return Tokenizer.load(run.tokenizer)
 
 
-def kind_of(model: ModelTable) -> str:
-    """Name the kind of model that a table describes."""
-    return next(kind for kind, table in MODEL_TABLES.items() if type(model) is table)
-
-
-def read_model_table(path: Path) -> ModelTable:
-    """Read the sizes of the model of a run, or of a model folder; raises DalleError where there is none."""
-    config = model_dir(path) / CONFIG
-    try:
-        description = json.loads(config.read_text("utf-8"))
-        return MODEL_TABLES[str(description["kind"])].model_validate(description["model"])
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise DalleError(f"{config} is damaged: `{'.'.join(map(str, first['loc']))}`: {first['msg']}") from error
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DalleError(f"{config} is not a model's config: {error}") from error
-
-
 def _assign(model: TrainedClipTable, weights: dict[str, Tensor], source: Path) -> Clip:
     """Make a CLIP of weights, in fp32 as they are; what does not fit is neither copied nor converted first."""
     try:
         with torch.device("meta"):
             clip = build_clip(model)
         expected = {name: list(tensor.shape) for name, tensor in clip.state_dict().items()}
-        _check_fit(expected, {name: list(tensor.shape) for name, tensor in weights.items()}, source)
+        check_fit(expected, {name: list(tensor.shape) for name, tensor in weights.items()}, source)
         clip.load_state_dict({name: _in_fp32(name, weights[name], source) for name in expected}, assign=True)
     except (RuntimeError, TypeError, ValueError) as error:  # torch has all three for sizes that no number holds
         reason = str(error).partition("\n")[0]
@@ -246,40 +218,3 @@ def _in_fp32(name: str, weight: Tensor, source: Path) -> Tensor:
         kind = str(weight.dtype).removeprefix("torch.")
         raise DalleError(f"{source} does not hold a CLIP: {name} is of type {kind}, not of a floating-point type")
     return weight.float().contiguous()
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise DalleError(f"{path} does not hold this model's weights: {error}") from error
-
-
-def _check_fit(expected: dict[str, list[int]], found: dict[str, list[int]], path: Path) -> None:
-    """Raise DalleError, naming the first, where names or shapes of weights are not those of the model."""
-    misfits = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    if misfits:
-        first = misfits[0]
-        raise DalleError(
-            f"{path} does not hold this model's weights: {len(misfits)} tensors are not as expected, first "
-            f"{printable(first)}: {found.get(first, 'missing')} instead of {expected.get(first, 'none')}"
-        )
-
-
-def _load(build: Callable[[], Module], folder: Path) -> Module:
-    """Build a module and fill it, ready for inference.
-
-    The sizes are compared first, so that a config that does not describe the weights allocates nothing.
-    """
-    path = folder / WEIGHTS
-    try:
-        with torch.device("meta"):
-            expected = {name: list(tensor.shape) for name, tensor in build().state_dict().items()}
-        with safe_open(path, "pt") as file:
-            found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  no mapping
-        _check_fit(expected, found, path)
-        module = build()
-        module.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
-        raise DalleError(f"{path} does not hold this model's weights: {error}") from error
-    return module.eval().requires_grad_(False)

@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tiny 
 import numpy as np
 import pytest
 import torch
+from processes import run, words_of
 
 from dalle_cli.cli.main import main
 from dalle_cli.data.shapes import render, scenes
@@ -185,3 +187,15 @@ def hang_guard() -> Iterator[None]:
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="session")
+def train(pairs: Path, dvae_run: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Train a tiny recipe in a folder, with changes to the settings (__ for the dot)."""
+
+    def train(kind: str, folder: Path, *words: object, **settings: object) -> subprocess.CompletedProcess:
+        own = ["--dvae", dvae_run] if kind == "transformer" else []
+        changes = words_of({key.replace("__", "."): value for key, value in settings.items()})
+        return run(f"train-{kind}", f"{kind}/tiny", "--data", pairs, "--run", folder, *own, *changes, *words)
+
+    return train

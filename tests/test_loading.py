@@ -16,7 +16,7 @@ from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.errors import DalleError
 from dalle_cli.loading import load_clip, load_clip_tokenizer, load_dvae, load_tokenizer, load_transformer
 from dalle_cli.models.clip import Clip, Tower
-from dalle_cli.run_dir import RunDir
+from dalle_cli.storage.run_dir import RunDir
 
 LOADERS = {"dvae": load_dvae, "transformer": load_transformer, "clip": load_clip}
 

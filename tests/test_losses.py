@@ -13,7 +13,7 @@ from dalle_cli.losses import (
     logit_laplace_nll,
     text_image_cross_entropy,
     token_cross_entropy,
-)  # fmt: skip
+)
 
 
 def nll(x: float, mu: float, b: float) -> float:

@@ -11,7 +11,7 @@ from dalle_cli.cli.app import app
 from dalle_cli.cli.options import Device, Gpus, Json, Precision, Quiet
 from dalle_cli.cli.processes import is_parent_of
 from dalle_cli.console import Terminal
-from dalle_cli.run_dir import model_dir
+from dalle_cli.storage.run_dir import model_dir
 
 RunToUse = Annotated[Path, typer.Argument(metavar="RUN", help="A run, or an exported one.")]
 ClipVocabulary = Annotated[
@@ -92,9 +92,9 @@ def generate(
         return
     from dalle_cli.commands.generate import GenerateOptions
     from dalle_cli.commands.generate import generate as command
-    from dalle_cli.data.prompts import read_captions
-    from dalle_cli.image_prompt import Box, ImagePrompt
-    from dalle_cli.sampling import SamplingSettings
+    from dalle_cli.generation.image_prompt import Box, ImagePrompt
+    from dalle_cli.generation.prompts import read_captions
+    from dalle_cli.generation.sampling import SamplingSettings
 
     options = GenerateOptions(
         run=run,

@@ -6,7 +6,7 @@ import sys
 from dalle_cli.cli import data, generating, importing, inspecting, training  # noqa: F401  they fill the application
 from dalle_cli.cli.app import app
 from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.ranks import Ranks, ranks_of_environment
+from dalle_cli.runtime.ranks import Ranks, ranks_of_environment
 from dalle_cli.untrusted import printable
 
 

@@ -3,8 +3,8 @@
 import sys
 
 from dalle_cli.errors import UsageError
-from dalle_cli.launcher import launch
-from dalle_cli.ranks import ranks_of_environment
+from dalle_cli.runtime.launcher import launch
+from dalle_cli.runtime.ranks import ranks_of_environment
 
 
 def is_parent_of(n_processes: int | None) -> bool:

@@ -21,14 +21,14 @@ from dalle_cli.cli.options import (
     Resume,
     RunFolder,
     ValidSource,
-)  # fmt: skip
+)
 from dalle_cli.cli.processes import is_parent_of
 from dalle_cli.console import Terminal
-from dalle_cli.ranks import check_not_left_alone
 from dalle_cli.recipe import load_recipe
+from dalle_cli.runtime.ranks import check_not_left_alone
 
 if TYPE_CHECKING:
-    from dalle_cli.training.session import TrainOptions
+    from dalle_cli.training.run import TrainOptions
 
 TokenizerFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="A merges.json; otherwise one is learnt from the captions.")
@@ -42,7 +42,7 @@ def _with_precision(overrides: list[str], precision: str | None) -> list[str]:
 def _options(
     data: str, run: Path, valid: str | None, resume: str, device: str, dry_run: bool, deepspeed: Path | None = None
 ) -> "TrainOptions":
-    from dalle_cli.training.session import TrainOptions
+    from dalle_cli.training.run import TrainOptions
 
     return TrainOptions(data, run, valid, resume, device, dry_run, deepspeed)
 
@@ -51,7 +51,7 @@ def _said_by(deepspeed: Path | None) -> list[str]:
     """Give a DeepSpeed file's stage and offloading, which hold where the recipe has none."""
     if deepspeed is None:
         return []
-    from dalle_cli.training.deepspeed_config import overrides_of
+    from dalle_cli.training.engines.deepspeed_config import overrides_of
 
     return overrides_of(deepspeed)
 

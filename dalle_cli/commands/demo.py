@@ -20,7 +20,7 @@ from PIL import Image
 from dalle_cli.console import Terminal
 from dalle_cli.data.shapes import Recogniser
 from dalle_cli.errors import DalleError
-from dalle_cli.run_dir import GRID, MANIFEST, RunDir
+from dalle_cli.storage.run_dir import GRID, MANIFEST, RunDir
 from dalle_cli.viz import labelled_grid, side_by_side
 
 SINGLE = 4  # samples of a prompt that are shown, unpicked

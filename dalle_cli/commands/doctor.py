@@ -10,8 +10,9 @@ import torch
 
 from dalle_cli import __version__
 from dalle_cli.console import Terminal
-from dalle_cli.training.machine import keep, measure
-from dalle_cli.training.precision import choose_device, choose_precision, use_fast_fp32_matmul
+from dalle_cli.runtime.devices import choose_device, use_fast_fp32_matmul
+from dalle_cli.runtime.peak_rates import keep, measure
+from dalle_cli.runtime.precision import choose_precision
 
 PACKAGES = ("torch", "numpy", "pillow", "pydantic", "safetensors", "tokenizers", "youtokentome", "deepspeed")
 TOOLS = ("g++", "ninja", "nvcc")

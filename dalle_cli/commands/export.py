@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from dalle_cli.console import Terminal
-from dalle_cli.run_dir import CONFIG, WEIGHTS, RunDir, check_new_folder, model_dir
+from dalle_cli.storage.run_dir import CONFIG, WEIGHTS, RunDir, check_new_folder, model_dir
 
 
 def export(run_path: Path, out: Path, terminal: Terminal) -> None:

@@ -16,21 +16,24 @@ from typing import Any
 import torch
 
 from dalle_cli.console import Terminal
-from dalle_cli.decode_width import choose_widths, free_bytes
-from dalle_cli.drawing import Candidate, Painter, Widths
-from dalle_cli.drawing_job import DrawingJob, fill, help_to_fill
-from dalle_cli.drawn_folder import DrawnFolder
 from dalle_cli.errors import DalleError
-from dalle_cli.image_prompt import ImagePrompt, keep_tokens
-from dalle_cli.jobs import begin_job, check_same, recorded_job
+from dalle_cli.generation.batch_size import choose_widths
+from dalle_cli.generation.dalle import Painter
+from dalle_cli.generation.image_prompt import ImagePrompt, keep_tokens
+from dalle_cli.generation.job import DrawingJob, fill, help_to_fill
+from dalle_cli.generation.output_folder import DrawnFolder
+from dalle_cli.generation.pipeline import Candidate, Widths
+from dalle_cli.generation.ranking import Ranking, rank_by_clip, rank_by_perplexity
+from dalle_cli.generation.sampling import SamplingSettings
 from dalle_cli.loading import load_dvae, load_tokenizer, load_transformer
-from dalle_cli.repetition import MANY, can_compile
-from dalle_cli.reranking import Ranking, rank_by_clip, rank_by_perplexity
-from dalle_cli.run_dir import GRID, MANIFEST, WEIGHTS, RunDir, dvae_model_dir, held_alone, model_dir
-from dalle_cli.sampling import SamplingSettings
-from dalle_cli.scoring import open_clip
-from dalle_cli.training.distributed import World, joined
-from dalle_cli.training.precision import DTYPES, Precision, apply_precision, open_device, told_when_out_of_memory
+from dalle_cli.runtime.compilation import MANY, can_compile
+from dalle_cli.runtime.devices import free_memory, open_device, told_when_out_of_memory
+from dalle_cli.runtime.distributed import World, joined
+from dalle_cli.runtime.precision import DTYPES, Precision, apply_precision
+from dalle_cli.scoring.clip_scorer import open_clip
+from dalle_cli.storage.atomic import held_alone
+from dalle_cli.storage.job_folder import begin_job, check_same, recorded_job
+from dalle_cli.storage.run_dir import GRID, MANIFEST, WEIGHTS, RunDir, dvae_model_dir, model_dir
 from dalle_cli.untrusted import printable
 from dalle_cli.viz import half_blocks
 
@@ -169,7 +172,7 @@ def load_painter(run: Path, device: torch.device, precision: Precision) -> Paint
 
 def choose_again(recorded: dict[str, Any], options: GenerateOptions, painter: Painter, world: World) -> Widths:
     """Take the widths that an unfinished job was begun with, whatever memory is free now, or choose some."""
-    free = min(world.gather_lists([free_bytes(painter.device)]))
+    free = min(world.gather_lists([free_memory(painter.device)]))
     own = free / world.size if painter.device.type == "cpu" else free
     is_guided = options.sampling.guidance != 1
     chosen = choose_widths(painter, len(options.captions), options.n, is_guided, own, world.size)

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
+from dalle_cli.config import kind_of
 from dalle_cli.console import Terminal
 from dalle_cli.interop.openai_dvae import read_openai_dvae
-from dalle_cli.loading import kind_of
-from dalle_cli.run_dir import RunDir, check_new_folder
+from dalle_cli.runtime.distributed import solo
+from dalle_cli.storage.run_dir import RunDir, check_new_folder
 from dalle_cli.training.checkpoint import save_model
-from dalle_cli.training.distributed import solo
 
 
 def import_dvae(encoder: Path, decoder: Path | None, run: Path, terminal: Terminal) -> None:

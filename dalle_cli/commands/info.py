@@ -12,29 +12,23 @@ from dalle_cli.config import (
     DVAEEncoderTable,
     DVAEModelTable,
     DVAERecipe,
+    ModelTable,
     TrainedClipTable,
     TrainedTransformerTable,
-)  # fmt: skip
+    kind_of,
+)
 from dalle_cli.console import Terminal
 from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.loading import (
-    ModelTable,
-    build_clip,
-    build_dvae,
-    build_dvae_encoder,
-    build_transformer,
-    kind_of,
-    read_model_table,
-    trained_clip_table,
-)  # fmt: skip
+from dalle_cli.generation.cached_transformer import cache_bytes
+from dalle_cli.loading import build_clip, build_dvae, build_dvae_encoder, build_transformer, trained_clip_table
 from dalle_cli.models.attention_masks import image_mask
-from dalle_cli.models.decoder import cache_bytes
 from dalle_cli.recipe import load_recipe
+from dalle_cli.runtime.devices import choose_device
+from dalle_cli.runtime.peak_rates import kept_write_rate
+from dalle_cli.storage.model_folder import read_model_table
 from dalle_cli.training.checkpoint import CHECKPOINT_COPIES
 from dalle_cli.training.flops import forward_flops, train_flops
-from dalle_cli.training.machine import kept_write_rate
 from dalle_cli.training.memory import FP32, activation_bytes, deepspeed_bf16_bytes, largest_layer, state_bytes
-from dalle_cli.training.precision import choose_device
 from dalle_cli.viz import enlarge
 
 GPU_COUNTS = (8, 64, 1024)

@@ -18,8 +18,9 @@ from dalle_cli.errors import DalleError
 from dalle_cli.loading import load_dvae
 from dalle_cli.metrics import blank_cells, code_counts, perplexity, psnr, ssim
 from dalle_cli.models.dvae import DiscreteVAE
-from dalle_cli.run_dir import check_new_folder
-from dalle_cli.training.precision import apply_precision, open_device
+from dalle_cli.runtime.devices import open_device
+from dalle_cli.runtime.precision import apply_precision
+from dalle_cli.storage.run_dir import check_new_folder
 from dalle_cli.untrusted import printable
 from dalle_cli.viz import grid
 

@@ -18,14 +18,14 @@ from dalle_cli.data.augment import CLIP_SQUARE_VERSION
 from dalle_cli.data.images import BadSample, decode_image
 from dalle_cli.data.picture_lists import ListedPicture, list_pictures
 from dalle_cli.data.sources.captions import clean_captions
-from dalle_cli.embedding import Embedded, embed_files
-from dalle_cli.embedding_cache import EmbeddingCache, cache_file
 from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.jobs import begin_job, check_same, recorded_job
-from dalle_cli.reranking import ClipScorer
-from dalle_cli.run_dir import GRID, SCORES, SCORES_TABLE, held_alone, whole_or_absent
-from dalle_cli.scoring import OpenedClip, open_clip
-from dalle_cli.training.precision import open_device, told_when_out_of_memory
+from dalle_cli.runtime.devices import open_device, told_when_out_of_memory
+from dalle_cli.scoring.clip_scorer import ClipScorer, OpenedClip, open_clip
+from dalle_cli.scoring.embedding_cache import EmbeddingCache
+from dalle_cli.scoring.embeddings import Embedded, embed_files
+from dalle_cli.storage.atomic import held_alone, whole_or_absent
+from dalle_cli.storage.job_folder import begin_job, check_same, recorded_job
+from dalle_cli.storage.run_dir import GRID, SCORES, SCORES_TABLE, cache_file
 from dalle_cli.untrusted import SURROGATE, printable
 from dalle_cli.viz import GRID_PICTURES, captioned_rows, labelled_grid
 

@@ -7,13 +7,14 @@ import torch
 
 from dalle_cli.config import ClipRecipe
 from dalle_cli.console import Terminal
-from dalle_cli.data.preparation import ClipPreparation
+from dalle_cli.data.preprocessing import ClipPreparation
 from dalle_cli.loading import build_clip, trained_clip_table
-from dalle_cli.training.distributed import joined
-from dalle_cli.training.precision import apply_precision, choose_device
-from dalle_cli.training.session import Session, TrainOptions, open_session
-from dalle_cli.training.tasks import ClipTask
-from dalle_cli.training.vocabulary import choose_tokenizer, keep_tokenizer
+from dalle_cli.runtime.devices import choose_device
+from dalle_cli.runtime.distributed import joined
+from dalle_cli.runtime.precision import apply_precision
+from dalle_cli.training.run import Session, TrainOptions, open_session
+from dalle_cli.training.tasks.clip import ClipTask
+from dalle_cli.training.tokenizer_choice import choose_tokenizer, keep_tokenizer
 
 
 def train_clip(recipe: ClipRecipe, options: TrainOptions, tokenizer_file: Path | None, terminal: Terminal) -> None:

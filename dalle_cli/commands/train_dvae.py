@@ -6,14 +6,15 @@ import torch
 
 from dalle_cli.config import DVAERecipe
 from dalle_cli.console import Terminal
-from dalle_cli.data.preparation import PicturePreparation
+from dalle_cli.data.preprocessing import PicturePreparation
 from dalle_cli.loading import build_dvae
-from dalle_cli.training.codebook_health import CollapseWatch
-from dalle_cli.training.distributed import joined
-from dalle_cli.training.loss_scaling import scale_loss
-from dalle_cli.training.precision import apply_precision, choose_device
-from dalle_cli.training.session import Session, TrainOptions, open_session
-from dalle_cli.training.tasks import DiscreteVAETask
+from dalle_cli.runtime.devices import choose_device
+from dalle_cli.runtime.distributed import joined
+from dalle_cli.runtime.precision import apply_precision
+from dalle_cli.training.optimization.loss_scaling import scale_loss
+from dalle_cli.training.run import Session, TrainOptions, open_session
+from dalle_cli.training.tasks.codebook_health import CollapseWatch
+from dalle_cli.training.tasks.dvae import DiscreteVAETask
 
 
 def train_dvae(recipe: DVAERecipe, options: TrainOptions, terminal: Terminal) -> None:

@@ -10,23 +10,25 @@ import torch
 
 from dalle_cli.config import TransformerModelTable, TransformerRecipe
 from dalle_cli.console import Terminal
-from dalle_cli.data.preparation import PairPreparation
+from dalle_cli.data.preprocessing import PairPreparation
 from dalle_cli.data.sources import TokenSource
 from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.loading import build_transformer, dvae_checksum, load_dvae
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.models.transformer import Transformer
-from dalle_cli.run_dir import CONFIG, WEIGHTS, dvae_model_dir, whole_or_absent
-from dalle_cli.training.attention_choice import attend_by, choose_attention
-from dalle_cli.training.distributed import joined
-from dalle_cli.training.gradient_scaling import BranchScales, scale_gradients
-from dalle_cli.training.precision import apply_precision, choose_device
-from dalle_cli.training.recomputation import recompute_branches
-from dalle_cli.training.session import Session, TrainOptions, open_session
-from dalle_cli.training.tasks import TransformerTask
-from dalle_cli.training.token_losses import give_losses
-from dalle_cli.training.vocabulary import choose_tokenizer, keep_tokenizer
+from dalle_cli.runtime.devices import choose_device
+from dalle_cli.runtime.distributed import joined
+from dalle_cli.runtime.precision import apply_precision
+from dalle_cli.storage.atomic import whole_or_absent
+from dalle_cli.storage.run_dir import CONFIG, WEIGHTS, dvae_model_dir
+from dalle_cli.training.activation_checkpointing import recompute_branches
+from dalle_cli.training.attention_backend import attend_by, choose_attention
+from dalle_cli.training.optimization.gradient_scaling import BranchScales, scale_gradients
+from dalle_cli.training.run import Session, TrainOptions, open_session
+from dalle_cli.training.tasks.fused_losses import give_losses
+from dalle_cli.training.tasks.transformer import TransformerTask
+from dalle_cli.training.tokenizer_choice import choose_tokenizer, keep_tokenizer
 
 ANOTHER_DVAE = "give the dVAE that encoded with `--dvae`, or encode the pictures again: `dalle data encode`"
 

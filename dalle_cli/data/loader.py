@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from dalle_cli.config import DataTable, TrainingTable
 from dalle_cli.data.images import BadSample
-from dalle_cli.data.order import mix, sample_at
-from dalle_cli.data.preparation import Example, Preparation
+from dalle_cli.data.preprocessing import Example, Preparation
+from dalle_cli.data.shuffling import mix, sample_at
 from dalle_cli.data.sources import Sample, Source
 from dalle_cli.errors import DalleError
 

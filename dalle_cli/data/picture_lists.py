@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dalle_cli.data.images import BadSample
-from dalle_cli.data.rows import TABLE_SUFFIXES, rows_of
 from dalle_cli.data.sources.captions import clean_captions
 from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES
+from dalle_cli.data.tables import TABLE_SUFFIXES, rows_of
 from dalle_cli.errors import DalleError
-from dalle_cli.run_dir import JOB, MANIFEST
+from dalle_cli.storage.run_dir import JOB, MANIFEST
 from dalle_cli.untrusted import printable
 
 

@@ -20,7 +20,8 @@ from safetensors.numpy import save
 
 from dalle_cli.data.images import BadSample
 from dalle_cli.errors import DalleError
-from dalle_cli.run_dir import ENCODING, whole_or_absent
+from dalle_cli.storage.atomic import whole_or_absent
+from dalle_cli.storage.run_dir import ENCODING
 from dalle_cli.untrusted import printable
 
 SHARD_SAMPLES = 4096  # of the source, some of which may be bad

@@ -5,10 +5,8 @@ sizes and checksums. Written beside, synced, manifest last, then renamed. Nothin
 train, they write and read in one folder that all of them see; a process holds one file's tensors at a time.
 """
 
-import hashlib
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -17,18 +15,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dalle_cli.errors import DalleError
-from dalle_cli.run_dir import CONFIG, WEIGHTS, RunDir, whole_or_absent
-from dalle_cli.training.distributed import World
-from dalle_cli.training.engine import EngineState
-from dalle_cli.training.lazy_tensors import Gathered, Stored
-
-Fingerprint = dict[str, Any]
+from dalle_cli.runtime.distributed import World
+from dalle_cli.storage.atomic import (
+    Fingerprint,
+    explain_disk_failure,
+    file_fingerprint,
+    remove_on_failure,
+    seal,
+    sync_to_disk,
+    write_sealed,
+)
+from dalle_cli.storage.lazy_tensors import Stored
+from dalle_cli.storage.model_folder import on_cpu, tensor_bytes, write_model
+from dalle_cli.storage.run_dir import RunDir
+from dalle_cli.training.engines.engine import EngineState
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -46,8 +50,8 @@ def save_checkpoint(path: Path, state: EngineState, world: World) -> None:
     Raises DalleError where the disk is full or not writable; what was there before stays.
     """
     beside = path.with_name(path.name + PARTIAL)
-    needed = sum(sum(_sizes(tensors).values()) for tensors in state.tensors.values())
-    with _told_when_the_disk_fails(f"checkpoint {path}", path, needed), _removed_on_failure(beside):
+    needed = sum(sum(tensor_bytes(tensors).values()) for tensors in state.tensors.values())
+    with explain_disk_failure(f"checkpoint {path}", path, needed), remove_on_failure(beside):
         with world.main_alone() as is_ours:
             if is_ours:
                 shutil.rmtree(beside, ignore_errors=True)
@@ -57,10 +61,10 @@ def save_checkpoint(path: Path, state: EngineState, world: World) -> None:
             if is_ours:
                 files |= _write_texts(beside, {NUMBERS: state.numbers, LOG: state.unreported})
                 _write_texts(beside, {MANIFEST: {"schema": SCHEMA, "files": files}})
-                _sync(beside)
+                sync_to_disk(beside)
                 shutil.rmtree(path, ignore_errors=True)
                 beside.rename(path)
-                _sync(path.parent)
+                sync_to_disk(path.parent)
 
 
 def _write_share(folder: Path, state: EngineState, world: World) -> list[tuple[str, Fingerprint]]:
@@ -69,16 +73,10 @@ def _write_share(folder: Path, state: EngineState, world: World) -> list[tuple[s
     for number, (file, tensors, names) in enumerate(_files(state)):
         is_ours = number % world.size == world.ranks.rank
         gathered = ((name, tensors[name]) for name in names)
-        own = {name: _on_cpu(tensor) for name, tensor in gathered if is_ours}
+        own = {name: on_cpu(tensor) for name, tensor in gathered if is_ours}
         if is_ours:
             written.append((file, write_sealed(folder / file, own)))
     return written
-
-
-def write_sealed(file: Path, tensors: dict[str, Tensor]) -> Fingerprint:
-    """Write a safetensors file, bring it safely to disk and describe it."""
-    save_file(tensors, file)
-    return _seal(file)
 
 
 def _files(state: EngineState) -> Iterator[tuple[str, Mapping[str, Tensor], list[str]]]:
@@ -86,7 +84,7 @@ def _files(state: EngineState) -> Iterator[tuple[str, Mapping[str, Tensor], list
     for group, tensors in state.tensors.items():
         pending: list[str] = []
         n_files = n_bytes = 0
-        for name, size in _sizes(tensors).items():
+        for name, size in tensor_bytes(tensors).items():
             if n_bytes >= FILE_BYTES:
                 yield _file_name(group, n_files), tensors, pending
                 pending, n_bytes, n_files = [], 0, n_files + 1
@@ -103,40 +101,7 @@ def _write_texts(folder: Path, contents: dict[str, Any]) -> dict[str, Fingerprin
     """Write JSON files and bring them safely to disk; describe them by name."""
     for name, content in contents.items():
         (folder / name).write_text(json.dumps(content, indent=1))
-    return {name: _seal(folder / name) for name in contents}
-
-
-@contextmanager
-def _told_when_the_disk_fails(what: str, path: Path, needed: int) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        free = free_bytes(path)
-        raise DalleError(
-            f"cannot write {what}: {error}",
-            f"it needs {needed / 2**20:.1f} MiB, free are {free / 2**20:.1f} MiB; what was saved before is untouched",
-        ) from error
-
-
-def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Count each tensor's bytes, gathering none."""
-    if isinstance(tensors, Gathered):
-        return {name: shape.numel() * torch.float32.itemsize for name, shape in tensors.shapes.items()}
-    return {name: tensor.nbytes for name, tensor in tensors.items()}
-
-
-def free_bytes(path: Path) -> int:
-    """How much room there is where a file or folder, existing or not, would lie."""
-    return shutil.disk_usage(next(parent for parent in path.absolute().parents if parent.exists())).free
-
-
-@contextmanager
-def _removed_on_failure(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    return {name: seal(folder / name) for name in contents}
 
 
 def check_checkpoint(path: Path) -> list[Path]:
@@ -146,7 +111,7 @@ def check_checkpoint(path: Path) -> list[Path]:
         if manifest["schema"] != SCHEMA:
             raise DalleError(f"corrupt checkpoint {path}: it is of format {manifest['schema']}, not {SCHEMA}")
         for name, expected in manifest["files"].items():
-            if _fingerprint(path / Path(name).name) != expected:
+            if file_fingerprint(path / Path(name).name) != expected:
                 raise DalleError(f"corrupt checkpoint {path}: {name} does not match its checksum")
         return [Path(name) for name in manifest["files"]]
 
@@ -232,26 +197,10 @@ def save_model(folder: Path, config: dict[str, Any], weights: Mapping[str, Tenso
     The main process gathers all weights in its memory for that.
     """
     gathered = ((name, weights[name]) for name in weights)
-    own = {name: _on_cpu(tensor) for name, tensor in gathered if world.is_main}
+    own = {name: on_cpu(tensor) for name, tensor in gathered if world.is_main}
     with world.main_alone() as is_ours:
         if is_ours:
-            _write_model(folder, config, own)
-
-
-def _write_model(folder: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> None:
-    with _told_when_the_disk_fails(f"model {folder}", folder, sum(_sizes(weights).values())):
-        folder.mkdir(parents=True, exist_ok=True)
-        with whole_or_absent(folder / CONFIG) as new_config, whole_or_absent(folder / WEIGHTS) as new_weights:
-            new_config.write_text(json.dumps({"schema": SCHEMA, **config}, indent=1))
-            save_file(weights, new_weights)
-            _sync(new_config)
-            _sync(new_weights)
-        _sync(folder)
-
-
-def _on_cpu(tensor: Tensor) -> Tensor:
-    """Lay a tensor out as safetensors stores it."""
-    return tensor.detach().cpu().contiguous()
+            write_model(folder, config, own)
 
 
 def _valid_loss(path: Path) -> float:
@@ -259,22 +208,3 @@ def _valid_loss(path: Path) -> float:
         return json.loads((path / NUMBERS).read_text()).get("valid_loss", float("inf"))
     except (OSError, ValueError):
         return float("inf")
-
-
-def _seal(path: Path) -> Fingerprint:
-    """Bring a file safely to disk and describe it."""
-    _sync(path)
-    return _fingerprint(path)
-
-
-def _fingerprint(path: Path) -> Fingerprint:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,47 +3,25 @@
 It knows a task, an engine, batches, a log and a saver; not which model, how many processors, or which precision.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
 
 from dalle_cli.config import RuntimeTable
 from dalle_cli.data.loader import Batch, TooManyBadSamples, TrainingBatches, ValidationBatches
 from dalle_cli.errors import DalleError
-from dalle_cli.run_dir import RunDir
+from dalle_cli.runtime.distributed import World
+from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import Saver
-from dalle_cli.training.distributed import World
-from dalle_cli.training.engine import Engine
-from dalle_cli.training.interrupt import Interrupted, StopSignals
+from dalle_cli.training.engines.engine import Engine
 from dalle_cli.training.metric_log import MetricLog, Metrics
+from dalle_cli.training.stop_signals import Interrupted, StopSignals
+from dalle_cli.training.tasks.task import Task
 
 MOST_SKIPPED = 50  # updates in a row
-
-
-class Task(Protocol):
-    """What a trainable thing says about itself; the loop knows nothing else."""
-
-    module: nn.Module
-
-    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        """Share of the global batch's loss that this micro-batch carries; shares, and metrics, add up to the whole.
-
-        Among the metrics is `train/loss`.
-        """
-        ...
-
-    def validate(self, batches: Iterable[Batch], step: int) -> dict[str, float]:
-        """Figures over all held-out batches, among them `valid/loss`."""
-        ...
-
-    def preview(self, whole: nn.Module, batch: Batch, step: int) -> Image.Image:
-        """Show on a few held-out samples how far the model has come; `whole` is like the task's module."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from dalle_cli.config import TrainedTransformerTable
 from dalle_cli.loading import build_transformer
 from dalle_cli.models.transformer import Transformer
-from dalle_cli.training.optimizer import VALUES_AT_ONCE
-from dalle_cli.training.precision import Precision, apply_precision
-from dalle_cli.training.recomputation import recompute_branches
+from dalle_cli.runtime.precision import Precision, apply_precision
+from dalle_cli.training.activation_checkpointing import recompute_branches
+from dalle_cli.training.optimization.adamw import VALUES_AT_ONCE
 
 FP32 = 4  # bytes
 # times the largest layer, at ZeRO 3's peak: in use, kept, prefetched, gradients and what sums them

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dalle_cli.run_dir import whole_or_absent
+from dalle_cli.storage.atomic import whole_or_absent
 
 Metrics = dict[str, float | Tensor]
 

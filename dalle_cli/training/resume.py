@@ -7,7 +7,7 @@ from typing import Any
 from dalle_cli.config import Recipe
 from dalle_cli.console import Terminal
 from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.run_dir import RunDir
+from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import SCHEMA, check_checkpoint, checkpoints, incomplete_checkpoints
 
 FREE_TO_CHANGE = ("training.steps", "data.max_bad_share", "runtime.")  # what a resumed run may say differently

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dalle_cli.run_dir import held_alone
+from dalle_cli.storage.atomic import held_alone
 
 
 def test_training_keeps_out_of_a_run_under_way(own_dvae_run: Path, pairs: Path, dalle: Callable, settings: Callable):

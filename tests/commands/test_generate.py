@@ -14,11 +14,12 @@ from PIL import Image
 
 from dalle_cli.data.augment import clip_square
 from dalle_cli.data.sources.captions import clean_captions
-from dalle_cli.drawing import Candidate, Painter, Widths
+from dalle_cli.generation.dalle import Painter
+from dalle_cli.generation.pipeline import Candidate, Widths
+from dalle_cli.generation.ranking import image_perplexity
+from dalle_cli.generation.sampling import SamplingSettings
 from dalle_cli.loading import load_clip, load_clip_tokenizer, load_dvae, load_tokenizer, load_transformer
-from dalle_cli.reranking import image_perplexity
-from dalle_cli.run_dir import RunDir
-from dalle_cli.sampling import SamplingSettings
+from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.viz import GAP, MIN_TILE, TEXT_HEIGHT
 
 HOSTILE = [

@@ -12,11 +12,12 @@ from PIL import Image
 
 from dalle_cli.data.augment import centre_crop
 from dalle_cli.data.images import to_image
-from dalle_cli.drawing import Candidate, Painter, Widths
+from dalle_cli.generation.dalle import Painter
+from dalle_cli.generation.pipeline import Candidate, Widths
+from dalle_cli.generation.ranking import image_perplexity
+from dalle_cli.generation.sampling import SamplingSettings
 from dalle_cli.loading import load_dvae, load_tokenizer, load_transformer
-from dalle_cli.reranking import image_perplexity
-from dalle_cli.run_dir import RunDir
-from dalle_cli.sampling import SamplingSettings
+from dalle_cli.storage.run_dir import RunDir
 
 FP32 = ["--precision", "fp32"]  # spares the race between the two
 W = 4

@@ -13,7 +13,7 @@ from PIL import Image
 from ranked import CIRCLE, RING, Rerank, check_ranked, files_of, read_table, spoilt_clip
 
 from dalle_cli.loading import load_clip
-from dalle_cli.reranking import clip_checksum
+from dalle_cli.scoring.clip_scorer import clip_checksum
 
 CAPTIONS = [CIRCLE, RING, CIRCLE, 'Kreis, "grün" 🦜', RING, RING, CIRCLE]  # of seven pictures
 GRID_STEP = 260  # pixels from one tile of the grid to the next

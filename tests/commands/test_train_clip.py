@@ -11,14 +11,15 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dalle_cli.data.loader import ValidationBatches
-from dalle_cli.data.preparation import ClipPreparation
+from dalle_cli.data.preprocessing import ClipPreparation
 from dalle_cli.data.sources import open_source
 from dalle_cli.data.tokenizer import Tokenizer
-from dalle_cli.loading import build_clip, load_clip, read_model_table
+from dalle_cli.loading import build_clip, load_clip
 from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD
-from dalle_cli.run_dir import RunDir
-from dalle_cli.training.distributed import solo
-from dalle_cli.training.tasks import ClipTask
+from dalle_cli.runtime.distributed import solo
+from dalle_cli.storage.model_folder import read_model_table
+from dalle_cli.storage.run_dir import RunDir
+from dalle_cli.training.tasks.clip import ClipTask
 
 TINY = ["--set", "training.steps=1", "--set", "runtime.workers=0"]
 FIGURES = {"valid/loss", *(f"valid/{of}_recall_at_{k}" for of in ("text", "image") for k in (1, 5))}

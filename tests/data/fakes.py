@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from dalle_cli.data.images import BadSample
-from dalle_cli.data.preparation import PairPreparation
+from dalle_cli.data.preprocessing import PairPreparation
 from dalle_cli.data.sources import Sample
 from dalle_cli.data.tokenizer import Tokenizer
 

@@ -8,14 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dalle_cli.data.augment import (
-    area_resize,
-    centre_crop,
-    clip_crop,
-    clip_square,
-    dvae_crop,
-    transformer_crop,
-)  # fmt: skip
+from dalle_cli.data.augment import area_resize, centre_crop, clip_crop, clip_square, dvae_crop, transformer_crop
 from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD
 
 

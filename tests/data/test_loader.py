@@ -15,8 +15,8 @@ from dalle_cli.data import loader
 from dalle_cli.data.augment import centre_crop
 from dalle_cli.data.images import decode_image
 from dalle_cli.data.loader import Batch, TooManyBadSamples, TrainingBatches, ValidationBatches
-from dalle_cli.data.order import mix, sample_at
-from dalle_cli.data.preparation import PicturePreparation, Preparation, pad_tokens
+from dalle_cli.data.preprocessing import PicturePreparation, Preparation, pad_tokens
+from dalle_cli.data.shuffling import mix, sample_at
 from dalle_cli.data.sources import Sample, Source, open_source
 from dalle_cli.errors import DalleError
 

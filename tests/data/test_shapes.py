@@ -6,16 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from dalle_cli.data.shapes import (
-    COLOURS,
-    POSITION_JITTER,
-    RADIUS_JITTER,
-    Recogniser,
-    Scene,
-    is_unseen,
-    render,
-    scenes,
-)
+from dalle_cli.data.shapes import COLOURS, POSITION_JITTER, RADIUS_JITTER, Recogniser, Scene, is_unseen, render, scenes
 
 SIDE = 32
 

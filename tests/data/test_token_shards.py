@@ -18,7 +18,7 @@ from dalle_cli.data.token_shards import (
     write_shard,
 )
 from dalle_cli.errors import DalleError
-from dalle_cli.run_dir import ENCODING
+from dalle_cli.storage.run_dir import ENCODING
 
 
 def encoding(vocab_size: int = 100) -> Encoding:

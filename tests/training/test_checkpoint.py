@@ -16,8 +16,11 @@ from torch import Tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from dalle_cli.errors import DalleError
-from dalle_cli.ranks import Ranks
-from dalle_cli.run_dir import RunDir
+from dalle_cli.runtime.distributed import World, solo
+from dalle_cli.runtime.ranks import Ranks
+from dalle_cli.storage import atomic, model_folder
+from dalle_cli.storage.lazy_tensors import Gathered, Stored
+from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training import checkpoint
 from dalle_cli.training.checkpoint import (
     MANIFEST,
@@ -28,9 +31,7 @@ from dalle_cli.training.checkpoint import (
     save_checkpoint,
     save_model,
 )
-from dalle_cli.training.distributed import World, solo
-from dalle_cli.training.engine import EngineState
-from dalle_cli.training.lazy_tensors import Gathered, Stored
+from dalle_cli.training.engines.engine import EngineState
 
 ALONE = solo(torch.device("cpu"))
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -85,8 +86,8 @@ def fail_when_full(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     def fail(*_: object, **__: object) -> None:
         raise FULL
 
-    owner = checkpoint if call == "save_file" else os
-    monkeypatch.setattr(owner, call, fail)
+    for owner in (atomic, model_folder) if call == "save_file" else (os,):
+        monkeypatch.setattr(owner, call, fail)
 
 
 @pytest.mark.parametrize("call", ["save_file", "fsync"])

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from dalle_cli.config import Cosine, DataTable, EmaTable, OptimizerTable, RuntimeTable, TrainingTable
 from dalle_cli.data.loader import Batch, TrainingBatches, ValidationBatches
-from dalle_cli.data.preparation import PicturePreparation
+from dalle_cli.data.preprocessing import PicturePreparation
 from dalle_cli.data.sources import open_source, validation_split
 from dalle_cli.errors import DalleError
-from dalle_cli.run_dir import RunDir
+from dalle_cli.runtime.distributed import solo
+from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import Saver, checkpoints, load_checkpoint
-from dalle_cli.training.distributed import solo
-from dalle_cli.training.engine import ReplicaEngine
-from dalle_cli.training.interrupt import Interrupted
+from dalle_cli.training.engines.replica import ReplicaEngine
 from dalle_cli.training.loop import Batches, train
 from dalle_cli.training.metric_log import MetricLog, Metrics
+from dalle_cli.training.stop_signals import Interrupted
 
 OPTIMIZER = OptimizerTable(
     lr=Cosine(start=0.01, end=0.01, steps=1), warmup_steps=0, betas=[0.9, 0.9], eps=1e-8, weight_decay=0.0,

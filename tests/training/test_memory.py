@@ -6,9 +6,9 @@ from torch import Tensor
 
 from dalle_cli.config import TrainedTransformerTable
 from dalle_cli.loading import build_transformer
+from dalle_cli.runtime.precision import apply_precision
+from dalle_cli.training.activation_checkpointing import recompute_branches
 from dalle_cli.training.memory import activation_bytes, state_bytes
-from dalle_cli.training.precision import apply_precision
-from dalle_cli.training.recomputation import recompute_branches
 
 SIZES = TrainedTransformerTable(
     text_vocab_size=50, image_vocab_size=40, text_len=6, grid_size=4, n_layers=3, d_model=32, n_heads=2, kernel_size=3

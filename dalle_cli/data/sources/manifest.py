@@ -8,9 +8,9 @@ the file is the user's own and pictures are only ever read. The key is the path 
 import os
 
 from dalle_cli.data.images import BadSample
-from dalle_cli.data.rows import rows_of
 from dalle_cli.data.sources.captions import NO_CAPTION, clean_captions
 from dalle_cli.data.sources.source import Problem, Sample, fingerprint_of
+from dalle_cli.data.tables import rows_of
 from dalle_cli.untrusted import printable
 
 

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from dalle_cli.data.rows import TABLE_SUFFIXES
 from dalle_cli.data.sources.captions import NO_CAPTION
 from dalle_cli.data.sources.folder import FolderSource, is_tar, list_files
 from dalle_cli.data.sources.manifest import ManifestSource
@@ -15,6 +14,7 @@ from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES, split_name
 from dalle_cli.data.sources.shards import ShardSource
 from dalle_cli.data.sources.source import Source
 from dalle_cli.data.sources.tokens import TokenSource
+from dalle_cli.data.tables import TABLE_SUFFIXES
 from dalle_cli.data.token_shards import is_encoded
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.untrusted import printable

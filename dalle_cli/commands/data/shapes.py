@@ -1,0 +1,40 @@
+"""`dalle data shapes`: draw captioned toy scenes to train and to measure on."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from dalle_cli.console import Terminal
+from dalle_cli.data.shapes import Scene, is_unseen, render, scenes
+from dalle_cli.storage.run_dir import check_new_folder
+
+PROMPTS = 200  # in each of the two lists
+
+
+def data_shapes(
+    folder: Path, level: int, n_pictures: int, side: int, unseen_share: float, seed: int, terminal: Terminal
+) -> None:
+    """Write train/ (pictures with captions), seen.txt and unseen.txt (prompts) and shapes.json (what was asked for)."""
+    check_new_folder(folder)
+    everything = scenes(level)
+    seen = [scene for scene in everything if not is_unseen(scene, unseen_share)]
+    unseen = [scene for scene in everything if is_unseen(scene, unseen_share)]
+    rng = np.random.default_rng(seed)
+    pairs = folder / "train"
+    pairs.mkdir(parents=True)
+    for i in range(n_pictures):
+        scene = seen[int(rng.integers(len(seen)))]
+        render(scene, side, rng).save(pairs / f"{i:05d}.png")
+        (pairs / f"{i:05d}.txt").write_text(scene.caption + "\n")
+    for name, group in (("seen", seen), ("unseen", unseen)):
+        (folder / f"{name}.txt").write_text("".join(f"{caption}\n" for caption in _prompts(group, rng)))
+    facts = {"level": level, "side": side, "unseen_share": unseen_share, "pictures": n_pictures, "seed": seed}
+    (folder / "shapes.json").write_text(json.dumps(facts, indent=1))
+    terminal.say(f"{n_pictures:,} pictures of {len(seen):,} combinations; {len(unseen):,} more are never drawn")
+    terminal.result(str(pairs), {"train": str(pairs), "seen": len(seen), "unseen": len(unseen)})
+
+
+def _prompts(group: list[Scene], rng: np.random.Generator) -> list[str]:
+    chosen = rng.permutation(len(group))[:PROMPTS]
+    return [group[i].caption for i in sorted(chosen)]

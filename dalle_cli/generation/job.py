@@ -1,0 +1,108 @@
+"""One job of drawing, by one process or by several: each holds its share aside, and the first adds all in order.
+
+Whole batches are dealt out, so that pictures are those that one process draws. Files are all that processes tell one
+another while they draw: what one has held aside, whatever has become of it since, is there for the next time.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from dalle_cli.console import ProgressLine, Terminal
+from dalle_cli.errors import DalleError
+from dalle_cli.generation.dalle import Painter
+from dalle_cli.generation.output_folder import DrawnFolder
+from dalle_cli.generation.pipeline import Candidate, Widths
+from dalle_cli.generation.ranking import Ranking, Scored, keep_best, scored
+from dalle_cli.generation.sampling import SamplingSettings
+from dalle_cli.runtime.distributed import World
+from dalle_cli.storage.background_writer import WriterThread
+
+
+@dataclass(frozen=True)
+class DrawingJob:
+    """What is drawn and how, the same in all processes.
+
+    candidates  n of each caption, in order
+    n_kept      how many of each n are added, the best first where there is a ranking
+    kept        int64 [I], tokens of all pictures that are there already, -1 where one is to be drawn
+    settings    what a picture's record says of all this
+    """
+
+    painter: Painter
+    candidates: list[Candidate]
+    n: int
+    n_kept: int
+    widths: Widths
+    seed: int
+    sampling: SamplingSettings
+    kept: Tensor | None
+    ranking: Ranking | None
+    settings: dict[str, Any]
+    world: World
+
+
+def fill(job: DrawingJob, folder: DrawnFolder, terminal: Terminal) -> bool:
+    """Draw what a folder lacks, with the help of all who `help_to_fill` it; say whether it lacked anything."""
+    n_wanted = len(job.candidates) // job.n * job.n_kept
+    n_added = folder.cut_back(job.n_kept if job.ranking else 1)
+    n_done = n_added // job.n_kept * job.n if job.ranking else n_added
+    places = range(n_done, len(job.candidates))
+    missing = job.world.tell([place for place in places if not folder.is_held(place)])
+    if n_added < n_wanted:
+        terminal.say(f"writing {n_wanted - n_added} pictures to {folder.path}")
+        if job.painter.is_compiled:
+            terminal.say("what draws a token is compiled first, since there are many: half a minute")
+        with terminal.progress(len(job.candidates), n_done, "picture") as line, WriterThread() as writer:
+            share = draw_share(job, folder, missing, writer)
+            drawn = in_order(job, folder, places, share, line)
+            for number, one in enumerate(keep_best(drawn, job.n, job.n_kept, job.ranking), start=n_added):
+                writer.ask(folder.add, number, one)
+                if job.ranking and (number + 1) % job.n_kept == 0:
+                    end = (number + 1) // job.n_kept * job.n
+                    writer.ask(folder.release, range(end - job.n, end))
+    else:
+        terminal.say(f"{folder.path} holds all pictures already: nothing to do")
+    folder.release_all()
+    return n_added < n_wanted
+
+
+def help_to_fill(job: DrawingJob, folder: DrawnFolder) -> None:
+    """Draw a share of what the first process finds that a folder lacks."""
+    missing = job.world.tell(None)
+    with WriterThread() as writer:
+        for _ in draw_share(job, folder, missing, writer):
+            pass
+
+
+def draw_share(job: DrawingJob, folder: DrawnFolder, missing: list[int], writer: WriterThread) -> Iterator[bool]:
+    """Draw this process's batches of what is missing, slice by slice; in the end all of it is held, by whomever."""
+    width = job.widths.decode
+    batches = sorted({place // width for place in missing})
+    own = set(batches[job.world.ranks.rank :: job.world.size])
+    places = [place for place in missing if place // width in own]
+    for drawn in job.painter.draw(job.candidates, places, job.widths, job.seed, job.sampling, job.kept):
+        for one, picture in scored(drawn, job.ranking):
+            writer.ask(folder.hold, one, picture)
+        yield True
+    writer.wait()
+    if missing:
+        job.world.wait()
+    yield True
+
+
+def in_order(
+    job: DrawingJob, folder: DrawnFolder, places: range, share: Iterator[bool], line: ProgressLine
+) -> Iterator[Scored]:
+    """Pass candidates on as they come to lie in the folder; draws the own share while the next one does not."""
+    for place in places:
+        while not folder.is_held(place):
+            if not next(share, False):
+                hint = "run the same command again; of several machines, all must see the same folder"
+                raise DalleError(f"a picture that was drawn does not lie in {folder.path}", hint)
+        yield Scored(place, job.candidates[place], folder.score(place) if job.ranking else None)
+        line.advance()
+    for _ in share:
+        pass

@@ -1,0 +1,158 @@
+"""How wide pictures are drawn: no wider than pays or memory holds, and reckoned no less than what is taken."""
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import finalize
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from dalle_cli.data.tokenizer import Tokenizer
+from dalle_cli.generation.batch_size import choose_widths, decoding_bytes, drawing_bytes, even_width
+from dalle_cli.generation.dalle import Painter
+from dalle_cli.generation.sampling import Sampler, SamplingSettings
+from dalle_cli.models.dvae import DiscreteVAE
+from dalle_cli.models.transformer import Transformer
+from dalle_cli.runtime.devices import free_memory
+
+COUNTS = list(itertools.product([1, 2, 3, 9, 100], [1, 2, 5, 8, 33, 64, 97, 100, 512], [1, 2, 7, 63, 64]))
+
+
+@pytest.fixture(scope="module")
+def painter() -> Painter:
+    """Large enough that what is reckoned outweighs what is not."""
+    torch.manual_seed(0)
+    tokenizer = Tokenizer([], "tokenizers")
+    dvae = DiscreteVAE(64, 1024, n_hidden=32, n_init=16, n_groups=4, blocks_per_group=1)
+    transformer = Transformer(
+        tokenizer.vocab_size, 1024, text_len=64, grid_size=8, n_layers=4, d_model=128, n_heads=4, kernel_size=3
+    )
+    models = [model.eval().requires_grad_(False) for model in (transformer, dvae)]
+    return Painter(*models, tokenizer, torch.device("cpu"))
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of tensors that come to be, while they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        result = operation(*arguments, **(options or {}))
+        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((arguments, options)) if is_dense(leaf)}
+        for leaf in tree_leaves(result):
+            if is_dense(leaf) and leaf.untyped_storage()._cdata not in given | self._known:
+                self._note(leaf.untyped_storage())
+        return result
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        self._known.add(storage._cdata)
+        self.now += storage.nbytes()
+        self.most = max(self.most, self.now)
+        finalize(storage, self._forget, storage._cdata, storage.nbytes())
+
+    def _forget(self, key: int, n_bytes: int) -> None:
+        self._known.discard(key)
+        self.now -= n_bytes
+
+
+def is_dense(leaf: object) -> bool:
+    return isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided
+
+
+@contextmanager
+def counted() -> Iterator[Alive]:
+    with torch.inference_mode(False), torch.no_grad(), Alive() as alive:
+        yield alive
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize(("n_samples", "n_captions"), [(64, 1), (64, 64), (8, 8)])
+def test_sampling_takes_no_more_than_is_reckoned(
+    n_samples: int, n_captions: int, guidance: float, painter: Painter
+) -> None:
+    captions = [str(i) for i in range(n_captions) for _ in range(n_samples // n_captions)]
+    text_tokens, uniforms = painter.text_tokens(captions), torch.rand(n_samples, 64)
+    with counted() as alive:
+        Sampler(painter.transformer, SamplingSettings(1.0, 0, 0.9, guidance)).draw(text_tokens, uniforms)
+    reckoned = drawing_bytes(painter.transformer, n_samples, n_captions, torch.float32, guidance != 1)
+    assert 0.3 * reckoned < alive.most < reckoned
+
+
+@pytest.mark.parametrize("n_samples", [1, 5])
+def test_decoding_takes_no_more_than_is_reckoned(n_samples: int, painter: Painter) -> None:
+    with counted() as alive:
+        painter.dvae.decode(torch.zeros(n_samples, 64, dtype=torch.int64))
+    assert 0.3 * n_samples * decoding_bytes(painter.dvae) < alive.most < n_samples * decoding_bytes(painter.dvae)
+
+
+@pytest.mark.parametrize(("n_captions", "n", "bound"), COUNTS)
+def test_width_is_within_bounds_and_needs_few_batches(n_captions: int, n: int, bound: int) -> None:
+    width = even_width(n_captions, n, bound)
+    assert 1 <= width <= bound
+    assert math.ceil(n_captions * n / width) <= 2 * math.ceil(n_captions * n / bound) + 1
+
+
+@pytest.mark.parametrize(
+    ("n_captions", "n", "bound", "width"),
+    [
+        (1, 8, 64, 8),  # no wider than there are pictures
+        (3, 8, 64, 24),
+        (20, 8, 64, 56),  # 3 batches of at most 7 captions
+        (9, 50, 64, 50),
+        (1, 512, 64, 64),
+        (2, 100, 64, 50),
+        (1, 97, 64, 49),  # a prime has no parts
+        (100, 1, 64, 50),
+        (1, 512, 1, 1),
+    ],
+)
+def test_batches_hold_captions_whole_or_even_parts_of_one(n_captions: int, n: int, bound: int, width: int) -> None:
+    assert even_width(n_captions, n, bound) == width
+
+
+def most_captions(n_captions: int, n: int, width: int) -> int:
+    """Count the captions whose keys and values one batch needs: as many as samples, where they come unevenly."""
+    owners = [place // n for place in range(n_captions * n)]
+    most = 0
+    for first in range(0, len(owners) - width + 1, width):
+        counts = Counter(owners[first : first + width])
+        most = max(most, len(counts) if len(set(counts.values())) == 1 else width)
+    return most
+
+
+@pytest.mark.parametrize("is_guided", [False, True])
+@pytest.mark.parametrize(("n_captions", "n"), [(1, 64), (2, 32), (64, 1), (1, 61)])
+def test_less_memory_draws_narrower_and_never_more_than_it_holds(
+    n_captions: int, n: int, is_guided: bool, painter: Painter
+) -> None:
+    free = 10**9
+    widths = [choose_widths(painter, n_captions, n, is_guided, free)]
+    assert widths[0].decode == 64 or n == 61
+    while widths[-1].decode > 1:
+        free //= 2
+        widths.append(choose_widths(painter, n_captions, n, is_guided, free))
+        decode = widths[-1].decode
+        n_own = most_captions(n_captions, n, decode)
+        needed = drawing_bytes(painter.transformer, decode, n_own, torch.float32, is_guided)
+        assert decode == 1 or needed + widths[-1].slice * decoding_bytes(painter.dvae) <= free
+    assert [one.decode for one in widths] == sorted((one.decode for one in widths), reverse=True)
+    assert len(widths) > 3 and widths[-1].slice < widths[0].slice
+
+
+def test_every_process_has_work(painter: Painter) -> None:
+    assert choose_widths(painter, 1, 64, False, 10**9, n_processes=2).decode == 32
+    assert choose_widths(painter, 3, 8, False, 10**9, n_processes=2).decode == 8
+    assert choose_widths(painter, 1, 1, False, 10**9, n_processes=4).decode == 1
+
+
+def test_computer_has_memory_to_spare() -> None:
+    assert 2**20 < free_memory(torch.device("cpu")) < 2**50

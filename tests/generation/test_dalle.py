@@ -1,0 +1,151 @@
+"""The painter: a picture depends on its caption, number and seed, and on nothing that is drawn before or beside it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dalle_cli.data.images import to_image
+from dalle_cli.data.tokenizer import Tokenizer
+from dalle_cli.errors import DalleError
+from dalle_cli.generation.dalle import Painter
+from dalle_cli.generation.pipeline import Candidate, DrawnSlice, Widths
+from dalle_cli.generation.sampling import Sampler, SamplingSettings, candidate_uniforms
+from dalle_cli.models.dvae import DiscreteVAE
+from dalle_cli.models.transformer import Transformer
+
+TEXT_LEN, GRID_SIZE, VOCAB_SIZE = 12, 4, 16
+CAPTIONS = ["a ring", "a red circle", "", "a ring"]
+CANDIDATES = [Candidate(caption, number) for caption in CAPTIONS for number in range(3)][:11]
+ALL = range(len(CANDIDATES))
+SEED = 5
+WIDTHS = Widths(decode=4, slice=4)
+
+
+@pytest.fixture(scope="module")
+def painter() -> Painter:
+    """Every parameter random, so that tokens and pictures depend on everything that they may depend on."""
+    torch.manual_seed(0)
+    tokenizer = Tokenizer([("r", "i"), ("ri", "n")], "tokenizers")
+    dvae = DiscreteVAE(32, VOCAB_SIZE, n_hidden=4, n_init=4, n_groups=4, blocks_per_group=1)
+    sizes = {"n_layers": 4, "d_model": 16, "n_heads": 2, "kernel_size": 3}
+    transformer = Transformer(tokenizer.vocab_size, VOCAB_SIZE, TEXT_LEN, GRID_SIZE, **sizes)
+    for parameter in (*transformer.parameters(), *dvae.parameters()):
+        torch.nn.init.normal_(parameter, std=0.4)
+    models = [model.eval().requires_grad_(False) for model in (transformer, dvae)]
+    return Painter(*models, tokenizer, torch.device("cpu"))
+
+
+def slices(painter: Painter, places: Sequence[int], widths: Widths = WIDTHS) -> list[DrawnSlice]:
+    return list(painter.draw(CANDIDATES, places, widths, SEED, SamplingSettings()))
+
+
+def draw(
+    painter: Painter, places: Sequence[int] = ALL, widths: Widths = WIDTHS
+) -> dict[int, tuple[Candidate, list[int], bytes]]:
+    """Draw the candidates at these places and give each with its tokens and its picture."""
+    drawn = {}
+    for one in slices(painter, places, widths):
+        for i in one.wanted:
+            assert one.place + i not in drawn
+            drawn[one.place + i] = one.candidates[i], one.image_tokens[i].tolist(), one.pictures[i].tobytes()
+    assert list(drawn) == sorted(drawn)
+    return drawn
+
+
+@pytest.mark.parametrize("places", [range(5, 11), range(10, 11), range(0), [1, 2, 9], [3, 4, 7]], ids=str)
+def test_some_are_drawn_as_among_all(places: Sequence[int], painter: Painter) -> None:
+    everything = draw(painter)
+    assert draw(painter, places) == {place: everything[place] for place in places}
+
+
+@pytest.mark.parametrize("widths", [Widths(3, 3), Widths(16, 16), Widths(16, 5), Widths(4, 1), Widths(2, 9)], ids=str)
+def test_every_candidate_is_drawn_once_and_as_if_it_were_alone(widths: Widths, painter: Painter) -> None:
+    drawn = draw(painter, ALL, widths)
+    assert [candidate for candidate, _, _ in drawn.values()] == CANDIDATES
+    for candidate, image_tokens, picture in drawn.values():
+        uniforms = candidate_uniforms(SEED, candidate.caption, [candidate.number], GRID_SIZE**2)
+        text_tokens = painter.text_tokens([candidate.caption])
+        alone = Sampler(painter.transformer, SamplingSettings()).draw(text_tokens, uniforms)
+        assert image_tokens == alone[0].tolist()
+        expected = np.asarray(to_image(painter.dvae.decode(alone)[0]), dtype=int).flatten()
+        assert np.abs(np.frombuffer(picture, np.uint8) - expected).max() <= 1  # by rounding
+
+
+def test_every_candidate_begins_with_the_tokens_that_are_kept(painter: Painter) -> None:
+    kept = torch.arange(GRID_SIZE**2).masked_fill(torch.arange(GRID_SIZE**2) >= 6, -1)
+    drawn = list(painter.draw(CANDIDATES, ALL, WIDTHS, SEED, SamplingSettings(), kept))
+    tokens = torch.cat([one.image_tokens for one in drawn])
+    assert torch.equal(tokens[:, :6], torch.arange(6).expand(len(tokens), -1))
+    assert len(set(map(tuple, tokens[:, 6:].tolist()))) == 9  # as many as there are different candidates
+
+
+def test_pictures_differ_by_caption_and_by_number(painter: Painter) -> None:
+    drawn = {candidate: picture for candidate, _, picture in draw(painter).values()}
+    assert len(drawn) == len(set(drawn.values())) == 9
+
+
+@pytest.mark.parametrize("width", [4, 2])
+def test_batches_and_slices_are_always_equally_wide(width: int, painter: Painter) -> None:
+    """Bits depend on the shape of a multiplication, on some processors even where pictures happen to agree."""
+    computed = set()
+    parts = (painter.transformer.final_norm, painter.dvae.decoder.trunk)
+    hooks = [part.register_forward_pre_hook(lambda own, given: computed.add((own, len(given[0])))) for part in parts]
+    for places in (ALL, [5], [2, 10]):
+        for one in slices(painter, places, Widths(4, width)):
+            fields = (one.candidates, one.text_tokens, one.image_tokens, one.pictures)
+            assert [len(field) for field in fields] == [width] * 4
+    for hook in hooks:
+        hook.remove()
+    assert computed == {(parts[0], 4), (parts[1], width)}
+
+
+@pytest.mark.parametrize("places", [range(1, 11), range(7, 11), [2, 9]], ids=str)
+def test_what_is_drawn_beside_a_candidate_does_not_depend_on_which_are_wanted(
+    places: Sequence[int], painter: Painter
+) -> None:
+    """Bits may also depend on what is multiplied beside them."""
+    of_all = {one.place: one.candidates for one in slices(painter, ALL, Widths(4, 2))}
+    for one in slices(painter, places, Widths(4, 2)):
+        assert one.candidates == of_all[one.place]
+
+
+def test_nothing_is_drawn_before_it_is_asked_for_or_once_all_is_there(painter: Painter) -> None:
+    calls = []
+    hook = painter.dvae.decoder.trunk.register_forward_pre_hook(lambda *_: calls.append(1))
+    batches = painter.draw(CANDIDATES, ALL, WIDTHS, SEED, SamplingSettings())
+    counts = [len(calls)]
+    for _ in batches:
+        counts.append(len(calls))
+    assert draw(painter, []) == {}
+    hook.remove()
+    assert counts == [0, 1, 2, 3] and len(calls) == 3
+
+
+def test_captions_are_cut_and_filled_up_to_the_room_there_is(painter: Painter) -> None:
+    encode = painter.tokenizer.encode
+    long = "a ring " * 9
+    expected = [[*encode(caption)[: TEXT_LEN - 1]] for caption in ("a ring", "", long)]
+    rows = painter.text_tokens(["a ring", "", long]).tolist()
+    assert rows == [ids + [-1] * (TEXT_LEN - len(ids)) for ids in expected]
+
+
+def test_parts_that_speak_the_same_tokens_are_let_pass(painter: Painter) -> None:
+    assert painter.check(Path("run")) is None
+
+
+@pytest.mark.parametrize(
+    ("part", "sizes", "message"),
+    [
+        ("dvae", (32, 17, 4, 4, 4, 1), "image vocabulary of 16 and of 17"),
+        ("dvae", (64, VOCAB_SIZE, 4, 4, 4, 1), "token grid of 4 and of 8"),
+        ("tokenizer", None, "text vocabulary of 259 and of 257"),
+    ],
+)
+def test_parts_that_speak_other_tokens_are_told(part: str, sizes: tuple | None, message: str, painter: Painter) -> None:
+    other = Tokenizer([], "tokenizers") if sizes is None else DiscreteVAE(*sizes)
+    with pytest.raises(DalleError, match=f"the parts of some run don't belong together: {message}"):
+        replace(painter, **{part: other}).check(Path("some run"))

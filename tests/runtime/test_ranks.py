@@ -1,0 +1,63 @@
+"""Which process this is, as launchers spell it in the environment."""
+
+from collections.abc import Callable
+
+import pytest
+
+from dalle_cli.errors import UsageError
+from dalle_cli.runtime.ranks import Ranks, check_not_left_alone, ranks_of_environment
+
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
+SRUN = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "16", "SLURM_LOCALID": "5"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, Ranks(0, 1, 0)),
+        (TORCHRUN, Ranks(3, 8, 1)),
+        (SRUN, Ranks(5, 16, 5)),
+        ({**SRUN, **TORCHRUN}, Ranks(3, 8, 1)),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, Ranks(0, 1, 0)),
+        # a batch script of SLURM's, before srun: one process, whatever was allocated
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "16", "SLURM_LOCALID": "0"}, Ranks(0, 1, 0)),
+    ],
+)
+def test_ranks_are_what_the_launcher_says(environment: dict[str, str], expected: Ranks) -> None:
+    assert ranks_of_environment(environment) == expected
+
+
+@pytest.mark.parametrize("changes", [{"RANK": "8"}, {"RANK": "-1"}, {"RANK": "one"}, {"WORLD_SIZE": "0"}])
+def test_ranks_that_make_no_sense_are_refused(changes: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="RANK"):
+        ranks_of_environment({**TORCHRUN, **changes})
+
+
+def test_command_with_ranks_that_make_no_sense_ends_in_one_message(
+    monkeypatch: pytest.MonkeyPatch, dalle: Callable
+) -> None:
+    monkeypatch.setenv("RANK", "5")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ended = dalle("recipes", "list")
+    assert ended.code == 2 and ended.err.startswith("error: RANK is 5 and WORLD_SIZE 2") and ended.out == ""
+
+
+def test_one_process_speaks() -> None:
+    assert [ranks_of_environment({**TORCHRUN, "RANK": str(rank)}).is_main for rank in range(3)] == [True, False, False]
+
+
+BATCH_SCRIPT = {"SLURM_PROCID": "0", "SLURM_NTASKS": "16", "SLURM_LOCALID": "0"}
+
+
+def test_process_of_a_batch_script_without_srun_is_refused() -> None:
+    with pytest.raises(UsageError, match="asked for 16 processes, and this is one alone") as told:
+        check_not_left_alone(BATCH_SCRIPT)
+    assert "srun" in told.value.hint
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{}, TORCHRUN, {**SRUN, "SLURM_NTASKS": "16"}, {**BATCH_SCRIPT, **TORCHRUN}, {**BATCH_SCRIPT, "SLURM_NTASKS": "1"}],
+)
+def test_process_among_as_many_as_asked_for_is_not(environment: dict[str, str]) -> None:
+    check_not_left_alone(environment)

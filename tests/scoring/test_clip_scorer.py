@@ -1,0 +1,39 @@
+"""A CLIP opened to score: what its checksums tell apart."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from dalle_cli.data.tokenizer import Tokenizer
+from dalle_cli.errors import DalleError
+from dalle_cli.scoring.clip_scorer import OpenedClip, open_clip
+from dalle_cli.storage.run_dir import RunDir
+
+LEARNERS = {"youtokentome": "tokenizers", "tokenizers": "youtokentome"}
+
+
+def opened(path: Path, vocabulary: Path | None = None) -> OpenedClip:
+    return open_clip(str(path), vocabulary, torch.device("cpu"), "fp32")
+
+
+def test_scores_depend_on_the_vocabulary_and_embeddings_do_not(own_clip_run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "merges.json"
+    other.parent.mkdir()
+    own_file = RunDir(own_clip_run).tokenizer
+    learnt_with = Tokenizer.load(own_file).learnt_with
+    other.write_text(own_file.read_text().replace(learnt_with, LEARNERS[learnt_with]))
+    own, another = opened(own_clip_run), opened(own_clip_run, other)
+    assert own.checksum == another.checksum and own.identity != another.identity
+
+
+def test_copy_of_a_clip_scores_alike(own_clip_run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(own_clip_run, tmp_path / "copy")
+    assert opened(copy).identity == opened(own_clip_run).identity
+
+
+def test_clip_without_a_vocabulary_cannot_score(own_clip_run: Path) -> None:
+    shutil.rmtree(own_clip_run / "tokenizer")
+    with pytest.raises(DalleError, match="has no vocabulary"):
+        opened(own_clip_run)

@@ -1,0 +1,75 @@
+"""Jobs: a folder is begun once, gone on with by the same job, and never given to another."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dalle_cli.errors import DalleError, UsageError
+from dalle_cli.storage.job_folder import begin_job, recorded_job
+
+JOB = {"command": "paint", "captions": ["a ring", "ein Kreis \ud800"], "sizes": (3, 4), "top": {"k": None}}
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_folder_that_is_new_or_empty_is_begun(is_there: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "some" / "where"
+    if is_there:
+        folder.mkdir(parents=True)
+    assert recorded_job(folder) is None and folder.exists() == is_there
+    begin_job(folder, JOB)
+    assert [path.name for path in folder.iterdir()] == ["job.json"]
+    assert recorded_job(folder) == json.loads(json.dumps(JOB))
+
+
+def test_same_job_goes_on_and_touches_nothing(tmp_path: Path, tree: Callable) -> None:
+    begin_job(tmp_path / "out", JOB)
+    (tmp_path / "out" / "0000.png").write_bytes(b"done")
+    before = tree(tmp_path)
+    begin_job(tmp_path / "out", dict(reversed(JOB.items())))
+    assert tree(tmp_path) == before
+
+
+def test_folder_of_another_command_is_told_whose_it_is(tmp_path: Path) -> None:
+    begin_job(tmp_path / "out", JOB)
+    with pytest.raises(UsageError, match=r"out holds what `dalle paint` wrote"):
+        begin_job(tmp_path / "out", {**JOB, "command": "draw", "seed": 0})
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"sizes": [3, 5]}, "sizes"), ({"seed": 0, "top": {}}, "seed, top"), ({"seed": 0}, "seed")],
+)
+def test_another_job_is_told_what_differs_and_touches_nothing(
+    changes: dict, named: str, tmp_path: Path, tree: Callable
+) -> None:
+    begin_job(tmp_path / "out", JOB)
+    before = tree(tmp_path)
+    with pytest.raises(UsageError, match=f"belongs to another job, with other {named}"):
+        begin_job(tmp_path / "out", {**JOB, **changes})
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: (path / "thesis").mkdir(parents=True)], ids=["file", "full"])
+def test_what_belongs_to_someone_else_is_left_alone(make: Callable, tmp_path: Path, tree: Callable) -> None:
+    make(tmp_path / "out")
+    before = tree(tmp_path)
+    for ask in (recorded_job, lambda folder: begin_job(folder, JOB)):
+        with pytest.raises(UsageError, match="already holds something"):
+            ask(tmp_path / "out")
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b"3", b"\xff", b"[" * 100_000], ids=lambda b: repr(b)[:8])
+def test_damaged_description_is_told(text: bytes, tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_bytes(text)
+    with pytest.raises(DalleError, match=r"job\.json is damaged") as told:
+        begin_job(tmp_path, JOB)
+    assert told.value.exit_code == 1 and (tmp_path / "job.json").read_bytes() == text
+
+
+def test_description_that_is_a_folder_belongs_to_someone_else(tmp_path: Path) -> None:
+    (tmp_path / "job.json").mkdir()
+    with pytest.raises(UsageError, match="already holds something"):
+        recorded_job(tmp_path)

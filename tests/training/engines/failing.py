@@ -1,0 +1,33 @@
+"""Run by a test in each of two processes: the second one fails while it computes with the averaged weights.
+
+Word: the ZeRO stage. Prints what was raised; a process that waited for the other would not come to that.
+"""
+
+import json
+import os
+import sys
+
+import torch
+
+from dalle_cli.loading import build_transformer
+from dalle_cli.recipe import load_recipe
+from dalle_cli.runtime.distributed import joined
+from dalle_cli.training.activation_checkpointing import recompute_branches
+from dalle_cli.training.engines.choice import choose_engine, make_engine
+
+with joined(torch.device("cpu")) as world:
+    recipe = load_recipe("transformer/tiny", [f"runtime.zero_stage={sys.argv[1]}"], kind="transformer")
+    model = build_transformer(recipe.model, 300)
+    recompute_branches(model.sixteen_bit_parts())
+    engine = make_engine(choose_engine(recipe, world.size, None), recipe, model, world, None)
+    raised = ""
+    try:
+        with engine.averaged():
+            if not world.is_main:
+                raise KeyError("in the second process")
+            print(json.dumps(raised), flush=True)
+            os._exit(0)
+    except KeyError as error:
+        raised = str(error)
+    print(json.dumps(raised), flush=True)
+    os._exit(0)

@@ -1,0 +1,59 @@
+"""Which attention a transformer trains with, and that it is the same transformer."""
+
+import pytest
+import torch
+
+from dalle_cli.errors import UsageError
+from dalle_cli.models.transformer import Transformer
+from dalle_cli.training.activation_checkpointing import recompute_branches
+from dalle_cli.training.attention_backend import attend_by, choose_attention
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def transformer(grid_size: int) -> Transformer:
+    torch.manual_seed(0)
+    model = Transformer(11, 13, text_len=5, grid_size=grid_size, n_layers=4, d_model=16, n_heads=2, kernel_size=3)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("choice", "grid_size", "device", "name"),
+    [
+        ("auto", 16, CPU, "sparse"),
+        ("auto", 15, CPU, "dense"),
+        ("auto", 16, CUDA, "flex"),
+        ("auto", 4, CUDA, "dense"),
+        ("dense", 16, CUDA, "dense"),
+        ("sparse", 4, CPU, "sparse"),
+        ("flex", 4, CUDA, "flex"),
+    ],
+)
+def test_choice_goes_by_device_and_length(choice: str, grid_size: int, device: torch.device, name: str) -> None:
+    with torch.device("meta"):
+        model = transformer(grid_size)
+    assert choose_attention(choice, model, device) == name
+
+
+@pytest.mark.parametrize(("choice", "device"), [("sparse", CUDA), ("flex", CPU)])
+def test_attention_for_another_device_is_refused(choice: str, device: torch.device) -> None:
+    with pytest.raises(UsageError, match=f"`runtime.attention` {choice} is for"):
+        choose_attention(choice, transformer(4), device)
+
+
+@pytest.mark.parametrize("is_recomputed", [False, True])
+def test_sparse_transformer_computes_what_the_dense_one_does(is_recomputed: bool) -> None:
+    text, image = torch.tensor([[1, 2, -1, -1, -1]]), torch.arange(36)[None] % 13
+    found = []
+    for name in ("dense", "sparse"):
+        model = transformer(6)
+        attend_by(name, model, 3, CPU)
+        if is_recomputed:
+            recompute_branches(model.sixteen_bit_parts())
+        assert set(model.attend) == (set() if name == "dense" else {"row", "column", "convolutional"})
+        logits = model(text, image)
+        sum(part.square().sum() for part in logits).backward()
+        found.append([*logits, *(parameter.grad for parameter in model.parameters())])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)

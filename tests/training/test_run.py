@@ -1,0 +1,303 @@
+"""Runs begun, resumed and refused, through the command line: what a folder holds afterwards, to the bit."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dalle_cli.storage.run_dir import RunDir
+from dalle_cli.training.checkpoint import checkpoints
+
+BATCH_SIZES = {"dvae": 4, "transformer": 4, "clip": 8}
+KINDS = list(BATCH_SIZES)
+
+
+@pytest.fixture
+def train(pairs: Path, dvae_run: Path, dalle: Callable, settings: Callable) -> Callable:
+    """Train a model in a folder, with changes to the shared settings."""
+
+    def train_kind(kind: str, run: Path, *words: object, data: Path = pairs, **changes: object):
+        own = ["--dvae", dvae_run] if kind == "transformer" else []
+        return dalle(f"train-{kind}", f"{kind}/tiny", "--data", data, "--run", run, *own, *settings(**changes), *words)
+
+    return train_kind
+
+
+@pytest.fixture
+def copy_run(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], RunDir]:
+    """Copy the finished run of a kind, to be written into."""
+
+    def copy(kind: str) -> RunDir:
+        return RunDir(shutil.copytree(request.getfixturevalue(f"{kind}_run"), tmp_path / kind))
+
+    return copy
+
+
+def cut_power_after(run: RunDir, step: int) -> None:
+    """Leave what a run has when the power fails after the checkpoint of a step, some updates on."""
+    for later, path in checkpoints(run):
+        if later > step:
+            shutil.rmtree(path)
+    shutil.rmtree(run.model)
+    for preview in run.preview(0).parent.iterdir():
+        preview.unlink()
+    lines = run.metrics.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["step"] <= step + 1]
+    run.metrics.write_text("".join(kept) + lines[-1][:20])
+
+
+def figures_of(run: RunDir) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [{name: value for name, value in line.items() if not is_of_the_machine(name)} for line in lines]
+
+
+def is_of_the_machine(name: str) -> bool:
+    return name.endswith(("_per_second", "share_of_matrix_rate", "peak_memory_gib"))
+
+
+def science_of(run: RunDir, tree: Callable) -> dict[str, str]:
+    """Hash everything that two equal runs share: all but the log with its throughput, and previews."""
+    return {name: digest for name, digest in tree(run.root).items() if not name.startswith(("metrics", "previews"))}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("step", [3, 9])
+def test_resumed_run_equals_uninterrupted_run(
+    kind: str, step: int, request: pytest.FixtureRequest, copy_run: Callable, train: Callable, tree: Callable
+) -> None:
+    whole, resumed = RunDir(request.getfixturevalue(f"{kind}_run")), copy_run(kind)
+    cut_power_after(resumed, step)
+    ended = train(kind, resumed.root)
+    assert ended.code == 0 and f"resumed after step {step}" in ended.err
+    assert science_of(resumed, tree) == science_of(whole, tree)
+    assert figures_of(resumed) == figures_of(whole)
+    assert resumed.preview(11).read_bytes() == whole.preview(11).read_bytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_workers_change_nothing(
+    kind: str, workers: int, request: pytest.FixtureRequest, copy_run: Callable, train: Callable, tree: Callable
+) -> None:
+    whole, resumed = RunDir(request.getfixturevalue(f"{kind}_run")), copy_run(kind)
+    cut_power_after(resumed, 6)
+    assert train(kind, resumed.root, runtime__workers=workers).code == 0
+    both = science_of(resumed, tree), science_of(whole, tree)
+    for hashes in both:
+        del hashes["recipe.json"]  # it says how many workers there are
+    assert both[0] == both[1] and figures_of(resumed) == figures_of(whole)
+
+
+def test_pictures_that_had_to_be_enlarged_are_counted_once_at_the_end(
+    tmp_path: Path, make_pairs: Callable, train: Callable
+) -> None:
+    data = make_pairs(tmp_path / "data", 12)
+    assert "enlarged" not in train("dvae", tmp_path / "large", data=data).err
+    for picture in data.glob("*.png"):
+        with Image.open(picture) as whole:
+            whole.resize((20, 40)).save(picture)
+    assert train("dvae", tmp_path / "small", data=data).err.count("enlarged 44 of 44 pictures drawn") == 1
+
+
+def test_run_goes_on_from_the_checkpoint_that_is_named(
+    copy_run: Callable, dvae_run: Path, train: Callable, tree: Callable
+) -> None:
+    resumed = copy_run("dvae")
+    cut_power_after(resumed, 6)
+    ended = train("dvae", resumed.root, "--resume", resumed.checkpoint(6))
+    assert ended.code == 0 and "resumed after step 6" in ended.err
+    assert science_of(resumed, tree) == science_of(RunDir(dvae_run), tree)
+
+
+@pytest.mark.parametrize("name", ["step-00000099", "step-00000006", "../recipe.json"])
+def test_named_checkpoint_that_cannot_be_right_is_refused_untouched(
+    name: str, copy_run: Callable, train: Callable, tree: Callable
+) -> None:
+    run = copy_run("dvae")
+    before = tree(run.root)
+    ended = train("dvae", run.root, "--resume", run.checkpoints / name)
+    assert ended.code == 2 and ended.err.startswith("error: ")
+    assert tree(run.root) == before
+
+
+def test_longer_recipe_goes_on_where_the_shorter_ended(copy_run: Callable, train: Callable) -> None:
+    run = copy_run("dvae")
+    ended = train("dvae", run.root, training__steps=13)
+    assert ended.code == 0 and "resumed after step 11" in ended.err
+    assert [line["step"] for line in figures_of(run) if "train/loss" in line] == list(range(1, 14))
+    assert checkpoints(run)[-1][0] == 13
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_finished_run_is_left_as_it_is(kind: str, copy_run: Callable, train: Callable, tree: Callable) -> None:
+    run = copy_run(kind)
+    before = tree(run.root)
+    ended = train(kind, run.root)
+    assert ended.code == 0 and "nothing to do" in ended.err
+    assert tree(run.root) == before
+
+
+def test_finished_run_that_lost_its_model_to_a_crash_gets_it_back(
+    copy_run: Callable, dvae_run: Path, train: Callable
+) -> None:
+    """The last checkpoint is written before the model folder; the disk may fill up, or the power fail, in between."""
+    run = copy_run("dvae")
+    shutil.rmtree(run.model)
+    assert train("dvae", run.root).code == 0
+    assert (run.model / "model.safetensors").read_bytes() == (RunDir(dvae_run).model / "model.safetensors").read_bytes()
+
+
+def leave_partial(run: RunDir) -> str:
+    run.checkpoint(11).rename(run.checkpoints / "step-00000011.partial")
+    return "step-00000011.partial"
+
+
+def lose_manifest(run: RunDir) -> str:
+    (run.checkpoint(11) / "manifest.json").unlink()
+    return "step-00000011"
+
+
+def truncate(run: RunDir) -> str:
+    path = run.checkpoint(11) / "parameters.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    return "step-00000011: parameters.safetensors"
+
+
+def flip(run: RunDir) -> str:
+    path = run.checkpoint(11) / "exp_avg_sq.safetensors"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    return "step-00000011: exp_avg_sq.safetensors"
+
+
+@pytest.mark.parametrize("damage", [leave_partial, lose_manifest, truncate, flip])
+def test_damaged_checkpoint_is_told_and_the_one_before_is_used(
+    damage: Callable, copy_run: Callable, dvae_run: Path, train: Callable, tree: Callable
+) -> None:
+    run = copy_run("dvae")
+    named = damage(run)
+    ended = train("dvae", run.root)
+    assert ended.code == 0 and "warning: " in ended.err and named in ended.err and "resumed after step 9" in ended.err
+    again, whole = science_of(run, tree), science_of(RunDir(dvae_run), tree)
+    assert {name: again[name] for name in whole} == whole
+    assert figures_of(run) == figures_of(RunDir(dvae_run))
+
+
+def test_run_whose_checkpoints_are_all_corrupt_is_an_error(copy_run: Callable, train: Callable, tree: Callable) -> None:
+    run = copy_run("dvae")
+    for _, path in checkpoints(run):
+        (path / "ema.safetensors").write_bytes(b"")
+    before = tree(run.root)
+    ended = train("dvae", run.root)
+    assert ended.code == 1 and "corrupt" in ended.err.splitlines()[-2] and ended.err.splitlines()[-1].startswith("hint")
+    assert tree(run.root) == before
+
+
+def test_every_changed_science_key_is_listed_and_refused(copy_run: Callable, train: Callable, tree: Callable) -> None:
+    run = copy_run("transformer")
+    before = tree(run.root)
+    changed = {
+        "model.d_model": 64,
+        "optimizer.lr.start": 0.5,
+        "loss.caption_dropout": 0.25,
+        "training.seed": 1,
+        "training.global_batch_size": 8,
+        "tokenizer.dropout": 0.0,
+        "data.validation_share": 0.2,
+        "ema.decay": 0.5,
+    }
+    free = {"training.steps": 99, "runtime.workers": 0, "runtime.save_every": 7, "runtime.precision": '"bf16"'}
+    words = {key.replace(".", "__"): value for key, value in (changed | free).items()}
+    ended = train("transformer", run.root, **words)
+    assert ended.code == 2
+    assert [line.split("`")[1] for line in ended.err.splitlines() if line.startswith("  `")] == sorted(changed)
+    assert not any(key in ended.err for key in free)
+    assert tree(run.root) == before
+
+
+def test_recipe_without_the_average_it_was_begun_with_is_refused(
+    own_dvae_run: Path, tmp_path: Path, pairs: Path, dalle: Callable, settings: Callable, tree: Callable
+) -> None:
+    text = dalle("recipes", "show", "dvae/tiny").out
+    (tmp_path / "mine.toml").write_text(text.replace("[ema]\ndecay = 0.999\nevery = 1\n", ""))
+    before = tree(own_dvae_run)
+    ended = dalle("train-dvae", tmp_path / "mine.toml", "--data", pairs, "--run", own_dvae_run, *settings())
+    assert ended.code == 2 and "`ema.decay`" in ended.err
+    assert tree(own_dvae_run) == before
+
+
+def test_resume_never_touches_no_run(copy_run: Callable, train: Callable, tree: Callable) -> None:
+    run = copy_run("dvae")
+    before = tree(run.root)
+    ended = train("dvae", run.root, "--resume", "never", training__steps=50)
+    assert ended.code == 2 and "already holds a run" in ended.err
+    assert tree(run.root) == before
+
+
+def test_folder_of_other_files_is_refused_untouched(tmp_path: Path, train: Callable, tree: Callable) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
+    before = tree(tmp_path)
+    ended = train("dvae", tmp_path / "thesis")
+    assert ended.code == 2 and "holds files but no run" in ended.err
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dry_run_writes_nothing(kind: str, tmp_path: Path, train: Callable) -> None:
+    ended = train(kind, tmp_path / "run", "--dry-run")
+    assert ended.code == 0 and f"11 steps of {BATCH_SIZES[kind]}" in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"recipe": 1}', '{"recipe": {"kind": "dvae"}}', "\0"])
+def test_run_with_a_damaged_record_is_a_known_failure(
+    text: str, own_dvae_run: Path, train: Callable, tree: Callable
+) -> None:
+    (own_dvae_run / "recipe.json").write_text(text)
+    before = tree(own_dvae_run)
+    ended = train("dvae", own_dvae_run)
+    assert ended.code == 1 and "recipe.json is damaged" in ended.err
+    assert tree(own_dvae_run) == before
+
+
+def test_changed_data_are_told(own_dvae_run: Path, tmp_path: Path, make_pairs: Callable, train: Callable) -> None:
+    ended = train("dvae", own_dvae_run, data=make_pairs(tmp_path / "other", 22))
+    assert ended.code == 0 and "is not what this run began with" in ended.err
+
+
+def test_another_dvae_is_refused_untouched(
+    own_transformer_run: Path, own_dvae_run: Path, pairs: Path, dalle: Callable, settings: Callable, tree: Callable
+) -> None:
+    shutil.copyfile(
+        own_dvae_run / "checkpoints/step-00000003/ema.safetensors", own_dvae_run / "model/model.safetensors"
+    )
+    before = tree(own_transformer_run)
+    words = ["--data", pairs, "--dvae", own_dvae_run, "--run", own_transformer_run, *settings()]
+    ended = dalle("train-transformer", "transformer/tiny", *words)
+    assert ended.code == 1 and "is not the dVAE this run began with" in ended.err
+    assert tree(own_transformer_run) == before
+
+
+def test_transformer_run_can_lend_its_dvae(
+    transformer_run: Path, tmp_path: Path, pairs: Path, dalle: Callable, settings: Callable
+) -> None:
+    words = ["--data", pairs, "--dvae", transformer_run, "--run", tmp_path / "run", *settings(training__steps=1)]
+    ended = dalle("train-transformer", "transformer/tiny", *words)
+    assert ended.code == 0, ended.err
+    own = tmp_path / "run" / "dvae" / "model.safetensors"
+    assert own.read_bytes() == (transformer_run / "dvae" / "model.safetensors").read_bytes()
+    assert dalle("generate", tmp_path / "run", "a red circle", "-n", 1).code == 0
+
+
+def test_tokenizer_of_a_run_stays_its_own(own_transformer_run: Path, train: Callable) -> None:
+    """A merge less, as if learnt otherwise: whatever is learnt today, the run keeps reading with its own."""
+    run = RunDir(own_transformer_run)
+    before = run.tokenizer.read_bytes()
+    cut_power_after(run, 3)
+    assert "learnt a vocabulary" not in train("transformer", run.root).err
+    assert run.tokenizer.read_bytes() == before
