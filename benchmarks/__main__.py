@@ -37,7 +37,9 @@ def main(n_rounds: int) -> None:
     print(f"all figures: {FILE.relative_to(ROOT)}")
 
 
-def show(group: Group, results: dict[str, Result], pairs: list[Comparison], ceilings: dict[str, Result]) -> None:
+def show(
+    group: Group, results: dict[str, Result], pairs: list[Comparison], ceilings: dict[str, Result]
+) -> None:
     """Print one group's table and, below it, its ratios; G/s are operations, or bytes for a copy."""
     print(f"{group.title}\n")
     print(f"  {'':34}{'min s':>9}{'median s':>10}{'G/s':>8}{'of ceiling':>12}{'peak MiB':>10}")
@@ -48,7 +50,9 @@ def show(group: Group, results: dict[str, Result], pairs: list[Comparison], ceil
         share = share_of_ceiling(result, ceilings)
         rate = f"{result.rate:.0f}" if result.rate else ""
         reached = "" if share is None else f"{share:.0%}"
-        print(f"  {name:34}{result.best:9.4f}{result.median:10.4f}{rate:>8}{reached:>12}{result.peak_mib:10.0f}")
+        print(
+            f"  {name:34}{result.best:9.4f}{result.median:10.4f}{rate:>8}{reached:>12}{result.peak_mib:10.0f}"
+        )
     for pair in pairs:
         span = f"{min(pair.speedups):.2f} to {max(pair.speedups):.2f}"
         speed = f"{pair.speedup:.2f} times as fast ({span})"
@@ -74,7 +78,11 @@ def record(result: Result, ceilings: dict[str, Result]) -> dict[str, Any]:
 
 def share_of_ceiling(result: Result, ceilings: dict[str, Result]) -> float | None:
     """Tell what part of its ceiling's speed a case reached, where its work is known."""
-    if result.case.ceiling is None or not result.rate or ceilings[result.case.ceiling].trouble is not None:
+    if (
+        result.case.ceiling is None
+        or not result.rate
+        or ceilings[result.case.ceiling].trouble is not None
+    ):
         return None
     return result.rate / ceilings[result.case.ceiling].rate
 

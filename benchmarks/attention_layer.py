@@ -31,12 +31,16 @@ def main(way: str, kind: Kind) -> None:
     query, key, value = (torch.randn(SHAPE, requires_grad=True) for _ in range(3))
     gradient = torch.randn(SHAPE)
     flops = 3 * BATCH_SIZE * 2 * 2 * D_MODEL * int(mask.sum())
-    measure(lambda: torch.autograd.grad(attend(query, key, value), (query, key, value), gradient), flops)
+    measure(
+        lambda: torch.autograd.grad(attend(query, key, value), (query, key, value), gradient), flops
+    )
 
 
 def dense(mask: Tensor) -> Attend:
     """Compute all pairs and hide what the mask does not allow."""
-    return lambda query, key, value: F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    return lambda query, key, value: F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask
+    )
 
 
 def sparse(kind: Kind) -> Attend:

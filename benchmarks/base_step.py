@@ -13,8 +13,8 @@ from dalle_cli.loading import build_dvae, build_transformer
 from dalle_cli.recipe import load_recipe
 from dalle_cli.runtime.devices import open_device
 from dalle_cli.runtime.precision import Precision, apply_precision
-from dalle_cli.training.attention_backend import attend_by, choose_attention
-from dalle_cli.training.tasks.fused_losses import give_losses
+from dalle_cli.training.attention_backend import choose_attention_backend, set_attention_backend
+from dalle_cli.training.tasks.fused_losses import fuse_losses
 from dalle_cli.training.tasks.transformer import TransformerTask
 
 BATCH_SIZE = 1
@@ -27,14 +27,21 @@ def main(what: str, precision: Precision) -> None:
     recipe = load_recipe("transformer/base", [])
     model = recipe.model
     transformer = build_transformer(model, recipe.tokenizer.vocab_size)
-    give_losses(transformer)
-    attend_by(choose_attention("auto", transformer, device), transformer, model.kernel_size, device)
+    fuse_losses(transformer)
+    set_attention_backend(
+        choose_attention_backend("auto", transformer, device),
+        transformer,
+        model.kernel_size,
+        device,
+    )
     dvae = build_dvae(load_recipe("dvae/openai", []).model).to(memory_format=torch.channels_last)
     for module in (transformer, dvae):
         apply_precision(module, precision, device)
     batch = Batch(
         images=torch.rand(BATCH_SIZE, 3, dvae.image_size, dvae.image_size),
-        image_tokens=torch.randint(dvae.vocab_size, (BATCH_SIZE, dvae.grid_size**2)) if what == "tokens" else None,
+        image_tokens=torch.randint(dvae.vocab_size, (BATCH_SIZE, dvae.grid_size**2))
+        if what == "tokens"
+        else None,
         draws=list(range(BATCH_SIZE)),
         text_tokens=torch.randint(recipe.tokenizer.vocab_size, (BATCH_SIZE, model.text_len)),
         captions=[""] * BATCH_SIZE,

@@ -98,12 +98,20 @@ GENERATION = Group(
 SHARING = Group(
     "generation of 32 and 64 samples, 256 text slots: of one caption, or of as many captions",
     tuple(
-        Case(f"{n} of {captions}, {precision} {way}", f"generation.py {n} {captions} 256 {precision} {way}", COPY)
+        Case(
+            f"{n} of {captions}, {precision} {way}",
+            f"generation.py {n} {captions} 256 {precision} {way}",
+            COPY,
+        )
         for n in (32, 64)
         for precision, way in (("fp32", "eager"), ("bf16", "compiled"))
         for captions in (1, n)
     ),
-    tuple((f"{n} of 1, {how}", f"{n} of {n}, {how}") for n in (32, 64) for how in ("fp32 eager", "bf16 compiled")),
+    tuple(
+        (f"{n} of 1, {how}", f"{n} of {n}, {how}")
+        for n in (32, 64)
+        for how in ("fp32 eager", "bf16 compiled")
+    ),
 )
 
 CHOOSING = Group(
@@ -135,7 +143,12 @@ DVAE_TRAINING = Group(
     (
         Case("dalle fp32, small", "dvae_training_step.py small fp32", FP32_CONVOLUTION),
         Case("dalle bf16, small", "dvae_training_step.py small bf16", BF16_CONVOLUTION),
-        Case("dalle-pytorch fp32", "peer_dvae_training_step.py highest", FP32_CONVOLUTION, python=PEERS),
+        Case(
+            "dalle-pytorch fp32",
+            "peer_dvae_training_step.py highest",
+            FP32_CONVOLUTION,
+            python=PEERS,
+        ),
         Case("dalle fp32, the paper's", "dvae_training_step.py paper fp32", FP32_CONVOLUTION),
         Case("dalle bf16, the paper's", "dvae_training_step.py paper bf16", BF16_CONVOLUTION),
     ),

@@ -6,7 +6,7 @@ import torch
 from measuring import measure
 from step_sizes import GRID_SIZE, IMAGE_VOCAB_SIZE
 
-from dalle_cli.generation.sampling import SamplingSettings, draw_tokens, token_probabilities
+from dalle_cli.generation.sampling import SamplingSettings, sample_tokens, token_probabilities
 
 
 @torch.inference_mode()
@@ -19,7 +19,7 @@ def main(n_samples: str, top_k: str, top_p: str) -> None:
 
     def draw() -> None:
         for _ in range(GRID_SIZE**2):
-            draw_tokens(token_probabilities(logits, settings), uniforms)
+            sample_tokens(token_probabilities(logits, settings), uniforms)
 
     measure(draw)
 

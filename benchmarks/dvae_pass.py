@@ -22,7 +22,9 @@ def main(way: str, precision: Precision) -> None:
     """Time batches of random pixels."""
     torch.manual_seed(0)
     device, _ = open_device("cpu", precision)
-    dvae = build_dvae(load_recipe("dvae/paper", []).model).to(memory_format=torch.channels_last).eval()
+    dvae = (
+        build_dvae(load_recipe("dvae/paper", []).model).to(memory_format=torch.channels_last).eval()
+    )
     apply_precision(dvae, precision, device)
     images = torch.rand(BATCH_SIZE, 3, dvae.image_size, dvae.image_size)
     tokens = torch.randint(dvae.vocab_size, (BATCH_SIZE, dvae.grid_size**2))

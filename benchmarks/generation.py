@@ -7,10 +7,18 @@ import sys
 
 import torch
 from measuring import measure
-from step_sizes import D_MODEL, GRID_SIZE, IMAGE_VOCAB_SIZE, KERNEL_SIZE, N_HEADS, N_LAYERS, TEXT_VOCAB_SIZE
+from step_sizes import (
+    D_MODEL,
+    GRID_SIZE,
+    IMAGE_VOCAB_SIZE,
+    KERNEL_SIZE,
+    N_HEADS,
+    N_LAYERS,
+    TEXT_VOCAB_SIZE,
+)
 
 from dalle_cli.config import TransformerModelTable
-from dalle_cli.generation.cached_transformer import cache_bytes
+from dalle_cli.generation.cached_transformer import kv_cache_bytes
 from dalle_cli.generation.sampling import Sampler, SamplingSettings
 from dalle_cli.loading import build_transformer
 from dalle_cli.models.transformer import Transformer
@@ -26,13 +34,15 @@ def main(n_samples: str, n_captions: str, text_len: str, precision: str, way: st
     open_device("cpu", "fp32")
     transformer = random_transformer(int(text_len))
     dtype = DTYPES.get(precision, torch.float32)
-    sampler = Sampler(transformer, SamplingSettings(), dtype, int(n_samples) if way == "compiled" else 0)
+    sampler = Sampler(
+        transformer, SamplingSettings(), dtype, int(n_samples) if way == "compiled" else 0
+    )
     captions = torch.randint(TEXT_VOCAB_SIZE, (int(n_captions), int(text_len)))
     captions[:, -1] = -1
     text = captions.repeat_interleave(int(n_samples) // int(n_captions), 0)
     uniforms = torch.rand(int(n_samples), IMAGE_LEN, dtype=torch.float64)
     moved = IMAGE_LEN * bytes_of_step(transformer, int(n_samples), int(n_captions), dtype)
-    measure(lambda: sampler.draw(text, uniforms), moved=moved)
+    measure(lambda: sampler.sample(text, uniforms), moved=moved)
 
 
 def random_transformer(text_len: int) -> Transformer:
@@ -46,7 +56,9 @@ def random_transformer(text_len: int) -> Transformer:
     return transformer
 
 
-def bytes_of_step(transformer: Transformer, n_samples: int, n_captions: int, dtype: torch.dtype) -> int:
+def bytes_of_step(
+    transformer: Transformer, n_samples: int, n_captions: int, dtype: torch.dtype
+) -> int:
     """Count what a token can't do without reading: all weights, and the keys and values that are seen.
 
     A column layer sees one of its columns.
@@ -54,7 +66,10 @@ def bytes_of_step(transformer: Transformer, n_samples: int, n_captions: int, dty
     weights = sum(p.numel() for p in transformer.blocks.parameters()) * dtype.itemsize
     head = transformer.image_head.weight.nbytes
     unseen = transformer.kinds.count("column") * (IMAGE_LEN - GRID_SIZE)
-    cache = cache_bytes(transformer, n_samples, n_captions, dtype) - 2 * n_samples * unseen * D_MODEL * dtype.itemsize
+    cache = (
+        kv_cache_bytes(transformer, n_samples, n_captions, dtype)
+        - 2 * n_samples * unseen * D_MODEL * dtype.itemsize
+    )
     return weights + head + cache
 
 

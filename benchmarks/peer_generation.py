@@ -37,7 +37,9 @@ def as_shipped(text: Tensor) -> float:
         choose(dalle.forward_with_cond_scale(text, tokens[:, :length], cond_scale=1.0))
         taken.append(time.perf_counter() - start)
     spans = zip(LENGTHS, LENGTHS[1:], taken, taken[1:], strict=False)
-    return taken[0] + sum((end - start) * (before + after) / 2 for start, end, before, after in spans)
+    return taken[0] + sum(
+        (end - start) * (before + after) / 2 for start, end, before, after in spans
+    )
 
 
 def with_its_cache(text: Tensor) -> float:

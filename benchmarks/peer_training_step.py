@@ -23,7 +23,16 @@ from step_sizes import (
     TEXT_VOCAB_SIZE,
 )
 
-KINDS = ("axial_row", "axial_col", "axial_row", "axial_row", "axial_row", "axial_col", "axial_row", "conv_like")
+KINDS = (
+    "axial_row",
+    "axial_col",
+    "axial_row",
+    "axial_row",
+    "axial_row",
+    "axial_col",
+    "axial_row",
+    "conv_like",
+)
 N_HALVINGS = 3  # from pixels to the grid
 
 

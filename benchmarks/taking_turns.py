@@ -77,12 +77,20 @@ def run(result: Result) -> None:
     """Run one case in a process of its own and note what it took, or why it failed."""
     case = result.case
     if not case.python.exists():
-        result.trouble = "not installed: make bench-peer" if case.python == PEERS else f"no such file: {case.python}"
+        result.trouble = (
+            "not installed: make bench-peer"
+            if case.python == PEERS
+            else f"no such file: {case.python}"
+        )
         return
     script, *arguments = case.command.split()
-    process = subprocess.run([case.python, HERE / script, *arguments], capture_output=True, text=True)
+    process = subprocess.run(
+        [case.python, HERE / script, *arguments], capture_output=True, text=True
+    )
     if process.returncode:
-        result.trouble = (process.stderr.strip().splitlines() or [f"ended with {process.returncode}"])[-1]
+        result.trouble = (
+            process.stderr.strip().splitlines() or [f"ended with {process.returncode}"]
+        )[-1]
     else:
         result.rounds.append(json.loads(process.stdout.splitlines()[-1]))
 
@@ -93,6 +101,11 @@ def compare(results: dict[str, Result], pairs: tuple[tuple[str, str], ...]) -> l
     for first, second in pairs:
         a, b = results[first], results[second]
         if a.trouble is None and b.trouble is None:
-            minima = [(min(x["seconds"]), min(y["seconds"])) for x, y in zip(a.rounds, b.rounds, strict=True)]
-            comparisons.append(Comparison(first, second, [y / x for x, y in minima], a.peak_mib / b.peak_mib))
+            minima = [
+                (min(x["seconds"]), min(y["seconds"]))
+                for x, y in zip(a.rounds, b.rounds, strict=True)
+            ]
+            comparisons.append(
+                Comparison(first, second, [y / x for x, y in minima], a.peak_mib / b.peak_mib)
+            )
     return comparisons

@@ -26,8 +26,8 @@ from dalle_cli.models.attention_masks import attention_mask
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.runtime.devices import open_device
 from dalle_cli.runtime.precision import Precision, apply_precision
-from dalle_cli.training.attention_backend import attend_by, choose_attention
-from dalle_cli.training.tasks.fused_losses import give_losses
+from dalle_cli.training.attention_backend import choose_attention_backend, set_attention_backend
+from dalle_cli.training.tasks.fused_losses import fuse_losses
 from dalle_cli.training.tasks.transformer import TransformerTask
 
 IMAGE_LEN = GRID_SIZE**2
@@ -44,8 +44,10 @@ def main(precision: Precision) -> None:
     transformer = build_transformer(MODEL, TEXT_VOCAB_SIZE)
     for head in (transformer.text_head, transformer.image_head):
         head.reset_parameters()  # at random, as the peer's: heads of zeros hand zeros back
-    give_losses(transformer)
-    attend_by(choose_attention("auto", transformer, device), transformer, KERNEL_SIZE, device)
+    fuse_losses(transformer)
+    set_attention_backend(
+        choose_attention_backend("auto", transformer, device), transformer, KERNEL_SIZE, device
+    )
     apply_precision(transformer, precision, device)
     loss = TransformerLossTable(text_weight=1 / 8, caption_dropout=0.0)
     task = TransformerTask(transformer, None, loss, seed=0)  # no dVAE: image tokens are at hand
@@ -77,8 +79,14 @@ def random_batch() -> Batch:
 def flops_of_step(transformer: Transformer) -> int:
     """Count what a step can't do without: forward, and twice that in backward; attention on allowed pairs alone."""
     weights = sum(matrix.numel() for matrix in transformer.matrices())
-    heads = TEXT_LEN * transformer.text_head.weight.numel() + IMAGE_LEN * transformer.image_head.weight.numel()
-    pairs = sum(int(attention_mask(kind, TEXT_LEN, GRID_SIZE, KERNEL_SIZE).sum()) for kind in transformer.kinds)
+    heads = (
+        TEXT_LEN * transformer.text_head.weight.numel()
+        + IMAGE_LEN * transformer.image_head.weight.numel()
+    )
+    pairs = sum(
+        int(attention_mask(kind, TEXT_LEN, GRID_SIZE, KERNEL_SIZE).sum())
+        for kind in transformer.kinds
+    )
     multiplications = (TEXT_LEN + IMAGE_LEN) * weights + heads + 2 * D_MODEL * pairs
     return 3 * BATCH_SIZE * 2 * multiplications
 

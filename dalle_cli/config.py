@@ -18,7 +18,9 @@ Rate = Annotated[float, Field(ge=0)]
 class Table(BaseModel):
     """A table of a recipe: frozen, strict, and closed to unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
 
 class Cosine(Table):
@@ -79,11 +81,19 @@ class RuntimeTable(Table):
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # fp16: not CLIP
     attention: Literal["auto", "dense", "sparse", "flex"] = "auto"  # sparse: on CPUs; flex: on GPUs
-    engine: Literal["auto", "local", "ddp", "deepspeed"] = "auto"  # auto: deepspeed where zero_stage says so
-    zero_stage: Literal[0, 1, 2, 3] = 0  # what DeepSpeed deals out: moments, also gradients, also parameters
-    offload: Literal[False, "optimizer", "parameters"] = False  # to the host's memory; parameters: both, at stage 3
+    engine: Literal["auto", "local", "ddp", "deepspeed"] = (
+        "auto"  # auto: deepspeed where zero_stage says so
+    )
+    zero_stage: Literal[0, 1, 2, 3] = (
+        0  # what DeepSpeed deals out: moments, also gradients, also parameters
+    )
+    offload: Literal[False, "optimizer", "parameters"] = (
+        False  # to the host's memory; parameters: both, at stage 3
+    )
     micro_batch_size: Count = 0  # samples in one backward; 0: the whole batch
-    recompute: bool | Literal["auto"] = "auto"  # branches in backward, for memory; auto: where zero_stage is 3
+    activation_checkpointing: bool | Literal["auto"] = (
+        "auto"  # branches in backward, for memory; auto: where zero_stage is 3
+    )
     workers: Count = 2  # loader processes
     report_every: Positive = 10
     validate_every: Positive = 500
@@ -99,13 +109,19 @@ class RuntimeTable(Table):
                 f"zero_stage {self.zero_stage} is DeepSpeed's: engine must be deepspeed, not {self.engine}"
             )
         if self.engine == "deepspeed" and not self.zero_stage:
-            raise ValueError("engine deepspeed needs a zero_stage of 1 to 3: what stage 0 would do, ddp does")
+            raise ValueError(
+                "engine deepspeed needs a zero_stage of 1 to 3: what stage 0 would do, ddp does"
+            )
         if self.offload and not self.zero_stage:
             raise ValueError(f"offload {self.offload} is DeepSpeed's: it needs a zero_stage")
-        if self.zero_stage == 3 and self.recompute is False:
-            raise ValueError("recompute can't be false at zero_stage 3: what is kept would hold gathered parameters")
+        if self.zero_stage == 3 and self.activation_checkpointing is False:
+            raise ValueError(
+                "activation_checkpointing can't be false at zero_stage 3: what is kept would hold gathered parameters"
+            )
         if self.offload == "parameters" and self.zero_stage != 3:
-            raise ValueError(f"offload parameters needs zero_stage 3, which deals them out, not {self.zero_stage}")
+            raise ValueError(
+                f"offload parameters needs zero_stage 3, which deals them out, not {self.zero_stage}"
+            )
         return self
 
 
@@ -122,7 +138,9 @@ class DVAEEncoderTable(Table):
     def _check_sizes(self) -> "DVAEEncoderTable":
         factor = 2 ** (self.n_groups - 1)
         if self.image_size % factor:
-            raise ValueError(f"image_size {self.image_size} is not divisible by {factor}, as n_groups asks")
+            raise ValueError(
+                f"image_size {self.image_size} is not divisible by {factor}, as n_groups asks"
+            )
         if self.n_hidden % 4:
             raise ValueError(f"n_hidden {self.n_hidden} is not divisible by 4")
         return self
@@ -218,7 +236,9 @@ class ClipModelTable(Table):
     @model_validator(mode="after")
     def _check_sizes(self) -> "ClipModelTable":
         if self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} is not divisible by patch_size {self.patch_size}")
+            raise ValueError(
+                f"image_size {self.image_size} is not divisible by patch_size {self.patch_size}"
+            )
         return self
 
 
@@ -246,16 +266,22 @@ class PowerSGDTable(Table):
 
 
 def _refuse_the_transformers_own(runtime: RuntimeTable) -> RuntimeTable:
-    if runtime.recompute is True:
-        raise ValueError("recompute is for the transformer's branches: this model has none")
+    if runtime.activation_checkpointing is True:
+        raise ValueError(
+            "activation_checkpointing is for the transformer's branches: this model has none"
+        )
     if runtime.zero_stage:
-        raise ValueError("zero_stage is for the transformer, which outgrows a GPU: this model has room on each, by ddp")
+        raise ValueError(
+            "zero_stage is for the transformer, which outgrows a GPU: this model has room on each, by ddp"
+        )
     return runtime
 
 
 def _refuse_fp16(runtime: RuntimeTable) -> RuntimeTable:
     if runtime.precision == "fp16":
-        raise ValueError("CLIP does not train in fp16, which has no gradient scales for it: take bf16")
+        raise ValueError(
+            "CLIP does not train in fp16, which has no gradient scales for it: take bf16"
+        )
     return runtime
 
 
@@ -315,7 +341,9 @@ class ClipRecipe(Table):
     def _check_batch(self) -> "ClipRecipe":
         batch, micro_batch = self.training.global_batch_size, self.runtime.micro_batch_size
         if batch < 2:
-            raise ValueError(f"`training.global_batch_size` {batch} leaves nothing to tell a pair from")
+            raise ValueError(
+                f"`training.global_batch_size` {batch} leaves nothing to tell a pair from"
+            )
         if micro_batch not in (0, batch):
             raise ValueError(
                 "the contrastive loss compares all pairs of a batch, which can't be cut: "

@@ -30,7 +30,7 @@ SHOWN = {  # figures worth a place on the line of progress, and how to print the
     "train/images_per_second": "{:.0f} images/s",
     "train/tokens_per_second": "{:,.0f} tokens/s",
     "train/tflops_per_second": "{:.3g} TFLOP/s",
-    "train/share_of_matrix_rate": "{:.0%} of the matrix rate",
+    "train/mfu": "{:.0%} of the matrix rate",
     "train/peak_memory_gib": "{:.1f} GiB",
     "valid/loss": "held-out loss {:.4f}",
     "valid/psnr": "PSNR {:.2f} dB",
@@ -80,12 +80,14 @@ class Terminal:
         """Tell the user something that may need attention, quiet or not."""
         self._console.print(Text("warning: ", style="yellow").append(text, style="default"))
 
-    def warn_of(self, problems: list[tuple[str, str]]) -> None:
+    def warn_about(self, problems: list[tuple[str, str]]) -> None:
         """Tell the first problems of a data set, as (where, reason), and how many more there are."""
         for where, reason in problems[:MOST_PROBLEMS_SHOWN]:
             self.warn(f"{where}: {reason}")
         if len(problems) > MOST_PROBLEMS_SHOWN:
-            self.warn(f"and {len(problems) - MOST_PROBLEMS_SHOWN} more; `dalle data check` lists all")
+            self.warn(
+                f"and {len(problems) - MOST_PROBLEMS_SHOWN} more; `dalle data check` lists all"
+            )
 
     def result(self, text: str, data: Any) -> None:
         """Put a result on stdout: text for people, or the same as data under --json."""
@@ -105,14 +107,22 @@ class Terminal:
 
 def _bar(console: Console, unit: str) -> Progress:
     figures = TextColumn("{task.fields[figures]}", markup=False)
-    columns = (TextColumn(unit), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(), figures)
+    columns = (
+        TextColumn(unit),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        figures,
+    )
     return Progress(*columns, console=console)
 
 
 class ProgressLine:
     """One piece of work under way."""
 
-    def __init__(self, terminal: Terminal, bar: Progress | None, total: int, done: int, unit: str) -> None:
+    def __init__(
+        self, terminal: Terminal, bar: Progress | None, total: int, done: int, unit: str
+    ) -> None:
         self._terminal = terminal
         self._bar = bar
         self._total = total
@@ -124,7 +134,9 @@ class ProgressLine:
 
     def report(self, done: int, figures: dict[str, float]) -> None:
         """Show the figures of a report; held-out ones stay on the screen."""
-        text = "  ".join(form.format(figures[name]) for name, form in SHOWN.items() if name in figures)
+        text = "  ".join(
+            form.format(figures[name]) for name, form in SHOWN.items() if name in figures
+        )
         is_lasting = any(name.startswith("valid/") for name in figures)
         if self._bar is None or is_lasting:
             left = "" if is_lasting else f"  {self._time_left(done)} left"

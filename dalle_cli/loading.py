@@ -94,7 +94,9 @@ def load_dvae_encoder(path: Path | str) -> DVAEEncoder:
     folder = dvae_model_dir(Path(path))
     model = read_model_table(folder)
     return (
-        load_module(partial(build_dvae_encoder, model), folder) if type(model) is DVAEEncoderTable else load_dvae(path)
+        load_module(partial(build_dvae_encoder, model), folder)
+        if type(model) is DVAEEncoderTable
+        else load_dvae(path)
     )
 
 
@@ -133,7 +135,9 @@ def load_clip(path: Path | str) -> Clip:
     return _assign(model, read_weights(folder / WEIGHTS), folder / WEIGHTS)
 
 
-def load_clip_tokenizer(path: Path | str, clip: Clip, vocabulary: Path | None = None) -> ClipTokenizer:
+def load_clip_tokenizer(
+    path: Path | str, clip: Clip, vocabulary: Path | None = None
+) -> ClipTokenizer:
     """Load what turns captions into the tokens of a CLIP at a path: its own files, or a vocabulary named.
 
     Raises DalleError where it has none, or they don't belong together.
@@ -179,8 +183,12 @@ def find_clip(path: Path | str) -> Path:
     place = Path(path)
     if place.exists():
         return place
-    if place.parent != Path() and place.parent.exists():  # what the hub calls an owner is a folder here
-        raise DalleError(f"no such CLIP: {printable(str(path))}", f"there is {place.parent}, but not that in it")
+    if (
+        place.parent != Path() and place.parent.exists()
+    ):  # what the hub calls an owner is a folder here
+        raise DalleError(
+            f"no such CLIP: {printable(str(path))}", f"there is {place.parent}, but not that in it"
+        )
     return fetch_from_hub(str(path))
 
 
@@ -206,8 +214,14 @@ def _assign(model: TrainedClipTable, weights: dict[str, Tensor], source: Path) -
             clip = build_clip(model)
         expected = {name: list(tensor.shape) for name, tensor in clip.state_dict().items()}
         check_fit(expected, {name: list(tensor.shape) for name, tensor in weights.items()}, source)
-        clip.load_state_dict({name: _in_fp32(name, weights[name], source) for name in expected}, assign=True)
-    except (RuntimeError, TypeError, ValueError) as error:  # torch has all three for sizes that no number holds
+        clip.load_state_dict(
+            {name: _in_fp32(name, weights[name], source) for name in expected}, assign=True
+        )
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # torch has all three for sizes that no number holds
         reason = str(error).partition("\n")[0]
         raise DalleError(f"{source} does not hold a CLIP: {reason}") from error
     return clip.eval().requires_grad_(False)
@@ -216,5 +230,7 @@ def _assign(model: TrainedClipTable, weights: dict[str, Tensor], source: Path) -
 def _in_fp32(name: str, weight: Tensor, source: Path) -> Tensor:
     if not weight.is_floating_point():
         kind = str(weight.dtype).removeprefix("torch.")
-        raise DalleError(f"{source} does not hold a CLIP: {name} is of type {kind}, not of a floating-point type")
+        raise DalleError(
+            f"{source} does not hold a CLIP: {name} is of type {kind}, not of a floating-point type"
+        )
     return weight.float().contiguous()

@@ -9,7 +9,9 @@ from torch import Tensor
 
 Loss = TypeVar("Loss", Tensor, float)
 
-SMALLEST_LOG_PROB = -80.0  # the exponential of one below -87, too small for fp32, takes a CPU ten times as long
+SMALLEST_LOG_PROB = (
+    -80.0
+)  # the exponential of one below -87, too small for fp32, takes a CPU ten times as long
 LOGITS_AT_ONCE = 2**21  # 8 MiB, which a processor's cache holds
 LOGITS_AT_ONCE_ON_GPUS = 2**27  # 512 MiB, so that no product is too small to fill one
 
@@ -58,13 +60,17 @@ def token_cross_entropy(logits: Tensor, tokens: Tensor, count: int | None = None
     tokens   int64 [B, N], -1 where there is nothing to predict
     count    what to divide by, where these rows are a part of a larger batch; default: the tokens counted here
     """
-    total = F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten(), ignore_index=-1, reduction="sum")
+    total = F.cross_entropy(
+        logits.flatten(0, 1).float(), tokens.flatten(), ignore_index=-1, reduction="sum"
+    )
     if count is None:
         count = int((tokens >= 0).sum())
     return total / max(count, 1)
 
 
-def linear_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+def linear_cross_entropy(
+    features: Tensor, weight: Tensor, bias: Tensor, tokens: Tensor
+) -> tuple[Tensor, Tensor]:
     """Sum of -ln p(token) of a linear layer's softmax over the tokens that are not -1, and how often it says the token.
 
     features  [..., D]    weight  [V, D]    bias  [V]
@@ -75,7 +81,9 @@ def linear_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor, tokens:
     """
     is_given = tokens >= 0
     is_differentiated = torch.is_grad_enabled()
-    return _LinearCrossEntropy.apply(features[is_given], weight, bias, tokens[is_given], is_differentiated)
+    return _LinearCrossEntropy.apply(
+        features[is_given], weight, bias, tokens[is_given], is_differentiated
+    )
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -83,9 +91,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, tokens: Tensor, is_differentiated: bool
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        tokens: Tensor,
+        is_differentiated: bool,
     ) -> tuple[Tensor, Tensor]:
-        gradients = [torch.zeros_like(x) for x in (features, weight, bias)] if is_differentiated else []
+        gradients = (
+            [torch.zeros_like(x) for x in (features, weight, bias)] if is_differentiated else []
+        )
         total, hits = features.new_zeros(()), tokens.new_zeros(())
         at_once = LOGITS_AT_ONCE if features.device.type == "cpu" else LOGITS_AT_ONCE_ON_GPUS
         n_rows = max(at_once // len(weight), 1)
@@ -103,19 +118,27 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 by_features, by_weight, by_bias = gradients
                 by_features[rows] = (weights @ weight).div_(sums).sub_(weight[targets])
                 by_weight.addmm_(weights.T, own / sums).index_add_(0, targets, own, alpha=-1)
-                by_bias.addmv_(weights.T, sums.reciprocal().squeeze(1)).sub_(targets.bincount(minlength=len(bias)))
+                by_bias.addmv_(weights.T, sums.reciprocal().squeeze(1)).sub_(
+                    targets.bincount(minlength=len(bias))
+                )
         ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(hits)
         return total, hits
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(
+        ctx: Any, gradient: Tensor, _: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, None, None]:
         by_features, by_weight, by_bias = (saved * gradient for saved in ctx.saved_tensors)
         return by_features, by_weight, by_bias, None, None
 
 
 def text_image_cross_entropy(
-    text_logits: Tensor, image_logits: Tensor, text_tokens: Tensor, image_tokens: Tensor, text_weight: float = 1 / 8
+    text_logits: Tensor,
+    image_logits: Tensor,
+    text_tokens: Tensor,
+    image_tokens: Tensor,
+    text_weight: float = 1 / 8,
 ) -> Tensor:
     """Weigh the mean over text tokens against the mean over image tokens, 1 to 7 (Ramesh et al. 2021, section 2.2).
 

@@ -43,7 +43,9 @@ def _under_windows(maps: Tensor) -> Tensor:
 def blank_cells(images: Tensor, grid_size: int) -> Tensor:
     """Tell which cells of the token grid lie on one flat colour: images [B, 3, H, W] -> bool [B, g*g]."""
     patch = images.shape[-1] // grid_size
-    patches = F.unfold(images, patch, stride=patch).unflatten(1, (3, patch * patch))  # [B, 3, patch*patch, g*g]
+    patches = F.unfold(images, patch, stride=patch).unflatten(
+        1, (3, patch * patch)
+    )  # [B, 3, patch*patch, g*g]
     low, high = patches.aminmax(dim=2)
     return (low == high).all(dim=1)
 

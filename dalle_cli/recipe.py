@@ -20,7 +20,10 @@ from dalle_cli.errors import UsageError
 def shipped_recipes() -> dict[str, Path]:
     """Map the name of every shipped recipe, such as `dvae/demo`, to its file."""
     root = _shipped_root()
-    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.glob("*/*.toml"))}
+    return {
+        path.relative_to(root).with_suffix("").as_posix(): path
+        for path in sorted(root.glob("*/*.toml"))
+    }
 
 
 def _shipped_root() -> Path:
@@ -52,7 +55,9 @@ def read_recipe(name: str) -> str:
         raise UsageError(f"{name} is not valid TOML: {error}") from None
 
 
-def load_recipe(name: str, overrides: list[str], kind: str | None = None, where_off: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    name: str, overrides: list[str], kind: str | None = None, where_off: Sequence[str] = ()
+) -> Recipe:
     """Read a recipe, apply `section.key=value` overrides and check all of it.
 
     kind       what the recipe must train, where the command demands one
@@ -72,7 +77,9 @@ def load_recipe(name: str, overrides: list[str], kind: str | None = None, where_
             _apply(raw, override)
     found = str(raw.get("kind"))
     if kind is not None and found in RECIPE_TYPES and found != kind:
-        raise UsageError(f"{name} is a recipe for {found}, not for {kind}", f"try `dalle train-{found} {name}`")
+        raise UsageError(
+            f"{name} is a recipe for {found}, not for {kind}", f"try `dalle train-{found} {name}`"
+        )
     return parse_recipe(raw, source=name)
 
 
@@ -87,7 +94,10 @@ def parse_recipe(raw: dict[str, Any], source: str) -> Recipe:
     except ValidationError as error:
         # a key that may be of several types has a problem with each: the first will do
         problems = list(
-            {_key_path(recipe_type, p): _describe(p, recipe_type) for p in reversed(error.errors())}.values()
+            {
+                _key_path(recipe_type, p): _describe(p, recipe_type)
+                for p in reversed(error.errors())
+            }.values()
         )
         problems.reverse()
         plural = "problem" if len(problems) == 1 else "problems"
@@ -108,7 +118,10 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        raise UsageError(f"not of the form section.key=value: {override}", "for example `--set training.steps=500`")
+        raise UsageError(
+            f"not of the form section.key=value: {override}",
+            "for example `--set training.steps=500`",
+        )
     table = raw
     for key in keys[:-1]:
         table = table.setdefault(key, {})
@@ -126,12 +139,16 @@ def _describe(problem: Any, recipe_type: type[BaseModel]) -> str:
     if problem["type"] == "extra_forbidden":
         known = _table_of(recipe_type, location[:-1]).model_fields
         close = difflib.get_close_matches(location[-1], known, n=1)
-        return f"`{key}` is not a key" + (f"; did you mean `{'.'.join((*location[:-1], close[0]))}`?" if close else "")
+        return f"`{key}` is not a key" + (
+            f"; did you mean `{'.'.join((*location[:-1], close[0]))}`?" if close else ""
+        )
     if problem["type"] == "missing":
         return f"`{key}` is missing"
     if problem["type"] == "model_type":
         table = _table_at(_table_of(recipe_type, location[:-1]), location[-1])
-        return f"`{key}`: must be a table with {', '.join(table.model_fields)}: {problem['input']!r}"
+        return (
+            f"`{key}`: must be a table with {', '.join(table.model_fields)}: {problem['input']!r}"
+        )
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"`{key}`: {message}"

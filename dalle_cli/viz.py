@@ -25,20 +25,28 @@ def enlarge(picture: Image.Image, at_least: int = MIN_TILE) -> Image.Image:
     factor = math.ceil(at_least / min(picture.size))
     if factor <= 1:
         return picture
-    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    return picture.resize(
+        (picture.width * factor, picture.height * factor), Image.Resampling.NEAREST
+    )
 
 
 def grid(pictures: list[Image.Image], columns: int) -> Image.Image:
     """Lay pictures of one size out in rows."""
-    return labelled_grid([("", pictures[i : i + columns]) for i in range(0, len(pictures), columns)])
+    return labelled_grid(
+        [("", pictures[i : i + columns]) for i in range(0, len(pictures), columns)]
+    )
 
 
-def captioned_rows(groups: Iterable[tuple[str, list[Image.Image]]]) -> list[tuple[str, list[Image.Image]]]:
+def captioned_rows(
+    groups: Iterable[tuple[str, list[Image.Image]]],
+) -> list[tuple[str, list[Image.Image]]]:
     """Break the pictures of each caption into rows, the caption over the first of them."""
     rows = []
     for caption, pictures in groups:
         for start in range(0, len(pictures), ROW_PICTURES):
-            rows.append((printable(caption) if start == 0 else "", pictures[start : start + ROW_PICTURES]))
+            rows.append(
+                (printable(caption) if start == 0 else "", pictures[start : start + ROW_PICTURES])
+            )
     return rows
 
 
@@ -54,7 +62,9 @@ def labelled_grid(rows: list[tuple[str, list[Image.Image]]]) -> Image.Image:
         if caption:
             _write(sheet, caption, top)
         for column, picture in enumerate(pictures):
-            sheet.paste(picture, (GAP + column * (tile_width + GAP), top + height - GAP - tile_height))
+            sheet.paste(
+                picture, (GAP + column * (tile_width + GAP), top + height - GAP - tile_height)
+            )
         top += height
     return sheet
 
@@ -74,7 +84,10 @@ def half_blocks(pictures: list[Image.Image], n_columns: int) -> Text:
     """Draw square pictures side by side, as many as fit: each character is a pixel above another."""
     side = max(min(PREVIEW_SIDE, n_columns) // 2 * 2, 2)
     fitting = pictures[: max((n_columns + 1) // (side + 1), 1)]
-    small = [np.asarray(picture.convert("RGB").resize((side, side), Image.Resampling.BOX)) for picture in fitting]
+    small = [
+        np.asarray(picture.convert("RGB").resize((side, side), Image.Resampling.BOX))
+        for picture in fitting
+    ]
     text = Text()
     for top in range(0, side, 2):
         for number, pixels in enumerate(small):

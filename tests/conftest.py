@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TextIO
 from unittest import mock
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tiny tensors gain nothing from threads
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch is imported: tiny tensors gain nothing from threads
 
 import numpy as np
 import pytest
@@ -84,7 +86,9 @@ def write_pairs(folder: Path, n_pairs: int) -> Path:
 def hash_tree(folder: Path) -> dict[str, str]:
     """Map every file below a folder to the hash of its content, and every folder to nothing."""
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.is_file()
+        else ""
         for path in sorted(folder.rglob("*"))
     }
 
@@ -193,9 +197,21 @@ def hang_guard() -> Iterator[None]:
 def train(pairs: Path, dvae_run: Path) -> Callable[..., subprocess.CompletedProcess]:
     """Train a tiny recipe in a folder, with changes to the settings (__ for the dot)."""
 
-    def train(kind: str, folder: Path, *words: object, **settings: object) -> subprocess.CompletedProcess:
+    def train(
+        kind: str, folder: Path, *words: object, **settings: object
+    ) -> subprocess.CompletedProcess:
         own = ["--dvae", dvae_run] if kind == "transformer" else []
         changes = words_of({key.replace("__", "."): value for key, value in settings.items()})
-        return run(f"train-{kind}", f"{kind}/tiny", "--data", pairs, "--run", folder, *own, *changes, *words)
+        return run(
+            f"train-{kind}",
+            f"{kind}/tiny",
+            "--data",
+            pairs,
+            "--run",
+            folder,
+            *own,
+            *changes,
+            *words,
+        )
 
     return train

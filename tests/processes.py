@@ -23,7 +23,9 @@ SETTINGS = {
 
 def words_of(settings: dict[str, object]) -> list[str]:
     """Spell settings, over those of all these tests, as `--set` words."""
-    return [word for key, value in (SETTINGS | settings).items() for word in ("--set", f"{key}={value}")]
+    return [
+        word for key, value in (SETTINGS | settings).items() for word in ("--set", f"{key}={value}")
+    ]
 
 
 def command(*words: object) -> list[str]:
@@ -31,7 +33,9 @@ def command(*words: object) -> list[str]:
 
 
 def run(*words: object) -> subprocess.CompletedProcess:
-    return subprocess.run(command(*words), capture_output=True, text=True, timeout=LIMIT, check=False)
+    return subprocess.run(
+        command(*words), capture_output=True, text=True, timeout=LIMIT, check=False
+    )
 
 
 def losses(folder: Path) -> list[float]:
@@ -47,7 +51,11 @@ def figures(folder: Path, name: str) -> list[float]:
 
 def answers(script: Path, n_processes: int, *words: object, limit: int = LIMIT) -> list[Any]:
     """Run a script in so many processes that find one another; give what each printed last, as JSON."""
-    place = {"WORLD_SIZE": str(n_processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    place = {
+        "WORLD_SIZE": str(n_processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
     processes = [
         subprocess.Popen(
             [sys.executable, str(script), *map(str, words)],

@@ -27,7 +27,9 @@ class Conv2d(nn.Module):
         self.n_in, self.n_out, self.kw, self.use_float16 = n_in, n_out, kw, use_float16
         self.device, self.requires_grad = torch.device("cpu"), False
         self.w = nn.Parameter(torch.randn(n_out, n_in, kw, kw) / (n_in * kw**2) ** 0.5)
-        self.b = nn.Parameter(torch.randn(n_out) / 4)  # released ones start at zero, where a mistake would not show
+        self.b = nn.Parameter(
+            torch.randn(n_out) / 4
+        )  # released ones start at zero, where a mistake would not show
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.w, self.b, padding=(self.kw - 1) // 2)
@@ -38,12 +40,20 @@ class Block(nn.Module):
 
     def __init__(self, n_in: int, n_out: int, n_layers: int, kernels: tuple[int, ...]) -> None:
         super().__init__()
-        self.n_in, self.n_out, self.n_layers, self.post_gain = n_in, n_out, n_layers, 1 / n_layers**2
+        self.n_in, self.n_out, self.n_layers, self.post_gain = (
+            n_in,
+            n_out,
+            n_layers,
+            1 / n_layers**2,
+        )
         self.id_path = nn.Identity() if n_in == n_out else Conv2d(n_in, n_out, 1)
         widths = [n_in, n_out // 4, n_out // 4, n_out // 4, n_out]
         parts = OrderedDict()
         for i, kernel in enumerate(kernels):
-            parts[f"relu_{i + 1}"], parts[f"conv_{i + 1}"] = nn.ReLU(), Conv2d(widths[i], widths[i + 1], kernel)
+            parts[f"relu_{i + 1}"], parts[f"conv_{i + 1}"] = (
+                nn.ReLU(),
+                Conv2d(widths[i], widths[i + 1], kernel),
+            )
         self.res_path = nn.Sequential(parts)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,8 +72,12 @@ class DecoderBlock(Block):
     __module__ = "dall_e.decoder"
 
 
-def group(make_block: Callable, n_in: int, n_out: int, n_blocks: int, **end: nn.Module) -> nn.Sequential:
-    blocks = OrderedDict((f"block_{i + 1}", make_block(n_out if i else n_in, n_out)) for i in range(n_blocks))
+def group(
+    make_block: Callable, n_in: int, n_out: int, n_blocks: int, **end: nn.Module
+) -> nn.Sequential:
+    blocks = OrderedDict(
+        (f"block_{i + 1}", make_block(n_out if i else n_in, n_out)) for i in range(n_blocks)
+    )
     return nn.Sequential(OrderedDict(**blocks, **end))
 
 
@@ -96,9 +110,16 @@ class Decoder(nn.Module):
 
     __module__ = "dall_e.decoder"
 
-    def __init__(self, n_hid: int = 256, vocab_size: int = 8192, n_init: int = 128, n_blocks: int = 2) -> None:
+    def __init__(
+        self, n_hid: int = 256, vocab_size: int = 8192, n_init: int = 128, n_blocks: int = 2
+    ) -> None:
         super().__init__()
-        self.n_hid, self.n_init, self.vocab_size, self.use_mixed_precision = n_hid, n_init, vocab_size, True
+        self.n_hid, self.n_init, self.vocab_size, self.use_mixed_precision = (
+            n_hid,
+            n_init,
+            vocab_size,
+            True,
+        )
 
         def block(n_in: int, n_out: int) -> nn.Module:
             return DecoderBlock(n_in, n_out, 4 * n_blocks, (1, 3, 3, 3))
@@ -129,7 +150,10 @@ def pictures_of(decoder: Decoder, image_tokens: Tensor) -> Tensor:
 @contextmanager
 def package() -> Iterator[None]:
     """Let `dall_e` be a package, as pickle asks of a class that it names."""
-    modules = {name: types.ModuleType(name) for name in ("dall_e", "dall_e.utils", "dall_e.encoder", "dall_e.decoder")}
+    modules = {
+        name: types.ModuleType(name)
+        for name in ("dall_e", "dall_e.utils", "dall_e.encoder", "dall_e.decoder")
+    }
     for kind in (Conv2d, EncoderBlock, DecoderBlock, Encoder, Decoder):
         setattr(modules[kind.__module__], kind.__name__, kind)
     with mock.patch.dict(sys.modules, modules):

@@ -36,7 +36,10 @@ TORCH_FREE = {
     "runtime.ranks",
     "runtime.launcher",
 }
-SINGLE_IMPORTERS = {"youtokentome": "data.merge_learners", "deepspeed": "training.engines.deepspeed"}
+SINGLE_IMPORTERS = {
+    "youtokentome": "data.merge_learners",
+    "deepspeed": "training.engines.deepspeed",
+}
 
 
 class Import(NamedTuple):
@@ -61,7 +64,11 @@ def imports_of(module: str) -> Iterator[Import]:
     pending: list[tuple[ast.AST, bool]] = [(ast.parse(MODULES[module].read_text("utf-8")), False)]
     while pending:
         node, in_function = pending.pop()
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        if (
+            isinstance(node, ast.If)
+            and isinstance(node.test, ast.Name)
+            and node.test.id == "TYPE_CHECKING"
+        ):
             pending += [(child, in_function) for child in node.orelse]
             continue
         in_function |= isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
@@ -108,7 +115,9 @@ def test_imports_respect_the_layers(module: str) -> None:
         if target is None or target == "":
             continue
         is_neighbour = target.split(".")[0] == module.split(".")[0]
-        assert is_neighbour or layer_of(target) < layer_of(module), f"line {found.line} imports {target}"
+        assert is_neighbour or layer_of(target) < layer_of(module), (
+            f"line {found.line} imports {target}"
+        )
 
 
 def test_inference_imports_nothing_of_training() -> None:
@@ -143,12 +152,16 @@ def test_models_know_of_nothing_but_models_and_errors() -> None:
         if module.split(".")[0] == "models":
             for found in imports_of(module):
                 target = own_module(found.target)
-                assert target is None or target == "errors" or target.split(".")[0] == "models", module
+                assert target is None or target == "errors" or target.split(".")[0] == "models", (
+                    module
+                )
 
 
 @pytest.mark.parametrize("package", SINGLE_IMPORTERS)
 def test_awkward_package_has_one_importer(package: str) -> None:
-    assert {module for module in MODULES if is_importer(module, package)} <= {SINGLE_IMPORTERS[package]}
+    assert {module for module in MODULES if is_importer(module, package)} <= {
+        SINGLE_IMPORTERS[package]
+    }
 
 
 def test_typer_stays_in_the_command_line() -> None:
@@ -165,6 +178,10 @@ def test_nothing_is_unpickled() -> None:
     """torch.load included: weights and state are safetensors and JSON, and others' pickles have a reader of ours."""
     for module, path in MODULES.items():
         assert not is_importer(module, "pickle"), module
-        calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Attribute)]
+        calls = [
+            node
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            if isinstance(node, ast.Attribute)
+        ]
         named = {(node.value.id, node.attr) for node in calls if isinstance(node.value, ast.Name)}
         assert ("torch", "load") not in named, module

@@ -45,9 +45,21 @@ GOOD: dict[type[Table], dict[str, Any]] = {
     DataTable: {"validation_share": 0.1, "shuffle_block": 64, "max_bad_share": 0.0},
     TrainingTable: {"steps": 1, "global_batch_size": 1, "seed": 0},
     DVAEModelTable: {
-        **{"image_size": 32, "vocab_size": 64, "n_hidden": 8, "n_init": 8, "n_groups": 4, "blocks_per_group": 1},
+        **{
+            "image_size": 32,
+            "vocab_size": 64,
+            "n_hidden": 8,
+            "n_init": 8,
+            "n_groups": 4,
+            "blocks_per_group": 1,
+        },
     },
-    DVAELossTable: {"kl_weight": ANY_COSINE, "temperature": ANY_COSINE, "dequantization": 0.0, "min_log_scale": False},
+    DVAELossTable: {
+        "kl_weight": ANY_COSINE,
+        "temperature": ANY_COSINE,
+        "dequantization": 0.0,
+        "min_log_scale": False,
+    },
     TransformerModelTable: {
         **{"text_len": 16, "grid_size": 4, "image_vocab_size": 64, "n_layers": 4},
         **{"d_model": 32, "n_heads": 2, "kernel_size": 3},
@@ -87,7 +99,9 @@ GOOD[ClipRecipe] = {
 def tables_in(annotation: Any) -> set[type[BaseModel]]:
     """Find every table that an annotation mentions, and those that these mention."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        inside = {t for field in annotation.model_fields.values() for t in tables_in(field.annotation)}
+        inside = {
+            t for field in annotation.model_fields.values() for t in tables_in(field.annotation)
+        }
         return {annotation, *inside}
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is not None:
         return {table for argument in get_args(annotation) for table in tables_in(argument)}
@@ -100,8 +114,14 @@ TABLES = {
     *(t for recipe in RECIPE_TYPES.values() for t in tables_in(recipe)),
 }
 EVERY_TABLE = sorted(TABLES, key=lambda t: t.__name__)
-OPTIONAL = {(recipe.__name__, key) for recipe in RECIPE_TYPES.values() for key in ("ema", "runtime")}
-OPTIONAL |= {("TokenizerTable", "backend"), ("TransformerRecipe", "powersgd"), ("OptimizerTable", "plateau")}
+OPTIONAL = {
+    (recipe.__name__, key) for recipe in RECIPE_TYPES.values() for key in ("ema", "runtime")
+}
+OPTIONAL |= {
+    ("TokenizerTable", "backend"),
+    ("TransformerRecipe", "powersgd"),
+    ("OptimizerTable", "plateau"),
+}
 
 
 def refused(table: type[Table], **changes: object) -> str:
@@ -197,7 +217,9 @@ def test_whole_numbers_serve_where_numbers_are_asked_for() -> None:
         (TrainedClipTable, "pixel_std", [0.5, 0.0, 0.5]),
     ],
 )
-def test_values_out_of_bounds_are_refused_by_key(table: type[Table], key: str, value: object) -> None:
+def test_values_out_of_bounds_are_refused_by_key(
+    table: type[Table], key: str, value: object
+) -> None:
     assert key in refused(table, **{key: value})
 
 
@@ -218,7 +240,9 @@ def test_unknown_precisions_are_refused(precision: object) -> None:
         (ClipModelTable, {"patch_size": 5}, "image_size 32 is not divisible by patch_size 5"),
     ],
 )
-def test_sizes_that_do_not_fit_together_are_refused(table: type[Table], changes: dict[str, int], told: str) -> None:
+def test_sizes_that_do_not_fit_together_are_refused(
+    table: type[Table], changes: dict[str, int], told: str
+) -> None:
     assert told in refused(table, **changes)
 
 
@@ -255,14 +279,29 @@ def test_no_floor_is_spelt_false() -> None:
 @pytest.mark.parametrize(
     ("runtime", "told"),
     [
-        ({"zero_stage": 1, "engine": "local"}, "zero_stage 1 is DeepSpeed's: engine must be deepspeed, not local"),
-        ({"zero_stage": 3, "engine": "ddp"}, "zero_stage 3 is DeepSpeed's: engine must be deepspeed, not ddp"),
+        (
+            {"zero_stage": 1, "engine": "local"},
+            "zero_stage 1 is DeepSpeed's: engine must be deepspeed, not local",
+        ),
+        (
+            {"zero_stage": 3, "engine": "ddp"},
+            "zero_stage 3 is DeepSpeed's: engine must be deepspeed, not ddp",
+        ),
         ({"engine": "deepspeed"}, "engine deepspeed needs a zero_stage of 1 to 3"),
         ({"offload": "optimizer"}, "offload optimizer is DeepSpeed's: it needs a zero_stage"),
         ({"offload": "parameters"}, "offload parameters is DeepSpeed's: it needs a zero_stage"),
-        ({"offload": "optimizer", "engine": "ddp"}, "offload optimizer is DeepSpeed's: it needs a zero_stage"),
-        ({"offload": "parameters", "zero_stage": 1}, "needs zero_stage 3, which deals them out, not 1"),
-        ({"offload": "parameters", "zero_stage": 2}, "needs zero_stage 3, which deals them out, not 2"),
+        (
+            {"offload": "optimizer", "engine": "ddp"},
+            "offload optimizer is DeepSpeed's: it needs a zero_stage",
+        ),
+        (
+            {"offload": "parameters", "zero_stage": 1},
+            "needs zero_stage 3, which deals them out, not 1",
+        ),
+        (
+            {"offload": "parameters", "zero_stage": 2},
+            "needs zero_stage 3, which deals them out, not 2",
+        ),
         ({"zero_stage": 4}, "zero_stage"),
         ({"zero_stage": -1}, "zero_stage"),
         ({"zero_stage": "2"}, "zero_stage"),
@@ -298,7 +337,10 @@ def test_every_other_engine_is_accepted(engine: str, stage: int, offload: str | 
     ("runtime", "told"),
     [
         ({"zero_stage": 1}, "zero_stage is for the transformer"),
-        ({"zero_stage": 3, "engine": "deepspeed", "offload": "parameters"}, "zero_stage is for the transformer"),
+        (
+            {"zero_stage": 3, "engine": "deepspeed", "offload": "parameters"},
+            "zero_stage is for the transformer",
+        ),
     ],
 )
 def test_small_models_refuse_what_is_the_transformers_own(
@@ -316,7 +358,9 @@ def test_small_models_train_as_whole_replicas(table: type[Table], engine: str) -
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_compression_and_zero_are_refused_together_with_both_values(stage: int) -> None:
-    told = refused(TransformerRecipe, powersgd=PowerSGDTable(rank=8), runtime=RuntimeTable(zero_stage=stage))
+    told = refused(
+        TransformerRecipe, powersgd=PowerSGDTable(rank=8), runtime=RuntimeTable(zero_stage=stage)
+    )
     assert "`powersgd.rank` 8" in told and f"`runtime.zero_stage` {stage}" in told
 
 

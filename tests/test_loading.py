@@ -14,7 +14,13 @@ from safetensors.torch import load_file, save_file
 from dalle_cli.data.clip_tokenizer import BYTE_SYMBOLS
 from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.errors import DalleError
-from dalle_cli.loading import load_clip, load_clip_tokenizer, load_dvae, load_tokenizer, load_transformer
+from dalle_cli.loading import (
+    load_clip,
+    load_clip_tokenizer,
+    load_dvae,
+    load_tokenizer,
+    load_transformer,
+)
 from dalle_cli.models.clip import Clip, Tower
 from dalle_cli.storage.run_dir import RunDir
 
@@ -28,7 +34,9 @@ def exported(own_transformer_run: Path, tmp_path: Path, dalle: Callable) -> Path
 
 
 @pytest.mark.parametrize("kind", LOADERS)
-def test_module_holds_what_the_run_saved_and_is_ready_for_inference(kind: str, request: pytest.FixtureRequest) -> None:
+def test_module_holds_what_the_run_saved_and_is_ready_for_inference(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
     run = request.getfixturevalue(f"{kind}_run")
     saved = load_file(run / "model" / "model.safetensors")
     for path in (run, str(run), run / "model"):
@@ -44,7 +52,9 @@ def test_transformer_run_carries_its_dvae(dvae_run: Path, transformer_run: Path)
 
 def test_exported_folder_loads_as_the_run_does(exported: Path, transformer_run: Path) -> None:
     for load in (load_dvae, load_transformer):
-        torch.testing.assert_close(load(exported).state_dict(), load(transformer_run).state_dict(), rtol=0, atol=0)
+        torch.testing.assert_close(
+            load(exported).state_dict(), load(transformer_run).state_dict(), rtol=0, atol=0
+        )
     assert load_tokenizer(RunDir(exported)).merges == load_tokenizer(RunDir(transformer_run)).merges
 
 
@@ -62,7 +72,17 @@ def test_wrong_kind_is_told(dvae_run: Path, transformer_run: Path, clip_run: Pat
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", '{"kind": "dvae"}', '{"kind": "dvae", "model": 3}', '{"model": {}}', "\udcff"]
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"kind": "dvae"}',
+        '{"kind": "dvae", "model": 3}',
+        '{"model": {}}',
+        "\udcff",
+    ],
 )
 @pytest.mark.parametrize("kind", ["dvae", "clip"])
 def test_damaged_config_is_told(text: str, kind: str, request: pytest.FixtureRequest) -> None:
@@ -129,7 +149,9 @@ class Payload:
 
 
 @pytest.mark.parametrize("kind", ["dvae", "clip"])
-@pytest.mark.parametrize("write", [lambda p, f: pickle.dump(p, f), lambda p, f: torch.save({"weight": p}, f)])
+@pytest.mark.parametrize(
+    "write", [lambda p, f: pickle.dump(p, f), lambda p, f: torch.save({"weight": p}, f)]
+)
 def test_pickle_in_place_of_weights_is_refused_and_never_run(
     write: Callable, kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -145,7 +167,9 @@ def test_pickle_in_place_of_weights_is_refused_and_never_run(
 
 @pytest.mark.parametrize("kind", LOADERS)
 @pytest.mark.parametrize("damage", ["missing", "extra", "misshapen", "truncated", "empty"])
-def test_weights_that_do_not_fit_are_told(kind: str, damage: str, request: pytest.FixtureRequest) -> None:
+def test_weights_that_do_not_fit_are_told(
+    kind: str, damage: str, request: pytest.FixtureRequest
+) -> None:
     run = request.getfixturevalue(f"own_{kind}_run")
     path = run / "model" / "model.safetensors"
     weights = load_file(path)
@@ -174,7 +198,9 @@ def test_clip_of_other_floats_is_converted(dtype: torch.dtype, own_clip_run: Pat
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.complex64])
 @pytest.mark.parametrize("kind", ["run", "public"])
-def test_clip_of_other_numbers_is_refused_by_name(kind: str, dtype: torch.dtype, own_clip_run: Path) -> None:
+def test_clip_of_other_numbers_is_refused_by_name(
+    kind: str, dtype: torch.dtype, own_clip_run: Path
+) -> None:
     path = own_clip_run / "model" / "model.safetensors"
     weights = load_file(path)
     save_file(weights | {"visual.proj": weights["visual.proj"].to(dtype)}, path)
@@ -197,7 +223,9 @@ def test_folder_without_weights_is_no_run(exported: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["tokenizer", "dvae"])
-def test_run_that_lost_a_part_is_told_by_generate(part: str, exported: Path, dalle: Callable) -> None:
+def test_run_that_lost_a_part_is_told_by_generate(
+    part: str, exported: Path, dalle: Callable
+) -> None:
     shutil.rmtree(exported / part)
     ended = dalle("generate", exported, "a red circle", "-n", 1)
     assert ended.code == 1 and ended.err.startswith("error: ")
@@ -219,7 +247,16 @@ def test_dvae_of_another_model_is_told_by_generate(
     exported: Path, tmp_path: Path, pairs: Path, dalle: Callable
 ) -> None:
     """One whose codebook is smaller than the transformer's."""
-    words = ["--data", pairs, "--run", tmp_path / "small", "--set", "model.vocab_size=32", "--set", "training.steps=1"]
+    words = [
+        "--data",
+        pairs,
+        "--run",
+        tmp_path / "small",
+        "--set",
+        "model.vocab_size=32",
+        "--set",
+        "training.steps=1",
+    ]
     assert dalle("train-dvae", "dvae/tiny", *words).code == 0
     shutil.rmtree(exported / "dvae")
     shutil.copytree(tmp_path / "small" / "model", exported / "dvae")
@@ -237,8 +274,14 @@ def test_clip_run_reads_captions_with_the_tokenizer_it_learnt(clip_run: Path) ->
     clip, learnt = load_clip(clip_run), load_tokenizer(RunDir(clip_run))
     tokenizer = load_clip_tokenizer(clip_run, clip)
     assert tokenizer.vocab_size == clip.text_vocab_size == learnt.vocab_size + 2
-    start, *ids, end = (token for token in tokenizer(["a red circle"], clip.text_len)[0].tolist() if token)
-    assert (start, ids, end) == (learnt.vocab_size, learnt.encode("a red circle"), learnt.vocab_size + 1)
+    start, *ids, end = (
+        token for token in tokenizer(["a red circle"], clip.text_len)[0].tolist() if token
+    )
+    assert (start, ids, end) == (
+        learnt.vocab_size,
+        learnt.encode("a red circle"),
+        learnt.vocab_size + 1,
+    )
 
 
 LIST = "bpe_simple_vocab_16e6.txt"
@@ -249,7 +292,17 @@ END = 512 + len(MERGES) + 1  # after two kinds of bytes, the merges and start of
 def public_clip(text_vocab_size: int = END + 1, end_of_text: int | None = None) -> Clip:
     torch.manual_seed(0)
     tower = Tower(1, 64, 1, 70)
-    return Clip(12, 4, 6, text_vocab_size, 9, "quick_gelu", vision=tower, text=tower, end_of_text=end_of_text)
+    return Clip(
+        12,
+        4,
+        6,
+        text_vocab_size,
+        9,
+        "quick_gelu",
+        vision=tower,
+        text=tower,
+        end_of_text=end_of_text,
+    )
 
 
 def write_list(path: Path, merges: list[str]) -> Path:
@@ -292,10 +345,14 @@ def test_tokenizer_of_another_run_may_be_named(clip_run: Path, own_clip_run: Pat
 
 @pytest.mark.parametrize("merges", [MERGES[:2], [*MERGES, "o g"]])
 @pytest.mark.parametrize("is_named", [True, False])
-def test_vocabulary_of_another_clip_is_refused(is_named: bool, merges: list[str], public_file: Path) -> None:
+def test_vocabulary_of_another_clip_is_refused(
+    is_named: bool, merges: list[str], public_file: Path
+) -> None:
     vocabulary = write_list(public_file.with_name(LIST), merges)
     clip = load_clip(public_file)
-    with pytest.raises(DalleError, match=rf"ends captions with token {513 + len(merges)}, .* token {END}") as caught:
+    with pytest.raises(
+        DalleError, match=rf"ends captions with token {513 + len(merges)}, .* token {END}"
+    ) as caught:
         load_clip_tokenizer(public_file, clip, vocabulary if is_named else None)
     assert "another CLIP" in caught.value.hint
 
@@ -320,8 +377,12 @@ def test_vocabulary_larger_than_the_clips_is_refused(public_file: Path) -> None:
     vocabulary = public_file.with_name("vocab.json")
     vocabulary.write_text(json.dumps({piece: number for number, piece in enumerate(pieces)}))
     vocabulary.with_name("merges.txt").write_text("c a\n")
-    assert load_clip_tokenizer(public_file, public_clip(len(pieces), end_of_text=8)).vocab_size == len(pieces)
-    with pytest.raises(DalleError, match=rf"has {len(pieces)} tokens, the CLIP of .* knows 40") as caught:
+    assert load_clip_tokenizer(
+        public_file, public_clip(len(pieces), end_of_text=8)
+    ).vocab_size == len(pieces)
+    with pytest.raises(
+        DalleError, match=rf"has {len(pieces)} tokens, the CLIP of .* knows 40"
+    ) as caught:
         load_clip_tokenizer(public_file, public_clip(40, end_of_text=8))
     assert "another CLIP" in caught.value.hint
 
@@ -340,7 +401,9 @@ def test_damaged_vocabulary_is_told_by_name(public_file: Path) -> None:
         load_clip_tokenizer(public_file, load_clip(public_file))
 
 
-def test_mistyped_path_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistyped_path_is_not_asked_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DalleError, match="no such CLIP: runs/clp") as caught:

@@ -41,13 +41,17 @@ def text_and_image() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return text_logits, image_logits, text_tokens, torch.randint(9, (4, 6), generator=generator)
 
 
-@pytest.mark.parametrize(("mu", "b"), [(0.0, 1.0), (0.7, 0.3), (-2.0, 0.5), (3.0, 1.5), (-0.4, 0.05)])
+@pytest.mark.parametrize(
+    ("mu", "b"), [(0.0, 1.0), (0.7, 0.3), (-2.0, 0.5), (3.0, 1.5), (-0.4, 0.05)]
+)
 def test_logit_laplace_integrates_to_one_over_the_open_interval(mu: float, b: float) -> None:
     steps = 20_000
     t = (torch.arange(steps, dtype=torch.float64) + 0.5) / steps
     x = t**3 * (10 - 15 * t + 6 * t**2)  # slow near both ends, where the density may be infinite
     dx = 30 * t**2 * (1 - t) ** 2 / steps
-    density = logit_laplace_nll(x, torch.full_like(x, mu), torch.full_like(x, math.log(b))).neg().exp()
+    density = (
+        logit_laplace_nll(x, torch.full_like(x, mu), torch.full_like(x, math.log(b))).neg().exp()
+    )
     assert float((density * dx).sum()) == pytest.approx(1, abs=1e-4)
 
 
@@ -61,7 +65,9 @@ def test_logit_laplace_integrates_to_one_over_the_open_interval(mu: float, b: fl
         (0.1, 2.0, 0.1, -37.954862),
     ],
 )
-def test_logit_laplace_matches_the_specified_values(x: float, mu: float, b: float, log_density: float) -> None:
+def test_logit_laplace_matches_the_specified_values(
+    x: float, mu: float, b: float, log_density: float
+) -> None:
     assert -nll(x, mu, b) == pytest.approx(log_density, abs=1e-6)
 
 
@@ -78,10 +84,13 @@ def test_logit_laplace_is_per_value_and_accurate_in_fp32() -> None:
     mapped = 0.1 + 0.8 * torch.rand(2, 3, 4, 4, generator=generator)
     mu, log_scale = torch.randn(2, 2, 3, 4, 4, generator=generator)
     exact = [
-        nll(x, m, math.exp(s)) for x, m, s in zip(*(v.flatten().tolist() for v in (mapped, mu, log_scale)), strict=True)
+        nll(x, m, math.exp(s))
+        for x, m, s in zip(*(v.flatten().tolist() for v in (mapped, mu, log_scale)), strict=True)
     ]
     expected = torch.tensor(exact).view_as(mapped)
-    torch.testing.assert_close(logit_laplace_nll(mapped, mu, log_scale), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        logit_laplace_nll(mapped, mu, log_scale), expected, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_kl_to_uniform_matches_a_sum_over_the_codebook() -> None:
@@ -139,10 +148,17 @@ def test_losses_of_bf16_logits_are_computed_in_fp32() -> None:
     assert float(contrastive_loss(square)) == pytest.approx(contrastive_by_hand(square), rel=1e-5)
 
 
-def test_text_and_image_losses_are_weighed_1_to_7(text_and_image: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+def test_text_and_image_losses_are_weighed_1_to_7(
+    text_and_image: tuple[Tensor, Tensor, Tensor, Tensor],
+) -> None:
     text_logits, image_logits, text_tokens, image_tokens = text_and_image
-    text, image = mean_of_picked(text_logits, text_tokens), mean_of_picked(image_logits, image_tokens)
-    assert float(text_image_cross_entropy(*text_and_image)) == pytest.approx((text + 7 * image) / 8, rel=1e-5)
+    text, image = (
+        mean_of_picked(text_logits, text_tokens),
+        mean_of_picked(image_logits, image_tokens),
+    )
+    assert float(text_image_cross_entropy(*text_and_image)) == pytest.approx(
+        (text + 7 * image) / 8, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("text_weight", [0.0, 0.3, 1.0])
@@ -150,12 +166,19 @@ def test_text_weight_is_the_texts_share(
     text_and_image: tuple[Tensor, Tensor, Tensor, Tensor], text_weight: float
 ) -> None:
     text_logits, image_logits, text_tokens, image_tokens = text_and_image
-    text, image = mean_of_picked(text_logits, text_tokens), mean_of_picked(image_logits, image_tokens)
+    text, image = (
+        mean_of_picked(text_logits, text_tokens),
+        mean_of_picked(image_logits, image_tokens),
+    )
     expected = text_weight * text + (1 - text_weight) * image
-    assert float(text_image_cross_entropy(*text_and_image, text_weight)) == pytest.approx(expected, rel=1e-5)
+    assert float(text_image_cross_entropy(*text_and_image, text_weight)) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
-def test_positions_without_a_token_get_no_gradient(text_and_image: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+def test_positions_without_a_token_get_no_gradient(
+    text_and_image: tuple[Tensor, Tensor, Tensor, Tensor],
+) -> None:
     text_logits, _, text_tokens, _ = text_and_image
     text_logits.requires_grad_()
     token_cross_entropy(text_logits, text_tokens).backward()
@@ -163,12 +186,17 @@ def test_positions_without_a_token_get_no_gradient(text_and_image: tuple[Tensor,
     assert torch.equal(has_gradient, text_tokens >= 0)
 
 
-def test_shares_of_micro_batches_add_up_to_the_whole(text_and_image: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+def test_shares_of_micro_batches_add_up_to_the_whole(
+    text_and_image: tuple[Tensor, Tensor, Tensor, Tensor],
+) -> None:
     logits, _, tokens, _ = text_and_image
     count = int((tokens >= 0).sum())
     whole = token_cross_entropy(logits, tokens)
     for size in (1, 2, 3):
-        shares = [token_cross_entropy(x, y, count) for x, y in zip(logits.split(size), tokens.split(size), strict=True)]
+        shares = [
+            token_cross_entropy(x, y, count)
+            for x, y in zip(logits.split(size), tokens.split(size), strict=True)
+        ]
         torch.testing.assert_close(torch.stack(shares).sum(), whole, rtol=1e-6, atol=0)
 
 
@@ -203,7 +231,9 @@ def test_contrastive_loss_of_two_pairs_is_that_on_paper() -> None:
 
 
 def test_contrastive_loss_matches_a_double_loop(logits_per_image: Tensor) -> None:
-    assert float(contrastive_loss(logits_per_image)) == pytest.approx(contrastive_by_hand(logits_per_image), rel=1e-6)
+    assert float(contrastive_loss(logits_per_image)) == pytest.approx(
+        contrastive_by_hand(logits_per_image), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("n", [1, 2, 16])
@@ -213,18 +243,25 @@ def test_contrastive_loss_of_a_model_that_knows_nothing_is_that_of_a_guess(n: in
 
 def test_pictures_and_captions_are_treated_alike(logits_per_image: Tensor) -> None:
     """Exchanging them exchanges the gradients, and none of it moves all logits alike."""
-    logits, exchanged = logits_per_image.clone().requires_grad_(), logits_per_image.T.clone().requires_grad_()
+    logits, exchanged = (
+        logits_per_image.clone().requires_grad_(),
+        logits_per_image.T.clone().requires_grad_(),
+    )
     losses = contrastive_loss(logits), contrastive_loss(exchanged)
     for loss in losses:
         loss.backward()
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-6, atol=0)
     torch.testing.assert_close(logits.grad, exchanged.grad.T, rtol=1e-5, atol=1e-7)
     assert float(logits.grad.sum()) == pytest.approx(0, abs=1e-6)
-    assert (logits.grad.diagonal() < 0).all() and (logits.grad - logits.grad.diag().diag() >= 0).all()
+    assert (logits.grad.diagonal() < 0).all() and (
+        logits.grad - logits.grad.diag().diag() >= 0
+    ).all()
 
 
 @pytest.mark.parametrize("at_once", [1, 40, 10**6])
-def test_linear_cross_entropy_equals_that_of_all_logits(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_linear_cross_entropy_equals_that_of_all_logits(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(losses, "LOGITS_AT_ONCE", at_once)
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(2, 5, 6, generator=generator, requires_grad=True)
@@ -244,7 +281,11 @@ def test_linear_cross_entropy_equals_that_of_all_logits(at_once: int, monkeypatc
 
 
 def test_linear_cross_entropy_of_nothing_is_zero() -> None:
-    features, weight, bias = torch.randn(1, 4, 3, requires_grad=True), torch.randn(5, 3), torch.zeros(5)
+    features, weight, bias = (
+        torch.randn(1, 4, 3, requires_grad=True),
+        torch.randn(5, 3),
+        torch.zeros(5),
+    )
     total, hits = losses.linear_cross_entropy(features, weight, bias, torch.full((1, 4), -1))
     total.backward()
     assert float(total.detach()) == 0 and int(hits) == 0 and not features.grad.any()
@@ -252,6 +293,8 @@ def test_linear_cross_entropy_of_nothing_is_zero() -> None:
 
 def test_linear_cross_entropy_stays_finite_for_huge_logits() -> None:
     features = torch.tensor([[1e4, -1e4]], requires_grad=True)
-    total, _ = losses.linear_cross_entropy(features, torch.eye(2), torch.zeros(2), torch.tensor([1]))
+    total, _ = losses.linear_cross_entropy(
+        features, torch.eye(2), torch.zeros(2), torch.tensor([1])
+    )
     total.backward()
     assert float(total.detach()) == pytest.approx(2e4) and features.grad.tolist() == [[1.0, -1.0]]

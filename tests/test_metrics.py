@@ -8,7 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dalle_cli.metrics import blank_cells, code_counts, perplexity, psnr, recall_at, retrieval_ranks, ssim
+from dalle_cli.metrics import (
+    blank_cells,
+    code_counts,
+    perplexity,
+    psnr,
+    recall_at,
+    retrieval_ranks,
+    ssim,
+)
 
 
 @pytest.mark.parametrize(("squared_error", "decibels"), [(1.0, 0.0), (0.01, 20.0), (0.25, 6.0206)])
@@ -22,7 +30,10 @@ def test_psnr_of_a_perfect_picture_is_finite() -> None:
 
 def ssim_by_hand(a: torch.Tensor, b: torch.Tensor) -> float:
     """Slide an 11 by 11 Gaussian window of deviation 1.5 over each channel, with the constants of Wang et al. 2004."""
-    weights = [[math.exp(-((i - 5) ** 2 + (j - 5) ** 2) / (2 * 1.5**2)) for j in range(11)] for i in range(11)]
+    weights = [
+        [math.exp(-((i - 5) ** 2 + (j - 5) ** 2) / (2 * 1.5**2)) for j in range(11)]
+        for i in range(11)
+    ]
     total = sum(map(sum, weights))
     values = []
     for x, y in zip(a.tolist(), b.tolist(), strict=True):
@@ -33,10 +44,15 @@ def ssim_by_hand(a: torch.Tensor, b: torch.Tensor) -> float:
                 mean_y = sum(w * y[top + i][left + j] for i, j, w in places)
                 var_x = sum(w * (x[top + i][left + j] - mean_x) ** 2 for i, j, w in places)
                 var_y = sum(w * (y[top + i][left + j] - mean_y) ** 2 for i, j, w in places)
-                both = sum(w * (x[top + i][left + j] - mean_x) * (y[top + i][left + j] - mean_y) for i, j, w in places)
+                both = sum(
+                    w * (x[top + i][left + j] - mean_x) * (y[top + i][left + j] - mean_y)
+                    for i, j, w in places
+                )
                 c1, c2 = (0.01 * 1.0) ** 2, (0.03 * 1.0) ** 2
                 values.append(
-                    (2 * mean_x * mean_y + c1) * (2 * both + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+                    (2 * mean_x * mean_y + c1)
+                    * (2 * both + c2)
+                    / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
                 )
     return sum(values) / len(values)
 
@@ -56,7 +72,9 @@ def test_ssim_of_a_picture_with_itself_is_one_also_where_it_is_flat_or_small() -
 
 def test_ssim_of_two_flat_pictures_compares_their_brightness() -> None:
     expected = (2 * 0.5 * 0.7 + 1e-4) / (0.5**2 + 0.7**2 + 1e-4)
-    assert ssim(torch.full((3, 12, 12), 0.5), torch.full((3, 12, 12), 0.7)) == pytest.approx(expected, abs=1e-6)
+    assert ssim(torch.full((3, 12, 12), 0.5), torch.full((3, 12, 12), 0.7)) == pytest.approx(
+        expected, abs=1e-6
+    )
 
 
 def test_blank_cells_are_those_of_one_colour() -> None:
@@ -95,8 +113,13 @@ Retrieval = tuple[list[list[int]], list[list[bool]]]
 def retrievals(draw: st.DrawFn) -> Retrieval:
     """Scores with many ties, and in each row at least one match."""
     n_rows, n_columns = draw(st.integers(1, 5)), draw(st.integers(1, 6))
-    scores = [draw(st.lists(st.integers(-2, 2), min_size=n_columns, max_size=n_columns)) for _ in range(n_rows)]
-    matches = [draw(st.lists(st.booleans(), min_size=n_columns, max_size=n_columns)) for _ in range(n_rows)]
+    scores = [
+        draw(st.lists(st.integers(-2, 2), min_size=n_columns, max_size=n_columns))
+        for _ in range(n_rows)
+    ]
+    matches = [
+        draw(st.lists(st.booleans(), min_size=n_columns, max_size=n_columns)) for _ in range(n_rows)
+    ]
     for row in matches:
         row[draw(st.integers(0, n_columns - 1))] = True
     return scores, matches
@@ -109,7 +132,9 @@ def test_ranks_match_brute_force(retrieval: Retrieval) -> None:
     expected = []
     for row, is_match in zip(scores, matches, strict=True):
         best = max(score for score, match in zip(row, is_match, strict=True) if match)
-        ahead = [score for score, match in zip(row, is_match, strict=True) if not match and score >= best]
+        ahead = [
+            score for score, match in zip(row, is_match, strict=True) if not match and score >= best
+        ]
         expected.append(len(ahead))
     assert retrieval_ranks(torch.tensor(scores).float(), torch.tensor(matches)).tolist() == expected
 
@@ -122,7 +147,9 @@ def test_model_that_finds_everything_alike_recalls_nothing() -> None:
 def test_the_same_caption_twice_is_a_match_twice() -> None:
     captions = ["a ring", "a star", "a ring"]
     is_match = torch.tensor([[a == b for b in captions] for a in captions])
-    scores = torch.tensor([[0.1, 0.2, 0.9], [0.5, 0.6, 0.4], [0.8, 0.7, 0.1]])  # each ring finds the other's caption
+    scores = torch.tensor(
+        [[0.1, 0.2, 0.9], [0.5, 0.6, 0.4], [0.8, 0.7, 0.1]]
+    )  # each ring finds the other's caption
     assert retrieval_ranks(scores, is_match).tolist() == [0, 0, 0]
     assert retrieval_ranks(scores, torch.eye(3, dtype=torch.bool)).tolist() == [2, 0, 2]
 

@@ -22,7 +22,9 @@ def complaint(name: str, *overrides: str, kind: str | None = None) -> UsageError
 def problems(name: str, *overrides: str) -> list[str]:
     """The list of problems below the headline, which must count them."""
     headline, *lines = complaint(name, *overrides).message.splitlines()
-    assert headline.startswith(f"{len(lines)} problem{'s' if len(lines) > 1 else ''} in recipe {name}:")
+    assert headline.startswith(
+        f"{len(lines)} problem{'s' if len(lines) > 1 else ''} in recipe {name}:"
+    )
     return [line.strip() for line in lines]
 
 
@@ -59,7 +61,9 @@ def test_a_file_of_ones_own_loads(recipe_file: Path) -> None:
     assert load_recipe(str(recipe_file), []) == load_recipe("dvae/tiny", [])
 
 
-def test_a_file_wins_over_a_shipped_recipe_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_wins_over_a_shipped_recipe_of_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "dvae").mkdir()
     (tmp_path / "dvae" / "tiny").write_text("kind = 'dvae'")
     monkeypatch.chdir(tmp_path)
@@ -71,7 +75,8 @@ def test_three_mistakes_are_told_at_once_with_paths_and_likely_spellings() -> No
     assert len(told) == 3
     assert "`model.n_hiden` is not a key; did you mean `model.n_hidden`?" in told
     assert any(
-        line.startswith("`training.steps`: ") and line.endswith("greater than or equal to 1: 0") for line in told
+        line.startswith("`training.steps`: ") and line.endswith("greater than or equal to 1: 0")
+        for line in told
     )
     assert any(line.startswith("`optimizer.lr.start`: ") and "'fast'" in line for line in told)
 
@@ -97,7 +102,10 @@ def test_a_key_like_no_other_is_told_without_a_guess() -> None:
 def test_missing_keys_are_told_with_their_paths(recipe_file: Path) -> None:
     text = recipe_file.read_text()
     recipe_file.write_text(text.replace("vocab_size = 64\n", "").replace("seed = 0\n", ""))
-    assert problems(str(recipe_file)) == ["`model.vocab_size` is missing", "`training.seed` is missing"]
+    assert problems(str(recipe_file)) == [
+        "`model.vocab_size` is missing",
+        "`training.seed` is missing",
+    ]
 
 
 def test_numbers_that_do_not_fit_together_are_both_told() -> None:
@@ -132,13 +140,17 @@ def test_a_value_where_a_table_belongs_is_one_problem_at_its_path(override: str)
         ("runtime.precision= bf16 ", "runtime", "precision", "bf16"),
     ],
 )
-def test_set_reads_values_as_toml_or_else_as_text(override: str, table: str, key: str, expected: object) -> None:
+def test_set_reads_values_as_toml_or_else_as_text(
+    override: str, table: str, key: str, expected: object
+) -> None:
     value = getattr(getattr(load_recipe("dvae/tiny", [override]), table), key)
     assert value == expected and type(value) is type(expected)
 
 
 def test_set_reaches_any_depth_and_takes_whole_tables() -> None:
-    recipe = load_recipe("dvae/tiny", ["loss.kl_weight.end=3.0", "optimizer.lr={start=1.0, end=0.5, steps=9}"])
+    recipe = load_recipe(
+        "dvae/tiny", ["loss.kl_weight.end=3.0", "optimizer.lr={start=1.0, end=0.5, steps=9}"]
+    )
     assert (recipe.loss.kl_weight.start, recipe.loss.kl_weight.end) == (0.0, 3.0)
     assert recipe.optimizer.lr.model_dump() == {"start": 1.0, "end": 0.5, "steps": 9}
 
@@ -153,13 +165,17 @@ def test_the_last_of_two_settings_wins_and_nothing_else_changes() -> None:
 
 def test_set_adds_a_table_that_the_recipe_leaves_out(recipe_file: Path) -> None:
     text = recipe_file.read_text()
-    recipe_file.write_text(text[: text.index("[runtime]")].replace("[ema]\ndecay = 0.999\nevery = 1\n", ""))
+    recipe_file.write_text(
+        text[: text.index("[runtime]")].replace("[ema]\ndecay = 0.999\nevery = 1\n", "")
+    )
     assert load_recipe(str(recipe_file), []).ema is None
     recipe = load_recipe(str(recipe_file), ["ema.decay=0.5", "ema.every=2", "runtime.workers=7"])
     assert (recipe.ema.decay, recipe.ema.every, recipe.runtime.workers) == (0.5, 2, 7)
 
 
-@pytest.mark.parametrize("override", ["training.steps", "=5", ".steps=5", "training.=5", "", "training..steps=5"])
+@pytest.mark.parametrize(
+    "override", ["training.steps", "=5", ".steps=5", "training.=5", "", "training..steps=5"]
+)
 def test_set_of_another_form_is_refused_with_an_example(override: str) -> None:
     error = complaint("dvae/tiny", override)
     assert "not of the form section.key=value" in error.message and "--set" in error.hint
@@ -189,7 +205,9 @@ def test_a_missing_kind_is_told(tmp_path: Path) -> None:
     assert "missing" in complaint(str(tmp_path / "empty.toml")).message
 
 
-@pytest.mark.parametrize(("name", "meant"), [("dvae/tyni", "dvae/tiny"), ("transfomer/tiny", "transformer/tiny")])
+@pytest.mark.parametrize(
+    ("name", "meant"), [("dvae/tyni", "dvae/tiny"), ("transfomer/tiny", "transformer/tiny")]
+)
 def test_an_unknown_recipe_is_told_with_the_likely_one(name: str, meant: str) -> None:
     error = complaint(name)
     assert name in error.message and f"`{meant}`" in error.hint
@@ -201,7 +219,9 @@ def test_an_unknown_recipe_like_no_other_is_told_where_to_look(name: str) -> Non
     assert "no such recipe" in error.message and error.hint
 
 
-@pytest.mark.parametrize("content", [b"kind = ", b"kind = 'dvae'\nkind = 'dvae'\n", b"kind = '\xff'"])
+@pytest.mark.parametrize(
+    "content", [b"kind = ", b"kind = 'dvae'\nkind = 'dvae'\n", b"kind = '\xff'"]
+)
 def test_a_file_that_is_no_toml_is_told_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "broken.toml").write_bytes(content)
     error = complaint(str(tmp_path / "broken.toml"))

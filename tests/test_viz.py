@@ -56,7 +56,9 @@ def test_caption_is_written_above_its_row() -> None:
     assert (sheet[second : second + MIN_TILE, GAP : GAP + MIN_TILE] == (9, 0, 0)).all()
 
 
-@pytest.mark.parametrize("caption", ["a red circle on the left of a blue square " * 20, "W" * 500, "猫" * 100])
+@pytest.mark.parametrize(
+    "caption", ["a red circle on the left of a blue square " * 20, "W" * 500, "猫" * 100]
+)
 def test_long_captions_are_cut_to_the_sheet(caption: str) -> None:
     sheet = np.asarray(labelled_grid([(caption, [flat(0)])]))
     line = sheet[:TEXT_HEIGHT]
@@ -86,23 +88,32 @@ def pixels_shown(pictures: list[Image.Image], n_columns: int) -> np.ndarray:
 
 
 def noise(seed: int, side: int = PREVIEW_SIDE) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(256, size=(side, side, 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(256, size=(side, side, 3), dtype=np.uint8)
+    )
 
 
 def test_half_blocks_show_every_pixel_of_small_pictures_side_by_side() -> None:
     pictures = [noise(0), noise(1), noise(2)]
     shown = pixels_shown(pictures, 3 * PREVIEW_SIDE + 2)
-    assert np.array_equal(shown, np.concatenate([np.asarray(picture) for picture in pictures], axis=1))
+    assert np.array_equal(
+        shown, np.concatenate([np.asarray(picture) for picture in pictures], axis=1)
+    )
 
 
 def test_half_blocks_show_large_pictures_by_the_means_of_their_parts() -> None:
     shown = pixels_shown([noise(0, 4 * PREVIEW_SIDE)], 80)
-    means = np.asarray(noise(0, 4 * PREVIEW_SIDE)).reshape(PREVIEW_SIDE, 4, PREVIEW_SIDE, 4, 3).mean(axis=(1, 3))
+    means = (
+        np.asarray(noise(0, 4 * PREVIEW_SIDE))
+        .reshape(PREVIEW_SIDE, 4, PREVIEW_SIDE, 4, 3)
+        .mean(axis=(1, 3))
+    )
     assert shown.shape == means.shape and np.abs(shown - means).max() <= 1
 
 
 @pytest.mark.parametrize(
-    ("n_columns", "shape"), [(2, (2, 2)), (9, (8, 8)), (48, (24, 24)), (49, (24, 48)), (80, (24, 72))]
+    ("n_columns", "shape"),
+    [(2, (2, 2)), (9, (8, 8)), (48, (24, 24)), (49, (24, 48)), (80, (24, 72))],
 )
 def test_half_blocks_show_as_many_pictures_as_fit(n_columns: int, shape: tuple[int, int]) -> None:
     assert pixels_shown([noise(i) for i in range(4)], n_columns).shape == (*shape, 3)

@@ -13,10 +13,14 @@ from dalle_cli.console import Terminal
 @data_app.command()
 def shapes(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
-    level: Annotated[int, typer.Option(min=1, max=2, help="1: one object; 2: two objects and a relation.")] = 1,
+    level: Annotated[
+        int, typer.Option(min=1, max=2, help="1: one object; 2: two objects and a relation.")
+    ] = 1,
     pictures: Annotated[int, typer.Option(min=2, help="How many to draw.")] = 6000,
     size: Annotated[int, typer.Option(min=16, help="Side in pixels.")] = 32,
-    unseen_share: Annotated[float, typer.Option(min=0.01, max=0.9, help="Combinations kept out of training.")] = 0.25,
+    unseen_share: Annotated[
+        float, typer.Option(min=0.01, max=0.9, help="Combinations kept out of training.")
+    ] = 0.25,
     seed: Annotated[int, typer.Option(help="The same seed draws the same pictures.")] = 0,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -33,7 +37,10 @@ def shapes(
 @data_app.command()
 def check(
     data: Annotated[
-        str, typer.Argument(metavar="SRC", help="Folder (of tokens, too), tar shards, or a CSV/JSONL file.")
+        str,
+        typer.Argument(
+            metavar="SRC", help="Folder (of tokens, too), tar shards, or a CSV/JSONL file."
+        ),
     ],
     as_json: Json = False,
     quiet: Quiet = False,
@@ -49,10 +56,19 @@ def check(
 
 @data_app.command()
 def encode(
-    data: Annotated[str, typer.Argument(metavar="SRC", help="Captioned pictures: folder, tar shards, or a CSV/JSONL.")],
-    dvae: Annotated[Path, typer.Option(metavar="RUN", help="The discrete VAE whose tokens they become.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC", help="Captioned pictures: folder, tar shards, or a CSV/JSONL."
+        ),
+    ],
+    dvae: Annotated[
+        Path, typer.Option(metavar="RUN", help="The discrete VAE whose tokens they become.")
+    ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder, or one to go on with.")],
-    copies: Annotated[int, typer.Option(min=1, help="Random crops of each picture, beside the centred one.")] = 4,
+    copies: Annotated[
+        int, typer.Option(min=1, help="Random crops of each picture, beside the centred one.")
+    ] = 4,
     batch_size: Annotated[int, typer.Option(min=1, help="Crops encoded side by side.")] = 16,
     device: Device = "auto",
     precision: Precision = None,

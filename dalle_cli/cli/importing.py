@@ -13,12 +13,16 @@ from dalle_cli.console import Terminal
 @import_app.command()
 def dvae(
     encoder: Annotated[
-        Path, typer.Argument(metavar="ENCODER", help="OpenAI's encoder.pkl, or FLAVA's image codebook.")
+        Path,
+        typer.Argument(metavar="ENCODER", help="OpenAI's encoder.pkl, or FLAVA's image codebook."),
     ],
     run: Annotated[Path, typer.Option(metavar="DIR", help="The run's folder, a new one.")],
     decoder: Annotated[
         Path | None,
-        typer.Argument(metavar="DECODER", help="OpenAI's decoder.pkl; without it, `dalle data encode` alone works."),
+        typer.Argument(
+            metavar="DECODER",
+            help="OpenAI's decoder.pkl; without it, `dalle data encode` alone works.",
+        ),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,

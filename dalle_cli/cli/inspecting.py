@@ -51,7 +51,9 @@ def check_recipe(
 @app.command(rich_help_panel="Look")
 def info(
     name: Annotated[str, typer.Argument(metavar="RECIPE|RUN", help="A recipe, or a run's folder.")],
-    masks: Annotated[Path | None, typer.Option(metavar="DIR", help="Draw the attention masks here.")] = None,
+    masks: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw the attention masks here.")
+    ] = None,
     overrides: Overrides = [],  # noqa: B006
     as_json: Json = False,
     quiet: Quiet = False,
@@ -67,7 +69,9 @@ def info(
 
 @app.command(rich_help_panel="Look")
 def doctor(
-    measured: Annotated[bool, typer.Option("--measure", help="Measure matrix rates and memory bandwidth.")] = False,
+    measured: Annotated[
+        bool, typer.Option("--measure", help="Measure matrix rates and memory bandwidth.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

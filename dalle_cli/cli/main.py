@@ -19,11 +19,15 @@ def main() -> None:
             raise
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(ended.code if isinstance(ended.code, int) else 0)  # gloo's threads now and then abort a normal exit
+        os._exit(
+            ended.code if isinstance(ended.code, int) else 0
+        )  # gloo's threads now and then abort a normal exit
 
 
 def _run() -> None:
-    sys.argv = [word for word in sys.argv if not word.startswith("--local_rank=")]  # DeepSpeed's launcher puts it there
+    sys.argv = [
+        word for word in sys.argv if not word.startswith("--local_rank=")
+    ]  # DeepSpeed's launcher puts it there
     try:
         app()
     except DalleError as error:

@@ -5,12 +5,22 @@ from typing import Annotated
 
 import typer
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's path, or the name of a shipped one.")]
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe's path, or the name of a shipped one.")
+]
 Overrides = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key, as in training.steps=500.")
+    list[str],
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a recipe key, as in training.steps=500."
+    ),
 ]
 DataSource = Annotated[
-    str, typer.Option("--data", metavar="SRC", help="Folder of pictures and captions, tar shards, or a CSV/JSONL file.")
+    str,
+    typer.Option(
+        "--data",
+        metavar="SRC",
+        help="Folder of pictures and captions, tar shards, or a CSV/JSONL file.",
+    ),
 ]
 PairSource = Annotated[
     str,
@@ -21,13 +31,25 @@ PairSource = Annotated[
     ),
 ]
 ValidSource = Annotated[
-    str | None, typer.Option("--valid", metavar="SRC", help="Held-out data; otherwise a share of --data is held out.")
+    str | None,
+    typer.Option(
+        "--valid", metavar="SRC", help="Held-out data; otherwise a share of --data is held out."
+    ),
 ]
-RunFolder = Annotated[Path, typer.Option("--run", metavar="DIR", help="The run's folder, new or to be resumed.")]
+RunFolder = Annotated[
+    Path, typer.Option("--run", metavar="DIR", help="The run's folder, new or to be resumed.")
+]
 Resume = Annotated[
-    str, typer.Option("--resume", metavar="auto|never|PATH", help="Go on from the newest checkpoint, or from this one.")
+    str,
+    typer.Option(
+        "--resume",
+        metavar="auto|never|PATH",
+        help="Go on from the newest checkpoint, or from this one.",
+    ),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, and stop.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything, say what would be done, and stop.")
+]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
 Precision = Annotated[
     str | None,
@@ -40,11 +62,18 @@ Precision = Annotated[
 DeepSpeedFile = Annotated[
     Path | None,
     typer.Option(
-        "--deepspeed", metavar="FILE", help="Tunes ZeRO by DeepSpeed's own JSON; `auto` is what the recipe says."
+        "--deepspeed",
+        metavar="FILE",
+        help="Tunes ZeRO by DeepSpeed's own JSON; `auto` is what the recipe says.",
     ),
 ]
 Gpus = Annotated[
-    int | None, typer.Option("--gpus", metavar="N", min=1, help="Start so many processes here, one for each GPU.")
+    int | None,
+    typer.Option(
+        "--gpus", metavar="N", min=1, help="Start so many processes here, one for each GPU."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but results, warnings and errors.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print nothing but results, warnings and errors.")
+]

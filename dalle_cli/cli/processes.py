@@ -7,7 +7,7 @@ from dalle_cli.runtime.launcher import launch
 from dalle_cli.runtime.ranks import ranks_of_environment
 
 
-def is_parent_of(n_processes: int | None) -> bool:
+def launch_workers(n_processes: int | None) -> bool:
     """Run the command in the processes asked for, and say whether that was all there is to do.
 
     A process that others have started is one of them already, and must be one of as many.
@@ -16,7 +16,9 @@ def is_parent_of(n_processes: int | None) -> bool:
     if n_processes is None or ranks.size == n_processes:
         return False
     if ranks.size > 1:
-        raise UsageError(f"--gpus {n_processes}, but {ranks.size} processes were started", "leave out --gpus")
+        raise UsageError(
+            f"--gpus {n_processes}, but {ranks.size} processes were started", "leave out --gpus"
+        )
     launch(n_processes, _without_gpus(sys.argv[1:]))
     return True
 

@@ -22,7 +22,7 @@ from dalle_cli.cli.options import (
     RunFolder,
     ValidSource,
 )
-from dalle_cli.cli.processes import is_parent_of
+from dalle_cli.cli.processes import launch_workers
 from dalle_cli.console import Terminal
 from dalle_cli.recipe import load_recipe
 from dalle_cli.runtime.ranks import check_not_left_alone
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from dalle_cli.training.run import TrainOptions
 
 TokenizerFile = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="A merges.json; otherwise one is learnt from the captions.")
+    Path | None,
+    typer.Option(metavar="FILE", help="A merges.json; otherwise one is learnt from the captions."),
 ]
 
 
@@ -40,7 +41,13 @@ def _with_precision(overrides: list[str], precision: str | None) -> list[str]:
 
 
 def _options(
-    data: str, run: Path, valid: str | None, resume: str, device: str, dry_run: bool, deepspeed: Path | None = None
+    data: str,
+    run: Path,
+    valid: str | None,
+    resume: str,
+    device: str,
+    dry_run: bool,
+    deepspeed: Path | None = None,
 ) -> "TrainOptions":
     from dalle_cli.training.run import TrainOptions
 
@@ -59,7 +66,7 @@ def _said_by(deepspeed: Path | None) -> list[str]:
 def _is_parent_of(n_processes: int | None) -> bool:
     if n_processes is None:
         check_not_left_alone()
-    return is_parent_of(n_processes)
+    return launch_workers(n_processes)
 
 
 @app.command("train-dvae", rich_help_panel="Train")
@@ -94,7 +101,9 @@ def train_transformer(
     recipe: RecipeName,
     data: PairSource,
     run: RunFolder,
-    dvae: Annotated[Path, typer.Option(metavar="RUN", help="The discrete VAE whose tokens it learns.")],
+    dvae: Annotated[
+        Path, typer.Option(metavar="RUN", help="The discrete VAE whose tokens it learns.")
+    ],
     tokenizer: TokenizerFile = None,
     valid: ValidSource = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
@@ -111,7 +120,9 @@ def train_transformer(
 
     Example: dalle train-transformer transformer/emoji --data pictures/ --dvae runs/dvae --run runs/dalle
     """
-    checked = load_recipe(recipe, _with_precision(overrides, precision), "transformer", _said_by(deepspeed))
+    checked = load_recipe(
+        recipe, _with_precision(overrides, precision), "transformer", _said_by(deepspeed)
+    )
     if _is_parent_of(gpus):
         return
     from dalle_cli.commands.train_transformer import TransformerOptions
@@ -146,4 +157,9 @@ def train_clip(
         return
     from dalle_cli.commands.train_clip import train_clip as command
 
-    command(checked, _options(data, run, valid, resume, device, dry_run), tokenizer, Terminal(quiet, as_json))
+    command(
+        checked,
+        _options(data, run, valid, resume, device, dry_run),
+        tokenizer,
+        Terminal(quiet, as_json),
+    )

@@ -29,19 +29,26 @@ GRID_PROMPTS = 8  # of each kind
 DVAE_RECIPE, TRANSFORMER_RECIPE, CLIP_RECIPE = "dvae/demo", "transformer/demo", "clip/demo"
 
 
-def demo(folder: Path, n_pictures: int, overrides: dict[str, list[str]], terminal: Terminal) -> None:
+def demo(
+    folder: Path, n_pictures: int, overrides: dict[str, list[str]], terminal: Terminal
+) -> None:
     """Draw scenes, train the three models on them, generate, rerank and measure; writes grid.png and summary.json.
 
     overrides  further `--set` values for "dvae", "transformer" and "clip"
     """
     started = time.perf_counter()
-    data, dvae, transformer, clip = (folder / name for name in ("data", "dvae", "transformer", "clip"))
+    data, dvae, transformer, clip = (
+        folder / name for name in ("data", "dvae", "transformer", "clip")
+    )
     if clear_unless_finished(data, "shapes.json"):
         run(["data", "shapes", data, "--pictures", n_pictures], terminal)
     train = ["--data", data / "train"]
     run(["train-dvae", DVAE_RECIPE, *train, "--run", dvae, *_sets(overrides["dvae"])], terminal)
     own = ["--dvae", dvae, "--run", transformer]
-    run(["train-transformer", TRANSFORMER_RECIPE, *train, *own, *_sets(overrides["transformer"])], terminal)
+    run(
+        ["train-transformer", TRANSFORMER_RECIPE, *train, *own, *_sets(overrides["transformer"])],
+        terminal,
+    )
     run(["train-clip", CLIP_RECIPE, *train, "--run", clip, *_sets(overrides["clip"])], terminal)
     ranking = ["--clip", clip, "--best", 1, "--keep-all"]
     for group, options in (("seen", ["-n", SINGLE]), ("unseen", ["-n", CANDIDATES, *ranking])):
@@ -71,7 +78,13 @@ def run(arguments: list[Any], terminal: Terminal) -> None:
     """Print and run one `dalle` command; raises DalleError with its exit code where it fails."""
     words = list(map(str, arguments))
     terminal.say(f"\n$ dalle {shlex.join(words)}")
-    command = [sys.executable, "-m", "dalle_cli", *words, *(["--quiet"] if terminal.is_quiet else [])]
+    command = [
+        sys.executable,
+        "-m",
+        "dalle_cli",
+        *words,
+        *(["--quiet"] if terminal.is_quiet else []),
+    ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child, _signals_left_to(child):
         code = child.wait()
     if code:
@@ -88,7 +101,9 @@ def _signals_left_to(child: subprocess.Popen) -> Iterator[None]:
     """
     before = {
         signal.SIGINT: signal.signal(signal.SIGINT, lambda number, frame: None),
-        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, frame: child.send_signal(number)),
+        signal.SIGTERM: signal.signal(
+            signal.SIGTERM, lambda number, frame: child.send_signal(number)
+        ),
     }
     try:
         yield
@@ -114,7 +129,9 @@ def caption_accuracy(folder: Path, records: list[dict[str, Any]], data: Path) ->
     """Share of drawn pictures that show what their caption says, every attribute right."""
     facts = json.loads((data / "shapes.json").read_text())
     pictures = (Image.open(folder / record["file"]).convert("RGB") for record in records)
-    return Recogniser(facts["level"], facts["side"]).accuracy(pictures, [record["caption"] for record in records])
+    return Recogniser(facts["level"], facts["side"]).accuracy(
+        pictures, [record["caption"] for record in records]
+    )
 
 
 def draw_grid(folder: Path, seen: list[dict[str, Any]], unseen: list[dict[str, Any]]) -> None:
@@ -123,17 +140,25 @@ def draw_grid(folder: Path, seen: list[dict[str, Any]], unseen: list[dict[str, A
     for name, records in (("seen", seen), ("unseen", unseen)):
         captions = list(dict.fromkeys(record["caption"] for record in records))
         shown = captions[:: max(len(captions) // GRID_PROMPTS, 1)][:GRID_PROMPTS]
-        own = {c: sorted((r for r in records if r["caption"] == c), key=lambda r: r["number"]) for c in shown}
+        own = {
+            c: sorted((r for r in records if r["caption"] == c), key=lambda r: r["number"])
+            for c in shown
+        }
         rows = [(f"{caption} ({name})", own[caption][:SINGLE]) for caption in shown]
         sheets.append(_sheet(folder / name, rows))
         if name == "unseen":
             best = [[r for r in own[caption] if r["rank"] == 1] for caption in shown]
-            sheets.append(_sheet(folder / name, [(f"best of {CANDIDATES}", records) for records in best]))
+            sheets.append(
+                _sheet(folder / name, [(f"best of {CANDIDATES}", records) for records in best])
+            )
     side_by_side(sheets).save(folder / GRID)
 
 
 def _sheet(folder: Path, rows: list[tuple[str, list[dict[str, Any]]]]) -> Image.Image:
-    opened = [(label, [Image.open(folder / r["file"]).convert("RGB") for r in records]) for label, records in rows]
+    opened = [
+        (label, [Image.open(folder / r["file"]).convert("RGB") for r in records])
+        for label, records in rows
+    ]
     return labelled_grid(opened)
 
 

@@ -14,7 +14,16 @@ from dalle_cli.runtime.devices import choose_device, use_fast_fp32_matmul
 from dalle_cli.runtime.peak_rates import keep, measure
 from dalle_cli.runtime.precision import choose_precision
 
-PACKAGES = ("torch", "numpy", "pillow", "pydantic", "safetensors", "tokenizers", "youtokentome", "deepspeed")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "pillow",
+    "pydantic",
+    "safetensors",
+    "tokenizers",
+    "youtokentome",
+    "deepspeed",
+)
 TOOLS = ("g++", "ninja", "nvcc")
 REMEDIES = {
     "youtokentome": "`make install` builds it; tokenizers learns the text vocabulary until then",
@@ -54,10 +63,12 @@ def doctor(measured: bool, terminal: Terminal) -> None:
 def _measured(device: torch.device, terminal: Terminal) -> dict[str, str]:
     found = measure(device)
     try:
-        terminal.say(f"kept in {keep(device, found)}: `train/share_of_matrix_rate` of later runs goes by it")
+        terminal.say(f"kept in {keep(device, found)}: `train/mfu` of later runs goes by it")
     except OSError as error:
         terminal.warn(f"not kept: {error}")
-    rates = {f"{p} matrix rate": f"{rate / 1e12:.3g} TFLOP/s" for p, rate in found.matrix_rates.items()}
+    rates = {
+        f"{p} matrix rate": f"{rate / 1e12:.3g} TFLOP/s" for p, rate in found.matmul_rates.items()
+    }
     return rates | {
         "memory bandwidth": f"{found.bandwidth / 1e9:.3g} GB/s",
         "checkpoint write rate": f"{found.write_rate / 1e9:.3g} GB/s",

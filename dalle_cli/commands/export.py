@@ -14,7 +14,9 @@ def export(run_path: Path, out: Path, terminal: Terminal) -> None:
     folders = [(model_dir(run_path), target.model)]
     if run.dvae.is_dir():
         folders.append((model_dir(run.dvae), target.dvae))
-    files = [(source / name, folder / name) for source, folder in folders for name in (CONFIG, WEIGHTS)]
+    files = [
+        (source / name, folder / name) for source, folder in folders for name in (CONFIG, WEIGHTS)
+    ]
     if run.tokenizer.is_file():
         files.append((run.tokenizer, target.tokenizer))
     for source, copy in files:

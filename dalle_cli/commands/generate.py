@@ -17,21 +17,21 @@ import torch
 
 from dalle_cli.console import Terminal
 from dalle_cli.errors import DalleError
-from dalle_cli.generation.batch_size import choose_widths
-from dalle_cli.generation.dalle import Painter
+from dalle_cli.generation.batch_size import choose_batch_sizes
+from dalle_cli.generation.dalle import DallePipeline
 from dalle_cli.generation.image_prompt import ImagePrompt, keep_tokens
-from dalle_cli.generation.job import DrawingJob, fill, help_to_fill
-from dalle_cli.generation.output_folder import DrawnFolder
-from dalle_cli.generation.pipeline import Candidate, Widths
+from dalle_cli.generation.job import GenerationJob, run_job, run_worker
+from dalle_cli.generation.output_folder import OutputFolder
+from dalle_cli.generation.pipeline import BatchSizes, Candidate
 from dalle_cli.generation.ranking import Ranking, rank_by_clip, rank_by_perplexity
 from dalle_cli.generation.sampling import SamplingSettings
 from dalle_cli.loading import load_dvae, load_tokenizer, load_transformer
-from dalle_cli.runtime.compilation import MANY, can_compile
-from dalle_cli.runtime.devices import free_memory, open_device, told_when_out_of_memory
-from dalle_cli.runtime.distributed import World, joined
+from dalle_cli.runtime.compilation import MANY, has_compiler
+from dalle_cli.runtime.devices import explain_out_of_memory, free_memory, open_device
+from dalle_cli.runtime.distributed import World, init_process_group
 from dalle_cli.runtime.precision import DTYPES, Precision, apply_precision
-from dalle_cli.scoring.clip_scorer import open_clip
-from dalle_cli.storage.atomic import held_alone
+from dalle_cli.scoring.clip_scorer import load_clip_scorer
+from dalle_cli.storage.atomic import exclusive_lock
 from dalle_cli.storage.job_folder import begin_job, check_same, recorded_job
 from dalle_cli.storage.run_dir import GRID, MANIFEST, WEIGHTS, RunDir, dvae_model_dir, model_dir
 from dalle_cli.untrusted import printable
@@ -76,51 +76,67 @@ def generate(options: GenerateOptions, terminal: Terminal) -> None:
     The same command goes on with a folder it did not finish, in another number of processes if need be.
     """
     recorded = recorded_job(options.out) if options.out is not None else None
-    precision = (recorded or {}).get("precision", "auto") if options.precision == "auto" else options.precision
+    precision = (
+        (recorded or {}).get("precision", "auto")
+        if options.precision == "auto"
+        else options.precision
+    )
     device, precision = open_device(options.device, precision)
-    with joined(device) as world:
-        job = plan(options, recorded or {}, world, world.tell(precision), terminal)
+    with init_process_group(device) as world:
+        job = plan(options, recorded or {}, world, world.broadcast(precision), terminal)
         description = describe(options, job)
         if recorded is not None:
-            check_same(options.out, recorded, dict.fromkeys(recorded) | description)  # in all processes, told by one
+            check_same(
+                options.out, recorded, dict.fromkeys(recorded) | description
+            )  # in all processes, told by one
         if world.is_main:
             out = make_folder(options)
             begin_job(out, description)
-            draw(job, DrawnFolder(world.tell(out), job.settings), options, terminal)
+            draw(job, OutputFolder(world.broadcast(out), job.settings), options, terminal)
         else:
-            out = world.tell(None)
-            with told_how_to_go_on(out, terminal):
-                help_to_fill(job, DrawnFolder(out, job.settings))
+            out = world.broadcast(None)
+            with explain_how_to_resume(out, terminal):
+                run_worker(job, OutputFolder(out, job.settings))
 
 
 def plan(
-    options: GenerateOptions, recorded: dict[str, Any], world: World, precision: Precision, terminal: Terminal
-) -> DrawingJob:
+    options: GenerateOptions,
+    recorded: dict[str, Any],
+    world: World,
+    precision: Precision,
+    terminal: Terminal,
+) -> GenerationJob:
     """Load and choose all that it takes to draw."""
-    painter = load_painter(options.run, world.device, precision)
-    kept = None if options.image is None else keep_tokens(options.image, painter.dvae)
-    warn_of_captions(painter, options.captions, terminal)
+    pipeline = load_pipeline(options.run, world.device, precision)
+    kept = None if options.image is None else keep_tokens(options.image, pipeline.dvae)
+    warn_of_captions(pipeline, options.captions, terminal)
     if options.sampling.guidance != 1 and caption_dropout(options.run) == 0:
-        terminal.warn("guidance goes by the empty caption, never seen in training: `loss.caption_dropout` was 0")
-    ranking = choose_ranking(options, painter, precision, terminal)
-    widths = choose_again(recorded, options, painter, world)
-    n_batches = math.ceil(len(options.captions) * options.n / widths.decode)
-    is_long = n_batches * painter.transformer.image_len >= MANY
-    painter = replace(painter, is_compiled=choose_compiled(recorded, is_long, world))
+        terminal.warn(
+            "guidance goes by the empty caption, never seen in training: `loss.caption_dropout` was 0"
+        )
+    ranking = choose_ranking(options, pipeline, precision, terminal)
+    widths = choose_again(recorded, options, pipeline, world)
+    n_batches = math.ceil(len(options.captions) * options.n / widths.sampling)
+    is_long = n_batches * pipeline.transformer.image_len >= MANY
+    pipeline = replace(pipeline, is_compiled=choose_compiled(recorded, is_long, world))
     settings = {
         "seed": options.seed,
         **asdict(options.sampling),
-        "decode_width": widths.decode,
-        "slice_width": widths.slice,
-        "compiled": painter.is_compiled,
+        "sampling_batch_size": widths.sampling,
+        "decoding_batch_size": widths.decoding,
+        "compiled": pipeline.is_compiled,
         "device": world.device.type,
         "precision": precision,
         "model": model_checksum(options.run),
         **(kept.record if kept else {}),
     }
-    return DrawingJob(
-        painter=painter,
-        candidates=[Candidate(caption, number) for caption in options.captions for number in range(options.n)],
+    return GenerationJob(
+        pipeline=pipeline,
+        candidates=[
+            Candidate(caption, number)
+            for caption in options.captions
+            for number in range(options.n)
+        ],
         n=options.n,
         n_kept=options.n_kept,
         widths=widths,
@@ -133,11 +149,13 @@ def plan(
     )
 
 
-def draw(job: DrawingJob, folder: DrawnFolder, options: GenerateOptions, terminal: Terminal) -> None:
+def draw(
+    job: GenerationJob, folder: OutputFolder, options: GenerateOptions, terminal: Terminal
+) -> None:
     """Fill the folder, lay out the grid, and tell where everything is."""
-    with held_alone(folder.path):
-        with told_how_to_go_on(folder.path, terminal):
-            has_new = fill(job, folder, terminal)
+    with exclusive_lock(folder.path):
+        with explain_how_to_resume(folder.path, terminal):
+            has_new = run_job(job, folder, terminal)
         if has_new or not (folder.path / GRID).is_file():
             folder.save_grid(options.n_kept, options.n_shown)
     if options.show:
@@ -146,11 +164,11 @@ def draw(job: DrawingJob, folder: DrawnFolder, options: GenerateOptions, termina
 
 
 @contextmanager
-def told_how_to_go_on(out: Path, terminal: Terminal) -> Iterator[None]:
+def explain_how_to_resume(out: Path, terminal: Terminal) -> Iterator[None]:
     """Say where a job that is asked to stop goes on from, and what to do where memory is short."""
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        with told_when_out_of_memory():
+        with explain_out_of_memory():
             yield
     except (KeyboardInterrupt, SystemExit):
         terminal.say(f"the same command with `--out {out}` goes on from here")
@@ -159,27 +177,35 @@ def told_how_to_go_on(out: Path, terminal: Terminal) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def load_painter(run: Path, device: torch.device, precision: Precision) -> Painter:
+def load_pipeline(run: Path, device: torch.device, precision: Precision) -> DallePipeline:
     """Load a run's transformer, dVAE and tokenizer; raises DalleError where they don't belong together."""
     transformer, dvae = load_transformer(run).to(device), load_dvae(run).to(device)
     for model in (transformer, dvae):
         apply_precision(model, precision, device)
     dtype = DTYPES.get(precision, torch.float32)
-    painter = Painter(transformer, dvae, load_tokenizer(RunDir(run)), device, dtype)
-    painter.check(run)
-    return painter
+    pipeline = DallePipeline(transformer, dvae, load_tokenizer(RunDir(run)), device, dtype)
+    pipeline.check(run)
+    return pipeline
 
 
-def choose_again(recorded: dict[str, Any], options: GenerateOptions, painter: Painter, world: World) -> Widths:
+def choose_again(
+    recorded: dict[str, Any], options: GenerateOptions, pipeline: DallePipeline, world: World
+) -> BatchSizes:
     """Take the widths that an unfinished job was begun with, whatever memory is free now, or choose some."""
-    free = min(world.gather_lists([free_memory(painter.device)]))
-    own = free / world.size if painter.device.type == "cpu" else free
+    free = min(world.all_gather([free_memory(pipeline.device)]))
+    own = free / world.size if pipeline.device.type == "cpu" else free
     is_guided = options.sampling.guidance != 1
-    chosen = choose_widths(painter, len(options.captions), options.n, is_guided, own, world.size)
-    decode, own_slice = (recorded.get(key) for key in ("decode_width", "slice_width"))
+    chosen = choose_batch_sizes(
+        pipeline, len(options.captions), options.n, is_guided, own, world.size
+    )
+    decode, own_slice = (
+        recorded.get(key) for key in ("sampling_batch_size", "decoding_batch_size")
+    )
     is_usable = all(isinstance(width, int) and width > 0 for width in (decode, own_slice))
-    begun = Widths(decode, own_slice) if is_usable else chosen
-    return Widths(min(options.batch_size, len(options.captions) * options.n) or begun.decode, begun.slice)
+    begun = BatchSizes(decode, own_slice) if is_usable else chosen
+    return BatchSizes(
+        min(options.batch_size, len(options.captions) * options.n) or begun.sampling, begun.decoding
+    )
 
 
 def choose_compiled(recorded: dict[str, Any], is_long: bool, world: World) -> bool:
@@ -188,30 +214,33 @@ def choose_compiled(recorded: dict[str, Any], is_long: bool, world: World) -> bo
     Raises DalleError where the job needs a compiler, and there is none.
     """
     is_wanted = recorded.get("compiled", is_long)
-    is_possible = is_wanted and all(world.gather_lists([can_compile(world.device)]))
+    is_possible = is_wanted and all(world.all_gather([has_compiler(world.device)]))
     if recorded.get("compiled") and not is_possible:
         raise DalleError(
-            "this job was begun with compiled drawing, and here is no compiler", "begin another with --out"
+            "this job was begun with compiled drawing, and here is no compiler",
+            "begin another with --out",
         )
     return is_possible
 
 
 def choose_ranking(
-    options: GenerateOptions, painter: Painter, precision: Precision, terminal: Terminal
+    options: GenerateOptions, pipeline: DallePipeline, precision: Precision, terminal: Terminal
 ) -> Ranking | None:
     """Make what puts candidates in order, if anything does."""
     if options.by_perplexity:
-        return rank_by_perplexity(painter.transformer)
+        return rank_by_perplexity(pipeline.transformer)
     if options.clip is None:
         return None
-    clip = open_clip(options.clip, options.tokenizer, painter.device, precision)
+    clip = load_clip_scorer(options.clip, options.tokenizer, pipeline.device, precision)
     for caption in dict.fromkeys(options.captions):
         if clip.scorer.cuts(caption):
-            terminal.warn(f"caption cut to CLIP's {clip.scorer.clip.text_len} tokens: {printable(caption)[:60]}…")
+            terminal.warn(
+                f"caption cut to CLIP's {clip.scorer.clip.text_len} tokens: {printable(caption)[:60]}…"
+            )
     return rank_by_clip(clip.scorer, clip.identity, options.captions)
 
 
-def describe(options: GenerateOptions, job: DrawingJob) -> dict[str, Any]:
+def describe(options: GenerateOptions, job: GenerationJob) -> dict[str, Any]:
     """Say everything that the files of a folder depend on."""
     return {
         "command": "generate",
@@ -241,16 +270,20 @@ def make_folder(options: GenerateOptions) -> Path:
     raise AssertionError("unreachable")
 
 
-def warn_of_captions(painter: Painter, captions: list[str], terminal: Terminal) -> None:
+def warn_of_captions(pipeline: DallePipeline, captions: list[str], terminal: Terminal) -> None:
     """Say which captions have more tokens than the transformer has room for, and which are asked for twice."""
     for caption, times in Counter(captions).items():
         if times > 1:
-            terminal.warn(f"caption given {times} times, for the same pictures: {printable(caption)[:60]}")
-    room = painter.transformer.text_len - 1
+            terminal.warn(
+                f"caption given {times} times, for the same pictures: {printable(caption)[:60]}"
+            )
+    room = pipeline.transformer.text_len - 1
     for caption in captions:
-        n_tokens = len(painter.tokenizer.encode(caption))
+        n_tokens = len(pipeline.tokenizer.encode(caption))
         if n_tokens > room:
-            terminal.warn(f"caption cut from {n_tokens:,} to {room} tokens: {printable(caption)[:60]}…")
+            terminal.warn(
+                f"caption cut from {n_tokens:,} to {room} tokens: {printable(caption)[:60]}…"
+            )
 
 
 def caption_dropout(run: Path) -> float | None:
@@ -261,7 +294,7 @@ def caption_dropout(run: Path) -> float | None:
         return None
 
 
-def show(folder: DrawnFolder, options: GenerateOptions, terminal: Terminal) -> None:
+def show(folder: OutputFolder, options: GenerateOptions, terminal: Terminal) -> None:
     """Draw small previews, a row for each caption, where stderr is a terminal that can show them."""
     if terminal.picture_columns == 0:
         return
@@ -270,7 +303,7 @@ def show(folder: DrawnFolder, options: GenerateOptions, terminal: Terminal) -> N
         terminal.show(half_blocks(pictures, terminal.picture_columns))
 
 
-def report(folder: DrawnFolder, terminal: Terminal) -> None:
+def report(folder: OutputFolder, terminal: Terminal) -> None:
     """Print where the pictures are; as JSON, with the scores where there are any."""
     out, records = folder.path, folder.records()
     result = {

@@ -19,16 +19,28 @@ from dalle_cli.config import (
 )
 from dalle_cli.console import Terminal
 from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.generation.cached_transformer import cache_bytes
-from dalle_cli.loading import build_clip, build_dvae, build_dvae_encoder, build_transformer, trained_clip_table
+from dalle_cli.generation.cached_transformer import kv_cache_bytes
+from dalle_cli.loading import (
+    build_clip,
+    build_dvae,
+    build_dvae_encoder,
+    build_transformer,
+    trained_clip_table,
+)
 from dalle_cli.models.attention_masks import image_mask
 from dalle_cli.recipe import load_recipe
 from dalle_cli.runtime.devices import choose_device
-from dalle_cli.runtime.peak_rates import kept_write_rate
+from dalle_cli.runtime.peak_rates import stored_write_rate
 from dalle_cli.storage.model_folder import read_model_table
 from dalle_cli.training.checkpoint import CHECKPOINT_COPIES
 from dalle_cli.training.flops import forward_flops, train_flops
-from dalle_cli.training.memory import FP32, activation_bytes, deepspeed_bf16_bytes, largest_layer, state_bytes
+from dalle_cli.training.memory import (
+    FP32,
+    activation_bytes,
+    deepspeed_bf16_bytes,
+    largest_layer,
+    state_bytes,
+)
 from dalle_cli.viz import enlarge
 
 GPU_COUNTS = (8, 64, 1024)
@@ -57,7 +69,9 @@ def _model_of(name: str, overrides: list[str]) -> ModelTable:
         return recipe.model
     if isinstance(recipe, ClipRecipe):
         return trained_clip_table(recipe.model, recipe.tokenizer.vocab_size)
-    return TrainedTransformerTable(**recipe.model.model_dump(), text_vocab_size=recipe.tokenizer.vocab_size)
+    return TrainedTransformerTable(
+        **recipe.model.model_dump(), text_vocab_size=recipe.tokenizer.vocab_size
+    )
 
 
 def _facts(model: ModelTable) -> dict[str, Any]:
@@ -108,19 +122,23 @@ def _transformer_facts(model: TrainedTransformerTable) -> dict[str, Any]:
         },
         "tokens": f"{model.text_len} text out of {model.text_vocab_size:,} at most, "
         f"{model.grid_size}x{model.grid_size} image out of {model.image_vocab_size:,}",
-        "layers": {kind: transformer.kinds.count(kind) for kind in dict.fromkeys(transformer.kinds)},
+        "layers": {
+            kind: transformer.kinds.count(kind) for kind in dict.fromkeys(transformer.kinds)
+        },
         "tflop_per_image": {
             "forward": _significant(forward_flops(model) / 1e12),
             "training": _significant(train_flops(model) / 1e12),
         },
         "weights_mib": round(total * 4 / 2**20, 1),
         "cache_mib": {
-            "of each caption": round(cache_bytes(transformer, 0, 1) / 2**20, 2),
-            "of each sample": round(cache_bytes(transformer, 1, 0) / 2**20, 2),
+            "of each caption": round(kv_cache_bytes(transformer, 0, 1) / 2**20, 2),
+            "of each sample": round(kv_cache_bytes(transformer, 1, 0) / 2**20, 2),
         },
         **_checkpoint_facts(CHECKPOINT_COPIES * FP32 * total),
         "activations_gib_per_sample": {
-            f"{precision}{', recomputed' * recomputed}": _gib(activation_bytes(model, precision, recomputed))
+            f"{precision}{', recomputed' * recomputed}": _gib(
+                activation_bytes(model, precision, recomputed)
+            )
             for precision in ("fp32", "bf16")
             for recomputed in (False, True)
         },
@@ -128,8 +146,12 @@ def _transformer_facts(model: TrainedTransformerTable) -> dict[str, Any]:
             "whole replicas" if stage == 0 else f"ZeRO {stage}": _gib(state_bytes(stage, *sizes, 8))
             for stage in range(4)
         },
-        "zero3_state_gib_per_gpu": {f"{n} GPUs": _gib(state_bytes(3, *sizes, n)) for n in GPU_COUNTS},
-        "deepspeed_bf16_gib_per_gpu": {f"{n} GPUs": _gib(deepspeed_bf16_bytes(*sizes, n)) for n in GPU_COUNTS},
+        "zero3_state_gib_per_gpu": {
+            f"{n} GPUs": _gib(state_bytes(3, *sizes, n)) for n in GPU_COUNTS
+        },
+        "deepspeed_bf16_gib_per_gpu": {
+            f"{n} GPUs": _gib(deepspeed_bf16_bytes(*sizes, n)) for n in GPU_COUNTS
+        },
     }
 
 
@@ -139,8 +161,10 @@ def _significant(value: float) -> float:
 
 def _checkpoint_facts(n_bytes: int) -> dict[str, float]:
     """Tell its size, and how long one process takes to write it where `dalle doctor --measure` has found out."""
-    rate = kept_write_rate(choose_device("auto"))
-    seconds = {} if rate is None else {"checkpoint_seconds_by_one_process": _significant(n_bytes / rate)}
+    rate = stored_write_rate(choose_device("auto"))
+    seconds = (
+        {} if rate is None else {"checkpoint_seconds_by_one_process": _significant(n_bytes / rate)}
+    )
     return {"checkpoint_gib": _gib(n_bytes), **seconds}
 
 

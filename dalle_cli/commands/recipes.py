@@ -8,7 +8,9 @@ from dalle_cli.recipe import load_recipe, read_recipe, shipped_recipes
 
 def list_recipes(terminal: Terminal) -> None:
     """Name the shipped recipes, each with the first comment of its file."""
-    about = {name: _first_comment(path.read_text("utf-8")) for name, path in shipped_recipes().items()}
+    about = {
+        name: _first_comment(path.read_text("utf-8")) for name, path in shipped_recipes().items()
+    }
     terminal.result("\n".join(f"{name:<22}{text}" for name, text in about.items()), about)
 
 

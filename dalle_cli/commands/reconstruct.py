@@ -89,7 +89,9 @@ def reconstruct(options: ReconstructOptions, terminal: Terminal) -> None:
     terminal.result(_text(rows, summary), {"out": str(options.out), **summary, "pictures": rows})
 
 
-def read_pictures(files: list[Path], image_size: int, terminal: Terminal) -> Iterator[tuple[Path, Tensor]]:
+def read_pictures(
+    files: list[Path], image_size: int, terminal: Terminal
+) -> Iterator[tuple[Path, Tensor]]:
     """Read pictures one by one as float [3, H, W] in [0, 1]; name and leave out what is unreadable."""
     for file in files:
         try:
@@ -118,7 +120,10 @@ def bits_per_pixel(dvae: DiscreteVAE, counts: Tensor) -> dict[str, float]:
 
 
 def _text(rows: list[dict[str, Any]], summary: dict[str, Any]) -> str:
-    lines = [f"{row['psnr']:6.2f} dB  SSIM {row['ssim']:.3f}  {printable(row['picture'])}" for row in rows]
+    lines = [
+        f"{row['psnr']:6.2f} dB  SSIM {row['ssim']:.3f}  {printable(row['picture'])}"
+        for row in rows
+    ]
     lines.append(f"{summary['psnr']:6.2f} dB  SSIM {summary['ssim']:.3f}  all {len(rows)}")
     used = f"{summary['codes_used']} of {summary['vocab_size']} codes in use"
     varied = f"perplexity {summary['perplexity']:.1f} ({summary['perplexity_without_blanks']:.1f} without blank cells)"

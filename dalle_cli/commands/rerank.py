@@ -19,11 +19,11 @@ from dalle_cli.data.images import BadSample, decode_image
 from dalle_cli.data.picture_lists import ListedPicture, list_pictures
 from dalle_cli.data.sources.captions import clean_captions
 from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.runtime.devices import open_device, told_when_out_of_memory
-from dalle_cli.scoring.clip_scorer import ClipScorer, OpenedClip, open_clip
+from dalle_cli.runtime.devices import explain_out_of_memory, open_device
+from dalle_cli.scoring.clip_scorer import ClipScorer, LoadedClip, load_clip_scorer
 from dalle_cli.scoring.embedding_cache import EmbeddingCache
 from dalle_cli.scoring.embeddings import Embedded, embed_files
-from dalle_cli.storage.atomic import held_alone, whole_or_absent
+from dalle_cli.storage.atomic import atomic_write, exclusive_lock
 from dalle_cli.storage.job_folder import begin_job, check_same, recorded_job
 from dalle_cli.storage.run_dir import GRID, SCORES, SCORES_TABLE, cache_file
 from dalle_cli.untrusted import SURROGATE, printable
@@ -68,9 +68,13 @@ def rerank(options: RerankOptions, terminal: Terminal) -> None:
     """
     recorded = recorded_job(options.out) if options.out is not None else None
     pictures = with_captions(list_others(options.pictures, options.out), options.caption)
-    precision = (recorded or {}).get("precision", "auto") if options.precision == "auto" else options.precision
+    precision = (
+        (recorded or {}).get("precision", "auto")
+        if options.precision == "auto"
+        else options.precision
+    )
     device, precision = open_device(options.device, precision)
-    clip = open_clip(options.clip, options.tokenizer, device, precision)
+    clip = load_clip_scorer(options.clip, options.tokenizer, device, precision)
     job = {
         "command": "rerank",
         "captions": list(dict.fromkeys(picture.caption for picture in pictures)),
@@ -81,13 +85,18 @@ def rerank(options: RerankOptions, terminal: Terminal) -> None:
     if recorded is not None:
         check_same(options.out, recorded, job)
     warn_of_cut_captions(pictures, clip.scorer, terminal)
-    terminal.say(f"comparing {len(pictures):,} pictures" + (f", writing {options.out}" if options.out else ""))
-    with told_when_out_of_memory():
-        found = embed(pictures, clip, precision, options.batch_size or BATCH_SIZE[device.type], terminal)
+    terminal.say(
+        f"comparing {len(pictures):,} pictures"
+        + (f", writing {options.out}" if options.out else "")
+    )
+    with explain_out_of_memory():
+        found = embed(
+            pictures, clip, precision, options.batch_size or BATCH_SIZE[device.type], terminal
+        )
         scores = rank(pictures, found, clip.scorer)
     if options.out is not None:
         begin_job(options.out, {**job, "pictures": fingerprint(pictures, found)})
-        with held_alone(options.out):
+        with exclusive_lock(options.out):
             scores = write(scores, options.out, options.top_k)
     report(scores, options, terminal)
     check_all_read(scores)
@@ -113,7 +122,11 @@ def lies_in(file: Path, folder: str) -> bool:
 
 
 def embed(
-    pictures: list[ListedPicture], clip: OpenedClip, precision: str, batch_size: int, terminal: Terminal
+    pictures: list[ListedPicture],
+    clip: LoadedClip,
+    precision: str,
+    batch_size: int,
+    terminal: Terminal,
 ) -> list[Embedded]:
     """Embed the pictures with the help of the user's cache; say so where it is of none."""
     model = f"{clip.checksum} {precision} {CLIP_SQUARE_VERSION}"
@@ -122,17 +135,23 @@ def embed(
         closing(EmbeddingCache(cache_file(), model, width)) as cache,
         terminal.progress(len(pictures), 0, "picture") as line,
     ):
-        found = embed_files([picture.path for picture in pictures], clip.scorer, cache, batch_size, line.advance)
+        found = embed_files(
+            [picture.path for picture in pictures], clip.scorer, cache, batch_size, line.advance
+        )
     if cache.problem is not None:
         terminal.warn(f"embeddings are not kept: {printable(cache.problem)}")
     return found
 
 
-def warn_of_cut_captions(pictures: list[ListedPicture], scorer: ClipScorer, terminal: Terminal) -> None:
+def warn_of_cut_captions(
+    pictures: list[ListedPicture], scorer: ClipScorer, terminal: Terminal
+) -> None:
     """Say which captions are longer than CLIP can read."""
     for caption in dict.fromkeys(picture.caption for picture in pictures):
         if scorer.cuts(caption):
-            terminal.warn(f"caption cut to {scorer.clip.text_len} tokens: {printable(caption)[:60]}…")
+            terminal.warn(
+                f"caption cut to {scorer.clip.text_len} tokens: {printable(caption)[:60]}…"
+            )
 
 
 def with_captions(pictures: list[ListedPicture], caption: str | None) -> list[ListedPicture]:
@@ -142,12 +161,17 @@ def with_captions(pictures: list[ListedPicture], caption: str | None) -> list[Li
             raise UsageError("a caption that is not UTF-8")
         cleaned = clean_captions([caption])
         if not cleaned:
-            raise UsageError("an empty caption", "give it in quotes, or leave it out where a manifest has captions")
+            raise UsageError(
+                "an empty caption",
+                "give it in quotes, or leave it out where a manifest has captions",
+            )
         return [ListedPicture(picture.path, cleaned[0]) for picture in pictures]
     for picture in pictures:
         if picture.caption is None:
             message = f"no caption for {printable(str(picture.path))}"
-            raise UsageError(message, 'give one for all, as in: dalle rerank PICTURES "a caption", or a manifest')
+            raise UsageError(
+                message, 'give one for all, as in: dalle rerank PICTURES "a caption", or a manifest'
+            )
     return pictures
 
 
@@ -159,21 +183,28 @@ def rank(pictures: list[ListedPicture], found: list[Embedded], scorer: ClipScore
     problems: dict[str, list[Score]] = {caption: [] for caption in captions}
     for picture, one in zip(pictures, found, strict=True):
         if one.embedding is None:
-            problems[picture.caption].append(Score(picture.caption, None, None, str(picture.path), None, one.problem))
+            problems[picture.caption].append(
+                Score(picture.caption, None, None, str(picture.path), None, one.problem)
+            )
         else:
             cosine = float(one.embedding @ texts[picture.caption])
             scores[picture.caption].append((cosine, str(picture.path)))
     ordered: list[Score] = []
     for caption in captions:
         best_first = sorted(scores[caption], key=lambda one: -one[0])
-        ordered += [Score(caption, i, round(c, 6), path) for i, (c, path) in enumerate(best_first, start=1)]
+        ordered += [
+            Score(caption, i, round(c, 6), path) for i, (c, path) in enumerate(best_first, start=1)
+        ]
         ordered += problems[caption]
     return ordered
 
 
 def fingerprint(pictures: list[ListedPicture], found: list[Embedded]) -> str:
     """Hash which pictures were compared with which captions."""
-    pairs = [[picture.caption, str(picture.path), one.checksum] for picture, one in zip(pictures, found, strict=True)]
+    pairs = [
+        [picture.caption, str(picture.path), one.checksum]
+        for picture, one in zip(pictures, found, strict=True)
+    ]
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
 
@@ -184,16 +215,16 @@ def write(scores: list[Score], out: Path, top_k: int) -> list[Score]:
     for score in scores:
         if score.rank is not None and score.rank <= top_k:
             name = f"{next(places):04d}{Path(score.picture).suffix.lower()}"
-            with whole_or_absent(out / name) as beside:
+            with atomic_write(out / name) as beside:
                 shutil.copyfile(score.picture, beside)
             score = replace(score, file=name)
         written.append(score)
     save_grid(written, out)
     rows = [asdict(score) for score in written]
-    with whole_or_absent(out / SCORES) as beside:
+    with atomic_write(out / SCORES) as beside:
         beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with (
-        whole_or_absent(out / SCORES_TABLE) as beside,
+        atomic_write(out / SCORES_TABLE) as beside,
         beside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         table = csv.DictWriter(file, [field.name for field in fields(Score)])
@@ -208,7 +239,7 @@ def save_grid(scores: list[Score], out: Path) -> None:
     for score in [score for score in scores if score.file is not None][:GRID_PICTURES]:
         best.setdefault(score.caption, []).append(tile(out / score.file))
     if best:
-        with whole_or_absent(out / GRID) as beside:
+        with atomic_write(out / GRID) as beside:
             labelled_grid(captioned_rows(best.items())).save(beside, format="PNG")
 
 
@@ -220,7 +251,9 @@ def tile(file: Path) -> Image.Image:
         return Image.new("RGB", (GRID_TILE, GRID_TILE), "white")
     picture.thumbnail((GRID_TILE, GRID_TILE))
     factor = GRID_TILE // max(picture.size)
-    picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    picture = picture.resize(
+        (picture.width * factor, picture.height * factor), Image.Resampling.NEAREST
+    )
     square = Image.new("RGB", (GRID_TILE, GRID_TILE), "white")
     square.paste(picture, ((GRID_TILE - picture.width) // 2, (GRID_TILE - picture.height) // 2))
     return square
@@ -230,7 +263,9 @@ def check_all_read(scores: list[Score]) -> None:
     """Raise DalleError where a picture could not be read."""
     n, n_bad = len(scores), sum(score.problem is not None for score in scores)
     if n_bad == n:
-        raise DalleError("the picture could not be read" if n == 1 else f"none of {n} pictures could be read")
+        raise DalleError(
+            "the picture could not be read" if n == 1 else f"none of {n} pictures could be read"
+        )
     if n_bad:
         others = "the other is ranked" if n_bad == n - 1 else "the others are ranked"
         raise DalleError(f"{n_bad} of {n} pictures could not be read; {others}")

@@ -8,7 +8,9 @@ import numpy as np
 from PIL import Image
 
 LONGEST = 32  # times as long as wide
-CLIP_SQUARE_VERSION = 1  # embeddings are kept by it: raise it when `clip_square` or `decode_image` gives other pixels
+CLIP_SQUARE_VERSION = (
+    1  # embeddings are kept by it: raise it when `clip_square` or `decode_image` gives other pixels
+)
 
 
 def dvae_crop(image: Image.Image, target: int, rng: np.random.Generator) -> np.ndarray:
@@ -19,13 +21,17 @@ def dvae_crop(image: Image.Image, target: int, rng: np.random.Generator) -> np.n
     square = _square(image, [int(rng.integers(slack + 1)) for slack in _slack(image)])
     side = square.shape[0]
     low, high = min(side, round(9 / 8 * target)), min(side, round(12 / 8 * target))
-    cropped = _random_crop(area_resize(square, max(target, int(rng.integers(low, high + 1)))), target, rng)
+    cropped = _random_crop(
+        area_resize(square, max(target, int(rng.integers(low, high + 1)))), target, rng
+    )
     return cropped[:, ::-1] if rng.random() < 0.5 else cropped
 
 
 def transformer_crop(image: Image.Image, target: int, rng: np.random.Generator) -> np.ndarray:
     """Crop for the transformer: a nearly centred square, scaled to at most 9/8, cropped; never flipped."""
-    offsets = [int(rng.integers(3 * d // 8, max(3 * d // 8 + 1, 5 * d // 8))) for d in _slack(image)]
+    offsets = [
+        int(rng.integers(3 * d // 8, max(3 * d // 8 + 1, 5 * d // 8))) for d in _slack(image)
+    ]
     square = _square(image, offsets)
     high = max(target, min(square.shape[0], round(9 / 8 * target)))
     return _random_crop(area_resize(square, int(rng.integers(target, high + 1))), target, rng)
@@ -62,7 +68,9 @@ def _bicubic(image: Image.Image, short_side: int) -> Image.Image:
     longest = LONGEST * min(image.size)
     if max(image.size) > longest:
         left, top = (max(side - longest, 0) // 2 for side in image.size)
-        image = image.crop((left, top, left + min(image.width, longest), top + min(image.height, longest)))
+        image = image.crop(
+            (left, top, left + min(image.width, longest), top + min(image.height, longest))
+        )
     width, height = (short_side * side // min(image.size) for side in image.size)
     return image.resize((width, height), Image.Resampling.BICUBIC)
 

@@ -27,17 +27,27 @@ from dalle_cli.untrusted import SURROGATE, printable
 
 MERGE_LISTS = ("bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt")
 VOCABULARY, MERGES, TOKENIZER = "vocab.json", "merges.txt", "tokenizer.json"  # Hugging Face's
-HINT = f"a CLIP vocabulary is `{MERGE_LISTS[0]}`, `{VOCABULARY}` beside `{MERGES}`, or `{TOKENIZER}`"
+HINT = (
+    f"a CLIP vocabulary is `{MERGE_LISTS[0]}`, `{VOCABULARY}` beside `{MERGES}`, or `{TOKENIZER}`"
+)
 
 N_MERGES = 48_894  # as many as OpenAI's CLIP uses of its list of 262,144
 MAX_BYTES = 32 << 20  # unpacked; the largest of the public files has 3.2 MB
 GZIP_MAGIC = b"\x1f\x8b"
 
 # The byte alphabet of GPT-2, in the order of CLIP's ids: visible Latin-1 is itself, the other bytes move to U+0100
-BYTE_SYMBOLS = [chr(i) for i in (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100), *range(0x100, 0x144))]
+BYTE_SYMBOLS = [
+    chr(i)
+    for i in (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100), *range(0x100, 0x144))
+]
 END_OF_WORD = "</w>"
-START_AND_END = (("<|startoftext|>", "<|endoftext|>"), ("<start_of_text>", "<end_of_text>"))  # OpenAI, open_clip
-WORD = Regex(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
+START_AND_END = (
+    ("<|startoftext|>", "<|endoftext|>"),
+    ("<start_of_text>", "<end_of_text>"),
+)  # OpenAI, open_clip
+WORD = Regex(
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+)
 
 Merge = tuple[str, str]
 
@@ -101,7 +111,9 @@ def read_clip_vocabulary(path: Path) -> ClipTokenizer:
             model = _TokenizerFile.model_validate_json(content).model
             return _clip_tokenizer(model.vocab, [_split_merge(merge) for merge in model.merges])
         if path.name == VOCABULARY:
-            return _clip_tokenizer(VOCABULARY_FILE.validate_json(content), _read_merges(path.with_name(MERGES)))
+            return _clip_tokenizer(
+                VOCABULARY_FILE.validate_json(content), _read_merges(path.with_name(MERGES))
+            )
         merges = _parse_merges(content.decode().splitlines()[1 : 1 + N_MERGES])
         return _clip_tokenizer(_ids_in_clip_order(merges), merges)
 
@@ -128,7 +140,9 @@ def _named_in_errors(path: Path) -> Iterator[None]:
         yield
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DalleError(f"cannot read the CLIP vocabulary {printable(str(path))}: {reason}") from error
+        raise DalleError(
+            f"cannot read the CLIP vocabulary {printable(str(path))}: {reason}"
+        ) from error
     except ValidationError as error:
         problem = error.errors()[0]
         place = "".join(f"{part}: " for part in problem["loc"])
@@ -175,7 +189,12 @@ def _split_merge(merge: str | Merge) -> Merge:
 def _ids_in_clip_order(merges: list[Merge]) -> dict[str, int]:
     """Number the pieces as OpenAI does: bytes, bytes that end a word, merges by rank, start and end of text."""
     word_ends = [symbol + END_OF_WORD for symbol in BYTE_SYMBOLS]
-    pieces = [*BYTE_SYMBOLS, *word_ends, *(left + right for left, right in merges), *START_AND_END[0]]
+    pieces = [
+        *BYTE_SYMBOLS,
+        *word_ends,
+        *(left + right for left, right in merges),
+        *START_AND_END[0],
+    ]
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
     if len(vocabulary) < len(pieces):
         raise ValueError("a merge makes a piece that there already is")
@@ -184,7 +203,9 @@ def _ids_in_clip_order(merges: list[Merge]) -> dict[str, int]:
 
 def _clip_tokenizer(vocabulary: dict[str, int], merges: list[Merge]) -> ClipTokenizer:
     """Build the pipeline of transformers' CLIPTokenizer; raises ValueError where the vocabulary is no CLIP's."""
-    found = [(start, end) for start, end in START_AND_END if start in vocabulary and end in vocabulary]
+    found = [
+        (start, end) for start, end in START_AND_END if start in vocabulary and end in vocabulary
+    ]
     if not found:
         raise ValueError("it has no start and end of text")
     if sorted(vocabulary.values()) != list(range(len(vocabulary))):
@@ -202,11 +223,17 @@ def _clip_tokenizer(vocabulary: dict[str, int], merges: list[Merge]) -> ClipToke
     return ClipTokenizer(encode, vocabulary[start], vocabulary[end], len(vocabulary))
 
 
-def _pipeline(vocabulary: dict[str, int], merges: list[Merge], start: str, end: str) -> tokenizers.Tokenizer:
+def _pipeline(
+    vocabulary: dict[str, int], merges: list[Merge], start: str, end: str
+) -> tokenizers.Tokenizer:
     try:
         # The public vocabulary knows all bytes; where one does not, transformers takes end of text for the unknown
-        model = tokenizers.models.BPE(vocabulary, merges, unk_token=end, end_of_word_suffix=END_OF_WORD)
-    except Exception as error:  # the library has no class of its own for a merge outside the vocabulary
+        model = tokenizers.models.BPE(
+            vocabulary, merges, unk_token=end, end_of_word_suffix=END_OF_WORD
+        )
+    except (
+        Exception
+    ) as error:  # the library has no class of its own for a merge outside the vocabulary
         raise ValueError(str(error)) from error
     pipeline = tokenizers.Tokenizer(model)
     pipeline.normalizer = normalizers.Sequence(

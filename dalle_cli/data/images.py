@@ -37,7 +37,9 @@ def decode_image(data: bytes) -> Image.Image:
     if not data:
         raise BadSample("empty picture file")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # whatever Pillow finds odd is either decoded well or an error below
+        warnings.simplefilter(
+            "ignore"
+        )  # whatever Pillow finds odd is either decoded well or an error below
         try:
             return _decode(data)
         except (BadSample, MemoryError):
@@ -87,7 +89,9 @@ def _to_upright(image: Image.Image) -> Image.Image:
 def _to_8_bits(image: Image.Image) -> Image.Image:
     if not image.mode.startswith("I"):
         return image
-    levels = np.asarray(image).astype(np.float32) * (255 / 65535)  # 16-bit grey; Pillow's conversion would clip it
+    levels = np.asarray(image).astype(np.float32) * (
+        255 / 65535
+    )  # 16-bit grey; Pillow's conversion would clip it
     return Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
 
 

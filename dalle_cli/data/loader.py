@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from dalle_cli.config import DataTable, TrainingTable
 from dalle_cli.data.images import BadSample
-from dalle_cli.data.preprocessing import Example, Preparation
-from dalle_cli.data.shuffling import mix, sample_at
+from dalle_cli.data.preprocessing import Example, Preprocessing
+from dalle_cli.data.shuffling import derive_seed, sample_at
 from dalle_cli.data.sources import Sample, Source
 from dalle_cli.errors import DalleError
 
@@ -63,7 +63,9 @@ class Batch:
                 text_tokens=self.text_tokens[part].to(device),
                 captions=self.captions[part],
                 are_cut=self.are_cut[part],
-                image_tokens=None if self.image_tokens is None else self.image_tokens[part].to(device),
+                image_tokens=None
+                if self.image_tokens is None
+                else self.image_tokens[part].to(device),
             )
 
 
@@ -78,7 +80,7 @@ class TrainingBatches:
         self,
         source: Source,
         indices: np.ndarray,
-        prepare: Preparation,
+        prepare: Preprocessing,
         data: DataTable,
         training: TrainingTable,
         workers: int,
@@ -119,7 +121,7 @@ class TrainingBatches:
             prefetch_factor=4 if self._workers else None,
             worker_init_fn=_outlast_signals,
         )
-        for batch in _told_when_a_worker_dies(loader):
+        for batch in _explain_worker_death(loader):
             if isinstance(batch, DalleError):
                 raise batch
             self._count(self._join(batch.bad))
@@ -145,7 +147,7 @@ class _Steps(Dataset):
         self,
         source: Source,
         indices: np.ndarray,
-        prepare: Preparation,
+        prepare: Preprocessing,
         shuffle_block: int,
         training: TrainingTable,
         share: range,
@@ -162,7 +164,9 @@ class _Steps(Dataset):
         draws = [step * size + place for place in self._share]
         bad: list[tuple[str, str]] = []
         try:
-            return replace(collate([self._example(draw, bad) for draw in draws], draws, bad), global_size=size)
+            return replace(
+                collate([self._example(draw, bad) for draw in draws], draws, bad), global_size=size
+            )
         except DalleError as error:
             return error
 
@@ -175,17 +179,24 @@ class _Steps(Dataset):
             place = epoch_start + (draw + ahead - epoch_start) % n_samples
             index = int(self._indices[sample_at(place, n_samples, seed, self._shuffle_block)])
             try:
-                return self._prepare(read_sample(self._source, index), mix(seed, draw))
+                return self._prepare(read_sample(self._source, index), derive_seed(seed, draw))
             except BadSample as problem:
                 bad.append((self._source.key(index), problem.reason))
-        raise DalleError(f"not one usable sample in {self._source.name}", "`dalle data check` says why")
+        raise DalleError(
+            f"not one usable sample in {self._source.name}", "`dalle data check` says why"
+        )
 
 
 class ValidationBatches:
     """The held-out samples, always the same and in the same order; decoded once and kept."""
 
     def __init__(
-        self, source: Source, indices: np.ndarray, prepare: Preparation, batch_size: int, n_samples: int
+        self,
+        source: Source,
+        indices: np.ndarray,
+        prepare: Preprocessing,
+        batch_size: int,
+        n_samples: int,
     ) -> None:
         """At most n_samples of the indices are taken, spread over all of them; bad samples are left out."""
         chosen = indices[np.linspace(0, len(indices) - 1, min(n_samples, len(indices))).astype(int)]
@@ -196,10 +207,14 @@ class ValidationBatches:
             except BadSample:
                 continue
         if not examples:
-            raise DalleError(f"not one usable held-out sample in {source.name}", "`dalle data check` says why")
+            raise DalleError(
+                f"not one usable held-out sample in {source.name}", "`dalle data check` says why"
+            )
         draws = list(range(len(examples)))
         starts = range(0, len(examples), batch_size)
-        self._batches = [collate(examples[i : i + batch_size], draws[i : i + batch_size], []) for i in starts]
+        self._batches = [
+            collate(examples[i : i + batch_size], draws[i : i + batch_size], []) for i in starts
+        ]
         self._first = collate(examples[:PREVIEW_SAMPLES], draws[:PREVIEW_SAMPLES], [])
 
     def on(self, device: torch.device) -> Iterator[Batch]:
@@ -216,8 +231,12 @@ def collate(examples: list[Example], draws: list[int], bad: list[tuple[str, str]
     """Stack examples into a batch that is whole by itself; its images stay uint8 until it is cut and moved."""
     pixels = np.stack([example.pixels for example in examples])
     empty = np.empty(0, dtype=np.int64)
-    text = np.stack([empty if example.text_tokens is None else example.text_tokens for example in examples])
-    image_tokens = [example.image_tokens for example in examples if example.image_tokens is not None]
+    text = np.stack(
+        [empty if example.text_tokens is None else example.text_tokens for example in examples]
+    )
+    image_tokens = [
+        example.image_tokens for example in examples if example.image_tokens is not None
+    ]
     return Batch(
         images=torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))),
         draws=draws,
@@ -227,7 +246,9 @@ def collate(examples: list[Example], draws: list[int], bad: list[tuple[str, str]
         global_text_tokens=int((text >= 0).sum()),
         are_cut=[example.is_cut for example in examples],
         bad=bad,
-        image_tokens=torch.from_numpy(np.stack(image_tokens).astype(np.int64)) if image_tokens else None,
+        image_tokens=torch.from_numpy(np.stack(image_tokens).astype(np.int64))
+        if image_tokens
+        else None,
         n_enlarged=sum(example.is_enlarged for example in examples),
     )
 
@@ -240,12 +261,14 @@ def read_sample(source: Source, index: int) -> Sample:
         except OSError as error:
             if attempt == READ_ATTEMPTS - 1:
                 reason = error.strerror or error
-                raise DalleError(f"cannot read {source.key(index)} in {source.name}: {reason}") from error
+                raise DalleError(
+                    f"cannot read {source.key(index)} in {source.name}: {reason}"
+                ) from error
             time.sleep(READ_PAUSE)
     raise AssertionError("unreachable")
 
 
-def _told_when_a_worker_dies(loader: DataLoader) -> Iterator[Batch | DalleError]:
+def _explain_worker_death(loader: DataLoader) -> Iterator[Batch | DalleError]:
     try:
         yield from loader
     except RuntimeError as error:

@@ -40,7 +40,9 @@ def learn_with_tokenizers(lines: Iterable[str], symbols: set[str], n_merges: int
 
     learner = tokenizers.Tokenizer(tokenizers.models.BPE())
     learner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=len(symbols) + n_merges, special_tokens=[], show_progress=False)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=len(symbols) + n_merges, special_tokens=[], show_progress=False
+    )
     learner.train_from_iterator(lines, trainer=trainer)
     return [(left, right) for left, right in json.loads(learner.to_str())["model"]["merges"]]
 

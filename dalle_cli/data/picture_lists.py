@@ -13,7 +13,7 @@ from typing import NamedTuple
 from dalle_cli.data.images import BadSample
 from dalle_cli.data.sources.captions import clean_captions
 from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES
-from dalle_cli.data.tables import TABLE_SUFFIXES, rows_of
+from dalle_cli.data.tables import TABLE_SUFFIXES, read_table
 from dalle_cli.errors import DalleError
 from dalle_cli.storage.run_dir import JOB, MANIFEST
 from dalle_cli.untrusted import printable
@@ -38,7 +38,11 @@ def list_pictures(spec: str) -> list[ListedPicture]:
         pictures = _from_lines(_decode(sys.stdin.buffer.read()))
     elif path.is_dir():
         drawn = _is_drawn(path)
-        pictures = _from_manifest(path / MANIFEST) if drawn else [ListedPicture(p) for p in find_pictures([path])]
+        pictures = (
+            _from_manifest(path / MANIFEST)
+            if drawn
+            else [ListedPicture(p) for p in find_pictures([path])]
+        )
     elif path.suffix.lower() in TABLE_SUFFIXES:
         pictures = _from_manifest(path)
     elif path.suffix.lower() == ".txt":
@@ -46,7 +50,10 @@ def list_pictures(spec: str) -> list[ListedPicture]:
     else:
         pictures = [ListedPicture(p) for p in find_pictures([path])]
     if not pictures:
-        raise DalleError(f"no pictures in {printable(spec)}", "a folder, a .txt list, or a .jsonl or .csv manifest")
+        raise DalleError(
+            f"no pictures in {printable(spec)}",
+            "a folder, a .txt list, or a .jsonl or .csv manifest",
+        )
     return pictures
 
 
@@ -56,7 +63,11 @@ def find_pictures(paths: list[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise DalleError(f"no such picture or folder: {path}")
-        files += sorted(file for file in path.rglob("*") if _is_picture(file, path)) if path.is_dir() else [path]
+        files += (
+            sorted(file for file in path.rglob("*") if _is_picture(file, path))
+            if path.is_dir()
+            else [path]
+        )
     return files
 
 
@@ -81,8 +92,11 @@ def _from_lines(text: str) -> list[ListedPicture]:
 
 
 def _from_manifest(path: Path) -> list[ListedPicture]:
-    rows = rows_of(io.StringIO(_read(path), newline=""), str(path))
-    return [_listed(row, path.parent, f"{path}: row {number}") for number, (_, row) in enumerate(rows, start=1)]
+    rows = read_table(io.StringIO(_read(path), newline=""), str(path))
+    return [
+        _listed(row, path.parent, f"{path}: row {number}")
+        for number, (_, row) in enumerate(rows, start=1)
+    ]
 
 
 def _listed(row: object, folder: Path, place: str) -> ListedPicture:

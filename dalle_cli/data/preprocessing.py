@@ -13,7 +13,7 @@ from PIL import Image
 from dalle_cli.data.augment import centre_crop, clip_crop, clip_square, dvae_crop, transformer_crop
 from dalle_cli.data.clip_tokenizer import frame, own_clip_tokenizer
 from dalle_cli.data.images import decode_image
-from dalle_cli.data.shuffling import mix
+from dalle_cli.data.shuffling import derive_seed
 from dalle_cli.data.sources import Sample
 from dalle_cli.data.tokenizer import Tokenizer
 
@@ -36,26 +36,30 @@ class Example:
     is_enlarged: bool = False
 
 
-class Preparation(Protocol):
+class Preprocessing(Protocol):
     """Makes an example of a sample: at random with a seed, always the same without."""
 
     def __call__(self, sample: Sample, seed: int | None) -> Example: ...
 
 
 @dataclass(frozen=True)
-class PicturePreparation:
+class DVAEPreprocessing:
     """What the dVAE sees: pictures alone."""
 
     image_size: int
 
     def __call__(self, sample: Sample, seed: int | None) -> Example:
         image, size = decode_image(sample.image), self.image_size
-        pixels = centre_crop(image, size) if seed is None else dvae_crop(image, size, _generator(seed, "crop"))
+        pixels = (
+            centre_crop(image, size)
+            if seed is None
+            else dvae_crop(image, size, _generator(seed, "crop"))
+        )
         return Example(pixels, is_enlarged=min(image.size) < size)
 
 
 @dataclass(frozen=True)
-class PairPreparation:
+class TransformerPreprocessing:
     """What the transformer sees: a picture and one of its captions, cut to text_len - 1 tokens.
 
     Of a picture that was cropped and encoded beforehand, training draws one of the random crops.
@@ -96,21 +100,24 @@ class PairPreparation:
 
 
 @dataclass(frozen=True)
-class EncodingPreparation:
+class EncodingPreprocessing:
     """What the discrete VAE encodes for the transformer: the centred crop, then random ones, the copies."""
 
     image_size: int
     copies: int
 
     def __call__(self, sample: Sample, seed: int) -> np.ndarray:
-        """Cut all crops: uint8 [C, H, W, 3]; copy k is the one that `PairPreparation` cuts with mix(seed, k)."""
+        """Cut all crops: uint8 [C, H, W, 3]; copy k is the one that `TransformerPreprocessing` cuts with derive_seed(seed, k)."""
         image = decode_image(sample.image)
-        generators = [None, *(_generator(mix(seed, copy), "crop") for copy in range(self.copies))]
+        generators = [
+            None,
+            *(_generator(derive_seed(seed, copy), "crop") for copy in range(self.copies)),
+        ]
         return np.stack([_pair_crop(image, self.image_size, generator) for generator in generators])
 
 
 @dataclass(frozen=True)
-class ClipPreparation:
+class ClipPreprocessing:
     """What CLIP sees: a picture and one of its captions, between start and end of text."""
 
     image_size: int
@@ -121,7 +128,9 @@ class ClipPreparation:
     def __call__(self, sample: Sample, seed: int | None) -> Example:
         image = decode_image(sample.image)
         if seed is None:
-            example = self._example(clip_square(image, self.image_size), sample.captions[0], 0.0, None)
+            example = self._example(
+                clip_square(image, self.image_size), sample.captions[0], 0.0, None
+            )
         else:
             crop = clip_crop(image, self.image_size, _generator(seed, "crop"))
             text = _generator(seed, "text")
@@ -129,7 +138,9 @@ class ClipPreparation:
             example = self._example(crop, caption, self.bpe_dropout, text)
         return replace(example, is_enlarged=min(image.size) < self.image_size)
 
-    def _example(self, pixels: np.ndarray, caption: str, dropout: float, rng: np.random.Generator | None) -> Example:
+    def _example(
+        self, pixels: np.ndarray, caption: str, dropout: float, rng: np.random.Generator | None
+    ) -> Example:
         ids = self.tokenizer.encode(caption, dropout, rng)
         clip_tokenizer = own_clip_tokenizer(self.tokenizer)
         tokens = frame(ids, clip_tokenizer.start_of_text, clip_tokenizer.end_of_text, self.text_len)
@@ -137,7 +148,9 @@ class ClipPreparation:
 
 
 def _pair_crop(image: Image.Image, image_size: int, rng: np.random.Generator | None) -> np.ndarray:
-    return centre_crop(image, image_size) if rng is None else transformer_crop(image, image_size, rng)
+    return (
+        centre_crop(image, image_size) if rng is None else transformer_crop(image, image_size, rng)
+    )
 
 
 def pad_tokens(tokens: list[int], text_len: int) -> np.ndarray:
@@ -149,4 +162,4 @@ def pad_tokens(tokens: list[int], text_len: int) -> np.ndarray:
 
 
 def _generator(seed: int, purpose: str) -> np.random.Generator:
-    return np.random.default_rng(mix(seed, purpose))
+    return np.random.default_rng(derive_seed(seed, purpose))

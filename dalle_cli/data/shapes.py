@@ -97,7 +97,9 @@ def is_unseen(scene: Scene, share: float) -> bool:
 
 def _spelt(things: Iterable[Thing]) -> str:
     """Write things down, always in the same order."""
-    return repr(sorted((thing.colour, thing.shape, thing.x, thing.y, thing.radius) for thing in things))
+    return repr(
+        sorted((thing.colour, thing.shape, thing.x, thing.y, thing.radius) for thing in things)
+    )
 
 
 def render(scene: Scene, side: int, rng: np.random.Generator | None = None) -> Image.Image:
@@ -111,7 +113,9 @@ def _draw_scene(scene: Scene, side: int, moves: Sequence[Sequence[float]]) -> Im
     """moves, one for each thing: steps right, down and outwards, in units of the jitter constants."""
     canvas = _ground(side).resize((side * OVERSAMPLING,) * 2, Image.Resampling.NEAREST)
     pen = ImageDraw.Draw(canvas)
-    for thing, (dx, dy, growth) in zip(sorted(scene.things, key=lambda t: (t.x, t.y)), moves, strict=True):
+    for thing, (dx, dy, growth) in zip(
+        sorted(scene.things, key=lambda t: (t.x, t.y)), moves, strict=True
+    ):
         x, y = thing.x + dx * POSITION_JITTER, thing.y + dy * POSITION_JITTER
         radius = thing.radius * (1 + growth * RADIUS_JITTER)
         _draw(pen, thing, *(v * side * OVERSAMPLING for v in (x, y, radius)))
@@ -160,20 +164,33 @@ class Recogniser:
         self._scenes = list({scene.things: scene for scene in self._by_caption.values()}.values())
         self._things = list({thing: None for scene in self._scenes for thing in scene.things})
         place_of = {thing: i for i, thing in enumerate(self._things)}
-        self._things_of = np.array([[place_of[thing] for thing in scene.things] for scene in self._scenes])
+        self._things_of = np.array(
+            [[place_of[thing] for thing in scene.things] for scene in self._scenes]
+        )
 
     def recognise(self, pictures: Iterable[Image.Image]) -> list[Scene]:
         """Name the nearest scene to each RGB picture."""
-        flat = np.stack([np.asarray(p.resize((self.side, self.side)), dtype=np.float32).ravel() for p in pictures])
-        gain = np.min([self._squared_distance(flat, shift) for shift in self.SHIFTS], axis=0)  # [pictures, things]
+        flat = np.stack(
+            [
+                np.asarray(p.resize((self.side, self.side)), dtype=np.float32).ravel()
+                for p in pictures
+            ]
+        )
+        gain = np.min(
+            [self._squared_distance(flat, shift) for shift in self.SHIFTS], axis=0
+        )  # [pictures, things]
         nearest = gain[:, self._things_of].sum(axis=2).argmin(axis=1)
         return [self._scenes[i] for i in nearest]
 
     def _squared_distance(self, flat: np.ndarray, shift: tuple[float, float, float]) -> np.ndarray:
         """Distances [pictures, things] to each thing drawn alone, less those to the empty ground."""
         ground = np.asarray(_ground(self.side), dtype=np.float32).ravel()
-        drawn = [_draw_scene(Scene("", frozenset({thing})), self.side, [shift]) for thing in self._things]
-        drawings = np.stack([np.asarray(picture, dtype=np.float32).ravel() for picture in drawn]) - ground
+        drawn = [
+            _draw_scene(Scene("", frozenset({thing})), self.side, [shift]) for thing in self._things
+        ]
+        drawings = (
+            np.stack([np.asarray(picture, dtype=np.float32).ravel() for picture in drawn]) - ground
+        )
         return (drawings**2).sum(axis=1) - 2 * (flat - ground) @ drawings.T
 
     def accuracy(self, pictures: Iterable[Image.Image], captions: Iterable[str]) -> float:

@@ -10,7 +10,7 @@ import hashlib
 BLOCKS_IN_WINDOW = 16
 
 
-def mix(*parts: int | str) -> int:
+def derive_seed(*parts: int | str) -> int:
     """Hash its arguments to 63 bits: the seed of everything that must not depend on anything else."""
     text = "\0".join(map(str, parts))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
@@ -50,10 +50,15 @@ def sample_at(draw: int, n_samples: int, seed: int, block: int) -> int:
     epoch, place = divmod(draw, n_samples)
     window = block * BLOCKS_IN_WINDOW
     if n_samples <= window:
-        return permute(place, n_samples, mix(seed, epoch, "whole"))
+        return permute(place, n_samples, derive_seed(seed, epoch, "whole"))
     first = place - place % window
-    place = first + permute(place - first, min(window, n_samples - first), mix(seed, epoch, "window", first))
+    place = first + permute(
+        place - first, min(window, n_samples - first), derive_seed(seed, epoch, "window", first)
+    )
     n_blocks = n_samples // block
     if place < n_blocks * block:
-        place = permute(place // block, n_blocks, mix(seed, epoch, "blocks")) * block + place % block
-    return (place + mix(seed, epoch, "start")) % n_samples
+        place = (
+            permute(place // block, n_blocks, derive_seed(seed, epoch, "blocks")) * block
+            + place % block
+        )
+    return (place + derive_seed(seed, epoch, "start")) % n_samples

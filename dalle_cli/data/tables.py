@@ -13,7 +13,9 @@ from dalle_cli.untrusted import printable
 TABLE_SUFFIXES = (".csv", ".jsonl")
 
 
-def rows_of(lines: Iterable[str], name: str, columns: Sequence[str] = ()) -> Iterator[tuple[int, object]]:
+def read_table(
+    lines: Iterable[str], name: str, columns: Sequence[str] = ()
+) -> Iterator[tuple[int, object]]:
     """Read the rows of a table whose name says what it is; None for a line that is no JSON.
 
     lines    with their ends, where the table is CSV
@@ -24,7 +26,9 @@ def rows_of(lines: Iterable[str], name: str, columns: Sequence[str] = ()) -> Ite
     return _csv_rows(lines, name, columns) if name.lower().endswith(".csv") else _json_rows(lines)
 
 
-def _csv_rows(lines: Iterable[str], name: str, columns: Sequence[str]) -> Iterator[tuple[int, object]]:
+def _csv_rows(
+    lines: Iterable[str], name: str, columns: Sequence[str]
+) -> Iterator[tuple[int, object]]:
     reader = csv.DictReader(lines, strict=True)
     try:
         found = reader.fieldnames or []

@@ -20,7 +20,7 @@ from safetensors.numpy import save
 
 from dalle_cli.data.images import BadSample
 from dalle_cli.errors import DalleError
-from dalle_cli.storage.atomic import whole_or_absent
+from dalle_cli.storage.atomic import atomic_write
 from dalle_cli.storage.run_dir import ENCODING
 from dalle_cli.untrusted import printable
 
@@ -93,7 +93,9 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / f"tokens-{number:05d}.safetensors"
 
 
-def write_shard(path: Path, encoding: Encoding, samples: list[EncodedSample], bad: list[Problem]) -> None:
+def write_shard(
+    path: Path, encoding: Encoding, samples: list[EncodedSample], bad: list[Problem]
+) -> None:
     """Write a shard that appears whole or not at all; `bad` are samples that belong here and could not be used."""
     texts = [json.dumps([sample.key, sample.captions]).encode() for sample in samples]
     tokens = np.array([sample.image_tokens for sample in samples], encoding.dtype)
@@ -102,8 +104,10 @@ def write_shard(path: Path, encoding: Encoding, samples: list[EncodedSample], ba
         "text": np.frombuffer(b"".join(texts), np.uint8),
         "text_ends": np.cumsum([len(text) for text in texts], dtype=np.int64),
     }
-    with whole_or_absent(path) as beside, beside.open("wb") as file:
-        file.write(save(tensors, metadata={"bad": json.dumps(bad)}))  # `save_file` would make it unreadable to others
+    with atomic_write(path) as beside, beside.open("wb") as file:
+        file.write(
+            save(tensors, metadata={"bad": json.dumps(bad)})
+        )  # `save_file` would make it unreadable to others
         file.flush()
         os.fsync(file.fileno())
 
@@ -115,10 +119,21 @@ class TokenShard:
         """Raises DalleError where the file is missing, cut short, or not a shard of this encoding."""
         try:
             file = safe_open(path, "np")
-            self._tokens, self._text, self._ends = map(file.get_slice, ("image_tokens", "text", "text_ends"))
-            self.bad: list[Problem] = [(where, reason) for where, reason in json.loads(file.metadata()["bad"])]
+            self._tokens, self._text, self._ends = map(
+                file.get_slice, ("image_tokens", "text", "text_ends")
+            )
+            self.bad: list[Problem] = [
+                (where, reason) for where, reason in json.loads(file.metadata()["bad"])
+            ]
             (self._n_samples,) = self._ends.get_shape()
-        except (OSError, SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
+        except (
+            OSError,
+            SafetensorError,
+            ValueError,
+            LookupError,
+            TypeError,
+            RecursionError,
+        ) as error:
             raise DalleError(f"{path} is not a shard of image tokens: {error}", AGAIN) from error
         self._path = path
         self._vocab_size = encoding.vocab_size
@@ -137,7 +152,9 @@ class TokenShard:
             key, captions = json.loads(self._text[start : int(self._ends[place])].tobytes())
         except (ValueError, TypeError, SafetensorError, RecursionError):
             raise BadSample(DAMAGED_TEXT) from None
-        is_text = isinstance(captions, list) and all(isinstance(text, str) for text in (key, *captions))
+        is_text = isinstance(captions, list) and all(
+            isinstance(text, str) for text in (key, *captions)
+        )
         if not is_text or not captions:
             raise BadSample(DAMAGED_TEXT)
         return key, captions
@@ -152,10 +169,14 @@ class TokenShard:
     def seal(self) -> ShardSeal:
         """Read all of the file for its checksum."""
         with self._path.open("rb") as file:
-            return ShardSeal(samples=len(self), sha256=hashlib.file_digest(file, "sha256").hexdigest())
+            return ShardSeal(
+                samples=len(self), sha256=hashlib.file_digest(file, "sha256").hexdigest()
+            )
 
 
-def write_record(folder: Path, encoding: Encoding, n_shards: int, problems: list[Problem]) -> Record:
+def write_record(
+    folder: Path, encoding: Encoding, n_shards: int, problems: list[Problem]
+) -> Record:
     """Seal the shards of a folder: from now on it is whole. `problems` are those that no shard knows of.
 
     Raises DalleError where no sample is in any of them.
@@ -166,8 +187,10 @@ def write_record(folder: Path, encoding: Encoding, n_shards: int, problems: list
     if not n_samples:
         reasons = "; ".join(f"{where}: {reason}" for where, reason in bad[:3])
         raise DalleError("not one usable sample", reasons)
-    record = Record(encoding=encoding, samples=n_samples, shards=[shard.seal() for shard in shards], bad=bad)
-    with whole_or_absent(folder / ENCODING) as beside:
+    record = Record(
+        encoding=encoding, samples=n_samples, shards=[shard.seal() for shard in shards], bad=bad
+    )
+    with atomic_write(folder / ENCODING) as beside:
         beside.write_text(record.model_dump_json(indent=1) + "\n")
     return record
 
@@ -182,7 +205,9 @@ def read_record(folder: Path) -> Record:
         place = printable(".".join(map(str, problem["loc"])))
         raise DalleError(f"{path} is damaged: `{place}`: {problem['msg']}", AGAIN) from error
     if sum(shard.samples for shard in record.shards) != record.samples:
-        raise DalleError(f"{path} is damaged: its shards do not add up to {record.samples} samples", AGAIN)
+        raise DalleError(
+            f"{path} is damaged: its shards do not add up to {record.samples} samples", AGAIN
+        )
     return record
 
 
@@ -191,5 +216,8 @@ def is_encoded(folder: Path) -> bool:
     if (folder / ENCODING).is_file():
         return True
     if shard_path(folder, 0).is_file():
-        raise DalleError(f"{folder} is not encoded to its end", "the same `dalle data encode` command goes on with it")
+        raise DalleError(
+            f"{folder} is not encoded to its end",
+            "the same `dalle data encode` command goes on with it",
+        )
     return False

@@ -60,7 +60,9 @@ class Tokenizer:
         """Count the ids: bytes, boundary and merges."""
         return len(self.pieces)
 
-    def encode(self, caption: str, dropout: float = 0.0, rng: np.random.Generator | None = None) -> list[int]:
+    def encode(
+        self, caption: str, dropout: float = 0.0, rng: np.random.Generator | None = None
+    ) -> list[int]:
         """Tokenize a caption; with dropout, each time a merge would be applied it is passed over with that probability.
 
         Raises ValueError where dropout is no probability, or has no generator to draw from.
@@ -86,7 +88,9 @@ class Tokenizer:
         """Write the merges as JSON, one readable line each."""
         merges = [f"{left} {right}" for left, right in self.merges]
         document = {"schema_version": 1, "learnt_with": self.learnt_with, "merges": merges}
-        Path(path).write_text(json.dumps(document, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+        Path(path).write_text(
+            json.dumps(document, ensure_ascii=False, indent=0) + "\n", encoding="utf-8"
+        )
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
@@ -121,16 +125,25 @@ class Tokenizer:
                 self._cache[word] = tokens
         return tokens
 
-    def _merge(self, word: str, dropout: float = 0.0, rng: np.random.Generator | None = None) -> list[int]:
+    def _merge(
+        self, word: str, dropout: float = 0.0, rng: np.random.Generator | None = None
+    ) -> list[int]:
         """Apply the lowest rank's leftmost merge until there is none, in O(n log n) steps.
 
         With dropout, a merge passed over is up for choice again once another has been applied; when all are passed
         over in one turn, the word is done.
         """
         n = len(word)
-        tokens = [*(self._ids[symbol] for symbol in word), NO_TOKEN]  # the last entry stands for both ends: n and -1
+        tokens = [
+            *(self._ids[symbol] for symbol in word),
+            NO_TOKEN,
+        ]  # the last entry stands for both ends: n and -1
         before, after = list(range(-1, n)), [*range(1, n + 1), n]
-        queue = [(rank, i) for i in range(n) if (rank := self._ranks.get((tokens[i], tokens[i + 1]))) is not None]
+        queue = [
+            (rank, i)
+            for i in range(n)
+            if (rank := self._ranks.get((tokens[i], tokens[i + 1]))) is not None
+        ]
         heapq.heapify(queue)
         passed_over: list[tuple[int, int]] = []
         while queue:
@@ -161,7 +174,9 @@ def byte_words(caption: str) -> list[str]:
 
 
 def learn_merges(
-    captions: Iterable[str], vocab_size: int, backend: Literal["auto", "youtokentome", "tokenizers"] = "auto"
+    captions: Iterable[str],
+    vocab_size: int,
+    backend: Literal["auto", "youtokentome", "tokenizers"] = "auto",
 ) -> Tokenizer:
     """Learn a tokenizer of at most vocab_size ids; few captions give a smaller one.
 
@@ -182,7 +197,9 @@ def learn_merges(
         except ImportError:
             continue
         return Tokenizer(merges, name)
-    raise DalleError(f"the library that learns merges is not installed: {backend}", "`make install` installs it")
+    raise DalleError(
+        f"the library that learns merges is not installed: {backend}", "`make install` installs it"
+    )
 
 
 def _lines(counts: Counter[str]) -> Iterator[str]:
@@ -206,4 +223,6 @@ def _split_merge(line: str) -> tuple[str, str]:
 
 def _spelling(piece: str) -> bytes:
     """Turn a piece back into bytes; the boundary is a space, which no word contains."""
-    return b"".join(b" " if character == BOUNDARY else bytes([ord(character) & 0xFF]) for character in piece)
+    return b"".join(
+        b" " if character == BOUNDARY else bytes([ord(character) & 0xFF]) for character in piece
+    )

@@ -8,9 +8,9 @@ import math
 
 import torch
 
-from dalle_cli.generation.cached_transformer import cache_bytes
-from dalle_cli.generation.dalle import Painter
-from dalle_cli.generation.pipeline import Widths
+from dalle_cli.generation.cached_transformer import kv_cache_bytes
+from dalle_cli.generation.dalle import DallePipeline
+from dalle_cli.generation.pipeline import BatchSizes
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.models.transformer import Transformer
 
@@ -19,33 +19,48 @@ WIDEST_SLICE = {"cpu": 16, "cuda": 64}
 SHARE = 0.8  # of what is free: allocators leave gaps, and others want some
 FP32 = 4  # bytes
 
-BYTES_OF_CHOICE = 64  # a logit's: of caption and empty one, probability, what halving compares, and sums in fp64
-VALUES_OF_SLOT = 32  # a width's, on the way through a block: normed, fused, expanded and again in fp32
-VALUES_OF_PIXEL = 8  # a channel's next to the pixels: twice as many come in, pass a ReLU, and are laid out anew
+BYTES_OF_CHOICE = (
+    64  # a logit's: of caption and empty one, probability, what halving compares, and sums in fp64
+)
+VALUES_OF_SLOT = (
+    32  # a width's, on the way through a block: normed, fused, expanded and again in fp32
+)
+VALUES_OF_PIXEL = (
+    8  # a channel's next to the pixels: twice as many come in, pass a ReLU, and are laid out anew
+)
 
 
-def choose_widths(
-    painter: Painter, n_captions: int, n: int, is_guided: bool, free: float, n_processes: int = 1
-) -> Widths:
+def choose_batch_sizes(
+    pipeline: DallePipeline,
+    n_captions: int,
+    n: int,
+    is_guided: bool,
+    free: float,
+    n_processes: int = 1,
+) -> BatchSizes:
     """Choose how many of n pictures each of so many captions are sampled side by side, and decoded at a time.
 
     free         bytes of memory, see `free_memory`
     n_processes  that draw them, each with so much memory: none is to be without work
     """
-    kind = painter.device.type
+    kind = pipeline.device.type
     bound = min(WIDEST[kind], math.ceil(n_captions * n / n_processes))
     while True:
-        width = even_width(n_captions, n, bound)
-        n_own = 1 if n % width == 0 else width // n if width % n == 0 else width  # captions in a batch
-        taken = drawing_bytes(painter.transformer, width, n_own, painter.dtype, is_guided)  # and kept while decoding
-        if width == 1 or taken + decoding_bytes(painter.dvae) <= SHARE * free:
+        width = even_batch_size(n_captions, n, bound)
+        n_own = (
+            1 if n % width == 0 else width // n if width % n == 0 else width
+        )  # captions in a batch
+        taken = sampling_bytes(
+            pipeline.transformer, width, n_own, pipeline.dtype, is_guided
+        )  # and kept while decoding
+        if width == 1 or taken + decoding_bytes(pipeline.dvae) <= SHARE * free:
             break
         bound = width - 1
-    n_at_once = int((SHARE * free - taken) // decoding_bytes(painter.dvae))
-    return Widths(width, max(min(n_at_once, WIDEST_SLICE[kind]), 1))
+    n_at_once = int((SHARE * free - taken) // decoding_bytes(pipeline.dvae))
+    return BatchSizes(width, max(min(n_at_once, WIDEST_SLICE[kind]), 1))
 
 
-def even_width(n_captions: int, n: int, bound: int) -> int:
+def even_batch_size(n_captions: int, n: int, bound: int) -> int:
     """Choose a width of at most `bound`, so that batches hold captions whole, or parts of one that are equally large.
 
     Samples of one caption share its keys and values then, which is worth batches of half the width. Among the widths
@@ -61,7 +76,7 @@ def even_width(n_captions: int, n: int, bound: int) -> int:
     return math.ceil(n_captions * n / n_batches)
 
 
-def drawing_bytes(
+def sampling_bytes(
     transformer: Transformer, n_samples: int, n_captions: int, dtype: torch.dtype, is_guided: bool
 ) -> int:
     """Count what sampling takes beside the model: its own copy of the weights, keys and values, and what passes by."""
@@ -72,7 +87,7 @@ def drawing_bytes(
     choosing = n_samples * transformer.image_vocab_size * BYTES_OF_CHOICE
     slots = n_samples + n_captions * n_text
     passing = slots * width * VALUES_OF_SLOT * FP32
-    return weights + cache_bytes(transformer, n_samples, n_captions, dtype) + choosing + passing
+    return weights + kv_cache_bytes(transformer, n_samples, n_captions, dtype) + choosing + passing
 
 
 def decoding_bytes(dvae: DiscreteVAE) -> int:

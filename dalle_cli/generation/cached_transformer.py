@@ -21,13 +21,17 @@ from dalle_cli.models.attention import attend
 from dalle_cli.models.attention_masks import Kind, convolution_offsets
 from dalle_cli.models.transformer import GELU_SLOPE, Block, Transformer
 
-Cache = list[tuple[Tensor, Tensor]]  # of each layer, keys and values: of text [2, C, H, T, K], near [2, B, H, N, K]
+KVCache = list[
+    tuple[Tensor, Tensor]
+]  # of each layer, keys and values: of text [2, C, H, T, K], near [2, B, H, N, K]
 
 
-class Decoder(nn.Module):
+class CachedTransformer(nn.Module):
     """The weights, fused and laid out for few rows at a time."""
 
-    def __init__(self, transformer: Transformer, dtype: torch.dtype = torch.float32, is_packed: bool = True) -> None:
+    def __init__(
+        self, transformer: Transformer, dtype: torch.dtype = torch.float32, is_packed: bool = True
+    ) -> None:
         """Lay out a copy of the weights.
 
         dtype      of the branches' weights, keys and values; the stream and the logits are fp32
@@ -48,18 +52,20 @@ class Decoder(nn.Module):
         self.register_buffer("positions", positions.detach().flatten(0, 1))
         self.head = _fused([transformer.image_head], torch.float32, is_packed)
 
-    def new_cache(self, n_samples: int, n_captions: int) -> Cache:
-        """Make room for so many samples; it takes `cache_bytes`."""
+    def new_cache(self, n_samples: int, n_captions: int) -> KVCache:
+        """Make room for so many samples; it takes `kv_cache_bytes`."""
         device = self.start.device
         return [
             tuple(
-                torch.zeros(2, n, *shape, dtype=self._dtype, device=device)  # hidden slots count 0 times what they hold
+                torch.zeros(
+                    2, n, *shape, dtype=self._dtype, device=device
+                )  # hidden slots count 0 times what they hold
                 for n, shape in zip((n_captions, n_samples), layer.held(self.text_len), strict=True)
             )
             for layer in self.layers
         ]
 
-    def read(self, captions: Tensor, image_tokens: Tensor, cache: Cache) -> None:
+    def prefill(self, captions: Tensor, image_tokens: Tensor, cache: KVCache) -> None:
         """Fill a cache from captions, and from first image tokens that are the same for all samples.
 
         captions      int64 [C, T], -1 after the caption
@@ -67,12 +73,14 @@ class Decoder(nn.Module):
         """
         x = self._embed_text(captions)
         if len(image_tokens):
-            before = image_tokens[:-1].expand(len(captions), -1)  # a slot holds the token before its own
+            before = image_tokens[:-1].expand(
+                len(captions), -1
+            )  # a slot holds the token before its own
             x = torch.cat([x, self._embed_image(before, start=0)], dim=1)
         for layer, held in zip(self.layers, cache, strict=True):
-            x = layer.read(x, self.text_len, *held)
+            x = layer.prefill(x, self.text_len, *held)
 
-    def forward(self, before: Tensor, position: Tensor, cache: Cache) -> Tensor:
+    def forward(self, before: Tensor, position: Tensor, cache: KVCache) -> Tensor:
         """Predict the image tokens at a position, fp32 [B, Vi]; to be asked for one position after the other.
 
         before    int64 [B], the tokens at position - 1; anything at 0
@@ -85,7 +93,9 @@ class Decoder(nn.Module):
         return self.head(self.norm(x))
 
 
-def cache_bytes(transformer: Transformer, n_samples: int, n_captions: int, dtype: torch.dtype = torch.float32) -> int:
+def kv_cache_bytes(
+    transformer: Transformer, n_samples: int, n_captions: int, dtype: torch.dtype = torch.float32
+) -> int:
     """Count the bytes of keys and values that so many samples take, by arithmetic alone."""
     slots = n_captions * transformer.text_len * len(transformer.kinds)
     slots += n_samples * sum(_slots_held(kind, transformer) for kind in transformer.kinds)
@@ -135,7 +145,10 @@ class _Near(nn.Module):
             reach = torch.tensor(_reach(kind, transformer), device=slots.device)
             is_seen = torch.isin(back, reach) & (back <= slots[:, None])
         self.register_buffer("places", places)  # [I]
-        self.register_buffer("bias", torch.zeros(is_seen.shape, device=slots.device).masked_fill(~is_seen, -torch.inf))
+        self.register_buffer(
+            "bias",
+            torch.zeros(is_seen.shape, device=slots.device).masked_fill(~is_seen, -torch.inf),
+        )
 
     def window(self, held: Tensor, position: Tensor) -> Tensor:
         """Give what is looked at of keys and values [2, B, H, N, K]: [2, B, H, M, K]."""
@@ -148,7 +161,9 @@ class _Near(nn.Module):
 class _Layer(nn.Module):
     """One block: its weights, fused, and what it does with keys and values."""
 
-    def __init__(self, block: Block, near: _Near, mask: Tensor, dtype: torch.dtype, is_packed: bool) -> None:
+    def __init__(
+        self, block: Block, near: _Near, mask: Tensor, dtype: torch.dtype, is_packed: bool
+    ) -> None:
         super().__init__()
         attention, mlp = block.attention.attention, block.mlp
         self.near = near
@@ -161,7 +176,9 @@ class _Layer(nn.Module):
         self.output = _fused([attention.output], dtype, is_packed)
         # u sigmoid(1.702 u) is silu(1.702 u) / 1.702: its factors go into the matrices before and after
         expand, contract = mlp.expand, mlp.contract
-        self.expand = _Linear(GELU_SLOPE * expand.weight, GELU_SLOPE * expand.bias, dtype, is_packed)
+        self.expand = _Linear(
+            GELU_SLOPE * expand.weight, GELU_SLOPE * expand.bias, dtype, is_packed
+        )
         self.contract = _Linear(contract.weight / GELU_SLOPE, contract.bias, dtype, is_packed)
 
     def held(self, text_len: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -169,22 +186,28 @@ class _Layer(nn.Module):
         n_heads, width = self._heads
         return (n_heads, text_len, width), (n_heads, self.near.n_slots, width)
 
-    def read(self, x: Tensor, text_len: int, text: Tensor, near: Tensor) -> Tensor:
+    def prefill(self, x: Tensor, text_len: int, text: Tensor, near: Tensor) -> Tensor:
         """Take text slots and first image slots [C, T + P, D] through the block, and hold their keys and values."""
-        query, *kept = self._split(self.project(self._normed(x, self.attention_norm)))  # [C, H, T + P, K]
+        query, *kept = self._split(
+            self.project(self._normed(x, self.attention_norm))
+        )  # [C, H, T + P, K]
         n_slots = x.shape[1]
         n_read = n_slots - text_len
         seen = slice(max(n_read - self.near.n_slots, 0), n_read)
         for held_of_text, held_near, tensor in zip(text, near, kept, strict=True):
             held_of_text.copy_(tensor[:, :, :text_len])
-            of_samples = tensor[:, :, text_len:][:, :, seen].repeat_interleave(len(held_near) // len(tensor), 0)
+            of_samples = tensor[:, :, text_len:][:, :, seen].repeat_interleave(
+                len(held_near) // len(tensor), 0
+            )
             held_near[:, :, self.near.places[seen]] = of_samples
         merged = attend(query, *kept, self._mask[:n_slots, :n_slots])
         return self._through_mlp(x + self.output(merged.transpose(1, 2).flatten(2)).float())
 
     def forward(self, x: Tensor, position: Tensor, text: Tensor, near: Tensor) -> Tensor:
         """Take the image slots at one position [B, D] through the block; returns the same shape."""
-        fused = self.project(self._normed(x, self.attention_norm)).view(len(x), 3, *self._heads)  # [B, 3, H, K]
+        fused = self.project(self._normed(x, self.attention_norm)).view(
+            len(x), 3, *self._heads
+        )  # [B, 3, H, K]
         place = self.near.places.index_select(0, position)
         near.index_copy_(3, place, fused[:, 1:].transpose(0, 1).unsqueeze(3))
         keys, values = self.near.window(near, position).unbind()  # [B, H, M, K] each
@@ -192,10 +215,20 @@ class _Layer(nn.Module):
         query = fused[:, 0] * self._scale  # [B, H, K]
         n_captions, n_heads, n_text, width = text_keys.shape
         samples = query.view(n_captions, -1, n_heads, width).transpose(1, 2)  # [C, H, B / C, K]
-        of_text = (samples @ text_keys.transpose(2, 3)).transpose(1, 2).reshape(len(x), n_heads, 1, n_text)
-        of_near = (query[:, :, None] @ keys.transpose(2, 3)).float() + self.near.bias.index_select(0, position)
-        weights = torch.cat([of_text.float(), of_near], dim=3).softmax(dim=3).to(self._dtype)  # [B, H, 1, T + M]
-        samples = weights[..., :n_text].view(n_captions, -1, n_heads, n_text).transpose(1, 2)  # [C, H, B / C, T]
+        of_text = (
+            (samples @ text_keys.transpose(2, 3))
+            .transpose(1, 2)
+            .reshape(len(x), n_heads, 1, n_text)
+        )
+        of_near = (query[:, :, None] @ keys.transpose(2, 3)).float() + self.near.bias.index_select(
+            0, position
+        )
+        weights = (
+            torch.cat([of_text.float(), of_near], dim=3).softmax(dim=3).to(self._dtype)
+        )  # [B, H, 1, T + M]
+        samples = (
+            weights[..., :n_text].view(n_captions, -1, n_heads, n_text).transpose(1, 2)
+        )  # [C, H, B / C, T]
         merged = (samples @ text_values).transpose(1, 2).reshape(len(x), n_heads, 1, width)
         merged = merged + weights[..., n_text:] @ values
         return self._through_mlp(x + self.output(merged.flatten(1)).float())
@@ -213,7 +246,9 @@ class _Layer(nn.Module):
 
 def _fused(layers: Sequence[nn.Linear], dtype: torch.dtype, is_packed: bool) -> "_Linear":
     """Fuse linear layers of one input."""
-    weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
+    weight, bias = (
+        torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias")
+    )
     return _Linear(weight, bias, dtype, is_packed)
 
 
@@ -222,9 +257,14 @@ class _Linear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype, is_packed: bool) -> None:
         super().__init__()
-        weight, bias = (nn.Parameter(tensor.detach().to(dtype), requires_grad=False) for tensor in (weight, bias))
+        weight, bias = (
+            nn.Parameter(tensor.detach().to(dtype), requires_grad=False)
+            for tensor in (weight, bias)
+        )
         self.bias = bias
-        self._is_packed = is_packed and weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        self._is_packed = (
+            is_packed and weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        )
         if self._is_packed:
             # not for a number of rows: told of one row, oneDNN leaves weights as they are, a third as fast in fp32
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight)

@@ -72,7 +72,10 @@ def keep_tokens(prompt: ImagePrompt, dvae: DiscreteVAE) -> KeptTokens:
     except BadSample as error:
         raise UsageError(f"cannot use the picture {prompt.file}: {error.reason}") from error
     tokens = _encode(picture, dvae).masked_fill(is_drawn.flatten().to(_device(dvae)), -1)
-    source = {"image": printable(prompt.file.name), "image_sha256": hashlib.sha256(data).hexdigest()}
+    source = {
+        "image": printable(prompt.file.name),
+        "image_sha256": hashlib.sha256(data).hexdigest(),
+    }
     return KeptTokens(tokens, source | record)
 
 
@@ -80,13 +83,18 @@ def all_but_top(n_rows: int, grid_size: int) -> Tensor:
     """Mark what lies below the top rows: bool [W, W]; raises UsageError where nothing would be kept, or drawn."""
     if not 0 < n_rows < grid_size:
         hint = f"keep 1 to {grid_size - 1} rows" if grid_size > 1 else ""
-        raise UsageError(f"can't keep {n_rows} of {grid_size} rows of tokens and draw the others", hint)
+        raise UsageError(
+            f"can't keep {n_rows} of {grid_size} rows of tokens and draw the others", hint
+        )
     return torch.arange(grid_size)[:, None].expand(-1, grid_size) >= n_rows
 
 
 def box_of_grid(box: Box, grid_size: int) -> Tensor:
     """Mark a box: bool [W, W]; raises UsageError where it is empty or not all inside."""
-    rows, columns = range(box.row, box.row + box.n_rows), range(box.column, box.column + box.n_columns)
+    rows, columns = (
+        range(box.row, box.row + box.n_rows),
+        range(box.column, box.column + box.n_columns),
+    )
     if not all(0 <= cells.start < cells.stop <= grid_size for cells in (rows, columns)):
         raise UsageError(
             f"no such box to redraw: {','.join(map(str, box))}",

@@ -12,17 +12,17 @@ from torch import Tensor
 
 from dalle_cli.console import ProgressLine, Terminal
 from dalle_cli.errors import DalleError
-from dalle_cli.generation.dalle import Painter
-from dalle_cli.generation.output_folder import DrawnFolder
-from dalle_cli.generation.pipeline import Candidate, Widths
+from dalle_cli.generation.dalle import DallePipeline
+from dalle_cli.generation.output_folder import OutputFolder
+from dalle_cli.generation.pipeline import BatchSizes, Candidate
 from dalle_cli.generation.ranking import Ranking, Scored, keep_best, scored
 from dalle_cli.generation.sampling import SamplingSettings
 from dalle_cli.runtime.distributed import World
-from dalle_cli.storage.background_writer import WriterThread
+from dalle_cli.storage.background_writer import BackgroundWriter
 
 
 @dataclass(frozen=True)
-class DrawingJob:
+class GenerationJob:
     """What is drawn and how, the same in all processes.
 
     candidates  n of each caption, in order
@@ -31,11 +31,11 @@ class DrawingJob:
     settings    what a picture's record says of all this
     """
 
-    painter: Painter
+    pipeline: DallePipeline
     candidates: list[Candidate]
     n: int
     n_kept: int
-    widths: Widths
+    widths: BatchSizes
     seed: int
     sampling: SamplingSettings
     kept: Tensor | None
@@ -44,63 +44,80 @@ class DrawingJob:
     world: World
 
 
-def fill(job: DrawingJob, folder: DrawnFolder, terminal: Terminal) -> bool:
-    """Draw what a folder lacks, with the help of all who `help_to_fill` it; say whether it lacked anything."""
+def run_job(job: GenerationJob, folder: OutputFolder, terminal: Terminal) -> bool:
+    """Draw what a folder lacks, with the help of all who `run_worker` it; say whether it lacked anything."""
     n_wanted = len(job.candidates) // job.n * job.n_kept
-    n_added = folder.cut_back(job.n_kept if job.ranking else 1)
+    n_added = folder.truncate(job.n_kept if job.ranking else 1)
     n_done = n_added // job.n_kept * job.n if job.ranking else n_added
     places = range(n_done, len(job.candidates))
-    missing = job.world.tell([place for place in places if not folder.is_held(place)])
+    missing = job.world.broadcast([place for place in places if not folder.is_staged(place)])
     if n_added < n_wanted:
         terminal.say(f"writing {n_wanted - n_added} pictures to {folder.path}")
-        if job.painter.is_compiled:
-            terminal.say("what draws a token is compiled first, since there are many: half a minute")
-        with terminal.progress(len(job.candidates), n_done, "picture") as line, WriterThread() as writer:
-            share = draw_share(job, folder, missing, writer)
+        if job.pipeline.is_compiled:
+            terminal.say(
+                "what draws a token is compiled first, since there are many: half a minute"
+            )
+        with (
+            terminal.progress(len(job.candidates), n_done, "picture") as line,
+            BackgroundWriter() as writer,
+        ):
+            share = generate_share(job, folder, missing, writer)
             drawn = in_order(job, folder, places, share, line)
-            for number, one in enumerate(keep_best(drawn, job.n, job.n_kept, job.ranking), start=n_added):
-                writer.ask(folder.add, number, one)
+            for number, one in enumerate(
+                keep_best(drawn, job.n, job.n_kept, job.ranking), start=n_added
+            ):
+                writer.submit(folder.add, number, one)
                 if job.ranking and (number + 1) % job.n_kept == 0:
                     end = (number + 1) // job.n_kept * job.n
-                    writer.ask(folder.release, range(end - job.n, end))
+                    writer.submit(folder.discard, range(end - job.n, end))
     else:
         terminal.say(f"{folder.path} holds all pictures already: nothing to do")
-    folder.release_all()
+    folder.discard_all()
     return n_added < n_wanted
 
 
-def help_to_fill(job: DrawingJob, folder: DrawnFolder) -> None:
+def run_worker(job: GenerationJob, folder: OutputFolder) -> None:
     """Draw a share of what the first process finds that a folder lacks."""
-    missing = job.world.tell(None)
-    with WriterThread() as writer:
-        for _ in draw_share(job, folder, missing, writer):
+    missing = job.world.broadcast(None)
+    with BackgroundWriter() as writer:
+        for _ in generate_share(job, folder, missing, writer):
             pass
 
 
-def draw_share(job: DrawingJob, folder: DrawnFolder, missing: list[int], writer: WriterThread) -> Iterator[bool]:
+def generate_share(
+    job: GenerationJob, folder: OutputFolder, missing: list[int], writer: BackgroundWriter
+) -> Iterator[bool]:
     """Draw this process's batches of what is missing, slice by slice; in the end all of it is held, by whomever."""
-    width = job.widths.decode
+    width = job.widths.sampling
     batches = sorted({place // width for place in missing})
     own = set(batches[job.world.ranks.rank :: job.world.size])
     places = [place for place in missing if place // width in own]
-    for drawn in job.painter.draw(job.candidates, places, job.widths, job.seed, job.sampling, job.kept):
+    for drawn in job.pipeline.generate(
+        job.candidates, places, job.widths, job.seed, job.sampling, job.kept
+    ):
         for one, picture in scored(drawn, job.ranking):
-            writer.ask(folder.hold, one, picture)
+            writer.submit(folder.stage, one, picture)
         yield True
-    writer.wait()
+    writer.flush()
     if missing:
-        job.world.wait()
+        job.world.barrier()
     yield True
 
 
 def in_order(
-    job: DrawingJob, folder: DrawnFolder, places: range, share: Iterator[bool], line: ProgressLine
+    job: GenerationJob,
+    folder: OutputFolder,
+    places: range,
+    share: Iterator[bool],
+    line: ProgressLine,
 ) -> Iterator[Scored]:
     """Pass candidates on as they come to lie in the folder; draws the own share while the next one does not."""
     for place in places:
-        while not folder.is_held(place):
+        while not folder.is_staged(place):
             if not next(share, False):
-                hint = "run the same command again; of several machines, all must see the same folder"
+                hint = (
+                    "run the same command again; of several machines, all must see the same folder"
+                )
                 raise DalleError(f"a picture that was drawn does not lie in {folder.path}", hint)
         yield Scored(place, job.candidates[place], folder.score(place) if job.ranking else None)
         line.advance()

@@ -15,15 +15,15 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dalle_cli.generation.ranking import Scored
-from dalle_cli.storage.atomic import whole_or_absent
+from dalle_cli.storage.atomic import atomic_write
 from dalle_cli.storage.run_dir import GRID, MANIFEST
 from dalle_cli.viz import GRID_PICTURES, captioned_rows, labelled_grid
 
-HELD = "candidates"
+STAGED = "candidates"
 SCORE = "score"
 
 
-class DrawnFolder:
+class OutputFolder:
     """What lies in one such folder, and what is still to come.
 
     settings  that all its pictures were drawn with, for their records
@@ -32,38 +32,38 @@ class DrawnFolder:
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path = path
         self._settings = settings
-        self._held = path / HELD
+        self._staged = path / STAGED
 
-    def cut_back(self, group: int) -> int:
+    def truncate(self, group: int) -> int:
         """Cut the manifest back to whole groups of pictures; give the number of pictures."""
         path = self.path / MANIFEST
         manifest = path.read_bytes() if path.is_file() else b""
         n_written = manifest.count(b"\n") // group * group
         whole = b"".join(manifest.splitlines(keepends=True)[:n_written])
         if whole != manifest:
-            with whole_or_absent(path) as beside:
+            with atomic_write(path) as beside:
                 beside.write_bytes(whole)
         return n_written
 
-    def hold(self, one: Scored, picture: Image.Image) -> None:
+    def stage(self, one: Scored, picture: Image.Image) -> None:
         """Put a candidate aside: unranked as it will be added, ranked with its score."""
-        self._held.mkdir(exist_ok=True)
+        self._staged.mkdir(exist_ok=True)
         record = self._record(one.place, one) if one.score is None else {SCORE: one.score}
-        _save(picture, self._held_file(one.place), record)
+        _save(picture, self._staged_file(one.place), record)
 
-    def is_held(self, place: int) -> bool:
+    def is_staged(self, place: int) -> bool:
         """Whether the candidate of a place lies aside."""
-        return self._held_file(place).is_file()
+        return self._staged_file(place).is_file()
 
     def score(self, place: int) -> float:
         """Read the score of a ranked candidate that lies aside."""
-        with Image.open(self._held_file(place)) as picture:
+        with Image.open(self._staged_file(place)) as picture:
             return float(picture.info[SCORE])
 
     def add(self, number: int, one: Scored) -> None:
         """Take a candidate in as the number-th picture, with what it is in PNG text chunks and in the manifest."""
         record = self._record(number, one)
-        held, file = self._held_file(one.place), self.path / record["file"]
+        held, file = self._staged_file(one.place), self.path / record["file"]
         if one.rank is None:
             os.replace(held, file)
         else:
@@ -71,14 +71,14 @@ class DrawnFolder:
         with (self.path / MANIFEST).open("a") as manifest:
             manifest.write(json.dumps(record) + "\n")
 
-    def release(self, places: Iterable[int]) -> None:
+    def discard(self, places: Iterable[int]) -> None:
         """Forget candidates held aside: the best of them are added."""
         for place in places:
-            self._held_file(place).unlink(missing_ok=True)
+            self._staged_file(place).unlink(missing_ok=True)
 
-    def release_all(self) -> None:
+    def discard_all(self) -> None:
         """Forget what is held aside, once everything is added."""
-        shutil.rmtree(self._held, ignore_errors=True)
+        shutil.rmtree(self._staged, ignore_errors=True)
 
     def records(self) -> list[dict[str, Any]]:
         """Read what all pictures are, in order."""
@@ -93,21 +93,23 @@ class DrawnFolder:
             own = records[first : first + min(n_shown, n_kept, room)]
             room -= len(own)
             groups += (
-                [(own[0]["caption"], [_read_picture(self.path / record["file"]) for record in own])] if own else []
+                [(own[0]["caption"], [_read_picture(self.path / record["file"]) for record in own])]
+                if own
+                else []
             )
         return groups
 
     def save_grid(self, n_kept: int, n_shown: int) -> None:
         """Lay the pictures out under their captions, at most n_shown of the n_kept of each."""
         groups = self.groups(n_kept, n_shown)
-        with whole_or_absent(self.path / GRID) as beside:
+        with atomic_write(self.path / GRID) as beside:
             labelled_grid(captioned_rows(groups)).save(beside, format="PNG")
 
     def _record(self, number: int, one: Scored) -> dict[str, Any]:
         return {"file": f"{number:04d}.png", **one.record(), **self._settings}
 
-    def _held_file(self, place: int) -> Path:
-        return self._held / f"{place:06d}.png"
+    def _staged_file(self, place: int) -> Path:
+        return self._staged / f"{place:06d}.png"
 
 
 def _save(picture: Image.Image, file: Path, record: dict[str, Any]) -> None:
@@ -115,7 +117,7 @@ def _save(picture: Image.Image, file: Path, record: dict[str, Any]) -> None:
     text = PngInfo()
     for key, value in record.items():
         text.add_itxt(key, str(value))
-    with whole_or_absent(file) as beside:
+    with atomic_write(file) as beside:
         picture.save(beside, format="PNG", pnginfo=text)
 
 

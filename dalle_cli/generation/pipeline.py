@@ -15,15 +15,15 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Widths:
+class BatchSizes:
     """How many candidates are sampled side by side, and at most how many of these are decoded and scored at a time."""
 
-    decode: int
-    slice: int
+    sampling: int
+    decoding: int
 
 
 @dataclass(frozen=True)
-class DrawnSlice:
+class GeneratedBatch:
     """Candidates decoded side by side: those of a batch, or some that follow one another in it.
 
     place         of the first of them among all candidates

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dalle_cli.data.images import BadSample
 from dalle_cli.data.sources.captions import clean_captions
-from dalle_cli.data.tables import TABLE_SUFFIXES, rows_of
+from dalle_cli.data.tables import TABLE_SUFFIXES, read_table
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.untrusted import SURROGATE, printable
 
@@ -20,7 +20,9 @@ def read_captions(captions: list[str], prompts: str | None) -> list[str]:
     if any(SURROGATE.search(caption) for caption in captions):
         raise UsageError("a caption that is not UTF-8")
     if any(not caption.strip() for caption in captions):
-        raise UsageError("an empty caption", 'give a caption in quotes, as in: dalle generate RUN "a red circle"')
+        raise UsageError(
+            "an empty caption", 'give a caption in quotes, as in: dalle generate RUN "a red circle"'
+        )
     found = clean_captions(captions) + ([] if prompts is None else _read(prompts))
     if not found:
         raise UsageError("no captions", "give some in quotes, or a file of them with --prompts")
@@ -37,9 +39,11 @@ def _read(prompts: str) -> list[str]:
     except UnicodeDecodeError as error:
         raise UsageError(f"cannot read captions from {name}: it is not UTF-8 text") from error
     if not prompts.lower().endswith(TABLE_SUFFIXES):
-        return clean_captions(text.replace("\r", "\n").split("\n"))  # as captions beside pictures are read
+        return clean_captions(
+            text.replace("\r", "\n").split("\n")
+        )  # as captions beside pictures are read
     try:
-        rows = list(rows_of(io.StringIO(text, newline=""), prompts, ["caption"]))
+        rows = list(read_table(io.StringIO(text, newline=""), prompts, ["caption"]))
     except DalleError as error:
         raise UsageError(error.message, error.hint) from None
     return [_caption(row, f"{name}, line {line}") for line, row in rows]
@@ -47,7 +51,9 @@ def _read(prompts: str) -> list[str]:
 
 def _caption(row: object, place: str) -> str:
     if not isinstance(row, dict):
-        raise UsageError(f"{place}: not a JSON object", 'a line of JSON is as {"caption": "a red circle"}')
+        raise UsageError(
+            f"{place}: not a JSON object", 'a line of JSON is as {"caption": "a red circle"}'
+        )
     caption = row.get("caption")
     if not isinstance(caption, str):
         raise UsageError(f"{place}: no text as `caption`")

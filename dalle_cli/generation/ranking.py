@@ -14,20 +14,24 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from dalle_cli.generation.pipeline import Candidate, DrawnSlice
+from dalle_cli.generation.pipeline import Candidate, GeneratedBatch
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.scoring.clip_scorer import ClipScorer
 
 
 @torch.inference_mode()
-def image_perplexity(transformer: Transformer, text_tokens: Tensor, image_tokens: Tensor) -> list[float]:
+def image_perplexity(
+    transformer: Transformer, text_tokens: Tensor, image_tokens: Tensor
+) -> list[float]:
     """Exponential of the mean -ln p of a picture's tokens under the model that drew it; lower is better.
 
     text_tokens   int64 [B, T], -1 after the caption
     image_tokens  int64 [B, I]
     """
     _, logits = transformer(text_tokens, image_tokens)
-    nats = F.cross_entropy(logits.float().transpose(1, 2), image_tokens, reduction="none").mean(dim=1)
+    nats = F.cross_entropy(logits.float().transpose(1, 2), image_tokens, reduction="none").mean(
+        dim=1
+    )
     return nats.exp().tolist()
 
 
@@ -40,7 +44,7 @@ class Ranking:
     """
 
     by: Literal["clip", "perplexity"]
-    score: Callable[[DrawnSlice], list[float]]
+    score: Callable[[GeneratedBatch], list[float]]
     checksum: str | None = None
 
 
@@ -64,7 +68,10 @@ class Scored:
 
 def rank_by_perplexity(transformer: Transformer) -> Ranking:
     """Rank by the likelihood of the transformer itself, for which no second model is needed."""
-    return Ranking("perplexity", lambda drawn: image_perplexity(transformer, drawn.text_tokens, drawn.image_tokens))
+    return Ranking(
+        "perplexity",
+        lambda drawn: image_perplexity(transformer, drawn.text_tokens, drawn.image_tokens),
+    )
 
 
 def rank_by_clip(scorer: ClipScorer, checksum: str, captions: Sequence[str]) -> Ranking:
@@ -72,26 +79,37 @@ def rank_by_clip(scorer: ClipScorer, checksum: str, captions: Sequence[str]) -> 
     captions = list(dict.fromkeys(captions))
     embeddings = dict(zip(captions, scorer.embed_captions(captions), strict=True))
 
-    def cosines(drawn: DrawnSlice) -> list[float]:
+    def cosines(drawn: GeneratedBatch) -> list[float]:
         pictures = scorer.embed_pictures([scorer.square(picture) for picture in drawn.pictures])
-        return (pictures * torch.stack([embeddings[c.caption] for c in drawn.candidates])).sum(dim=1).tolist()
+        return (
+            (pictures * torch.stack([embeddings[c.caption] for c in drawn.candidates]))
+            .sum(dim=1)
+            .tolist()
+        )
 
     return Ranking("clip", cosines, checksum)
 
 
-def scored(drawn: DrawnSlice, ranking: Ranking | None) -> list[tuple[Scored, Image.Image]]:
+def scored(drawn: GeneratedBatch, ranking: Ranking | None) -> list[tuple[Scored, Image.Image]]:
     """List the wanted candidates of a slice with their pictures; where there is a ranking, all of it is scored."""
     scores = ranking.score(drawn) if ranking else [None] * len(drawn.candidates)
-    return [(Scored(drawn.place + i, drawn.candidates[i], scores[i]), drawn.pictures[i]) for i in drawn.wanted]
+    return [
+        (Scored(drawn.place + i, drawn.candidates[i], scores[i]), drawn.pictures[i])
+        for i in drawn.wanted
+    ]
 
 
-def keep_best(candidates: Iterable[Scored], n: int, n_kept: int, ranking: Ranking | None) -> Iterator[Scored]:
+def keep_best(
+    candidates: Iterable[Scored], n: int, n_kept: int, ranking: Ranking | None
+) -> Iterator[Scored]:
     """Pass on the best n_kept of each n, the best first, once all n are there; unranked ones pass as they come."""
     if ranking is None:
         yield from candidates
         return
     candidates = iter(candidates)
     while group := list(itertools.islice(candidates, n)):
-        group.sort(key=lambda one: one.score, reverse=ranking.by == "clip")  # cosines fall, perplexities rise
+        group.sort(
+            key=lambda one: one.score, reverse=ranking.by == "clip"
+        )  # cosines fall, perplexities rise
         for rank, one in enumerate(group[:n_kept], start=1):
             yield replace(one, rank=rank, ranked_by=ranking.by)

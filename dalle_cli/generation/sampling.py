@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dalle_cli.generation.cached_transformer import Cache, Decoder, distinct_captions
-from dalle_cli.generation.guidance import GuidedDecoder
+from dalle_cli.generation.cached_transformer import CachedTransformer, KVCache, distinct_captions
+from dalle_cli.generation.guidance import GuidedTransformer
 from dalle_cli.models.transformer import Transformer
-from dalle_cli.runtime.compilation import repeated
+from dalle_cli.runtime.compilation import compile_step
 
 BLOCK = 128  # tokens
 ALMOST_ONE = 1 - 2**-53
@@ -54,7 +54,9 @@ def token_probabilities(logits: Tensor, settings: SamplingSettings) -> Tensor:
     if 0 < settings.top_k < logits.shape[1]:
         kept, order = logits.topk(settings.top_k, dim=1, sorted=False)
         logits = torch.full_like(logits, -torch.inf).scatter_(1, order, kept)
-    logits = logits - logits.amax(dim=1, keepdim=True)  # so that no temperature is too small to divide by
+    logits = logits - logits.amax(
+        dim=1, keepdim=True
+    )  # so that no temperature is too small to divide by
     probabilities = (logits / max(settings.temperature, SMALLEST_TEMPERATURE)).softmax(dim=1)
     if settings.top_p < 1:
         probabilities = probabilities * _is_likely(probabilities, settings.top_p)
@@ -73,11 +75,14 @@ def _is_likely(probabilities: Tensor, share: float) -> Tensor:
     for _ in range(INFINITY_BITS.bit_length()):
         middle = enough + (too_few - enough) // 2
         is_enough = torch.where(bits >= middle, probabilities, 0).sum(dim=1, keepdim=True) >= share
-        enough, too_few = torch.where(is_enough, middle, enough), torch.where(is_enough, too_few, middle)
+        enough, too_few = (
+            torch.where(is_enough, middle, enough),
+            torch.where(is_enough, too_few, middle),
+        )
     return bits >= enough
 
 
-def draw_tokens(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+def sample_tokens(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """Draw by inverse distribution: probabilities [B, V] (any scale), uniforms [B] -> int64 [B].
 
     First a block of tokens is drawn, then one of its own, since cumulative sums are slow.
@@ -104,23 +109,25 @@ class Sampler:
         transformer: Transformer,
         settings: SamplingSettings,
         dtype: torch.dtype = torch.float32,
-        compiled_for: int = 0,
+        compiled_batch_size: int = 0,
     ) -> None:
         """Lay its weights out for drawing.
 
-        dtype         of the branches' arithmetic, see `models.decoder`
-        compiled_for  batches of so many samples: the first one waits for a compiler; 0: not compiled
+        dtype         of the branches' arithmetic, see `models.transformer`
+        compiled_batch_size  batches of so many samples: the first one waits for a compiler; 0: not compiled
         """
-        decoder = Decoder(transformer, dtype, is_packed=not compiled_for)
+        cached = CachedTransformer(transformer, dtype, is_packed=not compiled_batch_size)
         is_guided = settings.guidance != 1
-        self._decoder = GuidedDecoder(decoder, settings.guidance) if is_guided else decoder
+        self._transformer = GuidedTransformer(cached, settings.guidance) if is_guided else cached
         self._image_len = transformer.image_len
-        self._step = repeated(_Step(self._decoder, settings), compiled_for * (2 if is_guided else 1))
-        self._cache: Cache | None = None
+        self._step = compile_step(
+            _Step(self._transformer, settings), compiled_batch_size * (2 if is_guided else 1)
+        )
+        self._cache: KVCache | None = None
         self._cache_is_for = (0, 0)  # samples and captions
 
     @torch.inference_mode()
-    def draw(self, text_tokens: Tensor, uniforms: Tensor, kept: Tensor | None = None) -> Tensor:
+    def sample(self, text_tokens: Tensor, uniforms: Tensor, kept: Tensor | None = None) -> Tensor:
         """Draw image tokens for each caption.
 
         text_tokens  int64 [B, T], -1 after the caption; where all captions come in rows of equally many, samples of one
@@ -137,7 +144,7 @@ class Sampler:
         tokens = kept.to(device).repeat(len(text_tokens), 1)
         captions = distinct_captions(text_tokens)
         cache = self._room(len(text_tokens), len(captions))
-        self._decoder.read(captions, tokens[0, :first], cache)
+        self._transformer.prefill(captions, tokens[0, :first], cache)
         by_position = uniforms.to(device).T.contiguous()
         positions = torch.arange(self._image_len, device=device)
         before = tokens[:, max(first - 1, 0)].clamp(min=0)
@@ -147,15 +154,17 @@ class Sampler:
             if is_drawn[place]:
                 tokens[:, place] = before
             else:
-                before = tokens[:, place].contiguous()  # laid out as what is drawn, or it would be compiled again
+                before = tokens[
+                    :, place
+                ].contiguous()  # laid out as what is drawn, or it would be compiled again
         return tokens
 
-    def _room(self, n_samples: int, n_captions: int) -> Cache:
+    def _room(self, n_samples: int, n_captions: int) -> KVCache:
         """Give the cache of the last batch again where it fits, since a captured step goes by its place."""
         if self._cache is None or self._cache_is_for != (n_samples, n_captions):
             if self._cache is not None:
                 self._cache.clear()  # before there are two; a captured step knows it as well
-            self._cache = self._decoder.new_cache(n_samples, n_captions)
+            self._cache = self._transformer.new_cache(n_samples, n_captions)
             self._cache_is_for = n_samples, n_captions
         return self._cache
 
@@ -163,12 +172,14 @@ class Sampler:
 class _Step(nn.Module):
     """One position: logits, probabilities, a draw."""
 
-    def __init__(self, decoder: Decoder | GuidedDecoder, settings: SamplingSettings) -> None:
+    def __init__(
+        self, transformer: CachedTransformer | GuidedTransformer, settings: SamplingSettings
+    ) -> None:
         super().__init__()
-        self.decoder = decoder
+        self.transformer = transformer
         self._settings = settings
 
-    def forward(self, before: Tensor, uniforms: Tensor, position: Tensor, cache: Cache) -> Tensor:
+    def forward(self, before: Tensor, uniforms: Tensor, position: Tensor, cache: KVCache) -> Tensor:
         """Draw the tokens at a position int64 [1] from those before it and random numbers, [B] each: int64 [B]."""
-        logits = self.decoder(before, position, cache)
-        return draw_tokens(token_probabilities(logits, self._settings), uniforms)
+        logits = self.transformer(before, position, cache)
+        return sample_tokens(token_probabilities(logits, self._settings), uniforms)

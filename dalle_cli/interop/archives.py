@@ -23,7 +23,12 @@ def read_archive(path: Path) -> dict[str, Tensor]:
     with zipfile.ZipFile(path) as archive:
         top = archive.namelist()[0].partition("/")[0]
         _refuse_bombs(
-            [m for m in archive.infolist() if m.filename.startswith((f"{top}/data.pkl", f"{top}/data/"))], size
+            [
+                m
+                for m in archive.infolist()
+                if m.filename.startswith((f"{top}/data.pkl", f"{top}/data/"))
+            ],
+            size,
         )
         root = TensorPickle().run(_read_pickle(archive, top))
         return tensors_of(root, size, lambda key: bytearray(archive.read(f"{top}/data/{key}")))

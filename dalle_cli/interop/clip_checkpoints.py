@@ -23,12 +23,18 @@ def read_public_clip(path: Path) -> PublicClip:
         return read_hugging_face(path) if (path / HF_CONFIG).is_file() else read_open_clip(path)
     except ValidationError as error:
         raise DalleError(f"{path} is not a CLIP: {_first_problem(error)}") from error
-    except (RuntimeError, TypeError, ValueError) as error:  # of arithmetic with shapes that are no CLIP's
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # of arithmetic with shapes that are no CLIP's
         raise DalleError(f"{path} is not a CLIP: its weights have other shapes") from error
 
 
 def _first_problem(error: ValidationError) -> str:
     """Name the first key that is wrong, and what it says where only few values are right."""
     first = error.errors()[0]
-    found = f", not {printable(repr(first['input'])[:80])}" if first["type"] == "literal_error" else ""
+    found = (
+        f", not {printable(repr(first['input'])[:80])}" if first["type"] == "literal_error" else ""
+    )
     return f"`{'.'.join(map(str, first['loc']))}`: {first['msg']}{found}"

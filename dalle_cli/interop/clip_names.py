@@ -9,10 +9,22 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI's files hold beside them
+NOT_WEIGHTS = (
+    "input_resolution",
+    "context_length",
+    "vocab_size",
+)  # numbers that OpenAI's files hold beside them
 TRAINING_CHECKPOINT = "state_dict."  # of open_clip: how `read_tensors` names its weights
-TEXT_PARTS = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
-POSITION_IDS = re.compile(r"(text|vision)_model\.embeddings\.position_ids$")  # a buffer in older files
+TEXT_PARTS = (
+    "token_embedding.",
+    "positional_embedding",
+    "transformer.",
+    "ln_final.",
+    "text_projection",
+)
+POSITION_IDS = re.compile(
+    r"(text|vision)_model\.embeddings\.position_ids$"
+)  # a buffer in older files
 QUERY_KEY_VALUE = re.compile(r"(.*)\.self_attn\.([qkv])_proj\.(weight|bias)$")
 
 HF_TO_OPENAI = [
@@ -44,7 +56,11 @@ def from_openai(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for prefix in (TRAINING_CHECKPOINT, "module."):
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    weights = {_without_text_prefix(name): tensor for name, tensor in tensors.items() if name not in NOT_WEIGHTS}
+    weights = {
+        _without_text_prefix(name): tensor
+        for name, tensor in tensors.items()
+        if name not in NOT_WEIGHTS
+    }
     if weights.get("logit_scale", torch.empty(0)).numel() == 1:
         weights["logit_scale"] = weights["logit_scale"].reshape(())
     return weights

@@ -26,14 +26,19 @@ def fetch_from_hub(name: str) -> Path:
     Raises DalleError for what is no such name, is not to be had, holds no weights, or has no library to ask with.
     """
     if not HUB_NAME.fullmatch(name):
-        raise DalleError(f"no such CLIP: {printable(name)}", "a `train-clip` run, a checkpoint's file or its folder")
+        raise DalleError(
+            f"no such CLIP: {printable(name)}",
+            "a `train-clip` run, a checkpoint's file or its folder",
+        )
     try:
         from huggingface_hub import constants, snapshot_download
     except ImportError as error:
         hint = "`pip install huggingface_hub` fetches public ones by name"
         raise DalleError(f"no such file or folder: {printable(name)}", hint) from error
     try:
-        folder = _fetch_weights(lambda patterns: Path(snapshot_download(name, allow_patterns=patterns)))
+        folder = _fetch_weights(
+            lambda patterns: Path(snapshot_download(name, allow_patterns=patterns))
+        )
     except Exception as error:  # also what the library lets through of those below it, which have no class in common
         reason = printable(str(error).partition("\n")[0] or type(error).__name__)
         hint = f"looked in {constants.HF_HUB_CACHE} (HF_HUB_CACHE); offline is {constants.HF_HUB_OFFLINE}"
@@ -42,7 +47,9 @@ def fetch_from_hub(name: str) -> Path:
         ) from error
     if folder is None:
         known = ", ".join(pattern for patterns in WEIGHTS for pattern in patterns)
-        raise DalleError(f"{printable(name)} holds no weights in a known form", f"looked for {known}")
+        raise DalleError(
+            f"{printable(name)} holds no weights in a known form", f"looked for {known}"
+        )
     return folder
 
 

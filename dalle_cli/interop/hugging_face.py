@@ -17,8 +17,16 @@ from dalle_cli.interop.torch_files import read_tensors
 from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD
 
 HF_CONFIG = "config.json"
-HF_PREPROCESSING = ("preprocessor_config.json", "processor_config.json")  # transformers 5 writes the second
-HF_WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
+HF_PREPROCESSING = (
+    "preprocessor_config.json",
+    "processor_config.json",
+)  # transformers 5 writes the second
+HF_WEIGHTS = (
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model-*-of-*.bin",
+)
 
 Size = int | dict[str, int | None]
 
@@ -75,7 +83,9 @@ def read_hugging_face(folder: Path) -> PublicClip:
     """Read a folder; raises DalleError or ValidationError for what is no CLIP, damaged or not supported."""
     config = _Config.model_validate(read_json(folder / HF_CONFIG))
     text = _Text.model_validate({**(config.text_config or {}), **(config.text_config_dict or {})})
-    vision = _Vision.model_validate({**(config.vision_config or {}), **(config.vision_config_dict or {})})
+    vision = _Vision.model_validate(
+        {**(config.vision_config or {}), **(config.vision_config_dict or {})}
+    )
     _check_towers(folder, text, vision)
     pixels = _read_pixels(folder)
     _check_pixels(folder, pixels, vision.image_size)
@@ -88,7 +98,9 @@ def read_hugging_face(folder: Path) -> PublicClip:
         vision=_tower_table(vision),
         text=_tower_table(text),
         text_vocab_size=text.vocab_size,
-        end_of_text=None if text.eos_token_id == 2 else text.eos_token_id,  # 2 was a mistake that means the largest id
+        end_of_text=None
+        if text.eos_token_id == 2
+        else text.eos_token_id,  # 2 was a mistake that means the largest id
         pixel_mean=pixels.image_mean,
         pixel_std=pixels.image_std,
     )
@@ -99,7 +111,9 @@ def read_hugging_face(folder: Path) -> PublicClip:
 
 def _check_towers(folder: Path, text: _Text, vision: _Vision) -> None:
     if text.hidden_act != vision.hidden_act:
-        raise DalleError(f"{folder} is not supported: its towers have two activations, {text.hidden_act} and another")
+        raise DalleError(
+            f"{folder} is not supported: its towers have two activations, {text.hidden_act} and another"
+        )
     if not text.layer_norm_eps == vision.layer_norm_eps == 1e-5:
         raise DalleError(f"{folder} is not supported: its layer_norm_eps is not 1e-5")
 
@@ -123,8 +137,13 @@ def _read_pixels(folder: Path) -> _Pixels:
 def _check_pixels(folder: Path, pixels: _Pixels, image_size: int) -> None:
     """Refuse what is not: the shorter side to the model's size, the middle cut out, bytes divided by 255."""
     if not math.isclose(pixels.rescale_factor, 1 / 255, rel_tol=1e-6):
-        raise DalleError(f"{folder} is not supported: its `rescale_factor` is {pixels.rescale_factor}, not 1/255")
-    sides = {"size": (pixels.size, {"shortest_edge"}), "crop_size": (pixels.crop_size, {"height", "width"})}
+        raise DalleError(
+            f"{folder} is not supported: its `rescale_factor` is {pixels.rescale_factor}, not 1/255"
+        )
+    sides = {
+        "size": (pixels.size, {"shortest_edge"}),
+        "crop_size": (pixels.crop_size, {"height", "width"}),
+    }
     for key, (size, edges) in sides.items():
         if size not in (None, image_size) and _given(size) != dict.fromkeys(edges, image_size):
             raise DalleError(
@@ -135,4 +154,8 @@ def _check_pixels(folder: Path, pixels: _Pixels, image_size: int) -> None:
 
 def _given(size: Size | None) -> dict[str, int]:
     """Leave out the edges that are null, as some files list all that there could be."""
-    return {edge: length for edge, length in size.items() if length is not None} if isinstance(size, dict) else {}
+    return (
+        {edge: length for edge, length in size.items() if length is not None}
+        if isinstance(size, dict)
+        else {}
+    )

@@ -90,25 +90,41 @@ def _weights_in(folder: Path) -> Path:
 
 def _likely_activation(file: Path, tensors: Mapping[str, Tensor]) -> Activation:
     """Guess what no weight tells: open_clip's models have GELU unless their name says otherwise, others QuickGELU."""
-    is_open_clip = file.name.startswith("open_clip") or any(name.startswith(TRAINING_CHECKPOINT) for name in tensors)
+    is_open_clip = file.name.startswith("open_clip") or any(
+        name.startswith(TRAINING_CHECKPOINT) for name in tensors
+    )
     return "gelu" if is_open_clip and "quickgelu" not in file.name.lower() else "quick_gelu"
 
 
 def _check_weights(file: Path, weights: Mapping[str, Tensor]) -> None:
     shown = printable(str(file))
     if any(name.startswith(RESNET) for name in weights):
-        raise DalleError(f"{shown} is not supported: its vision tower is a ResNet", "take one of the ViT models")
+        raise DalleError(
+            f"{shown} is not supported: its vision tower is a ResNet", "take one of the ViT models"
+        )
     if any(name.startswith("text_model.") for name in weights):
-        raise DalleError(f"{shown} does not tell its sizes", f"give its folder, where they are in {HF_CONFIG}")
-    needed = ("visual.conv1.weight", "visual.positional_embedding", "text_projection", "token_embedding.weight")
+        raise DalleError(
+            f"{shown} does not tell its sizes", f"give its folder, where they are in {HF_CONFIG}"
+        )
+    needed = (
+        "visual.conv1.weight",
+        "visual.positional_embedding",
+        "text_projection",
+        "token_embedding.weight",
+    )
     missing = [name for name in (*needed, "positional_embedding") if name not in weights]
     if missing:
         raise DalleError(f"{shown} is not a CLIP with a ViT: it has no `{missing[0]}`")
-    if any(weights[name].ndim != 2 for name in needed[1:]) or weights["visual.conv1.weight"].ndim != 4:
+    if (
+        any(weights[name].ndim != 2 for name in needed[1:])
+        or weights["visual.conv1.weight"].ndim != 4
+    ):
         raise DalleError(f"{shown} is not a CLIP with a ViT: its weights have other shapes")
 
 
-def _table_of(weights: Mapping[str, Tensor], activation: Activation, config: _Config | None) -> TrainedClipTable:
+def _table_of(
+    weights: Mapping[str, Tensor], activation: Activation, config: _Config | None
+) -> TrainedClipTable:
     """Tell the sizes from the weights' shapes (OpenAI's way), and the heads from the config where there is one."""
     vision_width, _, _, patch_size = weights["visual.conv1.weight"].shape
     text_vocab_size, text_width = weights["token_embedding.weight"].shape
@@ -132,7 +148,9 @@ def _table_of(weights: Mapping[str, Tensor], activation: Activation, config: _Co
     )
 
 
-def _tower_table(weights: Mapping[str, Tensor], prefix: str, d_model: int, n_heads: int) -> TowerTable:
+def _tower_table(
+    weights: Mapping[str, Tensor], prefix: str, d_model: int, n_heads: int
+) -> TowerTable:
     pattern = re.compile(rf"{re.escape(prefix)}\.resblocks\.\d+\.attn\.in_proj_weight$")
     bias = weights.get(f"{prefix}.resblocks.0.mlp.c_fc.bias")
     return TowerTable(

@@ -20,7 +20,9 @@ from dalle_cli.models.dvae import DiscreteVAE, DVAEEncoder
 from dalle_cli.untrusted import printable
 
 IMAGE_SIZE, N_GROUPS = 256, 4  # the same in all that was released, and in no weight's shape
-FIRST_BLOCKS = re.compile(r"blocks\.group_1\.(group\.)?block_\d+\.res_path\.(path\.)?conv_1\.(w|weight)$")
+FIRST_BLOCKS = re.compile(
+    r"blocks\.group_1\.(group\.)?block_\d+\.res_path\.(path\.)?conv_1\.(w|weight)$"
+)
 INPUT_KERNELS = {"encoder": (7, 7), "decoder": (1, 1)}
 MAX_NAMED = 5
 
@@ -55,29 +57,42 @@ def read_openai_dvae(encoder: Path, decoder: Path | None) -> PublicDVAE:
 
     Raises DalleError, naming the first misfits, for anything else.
     """
-    halves = [_read_half(encoder, "encoder")] + ([_read_half(decoder, "decoder")] if decoder else [])
+    halves = [_read_half(encoder, "encoder")] + (
+        [_read_half(decoder, "decoder")] if decoder else []
+    )
     try:
         table = _table_of(*halves)
         with torch.device("meta"):
             model = (DiscreteVAE if decoder else DVAEEncoder)(**table.model_dump())
-    except (ValidationError, RuntimeError, TypeError, ValueError) as error:  # of sizes that no model has
+    except (
+        ValidationError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # of sizes that no model has
         raise DalleError(
             f"{printable(str(encoder))} does not hold OpenAI's encoder: its weights have odd shapes"
         ) from error
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     weights: dict[str, Tensor] = {}
     for half in halves:
-        weights |= _fitted(half, {name: shape for name, shape in shapes.items() if name.startswith(half.side)})
+        weights |= _fitted(
+            half, {name: shape for name, shape in shapes.items() if name.startswith(half.side)}
+        )
     return PublicDVAE(table, weights)
 
 
 def _read_half(file: Path, side: str) -> _Half:
     tensors = read_tensors(file)
-    half = _Half(file, side, tensors, _flava_name if "blocks.input.weight" in tensors else _openai_name)
+    half = _Half(
+        file, side, tensors, _flava_name if "blocks.input.weight" in tensors else _openai_name
+    )
     kernel = tuple(half.matrix("encoder.trunk.input.weight").shape[2:])
     if kernel != INPUT_KERNELS[side]:
         hint = "the encoder's file comes first, the decoder's second"
-        raise _unfit(half, f"its first convolution has a kernel of {'x'.join(map(str, kernel))}", hint)
+        raise _unfit(
+            half, f"its first convolution has a kernel of {'x'.join(map(str, kernel))}", hint
+        )
     return half
 
 
@@ -89,7 +104,9 @@ def _openai_name(name: str) -> str:
 
 def _flava_name(name: str) -> str:
     """Say how FLAVA's image codebook calls it."""
-    released = re.sub(r"(group_\d)\.", r"\1.group.", _openai_name(name)).replace("res_path.", "res_path.path.")
+    released = re.sub(r"(group_\d)\.", r"\1.group.", _openai_name(name)).replace(
+        "res_path.", "res_path.path."
+    )
     return released[:-1] + name.rpartition(".")[2]
 
 
@@ -125,7 +142,9 @@ def _fitted(half: _Half, shapes: Mapping[str, list[int]]) -> dict[str, Tensor]:
     ]
     if misfits:
         shown = printable(", ".join(sorted(misfits)[:MAX_NAMED]))
-        raise _unfit(half, shown + f" and {len(misfits) - MAX_NAMED} more" * (len(misfits) > MAX_NAMED))
+        raise _unfit(
+            half, shown + f" and {len(misfits) - MAX_NAMED} more" * (len(misfits) > MAX_NAMED)
+        )
     return {own_names[name]: _in_fp32(tensor) for name, tensor in half.tensors.items()}
 
 
@@ -135,4 +154,6 @@ def _in_fp32(tensor: Tensor) -> Tensor:
 
 
 def _unfit(half: _Half, reason: str, hint: str = "") -> DalleError:
-    return DalleError(f"{printable(str(half.file))} does not hold OpenAI's {half.side}: {reason}", hint)
+    return DalleError(
+        f"{printable(str(half.file))} does not hold OpenAI's {half.side}: {reason}", hint
+    )

@@ -29,7 +29,9 @@ def read_pickle_chain(path: Path) -> dict[str, Tensor]:
         pickles.seek(len(MAGIC))
         version, machine = TensorPickle().run(pickles), TensorPickle().run(pickles)
         if version != VERSION or machine.get("little_endian") is not True:
-            raise ValueError("it is of another version, or of a machine with another order of bytes")
+            raise ValueError(
+                "it is of another version, or of a machine with another order of bytes"
+            )
         described = TensorPickle()
         root, keys = described.run(pickles), TensorPickle().run(pickles)
         blocks = _blocks(file, pickles.tell(), keys, described.storages)
@@ -42,7 +44,9 @@ def read_pickle_chain(path: Path) -> dict[str, Tensor]:
         return tensors_of(root, path.stat().st_size, read_storage)
 
 
-def _blocks(file: BinaryIO, start: int, keys: Any, storages: dict[str, torch.dtype]) -> dict[str, tuple[int, int]]:
+def _blocks(
+    file: BinaryIO, start: int, keys: Any, storages: dict[str, torch.dtype]
+) -> dict[str, tuple[int, int]]:
     """Find where each storage lies: its first byte and how many they are, all inside the file."""
     end = file.seek(0, os.SEEK_END)
     blocks = {}

@@ -49,8 +49,12 @@ def find_only_weights(folder: Path, patterns: tuple[str, ...]) -> Path:
     if not files:
         raise _no_weights(folder, patterns)
     if len(files) > 1:
-        names = ", ".join(printable(file.name) for file in files[:MAX_NAMED]) + ", ..." * (len(files) > MAX_NAMED)
-        raise DalleError(f"{folder} holds {len(files)} checkpoints: {names}", "give the file that is meant")
+        names = ", ".join(printable(file.name) for file in files[:MAX_NAMED]) + ", ..." * (
+            len(files) > MAX_NAMED
+        )
+        raise DalleError(
+            f"{folder} holds {len(files)} checkpoints: {names}", "give the file that is meant"
+        )
     return files[0]
 
 

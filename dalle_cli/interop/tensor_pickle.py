@@ -65,7 +65,10 @@ STAND_INS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": lambda *described: TensorRecord(*described[:4]),
     "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
     "torch.jit._pickle.restore_type_tag": lambda value, *_: value,
-    **{f"torch.jit._pickle.build_{kind}list": lambda values: values for kind in ("int", "bool", "double", "tensor")},
+    **{
+        f"torch.jit._pickle.build_{kind}list": lambda values: values
+        for kind in ("int", "bool", "double", "tensor")
+    },
 }
 
 
@@ -161,7 +164,9 @@ class TensorPickle:
         """Set items, the text-keyed ones: attributes have no others, and other keys can be costly to hash."""
         if type(self.stack[-1]) is not dict:
             raise ValueError(f"a {type(self.stack[-1]).__name__} is updated as a dict")
-        self.stack[-1].update((k, v) for k, v in zip(items[::2], items[1::2], strict=True) if isinstance(k, str))
+        self.stack[-1].update(
+            (k, v) for k, v in zip(items[::2], items[1::2], strict=True) if isinstance(k, str)
+        )
 
     def remember(self, slot: int | None) -> None:
         self.memo[len(self.memo) if slot is None else slot] = self.stack[-1]

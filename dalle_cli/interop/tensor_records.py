@@ -18,7 +18,11 @@ MAX_PICKLE = 2**24  # bytes; the largest CLIP needs a few hundred kilobytes
 MAX_TENSORS = 100_000  # other attributes of modules included
 MAX_NAME = 1000
 MAX_DIMENSIONS = 32
-REGISTERS = ("_parameters", "_buffers", "_modules")  # where a module has what is called its attributes
+REGISTERS = (
+    "_parameters",
+    "_buffers",
+    "_modules",
+)  # where a module has what is called its attributes
 
 
 def tensors_of(root: Any, size: int, read_storage: Callable[[str], bytearray]) -> dict[str, Tensor]:
@@ -85,7 +89,11 @@ def _n_bytes(record: TensorRecord) -> int:
 def _view(record: TensorRecord, content: bytearray) -> Tensor:
     """View a storage as a tensor, once it is certain that each number lies inside and none is promised twice."""
     storage, offset, size, stride = record
-    flat = torch.frombuffer(content, dtype=storage.dtype) if content else torch.empty(0, dtype=storage.dtype)
+    flat = (
+        torch.frombuffer(content, dtype=storage.dtype)
+        if content
+        else torch.empty(0, dtype=storage.dtype)
+    )
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if math.prod(size) > len(flat) or (0 not in size and last >= len(flat)):
         raise ValueError(f"a tensor reaches beyond the {len(flat)} numbers of its storage")

@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # query, key and value to averaged values, all [B, H, S, K]
+Attend = Callable[
+    [Tensor, Tensor, Tensor], Tensor
+]  # query, key and value to averaged values, all [B, H, S, K]
 
 SHORT = 256  # slots
 
@@ -57,7 +59,9 @@ class Attention(nn.Module):
 
     def _project(self, x: Tensor) -> list[Tensor]:
         heads = (self.n_heads, self.d_head)
-        return [p(x).unflatten(-1, heads).transpose(1, 2) for p in (self.query, self.key, self.value)]  # [B, H, N, K]
+        return [
+            p(x).unflatten(-1, heads).transpose(1, 2) for p in (self.query, self.key, self.value)
+        ]  # [B, H, N, K]
 
     def _merge(self, heads: Tensor) -> Tensor:
         return self.output(heads.transpose(1, 2).flatten(2))

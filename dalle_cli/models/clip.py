@@ -34,7 +34,7 @@ class Tower:
     d_mlp: int
 
 
-class Attention(nn.Module):
+class ClipAttention(nn.Module):
     """Multi-head attention with one matrix for queries, keys and values, in this order."""
 
     def __init__(self, d_model: int, n_heads: int) -> None:
@@ -56,8 +56,14 @@ class Attention(nn.Module):
         (query_weight, rest_weight), (query_bias, rest_bias) = (
             joint.split(sizes) for joint in (self.in_proj_weight, self.in_proj_bias)
         )
-        query = F.linear(x[:, :n_kept], query_weight, query_bias).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
-        rest = F.linear(x, rest_weight, rest_bias).unflatten(-1, (2, self.n_heads, -1))  # [B, N, 2, H, K]
+        query = (
+            F.linear(x[:, :n_kept], query_weight, query_bias)
+            .unflatten(-1, (self.n_heads, -1))
+            .transpose(1, 2)
+        )
+        rest = F.linear(x, rest_weight, rest_bias).unflatten(
+            -1, (2, self.n_heads, -1)
+        )  # [B, N, 2, H, K]
         key, value = rest.permute(2, 0, 3, 1, 4)  # [B, H, N, K] each
         return self.out_proj(attend(query, key, value, mask).transpose(1, 2).flatten(2))
 
@@ -75,16 +81,18 @@ class Mlp(nn.Module):
         x = self.c_fc(x)
         if self.activation == "gelu":
             return self.c_proj(F.gelu(x))
-        return self.c_proj(F.silu(1.702 * x) / 1.702)  # u * sigmoid(1.702 u), by one fused operation
+        return self.c_proj(
+            F.silu(1.702 * x) / 1.702
+        )  # u * sigmoid(1.702 u), by one fused operation
 
 
-class Block(nn.Module):
+class ClipBlock(nn.Module):
     """One layer: attention and perceptron, each behind a LayerNorm and added to the stream."""
 
     def __init__(self, d_model: int, n_heads: int, d_mlp: int, activation: Activation) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(d_model)
-        self.attn = Attention(d_model, n_heads)
+        self.attn = ClipAttention(d_model, n_heads)
         self.ln_2 = nn.LayerNorm(d_model)
         self.mlp = Mlp(d_model, d_mlp, activation)
 
@@ -93,13 +101,13 @@ class Block(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
 
-class Transformer(nn.Module):
+class ClipTransformer(nn.Module):
     """The blocks of a tower."""
 
     def __init__(self, tower: Tower, activation: Activation) -> None:
         super().__init__()
         sizes = (tower.d_model, tower.n_heads, tower.d_mlp, activation)
-        self.resblocks = nn.ModuleList(Block(*sizes) for _ in range(tower.n_layers))
+        self.resblocks = nn.ModuleList(ClipBlock(*sizes) for _ in range(tower.n_layers))
 
     def forward(self, x: Tensor, mask: Tensor | None = None, n_kept: int | None = None) -> Tensor:
         """Run x [B, N, D] through the blocks; the last one computes only the slots to be kept, the first n_kept."""
@@ -124,10 +132,14 @@ class Transformer(nn.Module):
 class VisionTransformer(nn.Module):
     """From normalised pixels to the shared space."""
 
-    def __init__(self, image_size: int, patch_size: int, d_embed: int, tower: Tower, activation: Activation) -> None:
+    def __init__(
+        self, image_size: int, patch_size: int, d_embed: int, tower: Tower, activation: Activation
+    ) -> None:
         super().__init__()
         if image_size % patch_size:
-            raise ValueError(f"image_size must be divisible by patch_size: {image_size} by {patch_size}")
+            raise ValueError(
+                f"image_size must be divisible by patch_size: {image_size} by {patch_size}"
+            )
         self.image_size = image_size
         self.patch_size = patch_size
         d_model, n_patches = tower.d_model, (image_size // patch_size) ** 2
@@ -135,14 +147,16 @@ class VisionTransformer(nn.Module):
         self.class_embedding = nn.Parameter(torch.empty(d_model))
         self.positional_embedding = nn.Parameter(torch.empty(n_patches + 1, d_model))
         self.ln_pre = nn.LayerNorm(d_model)
-        self.transformer = Transformer(tower, activation)
+        self.transformer = ClipTransformer(tower, activation)
         self.ln_post = nn.LayerNorm(d_model)
         self.proj = nn.Parameter(torch.empty(d_model, d_embed))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Project pixels [B, 3, H, W] to [B, E], by the slot that holds no patch."""
         patches = self.conv1(pixels).flatten(2).transpose(1, 2)  # [B, P, D]
-        x = torch.cat([self.class_embedding.expand(len(pixels), 1, -1), patches], dim=1)  # [B, N, D]
+        x = torch.cat(
+            [self.class_embedding.expand(len(pixels), 1, -1), patches], dim=1
+        )  # [B, N, D]
         x = self.transformer(self.ln_pre(x + self.positional_embedding), n_kept=1)
         return self.ln_post(x[:, 0]) @ self.proj
 
@@ -186,7 +200,7 @@ class Clip(nn.Module):
         self.visual = VisionTransformer(image_size, patch_size, d_embed, vision, activation)
         self.token_embedding = nn.Embedding(text_vocab_size, text.d_model)
         self.positional_embedding = nn.Parameter(torch.empty(text_len, text.d_model))
-        self.transformer = Transformer(text, activation)
+        self.transformer = ClipTransformer(text, activation)
         self.ln_final = nn.LayerNorm(text.d_model)
         self.text_projection = nn.Parameter(torch.empty(text.d_model, d_embed))
         self.logit_scale = nn.Parameter(torch.empty(()))
@@ -206,14 +220,18 @@ class Clip(nn.Module):
 
     def normalise(self, images: Tensor) -> Tensor:
         """Map images [B, 3, H, W] in [0, 1] to the pixels that `encode_image` reads."""
-        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (self.pixel_mean, self.pixel_std))
+        mean, std = (
+            images.new_tensor(values).view(3, 1, 1) for values in (self.pixel_mean, self.pixel_std)
+        )
         return (images - mean) / std
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Project normalised pixels [B, 3, H, W] into the shared space: [B, E], of any length."""
         expected = [3, self.image_size, self.image_size]
         if list(pixels.shape[1:]) != expected:
-            raise ValueError(f"expected pixels [B, {', '.join(map(str, expected))}], got {list(pixels.shape)}")
+            raise ValueError(
+                f"expected pixels [B, {', '.join(map(str, expected))}], got {list(pixels.shape)}"
+            )
         return self.visual(pixels)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
@@ -243,7 +261,7 @@ class Clip(nn.Module):
         """List the weights that decay: all but gains, biases, the scale and the one vector of its kind."""
         return [parameter for parameter in self.parameters() if parameter.ndim >= 2]
 
-    def sixteen_bit_parts(self) -> list[nn.Module]:
+    def half_precision_modules(self) -> list[nn.Module]:
         """List what OpenAI runs in 16 bits, but for the two projections; the stream and its norms stay fp32."""
         blocks = [*self.visual.transformer.resblocks, *self.transformer.resblocks]
         return [self.visual.conv1, *(part for block in blocks for part in (block.attn, block.mlp))]

@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PIXEL_EPS = 0.1  # the logit-Laplace density diverges at 0 and 1, so pixels are kept away from both (A.3)
+PIXEL_EPS = (
+    0.1  # the logit-Laplace density diverges at 0 and 1, so pixels are kept away from both (A.3)
+)
 
 
 def map_pixels(images: Tensor) -> Tensor:
@@ -35,7 +37,9 @@ def relax(logits: Tensor, temperature: float, gumbel: Tensor) -> Tensor:
 
     Fast where both have their entries side by side (channels last), as the result has.
     """
-    noisy = (logits + gumbel).div_(temperature)  # in place: nobody else has the sum, the widest tensor of all
+    noisy = (logits + gumbel).div_(
+        temperature
+    )  # in place: nobody else has the sum, the widest tensor of all
     cells = noisy.movedim(1, -1)  # softmax wants its own dimension last
     return cells.softmax(dim=-1).movedim(-1, 1)
 
@@ -56,7 +60,9 @@ class Conv(nn.Conv2d):
 class ResBlock(nn.Module):
     """id_path(x) + post_gain * res_path(x), the residual path a bottleneck of four convolutions."""
 
-    def __init__(self, n_in: int, n_out: int, kernels: tuple[int, int, int, int], post_gain: float) -> None:
+    def __init__(
+        self, n_in: int, n_out: int, kernels: tuple[int, int, int, int], post_gain: float
+    ) -> None:
         super().__init__()
         if n_out % 4:
             raise ValueError(f"a residual block's width must be divisible by 4: {n_out}")
@@ -73,7 +79,10 @@ class ResBlock(nn.Module):
 
 
 def _tower(
-    widths: list[int], blocks_per_group: int, kernels: tuple[int, int, int, int], resample: nn.Module
+    widths: list[int],
+    blocks_per_group: int,
+    kernels: tuple[int, int, int, int],
+    resample: nn.Module,
 ) -> list[tuple[str, nn.Module]]:
     """Name the groups of residual blocks from widths[0] to widths[-1]; all but the last end by resampling."""
     n_groups = len(widths) - 1
@@ -97,11 +106,15 @@ class DVAEEncoder(nn.Module):
     halves the picture. The paper: 4 groups of 2 blocks, n_hidden 256, vocab_size 8192, 256 px; 53,786,240 parameters.
     """
 
-    def __init__(self, image_size: int, vocab_size: int, n_hidden: int, n_groups: int, blocks_per_group: int) -> None:
+    def __init__(
+        self, image_size: int, vocab_size: int, n_hidden: int, n_groups: int, blocks_per_group: int
+    ) -> None:
         super().__init__()
         factor = 2 ** (n_groups - 1)
         if image_size % factor:
-            raise ValueError(f"image_size must be divisible by {factor} for {n_groups} groups: {image_size}")
+            raise ValueError(
+                f"image_size must be divisible by {factor} for {n_groups} groups: {image_size}"
+            )
         self.image_size = image_size
         self.vocab_size = vocab_size
         self.grid_size = image_size // factor
@@ -125,7 +138,9 @@ class DVAEEncoder(nn.Module):
         """Score every codebook entry in every cell: images [B, 3, H, W] in [0, 1] -> logits [B, K, g, g]."""
         expected = (3, self.image_size, self.image_size)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            raise ValueError(f"expected images [B, {', '.join(map(str, expected))}], got {list(images.shape)}")
+            raise ValueError(
+                f"expected images [B, {', '.join(map(str, expected))}], got {list(images.shape)}"
+            )
         return self.encoder(map_pixels(images))
 
     def image_tokens(self, images: Tensor) -> Tensor:
@@ -136,7 +151,7 @@ class DVAEEncoder(nn.Module):
         """List the weights of the convolutions: everything but the biases."""
         return [parameter for parameter in self.parameters() if parameter.ndim == 4]
 
-    def sixteen_bit_parts(self) -> list[nn.Module]:
+    def half_precision_modules(self) -> list[nn.Module]:
         """List what the paper runs in 16 bits: all but the two convolutions next to the relaxation (appendix A)."""
         return [self.encoder.trunk]
 
@@ -148,7 +163,13 @@ class DiscreteVAE(DVAEEncoder):
     """
 
     def __init__(
-        self, image_size: int, vocab_size: int, n_hidden: int, n_init: int, n_groups: int, blocks_per_group: int
+        self,
+        image_size: int,
+        vocab_size: int,
+        n_hidden: int,
+        n_init: int,
+        n_groups: int,
+        blocks_per_group: int,
     ) -> None:
         super().__init__(image_size, vocab_size, n_hidden, n_groups, blocks_per_group)
         widths = [n_hidden * 2**i for i in reversed(range(n_groups))]
@@ -173,7 +194,9 @@ class DiscreteVAE(DVAEEncoder):
         """
         grid = image_tokens.unflatten(1, (self.grid_size, self.grid_size))
         codebook = self.decoder.input
-        vectors = F.embedding(grid, codebook.weight[:, :, 0, 0].T) + codebook.bias  # [B, g, g, n_init]
+        vectors = (
+            F.embedding(grid, codebook.weight[:, :, 0, 0].T) + codebook.bias
+        )  # [B, g, g, n_init]
         mu, _ = self._decode_vectors(vectors.permute(0, 3, 1, 2))
         return unmap_pixels(mu.sigmoid())
 
@@ -181,9 +204,9 @@ class DiscreteVAE(DVAEEncoder):
         """Decode a relaxed sample [B, K, g, g] into the likelihood's mu and log_scale, both [B, 3, H, W]."""
         return self._decode_vectors(self.decoder.input(relaxed))
 
-    def sixteen_bit_parts(self) -> list[nn.Module]:
+    def half_precision_modules(self) -> list[nn.Module]:
         """List the decoder's trunk beside the encoder's."""
-        return [*super().sixteen_bit_parts(), self.decoder.trunk]
+        return [*super().half_precision_modules(), self.decoder.trunk]
 
     def _decode_vectors(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         mu, log_scale = self.decoder.trunk(vectors).chunk(2, dim=1)

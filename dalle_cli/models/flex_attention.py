@@ -22,7 +22,9 @@ def _compiled() -> Callable[..., Tensor]:
 class FlexAttention:
     """Attention under one kind's mask, over streams of one shape."""
 
-    def __init__(self, kind: Kind, text_len: int, grid_size: int, kernel_size: int, device: torch.device) -> None:
+    def __init__(
+        self, kind: Kind, text_len: int, grid_size: int, kernel_size: int, device: torch.device
+    ) -> None:
         mask = attention_mask(kind, text_len, grid_size, kernel_size).to(device)
         order = torch.arange(len(mask), device=device)
         if kind == "column":
@@ -31,7 +33,12 @@ class FlexAttention:
         self._is_reordered = kind == "column"
         mask = mask[order][:, order]
         self._blocks = create_block_mask(
-            lambda batch, head, query, key: mask[query, key], None, None, len(mask), len(mask), device=device
+            lambda batch, head, query, key: mask[query, key],
+            None,
+            None,
+            len(mask),
+            len(mask),
+            device=device,
         )
         self._flex = _compiled() if device.type == "cuda" else flex_attention
 

@@ -28,7 +28,9 @@ class SparseAttention:
         self.text_len = text_len
         self.grid_size = grid_size
         self.is_column = kind == "column"
-        mask = image_mask(kind, grid_size, kernel_size).view([grid_size] * 4)  # [line, place, line, place]
+        mask = image_mask(kind, grid_size, kernel_size).view(
+            [grid_size] * 4
+        )  # [line, place, line, place]
         if self.is_column:
             mask = mask.permute(1, 0, 3, 2)
         self.hidden = ~_windows_of(mask)[:, None]  # [L, 1, W, keys]
@@ -62,7 +64,9 @@ class _Merged(torch.autograd.Function):
     """Text by itself, and image queries over all text and over what is near."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: SparseAttention) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: SparseAttention
+    ) -> Tensor:
         text, image = slice(None, layout.text_len), slice(layout.text_len, None)
         keys, values = key[:, :, text], value[:, :, text]
         output = torch.empty_like(query)
@@ -79,8 +83,15 @@ class _Merged(torch.autograd.Function):
         query, key, value, output, text_lse, lse, probs = ctx.saved_tensors
         text, image = slice(None, ctx.layout.text_len), slice(ctx.layout.text_len, None)
 
-        def by_text_keys(queries: slice, lse: Tensor, is_causal: bool) -> tuple[Tensor, Tensor, Tensor]:
-            own = (gradient[:, :, queries], query[:, :, queries], key[:, :, text], value[:, :, text])
+        def by_text_keys(
+            queries: slice, lse: Tensor, is_causal: bool
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            own = (
+                gradient[:, :, queries],
+                query[:, :, queries],
+                key[:, :, text],
+                value[:, :, text],
+            )
             return _flash_backward(*own, output[:, :, queries], lse, 0.0, is_causal)
 
         of_text, of_image = by_text_keys(text, text_lse, True), by_text_keys(image, lse, False)
@@ -141,7 +152,9 @@ class _Near:
             scores[own, ..., keys] = self.queries[own] @ self.keys[other].transpose(2, 3)
         return scores
 
-    def add_gradients(self, gradient: Tensor, output: Tensor, probs: Tensor, totals: Sequence[Tensor]) -> None:
+    def add_gradients(
+        self, gradient: Tensor, output: Tensor, probs: Tensor, totals: Sequence[Tensor]
+    ) -> None:
         """Take this part of the gradients from that by the output.
 
         gradient, output  [B, H, I, K]

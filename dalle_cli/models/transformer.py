@@ -103,7 +103,9 @@ class Transformer(nn.Module):
         self.image_vocab_size = image_vocab_size
         self.kernel_size = kernel_size
         self.kinds = layer_kinds(n_layers)
-        self.attend: dict[str, Attend] = {}  # by kind, what computes the same as its mask, but faster
+        self.attend: dict[
+            str, Attend
+        ] = {}  # by kind, what computes the same as its mask, but faster
 
         self.text_embedding = nn.Embedding(text_vocab_size, d_model)
         self.image_embedding = nn.Embedding(image_vocab_size, d_model)
@@ -160,7 +162,10 @@ class Transformer(nn.Module):
         image = self.embed_image(image_tokens[:, :-1], start=0)
         x = torch.cat([self.embed_text(text_tokens), image], dim=1)  # [B, S, D]
         for block, kind in zip(self.blocks, self.kinds, strict=True):
-            x = block(x, self.attend[kind] if kind in self.attend else partial(attend, mask=self.mask(kind)))
+            x = block(
+                x,
+                self.attend[kind] if kind in self.attend else partial(attend, mask=self.mask(kind)),
+            )
         text, image = self.final_norm(x).split([self.text_len, self.image_len], dim=1)
         return text, image
 
@@ -182,7 +187,11 @@ class Transformer(nn.Module):
         if start == 0:
             x = torch.cat([self.start_of_image.expand(len(held), 1, -1), x], dim=1)
         slots = torch.arange(start, start + x.shape[1], device=x.device)
-        return x + self.row_position[slots // self.grid_size] + self.column_position[slots % self.grid_size]
+        return (
+            x
+            + self.row_position[slots // self.grid_size]
+            + self.column_position[slots % self.grid_size]
+        )
 
     def mask(self, kind: str) -> Tensor:
         """Give the mask bool [S, S] of one kind of layer."""
@@ -192,7 +201,7 @@ class Transformer(nn.Module):
         """List the blocks' matrices: the parameters that the paper decays, shards and compresses."""
         return [parameter for parameter in self.blocks.parameters() if parameter.ndim == 2]
 
-    def sixteen_bit_parts(self) -> list[nn.Module]:
+    def half_precision_modules(self) -> list[nn.Module]:
         """List what the paper runs in 16 bits: the residual branches (section 2.4)."""
         return [branch for block in self.blocks for branch in (block.attention, block.mlp)]
 

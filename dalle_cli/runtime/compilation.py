@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 MANY = 8_192  # steps, from which on half a minute of compiling is soon made up for
-FEW = 4  # rows, up to which inductor's own products beat oneDNN's; a race of both would differ by run
+FEW = (
+    4  # rows, up to which inductor's own products beat oneDNN's; a race of both would differ by run
+)
 TRIALS = 3  # before a capture, as CUDA's libraries choose their ways and make room
 
 # frozen weights are laid out for their products; what calls the kernels is C++ too
@@ -24,7 +26,7 @@ ON_CPU_FEW_ROWS = {**ON_CPU, "max_autotune": True, "max_autotune_gemm_backends":
 ON_CUDA = {"max_autotune": True}  # by races: on GPUs bits may differ from run to run
 
 
-def can_compile(device: torch.device) -> bool:
+def has_compiler(device: torch.device) -> bool:
     """Say whether this machine has what a step is compiled with: a C++ compiler and Python's headers, or Triton."""
     if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
         return False
@@ -41,21 +43,23 @@ def can_compile(device: torch.device) -> bool:
         return False
 
 
-def repeated(step: nn.Module, compiled_for: int = 0) -> Callable[..., Tensor]:
+def compile_step(step: nn.Module, compiled_batch_size: int = 0) -> Callable[..., Tensor]:
     """Give what runs a step: the same results, those of a compiled one but for rounding.
 
-    compiled_for  so many rows at a time; 0: it is not compiled. On CPUs, whatever is compiled later in this process
+    compiled_batch_size  so many rows at a time; 0: it is not compiled. On CPUs, whatever is compiled later in this process
                   has its weights frozen as well
     """
     device = next(step.parameters()).device
     run: Callable[..., Tensor] = step
-    if compiled_for and device.type == "cpu":
-        from torch._inductor import config as inductor_config  # not `import torch.…`, which would make torch local
+    if compiled_batch_size and device.type == "cpu":
+        from torch._inductor import (
+            config as inductor_config,
+        )  # not `import torch.…`, which would make torch local
 
         inductor_config.freezing = True  # weights become constants; who traces knows no options
-        options = ON_CPU_FEW_ROWS if compiled_for <= FEW else ON_CPU
+        options = ON_CPU_FEW_ROWS if compiled_batch_size <= FEW else ON_CPU
         run = torch.compile(step, fullgraph=True, dynamic=False, options=options)
-    elif compiled_for:
+    elif compiled_batch_size:
         run = torch.compile(step, fullgraph=True, dynamic=False, options=ON_CUDA)
     return _Captured(run) if device.type == "cuda" else run
 

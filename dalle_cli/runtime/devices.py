@@ -12,14 +12,14 @@ from dalle_cli.runtime.precision import Precision, choose_precision
 
 
 @contextmanager
-def told_when_out_of_memory() -> Iterator[None]:
+def explain_out_of_memory() -> Iterator[None]:
     """Turn an allocation that the device refuses into a message with a way out."""
     try:
         yield
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             hint = (
-                "try `--set runtime.micro_batch_size=N` in training (a transformer has `runtime.recompute=true` and "
+                "try `--set runtime.micro_batch_size=N` in training (a transformer has `runtime.activation_checkpointing=true` and "
                 "`runtime.zero_stage`, too; a CLIP a smaller `training.global_batch_size`), `--batch-size N` in "
                 "drawing and ranking"
             )
@@ -35,7 +35,9 @@ def choose_device(name: str) -> torch.device:
     if name not in ("cpu", "cuda"):
         raise UsageError(f"no such device: {name}", "--device is auto, cpu or cuda")
     if name == "cuda" and not has_gpu:
-        raise DalleError("no such device on this machine: cuda", "`dalle doctor` says what there is")
+        raise DalleError(
+            "no such device on this machine: cuda", "`dalle doctor` says what there is"
+        )
     return torch.device(name)
 
 
@@ -47,10 +49,14 @@ def open_device(device: str, precision: str) -> tuple[torch.device, Precision]:
     """
     chosen = choose_device(device)
     if chosen.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = False  # by default cuDNN's convolutions keep 10 bits of fp32's 23
+        torch.backends.cudnn.allow_tf32 = (
+            False  # by default cuDNN's convolutions keep 10 bits of fp32's 23
+        )
     else:
         keep_freed_memory()
-        torch.set_flush_denormal(True)  # before torch computes anything: threads have it from the one that starts them
+        torch.set_flush_denormal(
+            True
+        )  # before torch computes anything: threads have it from the one that starts them
         use_fast_fp32_matmul()
     return chosen, choose_precision(precision, chosen)
 

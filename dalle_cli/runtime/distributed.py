@@ -18,7 +18,9 @@ from torch import Tensor
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.runtime.ranks import LOST_ANOTHER, Ranks, ranks_of_environment
 
-PATIENCE = timedelta(hours=1)  # the others wait while one learns a vocabulary or saves; a dead one is noticed at once
+PATIENCE = timedelta(
+    hours=1
+)  # the others wait while one learns a vocabulary or saves; a dead one is noticed at once
 BUCKET = 2**25  # values summed at once
 
 
@@ -44,31 +46,36 @@ class World:
         own = n // self.size
         return range(self.ranks.rank * own, (self.ranks.rank + 1) * own)
 
-    def sum(self, tensor: Tensor) -> None:
+    def all_reduce(self, tensor: Tensor) -> None:
         """Sum a tensor over all processes, in place, to the same bits everywhere."""
         if self.size > 1:
             torch.distributed.all_reduce(tensor)
 
-    def sum_numbers(self, numbers: Mapping[str, float | Tensor]) -> dict[str, float | Tensor]:
+    def all_reduce_numbers(
+        self, numbers: Mapping[str, float | Tensor]
+    ) -> dict[str, float | Tensor]:
         """Sum numbers by name over all processes; they come back as fp64 scalars on the device."""
         if self.size == 1:
             return dict(numbers)
-        values = [torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in numbers.values()]
+        values = [
+            torch.as_tensor(value, dtype=torch.float64, device=self.device)
+            for value in numbers.values()
+        ]
         stacked = torch.stack(values)
-        self.sum(stacked)
+        self.all_reduce(stacked)
         return dict(zip(numbers, stacked.unbind(), strict=True))
 
-    def sum_gradients(self, gradients: Iterable[Tensor]) -> None:
+    def all_reduce_gradients(self, gradients: Iterable[Tensor]) -> None:
         """Sum gradients over all processes in place, many in one message."""
         if self.size == 1:
             return
         for bucket in _buckets(gradients):
             flat = torch.cat([gradient.flatten() for gradient in bucket])
-            self.sum(flat)
+            self.all_reduce(flat)
             for gradient, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
                 gradient.copy_(part.view_as(gradient))
 
-    def gather(self, tensor: Tensor) -> list[Tensor]:
+    def all_gather_tensors(self, tensor: Tensor) -> list[Tensor]:
         """Collect tensors of one shape from all processes, without their gradients."""
         if self.size == 1:
             return [tensor.detach()]
@@ -76,34 +83,34 @@ class World:
         torch.distributed.all_gather(found, tensor.detach().contiguous())
         return found
 
-    def gather_lists(self, items: list[Any]) -> list[Any]:
+    def all_gather(self, items: list[Any]) -> list[Any]:
         """Join the lists of all processes, in the order of their ranks; costs little where all are empty."""
         if self.size == 1:
             return items
         count = torch.tensor([len(items)], device=self.device)
-        self.sum(count)
+        self.all_reduce(count)
         if not int(count):
             return []
         found: list[list[Any]] = [[] for _ in range(self.size)]
         torch.distributed.all_gather_object(found, items)
         return [item for part in found for item in part]
 
-    def tell(self, thing: Any) -> Any:
+    def broadcast(self, thing: Any) -> Any:
         """Give all processes what the main one has; what the others have does not matter."""
-        return self.gather_lists([thing] if self.is_main else [])[0]
+        return self.all_gather([thing] if self.is_main else [])[0]
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Go on only when all processes have come here."""
         if self.size > 1:
             arrived = torch.zeros(1, device=self.device)
-            self.sum(arrived)
+            self.all_reduce(arrived)
             arrived.item()  # NCCL sums in the background: who reads the result waits
 
     @contextmanager
-    def main_alone(self) -> Iterator[bool]:
+    def main_first(self) -> Iterator[bool]:
         """Let the main process do something, as told inside the `with`, while the others wait for its end."""
         yield self.is_main
-        self.wait()
+        self.barrier()
 
 
 def _buckets(gradients: Iterable[Tensor]) -> Iterator[list[Tensor]]:
@@ -117,7 +124,7 @@ def _buckets(gradients: Iterable[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
-def solo(device: torch.device) -> World:
+def single_process(device: torch.device) -> World:
     """Make the world of a process that trains alone."""
     return World(Ranks(), device)
 
@@ -128,12 +135,14 @@ def _own_gpu(ranks: Ranks) -> torch.device:
     if n_devices == 1 and "SLURM_LOCALID" in os.environ:
         return torch.device("cuda", 0)
     if ranks.local_rank >= n_devices:
-        raise UsageError(f"process {ranks.local_rank} of this machine has no GPU: there are {n_devices}")
+        raise UsageError(
+            f"process {ranks.local_rank} of this machine has no GPU: there are {n_devices}"
+        )
     return torch.device("cuda", ranks.local_rank)
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[World]:
+def init_process_group(device: torch.device) -> Iterator[World]:
     """Join the processes that were started together, through gloo on CPUs and NCCL on GPUs; leave them in the end.
 
     Raises DalleError where the others can't be reached, UsageError where the environment makes no sense.
@@ -141,7 +150,7 @@ def joined(device: torch.device) -> Iterator[World]:
     ranks = ranks_of_environment()
     if ranks.size == 1:
         try:
-            yield solo(device)
+            yield single_process(device)
         finally:
             if torch.distributed.is_initialized():  # by DeepSpeed's engine
                 torch.distributed.destroy_process_group()
@@ -153,10 +162,15 @@ def joined(device: torch.device) -> Iterator[World]:
     os.environ.setdefault("MASTER_PORT", "29500")
     try:
         torch.distributed.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo", rank=ranks.rank, world_size=ranks.size, timeout=PATIENCE
+            "nccl" if device.type == "cuda" else "gloo",
+            rank=ranks.rank,
+            world_size=ranks.size,
+            timeout=PATIENCE,
         )
     except (RuntimeError, ValueError) as error:
-        raise DalleError(f"process {ranks.rank} of {ranks.size} can't reach the others: {error}") from error
+        raise DalleError(
+            f"process {ranks.rank} of {ranks.size} can't reach the others: {error}"
+        ) from error
     try:
         yield World(ranks, device)
     except RuntimeError as error:

@@ -17,19 +17,31 @@ from dalle_cli.runtime.ranks import LOST_ANOTHER
 
 GRACE = 20.0  # seconds that the others have to notice a failure and end by themselves
 POLL = 0.1  # seconds
-TOLD = (2, 130, 143)  # wrong usage and requests to stop: the first process has said all there is to say
+TOLD = (
+    2,
+    130,
+    143,
+)  # wrong usage and requests to stop: the first process has said all there is to say
 
 
 def launch(n_processes: int, words: list[str]) -> None:
     """Run `dalle` with the words of its command line in n processes; raises DalleError naming the one that failed."""
-    children = [_start(rank, n_processes, port, words) for port in [free_port()] for rank in range(n_processes)]
+    children = [
+        _start(rank, n_processes, port, words)
+        for port in [free_port()]
+        for rank in range(n_processes)
+    ]
     with _signals_passed_on(children):
         failed = _wait(children)
     if failed is not None:
         code = children[failed].returncode
         if code in TOLD:
             sys.exit(code)
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        how = (
+            f"was ended by {signal.Signals(-code).name}"
+            if code < 0
+            else f"ended with exit code {code}"
+        )
         error = DalleError(f"process {failed} of {n_processes} {how}; the others were stopped")
         error.exit_code = 128 - code if code < 0 else code
         raise error
@@ -40,16 +52,22 @@ def _start(rank: int, n_processes: int, port: int, words: list[str]) -> subproce
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n_processes, "MASTER_PORT": port}
     environment = threads | os.environ | {name: str(value) for name, value in place.items()}
     command = [sys.executable, "-m", "dalle_cli", *words]
-    return subprocess.Popen(command, env=environment | {"MASTER_ADDR": "127.0.0.1"}, process_group=0)
+    return subprocess.Popen(
+        command, env=environment | {"MASTER_ADDR": "127.0.0.1"}, process_group=0
+    )
 
 
 def _wait(children: list[subprocess.Popen]) -> int | None:
     """Wait for all, or for a failure; give the number of the one that failed of itself, once all have ended."""
-    while not any(child.poll() for child in children) and any(child.poll() is None for child in children):
+    while not any(child.poll() for child in children) and any(
+        child.poll() is None for child in children
+    ):
         time.sleep(POLL)
     codes = _end(children)
     failed = [rank for rank, code in enumerate(codes) if code]
-    return min(failed, key=lambda rank: (codes[rank] == LOST_ANOTHER, codes[rank] > 0), default=None)
+    return min(
+        failed, key=lambda rank: (codes[rank] == LOST_ANOTHER, codes[rank] > 0), default=None
+    )
 
 
 def _end(children: list[subprocess.Popen]) -> list[int | None]:

@@ -15,7 +15,7 @@ from typing import get_args
 import torch
 
 from dalle_cli.runtime.precision import DTYPES, Precision
-from dalle_cli.storage.atomic import whole_or_absent, write_sealed
+from dalle_cli.storage.atomic import atomic_write, write_sealed
 from dalle_cli.storage.run_dir import cache_file
 
 ROUNDS = 5
@@ -25,15 +25,15 @@ COPIED = {"cpu": 2**27, "cuda": 2**30}  # bytes, beyond any cache
 
 
 @dataclass(frozen=True)
-class Measured:
+class PeakRates:
     """The best of several rounds.
 
-    matrix_rates  floating-point operations a second, by precision
+    matmul_rates  floating-point operations a second, by precision
     bandwidth     bytes a second read and written by a copy
     write_rate    bytes a second that a checkpoint brings to the disk here, checksums included
     """
 
-    matrix_rates: dict[str, float]
+    matmul_rates: dict[str, float]
     bandwidth: float
     write_rate: float
 
@@ -50,16 +50,19 @@ def device_key(device: torch.device) -> str:
     return f"{platform.node()}, {torch.get_num_threads()} threads"
 
 
-def measure(device: torch.device) -> Measured:
+def measure(device: torch.device) -> PeakRates:
     """Multiply and copy for a few seconds."""
     dtypes = {precision: DTYPES.get(precision, torch.float32) for precision in get_args(Precision)}
     if device.type == "cpu":
         del dtypes["fp16"]  # nobody trains in it there
-    rates = {precision: matrix_rate(device, dtype, ORDER[device.type]) for precision, dtype in dtypes.items()}
-    return Measured(rates, bandwidth(device, COPIED[device.type]), write_rate(Path.cwd(), WRITTEN))
+    rates = {
+        precision: matmul_rate(device, dtype, ORDER[device.type])
+        for precision, dtype in dtypes.items()
+    }
+    return PeakRates(rates, bandwidth(device, COPIED[device.type]), write_rate(Path.cwd(), WRITTEN))
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype, order: int) -> float:
+def matmul_rate(device: torch.device, dtype: torch.dtype, order: int) -> float:
     """Multiply two square matrices; give operations a second."""
     a, b = torch.randn(2, order, order, device=device).to(dtype)
     return 2 * order**3 / _best_seconds(lambda: torch.mm(a, b), device)
@@ -92,24 +95,24 @@ def _best_seconds(work: Callable[[], object], device: torch.device) -> float:
     return min(times)
 
 
-def keep(device: torch.device, measured: Measured) -> Path:
+def keep(device: torch.device, measured: PeakRates) -> Path:
     """Write down what has been measured, beside what is known of other devices; raises OSError where that fails."""
     path = measured_file()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_or_absent(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(json.dumps(_kept() | {device_key(device): asdict(measured)}, indent=1))
     return path
 
 
-def kept_matrix_rate(device: torch.device, precision: Precision) -> float | None:
+def stored_matmul_rate(device: torch.device, precision: Precision) -> float | None:
     """Look up what has been measured of such a device, if it has."""
     try:
-        return float(_kept()[device_key(device)]["matrix_rates"][precision])
+        return float(_kept()[device_key(device)]["matmul_rates"][precision])
     except (KeyError, TypeError, ValueError):
         return None
 
 
-def kept_write_rate(device: torch.device) -> float | None:
+def stored_write_rate(device: torch.device) -> float | None:
     """Look up how fast this machine has been found to write, if it has."""
     try:
         return float(_kept()[device_key(device)]["write_rate"])

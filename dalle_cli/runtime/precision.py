@@ -23,7 +23,7 @@ RACE_ROUNDS = 15
 class MixedPrecisionModel(Protocol):
     """A model that can say which of its parts the paper runs in 16 bits."""
 
-    def sixteen_bit_parts(self) -> list[nn.Module]: ...
+    def half_precision_modules(self) -> list[nn.Module]: ...
 
 
 def choose_precision(choice: str, device: torch.device) -> Precision:
@@ -45,7 +45,7 @@ def apply_precision(model: MixedPrecisionModel, precision: Precision, device: to
     """Let the model's 16-bit parts compute in a precision, in place; a deep copy of the model does so too."""
     if precision == "fp32":
         return
-    for part in model.sixteen_bit_parts():
+    for part in model.half_precision_modules():
         plain = type(part)
         part.__class__ = type(f"SixteenBit{plain.__name__}", (_SixteenBit, plain), {})
         part.arithmetic = device.type, DTYPES[precision]

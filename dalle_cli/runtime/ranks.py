@@ -11,7 +11,10 @@ from dalle_cli.errors import UsageError
 
 LOST_ANOTHER = 76  # exit code of a process whose only trouble is that another one has gone
 
-SPELLINGS = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
+SPELLINGS = (
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ def ranks_of_environment(environment: Mapping[str, str] = os.environ) -> Ranks:
         except ValueError:
             raise UsageError(f"{', '.join(names)} are not all numbers") from None
         if not 0 <= rank < size:
-            raise UsageError(f"{names[0]} is {rank} and {names[1]} {size}: no process has that number")
+            raise UsageError(
+                f"{names[0]} is {rank} and {names[1]} {size}: no process has that number"
+            )
         return Ranks(rank, size, local_rank)
     return Ranks()

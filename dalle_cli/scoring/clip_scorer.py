@@ -59,7 +59,9 @@ class ClipScorer:
 def _unit_vectors(embeddings: Tensor) -> Tensor:
     vectors = F.normalize(embeddings.float(), dim=1).cpu()
     if not vectors.isfinite().all():
-        raise DalleError("this CLIP's embeddings are not finite numbers", "its weights may be damaged")
+        raise DalleError(
+            "this CLIP's embeddings are not finite numbers", "its weights may be damaged"
+        )
     return vectors
 
 
@@ -75,7 +77,7 @@ def clip_checksum(clip: Clip) -> str:
 
 
 @dataclass(frozen=True)
-class OpenedClip:
+class LoadedClip:
     """A CLIP ready to score, with the checksums of its weights and sizes, and of its vocabulary's file."""
 
     scorer: ClipScorer
@@ -88,12 +90,17 @@ class OpenedClip:
         return f"{self.checksum}-{self.vocabulary_checksum}"
 
 
-def open_clip(name: str, vocabulary: Path | None, device: torch.device, precision: Precision) -> OpenedClip:
+def load_clip_scorer(
+    name: str, vocabulary: Path | None, device: torch.device, precision: Precision
+) -> LoadedClip:
     """Load a CLIP and its vocabulary; raises DalleError where there is none or they don't belong together."""
     place = find_clip(name)
     clip = load_clip(place)
     file = vocabulary or find_vocabulary(place)
     tokenizer = load_clip_tokenizer(place, clip, file)
-    checksum, vocabulary_checksum = clip_checksum(clip), hashlib.sha256(file.read_bytes()).hexdigest()
+    checksum, vocabulary_checksum = (
+        clip_checksum(clip),
+        hashlib.sha256(file.read_bytes()).hexdigest(),
+    )
     apply_precision(clip, precision, device)
-    return OpenedClip(ClipScorer(clip.to(device), tokenizer, device), checksum, vocabulary_checksum)
+    return LoadedClip(ClipScorer(clip.to(device), tokenizer, device), checksum, vocabulary_checksum)

@@ -72,7 +72,10 @@ class EmbeddingCache:
         return {picture: np.frombuffer(embedding, np.float32) for picture, embedding in rows}
 
     def _insert(self, embeddings: Mapping[str, np.ndarray]) -> None:
-        rows = [(self._model, picture, np.float32(vector).tobytes()) for picture, vector in embeddings.items()]
+        rows = [
+            (self._model, picture, np.float32(vector).tobytes())
+            for picture, vector in embeddings.items()
+        ]
         with self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)", rows)
 

@@ -40,7 +40,11 @@ class Prepared:
 
 
 def embed_files(
-    files: list[Path], scorer: ClipScorer, cache: EmbeddingCache, batch_size: int, advance: Callable[[], None]
+    files: list[Path],
+    scorer: ClipScorer,
+    cache: EmbeddingCache,
+    batch_size: int,
+    advance: Callable[[], None],
 ) -> list[Embedded]:
     """Embed the pictures of files; equal ones, and those known from an earlier time, are not computed again.
 
@@ -48,19 +52,27 @@ def embed_files(
     """
     with ThreadPoolExecutor() as pool:
         read = list(pool.map(checksum_of, files))
-        file_of = {one.checksum: file for one, file in zip(read, files, strict=True) if one.problem is None}
-        embedded = {checksum: Embedded(checksum, vector) for checksum, vector in cache.find(file_of).items()}
+        file_of = {
+            one.checksum: file for one, file in zip(read, files, strict=True) if one.problem is None
+        }
+        embedded = {
+            checksum: Embedded(checksum, vector) for checksum, vector in cache.find(file_of).items()
+        }
         new = [checksum for checksum in file_of if checksum not in embedded]
         for _ in range(len(files) - len(new)):
             advance()
-        for batch in ahead(pool, lambda checksum: prepare(checksum, file_of[checksum], scorer), new, batch_size):
+        for batch in prefetch(
+            pool, lambda checksum: prepare(checksum, file_of[checksum], scorer), new, batch_size
+        ):
             embedded |= embed_batch(batch, scorer, cache)
             for _ in batch:
                 advance()
     return [one if one.problem is not None else embedded[one.checksum] for one in read]
 
 
-def embed_batch(batch: list[Prepared], scorer: ClipScorer, cache: EmbeddingCache) -> dict[str, Embedded]:
+def embed_batch(
+    batch: list[Prepared], scorer: ClipScorer, cache: EmbeddingCache
+) -> dict[str, Embedded]:
     """Embed what is readable in a batch, keep it for later, and give all of the batch by checksum."""
     readable = [one for one in batch if one.square is not None]
     embeddings = {one.checksum: Embedded(one.checksum, problem=one.problem) for one in batch}
@@ -72,10 +84,10 @@ def embed_batch(batch: list[Prepared], scorer: ClipScorer, cache: EmbeddingCache
     return embeddings
 
 
-def ahead(
+def prefetch(
     pool: ThreadPoolExecutor, work: Callable[[Item], Answer], items: Sequence[Item], size: int
 ) -> Iterator[list[Answer]]:
-    """Do work on items in threads, a batch ahead of what is asked for."""
+    """Do work on items in threads, a batch prefetch of what is asked for."""
     batches = [items[start : start + size] for start in range(0, len(items), size)]
     pending = [pool.submit(work, item) for item in (batches[0] if batches else [])]
     for batch in itertools.islice(itertools.chain(batches, [[]]), 1, None):
@@ -98,7 +110,9 @@ def prepare(checksum: str, file: Path, scorer: ClipScorer) -> Prepared:
     """Decode the picture that has a checksum and cut CLIP's square out of it, or say why that cannot be done."""
     try:
         data = file.read_bytes()
-        if hashlib.sha256(data).hexdigest() != checksum:  # kept under it, another picture's embedding would stay
+        if (
+            hashlib.sha256(data).hexdigest() != checksum
+        ):  # kept under it, another picture's embedding would stay
             return Prepared(checksum, problem="changed while it was read")
         return Prepared(checksum, scorer.square(decode_image(data)))
     except BadSample as error:

@@ -17,7 +17,7 @@ from dalle_cli.errors import DalleError
 
 
 @contextmanager
-def whole_or_absent(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a path beside another to write to; it takes the other's place once it is written."""
     beside = path.with_name(f".{path.name}")
     try:
@@ -28,7 +28,7 @@ def whole_or_absent(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def held_alone(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path) -> Iterator[None]:
     """Keep other commands from writing to a folder inside a `with`; raises DalleError where one is at it already.
 
     The lock is the system's, ends with the process and leaves nothing behind. File systems without locks go without.
@@ -70,7 +70,9 @@ def explain_disk_failure(what: str, path: Path, needed: int) -> Iterator[None]:
 
 def free_disk(path: Path) -> int:
     """How much room there is where a file or folder, existing or not, would lie."""
-    return shutil.disk_usage(next(parent for parent in path.absolute().parents if parent.exists())).free
+    return shutil.disk_usage(
+        next(parent for parent in path.absolute().parents if parent.exists())
+    ).free
 
 
 @contextmanager
@@ -90,7 +92,10 @@ def seal(path: Path) -> Fingerprint:
 
 def file_fingerprint(path: Path) -> Fingerprint:
     with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return {
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }
 
 
 def sync_to_disk(path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 MOST_WAITING = 256  # pictures are small beside a model, but computing may be faster than writing
 
 
-class WriterThread:
+class BackgroundWriter:
     """Inside a `with`, does what is asked, one thing after another; after a failure nothing more.
 
     The failure is raised where the next thing is asked for, where somebody waits, or at the end of the `with`. An
@@ -22,15 +22,15 @@ class WriterThread:
         self._thread = ThreadPoolExecutor(1)
         self._asked: deque[Future] = deque(maxlen=MOST_WAITING)
 
-    def __enter__(self) -> "WriterThread":
+    def __enter__(self) -> "BackgroundWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._thread.shutdown()
         if kind is None:
-            self.wait()
+            self.flush()
 
-    def ask(self, write: Callable[..., None], *arguments: Any) -> None:
+    def submit(self, write: Callable[..., None], *arguments: Any) -> None:
         """Have something written when all before it is; waits where too much is waiting already."""
         if len(self._asked) == MOST_WAITING:
             self._asked[0].result()
@@ -39,7 +39,7 @@ class WriterThread:
             before.result()
         self._asked.append(self._thread.submit(_after, before, write, arguments))
 
-    def wait(self) -> None:
+    def flush(self) -> None:
         """Go on only when everything is written."""
         if self._asked:
             self._asked[-1].result()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.storage.atomic import whole_or_absent
+from dalle_cli.storage.atomic import atomic_write
 from dalle_cli.storage.run_dir import JOB
 
 
@@ -26,7 +26,9 @@ def recorded_job(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError) as error:
         raise DalleError(f"{folder / JOB} is damaged: {error}", "name a new folder") from error
     if not isinstance(job, dict):
-        raise DalleError(f"{folder / JOB} is damaged: it does not describe a job", "name a new folder")
+        raise DalleError(
+            f"{folder / JOB} is damaged: it does not describe a job", "name a new folder"
+        )
     return job
 
 
@@ -34,9 +36,14 @@ def check_same(folder: Path, recorded: dict[str, Any], job: dict[str, Any]) -> N
     """Raise UsageError, naming what differs, where a folder was begun for another job than one known in part."""
     differing = sorted(key for key in job if recorded.get(key) != job[key])
     if "command" in differing:
-        raise UsageError(f"{folder} holds what `dalle {recorded.get('command')}` wrote", "name a new folder")
+        raise UsageError(
+            f"{folder} holds what `dalle {recorded.get('command')}` wrote", "name a new folder"
+        )
     if differing:
-        raise UsageError(f"{folder} belongs to another job, with other {', '.join(differing)}", "name a new folder")
+        raise UsageError(
+            f"{folder} belongs to another job, with other {', '.join(differing)}",
+            "name a new folder",
+        )
 
 
 def begin_job(folder: Path, job: dict[str, Any]) -> None:
@@ -45,7 +52,7 @@ def begin_job(folder: Path, job: dict[str, Any]) -> None:
     job = json.loads(json.dumps(job))
     if recorded is None:
         folder.mkdir(parents=True, exist_ok=True)
-        with whole_or_absent(folder / JOB) as beside:
+        with atomic_write(folder / JOB) as beside:
             beside.write_text(json.dumps(job, indent=1) + "\n")
     else:
         check_same(folder, recorded, dict.fromkeys(recorded) | job)

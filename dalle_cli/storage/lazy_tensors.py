@@ -51,7 +51,9 @@ class Stored(Mapping[str, Tensor]):
     @property
     def shapes(self) -> dict[str, torch.Size]:
         """Tell the shapes, without reading the tensors."""
-        return {name: torch.Size(file.get_slice(name).get_shape()) for name, file in self._files.items()}
+        return {
+            name: torch.Size(file.get_slice(name).get_shape()) for name, file in self._files.items()
+        }
 
 
 def copy_tensors(targets: Mapping[str, Tensor], sources: Mapping[str, Tensor], group: str) -> None:
@@ -61,7 +63,9 @@ def copy_tensors(targets: Mapping[str, Tensor], sources: Mapping[str, Tensor], g
         target.copy_(sources[name])
 
 
-def check_shapes(expected: Mapping[str, torch.Size], sources: Mapping[str, Tensor], group: str) -> None:
+def check_shapes(
+    expected: Mapping[str, torch.Size], sources: Mapping[str, Tensor], group: str
+) -> None:
     """Raise ValueError listing up to ten tensors that are missing, extra or misshapen."""
     found = (
         sources.shapes

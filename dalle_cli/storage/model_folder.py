@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dalle_cli.config import MODEL_TABLES, ModelTable
 from dalle_cli.errors import DalleError
-from dalle_cli.storage.atomic import explain_disk_failure, sync_to_disk, whole_or_absent
+from dalle_cli.storage.atomic import atomic_write, explain_disk_failure, sync_to_disk
 from dalle_cli.storage.lazy_tensors import Gathered
 from dalle_cli.storage.run_dir import CONFIG, WEIGHTS, model_dir
 from dalle_cli.untrusted import printable
@@ -24,14 +24,19 @@ SCHEMA = 1
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """Count each tensor's bytes, gathering none."""
     if isinstance(tensors, Gathered):
-        return {name: shape.numel() * torch.float32.itemsize for name, shape in tensors.shapes.items()}
+        return {
+            name: shape.numel() * torch.float32.itemsize for name, shape in tensors.shapes.items()
+        }
     return {name: tensor.nbytes for name, tensor in tensors.items()}
 
 
 def write_model(folder: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> None:
     with explain_disk_failure(f"model {folder}", folder, sum(tensor_bytes(weights).values())):
         folder.mkdir(parents=True, exist_ok=True)
-        with whole_or_absent(folder / CONFIG) as new_config, whole_or_absent(folder / WEIGHTS) as new_weights:
+        with (
+            atomic_write(folder / CONFIG) as new_config,
+            atomic_write(folder / WEIGHTS) as new_weights,
+        ):
             new_config.write_text(json.dumps({"schema": SCHEMA, **config}, indent=1))
             save_file(weights, new_weights)
             sync_to_disk(new_config)
@@ -55,7 +60,9 @@ def read_model_table(path: Path) -> ModelTable:
         return MODEL_TABLES[str(description["kind"])].model_validate(description["model"])
     except ValidationError as error:
         first = error.errors()[0]
-        raise DalleError(f"{config} is damaged: `{'.'.join(map(str, first['loc']))}`: {first['msg']}") from error
+        raise DalleError(
+            f"{config} is damaged: `{'.'.join(map(str, first['loc']))}`: {first['msg']}"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DalleError(f"{config} is not a model's config: {error}") from error
 
@@ -69,7 +76,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def check_fit(expected: dict[str, list[int]], found: dict[str, list[int]], path: Path) -> None:
     """Raise DalleError, naming the first, where names or shapes of weights are not those of the model."""
-    misfits = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    misfits = sorted(
+        name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+    )
     if misfits:
         first = misfits[0]
         raise DalleError(

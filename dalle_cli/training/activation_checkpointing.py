@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
-def recompute_branches(branches: Iterable[nn.Module]) -> None:
+def checkpoint_activations(branches: Iterable[nn.Module]) -> None:
     """Let branches keep nothing but their input between forward and backward, in place.
 
     Results and gradients stay the same to the last bit. A branch draws no random numbers.

@@ -12,11 +12,13 @@ from dalle_cli.models.attention import SHORT
 from dalle_cli.models.sparse_attention import SparseAttention
 from dalle_cli.models.transformer import Transformer
 
-AttentionName = Literal["dense", "sparse", "flex"]
+AttentionBackend = Literal["dense", "sparse", "flex"]
 SUPPORT = {"sparse": "cpu", "flex": "cuda"}  # the kind of device that each is for
 
 
-def choose_attention(choice: str, transformer: Transformer, device: torch.device) -> AttentionName:
+def choose_attention_backend(
+    choice: str, transformer: Transformer, device: torch.device
+) -> AttentionBackend:
     """Turn `auto` into what is fast there: dense for short streams. Raises UsageError for what there is not."""
     if choice == "auto":
         is_short = transformer.text_len + transformer.image_len <= SHORT
@@ -27,7 +29,9 @@ def choose_attention(choice: str, transformer: Transformer, device: torch.device
     return choice
 
 
-def attend_by(name: AttentionName, transformer: Transformer, kernel_size: int, device: torch.device) -> None:
+def set_attention_backend(
+    name: AttentionBackend, transformer: Transformer, kernel_size: int, device: torch.device
+) -> None:
     """Let the transformer compute its attention so, in place."""
     shape = (transformer.text_len, transformer.grid_size, kernel_size)
     for kind in sorted(set(transformer.kinds)):

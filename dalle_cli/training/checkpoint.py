@@ -52,12 +52,12 @@ def save_checkpoint(path: Path, state: EngineState, world: World) -> None:
     beside = path.with_name(path.name + PARTIAL)
     needed = sum(sum(tensor_bytes(tensors).values()) for tensors in state.tensors.values())
     with explain_disk_failure(f"checkpoint {path}", path, needed), remove_on_failure(beside):
-        with world.main_alone() as is_ours:
+        with world.main_first() as is_ours:
             if is_ours:
                 shutil.rmtree(beside, ignore_errors=True)
                 beside.mkdir(parents=True)
-        files = dict(world.gather_lists(_write_share(beside, state, world)))
-        with world.main_alone() as is_ours:
+        files = dict(world.all_gather(_write_share(beside, state, world)))
+        with world.main_first() as is_ours:
             if is_ours:
                 files |= _write_texts(beside, {NUMBERS: state.numbers, LOG: state.unreported})
                 _write_texts(beside, {MANIFEST: {"schema": SCHEMA, "files": files}})
@@ -106,10 +106,12 @@ def _write_texts(folder: Path, contents: dict[str, Any]) -> dict[str, Fingerprin
 
 def check_checkpoint(path: Path) -> list[Path]:
     """Check every file against the manifest; give their names, or raise DalleError naming what is wrong."""
-    with _told_when_corrupt(path):
+    with _explain_corruption(path):
         manifest = json.loads((path / MANIFEST).read_text())
         if manifest["schema"] != SCHEMA:
-            raise DalleError(f"corrupt checkpoint {path}: it is of format {manifest['schema']}, not {SCHEMA}")
+            raise DalleError(
+                f"corrupt checkpoint {path}: it is of format {manifest['schema']}, not {SCHEMA}"
+            )
         for name, expected in manifest["files"].items():
             if file_fingerprint(path / Path(name).name) != expected:
                 raise DalleError(f"corrupt checkpoint {path}: {name} does not match its checksum")
@@ -125,14 +127,14 @@ def load_checkpoint(path: Path) -> EngineState:
     for name in check_checkpoint(path):
         if name.suffix == ".safetensors":
             files.setdefault(name.name.partition(".")[0], []).append(path / name.name)
-    with _told_when_corrupt(path):
+    with _explain_corruption(path):
         tensors = {group: Stored(own) for group, own in files.items()}
         numbers, unreported = (json.loads((path / name).read_text()) for name in (NUMBERS, LOG))
         return EngineState(tensors, numbers, unreported)
 
 
 @contextmanager
-def _told_when_corrupt(path: Path) -> Iterator[None]:
+def _explain_corruption(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
@@ -153,7 +155,11 @@ def step_of(path: Path) -> int:
 def incomplete_checkpoints(run: RunDir) -> list[Path]:
     """List what an interrupted save left behind; a folder that someone has renamed is none of ours."""
     complete = {path for _, path in checkpoints(run)}
-    named = (path for path in run.checkpoints.glob("step-*") if STEP_NAME.fullmatch(path.name.removesuffix(PARTIAL)))
+    named = (
+        path
+        for path in run.checkpoints.glob("step-*")
+        if STEP_NAME.fullmatch(path.name.removesuffix(PARTIAL))
+    )
     return sorted(path for path in named if path not in complete)
 
 
@@ -166,7 +172,9 @@ class Saver:
     keep: int
     world: World
 
-    def save(self, state: EngineState, weights: Mapping[str, Tensor], valid_loss: float | None) -> None:
+    def save(
+        self, state: EngineState, weights: Mapping[str, Tensor], valid_loss: float | None
+    ) -> None:
         """Save the model folder, from the weights that inference uses, then the state under its step.
 
         valid_loss, where it was measured at this step, decides which checkpoint is best.
@@ -183,7 +191,11 @@ class Saver:
         """Remove checkpoints before the last few, but the best; later ones, which were found corrupt, don't count."""
         saved = [path for step, path in checkpoints(self.run) if step <= newest]
         scores = {path: _valid_loss(path) for path in saved}
-        best = min((path for path in saved if math.isfinite(scores[path])), key=lambda path: scores[path], default=None)
+        best = min(
+            (path for path in saved if math.isfinite(scores[path])),
+            key=lambda path: scores[path],
+            default=None,
+        )
         for path in saved[: -self.keep]:
             if path != best:
                 shutil.rmtree(path, ignore_errors=True)
@@ -191,14 +203,16 @@ class Saver:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def save_model(folder: Path, config: dict[str, Any], weights: Mapping[str, Tensor], world: World) -> None:
+def save_model(
+    folder: Path, config: dict[str, Any], weights: Mapping[str, Tensor], world: World
+) -> None:
     """Write what inference needs, each file whole or not at all; raises DalleError like `save_checkpoint`.
 
     The main process gathers all weights in its memory for that.
     """
     gathered = ((name, weights[name]) for name in weights)
     own = {name: on_cpu(tensor) for name, tensor in gathered if world.is_main}
-    with world.main_alone() as is_ours:
+    with world.main_first() as is_ours:
         if is_ours:
             write_model(folder, config, own)
 

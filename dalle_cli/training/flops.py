@@ -14,7 +14,9 @@ def forward_flops(model: TrainedTransformerTable) -> int:
     image_len = model.grid_size**2
     n_slots = model.text_len + image_len
     kinds = layer_kinds(model.n_layers)
-    matrices = 12 * model.d_model**2 * model.n_layers  # four in attention, and two of four times the size
+    matrices = (
+        12 * model.d_model**2 * model.n_layers
+    )  # four in attention, and two of four times the size
     heads = model.text_len * model.text_vocab_size + image_len * model.image_vocab_size
     pairs = {kind: allowed_pairs(kind, model) for kind in set(kinds)}
     attention = 2 * sum(pairs[kind] for kind in kinds)  # query by key, weight by value
@@ -30,4 +32,8 @@ def allowed_pairs(kind: Kind, model: TrainedTransformerTable) -> int:
     """Count which slots may see which, of one kind of layer."""
     with torch.device("cpu"):
         among_image = int(image_mask(kind, model.grid_size, model.kernel_size).sum())
-    return model.text_len * (model.text_len + 1) // 2 + model.grid_size**2 * model.text_len + among_image
+    return (
+        model.text_len * (model.text_len + 1) // 2
+        + model.grid_size**2 * model.text_len
+        + among_image
+    )

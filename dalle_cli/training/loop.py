@@ -21,7 +21,7 @@ from dalle_cli.training.metric_log import MetricLog, Metrics
 from dalle_cli.training.stop_signals import Interrupted, StopSignals
 from dalle_cli.training.tasks.task import Task
 
-MOST_SKIPPED = 50  # updates in a row
+MAX_SKIPPED = 50  # updates in a row
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,13 @@ class Batches:
 
 
 def train(
-    task: Task, engine: Engine, batches: Batches, runtime: RuntimeTable, steps: int, log: MetricLog, saver: Saver
+    task: Task,
+    engine: Engine,
+    batches: Batches,
+    runtime: RuntimeTable,
+    steps: int,
+    log: MetricLog,
+    saver: Saver,
 ) -> None:
     """Run the task to `steps` updates, reporting, validating and saving on the way.
 
@@ -41,25 +47,29 @@ def train(
     """
     skipped = 0
     with StopSignals() as stop:
-        for batch in saved_before_giving_up(batches.training, engine, log, saver):
+        for batch in save_before_giving_up(batches.training, engine, log, saver):
             is_applied, metrics = train_step(task, engine, batch, runtime.micro_batch_size)
             log.record(engine.step, metrics)
             request = agreed_request(engine.world, stop.requested)
             skipped = 0 if is_applied else skipped + 1
-            if skipped == MOST_SKIPPED:
+            if skipped == MAX_SKIPPED:
                 message = f"the gradients of {skipped} updates in a row were not finite"
                 raise DalleError(message, "begin a new run with a lower `optimizer.lr`")
             is_last = engine.step == steps
             is_stopped = request is not None and not is_last
             with log.paused():
-                valid_loss = look(task, engine, batches, runtime, is_last, log, saver.run)
+                valid_loss = evaluate_if_due(
+                    task, engine, batches, runtime, is_last, log, saver.run
+                )
                 if is_last or is_stopped or engine.step % runtime.save_every == 0:
                     save(engine, log, saver, valid_loss)
             if is_stopped:
                 raise Interrupted(request, engine.step)
 
 
-def saved_before_giving_up(training: TrainingBatches, engine: Engine, log: MetricLog, saver: Saver) -> Iterator[Batch]:
+def save_before_giving_up(
+    training: TrainingBatches, engine: Engine, log: MetricLog, saver: Saver
+) -> Iterator[Batch]:
     """Yield the batches that are left; where too many samples are bad, save before that is told."""
     try:
         yield from training.start_at(engine.step)
@@ -70,33 +80,43 @@ def saved_before_giving_up(training: TrainingBatches, engine: Engine, log: Metri
 
 def save(engine: Engine, log: MetricLog, saver: Saver, valid_loss: float | None) -> None:
     """Write a checkpoint, with the figures that are not reported yet, and the model folder."""
-    saver.save(replace(engine.state(), unreported=log.state()), engine.inference_weights(), valid_loss)
+    saver.save(
+        replace(engine.state(), unreported=log.state()), engine.inference_weights(), valid_loss
+    )
 
 
 def agreed_request(world: World, requested: int | None) -> int | None:
     """Give the signal by which any of the processes was asked to stop."""
-    requests = world.gather_lists([] if requested is None else [requested])
+    requests = world.all_gather([] if requested is None else [requested])
     return requests[0] if requests else None
 
 
-def train_step(task: Task, engine: Engine, batch: Batch, micro_batch_size: int) -> tuple[bool, Metrics]:
+def train_step(
+    task: Task, engine: Engine, batch: Batch, micro_batch_size: int
+) -> tuple[bool, Metrics]:
     """Do one update with a global batch, in micro-batches; say whether it was applied."""
     totals: Metrics = {}
-    text_tokens = engine.world.sum_numbers({"text": batch.global_text_tokens})["text"]
+    text_tokens = engine.world.all_reduce_numbers({"text": batch.global_text_tokens})["text"]
     batch = replace(batch, global_text_tokens=int(text_tokens))
     for micro_batch in batch.micro_batches(micro_batch_size, engine.device):
         loss, metrics = task.loss(micro_batch, engine.step)
         engine.backward(loss)
         for name, value in metrics.items():
             totals[name] = totals.get(name, 0.0) + value
-    totals = engine.world.sum_numbers(totals)
+    totals = engine.world.all_reduce_numbers(totals)
     engine.observe(totals["train/loss"])
     is_applied = engine.update()
     return is_applied, {**totals, **engine.metrics(), "train/skipped": float(not is_applied)}
 
 
-def look(
-    task: Task, engine: Engine, batches: Batches, runtime: RuntimeTable, is_last: bool, log: MetricLog, run: RunDir
+def evaluate_if_due(
+    task: Task,
+    engine: Engine,
+    batches: Batches,
+    runtime: RuntimeTable,
+    is_last: bool,
+    log: MetricLog,
+    run: RunDir,
 ) -> float | None:
     """Report, validate and draw a preview where that is due after this update; give the held-out loss if measured."""
     done, valid_loss = engine.step, None
@@ -110,11 +130,14 @@ def look(
     if is_last or done % runtime.preview_every == 0:
         with engine.whole_model() as whole, torch.no_grad():
             if whole is not None:
-                save_picture(task.preview(whole, batches.validation.first(engine.device), done), run.preview(done))
+                save_preview(
+                    task.preview(whole, batches.validation.first(engine.device), done),
+                    run.preview(done),
+                )
     return valid_loss
 
 
-def save_picture(picture: Image.Image, path: Path) -> None:
+def save_preview(picture: Image.Image, path: Path) -> None:
     """Write a PNG, making its folder where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)

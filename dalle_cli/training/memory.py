@@ -10,8 +10,8 @@ from dalle_cli.config import TrainedTransformerTable
 from dalle_cli.loading import build_transformer
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.runtime.precision import Precision, apply_precision
-from dalle_cli.training.activation_checkpointing import recompute_branches
-from dalle_cli.training.optimization.adamw import VALUES_AT_ONCE
+from dalle_cli.training.activation_checkpointing import checkpoint_activations
+from dalle_cli.training.optimization.adamw import CHUNK_VALUES
 
 FP32 = 4  # bytes
 # times the largest layer, at ZeRO 3's peak: in use, kept, prefetched, gradients and what sums them
@@ -20,10 +20,14 @@ GATHERED = 8
 
 def largest_layer(model: nn.Module) -> int:
     """Count the values of the module with most parameters of its own: what ZeRO gathers or sums in one go."""
-    return max(sum(p.numel() for p in module.parameters(recurse=False)) for module in model.modules())
+    return max(
+        sum(p.numel() for p in module.parameters(recurse=False)) for module in model.modules()
+    )
 
 
-def state_bytes(zero_stage: int, n_parameters: int, largest: int, n_processes: int, has_average: bool = True) -> int:
+def state_bytes(
+    zero_stage: int, n_parameters: int, largest: int, n_processes: int, has_average: bool = True
+) -> int:
     """Count the bytes that one process holds for the model, its gradients and the update, at the peak.
 
     zero_stage   0: whole replicas
@@ -36,7 +40,7 @@ def state_bytes(zero_stage: int, n_parameters: int, largest: int, n_processes: i
     updated = 3 + has_average  # master, two moments, average
     part = n_parameters / n_processes
     if zero_stage == 0:
-        return int(FP32 * ((1 + updated) * n_parameters + min(n_parameters, VALUES_AT_ONCE)))
+        return int(FP32 * ((1 + updated) * n_parameters + min(n_parameters, CHUNK_VALUES)))
     if zero_stage == 3:
         return int(FP32 * ((2 + updated) * part + GATHERED * largest))
     gradients = n_parameters + part if zero_stage == 1 else 3 * part
@@ -52,14 +56,19 @@ def activation_bytes(model: TrainedTransformerTable, precision: Precision, recom
     """Count what autograd keeps of one sample from forward to backward, by a dry run on tensors without values."""
     with FakeTensorMode(), torch.device("cpu"):
         transformer = build_transformer(model, model.text_vocab_size)
-        apply_precision(transformer, "bf16" if precision == "fp16" else precision, torch.device("cpu"))  # half is half
+        apply_precision(
+            transformer, "bf16" if precision == "fp16" else precision, torch.device("cpu")
+        )  # half is half
         if recomputed:
-            recompute_branches(transformer.sixteen_bit_parts())
+            checkpoint_activations(transformer.half_precision_modules())
         return _kept(transformer, 2) - _kept(transformer, 1)
 
 
 def _kept(transformer: Transformer, n_samples: int) -> int:
-    own = {tensor.untyped_storage()._cdata for tensor in [*transformer.parameters(), *transformer.buffers()]}
+    own = {
+        tensor.untyped_storage()._cdata
+        for tensor in [*transformer.parameters(), *transformer.buffers()]
+    }
     kept: dict[int, torch.UntypedStorage] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -69,5 +78,7 @@ def _kept(transformer: Transformer, n_samples: int) -> int:
 
     zeros = partial(torch.zeros, dtype=torch.long)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        transformer.features(zeros(n_samples, transformer.text_len), zeros(n_samples, transformer.image_len))
+        transformer.features(
+            zeros(n_samples, transformer.text_len), zeros(n_samples, transformer.image_len)
+        )
     return sum(storage.nbytes() for key, storage in kept.items() if key not in own)

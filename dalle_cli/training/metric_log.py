@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dalle_cli.storage.atomic import whole_or_absent
+from dalle_cli.storage.atomic import atomic_write
 
 Metrics = dict[str, float | Tensor]
 
@@ -48,43 +48,51 @@ class MetricLog:
 
     def state(self) -> list[dict[str, float]]:
         """Give what has been recorded since the last report, so that a resumed run's next report is the same."""
-        return [{name: float(value) for name, value in metrics.items()} for metrics in self._pending]
+        return [
+            {name: float(value) for name, value in metrics.items()} for metrics in self._pending
+        ]
 
     def restore(self, state: list[dict[str, float]], step: int) -> None:
         """Go on after `step` updates from a state; lines that come after them will be written again."""
         self._pending = list(state)
         self._n_restored = len(state)
-        self._cut_back(step)
+        self._truncate(step)
 
     def report(self, done: int) -> None:
         """Write the means of what has been recorded since the last report, if anything has."""
         if not self._pending:
             return
         names = self._pending[-1].keys()
-        figures = {name: sum(float(m[name]) for m in self._pending) / len(self._pending) for name in names}
+        figures = {
+            name: sum(float(m[name]) for m in self._pending) / len(self._pending) for name in names
+        }
         elapsed = time.perf_counter() - self._started
         figures |= self._pace((len(self._pending) - self._n_restored) / elapsed)
         self._pending, self._n_restored = [], 0
         self._started = time.perf_counter()
         self.write(done, figures)
 
-    def _cut_back(self, step: int) -> None:
+    def _truncate(self, step: int) -> None:
         if self._path is not None and self._path.exists():
             lines = self._path.read_text().splitlines()
             kept = [line for line in lines if _step_of(line) <= step]
-            with whole_or_absent(self._path) as beside:
+            with atomic_write(self._path) as beside:
                 beside.write_text("".join(f"{line}\n" for line in kept))
 
     def write(self, done: int, figures: dict[str, float]) -> None:
         """Write one line and show it; what is in nats stands there in bits as well."""
         in_bits = {
-            name.replace("nats_", "bits_"): value / math.log(2) for name, value in figures.items() if "/nats_" in name
+            name.replace("nats_", "bits_"): value / math.log(2)
+            for name, value in figures.items()
+            if "/nats_" in name
         }
         figures = figures | in_bits
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a") as file:
-                known = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+                known = {
+                    name: value if math.isfinite(value) else None for name, value in figures.items()
+                }
                 file.write(json.dumps({"step": done, **known}) + "\n")
         self._watch(done, figures)
 

@@ -8,9 +8,18 @@ from dalle_cli.config import Recipe
 from dalle_cli.console import Terminal
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.storage.run_dir import RunDir
-from dalle_cli.training.checkpoint import SCHEMA, check_checkpoint, checkpoints, incomplete_checkpoints
+from dalle_cli.training.checkpoint import (
+    SCHEMA,
+    check_checkpoint,
+    checkpoints,
+    incomplete_checkpoints,
+)
 
-FREE_TO_CHANGE = ("training.steps", "data.max_bad_share", "runtime.")  # what a resumed run may say differently
+FREE_TO_CHANGE = (
+    "training.steps",
+    "data.max_bad_share",
+    "runtime.",
+)  # what a resumed run may say differently
 
 
 def check_folder(run: RunDir, recipe: Recipe, resume: str) -> dict[str, Any] | None:
@@ -25,25 +34,43 @@ def check_folder(run: RunDir, recipe: Recipe, resume: str) -> dict[str, Any] | N
     if not run.is_run:
         raise UsageError(f"{run.root} holds files but no run", "name a new folder with --run")
     if resume == "never":
-        raise UsageError(f"{run.root} already holds a run", "name a new folder, or leave out `--resume never`")
+        raise UsageError(
+            f"{run.root} already holds a run", "name a new folder, or leave out `--resume never`"
+        )
     try:
         recorded = json.loads(run.recipe.read_text("utf-8"))
         before = _flat(recorded["recipe"])
-        _ = recorded["resolved"]["precision"], recorded["data"]["fingerprint"], recorded["data"]["held_out"]
+        _ = (
+            recorded["resolved"]["precision"],
+            recorded["data"]["fingerprint"],
+            recorded["data"]["held_out"],
+        )
         schema = recorded["schema"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DalleError(f"{run.recipe} is damaged: {error}", "the run can't be resumed; name a new folder") from error
+        raise DalleError(
+            f"{run.recipe} is damaged: {error}", "the run can't be resumed; name a new folder"
+        ) from error
     if schema != SCHEMA:
         raise DalleError(
-            f"{run.recipe} is of format {schema}, this dalle reads {SCHEMA}", "use the dalle that wrote it"
+            f"{run.recipe} is of format {schema}, this dalle reads {SCHEMA}",
+            "use the dalle that wrote it",
         )
     now = _flat(recipe.model_dump())
-    differing = [key for key in sorted(before.keys() | now.keys()) if repr(before.get(key)) != repr(now.get(key))]
+    differing = [
+        key
+        for key in sorted(before.keys() | now.keys())
+        if repr(before.get(key)) != repr(now.get(key))
+    ]
     differing = [key for key in differing if not key.startswith(FREE_TO_CHANGE)]
     if differing:
-        lines = [f"  `{key}`: {before.get(key, 'absent')} then, {now.get(key, 'absent')} now" for key in differing]
+        lines = [
+            f"  `{key}`: {before.get(key, 'absent')} then, {now.get(key, 'absent')} now"
+            for key in differing
+        ]
         message = "\n".join([f"{run.root} was begun with another recipe:", *lines])
-        raise UsageError(message, "give the same recipe and --set values, or name a new folder with --run")
+        raise UsageError(
+            message, "give the same recipe and --set values, or name a new folder with --run"
+        )
     return recorded
 
 
@@ -62,7 +89,10 @@ def starting_checkpoint(run: RunDir, resume: str, terminal: Terminal) -> Path | 
         else:
             return path
     if saved:
-        raise DalleError(f"every checkpoint of {run.root} is corrupt", "name a new folder with --run to start again")
+        raise DalleError(
+            f"every checkpoint of {run.root} is corrupt",
+            "name a new folder with --run to start again",
+        )
     return None
 
 
@@ -70,10 +100,14 @@ def _named_checkpoint(run: RunDir, path: Path) -> Path:
     """Find one of the run's own checkpoints, after which there may be no others: they would be of another history."""
     own = {folder.resolve(): step for step, folder in checkpoints(run)}
     if path.resolve() not in own:
-        raise UsageError(f"no such checkpoint of {run.root}: {path}", f"they lie in {run.checkpoints}")
+        raise UsageError(
+            f"no such checkpoint of {run.root}: {path}", f"they lie in {run.checkpoints}"
+        )
     later = [step for step in own.values() if step > own[path.resolve()]]
     if later:
-        raise UsageError(f"{run.root} holds later checkpoints, up to step {max(later)}", "move them away first")
+        raise UsageError(
+            f"{run.root} holds later checkpoints, up to step {max(later)}", "move them away first"
+        )
     check_checkpoint(path)
     return path
 

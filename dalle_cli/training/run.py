@@ -21,16 +21,23 @@ from dalle_cli import __version__
 from dalle_cli.config import Recipe, TrainedTransformerTable
 from dalle_cli.console import Terminal
 from dalle_cli.data.loader import TrainingBatches, ValidationBatches
-from dalle_cli.data.preprocessing import Preparation
-from dalle_cli.data.sources import Source, open_source, validation_split
+from dalle_cli.data.preprocessing import Preprocessing
+from dalle_cli.data.sources import Source, open_dataset, validation_split
 from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.runtime.devices import open_device, told_when_out_of_memory
+from dalle_cli.runtime.devices import explain_out_of_memory, open_device
 from dalle_cli.runtime.distributed import World
-from dalle_cli.runtime.peak_rates import kept_matrix_rate
+from dalle_cli.runtime.peak_rates import stored_matmul_rate
 from dalle_cli.runtime.precision import Precision
-from dalle_cli.storage.atomic import free_disk, held_alone, whole_or_absent
+from dalle_cli.storage.atomic import atomic_write, exclusive_lock, free_disk
 from dalle_cli.storage.run_dir import WEIGHTS, RunDir
-from dalle_cli.training.checkpoint import CHECKPOINT_COPIES, SCHEMA, Saver, load_checkpoint, save_model, step_of
+from dalle_cli.training.checkpoint import (
+    CHECKPOINT_COPIES,
+    SCHEMA,
+    Saver,
+    load_checkpoint,
+    save_model,
+    step_of,
+)
 from dalle_cli.training.engines.choice import EngineChoice, choose_engine, make_engine
 from dalle_cli.training.engines.engine import Engine, Trainable
 from dalle_cli.training.flops import train_flops
@@ -40,7 +47,7 @@ from dalle_cli.training.optimization.gradient_scaling import BranchScales
 from dalle_cli.training.optimization.loss_scaling import LossScale
 from dalle_cli.training.resume import check_folder, starting_checkpoint
 from dalle_cli.training.tasks.task import Task
-from dalle_cli.training.throughput import Pace
+from dalle_cli.training.throughput import Throughput
 from dalle_cli.untrusted import printable
 
 
@@ -66,7 +73,7 @@ class Portion:
 
 
 @dataclass(frozen=True)
-class Session:
+class TrainingRun:
     """A run about to train: its folder, its data, its arithmetic, and the checkpoint it goes on from, if any."""
 
     recipe: Recipe
@@ -100,7 +107,11 @@ class Session:
                 "engine": self.engine.name,
                 "deepspeed": self.engine.zero,
             },
-            "versions": {"dalle": __version__, "torch": torch.__version__, "python": platform.python_version()},
+            "versions": {
+                "dalle": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
             "data": {
                 "fingerprint": self.training.source.fingerprint(),
                 "samples": len(self.training.source),
@@ -108,14 +119,14 @@ class Session:
             },
         }
         self.run.root.mkdir(parents=True, exist_ok=True)
-        with whole_or_absent(self.run.recipe) as beside:
+        with atomic_write(self.run.recipe) as beside:
             beside.write_text(json.dumps(record, indent=1))
 
     def train(
         self,
         model: Trainable,
         task_on: Callable[[Trainable], Task],
-        prepare: Preparation,
+        prepare: Preprocessing,
         model_config: dict[str, Any],
         scales: BranchScales | LossScale | None = None,
         watch: Callable[[int, dict[str, float]], None] = lambda done, figures: None,
@@ -126,7 +137,10 @@ class Session:
         scales   of what trains in fp16
         watch    hears of every report, as in `MetricLog`
         """
-        with held_alone(self.run.root) if self.world.is_main else nullcontext(), told_when_out_of_memory():
+        with (
+            exclusive_lock(self.run.root) if self.world.is_main else nullcontext(),
+            explain_out_of_memory(),
+        ):
             engine = make_engine(self.engine, self.recipe, model, self.world, scales)
             self._train(engine, task_on(engine.module), prepare, model_config, watch)
 
@@ -134,7 +148,7 @@ class Session:
         self,
         engine: Engine,
         task: Task,
-        prepare: Preparation,
+        prepare: Preprocessing,
         model_config: dict[str, Any],
         watch: Callable[[int, dict[str, float]], None],
     ) -> None:
@@ -142,10 +156,12 @@ class Session:
         steps = recipe.training.steps
         unreported = self._restore(engine)
         if engine.step >= steps:
-            has_model = self.world.gather_lists([(self.run.model / WEIGHTS).is_file()])[0]
+            has_model = self.world.all_gather([(self.run.model / WEIGHTS).is_file()])[0]
             if not has_model:
                 save_model(self.run.model, model_config, engine.inference_weights(), self.world)
-            self.terminal.say(f"{self.run.root} is already at step {engine.step} of {steps}: nothing to do")
+            self.terminal.say(
+                f"{self.run.root} is already at step {engine.step} of {steps}: nothing to do"
+            )
             return
         batches = self._batches(prepare)
         saver = Saver(self.run, model_config, runtime.keep_checkpoints, self.world)
@@ -162,26 +178,30 @@ class Session:
             train(task, engine, batches, runtime, steps, log, saver)
         if batches.training.n_bad:
             self.terminal.say(f"skipped {batches.training.n_bad} bad samples")
-        n_enlarged = int(self.world.sum_numbers({"enlarged": batches.training.n_enlarged})["enlarged"])
+        n_enlarged = int(
+            self.world.all_reduce_numbers({"enlarged": batches.training.n_enlarged})["enlarged"]
+        )
         if n_enlarged:
-            self.terminal.say(f"enlarged {n_enlarged:,} of {n_drawn:,} pictures drawn: smaller than the model's")
+            self.terminal.say(
+                f"enlarged {n_enlarged:,} of {n_drawn:,} pictures drawn: smaller than the model's"
+            )
 
-    def _pace(self, model_config: dict[str, Any]) -> Pace:
+    def _pace(self, model_config: dict[str, Any]) -> Throughput:
         """Say what an update does; of its arithmetic and tokens, a transformer's alone are reckoned."""
         n_images, device = self.recipe.training.global_batch_size, self.world.device
         if model_config["kind"] != "transformer":
-            return Pace(n_images, device)
+            return Throughput(n_images, device)
         model = TrainedTransformerTable(**model_config["model"])
-        rate = kept_matrix_rate(device, self.precision)
-        return Pace(
+        rate = stored_matmul_rate(device, self.precision)
+        return Throughput(
             n_images,
             device,
             tokens=n_images * (model.text_len + model.grid_size**2),
             flops=n_images * train_flops(model),
-            matrix_rate=rate and rate * self.world.size,
+            matmul_rate=rate and rate * self.world.size,
         )
 
-    def _batches(self, prepare: Preparation) -> Batches:
+    def _batches(self, prepare: Preprocessing) -> Batches:
         """Join the data with what the model makes of a sample; there are no more loaders than processors."""
         recipe, runtime = self.recipe, self.recipe.runtime
         training = TrainingBatches(
@@ -193,9 +213,11 @@ class Session:
             workers=min(runtime.workers, _n_processors()),
             on_bad=lambda key, reason: self.terminal.warn(f"skipped {printable(key)}: {reason}"),
             share=self.world.share(recipe.training.global_batch_size),
-            join=self.world.gather_lists,
+            join=self.world.all_gather,
         )
-        batch_size = runtime.micro_batch_size or len(self.world.share(recipe.training.global_batch_size))
+        batch_size = runtime.micro_batch_size or len(
+            self.world.share(recipe.training.global_batch_size)
+        )
         held_out = self.validation
         validation = ValidationBatches(
             held_out.source, held_out.indices, prepare, batch_size, runtime.validation_samples
@@ -236,20 +258,22 @@ class Session:
         needed = CHECKPOINT_COPIES * 4 * n_parameters * (self.recipe.runtime.keep_checkpoints + 2)
         free = free_disk(self.run.root)
         if needed > free:
-            self.terminal.warn(f"the checkpoints will take {needed / 2**30:.1f} GiB, free are {free / 2**30:.1f}")
+            self.terminal.warn(
+                f"the checkpoints will take {needed / 2**30:.1f} GiB, free are {free / 2**30:.1f}"
+            )
 
 
-def open_session(
+def open_run(
     recipe: Recipe,
     options: TrainOptions,
     terminal: Terminal,
     captions_required: bool,
     world: World,
     tokens_allowed: bool = False,
-) -> Session:
+) -> TrainingRun:
     """Look at the run folder and the data without changing anything; raises DalleError for what is wrong with them.
 
-    captions_required, tokens_allowed  as in `open_source`
+    captions_required, tokens_allowed  as in `open_dataset`
     """
     if recipe.training.global_batch_size % world.size:
         message = f"a batch of {recipe.training.global_batch_size} can't be dealt out evenly to {world.size} processes"
@@ -262,26 +286,37 @@ def open_session(
     if choice == "auto" and recorded:
         choice = recorded["resolved"]["precision"]
     _, precision = open_device(options.device, choice)
-    precision = world.gather_lists([precision])[0]  # found by a race, which may end differently elsewhere
+    precision = world.all_gather([precision])[
+        0
+    ]  # found by a race, which may end differently elsewhere
     training, validation = _portions(recipe, options, terminal, captions_required, tokens_allowed)
     if recorded and recorded["data"]["fingerprint"] != training.source.fingerprint():
         terminal.warn(f"{options.data} is not what this run began with: its samples have changed")
     if recorded and recorded["data"]["held_out"] != _held_out(training, validation):
-        raise UsageError(f"{run.root} was begun with other held-out data", "give the same --valid, or none, as then")
-    world.wait()  # nothing is written before all have looked
-    return Session(recipe, run, terminal, world, precision, engine, training, validation, checkpoint)
+        raise UsageError(
+            f"{run.root} was begun with other held-out data",
+            "give the same --valid, or none, as then",
+        )
+    world.barrier()  # nothing is written before all have looked
+    return TrainingRun(
+        recipe, run, terminal, world, precision, engine, training, validation, checkpoint
+    )
 
 
 def _portions(
-    recipe: Recipe, options: TrainOptions, terminal: Terminal, captions_required: bool, tokens_allowed: bool
+    recipe: Recipe,
+    options: TrainOptions,
+    terminal: Terminal,
+    captions_required: bool,
+    tokens_allowed: bool,
 ) -> tuple[Portion, Portion]:
     """Open the data and split off what is held out, unless --valid brings it."""
-    source = open_source(options.data, captions_required, tokens_allowed)
-    terminal.warn_of(source.problems)
+    source = open_dataset(options.data, captions_required, tokens_allowed)
+    terminal.warn_about(source.problems)
     if options.valid is None:
         train_indices, valid_indices = validation_split(source, recipe.data.validation_share)
         return Portion(source, train_indices), Portion(source, valid_indices)
-    held_out = open_source(options.valid, captions_required, tokens_allowed)
+    held_out = open_dataset(options.valid, captions_required, tokens_allowed)
     return Portion(source, np.arange(len(source))), Portion(held_out, np.arange(len(held_out)))
 
 

@@ -13,7 +13,9 @@ class Interrupted(DalleError):
     """Training was asked to stop and has saved."""
 
     def __init__(self, signal_number: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name} after step {step}; saved")
+        super().__init__(
+            f"stopped by {signal.Signals(signal_number).name} after step {step}; saved"
+        )
         self.hint = "run the same command again to go on"
         self.exit_code = 128 + signal_number
 

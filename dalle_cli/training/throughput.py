@@ -10,18 +10,18 @@ MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 
 
 @dataclass(frozen=True)
-class Pace:
+class Throughput:
     """What each update does, over all processes.
 
     flops        of the model's arithmetic; 0: not reckoned, as for all but transformers
-    matrix_rate  what the devices of all processes can do at best, in operations a second; none: not measured
+    matmul_rate  what the devices of all processes can do at best, in operations a second; none: not measured
     """
 
     images: int
     device: torch.device
     tokens: int = 0
     flops: int = 0
-    matrix_rate: float | None = None
+    matmul_rate: float | None = None
 
     def figures(self, updates_per_second: float) -> dict[str, float]:
         """Give rates, the share of what is possible, and the peak of this process's memory so far."""
@@ -30,8 +30,8 @@ class Pace:
             figures["train/tokens_per_second"] = self.tokens * updates_per_second
         if self.flops:
             figures["train/tflops_per_second"] = self.flops * updates_per_second / 1e12
-        if self.flops and self.matrix_rate:
-            figures["train/share_of_matrix_rate"] = self.flops * updates_per_second / self.matrix_rate
+        if self.flops and self.matmul_rate:
+            figures["train/mfu"] = self.flops * updates_per_second / self.matmul_rate
         return figures | {"train/peak_memory_gib": peak_bytes(self.device) / 2**30}
 
 

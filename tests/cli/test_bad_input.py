@@ -41,17 +41,48 @@ class Place:
             self.file(f"broken/{i}.png", f"not a picture {i}")
         return self.root / "broken"
 
-    def train_dvae(self, *words: object, recipe: object = "dvae/tiny", data: object = None) -> list[object]:
-        return ["train-dvae", recipe, "--data", data or self.pairs, "--run", self.root / "run", *TINY, *words]
+    def train_dvae(
+        self, *words: object, recipe: object = "dvae/tiny", data: object = None
+    ) -> list[object]:
+        return [
+            "train-dvae",
+            recipe,
+            "--data",
+            data or self.pairs,
+            "--run",
+            self.root / "run",
+            *TINY,
+            *words,
+        ]
 
     def train_transformer(
-        self, *words: object, recipe: object = "transformer/tiny", data: object = None, dvae: object = None
+        self,
+        *words: object,
+        recipe: object = "transformer/tiny",
+        data: object = None,
+        dvae: object = None,
     ) -> list[object]:
-        given = ["--data", data or self.pairs, "--dvae", dvae or self.dvae, "--run", self.root / "run"]
+        given = [
+            "--data",
+            data or self.pairs,
+            "--dvae",
+            dvae or self.dvae,
+            "--run",
+            self.root / "run",
+        ]
         return ["train-transformer", recipe, *given, *TINY, *words]
 
     def train_clip(self, *words: object) -> list[object]:
-        return ["train-clip", "clip/tiny", "--data", self.pairs, "--run", self.root / "run", *TINY, *words]
+        return [
+            "train-clip",
+            "clip/tiny",
+            "--data",
+            self.pairs,
+            "--run",
+            self.root / "run",
+            *TINY,
+            *words,
+        ]
 
     def train_with_zero(self, deepspeed: str, *words: object) -> list[object]:
         return self.train_transformer("--deepspeed", self.file("ds.json", deepspeed), *words)
@@ -63,13 +94,17 @@ class Place:
         """Draw from a picture."""
         return self.generate("a ring", "--image", self.pairs / "000.png", *words)
 
-    def rerank(self, *words: object, pictures: object = None, clip: object = None, out: object = None) -> list[object]:
+    def rerank(
+        self, *words: object, pictures: object = None, clip: object = None, out: object = None
+    ) -> list[object]:
         given = ["--clip", clip or self.clip, "--out", out or self.root / "out"]
         return ["rerank", pictures or self.pairs, *given, *words]
 
 
 @pytest.fixture
-def place(tmp_path: Path, pairs: Path, own_dvae_run: Path, own_transformer_run: Path, clip_run: Path) -> Place:
+def place(
+    tmp_path: Path, pairs: Path, own_dvae_run: Path, own_transformer_run: Path, clip_run: Path
+) -> Place:
     return Place(tmp_path, pairs, own_dvae_run, own_transformer_run, clip_run)
 
 
@@ -92,7 +127,14 @@ def small_dvae(place: Place) -> Path:
 OFFLOADED = '"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}'  # may train in one process
 CONTRADICTION = f'{{{OFFLOADED}, "train_batch_size": 64, "gradient_clipping": 1.5, "fp16": {{"enabled": true}}}}'
 
-THREE_MISTAKES = ["--set", "training.stepps=5", "--set", "optimizer.eps=-1.0", "--set", "model.image_size=33"]
+THREE_MISTAKES = [
+    "--set",
+    "training.stepps=5",
+    "--set",
+    "optimizer.eps=-1.0",
+    "--set",
+    "model.image_size=33",
+]
 
 KNOWN_FAILURES = {  # exit code 1
     "missing folder": (lambda p: p.train_dvae(data=p.root / "absent"), ["absent"]),
@@ -415,11 +457,15 @@ def test_deepspeed_file_that_contradicts_the_recipe_leaves_nothing_behind(
 def test_stage_of_a_deepspeed_file_goes_with_what_the_command_line_says(
     setting: str, place: Place, dalle: Callable
 ) -> None:
-    ended = dalle(*place.train_with_zero('{"zero_optimization": {"stage": 2}}', "--set", setting, "--dry-run"))
+    ended = dalle(
+        *place.train_with_zero('{"zero_optimization": {"stage": 2}}', "--set", setting, "--dry-run")
+    )
     assert "needs a zero_stage" not in ended.err
 
 
-def test_captions_on_standard_input_that_are_no_text_are_told(place: Place, dalle: Callable) -> None:
+def test_captions_on_standard_input_that_are_no_text_are_told(
+    place: Place, dalle: Callable
+) -> None:
     ended = dalle(*place.generate("--prompts", "-"), stdin=b"a \xff ring\n")
     assert ended.code == 2 and "error: " in ended.err
 
@@ -429,14 +475,18 @@ def test_prompt_full_of_markup_in_an_error_stays_as_it_is(place: Place, dalle: C
     assert ended.code == 1 and "[bold]absent[/bold]\ufffd[31m" in ended.err
 
 
-def test_failed_training_can_be_started_again_once_the_mistake_is_mended(place: Place, dalle: Callable) -> None:
+def test_failed_training_can_be_started_again_once_the_mistake_is_mended(
+    place: Place, dalle: Callable
+) -> None:
     """A wrong dVAE leaves no half-made run behind."""
     assert dalle(*place.train_transformer(dvae=place.folder("nothing"))).code == 1
     assert not (place.root / "run").exists()
     assert dalle(*place.train_transformer()).code == 0
 
 
-def test_run_that_is_gone_is_told_before_the_captions_are_read_in(place: Place, dalle: Callable) -> None:
+def test_run_that_is_gone_is_told_before_the_captions_are_read_in(
+    place: Place, dalle: Callable
+) -> None:
     shutil.rmtree(place.transformer)
     ended = dalle(*place.generate("a ring"))
     assert ended.code == 1 and not place.transformer.exists()

@@ -32,7 +32,9 @@ def test_from_nothing_to_pictures(tmp_path: Path, dalle: Callable) -> None:
     data, dvae, run = tmp_path / "data", tmp_path / "dvae", tmp_path / "run"
     shapes = dalle("data", "shapes", data, "--pictures", 12)
     assert (shapes.code, shapes.out) == (0, f"{data / 'train'}\n")
-    assert len(list((data / "train").glob("*.png"))) == len(list((data / "train").glob("*.txt"))) == 12
+    assert (
+        len(list((data / "train").glob("*.png"))) == len(list((data / "train").glob("*.txt"))) == 12
+    )
     checked = dalle("data", "check", data / "train")
     assert checked.code == 0 and "12 usable" in checked.out
     trained = dalle("train-dvae", "dvae/tiny", "--data", data / "train", "--run", dvae, *TINY)
@@ -60,7 +62,10 @@ def test_run_folder_is_as_designed(transformer_run: Path) -> None:
         "recipe.json", "model", "tokenizer", "dvae", "checkpoints", "metrics.jsonl", "previews",
     }  # fmt: skip
     for folder in ("model", "dvae"):
-        assert {path.name for path in (transformer_run / folder).iterdir()} == {"config.json", "model.safetensors"}
+        assert {path.name for path in (transformer_run / folder).iterdir()} == {
+            "config.json",
+            "model.safetensors",
+        }
     record = json.loads((transformer_run / "recipe.json").read_text())
     assert record["recipe"]["kind"] == "transformer" and record["resolved"]["precision"] == "fp32"
     with Image.open(transformer_run / "previews" / "step-00000011.png") as picture:
@@ -68,7 +73,12 @@ def test_run_folder_is_as_designed(transformer_run: Path) -> None:
 
 
 def test_json_is_all_there_is_on_stdout(
-    tmp_path: Path, pairs: Path, dvae_run: Path, transformer_run: Path, clip_run: Path, dalle: Callable
+    tmp_path: Path,
+    pairs: Path,
+    dvae_run: Path,
+    transformer_run: Path,
+    clip_run: Path,
+    dalle: Callable,
 ) -> None:
     run = tmp_path / "run"
     train = ["train-dvae", "dvae/tiny", "--data", pairs, "--run", run, *TINY]
@@ -78,7 +88,10 @@ def test_json_is_all_there_is_on_stdout(
         (train, "run"),
         ([*train[:-4], "--set", "training.steps=1"], "run"),
         (["train-clip", "clip/tiny", "--data", pairs, "--run", tmp_path / "clip", *TINY], "run"),
-        (["generate", transformer_run, "a red ring", "-n", 1, "--out", tmp_path / "drawn"], "files"),
+        (
+            ["generate", transformer_run, "a red ring", "-n", 1, "--out", tmp_path / "drawn"],
+            "files",
+        ),
         (["reconstruct", dvae_run, pairs / "000.png", "--out", tmp_path / "rebuilt"], "psnr"),
         (["export", transformer_run, "--out", tmp_path / "exported"], "files"),
         (["info", "transformer/tiny"], "parameters"),
@@ -94,14 +107,36 @@ def test_json_is_all_there_is_on_stdout(
 
 
 @pytest.mark.parametrize("kind", ["dvae", "clip"])
-def test_dry_run_prints_its_plan_as_json(kind: str, tmp_path: Path, pairs: Path, dalle: Callable) -> None:
-    words = [f"train-{kind}", f"{kind}/tiny", "--data", pairs, "--run", tmp_path / "run", "--dry-run", "--json"]
+def test_dry_run_prints_its_plan_as_json(
+    kind: str, tmp_path: Path, pairs: Path, dalle: Callable
+) -> None:
+    words = [
+        f"train-{kind}",
+        f"{kind}/tiny",
+        "--data",
+        pairs,
+        "--run",
+        tmp_path / "run",
+        "--dry-run",
+        "--json",
+    ]
     assert result_of(dalle(*words))
 
 
 @pytest.mark.parametrize("kind", ["dvae", "clip"])
-def test_quiet_training_prints_results_alone(kind: str, tmp_path: Path, pairs: Path, dalle: Callable) -> None:
-    ended = dalle(f"train-{kind}", f"{kind}/tiny", "--data", pairs, "--run", tmp_path / "run", *TINY, "--quiet")
+def test_quiet_training_prints_results_alone(
+    kind: str, tmp_path: Path, pairs: Path, dalle: Callable
+) -> None:
+    ended = dalle(
+        f"train-{kind}",
+        f"{kind}/tiny",
+        "--data",
+        pairs,
+        "--run",
+        tmp_path / "run",
+        *TINY,
+        "--quiet",
+    )
     assert (ended.code, ended.out, ended.err) == (0, f"{tmp_path / 'run'}\n", "")
 
 
@@ -113,10 +148,14 @@ def test_reconstruction_lays_pictures_side_by_side(
         for run in (dvae_run, transformer_run)
     ]
     assert facts[0]["psnr"] == facts[1]["psnr"] and len(facts[0]["pictures"]) == 23
-    assert all(Path(row["file"]).is_file() and -1 <= row["ssim"] <= 1 for row in facts[0]["pictures"])
+    assert all(
+        Path(row["file"]).is_file() and -1 <= row["ssim"] <= 1 for row in facts[0]["pictures"]
+    )
     mean = sum(row["ssim"] for row in facts[0]["pictures"]) / 23
     assert facts[0]["ssim"] == pytest.approx(mean, abs=1e-4)
-    assert facts[0]["bits_per_pixel"] == pytest.approx(6 * 16 / 1024)  # 64 entries, 4x4 cells, 32 by 32 pixels
+    assert facts[0]["bits_per_pixel"] == pytest.approx(
+        6 * 16 / 1024
+    )  # 64 entries, 4x4 cells, 32 by 32 pixels
     most = math.log2(facts[0]["codes_used"]) * 16 / 1024
     assert 0 <= facts[0]["bits_per_pixel_by_entropy"] <= most + 1e-5
     assert (tmp_path / dvae_run.name / "grid.png").is_file()
@@ -128,11 +167,17 @@ def test_reconstruction_counts_codes_with_and_without_blank_cells(
     noise = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)
     noise[:16] = 255
     Image.fromarray(noise).save(tmp_path / "half.png")
-    facts = result_of(dalle("reconstruct", dvae_run, tmp_path / "half.png", "--out", tmp_path / "out", "--json"))
-    tokens = load_dvae(dvae_run).image_tokens(to_tensor(Image.fromarray(noise))[None].float() / 255)[0]
+    facts = result_of(
+        dalle("reconstruct", dvae_run, tmp_path / "half.png", "--out", tmp_path / "out", "--json")
+    )
+    tokens = load_dvae(dvae_run).image_tokens(
+        to_tensor(Image.fromarray(noise))[None].float() / 255
+    )[0]
     assert facts["codes_used"] == len(tokens.unique())
     assert facts["perplexity"] == pytest.approx(perplexity(code_counts(tokens, 64)), abs=0.01)
-    assert facts["perplexity_without_blanks"] == pytest.approx(perplexity(code_counts(tokens[8:], 64)), abs=0.01)
+    assert facts["perplexity_without_blanks"] == pytest.approx(
+        perplexity(code_counts(tokens[8:], 64)), abs=0.01
+    )
 
 
 def test_reconstruction_leaves_out_what_is_no_picture(
@@ -158,11 +203,17 @@ def test_picture_with_the_longest_of_names_is_rebuilt(
 
 
 @pytest.mark.parametrize("kind", ["dvae", "transformer", "clip"])
-def test_info_counts_what_the_run_holds(kind: str, request: pytest.FixtureRequest, dalle: Callable) -> None:
+def test_info_counts_what_the_run_holds(
+    kind: str, request: pytest.FixtureRequest, dalle: Callable
+) -> None:
     run = request.getfixturevalue(f"{kind}_run")
     held = sum(tensor.numel() for tensor in load_file(run / "model" / "model.safetensors").values())
     facts = result_of(dalle("info", run, "--json"))
-    parts = {part: n for part, n in facts["parameters"].items() if part not in ("all", "of these in matrices")}
+    parts = {
+        part: n
+        for part, n in facts["parameters"].items()
+        if part not in ("all", "of these in matrices")
+    }
     assert facts["kind"] == kind and facts["parameters"]["all"] == held == sum(parts.values())
 
 
@@ -172,14 +223,19 @@ def test_info_of_an_exported_run_is_that_of_the_run(
 ) -> None:
     run = request.getfixturevalue(f"{kind}_run")
     assert dalle("export", run, "--out", tmp_path / "exported").code == 0
-    assert result_of(dalle("info", tmp_path / "exported", "--json")) == result_of(dalle("info", run, "--json"))
+    assert result_of(dalle("info", tmp_path / "exported", "--json")) == result_of(
+        dalle("info", run, "--json")
+    )
 
 
 def test_masks_are_drawn(tmp_path: Path, dalle: Callable) -> None:
     facts = result_of(dalle("info", "transformer/tiny", "--masks", tmp_path / "masks", "--json"))
     assert set(facts["masks"]) == {"row", "column", "convolutional"}
     with Image.open(facts["masks"]["row"]) as picture:
-        assert picture.convert("L").getpixel((0, 0)) == 255 and picture.convert("L").getpixel((511, 0)) == 0
+        assert (
+            picture.convert("L").getpixel((0, 0)) == 255
+            and picture.convert("L").getpixel((511, 0)) == 0
+        )
 
 
 def test_every_shipped_recipe_is_sound_and_shown_as_it_is(tmp_path: Path, dalle: Callable) -> None:
@@ -193,7 +249,14 @@ def test_every_shipped_recipe_is_sound_and_shown_as_it_is(tmp_path: Path, dalle:
 
 
 def test_overrides_are_shown_as_they_will_run(dalle: Callable) -> None:
-    words = ["--set", "training.steps=77", "--set", "runtime.precision=bf16", "--set", "optimizer.lr.end=0"]
+    words = [
+        "--set",
+        "training.steps=77",
+        "--set",
+        "runtime.precision=bf16",
+        "--set",
+        "optimizer.lr.end=0",
+    ]
     facts = result_of(dalle("recipes", "check", "dvae/tiny", *words, "--json"))
     assert (facts["training"]["steps"], facts["runtime"]["precision"], facts["optimizer"]["lr"]["end"]) == (
         77, "bf16", 0,
@@ -204,9 +267,9 @@ def test_doctor_names_what_is_there(dalle: Callable) -> None:
     import torch
 
     facts = result_of(dalle("doctor", "--json"))
-    assert facts["packages"]["torch"] == torch.__version__.partition("+")[0] or facts["packages"]["torch"] == (
-        torch.__version__
-    )
+    assert facts["packages"]["torch"] == torch.__version__.partition("+")[0] or facts["packages"][
+        "torch"
+    ] == (torch.__version__)
     assert "torch" in dalle("doctor").out
 
 
@@ -215,14 +278,37 @@ def test_doctor_measures_what_training_is_compared_with(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     measured = result_of(dalle("doctor", "--measure", "--json"))["measured"]
-    assert set(measured) == {"fp32 matrix rate", "bf16 matrix rate", "memory bandwidth", "checkpoint write rate"}
-    words = ["--data", pairs, "--dvae", dvae_run, "--run", tmp_path / "run", *TINY, "--precision", "fp32"]
+    assert set(measured) == {
+        "fp32 matrix rate",
+        "bf16 matrix rate",
+        "memory bandwidth",
+        "checkpoint write rate",
+    }
+    words = [
+        "--data",
+        pairs,
+        "--dvae",
+        dvae_run,
+        "--run",
+        tmp_path / "run",
+        *TINY,
+        "--precision",
+        "fp32",
+    ]
     ended = dalle("train-transformer", "transformer/tiny", *words)
     assert ended.code == 0
-    for shown in (" images/s", " tokens/s", " TFLOP/s", " of the matrix rate", " GiB", " nats/token", " bits/token"):
+    for shown in (
+        " images/s",
+        " tokens/s",
+        " TFLOP/s",
+        " of the matrix rate",
+        " GiB",
+        " nats/token",
+        " bits/token",
+    ):
         assert shown in ended.err
     report = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
-    rate = report["train/tflops_per_second"] / report["train/share_of_matrix_rate"]
+    rate = report["train/tflops_per_second"] / report["train/mfu"]
     assert f"{rate:.3g} TFLOP/s" == measured["fp32 matrix rate"]
     per_image = result_of(dalle("info", tmp_path / "run", "--json"))["tflop_per_image"]
     assert report["train/tflops_per_second"] == pytest.approx(
@@ -231,7 +317,17 @@ def test_doctor_measures_what_training_is_compared_with(
 
 
 def test_bf16_runs_end_to_end(tmp_path: Path, pairs: Path, dvae_run: Path, dalle: Callable) -> None:
-    words = ["--data", pairs, "--dvae", dvae_run, "--run", tmp_path / "run", *TINY, "--precision", "bf16"]
+    words = [
+        "--data",
+        pairs,
+        "--dvae",
+        dvae_run,
+        "--run",
+        tmp_path / "run",
+        *TINY,
+        "--precision",
+        "bf16",
+    ]
     ended = dalle("train-transformer", "transformer/tiny", *words)
     assert ended.code == 0 and ", bf16" in ended.err
     assert dalle("generate", tmp_path / "run", "a ring", "-n", 1, "--precision", "bf16").code == 0

@@ -5,12 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from dalle_cli.storage.atomic import held_alone
+from dalle_cli.storage.atomic import exclusive_lock
 
 
-def test_training_keeps_out_of_a_run_under_way(own_dvae_run: Path, pairs: Path, dalle: Callable, settings: Callable):
-    words = ["train-dvae", "dvae/tiny", "--data", pairs, "--run", own_dvae_run, *settings(training__steps=12)]
-    with held_alone(own_dvae_run):
+def test_training_keeps_out_of_a_run_under_way(
+    own_dvae_run: Path, pairs: Path, dalle: Callable, settings: Callable
+):
+    words = [
+        "train-dvae",
+        "dvae/tiny",
+        "--data",
+        pairs,
+        "--run",
+        own_dvae_run,
+        *settings(training__steps=12),
+    ]
+    with exclusive_lock(own_dvae_run):
         ended = dalle(*words)
     assert ended.code == 1 and f"another command is writing to {own_dvae_run}" in ended.err
     assert dalle(*words).code == 0
@@ -18,13 +28,18 @@ def test_training_keeps_out_of_a_run_under_way(own_dvae_run: Path, pairs: Path, 
 
 @pytest.mark.parametrize("command", ["generate", "rerank"])
 def test_results_of_one_job_are_not_written_twice_at_once(
-    command: str, transformer_run: Path, clip_run: Path, pairs: Path, tmp_path: Path, dalle: Callable
+    command: str,
+    transformer_run: Path,
+    clip_run: Path,
+    pairs: Path,
+    tmp_path: Path,
+    dalle: Callable,
 ) -> None:
     words = {
         "generate": ["generate", transformer_run, "a ring", "-n", 1],
         "rerank": ["rerank", pairs, "a ring", "--clip", clip_run],
     }[command]
     assert dalle(*words, "--out", tmp_path / "out").code == 0
-    with held_alone(tmp_path / "out"):
+    with exclusive_lock(tmp_path / "out"):
         ended = dalle(*words, "--out", tmp_path / "out")
     assert ended.code == 1 and "another command is writing to" in ended.err

@@ -21,8 +21,14 @@ def test_list_of_commands_is_complete(dalle: Callable) -> None:
         assert f"\n  {command.split()[0]} " in shown
     for group in ("data", "recipes", "import"):
         listed = dalle(group, "--help").out.partition("Commands")[2]
-        names = {line.split()[0] for line in listed.splitlines() if line.startswith("  ") and line[2:3].isalpha()}
-        assert names == {command.split()[1] for command in COMMANDS if command.startswith(f"{group} ")}
+        names = {
+            line.split()[0]
+            for line in listed.splitlines()
+            if line.startswith("  ") and line[2:3].isalpha()
+        }
+        assert names == {
+            command.split()[1] for command in COMMANDS if command.startswith(f"{group} ")
+        }
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -44,7 +50,14 @@ def test_version(dalle: Callable) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["generate", "--help"], ["train-dvae", "--help"], ["recipes", "check", "dvae/tiny"]], ids=str
+    "words",
+    [
+        ["--help"],
+        ["generate", "--help"],
+        ["train-dvae", "--help"],
+        ["recipes", "check", "dvae/tiny"],
+    ],
+    ids=str,
 )
 def test_help_and_recipes_are_answered_without_torch(words: list[str]) -> None:
     script = (
@@ -53,11 +66,15 @@ def test_help_and_recipes_are_answered_without_torch(words: list[str]) -> None:
         "try:\n    main()\nexcept SystemExit as ended:\n    assert not ended.code\n"
         "assert 'torch' not in sys.modules\n"
     )
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert ended.returncode == 0, ended.stderr
 
 
-@pytest.mark.parametrize("words", [["--nonsense"], ["paint"], ["generate"], ["train-dvae", "dvae/tiny"]], ids=str)
+@pytest.mark.parametrize(
+    "words", [["--nonsense"], ["paint"], ["generate"], ["train-dvae", "dvae/tiny"]], ids=str
+)
 def test_wrong_usage_exits_with_2_and_says_why(words: list[str], dalle: Callable) -> None:
     ended = dalle(*words)
     assert ended.code == 2 and ended.out == "" and "error: " in ended.err.lower()
@@ -65,6 +82,9 @@ def test_wrong_usage_exits_with_2_and_says_why(words: list[str], dalle: Callable
 
 def test_module_can_be_run() -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "dalle_cli", "--version"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "dalle_cli", "--version"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (ended.returncode, ended.stdout) == (0, f"dalle {__version__}\n")

@@ -33,7 +33,9 @@ def command(clip_run: Path, fresh_cache: Path, dalle: Callable) -> Callable:
     """Run `rerank` and say how it ended."""
 
     def run(*words: object, clip: object = clip_run, precision: str = "fp32", **options: bytes):
-        return dalle("rerank", *words, "--clip", clip, "--device", "cpu", "--precision", precision, **options)
+        return dalle(
+            "rerank", *words, "--clip", clip, "--device", "cpu", "--precision", precision, **options
+        )
 
     return run
 

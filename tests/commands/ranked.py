@@ -29,9 +29,18 @@ def cosines(run: Path, files: Iterable[Path], caption: str) -> list[float]:
     text = clip.encode_text(tokenizer([caption], clip.text_len))[0].double()
     found = []
     for file in files:
-        square = torch.tensor(clip_square(decode_image(file.read_bytes()), clip.image_size)).permute(2, 0, 1) / 255
-        pixels = (square - torch.tensor(PIXEL_MEAN).view(3, 1, 1)) / torch.tensor(PIXEL_STD).view(3, 1, 1)
-        found.append(float(F.cosine_similarity(clip.encode_image(pixels[None])[0].double(), text, dim=0)))
+        square = (
+            torch.tensor(clip_square(decode_image(file.read_bytes()), clip.image_size)).permute(
+                2, 0, 1
+            )
+            / 255
+        )
+        pixels = (square - torch.tensor(PIXEL_MEAN).view(3, 1, 1)) / torch.tensor(PIXEL_STD).view(
+            3, 1, 1
+        )
+        found.append(
+            float(F.cosine_similarity(clip.encode_image(pixels[None])[0].double(), text, dim=0))
+        )
     return found
 
 
@@ -58,13 +67,19 @@ def read_table(out: Path) -> list[dict]:
     with (out / "scores.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = list(csv.DictReader(file))
     numbers = {"rank": int, "score": float}
-    return [{key: numbers.get(key, str)(text) if text else None for key, text in row.items()} for row in rows]
+    return [
+        {key: numbers.get(key, str)(text) if text else None for key, text in row.items()}
+        for row in rows
+    ]
 
 
 def changed_clip(run: Path) -> Path:
     """Turn a run's CLIP into another one."""
     weights = load_file(run / "model" / "model.safetensors")
-    save_file({**weights, "visual.proj": weights["visual.proj"].flip(1)}, run / "model" / "model.safetensors")
+    save_file(
+        {**weights, "visual.proj": weights["visual.proj"].flip(1)},
+        run / "model" / "model.safetensors",
+    )
     return run
 
 

@@ -14,11 +14,17 @@ from PIL import Image
 
 from dalle_cli.data.augment import clip_square
 from dalle_cli.data.sources.captions import clean_captions
-from dalle_cli.generation.dalle import Painter
-from dalle_cli.generation.pipeline import Candidate, Widths
+from dalle_cli.generation.dalle import DallePipeline
+from dalle_cli.generation.pipeline import BatchSizes, Candidate
 from dalle_cli.generation.ranking import image_perplexity
 from dalle_cli.generation.sampling import SamplingSettings
-from dalle_cli.loading import load_clip, load_clip_tokenizer, load_dvae, load_tokenizer, load_transformer
+from dalle_cli.loading import (
+    load_clip,
+    load_clip_tokenizer,
+    load_dvae,
+    load_tokenizer,
+    load_transformer,
+)
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.viz import GAP, MIN_TILE, TEXT_HEIGHT
 
@@ -38,7 +44,9 @@ FP32 = ["--precision", "fp32"]  # spares the race between the two
 def draw(transformer_run: Path, tmp_path: Path, dalle: Callable) -> Callable[..., dict[str, bytes]]:
     """Draw into a new folder and give its files."""
 
-    def generate(*words: object, name: str = "drawn", run: Path = transformer_run, **options: bytes):
+    def generate(
+        *words: object, name: str = "drawn", run: Path = transformer_run, **options: bytes
+    ):
         ended = dalle("generate", run, *words, "--out", tmp_path / name, *FP32, **options)
         assert ended.code == 0, ended.err
         assert ended.out == f"{tmp_path / name}\n"
@@ -65,7 +73,12 @@ def records_of(files: dict[str, bytes]) -> list[dict[str, Any]]:
 def test_same_seed_draws_the_same_files_and_another_others(draw: Callable, tmp_path: Path) -> None:
     words = ["a red circle", "a blue ring", "-n", 3]
     one, same = draw(*words, name="one"), draw(*words, name="same")
-    assert one == same and set(one) == {*(f"{i:04d}.png" for i in range(6)), "grid.png", "job.json", "manifest.jsonl"}
+    assert one == same and set(one) == {
+        *(f"{i:04d}.png" for i in range(6)),
+        "grid.png",
+        "job.json",
+        "manifest.jsonl",
+    }
     other = draw(*words, "--seed", 1, name="other")
     assert pixels(one, tmp_path / "one") != pixels(other, tmp_path / "other")
 
@@ -76,7 +89,9 @@ def test_short_last_batch_gives_the_pictures_of_a_full_one(draw: Callable, tmp_p
     assert {name: full[name] for name in short} == short
 
 
-def test_pictures_do_not_depend_on_what_is_drawn_beside_them(draw: Callable, tmp_path: Path) -> None:
+def test_pictures_do_not_depend_on_what_is_drawn_beside_them(
+    draw: Callable, tmp_path: Path
+) -> None:
     both = draw("a red circle", "a blue ring", "-n", 4, "--batch-size", 4, name="both")
     alone = draw("a blue ring", "-n", 4, "--batch-size", 4, name="alone")
     assert pixels(both, tmp_path / "both")[4:] == pixels(alone, tmp_path / "alone")
@@ -86,11 +101,28 @@ def test_export_draws_the_pictures_of_the_run(
     draw: Callable, transformer_run: Path, tmp_path: Path, dalle: Callable
 ) -> None:
     assert dalle("export", transformer_run, "--out", tmp_path / "exported").code == 0
-    assert draw("a red circle", "-n", 3) == draw("a red circle", "-n", 3, name="again", run=tmp_path / "exported")
+    assert draw("a red circle", "-n", 3) == draw(
+        "a red circle", "-n", 3, name="again", run=tmp_path / "exported"
+    )
 
 
-def test_manifest_and_text_chunks_say_how_a_picture_came_to_be(draw: Callable, tmp_path: Path) -> None:
-    words = ["--temperature", 0.5, "--top-k", 7, "--top-p", 0.9, "--guidance", 1.5, "--seed", 12, "--batch-size", 3]
+def test_manifest_and_text_chunks_say_how_a_picture_came_to_be(
+    draw: Callable, tmp_path: Path
+) -> None:
+    words = [
+        "--temperature",
+        0.5,
+        "--top-k",
+        7,
+        "--top-p",
+        0.9,
+        "--guidance",
+        1.5,
+        "--seed",
+        12,
+        "--batch-size",
+        3,
+    ]
     files = draw("a red circle", "ein grüner Ring", "-n", 2, *words)
     records = records_of(files)
     assert [record["file"] for record in records] == [name for name in files if name[0].isdigit()]
@@ -99,19 +131,23 @@ def test_manifest_and_text_chunks_say_how_a_picture_came_to_be(draw: Callable, t
     ):
         expected = {
             "caption": caption, "number": number, "seed": 12, "temperature": 0.5, "top_k": 7, "top_p": 0.9,
-            "decode_width": 3, "device": "cpu", "guidance": 1.5,
+            "sampling_batch_size": 3, "device": "cpu", "guidance": 1.5,
         }  # fmt: skip
         assert expected.items() <= record.items() and len(record["model"]) == 64
         with Image.open(tmp_path / "drawn" / record["file"]) as picture:
             assert picture.text == {name: str(value) for name, value in record.items()}
 
 
-def test_temperature_zero_draws_the_likeliest_picture_whatever_the_seed(draw: Callable, tmp_path: Path) -> None:
+def test_temperature_zero_draws_the_likeliest_picture_whatever_the_seed(
+    draw: Callable, tmp_path: Path
+) -> None:
     tiles = {0: set(), 1: set()}
     for temperature in (0, 1):
         for seed in (0, 1) if temperature == 0 else (0,):
             name = f"{temperature} {seed}"
-            files = draw("a red circle", "-n", 4, "--temperature", temperature, "--seed", seed, name=name)
+            files = draw(
+                "a red circle", "-n", 4, "--temperature", temperature, "--seed", seed, name=name
+            )
             tiles[temperature] |= set(pixels(files, tmp_path / name))
     assert len(tiles[0]) == 1 and len(tiles[1]) > 1
 
@@ -128,7 +164,9 @@ def test_words_come_before_the_captions_of_a_file(draw: Callable, tmp_path: Path
     assert [record["caption"] for record in records_of(files)] == ["first", "second"]
 
 
-def test_default_folders_are_numbered_inside_the_run(own_transformer_run: Path, dalle: Callable) -> None:
+def test_default_folders_are_numbered_inside_the_run(
+    own_transformer_run: Path, dalle: Callable
+) -> None:
     samples = own_transformer_run / "samples"
     words = ["generate", own_transformer_run, "a ring", "-n", 1, *FP32]
     folders = [dalle(*words).out.strip() for _ in range(2)]
@@ -143,19 +181,26 @@ def test_captions_never_reach_the_terminal_raw(
     caption: str, transformer_run: Path, tmp_path: Path, dalle: Callable
 ) -> None:
     long = f"{caption} {'x ' * 40}"  # cut, and so told
-    ended = dalle("generate", transformer_run, long, caption, "-n", 1, "--out", tmp_path / "drawn", *FP32)
+    ended = dalle(
+        "generate", transformer_run, long, caption, "-n", 1, "--out", tmp_path / "drawn", *FP32
+    )
     assert ended.code == 0 and "caption cut from" in ended.err
     assert not RAW & set(ended.err + ended.out)
     if caption.startswith("["):
         assert caption[:20] in ended.err  # as it is, not taken for markup
-    records = [json.loads(line) for line in (tmp_path / "drawn" / "manifest.jsonl").read_text().splitlines()]
+    records = [
+        json.loads(line)
+        for line in (tmp_path / "drawn" / "manifest.jsonl").read_text().splitlines()
+    ]
     assert records[1]["caption"] == clean_captions([caption])[0]  # as captions are in training
 
 
 def test_prompt_of_a_hundred_kilobytes_is_cut_and_drawn(
     transformer_run: Path, tmp_path: Path, dalle: Callable, hang_guard: None
 ) -> None:
-    ended = dalle("generate", transformer_run, "x" * 100_000, "-n", 1, "--out", tmp_path / "drawn", *FP32)
+    ended = dalle(
+        "generate", transformer_run, "x" * 100_000, "-n", 1, "--out", tmp_path / "drawn", *FP32
+    )
     assert ended.code == 0 and "caption cut from" in ended.err and len(ended.err) < 1000
     assert (tmp_path / "drawn" / "grid.png").is_file()
 
@@ -184,7 +229,9 @@ def assert_grid_shows(folder: Path, n_captions: int, n_shown: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "width", "best"), [(5, 3, 2), (3, 8, 3)], ids=["n no multiple of the width", "width above n"]
+    ("n", "width", "best"),
+    [(5, 3, 2), (3, 8, 3)],
+    ids=["n no multiple of the width", "width above n"],
 )
 def test_best_are_those_of_the_unranked_pictures_that_clip_finds_best(
     n: int, width: int, best: int, draw: Callable, clip_run: Path, tmp_path: Path
@@ -194,7 +241,11 @@ def test_best_are_those_of_the_unranked_pictures_that_clip_finds_best(
     cosines = cosines_by_hand(clip_run, unranked, tmp_path / "unranked")
     files = draw(*words, "--clip", clip_run, "--best", best, name="ranked")
     kept = records_of(files)
-    assert list(pictures_of(files)) == [f"{i:04d}.png" for i in range(3 * best)] == [one["file"] for one in kept]
+    assert (
+        list(pictures_of(files))
+        == [f"{i:04d}.png" for i in range(3 * best)]
+        == [one["file"] for one in kept]
+    )
     expected = [
         place
         for first in range(0, 3 * n, n)
@@ -213,7 +264,9 @@ def test_best_are_those_of_the_unranked_pictures_that_clip_finds_best(
     assert_grid_shows(tmp_path / "ranked", 3, best)
 
 
-def test_the_others_follow_the_best_where_all_are_kept(draw: Callable, clip_run: Path, tmp_path: Path) -> None:
+def test_the_others_follow_the_best_where_all_are_kept(
+    draw: Callable, clip_run: Path, tmp_path: Path
+) -> None:
     words = ["a red circle", "a blue ring", "-n", 5, "--batch-size", 4, "--clip", clip_run]
     best = draw(*words, "--best", 2, name="best")
     kept = draw(*words, "--best", 2, "--keep-all", name="kept")
@@ -221,11 +274,16 @@ def test_the_others_follow_the_best_where_all_are_kept(draw: Callable, clip_run:
     assert len(pictures_of(best)) == 4 and len(pictures_of(kept)) == 10
     assert [record["rank"] for record in records_of(kept)] == [1, 2, 3, 4, 5] * 2
     scores = [record["score"] for record in records_of(kept)]
-    assert scores[:5] == sorted(scores[:5], reverse=True) and scores[5:] == sorted(scores[5:], reverse=True)
+    assert scores[:5] == sorted(scores[:5], reverse=True) and scores[5:] == sorted(
+        scores[5:], reverse=True
+    )
     both = [*pixels(kept, tmp_path / "kept")[:2], *pixels(kept, tmp_path / "kept")[5:7]]
     assert both == pixels(best, tmp_path / "best")
     assert kept["grid.png"] == best["grid.png"]  # the best alone
-    assert pictures_of(every) == pictures_of(kept) and every["manifest.jsonl"] == kept["manifest.jsonl"]
+    assert (
+        pictures_of(every) == pictures_of(kept)
+        and every["manifest.jsonl"] == kept["manifest.jsonl"]
+    )
     assert_grid_shows(tmp_path / "every", 2, 5)
 
 
@@ -235,17 +293,25 @@ def test_perplexity_puts_the_likeliest_first_and_needs_no_clip(
     files = draw("a red circle", "-n", 5, "--batch-size", 3, "--rank", "perplexity", "--best", 4)
     transformer = load_transformer(transformer_run)
     tokenizer = load_tokenizer(RunDir(transformer_run))
-    painter = Painter(transformer, load_dvae(transformer_run), tokenizer, torch.device("cpu"))
+    painter = DallePipeline(transformer, load_dvae(transformer_run), tokenizer, torch.device("cpu"))
     candidates = [Candidate("a red circle", number) for number in range(5)]
-    batches = painter.draw(candidates, range(5), Widths(3, 3), 0, SamplingSettings())
+    batches = painter.generate(candidates, range(5), BatchSizes(3, 3), 0, SamplingSettings())
     rows = [
-        row for batch in batches for row in zip(batch.text_tokens, batch.image_tokens, batch.pictures, strict=True)
+        row
+        for batch in batches
+        for row in zip(batch.text_tokens, batch.image_tokens, batch.pictures, strict=True)
     ][:5]
-    perplexities = [image_perplexity(transformer, text[None], image[None])[0] for text, image, _ in rows]
+    perplexities = [
+        image_perplexity(transformer, text[None], image[None])[0] for text, image, _ in rows
+    ]
     order = sorted(range(5), key=lambda i: perplexities[i])[:4]
     records = records_of(files)
-    assert [(record["number"], record["rank"]) for record in records] == list(zip(order, (1, 2, 3, 4), strict=True))
-    assert [record["score"] for record in records] == pytest.approx([perplexities[i] for i in order], rel=1e-5)
+    assert [(record["number"], record["rank"]) for record in records] == list(
+        zip(order, (1, 2, 3, 4), strict=True)
+    )
+    assert [record["score"] for record in records] == pytest.approx(
+        [perplexities[i] for i in order], rel=1e-5
+    )
     assert {record["ranked_by"] for record in records} == {"perplexity"}
     assert pixels(files, tmp_path / "drawn") == [rows[i][2].tobytes() for i in order]
 
@@ -257,15 +323,21 @@ def test_scores_are_in_the_text_chunks_and_in_the_json(
     result = json.loads(dalle("generate", transformer_run, *words, "--out", tmp_path / "drawn").out)
     records = [json.loads(line) for line in Path(result["manifest"]).read_text().splitlines()]
     assert result["files"] == [str(tmp_path / "drawn" / record["file"]) for record in records]
-    assert result["scores"] == [record["score"] for record in records] and len(result["scores"]) == 4
+    assert (
+        result["scores"] == [record["score"] for record in records] and len(result["scores"]) == 4
+    )
     for record in records:
         with Image.open(tmp_path / "drawn" / record["file"]) as picture:
             assert picture.text == {name: str(value) for name, value in record.items()}
             assert {"rank", "score", "ranked_by", "number"} <= set(picture.text)
 
 
-def test_no_folder_is_made_for_pictures_that_cannot_be_ranked(own_transformer_run: Path, dalle: Callable) -> None:
-    ended = dalle("generate", own_transformer_run, "a ring", "--clip", own_transformer_run / "dvae", *FP32)
+def test_no_folder_is_made_for_pictures_that_cannot_be_ranked(
+    own_transformer_run: Path, dalle: Callable
+) -> None:
+    ended = dalle(
+        "generate", own_transformer_run, "a ring", "--clip", own_transformer_run / "dvae", *FP32
+    )
     assert ended.code == 1 and "holds a dvae, not a clip" in ended.err
     assert not (own_transformer_run / "samples").exists()
 
@@ -277,13 +349,21 @@ def test_guidance_by_a_caption_that_was_never_trained_is_warned_of(
 ) -> None:
     file = own_transformer_run / "recipe.json"
     recorded = json.loads(file.read_text())
-    recorded["recipe"]["loss"] = {} if dropout is None else recorded["recipe"]["loss"] | {"caption_dropout": dropout}
+    recorded["recipe"]["loss"] = (
+        {} if dropout is None else recorded["recipe"]["loss"] | {"caption_dropout": dropout}
+    )
     file.write_text(json.dumps(recorded))
-    ended = dalle("generate", own_transformer_run, "a ring", "-n", 1, "--guidance", guidance, "--quiet", *FP32)
+    ended = dalle(
+        "generate", own_transformer_run, "a ring", "-n", 1, "--guidance", guidance, "--quiet", *FP32
+    )
     assert ended.code == 0
     assert ("never seen in training" in ended.err) == (dropout == 0 and guidance != 1)
 
 
-def test_progress_says_how_many_pictures_a_second(transformer_run: Path, tmp_path: Path, dalle: Callable) -> None:
-    ended = dalle("generate", transformer_run, "a ring", "-n", 4, "--out", tmp_path / "drawn", *FP32)
+def test_progress_says_how_many_pictures_a_second(
+    transformer_run: Path, tmp_path: Path, dalle: Callable
+) -> None:
+    ended = dalle(
+        "generate", transformer_run, "a ring", "-n", 4, "--out", tmp_path / "drawn", *FP32
+    )
     assert re.search(r"^picture 4/4  [0-9.,]+ pictures/s$", ended.err, re.MULTILINE)

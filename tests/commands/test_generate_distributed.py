@@ -30,7 +30,9 @@ def words(request: pytest.FixtureRequest, transformer_run: Path, clip_run: Path)
 
 
 @pytest.fixture(scope="module")
-def by_one(words: list[object], tmp_path_factory: pytest.TempPathFactory, tree: Callable) -> dict[str, str]:
+def by_one(
+    words: list[object], tmp_path_factory: pytest.TempPathFactory, tree: Callable
+) -> dict[str, str]:
     """The files that one process writes."""
     folder = tmp_path_factory.mktemp("one") / "drawn"
     ended = run(*words, "--out", folder)
@@ -66,9 +68,16 @@ def begun(words: list[object], folder: Path) -> subprocess.Popen:
     return process
 
 
-@pytest.mark.parametrize(("dying", "again"), [((0,), 2), ((1,), 1), ((0, 1), 3)], ids=["first", "second", "both"])
+@pytest.mark.parametrize(
+    ("dying", "again"), [((0,), 2), ((1,), 1), ((0, 1), 3)], ids=["first", "second", "both"]
+)
 def test_job_goes_on_in_any_number_of_processes_after_any_of_them_died(
-    dying: tuple[int, ...], again: int, words: list[object], by_one: dict[str, str], tmp_path: Path, tree: Callable
+    dying: tuple[int, ...],
+    again: int,
+    words: list[object],
+    by_one: dict[str, str],
+    tmp_path: Path,
+    tree: Callable,
 ) -> None:
     with begun([*words, "--gpus", 2], tmp_path / "drawn") as process:
         children = children_of(process.pid)
@@ -97,7 +106,10 @@ def test_job_goes_on_after_a_request_to_stop(
         process.send_signal(number)
         _, told = process.communicate(timeout=LIMIT)
     assert process.returncode == 128 + number
-    assert "error" not in told and f"the same command with `--out {tmp_path / 'drawn'}` goes on from here" in told
+    assert (
+        "error" not in told
+        and f"the same command with `--out {tmp_path / 'drawn'}` goes on from here" in told
+    )
     ended = run(*words, "--out", tmp_path / "drawn")
     assert ended.returncode == 0, ended.stderr
     assert tree(tmp_path / "drawn") == by_one

@@ -12,8 +12,8 @@ from PIL import Image
 
 from dalle_cli.data.augment import centre_crop
 from dalle_cli.data.images import to_image
-from dalle_cli.generation.dalle import Painter
-from dalle_cli.generation.pipeline import Candidate, Widths
+from dalle_cli.generation.dalle import DallePipeline
+from dalle_cli.generation.pipeline import BatchSizes, Candidate
 from dalle_cli.generation.ranking import image_perplexity
 from dalle_cli.generation.sampling import SamplingSettings
 from dalle_cli.loading import load_dvae, load_tokenizer, load_transformer
@@ -30,27 +30,44 @@ def picture(pairs: Path) -> Path:
 
 
 @pytest.fixture
-def draw(transformer_run: Path, tmp_path: Path, dalle: Callable) -> Callable[..., list[dict[str, Any]]]:
+def draw(
+    transformer_run: Path, tmp_path: Path, dalle: Callable
+) -> Callable[..., list[dict[str, Any]]]:
     """Draw three pictures of a caption into a new folder and give the manifest."""
 
     def generate(*words: object, name: str = "drawn") -> list[dict[str, Any]]:
-        given = ["a red circle", "-n", 3, "--batch-size", 3, *words, "--out", tmp_path / name, *FP32]
+        given = [
+            "a red circle",
+            "-n",
+            3,
+            "--batch-size",
+            3,
+            *words,
+            "--out",
+            tmp_path / name,
+            *FP32,
+        ]
         ended = dalle("generate", transformer_run, *given)
         assert ended.code == 0, ended.err
-        return [json.loads(line) for line in (tmp_path / name / "manifest.jsonl").read_text().splitlines()]
+        return [
+            json.loads(line)
+            for line in (tmp_path / name / "manifest.jsonl").read_text().splitlines()
+        ]
 
     return generate
 
 
 @pytest.fixture
-def painter(transformer_run: Path) -> Painter:
+def painter(transformer_run: Path) -> DallePipeline:
     models = load_transformer(transformer_run), load_dvae(transformer_run)
-    return Painter(*models, load_tokenizer(RunDir(transformer_run)), torch.device("cpu"))
+    return DallePipeline(*models, load_tokenizer(RunDir(transformer_run)), torch.device("cpu"))
 
 
-def tokens_of(picture: Path, painter: Painter) -> torch.Tensor:
+def tokens_of(picture: Path, painter: DallePipeline) -> torch.Tensor:
     square = centre_crop(Image.open(picture).convert("RGB"), painter.dvae.image_size)
-    return painter.dvae.image_tokens(torch.from_numpy(square / 255).float().permute(2, 0, 1)[None])[0]
+    return painter.dvae.image_tokens(torch.from_numpy(square / 255).float().permute(2, 0, 1)[None])[
+        0
+    ]
 
 
 def is_drawn(words: list[object]) -> torch.Tensor:
@@ -66,12 +83,17 @@ def is_drawn(words: list[object]) -> torch.Tensor:
 @pytest.mark.parametrize("guidance", [1, 3])
 @pytest.mark.parametrize("words", [[], ["--keep-rows", 2], ["--redraw", "1,2,2,2"]], ids=str)
 def test_pictures_are_those_of_the_tokens_kept_and_drawn(
-    words: list[object], guidance: float, picture: Path, painter: Painter, draw: Callable, tmp_path: Path
+    words: list[object],
+    guidance: float,
+    picture: Path,
+    painter: DallePipeline,
+    draw: Callable,
+    tmp_path: Path,
 ) -> None:
     records = draw("--image", picture, *words, "--guidance", guidance)
     kept = tokens_of(picture, painter).masked_fill(is_drawn(words), -1)
     settings = SamplingSettings(guidance=guidance)
-    (batch,) = painter.draw(CANDIDATES, range(3), Widths(3, 3), 0, settings, kept)
+    (batch,) = painter.generate(CANDIDATES, range(3), BatchSizes(3, 3), 0, settings, kept)
     assert (batch.image_tokens[:, kept >= 0] == kept[kept >= 0]).all()
     for record, tokens in zip(records, batch.image_tokens, strict=True):
         with Image.open(tmp_path / "drawn" / record["file"]) as drawn:
@@ -91,7 +113,10 @@ def test_manifest_job_and_text_chunks_tell_the_picture_and_what_was_kept(
     words: list[object], recorded: dict, picture: Path, draw: Callable, tmp_path: Path
 ) -> None:
     records = draw("--image", picture, *words, "--guidance", 2)
-    source = {"image": picture.name, "image_sha256": hashlib.sha256(picture.read_bytes()).hexdigest()}
+    source = {
+        "image": picture.name,
+        "image_sha256": hashlib.sha256(picture.read_bytes()).hexdigest(),
+    }
     expected = {**source, **recorded, "guidance": 2.0}
     assert expected.items() <= json.loads((tmp_path / "drawn" / "job.json").read_text()).items()
     for record in records:
@@ -101,7 +126,13 @@ def test_manifest_job_and_text_chunks_tell_the_picture_and_what_was_kept(
 
 
 def test_folder_is_gone_on_with_by_the_same_picture_alone(
-    picture: Path, pairs: Path, transformer_run: Path, draw: Callable, tmp_path: Path, dalle: Callable, tree: Callable
+    picture: Path,
+    pairs: Path,
+    transformer_run: Path,
+    draw: Callable,
+    tmp_path: Path,
+    dalle: Callable,
+    tree: Callable,
 ) -> None:
     words = ["--image", picture, "--keep-rows", 2, "--guidance", 2]
     draw(*words)
@@ -124,14 +155,18 @@ def test_folder_is_gone_on_with_by_the_same_picture_alone(
 
 @pytest.mark.parametrize("words", [["--keep-rows", 2], ["--redraw", "1,2,2,2"]], ids=str)
 def test_pictures_begun_from_another_are_ranked_by_perplexity(
-    words: list[object], picture: Path, painter: Painter, draw: Callable
+    words: list[object], picture: Path, painter: DallePipeline, draw: Callable
 ) -> None:
     records = draw("--image", picture, *words, "--guidance", 2, "--rank", "perplexity")
     kept = tokens_of(picture, painter).masked_fill(is_drawn(words), -1)
-    (batch,) = painter.draw(CANDIDATES, range(3), Widths(3, 3), 0, SamplingSettings(guidance=2.0), kept)
+    (batch,) = painter.generate(
+        CANDIDATES, range(3), BatchSizes(3, 3), 0, SamplingSettings(guidance=2.0), kept
+    )
     perplexities = image_perplexity(painter.transformer, batch.text_tokens, batch.image_tokens)
     assert [record["score"] for record in records] == pytest.approx(sorted(perplexities), rel=1e-5)
-    assert [perplexities[record["number"]] for record in records] == pytest.approx(sorted(perplexities))
+    assert [perplexities[record["number"]] for record in records] == pytest.approx(
+        sorted(perplexities)
+    )
 
 
 def test_pictures_begun_from_another_are_ranked_by_clip(
@@ -151,7 +186,9 @@ def pixels(path: Path) -> bytes:
         return picture.tobytes()
 
 
-def test_guidance_of_one_draws_as_without_it(draw: Callable, tmp_path: Path, tree: Callable) -> None:
+def test_guidance_of_one_draws_as_without_it(
+    draw: Callable, tmp_path: Path, tree: Callable
+) -> None:
     draw(name="plain")
     draw("--guidance", 1, name="one")
     draw("--guidance", 2, name="two")
@@ -191,7 +228,11 @@ def test_previews_are_shown_under_their_captions(
 
 @pytest.mark.parametrize("name", ["not asked for", "quiet", "no colours", "no terminal"])
 def test_no_previews_are_shown_where_they_are_not_wanted_or_cannot_be(
-    name: str, transformer_run: Path, tmp_path: Path, dalle: Callable, request: pytest.FixtureRequest
+    name: str,
+    transformer_run: Path,
+    tmp_path: Path,
+    dalle: Callable,
+    request: pytest.FixtureRequest,
 ) -> None:
     if name != "no terminal":
         request.getfixturevalue("colourful")

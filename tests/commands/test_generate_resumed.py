@@ -41,7 +41,18 @@ def finished(
 ) -> Finished:
     n_kept, options = KINDS[request.param]
     options = [clip_run if word == "CLIP" else word for word in options]
-    words = ["generate", transformer_run, *CAPTIONS, "-n", N, "--batch-size", 4, "--precision", "fp32", *options]
+    words = [
+        "generate",
+        transformer_run,
+        *CAPTIONS,
+        "-n",
+        N,
+        "--batch-size",
+        4,
+        "--precision",
+        "fp32",
+        *options,
+    ]
     folder = tmp_path_factory.mktemp("finished") / "drawn"
     ended = dalle(*words, "--out", folder)
     assert ended.code == 0, ended.err
@@ -77,17 +88,24 @@ def snapshot(folder: Path) -> dict[Path, Any]:
 
 
 def look(paths: list[Path]) -> dict[Path, Any]:
-    return {path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None) for path in paths}
+    return {
+        path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None)
+        for path in paths
+    }
 
 
 def test_interrupted_folder_ends_as_an_uninterrupted_one(
     finished: Finished, tmp_path: Path, dalle: Callable, tree: Callable
 ) -> None:
-    folder = interrupted(finished.folder, tmp_path / "drawn", finished.n_kept + 1)  # one into the second caption
+    folder = interrupted(
+        finished.folder, tmp_path / "drawn", finished.n_kept + 1
+    )  # one into the second caption
     ended = dalle(*finished.words, "--out", folder)
     assert (ended.code, ended.out) == (0, f"{folder}\n"), ended.err
     assert tree(folder) == tree(finished.folder)
-    is_ranked = {"--clip", "--rank"} & set(map(str, finished.words))  # the candidates of a caption wait for one another
+    is_ranked = {"--clip", "--rank"} & set(
+        map(str, finished.words)
+    )  # the candidates of a caption wait for one another
     assert f"writing {2 * finished.n_kept - (0 if is_ranked else 1)} pictures" in ended.err
 
 
@@ -111,7 +129,9 @@ def test_folder_that_was_only_begun_is_filled(
     assert tree(tmp_path / "drawn") == tree(finished.folder)
 
 
-def test_finished_folder_is_left_untouched(finished: Finished, tmp_path: Path, dalle: Callable) -> None:
+def test_finished_folder_is_left_untouched(
+    finished: Finished, tmp_path: Path, dalle: Callable
+) -> None:
     folder = shutil.copytree(finished.folder, tmp_path / "drawn")
     before = snapshot(folder)
     ended = dalle(*finished.words, "--out", folder)
@@ -150,7 +170,11 @@ def test_command_that_was_stopped_in_the_middle_can_be_repeated(
 
 
 def test_full_disk_is_told_and_what_was_drawn_is_kept(
-    finished: Finished, tmp_path: Path, dalle: Callable, tree: Callable, monkeypatch: pytest.MonkeyPatch
+    finished: Finished,
+    tmp_path: Path,
+    dalle: Callable,
+    tree: Callable,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     save = Image.Image.save
     saved = []
@@ -164,7 +188,9 @@ def test_full_disk_is_told_and_what_was_drawn_is_kept(
     with monkeypatch.context() as patched:
         patched.setattr(Image.Image, "save", run_out)
         stopped = dalle(*finished.words, "--out", tmp_path / "drawn")
-    assert stopped.code == 1 and re.search(r"^error: .*: No space left on device$", stopped.err, re.MULTILINE)
+    assert stopped.code == 1 and re.search(
+        r"^error: .*: No space left on device$", stopped.err, re.MULTILINE
+    )
     assert len(list((tmp_path / "drawn").rglob("0*.png"))) == 6  # and no half of the next
     ended = dalle(*finished.words, "--out", tmp_path / "drawn")
     assert ended.code == 0, ended.err
@@ -197,7 +223,7 @@ def other_weights(run: Path) -> Path:
 OTHER_JOBS = {
     "captions, n, seed": lambda words: [*words, "a green square", "-n", 4, "--seed", 1],
     "best, keep_all": lambda words: [*words[:-1], "--best", 2],
-    "decode_width, precision, temperature": lambda words: [
+    "precision, sampling_batch_size, temperature": lambda words: [
         *words, "--batch-size", 2, "--precision", "bf16", "--temperature", 0.9,
     ],
     "clip, ranked_by": lambda words: [*words[: words.index("--clip")], "--rank", "perplexity", *words[-3:]],
@@ -244,14 +270,17 @@ def test_widths_that_were_chosen_are_chosen_again(
 ) -> None:
     """Free memory may be another now: what a job has recorded holds."""
     words = ["generate", transformer_run, "a ring", "-n", 6, "--precision", "fp32"]
-    recorded = {"decode_width": 4, "slice_width": 3}
+    recorded = {"sampling_batch_size": 4, "decoding_batch_size": 3}
     (tmp_path / "drawn").mkdir()
     assert dalle(*words, "--batch-size", 4, "--out", tmp_path / "finished").code == 0
     job = json.loads((tmp_path / "finished" / "job.json").read_text())
     (tmp_path / "drawn" / "job.json").write_text(json.dumps(job | recorded))
     ended = dalle(*words, "--out", tmp_path / "drawn")
     assert ended.code == 0, ended.err
-    lines = [json.loads(line) for line in (tmp_path / "drawn" / "manifest.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "drawn" / "manifest.jsonl").read_text().splitlines()
+    ]
     assert len(lines) == 6 and all(recorded.items() <= line.items() for line in lines)
 
 
@@ -259,12 +288,24 @@ def test_widths_that_were_chosen_are_chosen_again(
 def test_width_that_is_none_is_no_width_to_go_on_with(
     width: object, transformer_run: Path, tmp_path: Path, dalle: Callable
 ) -> None:
-    words = ["generate", transformer_run, "a ring", "-n", 2, "--precision", "fp32", "--out", tmp_path / "drawn"]
+    words = [
+        "generate",
+        transformer_run,
+        "a ring",
+        "-n",
+        2,
+        "--precision",
+        "fp32",
+        "--out",
+        tmp_path / "drawn",
+    ]
     assert dalle(*words).code == 0
     job = json.loads((tmp_path / "drawn" / "job.json").read_text())
-    (tmp_path / "drawn" / "job.json").write_text(json.dumps(job | {"decode_width": width}))
+    (tmp_path / "drawn" / "job.json").write_text(json.dumps(job | {"sampling_batch_size": width}))
     ended = dalle(*words)
-    assert ended.code == 2 and "belongs to another job, with other decode_width\n" in ended.err
+    assert (
+        ended.code == 2 and "belongs to another job, with other sampling_batch_size\n" in ended.err
+    )
 
 
 @plain

@@ -56,15 +56,21 @@ def run(released: Released, tmp_path_factory: pytest.TempPathFactory, dalle: Cal
 
 
 @pytest.fixture(scope="module")
-def encoder_run(released: Released, tmp_path_factory: pytest.TempPathFactory, dalle: Callable) -> Path:
+def encoder_run(
+    released: Released, tmp_path_factory: pytest.TempPathFactory, dalle: Callable
+) -> Path:
     """The encoder alone, imported; for reading only."""
     run = tmp_path_factory.mktemp("imported") / "encoder"
     ended = dalle("import", "dvae", released.encoder_file, "--run", run, "--json", "--quiet")
-    assert ended.code == 0 and json.loads(ended.out) == {"run": str(run), "kind": "dvae-encoder"}, ended.err
+    assert ended.code == 0 and json.loads(ended.out) == {"run": str(run), "kind": "dvae-encoder"}, (
+        ended.err
+    )
     return run
 
 
-def test_tokens_and_logits_are_the_released_ones(run: Path, released: Released, images: Tensor) -> None:
+def test_tokens_and_logits_are_the_released_ones(
+    run: Path, released: Released, images: Tensor
+) -> None:
     expected, dvae = released_dvae.logits_of(released.encoder, images), load_dvae(run)
     assert expected.shape == (2, 8192, 32, 32) and expected.argmax(dim=1).unique().numel() > 50
     torch.testing.assert_close(dvae.codebook_logits(images), expected, rtol=0, atol=1e-5)
@@ -73,7 +79,10 @@ def test_tokens_and_logits_are_the_released_ones(run: Path, released: Released, 
 
 def test_pictures_of_tokens_are_the_released_ones(run: Path, released: Released) -> None:
     tokens = torch.randint(8192, (1, 32, 32), generator=torch.Generator().manual_seed(2))
-    expected, found = released_dvae.pictures_of(released.decoder, tokens), load_dvae(run).decode(tokens.flatten(1))
+    expected, found = (
+        released_dvae.pictures_of(released.decoder, tokens),
+        load_dvae(run).decode(tokens.flatten(1)),
+    )
     assert expected.std() > 0.05
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
@@ -115,11 +124,16 @@ def test_run_reconstructs_is_told_of_and_exported(
     }
     assert facts["kind"] == "dvae" and facts["tokens"] == "32x32 out of 8,192"
     assert facts["parameters"] == {**counts, "all": sum(counts.values())}
-    picture, compare = sorted(pairs.glob("*.png"))[0], ["--device", "cpu", "--precision", "fp32", "--json"]
+    picture, compare = (
+        sorted(pairs.glob("*.png"))[0],
+        ["--device", "cpu", "--precision", "fp32", "--json"],
+    )
     rebuilt = dalle("reconstruct", run, picture, "--out", tmp_path / "pictures", *compare)
     assert rebuilt.code == 0, rebuilt.err
     assert dalle("export", run, "--out", tmp_path / "exported").code == 0
-    again = dalle("reconstruct", tmp_path / "exported", picture, "--out", tmp_path / "more", *compare)
+    again = dalle(
+        "reconstruct", tmp_path / "exported", picture, "--out", tmp_path / "more", *compare
+    )
     assert json.loads(again.out)["psnr"] == json.loads(rebuilt.out)["psnr"]
 
 
@@ -138,7 +152,9 @@ def test_run_serves_a_transformer(run: Path, train: Callable) -> None:
     assert ended.code == 0, ended.err
 
 
-def test_encoder_alone_is_told_of_and_exported(encoder_run: Path, tmp_path: Path, dalle: Callable) -> None:
+def test_encoder_alone_is_told_of_and_exported(
+    encoder_run: Path, tmp_path: Path, dalle: Callable
+) -> None:
     facts = json.loads(dalle("info", encoder_run, "--json").out)
     assert facts["kind"] == "dvae-encoder" and list(facts["parameters"]) == ["encoder", "all"]
     assert dalle("export", encoder_run, "--out", tmp_path / "exported").code == 0
@@ -153,7 +169,9 @@ def test_tokens_of_an_encoder_alone_train_with_the_whole_model(
     for file in sorted(pairs.iterdir())[:4]:
         (few / file.name).write_bytes(file.read_bytes())
     words = ["--copies", 1, "--device", "cpu", "--precision", "fp32", "--json"]
-    ended = dalle("data", "encode", few, "--dvae", encoder_run, "--out", tmp_path / "tokens", *words)
+    ended = dalle(
+        "data", "encode", few, "--dvae", encoder_run, "--out", tmp_path / "tokens", *words
+    )
     assert ended.code == 0 and json.loads(ended.out)["samples"] == 2, ended.err
     ended = train(run, tmp_path / "tokens")
     assert ended.code == 0, ended.err
@@ -162,8 +180,14 @@ def test_tokens_of_an_encoder_alone_train_with_the_whole_model(
 def test_what_needs_a_decoder_says_that_it_is_missing(
     encoder_run: Path, train: Callable, pairs: Path, tmp_path: Path, dalle: Callable
 ) -> None:
-    for ended in (train(encoder_run), dalle("reconstruct", encoder_run, pairs, "--out", tmp_path / "pictures")):
-        assert ended.code == 1 and "holds only the encoder of a dvae: its decoder is missing" in ended.err
+    for ended in (
+        train(encoder_run),
+        dalle("reconstruct", encoder_run, pairs, "--out", tmp_path / "pictures"),
+    ):
+        assert (
+            ended.code == 1
+            and "holds only the encoder of a dvae: its decoder is missing" in ended.err
+        )
         assert "hint: import the decoder with it: `dalle import dvae" in ended.err
 
 
@@ -177,6 +201,8 @@ def test_folder_that_holds_something_is_left_alone(
 
 def test_refused_file_leaves_no_run(released: Released, tmp_path: Path, dalle: Callable) -> None:
     (tmp_path / "encoder.pkl").write_bytes(released.encoder_file.read_bytes()[:1000])
-    ended = dalle("import", "dvae", tmp_path / "encoder.pkl", released.decoder_file, "--run", tmp_path / "run")
+    ended = dalle(
+        "import", "dvae", tmp_path / "encoder.pkl", released.decoder_file, "--run", tmp_path / "run"
+    )
     assert ended.code == 1 and "encoder.pkl is damaged or not a checkpoint" in ended.err
     assert not (tmp_path / "run").exists()

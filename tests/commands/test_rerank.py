@@ -42,11 +42,17 @@ def by_caption(files: list[Path], folder: Path) -> dict[str, list[Path]]:
     return grouped
 
 
-def test_folder_is_ranked_by_the_cosine_with_the_caption(pairs: Path, clip_run: Path, rerank: Rerank) -> None:
-    check_ranked(rerank(pairs, CIRCLE, "--batch-size", 4), clip_run, {CIRCLE: sorted(pairs.glob("*.png"))})
+def test_folder_is_ranked_by_the_cosine_with_the_caption(
+    pairs: Path, clip_run: Path, rerank: Rerank
+) -> None:
+    check_ranked(
+        rerank(pairs, CIRCLE, "--batch-size", 4), clip_run, {CIRCLE: sorted(pairs.glob("*.png"))}
+    )
 
 
-@pytest.mark.parametrize(("name", "key"), [("rows.jsonl", "file"), ("rows.jsonl", "image"), ("rows.csv", "file")])
+@pytest.mark.parametrize(
+    ("name", "key"), [("rows.jsonl", "file"), ("rows.jsonl", "image"), ("rows.csv", "file")]
+)
 def test_manifest_is_ranked_within_each_caption(
     name: str, key: str, pictures: Path, tmp_path: Path, clip_run: Path, rerank: Rerank
 ) -> None:
@@ -68,7 +74,10 @@ def test_drawn_folder_is_ranked_by_its_manifest_and_its_grid_is_not(
 ) -> None:
     drawn = tmp_path / "drawn"
     assert dalle("generate", transformer_run, CIRCLE, RING, "-n", 2, "--out", drawn).code == 0
-    expected = {CIRCLE: [drawn / "0000.png", drawn / "0001.png"], RING: [drawn / "0002.png", drawn / "0003.png"]}
+    expected = {
+        CIRCLE: [drawn / "0000.png", drawn / "0001.png"],
+        RING: [drawn / "0002.png", drawn / "0003.png"],
+    }
     check_ranked(rerank(drawn), clip_run, expected)
 
 
@@ -80,7 +89,10 @@ def test_list_standard_input_and_single_picture(
     monkeypatch.chdir(pictures.parent)
     names = [os.path.relpath(file) for file in files]
     (pictures / "list.txt").write_text("\n".join(names))
-    for scores in (rerank("pictures/list.txt", RING), rerank("-", RING, stdin="\n".join(names).encode())):
+    for scores in (
+        rerank("pictures/list.txt", RING),
+        rerank("-", RING, stdin="\n".join(names).encode()),
+    ):
         check_ranked(scores, clip_run, {RING: [Path(name) for name in names]})
     check_ranked(rerank(files[1], RING), clip_run, {RING: [files[1]]})
 
@@ -92,9 +104,13 @@ def test_exported_clip_ranks_as_its_run(
     assert rerank(pictures, RING) == rerank(pictures, RING, clip=tmp_path / "exported")
 
 
-def test_checksum_is_that_of_the_clip_wherever_it_lies(clip_run: Path, tmp_path: Path, dalle: Callable) -> None:
+def test_checksum_is_that_of_the_clip_wherever_it_lies(
+    clip_run: Path, tmp_path: Path, dalle: Callable
+) -> None:
     assert dalle("export", clip_run, "--out", tmp_path / "exported").code == 0
-    assert clip_checksum(load_clip(clip_run)) == clip_checksum(load_clip(tmp_path / "exported" / "model"))
+    assert clip_checksum(load_clip(clip_run)) == clip_checksum(
+        load_clip(tmp_path / "exported" / "model")
+    )
 
 
 def test_checksum_tells_every_weight_and_size(own_clip_run: Path) -> None:
@@ -119,7 +135,9 @@ def test_equal_pictures_keep_the_order_of_their_names(pictures: Path, rerank: Re
     assert names.index("003b.png") == names.index("003.png") + 1
 
 
-def test_text_names_the_best_of_each_caption_under_it(pictures: Path, command: Callable, rerank: Rerank) -> None:
+def test_text_names_the_best_of_each_caption_under_it(
+    pictures: Path, command: Callable, rerank: Rerank
+) -> None:
     manifest = write_manifest(pictures / "rows.csv", files_of(pictures), "file")
     scores = rerank(manifest)
     ended = command(manifest, "--top-k", 2)
@@ -137,16 +155,22 @@ def test_quiet_leaves_the_results_alone(pictures: Path, command: Callable) -> No
     assert quiet.out == loud.out != "" and quiet.err == "" and "picture 7/7" in loud.err
 
 
-def test_best_are_copied_in_order_with_grid_and_tables(pictures: Path, tmp_path: Path, rerank: Rerank) -> None:
+def test_best_are_copied_in_order_with_grid_and_tables(
+    pictures: Path, tmp_path: Path, rerank: Rerank
+) -> None:
     Image.open(pictures / "004.png").save(pictures / "004.JPEG")
     (pictures / "004.png").unlink()
     manifest = write_manifest(pictures / "rows.jsonl", files_of(pictures), "file")
     out = tmp_path / "some" / "best"
     scores = rerank(manifest, "--top-k", 2, "--out", out)
     best = [score for score in scores if score["rank"] <= 2]
-    assert [len([s for s in best if s["caption"] == caption]) for caption in dict.fromkeys(CAPTIONS)] == [2, 2, 1]
+    assert [
+        len([s for s in best if s["caption"] == caption]) for caption in dict.fromkeys(CAPTIONS)
+    ] == [2, 2, 1]
     suffixes = [Path(score["picture"]).suffix.lower() for score in best]
-    assert [score["file"] for score in best] == [f"{i:04d}{suffix}" for i, suffix in enumerate(suffixes)]
+    assert [score["file"] for score in best] == [
+        f"{i:04d}{suffix}" for i, suffix in enumerate(suffixes)
+    ]
     assert all(score["file"] is None for score in scores if score["rank"] > 2)
     for score in best:
         assert (out / score["file"]).read_bytes() == Path(score["picture"]).read_bytes()
@@ -183,7 +207,9 @@ def test_every_shape_has_its_place_in_the_grid(tmp_path: Path, rerank: Rerank) -
             assert grid.getpixel(middle) == (25 * i, 255 - 25 * i, 128)
 
 
-def test_copies_of_the_best_among_the_pictures_are_not_ranked(rerank: Rerank, pictures: Path) -> None:
+def test_copies_of_the_best_among_the_pictures_are_not_ranked(
+    rerank: Rerank, pictures: Path
+) -> None:
     first, again = (rerank(pictures, RING, "--out", pictures / "best") for _ in range(2))
     assert first == again and len(again) == 7
 
@@ -193,11 +219,19 @@ def test_clip_with_a_weight_that_is_no_number_is_told_and_ranks_nothing(
     weight: str, pictures: Path, own_clip_run: Path, tmp_path: Path, command: Callable
 ) -> None:
     spoilt_clip(own_clip_run, weight)
-    ended = command(pictures, RING, "--quiet", "--json", "--out", tmp_path / "best", clip=own_clip_run)
+    ended = command(
+        pictures, RING, "--quiet", "--json", "--out", tmp_path / "best", clip=own_clip_run
+    )
     assert ended.code == 1 and ended.out == "" and not (tmp_path / "best").exists()
-    assert ended.err.startswith("error: ") and "not finite" in ended.err and ended.err.count("error") == 1
+    assert (
+        ended.err.startswith("error: ")
+        and "not finite" in ended.err
+        and ended.err.count("error") == 1
+    )
 
 
 def test_caption_longer_than_clip_reads_is_told(command: Callable, pictures: Path) -> None:
-    assert "warning: caption cut to 16 tokens: a ring a ring" in command(pictures, "a ring " * 30).err
+    assert (
+        "warning: caption cut to 16 tokens: a ring a ring" in command(pictures, "a ring " * 30).err
+    )
     assert "cut" not in command(pictures, "a ring").err

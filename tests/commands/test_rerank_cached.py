@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranked import CIRCLE, RING, Rerank, change_picture, changed_clip, check_ranked, files_of, spoilt_clip
+from ranked import (
+    CIRCLE,
+    RING,
+    Rerank,
+    change_picture,
+    changed_clip,
+    check_ranked,
+    files_of,
+    spoilt_clip,
+)
 
 from dalle_cli.commands import rerank as rerank_command
 from dalle_cli.models.clip import Clip
@@ -64,9 +73,16 @@ def test_pictures_cut_in_another_way_are_not_taken(
     assert sum(embedded) == 7
 
 
-@pytest.mark.parametrize("value", ["'a text of as many characters as bytes'", "x'00000000'", "zeroblob(10000)", "3.5"])
+@pytest.mark.parametrize(
+    "value", ["'a text of as many characters as bytes'", "x'00000000'", "zeroblob(10000)", "3.5"]
+)
 def test_what_is_no_embedding_of_this_clip_is_computed_anew(
-    value: str, pictures: Path, fresh_cache: Path, clip_run: Path, rerank: Rerank, embedded: list[int]
+    value: str,
+    pictures: Path,
+    fresh_cache: Path,
+    clip_run: Path,
+    rerank: Rerank,
+    embedded: list[int],
 ) -> None:
     rerank(pictures, RING)
     with sqlite3.connect(fresh_cache) as connection:
@@ -101,7 +117,12 @@ def test_broken_cache_is_told_and_changes_no_score(
 
 
 def test_interrupted_command_keeps_what_it_had_embedded(
-    pictures: Path, tmp_path: Path, clip_run: Path, command: Callable, rerank: Rerank, embedded: list[int]
+    pictures: Path,
+    tmp_path: Path,
+    clip_run: Path,
+    command: Callable,
+    rerank: Rerank,
+    embedded: list[int],
 ) -> None:
     counting = Clip.encode_image
 

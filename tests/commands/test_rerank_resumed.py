@@ -53,7 +53,11 @@ def test_folder_of_another_job_is_refused(
     before = tree(tmp_path / "best")
     options = {"words": [pictures, RING], **(change(pictures, own_clip_run) or {})}
     ended = command(*options.pop("words"), "--out", tmp_path / "best", **options)
-    assert ended.code == 2 and ended.out == "" and f"belongs to another job, with other {named}" in ended.err
+    assert (
+        ended.code == 2
+        and ended.out == ""
+        and f"belongs to another job, with other {named}" in ended.err
+    )
     assert tree(tmp_path / "best") == before
 
 
@@ -88,7 +92,12 @@ def test_folder_of_another_job_is_refused_before_any_picture_is_embedded_if_that
 
 @pytest.mark.parametrize("is_folder", [True, False])
 def test_folder_of_someone_else_is_refused_before_any_picture_is_embedded(
-    is_folder: bool, pictures: Path, tmp_path: Path, tree: Callable, command: Callable, embedded: list[int]
+    is_folder: bool,
+    pictures: Path,
+    tmp_path: Path,
+    tree: Callable,
+    command: Callable,
+    embedded: list[int],
 ) -> None:
     theirs = tmp_path / "best" / "thesis.tex" if is_folder else tmp_path / "best"
     theirs.parent.mkdir(exist_ok=True)
@@ -100,7 +109,12 @@ def test_folder_of_someone_else_is_refused_before_any_picture_is_embedded(
 
 
 def test_folder_of_another_caption_is_refused_before_any_picture_is_embedded(
-    pictures: Path, tmp_path: Path, fresh_cache: Path, rerank: Rerank, command: Callable, embedded: list[int]
+    pictures: Path,
+    tmp_path: Path,
+    fresh_cache: Path,
+    rerank: Rerank,
+    command: Callable,
+    embedded: list[int],
 ) -> None:
     rerank(pictures, RING, "--out", tmp_path / "best")
     fresh_cache.unlink()

@@ -32,14 +32,22 @@ def test_unreadable_pictures_are_told_and_the_rest_is_ranked(
 ) -> None:
     good = files_of(pictures)
     bad = write_bad(pictures)
-    listed = [pictures / "cut.png", *good[:4], *(pictures / name for name in list(bad)[1:]), *good[4:]]
+    listed = [
+        pictures / "cut.png",
+        *good[:4],
+        *(pictures / name for name in list(bad)[1:]),
+        *good[4:],
+    ]
     (tmp_path / "list.txt").write_text("\n".join(map(str, listed)))
     scores = rerank(tmp_path / "list.txt", RING, "--out", tmp_path / "best", code=1)
     check_ranked(scores[:7], clip_run, {RING: good})
     assert [score["rank"] for score in scores] == [*range(1, 8), *[None] * 5]
     assert {Path(score["picture"]).name: score["problem"] for score in scores[7:]} == bad
     assert all(score["score"] is None and score["file"] is None for score in scores[7:])
-    assert len(list((tmp_path / "best").glob("0*.png"))) == 7 and (tmp_path / "best" / "grid.png").is_file()
+    assert (
+        len(list((tmp_path / "best").glob("0*.png"))) == 7
+        and (tmp_path / "best" / "grid.png").is_file()
+    )
     assert read_table(tmp_path / "best") == scores
     ended = command(tmp_path / "list.txt", RING)
     assert ended.code == 1 and "error: 5 of 12 pictures could not be read" in ended.err
@@ -47,12 +55,18 @@ def test_unreadable_pictures_are_told_and_the_rest_is_ranked(
         assert f"       -  {pictures / name}: {problem}\n" in ended.out
 
 
-def test_unreadable_pictures_alone_are_told(tmp_path: Path, pictures: Path, rerank: Rerank, command: Callable) -> None:
+def test_unreadable_pictures_alone_are_told(
+    tmp_path: Path, pictures: Path, rerank: Rerank, command: Callable
+) -> None:
     bad = write_bad(pictures)
     (tmp_path / "list.txt").write_text("\n".join(str(pictures / name) for name in bad))
     scores = rerank(tmp_path / "list.txt", RING, "--out", tmp_path / "best", code=1)
     assert [score["problem"] for score in scores] == list(bad.values())
-    assert {path.name for path in (tmp_path / "best").iterdir()} == {"job.json", "scores.csv", "scores.jsonl"}
+    assert {path.name for path in (tmp_path / "best").iterdir()} == {
+        "job.json",
+        "scores.csv",
+        "scores.jsonl",
+    }
     assert read_table(tmp_path / "best") == scores
     ended = command(tmp_path / "list.txt", RING, "--quiet")
     assert ended.code == 1 and ended.err == "error: none of 5 pictures could be read\n"
@@ -78,7 +92,9 @@ def test_error_says_how_many_could_not_be_read(
     assert ended.code == 1 and ended.err == f"error: {told}\n"
 
 
-def test_paths_that_lead_to_no_file_are_told(pictures: Path, tmp_path: Path, clip_run: Path, rerank: Rerank) -> None:
+def test_paths_that_lead_to_no_file_are_told(
+    pictures: Path, tmp_path: Path, clip_run: Path, rerank: Rerank
+) -> None:
     (pictures / "loop.png").symlink_to("loop.png")
     unreadable = {
         "a\0b.png": "embedded null byte",
@@ -96,7 +112,9 @@ def test_paths_that_lead_to_no_file_are_told(pictures: Path, tmp_path: Path, cli
     assert read_table(tmp_path / "best") == scores
 
 
-def test_caption_whose_pictures_are_all_unreadable_still_stands_above_them(pictures: Path, command: Callable) -> None:
+def test_caption_whose_pictures_are_all_unreadable_still_stands_above_them(
+    pictures: Path, command: Callable
+) -> None:
     rows = [{"file": "000.png", "caption": RING}, {"file": "absent.png", "caption": CIRCLE}]
     (pictures / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     lines = command(pictures / "rows.jsonl").out.splitlines()
@@ -119,14 +137,20 @@ def test_hostile_names_never_reach_the_terminal_raw(
             shutil.copy(pictures / "000.png", pictures / f"{name}.png")
         (pictures / f"{name} bad.png").write_text("no picture")
     scores = rerank(pictures, RING, "--out", tmp_path / "best", code=1)
-    assert {Path(score["picture"]).name for score in scores} == {path.name for path in files_of(pictures)}
+    assert {Path(score["picture"]).name for score in scores} == {
+        path.name for path in files_of(pictures)
+    }
     assert read_table(tmp_path / "best") == scores
     ended = command(pictures, RING)
     assert ended.code == 1 and len(ended.out.splitlines()) == len(scores)
     assert not RAW & set(ended.out + ended.err)
     assert "[bold red]x[|bold red] bad.png: not a" in ended.out and "\ufffd bad.png" in ended.out
     ended = command(f"absent {''.join(HOSTILE)}", RING)
-    assert ended.code == 1 and "absent [bold red]x[/bold red]" in ended.err and not RAW & set(ended.err)
+    assert (
+        ended.code == 1
+        and "absent [bold red]x[/bold red]" in ended.err
+        and not RAW & set(ended.err)
+    )
 
 
 def test_hostile_captions_never_reach_the_terminal_raw(

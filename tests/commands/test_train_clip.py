@@ -11,12 +11,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dalle_cli.data.loader import ValidationBatches
-from dalle_cli.data.preprocessing import ClipPreparation
-from dalle_cli.data.sources import open_source
+from dalle_cli.data.preprocessing import ClipPreprocessing
+from dalle_cli.data.sources import open_dataset
 from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.loading import build_clip, load_clip
 from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD
-from dalle_cli.runtime.distributed import solo
+from dalle_cli.runtime.distributed import single_process
 from dalle_cli.storage.model_folder import read_model_table
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.tasks.clip import ClipTask
@@ -63,20 +63,27 @@ def test_log_holds_every_figure(clip_run: Path) -> None:
     lines = lines_of(clip_run)
     steps = [line for line in lines if "train/loss" in line]
     assert [line["step"] for line in steps] == list(range(1, 12))
-    assert all({"train/batch_accuracy", "train/logit_scale", "train/captions_cut"} <= set(line) for line in steps)
+    assert all(
+        {"train/batch_accuracy", "train/logit_scale", "train/captions_cut"} <= set(line)
+        for line in steps
+    )
     assert steps[0]["train/logit_scale"] == pytest.approx(1 / 0.07, rel=1e-5)
     held_out = [line for line in lines if "valid/loss" in line]
     assert [line["step"] for line in held_out] == [2, 4, 6, 8, 10, 11]
     assert all(set(line) - {"step"} == FIGURES for line in held_out)
 
 
-def test_saved_model_has_the_figures_that_the_log_says(pairs: Path, train: Callable, tmp_path: Path) -> None:
+def test_saved_model_has_the_figures_that_the_log_says(
+    pairs: Path, train: Callable, tmp_path: Path
+) -> None:
     assert train("--valid", pairs, "--set", "training.steps=3").code == 0
     run = tmp_path / "run"
-    source = open_source(str(pairs), captions_required=True)
-    prepare = ClipPreparation(32, 16, Tokenizer.load(RunDir(run).tokenizer), bpe_dropout=0.1)
+    source = open_dataset(str(pairs), captions_required=True)
+    prepare = ClipPreprocessing(32, 16, Tokenizer.load(RunDir(run).tokenizer), bpe_dropout=0.1)
     batches = ValidationBatches(source, np.arange(len(source)), prepare, batch_size=5, n_samples=16)
-    found = ClipTask(load_clip(run), solo(torch.device("cpu"))).validate(batches.on(torch.device("cpu")), step=3)
+    found = ClipTask(load_clip(run), single_process(torch.device("cpu"))).validate(
+        batches.on(torch.device("cpu")), step=3
+    )
     logged = lines_of(run)[-1]
     assert found == pytest.approx({name: logged[name] for name in FIGURES}, rel=1e-5)
     assert 0 < logged["valid/text_recall_at_5"] < 1  # sixteen pairs, of which it knows little
@@ -87,13 +94,17 @@ def test_weights_of_the_run_are_an_average_of_trained_ones(clip_run: Path) -> No
         load_clip(clip_run).state_dict(),
         load_file(clip_run / "checkpoints/step-00000011/parameters.safetensors"),
     )
-    assert set(weights) == set(last) and not any(torch.equal(weights[name], last[name]) for name in weights)
+    assert set(weights) == set(last) and not any(
+        torch.equal(weights[name], last[name]) for name in weights
+    )
     torch.manual_seed(0)
     fresh = build_clip(read_model_table(clip_run)).state_dict()
     assert not any(torch.equal(weights[name], fresh[name]) for name in weights)
 
 
-def test_export_holds_what_ranking_needs_and_no_more(clip_run: Path, tmp_path: Path, dalle: Callable) -> None:
+def test_export_holds_what_ranking_needs_and_no_more(
+    clip_run: Path, tmp_path: Path, dalle: Callable
+) -> None:
     out = tmp_path / "exported"
     ended = dalle("export", clip_run, "--out", out)
     assert (ended.code, ended.out) == (0, f"{out}\n")
@@ -105,7 +116,11 @@ def test_export_holds_what_ranking_needs_and_no_more(clip_run: Path, tmp_path: P
 def test_stdout_is_the_run_and_the_rest_is_told_beside_it(train: Callable, tmp_path: Path) -> None:
     ended, run = train(), tmp_path / "run"
     assert (ended.code, ended.out) == (0, f"{run}\n")
-    assert f"writing {run}" in ended.err and "1 steps of 8" in ended.err and "learnt a vocabulary of" in ended.err
+    assert (
+        f"writing {run}" in ended.err
+        and "1 steps of 8" in ended.err
+        and "learnt a vocabulary of" in ended.err
+    )
     assert "next: dalle rerank" in ended.err and f"--clip {run}" in ended.err
 
 
@@ -116,22 +131,40 @@ def test_bf16_trains_and_keeps_fp32_weights(train: Callable, tmp_path: Path) -> 
     assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in weights)
 
 
-def test_initial_weights_go_by_the_recipes_seed(train: Callable, tmp_path: Path, dalle: Callable, pairs: Path) -> None:
+def test_initial_weights_go_by_the_recipes_seed(
+    train: Callable, tmp_path: Path, dalle: Callable, pairs: Path
+) -> None:
     still = ["--set", "optimizer.lr.start=0.0", "--set", "optimizer.lr.end=0.0"]
     seeds, weights = (0, 0, 1), []
     for i, seed in enumerate(seeds):
-        words = ["--data", pairs, "--run", tmp_path / str(i), *TINY, *still, "--set", f"training.seed={seed}"]
+        words = [
+            "--data",
+            pairs,
+            "--run",
+            tmp_path / str(i),
+            *TINY,
+            *still,
+            "--set",
+            f"training.seed={seed}",
+        ]
         assert dalle("train-clip", "clip/tiny", *words).code == 0
         weights.append((tmp_path / str(i) / "model" / "model.safetensors").read_bytes())
     assert weights[0] == weights[1] != weights[2]
 
 
-@pytest.mark.parametrize("words", [["--precision", "bf16"], ["--set", "tokenizer.dropout=0.9"]], ids=str)
-def test_how_it_trains_is_the_recipes_matter(words: list[str], tmp_path: Path, dalle: Callable, pairs: Path) -> None:
+@pytest.mark.parametrize(
+    "words", [["--precision", "bf16"], ["--set", "tokenizer.dropout=0.9"]], ids=str
+)
+def test_how_it_trains_is_the_recipes_matter(
+    words: list[str], tmp_path: Path, dalle: Callable, pairs: Path
+) -> None:
     weights = []
     for name, changes in (("plain", []), ("again", []), ("changed", words)):
         run = tmp_path / name
-        assert dalle("train-clip", "clip/tiny", "--data", pairs, "--run", run, *TINY, *changes).code == 0
+        assert (
+            dalle("train-clip", "clip/tiny", "--data", pairs, "--run", run, *TINY, *changes).code
+            == 0
+        )
         weights.append((run / "model" / "model.safetensors").read_bytes())
     assert weights[0] == weights[1] != weights[2]
 
@@ -154,16 +187,26 @@ def test_recipe_that_cannot_be_trained_is_refused_by_key(
     assert not (tmp_path / "run").exists()
 
 
-def test_recipe_of_another_kind_is_told_with_the_right_command(pairs: Path, tmp_path: Path, dalle: Callable) -> None:
+def test_recipe_of_another_kind_is_told_with_the_right_command(
+    pairs: Path, tmp_path: Path, dalle: Callable
+) -> None:
     ended = dalle("train-clip", "dvae/tiny", "--data", pairs, "--run", tmp_path / "run")
-    assert ended.code == 2 and "a recipe for dvae, not for clip" in ended.err and "dalle train-dvae" in ended.err
+    assert (
+        ended.code == 2
+        and "a recipe for dvae, not for clip" in ended.err
+        and "dalle train-dvae" in ended.err
+    )
 
 
-def test_pictures_without_captions_are_refused(pairs: Path, tmp_path: Path, dalle: Callable) -> None:
+def test_pictures_without_captions_are_refused(
+    pairs: Path, tmp_path: Path, dalle: Callable
+) -> None:
     (tmp_path / "bare").mkdir()
     for picture in sorted(pairs.glob("*.png"))[:3]:
         (tmp_path / "bare" / picture.name).write_bytes(picture.read_bytes())
-    ended = dalle("train-clip", "clip/tiny", "--data", tmp_path / "bare", "--run", tmp_path / "run", *TINY)
+    ended = dalle(
+        "train-clip", "clip/tiny", "--data", tmp_path / "bare", "--run", tmp_path / "run", *TINY
+    )
     assert ended.code == 1 and "no captions" in ended.err
     assert not (tmp_path / "run").exists()
 
@@ -172,9 +215,15 @@ def test_run_of_a_clip_is_told_where_another_model_is_asked_for(
     clip_run: Path, pairs: Path, tmp_path: Path, dalle: Callable
 ) -> None:
     for words, told in [
-        (["generate", clip_run, "a ring", "--out", tmp_path / "out"], "holds a clip, not a transformer"),
+        (
+            ["generate", clip_run, "a ring", "--out", tmp_path / "out"],
+            "holds a clip, not a transformer",
+        ),
         (["reconstruct", clip_run, pairs, "--out", tmp_path / "out"], "holds a clip, not a dvae"),
-        (["info", clip_run, "--masks", tmp_path / "out"], "is a clip, which has no attention masks"),
+        (
+            ["info", clip_run, "--masks", tmp_path / "out"],
+            "is a clip, which has no attention masks",
+        ),
     ]:
         ended = dalle(*words)
         assert ended.code == 1 and told in ended.err

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from dalle_cli.data.images import BadSample
-from dalle_cli.data.preprocessing import PairPreparation
+from dalle_cli.data.preprocessing import TransformerPreprocessing
 from dalle_cli.data.sources import Sample
 from dalle_cli.data.tokenizer import Tokenizer
 
@@ -17,7 +17,11 @@ N, SIDE = 10, 16  # samples of a source, pixels of a prepared side
 def png(number: int) -> bytes:
     """A wide picture with a gradient, whose blue is the sample's number."""
     pixels = np.zeros((SIDE + 4, 2 * SIDE, 3), dtype=np.uint8)
-    pixels[..., 0], pixels[..., 1], pixels[..., 2] = np.arange(2 * SIDE)[None], np.arange(SIDE + 4)[:, None], number
+    pixels[..., 0], pixels[..., 1], pixels[..., 2] = (
+        np.arange(2 * SIDE)[None],
+        np.arange(SIDE + 4)[:, None],
+        number,
+    )
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
@@ -54,6 +58,10 @@ class MemorySource:
         return str(self.n)
 
 
-def pair_preparation(text_len: int = 12, caption_dropout: float = 0.0, bpe_dropout: float = 0.0) -> PairPreparation:
+def pair_preparation(
+    text_len: int = 12, caption_dropout: float = 0.0, bpe_dropout: float = 0.0
+) -> TransformerPreprocessing:
     merges = [("▁", "f"), ("▁f", "i"), ("s", "t")]
-    return PairPreparation(SIDE, text_len, Tokenizer(merges, "tokenizers"), bpe_dropout, caption_dropout)
+    return TransformerPreprocessing(
+        SIDE, text_len, Tokenizer(merges, "tokenizers"), bpe_dropout, caption_dropout
+    )

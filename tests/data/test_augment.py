@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dalle_cli.data.augment import area_resize, centre_crop, clip_crop, clip_square, dvae_crop, transformer_crop
+from dalle_cli.data.augment import (
+    area_resize,
+    centre_crop,
+    clip_crop,
+    clip_square,
+    dvae_crop,
+    transformer_crop,
+)
 from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD
 
 
@@ -69,10 +76,14 @@ def listing_1(pixels, target_res, uniform):
 
 def drawn_by(rng):
     """Let listing 1 draw as `dvae_crop` does: integers, but for the flip, which is a float below a half."""
-    return lambda low, high: int(rng.random() < 0.5) if (low, high) == (0, 2) else int(rng.integers(low, high))
+    return lambda low, high: (
+        int(rng.random() < 0.5) if (low, high) == (0, 2) else int(rng.integers(low, high))
+    )
 
 
-@pytest.mark.parametrize("size", [(24, 24), (24, 32), (41, 27), (30, 30), (26, 90), (33, 29), (60, 47)], ids=str)
+@pytest.mark.parametrize(
+    "size", [(24, 24), (24, 32), (41, 27), (30, 30), (26, 90), (33, 29), (60, 47)], ids=str
+)
 def test_dvae_crop_is_listing_1(size):
     width, height = size
     pixels = np.random.default_rng(0).integers(256, size=(height, width, 3), dtype=np.uint8)
@@ -100,9 +111,13 @@ def test_dvae_crop_draws_evenly_from_all_that_listing_1_allows():
 
 def assert_drawn_evenly(found, allowed, n_drawn):
     assert found.keys() == allowed.keys()
-    chi_square = sum((found[crop] - n_drawn * p) ** 2 / (n_drawn * p) for crop, p in allowed.items())
+    chi_square = sum(
+        (found[crop] - n_drawn * p) ** 2 / (n_drawn * p) for crop, p in allowed.items()
+    )
     freedom = len(allowed) - 1
-    assert chi_square < freedom + 5 * (2 * freedom) ** 0.5  # five deviations above what chance makes of it
+    assert (
+        chi_square < freedom + 5 * (2 * freedom) ** 0.5
+    )  # five deviations above what chance makes of it
 
 
 def listing_2(pixels, target_res, uniform):
@@ -121,7 +136,9 @@ def listing_2(pixels, target_res, uniform):
     return np.clip(pixels, 0, 255)[top : top + target_res, left : left + target_res]
 
 
-@pytest.mark.parametrize("size", [(24, 24), (24, 31), (41, 27), (30, 30), (26, 90), (33, 25), (60, 47)], ids=str)
+@pytest.mark.parametrize(
+    "size", [(24, 24), (24, 31), (41, 27), (30, 30), (26, 90), (33, 25), (60, 47)], ids=str
+)
 def test_transformer_crop_is_listing_2(size):
     width, height = size
     pixels = np.random.default_rng(0).integers(256, size=(height, width, 3), dtype=np.uint8)
@@ -137,14 +154,18 @@ def test_transformer_crop_draws_evenly_from_all_that_listing_2_allows():
     pixels = np.zeros((18, 34, 3), dtype=np.uint8)
     pixels[..., 0], pixels[..., 1] = 7 * np.arange(34), 7 * np.arange(18)[:, None]
     allowed = Counter()
-    for off_w, t in itertools.product(range(6, 10), range(16, 19)):  # of a slack of 16; up to 9/8 of 16
+    for off_w, t in itertools.product(
+        range(6, 10), range(16, 19)
+    ):  # of a slack of 16; up to 9/8 of 16
         crops = list(itertools.product(range(t - 16 + 1), repeat=2))
         for top, left in crops:
             draws = iter([off_w, 0, t, top, left])
             crop = np.rint(listing_2(pixels, 16, lambda *_, draws=draws: next(draws)))
             allowed[crop.astype(np.uint8).tobytes()] += 1 / (4 * 3 * len(crops))
     rng, n_drawn = np.random.default_rng(0), 6000
-    found = Counter(transformer_crop(Image.fromarray(pixels), 16, rng).tobytes() for _ in range(n_drawn))
+    found = Counter(
+        transformer_crop(Image.fromarray(pixels), 16, rng).tobytes() for _ in range(n_drawn)
+    )
     assert_drawn_evenly(found, allowed, n_drawn)
 
 
@@ -166,11 +187,16 @@ def test_dvae_crop_enlarges_what_is_smaller_to_the_target_and_no_further():
     pixels = np.random.default_rng(0).integers(256, size=(17, 17, 3), dtype=np.uint8)
     whole = area_resize(pixels, 24)
     crops = [dvae_crop(Image.fromarray(pixels), 24, np.random.default_rng(i)) for i in range(20)]
-    assert all(np.array_equal(crop, whole) or np.array_equal(crop, whole[:, ::-1]) for crop in crops)
+    assert all(
+        np.array_equal(crop, whole) or np.array_equal(crop, whole[:, ::-1]) for crop in crops
+    )
 
 
 def test_dvae_crop_reaches_both_ends_of_the_longer_side():
-    lefts = {int(dvae_crop(gradient(60, 32), 32, np.random.default_rng(i))[0, :, 0].min()) for i in range(400)}
+    lefts = {
+        int(dvae_crop(gradient(60, 32), 32, np.random.default_rng(i))[0, :, 0].min())
+        for i in range(400)
+    }
     assert lefts == set(range(29))
 
 
@@ -181,7 +207,10 @@ def test_transformer_crop_stays_in_the_middle_quarter_and_never_flips():
 
 
 def test_transformer_crop_scales_to_at_most_nine_eighths():
-    tops = {int(transformer_crop(gradient(200, 200), 32, np.random.default_rng(i))[0, 0, 1]) for i in range(300)}
+    tops = {
+        int(transformer_crop(gradient(200, 200), 32, np.random.default_rng(i))[0, 0, 1])
+        for i in range(300)
+    }
     # the square is scaled to 32..36, so the crop starts at most 4 of 36 pixels down
     assert min(tops) < 5 and 15 < max(tops) <= 200 * 4 / 36 + 6
 
@@ -189,7 +218,9 @@ def test_transformer_crop_scales_to_at_most_nine_eighths():
 @pytest.mark.parametrize("size", [(20, 50), (50, 20), (17, 17), (300, 40)])
 def test_every_crop_has_the_target_size_even_where_it_must_enlarge(size):
     rng = np.random.default_rng(0)
-    at_random = [crop(gradient(*size), 32, rng) for crop in (dvae_crop, transformer_crop, clip_crop)]
+    at_random = [
+        crop(gradient(*size), 32, rng) for crop in (dvae_crop, transformer_crop, clip_crop)
+    ]
     for crop in (*at_random, centre_crop(gradient(*size), 32), clip_square(gradient(*size), 32)):
         assert crop.shape == (32, 32, 3) and crop.dtype == np.uint8
 
@@ -201,7 +232,9 @@ def test_crop_for_validation_is_centred(crop):
 
 @pytest.mark.parametrize("crop", [dvae_crop, transformer_crop, clip_crop])
 def test_crops_go_by_the_generator_alone(crop):
-    first, again, other = (crop(gradient(90, 70), 32, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    first, again, other = (
+        crop(gradient(90, 70), 32, np.random.default_rng(seed)) for seed in (3, 3, 4)
+    )
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
@@ -209,7 +242,9 @@ def test_clip_crop_shows_every_part_of_a_long_picture_and_nothing_beyond():
     for size, channel in (((80, 32), 0), ((32, 80), 1)):
         image = Image.merge("RGB", (*gradient(*size).split()[:2], Image.new("L", size, 255)))
         crops = [clip_crop(image, 32, np.random.default_rng(i)) for i in range(300)]
-        assert all((crop[..., 2] == 255).all() for crop in crops)  # beyond its borders a picture is black
+        assert all(
+            (crop[..., 2] == 255).all() for crop in crops
+        )  # beyond its borders a picture is black
         starts = sorted(int(crop[0, 0, channel]) for crop in crops)
         assert starts[0] == 0 and max(np.diff(starts)) <= 2
         assert max(int(crop[-1, -1, channel]) for crop in crops) == 79
@@ -217,22 +252,39 @@ def test_clip_crop_shows_every_part_of_a_long_picture_and_nothing_beyond():
 
 def test_clip_crop_scales_to_at_most_nine_eighths_and_never_flips():
     crops = [clip_crop(gradient(160, 160), 32, np.random.default_rng(i)) for i in range(200)]
-    shown = {int(crop[0, -1, 0]) - int(crop[0, 0, 0]) for crop in crops}  # of 160 columns, by 31 of 32 to 36 pixels
-    assert 160 * 31 / 36 - 2 < min(shown) < 160 * 31 / 35 < 160 * 31 / 33 < max(shown) < 160 * 31 / 32 + 2
+    shown = {
+        int(crop[0, -1, 0]) - int(crop[0, 0, 0]) for crop in crops
+    }  # of 160 columns, by 31 of 32 to 36 pixels
+    assert (
+        160 * 31 / 36 - 2
+        < min(shown)
+        < 160 * 31 / 35
+        < 160 * 31 / 33
+        < max(shown)
+        < 160 * 31 / 32 + 2
+    )
 
 
 @pytest.mark.parametrize(
-    "size", [(37, 53), (53, 37), (101, 40), (33, 34), (20, 31), (9, 40), (32, 32), (17, 17), (200, 35)], ids=str
+    "size",
+    [(37, 53), (53, 37), (101, 40), (33, 34), (20, 31), (9, 40), (32, 32), (17, 17), (200, 35)],
+    ids=str,
 )
 def test_clip_square_is_what_transformers_makes_of_a_picture(size):
     clip = pytest.importorskip("transformers.models.clip")
-    image = Image.fromarray(np.random.default_rng(0).integers(256, size=(size[1], size[0], 3), dtype=np.uint8))
-    process = clip.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    image = Image.fromarray(
+        np.random.default_rng(0).integers(256, size=(size[1], size[0], 3), dtype=np.uint8)
+    )
+    process = clip.CLIPImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    )
     ours = clip_square(image, 32).transpose(2, 0, 1) / 255
     plain, normalised = (process(image, do_normalize=do)["pixel_values"][0] for do in (False, True))
     np.testing.assert_allclose(ours, plain, rtol=0, atol=1 / 255)
     mean, std = np.reshape(PIXEL_MEAN, (3, 1, 1)), np.reshape(PIXEL_STD, (3, 1, 1))
-    np.testing.assert_allclose((ours - mean) / std, normalised, rtol=0, atol=1 / 255 / min(PIXEL_STD))
+    np.testing.assert_allclose(
+        (ours - mean) / std, normalised, rtol=0, atol=1 / 255 / min(PIXEL_STD)
+    )
 
 
 @pytest.mark.parametrize("size", [(16, 400_000), (400_000, 16)])

@@ -58,7 +58,10 @@ def byte_symbols():
     """Map each byte to its symbol in GPT-2's alphabet, in CLIP's order."""
     visible = [byte for byte in range(256) if chr(byte).isprintable() and chr(byte) != " "]
     others = [byte for byte in range(256) if byte not in visible]
-    return {**{byte: chr(byte) for byte in visible}, **{byte: chr(256 + n) for n, byte in enumerate(others)}}
+    return {
+        **{byte: chr(byte) for byte in visible},
+        **{byte: chr(256 + n) for n, byte in enumerate(others)},
+    }
 
 
 SYMBOLS = byte_symbols()
@@ -91,7 +94,13 @@ def learn_toy_merges(n_merges):
 
 MERGES = learn_toy_merges(60)
 MERGE_LINES = [" ".join(merge) for merge in MERGES]
-PIECES = [*SYMBOLS.values(), *(s + "</w>" for s in SYMBOLS.values()), *map("".join, MERGES), START, END]
+PIECES = [
+    *SYMBOLS.values(),
+    *(s + "</w>" for s in SYMBOLS.values()),
+    *map("".join, MERGES),
+    START,
+    END,
+]
 VOCABULARY = {piece: i for i, piece in enumerate(PIECES)}
 
 
@@ -100,8 +109,16 @@ def list_file(lines, header=HEADER):
 
 
 def tokenizer_file(vocabulary=VOCABULARY, merges=MERGE_LINES, **changes):
-    model = {"type": "BPE", "end_of_word_suffix": "</w>", "vocab": vocabulary, "merges": merges, **changes}
-    return json.dumps({"version": "1.0", "normalizer": {"type": "Lowercase"}, "model": model}).encode()
+    model = {
+        "type": "BPE",
+        "end_of_word_suffix": "</w>",
+        "vocab": vocabulary,
+        "merges": merges,
+        **changes,
+    }
+    return json.dumps(
+        {"version": "1.0", "normalizer": {"type": "Lowercase"}, "model": model}
+    ).encode()
 
 
 LAYOUTS = {
@@ -135,7 +152,9 @@ def words_by_brute_force(caption):
         contraction = re.match("'s|'t|'re|'ve|'m|'ll|'d", rest)
         kinds = [kind.get(unicodedata.category(character)[0], "other") for character in rest]
         length = next((i for i, other in enumerate(kinds) if other != kinds[0]), len(kinds))
-        length = contraction.end() if contraction else 1 if kinds[0] in ("digit", "blank") else length
+        length = (
+            contraction.end() if contraction else 1 if kinds[0] in ("digit", "blank") else length
+        )
         words.append(rest[:length])
         rest = rest[length:]
     return [word for word in words if word != " "]
@@ -162,7 +181,9 @@ def transformers_ids():
 
 @given(caption=st.text("aacehotTHE's!.,12½éüß猫坐🐱 \t\n", max_size=60))
 @example(CORPUS)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_ids_match_brute_force(toy, caption):
     assert toy.encode(caption) == ids_by_brute_force(caption)
 
@@ -173,7 +194,9 @@ def test_nasty_captions_give_the_ids_of_transformers(toy, transformers_ids, capt
 
 
 @given(caption=st.text(max_size=40))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_any_text_gives_the_ids_of_transformers(toy, transformers_ids, caption):
     assert [toy.start_of_text, *toy.encode(caption), toy.end_of_text] == transformers_ids(caption)
 
@@ -184,7 +207,11 @@ def test_text_without_utf8_is_read_as_replacement_characters(toy):
 
 def test_a_caption_of_twenty_thousand_words_is_cut_to_the_context(toy):
     (row,) = toy(["the cat's mat " * 5000], 77)
-    assert row.tolist() == [toy.start_of_text, *toy.encode("the cat's mat " * 30)[:75], toy.end_of_text]
+    assert row.tolist() == [
+        toy.start_of_text,
+        *toy.encode("the cat's mat " * 30)[:75],
+        toy.end_of_text,
+    ]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -240,7 +267,9 @@ def test_rows_start_and_end_in_text_and_are_filled_up_with_zeros():
     assert frame([5, 6], 8, 9, 6).dtype == np.int64
 
 
-@pytest.mark.parametrize(("text_len", "expected"), [(4, [8, 5, 6, 9]), (3, [8, 5, 9]), (2, [8, 9]), (1, [9])], ids=str)
+@pytest.mark.parametrize(
+    ("text_len", "expected"), [(4, [8, 5, 6, 9]), (3, [8, 5, 9]), (2, [8, 9]), (1, [9])], ids=str
+)
 def test_long_captions_are_cut_and_end_in_end_of_text(text_len, expected):
     ids = [5, 6, 7]
     assert frame(ids, 8, 9, text_len).tolist() == expected
@@ -249,7 +278,9 @@ def test_long_captions_are_cut_and_end_in_end_of_text(text_len, expected):
 
 def test_a_batch_stacks_the_rows_of_its_captions(toy):
     captions = ["a cat", "", "a photo of the cat"]
-    rows = [frame(toy.encode(caption), toy.start_of_text, toy.end_of_text, 7) for caption in captions]
+    rows = [
+        frame(toy.encode(caption), toy.start_of_text, toy.end_of_text, 7) for caption in captions
+    ]
     batch = toy(captions, 7)
     assert batch.dtype == torch.int64
     torch.testing.assert_close(batch, torch.tensor(np.stack(rows)), rtol=0, atol=0)
@@ -259,8 +290,15 @@ def test_a_batch_stacks_the_rows_of_its_captions(toy):
 def test_our_own_tokenizer_is_followed_by_start_and_end():
     tokenizer = Tokenizer([(BOUNDARY, "t"), ("h", "e")], "tokenizers")
     clip_tokenizer = own_clip_tokenizer(tokenizer)
-    assert (clip_tokenizer.start_of_text, clip_tokenizer.end_of_text, clip_tokenizer.vocab_size) == (259, 260, 261)
-    assert clip_tokenizer(["The", "\ud800"], 5).tolist() == [[259, 257, 258, 260, 0], [259, 256, 0xED, 0xA0, 260]]
+    assert (
+        clip_tokenizer.start_of_text,
+        clip_tokenizer.end_of_text,
+        clip_tokenizer.vocab_size,
+    ) == (259, 260, 261)
+    assert clip_tokenizer(["The", "\ud800"], 5).tolist() == [
+        [259, 257, 258, 260, 0],
+        [259, 256, 0xED, 0xA0, 260],
+    ]
 
 
 PACKED = gzip.compress(list_file(MERGE_LINES))
@@ -271,19 +309,35 @@ PACKED = gzip.compress(list_file(MERGE_LINES))
     [
         pytest.param(b"", "it has no merges", id="empty"),
         pytest.param(b"a header\n", "it has no merges", id="header alone"),
-        pytest.param(list_file(["t h", "th"]), "a merge joins two pieces, not `th`", id="one piece"),
-        pytest.param(list_file(["t h e"]), "a merge joins two pieces, not `t h e`", id="three pieces"),
-        pytest.param(list_file(["t h", "", "th e"]), "a merge joins two pieces, not ``", id="blank line"),
-        pytest.param(list_file(["t h", "th\x1b[2J e"]), "Token `th.*` out of vocabulary", id="unknown piece"),
+        pytest.param(
+            list_file(["t h", "th"]), "a merge joins two pieces, not `th`", id="one piece"
+        ),
+        pytest.param(
+            list_file(["t h e"]), "a merge joins two pieces, not `t h e`", id="three pieces"
+        ),
+        pytest.param(
+            list_file(["t h", "", "th e"]), "a merge joins two pieces, not ``", id="blank line"
+        ),
+        pytest.param(
+            list_file(["t h", "th\x1b[2J e"]), "Token `th.*` out of vocabulary", id="unknown piece"
+        ),
         pytest.param(list_file(["t h", "t h"]), "a piece that there already is", id="repeated"),
-        pytest.param(list_file(["t h", "h e", "th e", "t he"]), "a piece that there already is", id="ambiguous"),
+        pytest.param(
+            list_file(["t h", "h e", "th e", "t he"]),
+            "a piece that there already is",
+            id="ambiguous",
+        ),
         pytest.param(b"\xff\xfea\n", "'utf-8' codec can't decode", id="not UTF-8"),
-        pytest.param(gzip.compress(b"\xff\n"), "'utf-8' codec can't decode", id="packed, not UTF-8"),
+        pytest.param(
+            gzip.compress(b"\xff\n"), "'utf-8' codec can't decode", id="packed, not UTF-8"
+        ),
         pytest.param(gzip.compress(bytes(MAX_BYTES + 1)), "larger than 32 MiB", id="bomb"),
     ],
 )
 def test_a_foreign_list_of_merges_is_named_with_a_reason(tmp_path, content, reason):
-    with pytest.raises(DalleError, match=f"foreign.txt is not a CLIP vocabulary: .*{reason}") as caught:
+    with pytest.raises(
+        DalleError, match=f"foreign.txt is not a CLIP vocabulary: .*{reason}"
+    ) as caught:
         read_clip_vocabulary(write(tmp_path, {"foreign.txt": content}))
     assert caught.value.message.isprintable() and "`tokenizer.json`" in caught.value.hint
 
@@ -304,7 +358,17 @@ def test_a_damaged_archive_is_named(tmp_path, content):
 
 @pytest.mark.parametrize("name", ["vocab.json", "tokenizer.json"])
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b"null", b"[" * 100_000, b"\xff\xfe", b'{"a": 1', b'{"\\ud800": 0}', b'{"model": 3}']
+    "content",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"[" * 100_000,
+        b"\xff\xfe",
+        b'{"a": 1',
+        b'{"\\ud800": 0}',
+        b'{"model": 3}',
+    ],
 )
 def test_json_that_is_no_vocabulary_is_told(tmp_path, name, content):
     path = write(tmp_path, {name: content, "merges.txt": list_file(MERGE_LINES, "#version: 0.2")})
@@ -324,10 +388,14 @@ NO_START = {piece: i for i, piece in enumerate([*PIECES[:-2], END])}
         pytest.param({"vocabulary": VOCABULARY | {END: "573"}}, "valid integer", id="text"),
         pytest.param({"vocabulary": VOCABULARY | {END: True}}, "valid integer", id="boolean"),
         pytest.param({"vocabulary": VOCABULARY | {END: 573.0}}, "valid integer", id="float"),
-        pytest.param({"vocabulary": VOCABULARY | {"\x1b" * 1000: None}}, "valid integer", id="hostile key"),
+        pytest.param(
+            {"vocabulary": VOCABULARY | {"\x1b" * 1000: None}}, "valid integer", id="hostile key"
+        ),
         pytest.param({"vocabulary": VOCABULARY | {END: -1}}, "ids are not 0 to 573", id="negative"),
         pytest.param({"vocabulary": VOCABULARY | {END: 574}}, "ids are not 0 to 573", id="gap"),
-        pytest.param({"vocabulary": VOCABULARY | {END: 572}}, "ids are not 0 to 573", id="id twice"),
+        pytest.param(
+            {"vocabulary": VOCABULARY | {END: 572}}, "ids are not 0 to 573", id="id twice"
+        ),
         pytest.param({"vocabulary": VOCABULARY | {END: 10**30}}, "ids are not 0 to 573", id="huge"),
         pytest.param({"merges": []}, "it has no merges", id="no merges"),
         pytest.param({"merges": ["t h", "t h"]}, "a merge occurs twice", id="merge twice"),
@@ -343,7 +411,9 @@ NO_START = {piece: i for i, piece in enumerate([*PIECES[:-2], END])}
 )
 def test_a_foreign_model_is_told_with_a_reason(tmp_path, changes, reason):
     path = write(tmp_path, {"tokenizer.json": tokenizer_file(**changes)})
-    with pytest.raises(DalleError, match=f"tokenizer.json is not a CLIP vocabulary: .*{reason}") as caught:
+    with pytest.raises(
+        DalleError, match=f"tokenizer.json is not a CLIP vocabulary: .*{reason}"
+    ) as caught:
         read_clip_vocabulary(path)
     assert caught.value.message.isprintable() and len(caught.value.message) < 500
 
@@ -351,7 +421,9 @@ def test_a_foreign_model_is_told_with_a_reason(tmp_path, changes, reason):
 def test_what_cannot_be_read_is_named(tmp_path):
     path = write(tmp_path, {"vocab.json": json.dumps(VOCABULARY).encode()})
     for unreadable, name in ((path, "merges.txt"), (tmp_path / "list.txt", "list.txt")):
-        with pytest.raises(DalleError, match=f"cannot read the CLIP vocabulary .*{name}: No such file"):
+        with pytest.raises(
+            DalleError, match=f"cannot read the CLIP vocabulary .*{name}: No such file"
+        ):
             read_clip_vocabulary(unreadable)
     with pytest.raises(DalleError, match=r"cannot read the CLIP vocabulary .*: Is a directory"):
         read_clip_vocabulary(tmp_path)
@@ -363,11 +435,15 @@ def test_what_cannot_be_read_is_named(tmp_path):
 @pytest.fixture(scope="module")
 def public_vocabulary():
     """OpenAI's list of merges: no part of this package, but of two that may be installed."""
-    candidates = [Path(os.environ["DALLE_CLIP_VOCABULARY"])] if "DALLE_CLIP_VOCABULARY" in os.environ else []
+    candidates = (
+        [Path(os.environ["DALLE_CLIP_VOCABULARY"])] if "DALLE_CLIP_VOCABULARY" in os.environ else []
+    )
     for package, place in (("open_clip", PACKED_LIST), ("dalle_pytorch", f"data/{LIST}")):
         spec = importlib.util.find_spec(package)
         candidates += [Path(spec.origin).parent / place] if spec and spec.origin else []
-    return next((path for path in candidates if path.is_file()), None) or pytest.skip("CLIP's vocabulary is not here")
+    return next((path for path in candidates if path.is_file()), None) or pytest.skip(
+        "CLIP's vocabulary is not here"
+    )
 
 
 @pytest.mark.parametrize(
@@ -393,7 +469,11 @@ def shared_captions():
     for path in sorted(SHARED_DATA.rglob("*.tar")):
         try:
             with tarfile.open(path) as shard:
-                texts += [shard.extractfile(member).read() for member in shard if member.name.endswith(".txt")]
+                texts += [
+                    shard.extractfile(member).read()
+                    for member in shard
+                    if member.name.endswith(".txt")
+                ]
         except tarfile.ReadError:
             continue
     decoded = [text.decode(errors="replace") for text in texts]
@@ -406,9 +486,17 @@ def test_public_vocabulary_gives_the_ids_of_transformers_on_shared_captions(publ
     opener = gzip.open if public_vocabulary.suffix == ".gz" else open
     with opener(public_vocabulary, "rt", encoding="utf-8") as file:
         merges = [tuple(line.split()) for line in file.read().split("\n")[1 : 1 + N_MERGES]]
-    pieces = [*SYMBOLS.values(), *(s + "</w>" for s in SYMBOLS.values()), *map("".join, merges), START, END]
+    pieces = [
+        *SYMBOLS.values(),
+        *(s + "</w>" for s in SYMBOLS.values()),
+        *map("".join, merges),
+        START,
+        END,
+    ]
     reference = transformers.CLIPTokenizer({piece: i for i, piece in enumerate(pieces)}, merges)
     tokenizer = read_clip_vocabulary(public_vocabulary)
     captions = shared_captions()
     assert len(captions) > 1000
-    assert [c for c in captions if [49406, *tokenizer.encode(c), 49407] != reference(c)["input_ids"]] == []
+    assert [
+        c for c in captions if [49406, *tokenizer.encode(c), 49407] != reference(c)["input_ids"]
+    ] == []

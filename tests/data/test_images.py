@@ -12,7 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from dalle_cli.data.images import MIN_SIDE, TOO_LARGE, TOO_SMALL, BadSample, decode_image, to_image, to_tensor
+from dalle_cli.data.images import (
+    MIN_SIDE,
+    TOO_LARGE,
+    TOO_SMALL,
+    BadSample,
+    decode_image,
+    to_image,
+    to_tensor,
+)
 
 PAIRS = Path(__file__).parent / "bad" / "pairs"
 DAMAGED = "damaged or incomplete picture"
@@ -86,7 +94,9 @@ def test_unusable_picture_is_a_bad_sample_with_its_reason(name: str, reason: str
     assert caught.value.reason == reason
 
 
-@pytest.mark.parametrize("size", [(8001, 8000), (10_000, 10_000), (30_000, 30_000), (2**31 - 1, 2**31 - 1)])
+@pytest.mark.parametrize(
+    "size", [(8001, 8000), (10_000, 10_000), (30_000, 30_000), (2**31 - 1, 2**31 - 1)]
+)
 def test_too_many_pixels_are_refused_from_the_header(size: tuple[int, int]) -> None:
     with warnings.catch_warnings(record=True) as leaked, pytest.raises(BadSample, match=TOO_LARGE):
         warnings.simplefilter("always")
@@ -134,7 +144,9 @@ def test_cut_picture_is_refused_or_whole(picture_format: str, options: dict[str,
         assert length > len(whole) - 32  # only the end marker is lost
 
 
-@pytest.mark.parametrize("name", ["control-good-1.jpg", "control-good-2.png", "webp-image.webp", "gif-animated.gif"])
+@pytest.mark.parametrize(
+    "name", ["control-good-1.jpg", "control-good-2.png", "webp-image.webp", "gif-animated.gif"]
+)
 def test_flipped_bytes_raise_nothing_but_bad_sample(name: str) -> None:
     whole = (PAIRS / name).read_bytes()
     for seed in range(60):
@@ -166,18 +178,24 @@ def test_exif_orientation_is_undone(orientation: int) -> None:
     stored = random_pixels(20, 30)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    np.testing.assert_array_equal(decoded(encoded(Image.fromarray(stored), exif=exif)), UPRIGHT[orientation](stored))
+    np.testing.assert_array_equal(
+        decoded(encoded(Image.fromarray(stored), exif=exif)), UPRIGHT[orientation](stored)
+    )
 
 
 def test_unreadable_exif_does_not_spoil_the_picture() -> None:
     stored = random_pixels(20, 30)
-    np.testing.assert_array_equal(decoded(encoded(Image.fromarray(stored), exif=b"Exif\0\0rubbish")), stored)
+    np.testing.assert_array_equal(
+        decoded(encoded(Image.fromarray(stored), exif=b"Exif\0\0rubbish")), stored
+    )
 
 
 def test_16_bit_grey_is_scaled_over_the_whole_range() -> None:
     levels = np.arange(256 * 256, dtype=np.uint16).reshape(256, 256)
     expected = np.round(levels / 257).astype(np.uint8)
-    np.testing.assert_array_equal(decoded(encoded(Image.fromarray(levels))), np.repeat(expected[..., None], 3, axis=2))
+    np.testing.assert_array_equal(
+        decoded(encoded(Image.fromarray(levels))), np.repeat(expected[..., None], 3, axis=2)
+    )
 
 
 def test_16_bit_file_is_half_bright_on_average() -> None:
@@ -199,17 +217,25 @@ def test_grey_alpha_is_composited_on_white() -> None:
     np.testing.assert_allclose(picture, np.repeat(expected[..., None], 3, axis=2), atol=1)
 
 
-@pytest.mark.parametrize(("picture_format", "transparency"), [("PNG", 1), ("PNG", bytes([255, 0])), ("GIF", 1)])
-def test_transparent_palette_entry_becomes_white(picture_format: str, transparency: int | bytes) -> None:
+@pytest.mark.parametrize(
+    ("picture_format", "transparency"), [("PNG", 1), ("PNG", bytes([255, 0])), ("GIF", 1)]
+)
+def test_transparent_palette_entry_becomes_white(
+    picture_format: str, transparency: int | bytes
+) -> None:
     indices = random_pixels(20, 30, channels=1) % 2
     image = Image.fromarray(indices, "P")
     image.putpalette([0, 128, 0, 255, 0, 255])  # green and magenta
     expected = np.where(indices[..., None] == 1, [255, 255, 255], [0, 128, 0])
-    np.testing.assert_array_equal(decoded(encoded(image, picture_format, transparency=transparency)), expected)
+    np.testing.assert_array_equal(
+        decoded(encoded(image, picture_format, transparency=transparency)), expected
+    )
 
 
 def test_no_magenta_shows_through_a_transparent_palette() -> None:
-    red, green, blue = decoded((PAIRS / "png-palette-transparent.png").read_bytes()).astype(int).transpose(2, 0, 1)
+    red, green, blue = (
+        decoded((PAIRS / "png-palette-transparent.png").read_bytes()).astype(int).transpose(2, 0, 1)
+    )
     assert not ((red > 200) & (green < 60) & (blue > 200)).any()
 
 

@@ -15,15 +15,17 @@ from dalle_cli.data import loader
 from dalle_cli.data.augment import centre_crop
 from dalle_cli.data.images import decode_image
 from dalle_cli.data.loader import Batch, TooManyBadSamples, TrainingBatches, ValidationBatches
-from dalle_cli.data.preprocessing import PicturePreparation, Preparation, pad_tokens
-from dalle_cli.data.shuffling import mix, sample_at
-from dalle_cli.data.sources import Sample, Source, open_source
+from dalle_cli.data.preprocessing import DVAEPreprocessing, Preprocessing, pad_tokens
+from dalle_cli.data.shuffling import derive_seed, sample_at
+from dalle_cli.data.sources import Sample, Source, open_dataset
 from dalle_cli.errors import DalleError
 
 STEPS, SIZE = 7, 4  # with four a step, epochs of ten end in the middle of batches
 CPU = torch.device("cpu")
 WORKERS = [0, 1, 2]
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with a single core
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:This DataLoader will create"
+)  # on a machine with a single core
 
 
 @pytest.fixture(autouse=True)
@@ -31,12 +33,12 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "READ_PAUSE", 0)
 
 
-PICTURES = PicturePreparation(SIDE)
+PICTURES = DVAEPreprocessing(SIDE)
 
 
 def batches(
     source: Source,
-    prepare: Preparation = PICTURES,
+    prepare: Preprocessing = PICTURES,
     workers: int = 0,
     steps: int = STEPS,
     size: int = SIZE,
@@ -79,8 +81,12 @@ def test_batches_follow_the_order_across_epochs() -> None:
 def test_only_the_given_indices_are_used() -> None:
     data = DataTable(validation_share=0.1, shuffle_block=64, max_bad_share=0.5)
     training = TrainingTable(steps=3, global_batch_size=2, seed=5)
-    some = TrainingBatches(MemorySource(), np.array([1, 4, 9]), PICTURES, data, training, 0, lambda *_: None)
-    assert [n for batch in some.start_at(0) for n in numbers(batch)] == [[1, 4, 9][i] for i in order(6, n_samples=3)]
+    some = TrainingBatches(
+        MemorySource(), np.array([1, 4, 9]), PICTURES, data, training, 0, lambda *_: None
+    )
+    assert [n for batch in some.start_at(0) for n in numbers(batch)] == [
+        [1, 4, 9][i] for i in order(6, n_samples=3)
+    ]
 
 
 @pytest.mark.parametrize("workers", WORKERS[1:])
@@ -119,10 +125,14 @@ def test_crops_vary_from_epoch_to_epoch() -> None:
 def test_everything_that_workers_need_pickles() -> None:
     for prepare in (PICTURES, PAIRS):
         copied = pickle.loads(pickle.dumps((MemorySource(), prepare)))
-        assert_same(list(batches(*copied).start_at(0)), list(batches(MemorySource(), prepare).start_at(0)))
+        assert_same(
+            list(batches(*copied).start_at(0)), list(batches(MemorySource(), prepare).start_at(0))
+        )
 
 
-@pytest.mark.parametrize(("size", "lengths"), [(1, [1, 1, 1, 1]), (3, [3, 1]), (4, [4]), (9, [4]), (0, [4])])
+@pytest.mark.parametrize(
+    ("size", "lengths"), [(1, [1, 1, 1, 1]), (3, [3, 1]), (4, [4]), (9, [4]), (0, [4])]
+)
 def test_micro_batches_cut_and_carry_the_global_counts(size: int, lengths: list[int]) -> None:
     whole = next(batches(MemorySource(), PAIRS).start_at(0))
     pieces = list(whole.micro_batches(size, CPU))
@@ -149,7 +159,9 @@ def test_dvae_batches_have_no_text() -> None:
 
 
 @pytest.mark.parametrize("prepare", [PICTURES, PAIRS], ids=["pictures", "pairs"])
-def test_a_bad_sample_is_replaced_by_the_next_good_one_and_nobody_else_moves(prepare: Preparation) -> None:
+def test_a_bad_sample_is_replaced_by_the_next_good_one_and_nobody_else_moves(
+    prepare: Preprocessing,
+) -> None:
     bad = {3, 7}
     good = list(batches(MemorySource(), prepare).start_at(0))
     mixed = list(batches(MemorySource(bad=bad), prepare).start_at(0))
@@ -163,8 +175,12 @@ def test_a_bad_sample_is_replaced_by_the_next_good_one_and_nobody_else_moves(pre
         epoch = draw // N * N
         following = [sample_at(epoch + (draw + ahead) % N, N, 5, 64) for ahead in range(N)]
         replacement = MemorySource().read(next(sample for sample in following if sample not in bad))
-        alone = prepare(replacement, mix(5, draw))  # as random as the one replaced would have been
-        assert torch.equal(mixed[step].images[row], torch.from_numpy(alone.pixels.copy()).permute(2, 0, 1))
+        alone = prepare(
+            replacement, derive_seed(5, draw)
+        )  # as random as the one replaced would have been
+        assert torch.equal(
+            mixed[step].images[row], torch.from_numpy(alone.pixels.copy()).permute(2, 0, 1)
+        )
         assert mixed[step].captions[row] == alone.caption
         n_replaced += 1
     assert n_replaced >= 4
@@ -181,7 +197,9 @@ def test_a_bad_sample_is_heard_of_once(workers: int) -> None:
 
 @pytest.mark.parametrize("workers", WORKERS)
 @pytest.mark.parametrize("bad", [{1, 2}, {1, 2, 6}])
-def test_the_run_stops_where_more_are_bad_than_the_recipe_bears(workers: int, bad: set[int]) -> None:
+def test_the_run_stops_where_more_are_bad_than_the_recipe_bears(
+    workers: int, bad: set[int]
+) -> None:
     training = batches(MemorySource(bad=bad), workers=workers, max_bad_share=0.2)
     if len(bad) == 2:
         assert len(list(training.start_at(0))) == STEPS
@@ -204,7 +222,8 @@ def test_a_disk_that_fails_twice_is_read_a_third_time(workers: int) -> None:
     heard: list[tuple[str, str]] = []
     source = MemorySource(failures={0: 2, 4: 1, 9: 2})
     assert_same(
-        list(batches(source, workers=workers, heard=heard).start_at(0)), list(batches(MemorySource()).start_at(0))
+        list(batches(source, workers=workers, heard=heard).start_at(0)),
+        list(batches(MemorySource()).start_at(0)),
     )
     assert heard == []
 
@@ -212,7 +231,9 @@ def test_a_disk_that_fails_twice_is_read_a_third_time(workers: int) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_disk_that_keeps_failing_is_an_error_that_names_the_sample(workers: int) -> None:
     training = batches(MemorySource(failures={4: 10**6}), workers=workers)
-    with pytest.raises(DalleError, match="cannot read sample-4 in memory: Input/output error") as caught:
+    with pytest.raises(
+        DalleError, match="cannot read sample-4 in memory: Input/output error"
+    ) as caught:
         list(training.start_at(0))
     assert type(caught.value) is DalleError
 
@@ -238,13 +259,17 @@ def test_captions_of_a_sample_vary_over_epochs() -> None:
 def test_text_tokens_are_those_of_the_caption_shown() -> None:
     prepare = pair_preparation()
     for batch in batches(MemorySource(), prepare).start_at(0):
-        for number, caption, tokens in zip(numbers(batch), batch.captions, batch.text_tokens, strict=True):
+        for number, caption, tokens in zip(
+            numbers(batch), batch.captions, batch.text_tokens, strict=True
+        ):
             assert caption in MemorySource().captions(number)
             expected = prepare.tokenizer.encode(caption)
             assert tokens.tolist() == expected + [-1] * (12 - len(expected))
 
 
-def validation(source: Source, prepare: Preparation = PAIRS, size: int = 3, n: int = 100) -> ValidationBatches:
+def validation(
+    source: Source, prepare: Preprocessing = PAIRS, size: int = 3, n: int = 100
+) -> ValidationBatches:
     return ValidationBatches(source, np.arange(len(source)), prepare, size, n)
 
 
@@ -260,20 +285,26 @@ def test_validation_is_always_the_same_centre_crop_with_the_first_caption() -> N
         expected = torch.from_numpy(centre_crop(decode_image(png(i)), SIDE)).permute(2, 0, 1)
         assert torch.equal((image * 255).round().to(torch.uint8), expected)
     assert [c for batch in first for c in batch.captions] == [f"{i} first" for i in range(5)]
-    expected_tokens = [pad_tokens(PAIRS.tokenizer.encode(f"{i} first"), 12).tolist() for i in range(5)]
+    expected_tokens = [
+        pad_tokens(PAIRS.tokenizer.encode(f"{i} first"), 12).tolist() for i in range(5)
+    ]
     assert torch.cat([batch.text_tokens for batch in first]).tolist() == expected_tokens
 
 
 def test_validation_batches_are_whole_by_themselves_and_their_draws_differ() -> None:
     parts = list(validation(MemorySource(n=5)).on(CPU))
     assert [batch.global_size for batch in parts] == [3, 2]
-    assert [batch.global_text_tokens for batch in parts] == [int((b.text_tokens >= 0).sum()) for b in parts]
+    assert [batch.global_text_tokens for batch in parts] == [
+        int((b.text_tokens >= 0).sum()) for b in parts
+    ]
     assert sorted(draw for batch in parts for draw in batch.draws) == list(range(5))
 
 
 def test_validation_takes_so_many_samples_and_leaves_bad_ones_out() -> None:
     held_out = validation(MemorySource(bad={0, 2}), PICTURES, n=6)
-    shown = [round(float(image[2, 0, 0]) * 255) for batch in held_out.on(CPU) for image in batch.images]
+    shown = [
+        round(float(image[2, 0, 0]) * 255) for batch in held_out.on(CPU) for image in batch.images
+    ]
     assert shown == [1, 3, 5, 7, 9]  # spread over all ten: 0, 1, 3, 5, 7, 9, of which 0 is bad
 
 
@@ -289,7 +320,7 @@ def test_batches_of_a_folder_show_its_pictures_with_their_captions(tmp_path: Pat
     (tmp_path / "6.png").write_bytes(png(6)[:-40])
     (tmp_path / "6.txt").write_text("damaged\n")
     heard: list[tuple[str, str]] = []
-    source = open_source(str(tmp_path), captions_required=True)
+    source = open_dataset(str(tmp_path), captions_required=True)
     for batch in batches(source, pair_preparation(), workers=1, heard=heard).start_at(0):
         for number, caption in zip(numbers(batch), batch.captions, strict=True):
             assert caption in {f"number {number}", f"no. {number}"}

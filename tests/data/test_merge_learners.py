@@ -24,10 +24,14 @@ def learn_and_keep_library(backend, captions, vocab_size):
         if backend == "youtokentome":
             youtokentome = pytest.importorskip("youtokentome")
             train, as_pieces = youtokentome.BPE.train, youtokentome.OutputType.SUBWORD
-            patch.setattr(youtokentome.BPE, "train", lambda **options: learnt.append(train(**options)))
+            patch.setattr(
+                youtokentome.BPE, "train", lambda **options: learnt.append(train(**options))
+            )
         else:
             create = tokenizers.Tokenizer
-            patch.setattr(tokenizers, "Tokenizer", lambda model: learnt.append(create(model)) or learnt[0])
+            patch.setattr(
+                tokenizers, "Tokenizer", lambda model: learnt.append(create(model)) or learnt[0]
+            )
         tokenizer = learn_merges(captions, vocab_size, backend)
 
     def library_pieces(caption):
@@ -69,12 +73,16 @@ def test_encoding_equals_the_library_on_shared_captions(backend, name):
     captions = []
     for path in sorted((SHARED_DATA / name).glob("*.tar")):
         with tarfile.open(path) as shard:
-            texts = [shard.extractfile(member).read() for member in shard if member.name.endswith(".txt")]
+            texts = [
+                shard.extractfile(member).read() for member in shard if member.name.endswith(".txt")
+            ]
         captions += [line for text in texts for line in text.decode().splitlines()]
     assert len(captions) > 1000
     tokenizer, library_pieces = learn_and_keep_library(backend, captions, 4096)
     assert tokenizer.vocab_size == 4096
-    differing = [caption for caption in captions if pieces(tokenizer, caption) != library_pieces(caption)]
+    differing = [
+        caption for caption in captions if pieces(tokenizer, caption) != library_pieces(caption)
+    ]
     assert differing == []
 
 
@@ -100,7 +108,9 @@ def test_each_learnt_merge_is_the_most_frequent_pair_of_its_turn(backend, captio
 def test_learning_again_in_another_order_gives_the_same_merges(backend, captions):
     ties = ["zy", "ba", "dc", "fe", "hg", "ji", "lk", "nm", "po", "rq"]
     # With that option of its compiler, ties go by symbol id, and a boundary's is the lowest; without, by thread timing
-    if backend == "youtokentome" and any(left != BOUNDARY for left, _ in learn_merges(ties, 267, backend).merges):
+    if backend == "youtokentome" and any(
+        left != BOUNDARY for left, _ in learn_merges(ties, 267, backend).merges
+    ):
         pytest.skip("youtokentome was compiled without -DDETERMINISTIC_QUEUE")
     many = captions * 3 + ties
     learnt = [learn_merges(order, 400, backend).merges for order in (many, many, many[::-1])]
@@ -116,5 +126,8 @@ def test_few_captions_give_a_smaller_vocabulary_and_many_the_one_asked_for(backe
 def test_learning_prints_nothing_and_leaves_the_descriptors_alone(backend, capfd, captions):
     learn_merges(captions, 300, backend)
     assert capfd.readouterr() == ("", "")
-    subprocess.run([sys.executable, "-c", "import sys; print('out'); print('err', file=sys.stderr)"], check=True)
+    subprocess.run(
+        [sys.executable, "-c", "import sys; print('out'); print('err', file=sys.stderr)"],
+        check=True,
+    )
     assert capfd.readouterr() == ("out\n", "err\n")

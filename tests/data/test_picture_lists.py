@@ -36,13 +36,28 @@ def give(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_folder_lists_its_pictures_and_those_below_by_name() -> None:
-    touch("in/b.png", "in/a/z.JPG", "in/a/y.webp", "in/c.gif", "in/B.jpeg", "in/notes.txt", "in/d.tiff", "in/png")
+    touch(
+        "in/b.png",
+        "in/a/z.JPG",
+        "in/a/y.webp",
+        "in/c.gif",
+        "in/B.jpeg",
+        "in/notes.txt",
+        "in/d.tiff",
+        "in/png",
+    )
     names = ["B.jpeg", "a/y.webp", "a/z.JPG", "b.png", "c.gif"]
     assert listed("in") == [(f"in/{name}", None) for name in names]
 
 
 def test_hidden_files_and_folders_and_what_is_no_file_are_passed_over() -> None:
-    touch("in/.hidden.png", "in/.thumbnails/a.png", "in/sub/.git/b.png", "in/folder.png/c.png", "in/shown.png")
+    touch(
+        "in/.hidden.png",
+        "in/.thumbnails/a.png",
+        "in/sub/.git/b.png",
+        "in/folder.png/c.png",
+        "in/shown.png",
+    )
     Path("in/broken.png").symlink_to("nowhere")
     assert listed("in") == [("in/folder.png/c.png", None), ("in/shown.png", None)]
 
@@ -54,7 +69,9 @@ def test_folder_below_a_hidden_one_is_searched_when_it_is_named() -> None:
 
 def test_drawn_folder_is_read_by_its_manifest() -> None:
     touch("drawn/0000.png", "drawn/grid.png")
-    Path("drawn/manifest.jsonl").write_text('{"file": "0000.png", "caption": "a ring", "seed": 3}\n')
+    Path("drawn/manifest.jsonl").write_text(
+        '{"file": "0000.png", "caption": "a ring", "seed": 3}\n'
+    )
     Path("drawn/job.json").write_text('{"command": "generate"}')
     assert listed("drawn") == listed("drawn/manifest.jsonl") == [("drawn/0000.png", "a ring")]
 
@@ -92,7 +109,15 @@ def test_single_picture_is_taken_whatever_its_name(name: str) -> None:
 def test_list_is_read_alike_from_file_and_standard_input(
     start: bytes, end: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = ["z.png", "sub/a b.png", ODD, " spaced.png", "form\ffeed\x1c\x85\u2028.png", str(tmp_path / "x"), "z.png"]
+    names = [
+        "z.png",
+        "sub/a b.png",
+        ODD,
+        " spaced.png",
+        "form\ffeed\x1c\x85\u2028.png",
+        str(tmp_path / "x"),
+        "z.png",
+    ]
     lines = [name.encode("utf-8", "surrogateescape") for name in names]
     data = start + end.join([*lines[:2], b"", b" \t", *lines[2:]])
     for content in (data, data + end):
@@ -119,7 +144,9 @@ def test_manifests_name_pictures_beside_themselves_and_captions(tmp_path: Path) 
     ]
     Path("lists").mkdir()
     for key in ("file", "image"):
-        renamed = [{key if name == "file" else name: value for name, value in row.items()} for row in rows]
+        renamed = [
+            {key if name == "file" else name: value for name, value in row.items()} for row in rows
+        ]
         lines = [json.dumps(row, ensure_ascii="\udcff" in row[key]) for row in renamed]
         Path("lists/rows.jsonl").write_text("\n\n".join(["\ufeff" + lines[0], *lines[1:]]), "utf-8")
         assert listed("lists/rows.jsonl") == expected
@@ -153,10 +180,14 @@ def test_first_of_several_captions_counts_as_a_manifest_for_training_gives_them(
     assert listed("rows.jsonl") == [("a.png", caption)]
 
 
-@pytest.mark.parametrize("captions", ['"caption": 3', '"captions": ["a ring", 3]', '"captions": {"en": "a ring"}'])
+@pytest.mark.parametrize(
+    "captions", ['"caption": 3', '"captions": ["a ring", 3]', '"captions": {"en": "a ring"}']
+)
 def test_row_with_a_caption_that_is_no_text_is_told_by_its_number(captions: str) -> None:
     Path("rows.jsonl").write_text(GOOD + '\n{"file": "a.png", ' + captions + "}")
-    with pytest.raises(DalleError, match=r"rows\.jsonl: row 2 has no text as `caption`, nor a list of texts"):
+    with pytest.raises(
+        DalleError, match=r"rows\.jsonl: row 2 has no text as `caption`, nor a list of texts"
+    ):
         list_pictures("rows.jsonl")
 
 
@@ -178,12 +209,19 @@ GOOD = '{"file": "a.png", "caption": "a ring"}'
 )  # fmt: skip
 def test_row_that_names_no_picture_is_told_by_its_number(row: str) -> None:
     Path("rows.jsonl").write_text(f"{GOOD}\n{GOOD}\n{row}\n{GOOD}\n")
-    with pytest.raises(DalleError, match=r"rows\.jsonl: row 3 does not name a picture as `file` or `image`"):
+    with pytest.raises(
+        DalleError, match=r"rows\.jsonl: row 3 does not name a picture as `file` or `image`"
+    ):
         list_pictures("rows.jsonl")
 
 
 @pytest.mark.parametrize(
-    "row", [rb'{"file": "\ud800.png"}', rb'{"file": "a", "caption": "\udcff"}', b'{"file": "a", "caption": "\xff"}']
+    "row",
+    [
+        rb'{"file": "\ud800.png"}',
+        rb'{"file": "a", "caption": "\udcff"}',
+        b'{"file": "a", "caption": "\xff"}',
+    ],
 )
 def test_row_with_text_that_is_none_is_told_by_its_number(row: bytes) -> None:
     Path("rows.jsonl").write_bytes(f"{GOOD}\n".encode() + row)

@@ -1,4 +1,4 @@
-"""Preparation: captions drawn, dropped, tokenised and padded as the recipe says."""
+"""Preprocessing: captions drawn, dropped, tokenised and padded as the recipe says."""
 
 import io
 from collections import Counter
@@ -13,18 +13,18 @@ from PIL import Image
 from dalle_cli.data.augment import clip_square
 from dalle_cli.data.images import decode_image
 from dalle_cli.data.preprocessing import (
-    ClipPreparation,
-    EncodingPreparation,
-    PicturePreparation,
-    Preparation,
+    ClipPreprocessing,
+    DVAEPreprocessing,
+    EncodingPreprocessing,
+    Preprocessing,
     pad_tokens,
 )
-from dalle_cli.data.shuffling import mix
+from dalle_cli.data.shuffling import derive_seed
 from dalle_cli.data.sources import Sample
 
 
-def clip_preparation(text_len: int = 12, bpe_dropout: float = 0.0) -> ClipPreparation:
-    return ClipPreparation(SIDE, text_len, pair_preparation().tokenizer, bpe_dropout)
+def clip_preparation(text_len: int = 12, bpe_dropout: float = 0.0) -> ClipPreprocessing:
+    return ClipPreprocessing(SIDE, text_len, pair_preparation().tokenizer, bpe_dropout)
 
 
 with_captions = pytest.mark.parametrize("preparation", [pair_preparation, clip_preparation])
@@ -55,13 +55,19 @@ def test_bpe_dropout_tokenizes_one_caption_in_several_ways(preparation: Callable
     ways = {tuple(prepare(sample, seed).text_tokens.tolist()) for seed in range(50)}
     assert len(ways) > 3
     n_pieces = prepare.tokenizer.vocab_size
-    own = [[token for token in way if 0 < token < n_pieces] for way in ways]  # without padding, start and end
+    own = [
+        [token for token in way if 0 < token < n_pieces] for way in ways
+    ]  # without padding, start and end
     assert {prepare.tokenizer.decode(tokens) for tokens in own} == {"first fits"}
 
 
-@pytest.mark.parametrize(("caption", "is_cut"), [("abcdef", False), ("abcdefg", True), ("abcdefghijk", True)])
+@pytest.mark.parametrize(
+    ("caption", "is_cut"), [("abcdef", False), ("abcdefg", True), ("abcdefghijk", True)]
+)
 @pytest.mark.parametrize("seed", [None, 0])
-def test_captions_with_more_tokens_than_room_are_cut_and_flagged(caption: str, is_cut: bool, seed: int | None) -> None:
+def test_captions_with_more_tokens_than_room_are_cut_and_flagged(
+    caption: str, is_cut: bool, seed: int | None
+) -> None:
     prepare = pair_preparation(text_len=8)
     example = prepare(Sample("key", png(0), [caption]), seed)
     tokens = prepare.tokenizer.encode(caption)
@@ -69,7 +75,9 @@ def test_captions_with_more_tokens_than_room_are_cut_and_flagged(caption: str, i
     assert example.text_tokens.tolist() == [*tokens[:7], -1]
 
 
-@pytest.mark.parametrize(("caption", "is_cut"), [("abcde", False), ("abcdef", True), ("abcdefghijk", True)])
+@pytest.mark.parametrize(
+    ("caption", "is_cut"), [("abcde", False), ("abcdef", True), ("abcdefghijk", True)]
+)
 @pytest.mark.parametrize("seed", [None, 0])
 def test_clip_reads_as_much_of_a_caption_as_fits_between_start_and_end(
     caption: str, is_cut: bool, seed: int | None
@@ -85,14 +93,24 @@ def test_clip_pads_a_short_caption_with_zeros() -> None:
     prepare = clip_preparation(text_len=8)
     example = prepare(Sample("key", png(0), ["ab"]), None)
     start = prepare.tokenizer.vocab_size
-    assert example.text_tokens.tolist() == [start, *prepare.tokenizer.encode("ab"), start + 1, 0, 0, 0]
+    assert example.text_tokens.tolist() == [
+        start,
+        *prepare.tokenizer.encode("ab"),
+        start + 1,
+        0,
+        0,
+        0,
+    ]
     assert example.text_tokens.dtype == np.int64 and not example.is_cut
 
 
 def test_clip_validates_on_the_first_caption_and_the_middle_and_trains_on_any() -> None:
     prepare, sample = clip_preparation(bpe_dropout=0.5), MemorySource().read(3)
     fixed, again = prepare(sample, None), prepare(sample, None)
-    assert fixed.caption == sample.captions[0] and fixed.text_tokens.tolist() == again.text_tokens.tolist()
+    assert (
+        fixed.caption == sample.captions[0]
+        and fixed.text_tokens.tolist() == again.text_tokens.tolist()
+    )
     assert np.array_equal(fixed.pixels, clip_square(decode_image(sample.image), SIDE))
     assert len({prepare(sample, seed).pixels.tobytes() for seed in range(20)}) > 5
 
@@ -118,9 +136,11 @@ def test_text_is_the_same_whether_the_picture_comes_as_tokens_or_not(seed: int |
 
 def test_crops_to_encode_are_the_centred_one_and_then_those_that_training_cuts() -> None:
     sample, pair = MemorySource().read(3), pair_preparation()
-    crops = EncodingPreparation(SIDE, copies=9)(sample, 7)
-    expected = [pair(sample, None), *(pair(sample, mix(7, copy)) for copy in range(9))]
-    assert crops.dtype == np.uint8 and np.array_equal(crops, np.stack([example.pixels for example in expected]))
+    crops = EncodingPreprocessing(SIDE, copies=9)(sample, 7)
+    expected = [pair(sample, None), *(pair(sample, derive_seed(7, copy)) for copy in range(9))]
+    assert crops.dtype == np.uint8 and np.array_equal(
+        crops, np.stack([example.pixels for example in expected])
+    )
     assert len({crop.tobytes() for crop in crops}) > 3
 
 
@@ -132,13 +152,19 @@ def test_padding_keeps_the_last_slot_free() -> None:
 
 @pytest.mark.parametrize(
     "prepare",
-    [PicturePreparation(20), replace(pair_preparation(), image_size=20), replace(clip_preparation(), image_size=20)],
+    [
+        DVAEPreprocessing(20),
+        replace(pair_preparation(), image_size=20),
+        replace(clip_preparation(), image_size=20),
+    ],
     ids=lambda prepare: type(prepare).__name__,
 )
 @pytest.mark.parametrize("seed", [None, 0])
-@pytest.mark.parametrize(("size", "is_enlarged"), [((19, 40), True), ((40, 19), True), ((20, 20), False)])
+@pytest.mark.parametrize(
+    ("size", "is_enlarged"), [((19, 40), True), ((40, 19), True), ((20, 20), False)]
+)
 def test_pictures_smaller_than_the_model_takes_are_flagged(
-    prepare: Preparation, seed: int | None, size: tuple[int, int], is_enlarged: bool
+    prepare: Preprocessing, seed: int | None, size: tuple[int, int], is_enlarged: bool
 ) -> None:
     file = io.BytesIO()
     Image.new("RGB", size).save(file, "PNG")

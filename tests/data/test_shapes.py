@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from dalle_cli.data.shapes import COLOURS, POSITION_JITTER, RADIUS_JITTER, Recogniser, Scene, is_unseen, render, scenes
+from dalle_cli.data.shapes import (
+    COLOURS,
+    POSITION_JITTER,
+    RADIUS_JITTER,
+    Recogniser,
+    Scene,
+    is_unseen,
+    render,
+    scenes,
+)
 
 SIDE = 32
 
@@ -23,7 +32,10 @@ def recogniser(level: int) -> Recogniser:
 
 def some_scenes(level: int, n: int) -> list[Scene]:
     everything = scenes(level)
-    return [everything[i] for i in np.random.default_rng(level).choice(len(everything), n, replace=False)]
+    return [
+        everything[i]
+        for i in np.random.default_rng(level).choice(len(everything), n, replace=False)
+    ]
 
 
 def mirrored(caption: str) -> str:
@@ -35,7 +47,9 @@ def mirrored(caption: str) -> str:
 
 
 @pytest.mark.parametrize(("level", "captions", "drawings"), [(1, 864, 864), (2, 9024, 4512)])
-def test_captions_and_drawings_have_the_stated_numbers(level: int, captions: int, drawings: int) -> None:
+def test_captions_and_drawings_have_the_stated_numbers(
+    level: int, captions: int, drawings: int
+) -> None:
     everything = scenes(level)
     assert len({scene.caption for scene in everything}) == len(everything) == captions
     assert len({scene.things for scene in everything}) == drawings
@@ -68,7 +82,9 @@ def test_unseen_share_is_about_the_one_asked_for(level: int, share: float) -> No
 
 def test_a_larger_unseen_share_holds_the_smaller_one(level: int) -> None:
     everything = scenes(level)
-    small, large = ({scene.caption for scene in everything if is_unseen(scene, share)} for share in (0.1, 0.3))
+    small, large = (
+        {scene.caption for scene in everything if is_unseen(scene, share)} for share in (0.1, 0.3)
+    )
     assert small < large
     assert not any(is_unseen(scene, 0.0) for scene in everything)
     assert all(is_unseen(scene, 1.0) for scene in everything)
@@ -78,7 +94,8 @@ def test_every_colour_shape_and_place_is_seen_in_training(level: int) -> None:
     seen = [scene for scene in scenes(level) if not is_unseen(scene, 0.2)]
     for attribute in ("colour", "shape", "x", "y", "radius"):
         everywhere, in_training = (
-            {getattr(thing, attribute) for scene in some for thing in scene.things} for some in (scenes(level), seen)
+            {getattr(thing, attribute) for scene in some for thing in scene.things}
+            for some in (scenes(level), seen)
         )
         assert in_training == everywhere
 
@@ -112,7 +129,9 @@ def test_things_lie_where_the_caption_says() -> None:
     for scene in scenes(1):
         box = ImageChops.difference(render(scene, SIDE), ground).getbbox()
         centre = ((box[0] + box[2]) / 2 / SIDE, (box[1] + box[3]) / 2 / SIDE)
-        for (low, high), position in zip((("left", "right"), ("top", "bottom")), centre, strict=True):
+        for (low, high), position in zip(
+            (("left", "right"), ("top", "bottom")), centre, strict=True
+        ):
             words = scene.caption.split(" the ")[1].split()
             expected = 0.25 if low in words else 0.75 if high in words else 0.5
             assert abs(position - expected) < 0.06
@@ -124,7 +143,8 @@ def test_things_of_one_scene_never_share_a_pixel_even_when_moved_as_far_as_can_b
         for thing in scene.things:
             radius = thing.radius * (1 + RADIUS_JITTER)
             spans = [
-                (centre - POSITION_JITTER - radius, centre + POSITION_JITTER + radius) for centre in (thing.x, thing.y)
+                (centre - POSITION_JITTER - radius, centre + POSITION_JITTER + radius)
+                for centre in (thing.x, thing.y)
             ]
             reach.append([(int(low * SIDE), int(high * SIDE)) for low, high in spans])
         is_apart = [a[1] < b[0] or b[1] < a[0] for a, b in zip(*reach, strict=True)]
@@ -146,7 +166,9 @@ def spoil(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Blur and add noise, as a discrete VAE would."""
     pixels = np.asarray(picture, dtype=float)
     blurred = (pixels + np.roll(pixels, 1, axis=0) + np.roll(pixels, 1, axis=1)) / 3
-    return Image.fromarray((blurred + rng.normal(0, 12, pixels.shape)).clip(0, 255).astype(np.uint8))
+    return Image.fromarray(
+        (blurred + rng.normal(0, 12, pixels.shape)).clip(0, 255).astype(np.uint8)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -160,14 +182,19 @@ def share_named(level: int, recogniser: Recogniser) -> dict[str, float]:
         "larger": [render(scene, 2 * SIDE, rng) for scene in shown],
     }
     found = iter(recogniser.recognise([picture for kind in pictures.values() for picture in kind]))
-    return {kind: sum(next(found).things == scene.things for scene in shown) / len(shown) for kind in pictures}
+    return {
+        kind: sum(next(found).things == scene.things for scene in shown) / len(shown)
+        for kind in pictures
+    }
 
 
 def test_recogniser_names_every_jittered_drawing(share_named: dict[str, float]) -> None:
     assert share_named["jittered"] == 1
 
 
-def test_recogniser_names_every_drawing_moved_and_scaled_as_far_as_can_be(share_named: dict[str, float]) -> None:
+def test_recogniser_names_every_drawing_moved_and_scaled_as_far_as_can_be(
+    share_named: dict[str, float],
+) -> None:
     assert share_named["extreme"] == 1
 
 
@@ -196,7 +223,12 @@ def test_one_wrong_attribute_is_wrong(level: int, recogniser: Recogniser) -> Non
     ]
     assert len(pairs) > 50
     pictures = {scene.caption: render(scene, SIDE, np.random.default_rng(0)) for scene in shown}
-    assert recogniser.accuracy([pictures[scene.caption] for scene, _ in pairs], [o.caption for _, o in pairs]) == 0
+    assert (
+        recogniser.accuracy(
+            [pictures[scene.caption] for scene, _ in pairs], [o.caption for _, o in pairs]
+        )
+        == 0
+    )
 
 
 def test_accuracy_is_the_share_of_right_pictures() -> None:
@@ -210,4 +242,6 @@ def test_a_picture_of_nothing_is_right_for_one_drawing_at_most() -> None:
     everything = scenes(2)
     empty, grey = render(Scene("", frozenset()), SIDE), Image.new("RGB", (SIDE, SIDE), "grey")
     for found in Recogniser(2, SIDE).recognise([empty, grey]):
-        assert sum(found.things == scene.things for scene in everything) == 2  # its two captions of 9,024
+        assert (
+            sum(found.things == scene.things for scene in everything) == 2
+        )  # its two captions of 9,024

@@ -7,12 +7,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dalle_cli.data.shuffling import BLOCKS_IN_WINDOW, mix, permute, sample_at
+from dalle_cli.data.shuffling import BLOCKS_IN_WINDOW, derive_seed, permute, sample_at
 
 # below a window, a window exactly, and more; with and without a short block or a short window at the end
 SIZES = [
-    *[(1, 1), (2, 1), (15, 1), (16, 1), (17, 1), (100, 1), (3, 4), (64, 4), (65, 4), (127, 4), (128, 4), (130, 4)],
-    *[(200, 4), (1000, 7), (1009, 7), (112, 7), (500, 64), (1024, 64), (1025, 64), (3000, 64), (10, 1000)],
+    *[
+        (1, 1),
+        (2, 1),
+        (15, 1),
+        (16, 1),
+        (17, 1),
+        (100, 1),
+        (3, 4),
+        (64, 4),
+        (65, 4),
+        (127, 4),
+        (128, 4),
+        (130, 4),
+    ],
+    *[
+        (200, 4),
+        (1000, 7),
+        (1009, 7),
+        (112, 7),
+        (500, 64),
+        (1024, 64),
+        (1025, 64),
+        (3000, 64),
+        (10, 1000),
+    ],
 ]
 
 
@@ -48,7 +71,7 @@ def test_keys_choose_nearly_all_permutations_of_a_few_samples_about_equally_ofte
     n_keys = 6000
     counts: dict[tuple[int, ...], int] = {}
     for number in range(n_keys):
-        order = tuple(permute(i, 4, mix(number)) for i in range(4))
+        order = tuple(permute(i, 4, derive_seed(number)) for i in range(4))
         counts[order] = counts.get(order, 0) + 1
     assert len(counts) == math.factorial(4)
     assert n_keys / 24 / 2 < min(counts.values()) and max(counts.values()) < n_keys / 24 * 2
@@ -62,13 +85,17 @@ def test_every_epoch_takes_every_sample_once(n_samples: int, block: int, seed: i
 
 
 @given(st.integers(1, 400), st.integers(1, 30), st.integers(0, 10**9), st.integers(0, 1000))
-def test_any_epoch_of_any_size_is_a_permutation(n_samples: int, block: int, seed: int, epoch: int) -> None:
+def test_any_epoch_of_any_size_is_a_permutation(
+    n_samples: int, block: int, seed: int, epoch: int
+) -> None:
     assert sorted(epoch_of(epoch, n_samples, seed, block)) == list(range(n_samples))
 
 
 @pytest.mark.parametrize(("n_samples", "block"), [(50, 4), (64, 4), (130, 4), (1000, 7)])
 def test_epochs_and_seeds_differ(n_samples: int, block: int) -> None:
-    orders = [tuple(epoch_of(epoch, n_samples, seed, block)) for epoch in range(4) for seed in range(3)]
+    orders = [
+        tuple(epoch_of(epoch, n_samples, seed, block)) for epoch in range(4) for seed in range(3)
+    ]
     assert len(set(orders)) == len(orders)
     agreeing = sum(a == b for a, b in zip(orders[0], orders[1], strict=True))
     assert agreeing < 10  # of two random permutations, one place agrees on average
@@ -83,8 +110,27 @@ def test_order_is_the_one_that_runs_have_been_started_with() -> None:
         *[71, 33, 88, 22, 34, 19, 67, 52, 13, 95],
         *[25, 42, 43, 35, 94, 28, 10, 32, 6, 46],
     ]
-    assert [sample_at(draw, 64, 0, 4) for draw in range(0, 64, 8)] == [9, 60, 45, 26, 31, 29, 25, 15]
-    assert [sample_at(draw, 65, 0, 4) for draw in range(0, 65, 8)] == [3, 29, 34, 14, 62, 27, 59, 56, 51]
+    assert [sample_at(draw, 64, 0, 4) for draw in range(0, 64, 8)] == [
+        9,
+        60,
+        45,
+        26,
+        31,
+        29,
+        25,
+        15,
+    ]
+    assert [sample_at(draw, 65, 0, 4) for draw in range(0, 65, 8)] == [
+        3,
+        29,
+        34,
+        14,
+        62,
+        27,
+        59,
+        56,
+        51,
+    ]
     draws = (0, 1, 1023, 1024, 999_999, 1_000_002, 1_000_003, 5_000_000)
     assert [sample_at(draw, 1_000_003, 3, 64) for draw in draws] == [
         *[207539, 743086, 207502, 853568, 434737, 115252, 328348, 24750],
@@ -92,18 +138,32 @@ def test_order_is_the_one_that_runs_have_been_started_with() -> None:
 
 
 def test_hashes_are_the_ones_that_runs_have_been_started_with() -> None:
-    assert (mix(0, 1, "x"), mix("a")) == (4064720121852967379, 2340832890917691671)
+    assert (derive_seed(0, 1, "x"), derive_seed("a")) == (4064720121852967379, 2340832890917691671)
     assert [permute(i, 10, 1234) for i in range(10)] == [4, 3, 1, 8, 2, 5, 7, 6, 0, 9]
 
 
 def test_hashes_fit_63_bits_and_tell_their_arguments_apart() -> None:
-    arguments = [(), (0,), (1,), (0, 0), (0, 1), (1, 0), (1, 23), (12, 3), ("a",), ("ab",), ("a", "b")]
-    hashes = [mix(*parts) for parts in arguments]
+    arguments = [
+        (),
+        (0,),
+        (1,),
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 23),
+        (12, 3),
+        ("a",),
+        ("ab",),
+        ("a", "b"),
+    ]
+    hashes = [derive_seed(*parts) for parts in arguments]
     assert len(set(hashes)) == len(arguments) and all(0 <= value < 2**63 for value in hashes)
 
 
 @pytest.mark.parametrize(("n_samples", "block"), [(1000, 7), (1009, 7), (3000, 64), (400, 4)])
-def test_a_window_reads_at_most_16_stretches_of_consecutive_samples(n_samples: int, block: int) -> None:
+def test_a_window_reads_at_most_16_stretches_of_consecutive_samples(
+    n_samples: int, block: int
+) -> None:
     window = block * BLOCKS_IN_WINDOW
     for epoch in range(3):
         order = epoch_of(epoch, n_samples, 0, block)
@@ -119,7 +179,9 @@ def test_neighbours_in_the_order_are_rarely_neighbours_on_disk(n_samples: int, b
 
 @pytest.mark.parametrize(("n_samples", "block"), [(10, 4), (50, 2)])
 @pytest.mark.parametrize("place", [0, -1])
-def test_first_and_last_sample_are_uniform_over_seeds(n_samples: int, block: int, place: int) -> None:
+def test_first_and_last_sample_are_uniform_over_seeds(
+    n_samples: int, block: int, place: int
+) -> None:
     n_seeds = 200 * n_samples
     counts = [0] * n_samples
     for seed in range(n_seeds):

@@ -29,18 +29,27 @@ def made(n: int, vocab_size: int = 100) -> list[EncodedSample]:
     rng = np.random.default_rng(n)
     keys = ["", "sub/a", "\udcff", "\u202ered", "猫"]
     captions = [["a\nb"], ["one", "two"], ["猫 ☃"], ["x" * 1000], ["\x1b[31m"]]
-    return [EncodedSample(f"{keys[i % 5]}{i}", captions[i % 5], rng.integers(0, vocab_size, (3, 4))) for i in range(n)]
+    return [
+        EncodedSample(f"{keys[i % 5]}{i}", captions[i % 5], rng.integers(0, vocab_size, (3, 4)))
+        for i in range(n)
+    ]
 
 
 def write_folder(folder: Path, *sizes: int) -> Path:
     for number, size in enumerate(sizes):
-        write_shard(shard_path(folder, number), encoding(), made(size), [(f"bad {number}", "made bad")])
+        write_shard(
+            shard_path(folder, number), encoding(), made(size), [(f"bad {number}", "made bad")]
+        )
     write_record(folder, encoding(), len(sizes), [("elsewhere", "picture without caption")])
     return folder
 
 
-@pytest.mark.parametrize(("vocab_size", "dtype"), [(100, "uint16"), (2**16, "uint16"), (2**16 + 1, "int32")])
-def test_shard_gives_back_what_was_written_in_as_few_bytes(tmp_path: Path, vocab_size: int, dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("vocab_size", "dtype"), [(100, "uint16"), (2**16, "uint16"), (2**16 + 1, "int32")]
+)
+def test_shard_gives_back_what_was_written_in_as_few_bytes(
+    tmp_path: Path, vocab_size: int, dtype: str
+) -> None:
     samples = made(7, vocab_size)
     samples[3].image_tokens[0, 0] = vocab_size - 1
     write_shard(tmp_path / "shard", encoding(vocab_size), samples, [("key", "reason")])
@@ -63,7 +72,10 @@ def test_record_sums_up_the_shards_even_an_empty_one(tmp_path: Path) -> None:
     record = read_record(write_folder(tmp_path, 3, 0, 2))
     assert (record.samples, [shard.samples for shard in record.shards]) == (5, [3, 0, 2])
     assert record.encoding == encoding()
-    assert record.bad == [("elsewhere", "picture without caption"), *((f"bad {n}", "made bad") for n in range(3))]
+    assert record.bad == [
+        ("elsewhere", "picture without caption"),
+        *((f"bad {n}", "made bad") for n in range(3)),
+    ]
 
 
 def test_folder_without_a_usable_sample_gets_no_record(tmp_path: Path) -> None:
@@ -109,7 +121,11 @@ def test_token_outside_the_vocabulary_makes_its_sample_bad(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("text", "damage"),
-    [(b'["sub/a1"', b'["sub/a1\x00'), (b'"one", "two"', b'"one", 11111'), (b'"one"', b"\xff\xfe\xff\xfe\xff")],
+    [
+        (b'["sub/a1"', b'["sub/a1\x00'),
+        (b'"one", "two"', b'"one", 11111'),
+        (b'"one"', b"\xff\xfe\xff\xfe\xff"),
+    ],
 )
 def test_damaged_text_makes_its_sample_bad(tmp_path: Path, text: bytes, damage: bytes) -> None:
     path = tmp_path / "shard"

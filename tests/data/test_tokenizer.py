@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dalle_cli.data.tokenizer import BOUNDARY, BYTE_CHARACTERS, LEARNERS, Tokenizer, byte_words, learn_merges
+from dalle_cli.data.tokenizer import (
+    BOUNDARY,
+    BYTE_CHARACTERS,
+    LEARNERS,
+    Tokenizer,
+    byte_words,
+    learn_merges,
+)
 from dalle_cli.errors import DalleError, UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +33,9 @@ def merge_by_brute_force(tokenizer, word, dropout, rng):
     ranks = {parts: rank for rank, parts in enumerate(tokenizer.merges)}
     symbols = list(word)
     while True:
-        candidates = sorted((ranks[pair], i) for i, pair in enumerate(pairwise(symbols)) if pair in ranks)
+        candidates = sorted(
+            (ranks[pair], i) for i, pair in enumerate(pairwise(symbols)) if pair in ranks
+        )
         chosen = next((i for _, i in candidates if dropout == 0 or rng.random() >= dropout), None)
         if chosen is None:
             return symbols
@@ -105,7 +114,8 @@ def test_dropout_is_a_function_of_the_generator_and_leaves_no_trace(tokenizer, c
 
 
 @pytest.mark.parametrize(
-    ("dropout", "rng"), [(0.1, None), (-0.1, np.random.default_rng()), (np.nan, np.random.default_rng())]
+    ("dropout", "rng"),
+    [(0.1, None), (-0.1, np.random.default_rng()), (np.nan, np.random.default_rng())],
 )
 def test_dropout_needs_a_probability_and_a_generator(tokenizer, dropout, rng):
     with pytest.raises(ValueError, match="a probability and a generator"):
@@ -159,9 +169,13 @@ def test_a_saved_tokenizer_is_readable_and_comes_back_whole(backend, tmp_path, c
     tokenizer.save(tmp_path / "merges.json")
     loaded = Tokenizer.load(tmp_path / "merges.json")
     assert (loaded.merges, loaded.learnt_with) == (tokenizer.merges, backend)
-    assert [loaded.encode(caption) for caption in captions] == [tokenizer.encode(caption) for caption in captions]
+    assert [loaded.encode(caption) for caption in captions] == [
+        tokenizer.encode(caption) for caption in captions
+    ]
     left, right = tokenizer.merges[0]
-    assert f'"{left} {right}",' in (tmp_path / "merges.json").read_text(encoding="utf-8").splitlines()
+    assert (
+        f'"{left} {right}",' in (tmp_path / "merges.json").read_text(encoding="utf-8").splitlines()
+    )
 
 
 def test_loading_and_encoding_import_no_tokenizer_library(tokenizer, tmp_path):
@@ -171,7 +185,9 @@ def test_loading_and_encoding_import_no_tokenizer_library(tokenizer, tmp_path):
         "print(*{'youtokentome', 'tokenizers', 'torch'} & set(sys.modules))"
     )
     command = [sys.executable, "-c", program, tmp_path / "merges.json"]
-    imported = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+    imported = subprocess.run(
+        command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.split()
     assert imported == []
 
 
@@ -188,22 +204,32 @@ def merges_file(merges, head='"schema_version": 1, "learnt_with": "tokenizers"')
         pytest.param(merges_file('["t h"')[:-1], "Invalid JSON", id="cut"),
         pytest.param(b"[]", "object", id="list"),
         pytest.param(
-            merges_file("[]", '"schema_version": 2, "learnt_with": "tokenizers"'), "schema_version", id="newer"
+            merges_file("[]", '"schema_version": 2, "learnt_with": "tokenizers"'),
+            "schema_version",
+            id="newer",
         ),
         pytest.param(
-            merges_file("[]", '"schema_version": 1, "learnt_with": "\\u001b[2J"'), "learnt_with", id="library"
+            merges_file("[]", '"schema_version": 1, "learnt_with": "\\u001b[2J"'),
+            "learnt_with",
+            id="library",
         ),
         pytest.param(merges_file("[3]"), "merges: .* string", id="number"),
         pytest.param(merges_file('["t h", "th"]'), "merge 1 joins pieces", id="one piece"),
         pytest.param(merges_file('["t h", "th e e"]'), "merge 1 joins pieces", id="three pieces"),
         pytest.param(merges_file('["th e", "t h"]'), "merge 0 joins pieces", id="out of order"),
-        pytest.param(merges_file('["t h", "t h"]'), "merge 1 makes a piece that there already is", id="repeated"),
+        pytest.param(
+            merges_file('["t h", "t h"]'),
+            "merge 1 makes a piece that there already is",
+            id="repeated",
+        ),
     ],
 )
 def test_a_file_that_is_no_tokenizer_is_named_with_a_reason(tmp_path, content, reason):
     path = tmp_path / "merges.json"
     path.write_bytes(content)
-    with pytest.raises(DalleError, match=f"merges.json is not a tokenizer file: .*{reason}") as caught:
+    with pytest.raises(
+        DalleError, match=f"merges.json is not a tokenizer file: .*{reason}"
+    ) as caught:
         Tokenizer.load(path)
     assert caught.value.message.isprintable()
 

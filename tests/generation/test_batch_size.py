@@ -14,27 +14,41 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dalle_cli.data.tokenizer import Tokenizer
-from dalle_cli.generation.batch_size import choose_widths, decoding_bytes, drawing_bytes, even_width
-from dalle_cli.generation.dalle import Painter
+from dalle_cli.generation.batch_size import (
+    choose_batch_sizes,
+    decoding_bytes,
+    even_batch_size,
+    sampling_bytes,
+)
+from dalle_cli.generation.dalle import DallePipeline
 from dalle_cli.generation.sampling import Sampler, SamplingSettings
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.runtime.devices import free_memory
 
-COUNTS = list(itertools.product([1, 2, 3, 9, 100], [1, 2, 5, 8, 33, 64, 97, 100, 512], [1, 2, 7, 63, 64]))
+COUNTS = list(
+    itertools.product([1, 2, 3, 9, 100], [1, 2, 5, 8, 33, 64, 97, 100, 512], [1, 2, 7, 63, 64])
+)
 
 
 @pytest.fixture(scope="module")
-def painter() -> Painter:
+def painter() -> DallePipeline:
     """Large enough that what is reckoned outweighs what is not."""
     torch.manual_seed(0)
     tokenizer = Tokenizer([], "tokenizers")
     dvae = DiscreteVAE(64, 1024, n_hidden=32, n_init=16, n_groups=4, blocks_per_group=1)
     transformer = Transformer(
-        tokenizer.vocab_size, 1024, text_len=64, grid_size=8, n_layers=4, d_model=128, n_heads=4, kernel_size=3
+        tokenizer.vocab_size,
+        1024,
+        text_len=64,
+        grid_size=8,
+        n_layers=4,
+        d_model=128,
+        n_heads=4,
+        kernel_size=3,
     )
     models = [model.eval().requires_grad_(False) for model in (transformer, dvae)]
-    return Painter(*models, tokenizer, torch.device("cpu"))
+    return DallePipeline(*models, tokenizer, torch.device("cpu"))
 
 
 class Alive(TorchDispatchMode):
@@ -45,9 +59,15 @@ class Alive(TorchDispatchMode):
         self.now = self.most = 0
         self._known: set[int] = set()
 
-    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
         result = operation(*arguments, **(options or {}))
-        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((arguments, options)) if is_dense(leaf)}
+        given = {
+            leaf.untyped_storage()._cdata
+            for leaf in tree_leaves((arguments, options))
+            if is_dense(leaf)
+        }
         for leaf in tree_leaves(result):
             if is_dense(leaf) and leaf.untyped_storage()._cdata not in given | self._known:
                 self._note(leaf.untyped_storage())
@@ -77,26 +97,34 @@ def counted() -> Iterator[Alive]:
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize(("n_samples", "n_captions"), [(64, 1), (64, 64), (8, 8)])
 def test_sampling_takes_no_more_than_is_reckoned(
-    n_samples: int, n_captions: int, guidance: float, painter: Painter
+    n_samples: int, n_captions: int, guidance: float, painter: DallePipeline
 ) -> None:
     captions = [str(i) for i in range(n_captions) for _ in range(n_samples // n_captions)]
     text_tokens, uniforms = painter.text_tokens(captions), torch.rand(n_samples, 64)
     with counted() as alive:
-        Sampler(painter.transformer, SamplingSettings(1.0, 0, 0.9, guidance)).draw(text_tokens, uniforms)
-    reckoned = drawing_bytes(painter.transformer, n_samples, n_captions, torch.float32, guidance != 1)
+        Sampler(painter.transformer, SamplingSettings(1.0, 0, 0.9, guidance)).sample(
+            text_tokens, uniforms
+        )
+    reckoned = sampling_bytes(
+        painter.transformer, n_samples, n_captions, torch.float32, guidance != 1
+    )
     assert 0.3 * reckoned < alive.most < reckoned
 
 
 @pytest.mark.parametrize("n_samples", [1, 5])
-def test_decoding_takes_no_more_than_is_reckoned(n_samples: int, painter: Painter) -> None:
+def test_decoding_takes_no_more_than_is_reckoned(n_samples: int, painter: DallePipeline) -> None:
     with counted() as alive:
         painter.dvae.decode(torch.zeros(n_samples, 64, dtype=torch.int64))
-    assert 0.3 * n_samples * decoding_bytes(painter.dvae) < alive.most < n_samples * decoding_bytes(painter.dvae)
+    assert (
+        0.3 * n_samples * decoding_bytes(painter.dvae)
+        < alive.most
+        < n_samples * decoding_bytes(painter.dvae)
+    )
 
 
 @pytest.mark.parametrize(("n_captions", "n", "bound"), COUNTS)
 def test_width_is_within_bounds_and_needs_few_batches(n_captions: int, n: int, bound: int) -> None:
-    width = even_width(n_captions, n, bound)
+    width = even_batch_size(n_captions, n, bound)
     assert 1 <= width <= bound
     assert math.ceil(n_captions * n / width) <= 2 * math.ceil(n_captions * n / bound) + 1
 
@@ -115,8 +143,10 @@ def test_width_is_within_bounds_and_needs_few_batches(n_captions: int, n: int, b
         (1, 512, 1, 1),
     ],
 )
-def test_batches_hold_captions_whole_or_even_parts_of_one(n_captions: int, n: int, bound: int, width: int) -> None:
-    assert even_width(n_captions, n, bound) == width
+def test_batches_hold_captions_whole_or_even_parts_of_one(
+    n_captions: int, n: int, bound: int, width: int
+) -> None:
+    assert even_batch_size(n_captions, n, bound) == width
 
 
 def most_captions(n_captions: int, n: int, width: int) -> int:
@@ -132,26 +162,28 @@ def most_captions(n_captions: int, n: int, width: int) -> int:
 @pytest.mark.parametrize("is_guided", [False, True])
 @pytest.mark.parametrize(("n_captions", "n"), [(1, 64), (2, 32), (64, 1), (1, 61)])
 def test_less_memory_draws_narrower_and_never_more_than_it_holds(
-    n_captions: int, n: int, is_guided: bool, painter: Painter
+    n_captions: int, n: int, is_guided: bool, painter: DallePipeline
 ) -> None:
     free = 10**9
-    widths = [choose_widths(painter, n_captions, n, is_guided, free)]
-    assert widths[0].decode == 64 or n == 61
-    while widths[-1].decode > 1:
+    widths = [choose_batch_sizes(painter, n_captions, n, is_guided, free)]
+    assert widths[0].sampling == 64 or n == 61
+    while widths[-1].sampling > 1:
         free //= 2
-        widths.append(choose_widths(painter, n_captions, n, is_guided, free))
-        decode = widths[-1].decode
+        widths.append(choose_batch_sizes(painter, n_captions, n, is_guided, free))
+        decode = widths[-1].sampling
         n_own = most_captions(n_captions, n, decode)
-        needed = drawing_bytes(painter.transformer, decode, n_own, torch.float32, is_guided)
-        assert decode == 1 or needed + widths[-1].slice * decoding_bytes(painter.dvae) <= free
-    assert [one.decode for one in widths] == sorted((one.decode for one in widths), reverse=True)
-    assert len(widths) > 3 and widths[-1].slice < widths[0].slice
+        needed = sampling_bytes(painter.transformer, decode, n_own, torch.float32, is_guided)
+        assert decode == 1 or needed + widths[-1].decoding * decoding_bytes(painter.dvae) <= free
+    assert [one.sampling for one in widths] == sorted(
+        (one.sampling for one in widths), reverse=True
+    )
+    assert len(widths) > 3 and widths[-1].decoding < widths[0].decoding
 
 
-def test_every_process_has_work(painter: Painter) -> None:
-    assert choose_widths(painter, 1, 64, False, 10**9, n_processes=2).decode == 32
-    assert choose_widths(painter, 3, 8, False, 10**9, n_processes=2).decode == 8
-    assert choose_widths(painter, 1, 1, False, 10**9, n_processes=4).decode == 1
+def test_every_process_has_work(painter: DallePipeline) -> None:
+    assert choose_batch_sizes(painter, 1, 64, False, 10**9, n_processes=2).sampling == 32
+    assert choose_batch_sizes(painter, 3, 8, False, 10**9, n_processes=2).sampling == 8
+    assert choose_batch_sizes(painter, 1, 1, False, 10**9, n_processes=4).sampling == 1
 
 
 def test_computer_has_memory_to_spare() -> None:

@@ -4,10 +4,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dalle_cli.generation.cached_transformer import Cache, Decoder, cache_bytes, distinct_captions
+from dalle_cli.generation.cached_transformer import (
+    KVCache,
+    CachedTransformer,
+    distinct_captions,
+    kv_cache_bytes,
+)
 from dalle_cli.models.transformer import Transformer
 
-SHAPES = [(5, 4, 3), (7, 6, 5), (3, 5, 11), (4, 1, 3), (2, 2, 3), (16, 9, 7)]  # text slots, grid, kernel
+SHAPES = [
+    (5, 4, 3),
+    (7, 6, 5),
+    (3, 5, 11),
+    (4, 1, 3),
+    (2, 2, 3),
+    (16, 9, 7),
+]  # text slots, grid, kernel
 VOCABULARY = 13
 B = 6
 
@@ -34,25 +46,34 @@ def tokens(model: Transformer, n_captions: int) -> tuple[Tensor, Tensor]:
 
 
 def step_by_step(
-    model: Transformer, text: Tensor, image: Tensor, n_read: int = 0, dtype: torch.dtype = torch.float32
+    model: Transformer,
+    text: Tensor,
+    image: Tensor,
+    n_read: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Read captions and the first of a picture's own tokens, feed the others; give the logits [B, I - n_read, Vi]."""
-    decoder = Decoder(model, dtype)
+    decoder = CachedTransformer(model, dtype)
     captions = distinct_captions(text)
     cache = decoder.new_cache(len(text), len(captions))
-    decoder.read(captions, image[0, :n_read], cache)
+    decoder.prefill(captions, image[0, :n_read], cache)
     before = [torch.zeros_like(image[:, 0]), *image.unbind(1)]
     positions = torch.arange(image.shape[1])
-    return torch.stack([decoder(before[p], positions[p : p + 1], cache) for p in range(n_read, len(positions))], dim=1)
+    return torch.stack(
+        [decoder(before[p], positions[p : p + 1], cache) for p in range(n_read, len(positions))],
+        dim=1,
+    )
 
 
-def n_bytes(cache: Cache) -> int:
+def n_bytes(cache: KVCache) -> int:
     return sum(tensor.nbytes for layer in cache for tensor in layer)
 
 
 @pytest.mark.parametrize("n_captions", [1, 2, 3, B])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_logits_equal_those_of_the_whole_at_every_position(shape: tuple[int, int, int], n_captions: int) -> None:
+def test_logits_equal_those_of_the_whole_at_every_position(
+    shape: tuple[int, int, int], n_captions: int
+) -> None:
     model = transformer(*shape)
     text, image = tokens(model, n_captions)
     found = step_by_step(model, text, image)
@@ -77,7 +98,9 @@ def test_first_tokens_may_be_read_at_once(shape: tuple[int, int, int], kind: str
     text, image = tokens(model, 2)
     image = image[:1].expand(B, -1)
     expected = model(text, image)[1]
-    for n_read in {1, model.grid_size, model.image_len // 2, model.image_len - 1} - {model.image_len}:
+    for n_read in {1, model.grid_size, model.image_len // 2, model.image_len - 1} - {
+        model.image_len
+    }:
         found = step_by_step(model, text, image, n_read)
         torch.testing.assert_close(found, expected[:, n_read:], rtol=1e-5, atol=1e-5)
 
@@ -85,9 +108,9 @@ def test_first_tokens_may_be_read_at_once(shape: tuple[int, int, int], kind: str
 def test_a_step_taken_twice_changes_nothing() -> None:
     model = transformer(5, 4, 3)
     text, image = tokens(model, 2)
-    decoder = Decoder(model)
+    decoder = CachedTransformer(model)
     cache = decoder.new_cache(B, 2)
-    decoder.read(distinct_captions(text), image[0, :7], cache)
+    decoder.prefill(distinct_captions(text), image[0, :7], cache)
     first, second = (decoder(image[:, 6], torch.tensor([7]), cache) for _ in range(2))
     assert torch.equal(first, second)
 
@@ -97,15 +120,21 @@ def test_captions_that_do_not_come_in_equal_rows_are_read_for_each_sample() -> N
     text, image = tokens(model, 3)
     text = text[[0, 0, 0, 2, 4, 4]]
     assert torch.equal(distinct_captions(text), text)
-    torch.testing.assert_close(step_by_step(model, text, image), model(text, image)[1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        step_by_step(model, text, image), model(text, image)[1], rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("n_captions", [1, 2, B])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_bytes_held_are_those_reckoned(shape: tuple[int, int, int], dtype: torch.dtype, n_captions: int) -> None:
+def test_bytes_held_are_those_reckoned(
+    shape: tuple[int, int, int], dtype: torch.dtype, n_captions: int
+) -> None:
     model = transformer(*shape)
-    assert n_bytes(Decoder(model, dtype).new_cache(B, n_captions)) == cache_bytes(model, B, n_captions, dtype)
+    assert n_bytes(CachedTransformer(model, dtype).new_cache(B, n_captions)) == kv_cache_bytes(
+        model, B, n_captions, dtype
+    )
 
 
 def test_rings_hold_no_more_than_the_masks_reach() -> None:
@@ -115,7 +144,7 @@ def test_rings_hold_no_more_than_the_masks_reach() -> None:
     slots = {}
     for kind in ("row", "column", "convolutional"):
         model.kinds = [kind]
-        slots[kind] = cache_bytes(model, 1, 0) // (2 * 16 * 4)
+        slots[kind] = kv_cache_bytes(model, 1, 0) // (2 * 16 * 4)
     assert slots == {"row": 33, "column": 1024, "convolutional": 166}
 
 

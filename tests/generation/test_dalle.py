@@ -11,8 +11,8 @@ import torch
 from dalle_cli.data.images import to_image
 from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.errors import DalleError
-from dalle_cli.generation.dalle import Painter
-from dalle_cli.generation.pipeline import Candidate, DrawnSlice, Widths
+from dalle_cli.generation.dalle import DallePipeline
+from dalle_cli.generation.pipeline import BatchSizes, Candidate, GeneratedBatch
 from dalle_cli.generation.sampling import Sampler, SamplingSettings, candidate_uniforms
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.models.transformer import Transformer
@@ -22,11 +22,11 @@ CAPTIONS = ["a ring", "a red circle", "", "a ring"]
 CANDIDATES = [Candidate(caption, number) for caption in CAPTIONS for number in range(3)][:11]
 ALL = range(len(CANDIDATES))
 SEED = 5
-WIDTHS = Widths(decode=4, slice=4)
+WIDTHS = BatchSizes(sampling=4, decoding=4)
 
 
 @pytest.fixture(scope="module")
-def painter() -> Painter:
+def painter() -> DallePipeline:
     """Every parameter random, so that tokens and pictures depend on everything that they may depend on."""
     torch.manual_seed(0)
     tokenizer = Tokenizer([("r", "i"), ("ri", "n")], "tokenizers")
@@ -36,66 +36,85 @@ def painter() -> Painter:
     for parameter in (*transformer.parameters(), *dvae.parameters()):
         torch.nn.init.normal_(parameter, std=0.4)
     models = [model.eval().requires_grad_(False) for model in (transformer, dvae)]
-    return Painter(*models, tokenizer, torch.device("cpu"))
+    return DallePipeline(*models, tokenizer, torch.device("cpu"))
 
 
-def slices(painter: Painter, places: Sequence[int], widths: Widths = WIDTHS) -> list[DrawnSlice]:
-    return list(painter.draw(CANDIDATES, places, widths, SEED, SamplingSettings()))
+def slices(
+    painter: DallePipeline, places: Sequence[int], widths: BatchSizes = WIDTHS
+) -> list[GeneratedBatch]:
+    return list(painter.generate(CANDIDATES, places, widths, SEED, SamplingSettings()))
 
 
 def draw(
-    painter: Painter, places: Sequence[int] = ALL, widths: Widths = WIDTHS
+    painter: DallePipeline, places: Sequence[int] = ALL, widths: BatchSizes = WIDTHS
 ) -> dict[int, tuple[Candidate, list[int], bytes]]:
     """Draw the candidates at these places and give each with its tokens and its picture."""
     drawn = {}
     for one in slices(painter, places, widths):
         for i in one.wanted:
             assert one.place + i not in drawn
-            drawn[one.place + i] = one.candidates[i], one.image_tokens[i].tolist(), one.pictures[i].tobytes()
+            drawn[one.place + i] = (
+                one.candidates[i],
+                one.image_tokens[i].tolist(),
+                one.pictures[i].tobytes(),
+            )
     assert list(drawn) == sorted(drawn)
     return drawn
 
 
-@pytest.mark.parametrize("places", [range(5, 11), range(10, 11), range(0), [1, 2, 9], [3, 4, 7]], ids=str)
-def test_some_are_drawn_as_among_all(places: Sequence[int], painter: Painter) -> None:
+@pytest.mark.parametrize(
+    "places", [range(5, 11), range(10, 11), range(0), [1, 2, 9], [3, 4, 7]], ids=str
+)
+def test_some_are_drawn_as_among_all(places: Sequence[int], painter: DallePipeline) -> None:
     everything = draw(painter)
     assert draw(painter, places) == {place: everything[place] for place in places}
 
 
-@pytest.mark.parametrize("widths", [Widths(3, 3), Widths(16, 16), Widths(16, 5), Widths(4, 1), Widths(2, 9)], ids=str)
-def test_every_candidate_is_drawn_once_and_as_if_it_were_alone(widths: Widths, painter: Painter) -> None:
+@pytest.mark.parametrize(
+    "widths",
+    [BatchSizes(3, 3), BatchSizes(16, 16), BatchSizes(16, 5), BatchSizes(4, 1), BatchSizes(2, 9)],
+    ids=str,
+)
+def test_every_candidate_is_drawn_once_and_as_if_it_were_alone(
+    widths: BatchSizes, painter: DallePipeline
+) -> None:
     drawn = draw(painter, ALL, widths)
     assert [candidate for candidate, _, _ in drawn.values()] == CANDIDATES
     for candidate, image_tokens, picture in drawn.values():
         uniforms = candidate_uniforms(SEED, candidate.caption, [candidate.number], GRID_SIZE**2)
         text_tokens = painter.text_tokens([candidate.caption])
-        alone = Sampler(painter.transformer, SamplingSettings()).draw(text_tokens, uniforms)
+        alone = Sampler(painter.transformer, SamplingSettings()).sample(text_tokens, uniforms)
         assert image_tokens == alone[0].tolist()
         expected = np.asarray(to_image(painter.dvae.decode(alone)[0]), dtype=int).flatten()
         assert np.abs(np.frombuffer(picture, np.uint8) - expected).max() <= 1  # by rounding
 
 
-def test_every_candidate_begins_with_the_tokens_that_are_kept(painter: Painter) -> None:
+def test_every_candidate_begins_with_the_tokens_that_are_kept(painter: DallePipeline) -> None:
     kept = torch.arange(GRID_SIZE**2).masked_fill(torch.arange(GRID_SIZE**2) >= 6, -1)
-    drawn = list(painter.draw(CANDIDATES, ALL, WIDTHS, SEED, SamplingSettings(), kept))
+    drawn = list(painter.generate(CANDIDATES, ALL, WIDTHS, SEED, SamplingSettings(), kept))
     tokens = torch.cat([one.image_tokens for one in drawn])
     assert torch.equal(tokens[:, :6], torch.arange(6).expand(len(tokens), -1))
-    assert len(set(map(tuple, tokens[:, 6:].tolist()))) == 9  # as many as there are different candidates
+    assert (
+        len(set(map(tuple, tokens[:, 6:].tolist()))) == 9
+    )  # as many as there are different candidates
 
 
-def test_pictures_differ_by_caption_and_by_number(painter: Painter) -> None:
+def test_pictures_differ_by_caption_and_by_number(painter: DallePipeline) -> None:
     drawn = {candidate: picture for candidate, _, picture in draw(painter).values()}
     assert len(drawn) == len(set(drawn.values())) == 9
 
 
 @pytest.mark.parametrize("width", [4, 2])
-def test_batches_and_slices_are_always_equally_wide(width: int, painter: Painter) -> None:
+def test_batches_and_slices_are_always_equally_wide(width: int, painter: DallePipeline) -> None:
     """Bits depend on the shape of a multiplication, on some processors even where pictures happen to agree."""
     computed = set()
     parts = (painter.transformer.final_norm, painter.dvae.decoder.trunk)
-    hooks = [part.register_forward_pre_hook(lambda own, given: computed.add((own, len(given[0])))) for part in parts]
+    hooks = [
+        part.register_forward_pre_hook(lambda own, given: computed.add((own, len(given[0]))))
+        for part in parts
+    ]
     for places in (ALL, [5], [2, 10]):
-        for one in slices(painter, places, Widths(4, width)):
+        for one in slices(painter, places, BatchSizes(4, width)):
             fields = (one.candidates, one.text_tokens, one.image_tokens, one.pictures)
             assert [len(field) for field in fields] == [width] * 4
     for hook in hooks:
@@ -105,18 +124,20 @@ def test_batches_and_slices_are_always_equally_wide(width: int, painter: Painter
 
 @pytest.mark.parametrize("places", [range(1, 11), range(7, 11), [2, 9]], ids=str)
 def test_what_is_drawn_beside_a_candidate_does_not_depend_on_which_are_wanted(
-    places: Sequence[int], painter: Painter
+    places: Sequence[int], painter: DallePipeline
 ) -> None:
     """Bits may also depend on what is multiplied beside them."""
-    of_all = {one.place: one.candidates for one in slices(painter, ALL, Widths(4, 2))}
-    for one in slices(painter, places, Widths(4, 2)):
+    of_all = {one.place: one.candidates for one in slices(painter, ALL, BatchSizes(4, 2))}
+    for one in slices(painter, places, BatchSizes(4, 2)):
         assert one.candidates == of_all[one.place]
 
 
-def test_nothing_is_drawn_before_it_is_asked_for_or_once_all_is_there(painter: Painter) -> None:
+def test_nothing_is_drawn_before_it_is_asked_for_or_once_all_is_there(
+    painter: DallePipeline,
+) -> None:
     calls = []
     hook = painter.dvae.decoder.trunk.register_forward_pre_hook(lambda *_: calls.append(1))
-    batches = painter.draw(CANDIDATES, ALL, WIDTHS, SEED, SamplingSettings())
+    batches = painter.generate(CANDIDATES, ALL, WIDTHS, SEED, SamplingSettings())
     counts = [len(calls)]
     for _ in batches:
         counts.append(len(calls))
@@ -125,7 +146,7 @@ def test_nothing_is_drawn_before_it_is_asked_for_or_once_all_is_there(painter: P
     assert counts == [0, 1, 2, 3] and len(calls) == 3
 
 
-def test_captions_are_cut_and_filled_up_to_the_room_there_is(painter: Painter) -> None:
+def test_captions_are_cut_and_filled_up_to_the_room_there_is(painter: DallePipeline) -> None:
     encode = painter.tokenizer.encode
     long = "a ring " * 9
     expected = [[*encode(caption)[: TEXT_LEN - 1]] for caption in ("a ring", "", long)]
@@ -133,7 +154,7 @@ def test_captions_are_cut_and_filled_up_to_the_room_there_is(painter: Painter) -
     assert rows == [ids + [-1] * (TEXT_LEN - len(ids)) for ids in expected]
 
 
-def test_parts_that_speak_the_same_tokens_are_let_pass(painter: Painter) -> None:
+def test_parts_that_speak_the_same_tokens_are_let_pass(painter: DallePipeline) -> None:
     assert painter.check(Path("run")) is None
 
 
@@ -145,7 +166,9 @@ def test_parts_that_speak_the_same_tokens_are_let_pass(painter: Painter) -> None
         ("tokenizer", None, "text vocabulary of 259 and of 257"),
     ],
 )
-def test_parts_that_speak_other_tokens_are_told(part: str, sizes: tuple | None, message: str, painter: Painter) -> None:
+def test_parts_that_speak_other_tokens_are_told(
+    part: str, sizes: tuple | None, message: str, painter: DallePipeline
+) -> None:
     other = Tokenizer([], "tokenizers") if sizes is None else DiscreteVAE(*sizes)
     with pytest.raises(DalleError, match=f"the parts of some run don't belong together: {message}"):
         replace(painter, **{part: other}).check(Path("some run"))

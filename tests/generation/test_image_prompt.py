@@ -11,7 +11,13 @@ from torch import Tensor
 
 from dalle_cli.data.augment import centre_crop
 from dalle_cli.errors import UsageError
-from dalle_cli.generation.image_prompt import Box, ImagePrompt, all_but_top, box_of_grid, keep_tokens
+from dalle_cli.generation.image_prompt import (
+    Box,
+    ImagePrompt,
+    all_but_top,
+    box_of_grid,
+    keep_tokens,
+)
 from dalle_cli.models.dvae import DiscreteVAE
 
 W = 4
@@ -50,19 +56,31 @@ def test_top_rows_are_kept(n_rows: int, picture: Path, tokens: Tensor, dvae: Dis
 
 def test_all_but_a_box_is_kept(picture: Path, tokens: Tensor, dvae: DiscreteVAE) -> None:
     kept = keep_tokens(ImagePrompt(picture, redraw=Box(1, 2, 3, 1)), dvae).tokens
-    expected = [-1 if i // W in (1, 2, 3) and i % W == 2 else int(token) for i, token in enumerate(tokens)]
+    expected = [
+        -1 if i // W in (1, 2, 3) and i % W == 2 else int(token) for i, token in enumerate(tokens)
+    ]
     assert kept.tolist() == expected
 
 
-def test_record_tells_the_picture_by_name_and_content_and_what_was_kept(picture: Path, dvae: DiscreteVAE) -> None:
-    source = {"image": "parrot.png", "image_sha256": hashlib.sha256(picture.read_bytes()).hexdigest()}
+def test_record_tells_the_picture_by_name_and_content_and_what_was_kept(
+    picture: Path, dvae: DiscreteVAE
+) -> None:
+    source = {
+        "image": "parrot.png",
+        "image_sha256": hashlib.sha256(picture.read_bytes()).hexdigest(),
+    }
     assert keep_tokens(ImagePrompt(picture, 3), dvae).record == {**source, "keep_rows": 3}
     assert keep_tokens(ImagePrompt(picture), dvae).record == {**source, "keep_rows": 1}
-    assert keep_tokens(ImagePrompt(picture, redraw=Box(0, 1, 2, 3)), dvae).record == {**source, "redraw": [0, 1, 2, 3]}
+    assert keep_tokens(ImagePrompt(picture, redraw=Box(0, 1, 2, 3)), dvae).record == {
+        **source,
+        "redraw": [0, 1, 2, 3],
+    }
 
 
 @pytest.mark.parametrize(("side", "n_rows"), [(16, 1), (32, 1), (64, 3), (128, 7), (256, 15)])
-def test_fifteen_of_thirty_two_rows_are_kept_by_default(side: int, n_rows: int, picture: Path) -> None:
+def test_fifteen_of_thirty_two_rows_are_kept_by_default(
+    side: int, n_rows: int, picture: Path
+) -> None:
     dvae = DiscreteVAE(side, 4, n_hidden=4, n_init=4, n_groups=4, blocks_per_group=1)
     assert int((keep_tokens(ImagePrompt(picture), dvae).tokens >= 0).sum()) == n_rows * side // 8
 
@@ -80,33 +98,53 @@ def test_rows_are_refused_where_nothing_would_be_kept_or_drawn(n_rows: int) -> N
 @pytest.mark.parametrize("box", [Box(0, 0, 4, 4), Box(3, 3, 1, 1), Box(1, 0, 2, 3)])
 def test_boxes_inside_the_grid_are_marked(box: Box) -> None:
     row, column, n_rows, n_columns = box
-    expected = [[row <= i < row + n_rows and column <= j < column + n_columns for j in range(W)] for i in range(W)]
+    expected = [
+        [row <= i < row + n_rows and column <= j < column + n_columns for j in range(W)]
+        for i in range(W)
+    ]
     assert box_of_grid(box, W).tolist() == expected
 
 
 @pytest.mark.parametrize(
-    "box", [Box(0, 0, 0, 1), Box(0, 0, 1, 0), Box(4, 0, 1, 1), Box(0, 4, 1, 1), Box(2, 0, 3, 1), Box(0, 3, 4, 2)]
+    "box",
+    [
+        Box(0, 0, 0, 1),
+        Box(0, 0, 1, 0),
+        Box(4, 0, 1, 1),
+        Box(0, 4, 1, 1),
+        Box(2, 0, 3, 1),
+        Box(0, 3, 4, 2),
+    ],
 )
 def test_boxes_that_are_empty_or_reach_out_of_the_grid_are_refused(box: Box) -> None:
-    with pytest.raises(UsageError, match="no such box to redraw: " + ",".join(map(str, box))) as told:
+    with pytest.raises(
+        UsageError, match="no such box to redraw: " + ",".join(map(str, box))
+    ) as told:
         box_of_grid(box, W)
     assert "there are 4x4 tokens, counted from 0: 2,0,2,4 is the lower half" in told.value.hint
 
 
 def test_rows_and_boxes_are_looked_at_before_the_picture(tmp_path: Path, dvae: DiscreteVAE) -> None:
-    for prompt in (ImagePrompt(tmp_path / "absent", 9), ImagePrompt(tmp_path / "absent", redraw=Box(9, 9, 9, 9))):
+    for prompt in (
+        ImagePrompt(tmp_path / "absent", 9),
+        ImagePrompt(tmp_path / "absent", redraw=Box(9, 9, 9, 9)),
+    ):
         with pytest.raises(UsageError, match=r"can't keep 9|no such box"):
             keep_tokens(prompt, dvae)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"years of work"])
-def test_picture_that_cannot_be_read_is_told(content: bytes | None, tmp_path: Path, dvae: DiscreteVAE) -> None:
+def test_picture_that_cannot_be_read_is_told(
+    content: bytes | None, tmp_path: Path, dvae: DiscreteVAE
+) -> None:
     if content is not None:
         (tmp_path / "thesis.png").write_bytes(content)
     with pytest.raises(UsageError, match=r"cannot (read|use) the picture .*thesis\.png: "):
         keep_tokens(ImagePrompt(tmp_path / "thesis.png"), dvae)
 
 
-def test_text_of_a_file_name_that_a_manifest_cannot_hold_is_replaced(picture: Path, dvae: DiscreteVAE) -> None:
+def test_text_of_a_file_name_that_a_manifest_cannot_hold_is_replaced(
+    picture: Path, dvae: DiscreteVAE
+) -> None:
     hostile = picture.rename(picture.with_name("a\udcff\x1b[31m.png"))
     assert keep_tokens(ImagePrompt(hostile, 1), dvae).record["image"] == "a\ufffd\ufffd[31m.png"

@@ -27,7 +27,10 @@ def test_lines_of_text_are_cleaned_and_blank_ones_left_out(start: str, tmp_path:
 def test_captions_are_a_column_of_csv(start: str, name: str, tmp_path: Path) -> None:
     quoted = ['"{}"'.format(caption.replace('"', '""')) for caption in CAPTIONS]
     rows = "".join(f"{i},{caption},x\r\n" for i, caption in enumerate(quoted))
-    assert read_captions([], written(tmp_path / name, f"{start}id,caption,source\r\n{rows}")) == CAPTIONS
+    assert (
+        read_captions([], written(tmp_path / name, f"{start}id,caption,source\r\n{rows}"))
+        == CAPTIONS
+    )
 
 
 def test_line_break_in_a_quoted_caption_becomes_a_space(tmp_path: Path) -> None:
@@ -41,7 +44,10 @@ def test_captions_are_a_field_of_json_lines(tmp_path: Path) -> None:
 
 
 def test_captions_of_the_command_line_come_first(tmp_path: Path) -> None:
-    assert read_captions(["first"], written(tmp_path / "prompts.csv", "caption\nsecond\n")) == ["first", "second"]
+    assert read_captions(["first"], written(tmp_path / "prompts.csv", "caption\nsecond\n")) == [
+        "first",
+        "second",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +68,9 @@ def test_captions_of_the_command_line_come_first(tmp_path: Path) -> None:
         ("p.jsonl", b"\xff\xfe", "it is not UTF-8 text"),
     ],
 )
-def test_what_is_wrong_is_told_by_its_line(name: str, content: str | bytes, told: str, tmp_path: Path) -> None:
+def test_what_is_wrong_is_told_by_its_line(
+    name: str, content: str | bytes, told: str, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError) as caught:
         read_captions([], written(tmp_path / name, content))
     assert told in caught.value.message

@@ -16,7 +16,7 @@ from torch import Tensor
 from dalle_cli.data.augment import clip_square
 from dalle_cli.data.clip_tokenizer import ClipTokenizer, own_clip_tokenizer
 from dalle_cli.data.tokenizer import Tokenizer
-from dalle_cli.generation.pipeline import Candidate, DrawnSlice
+from dalle_cli.generation.pipeline import Candidate, GeneratedBatch
 from dalle_cli.generation.ranking import (
     Ranking,
     Scored,
@@ -53,19 +53,27 @@ def tokens() -> tuple[Tensor, Tensor]:
     return text_tokens, torch.randint(V_IMAGE, (4, I), generator=generator)
 
 
-def perplexity_by_hand(transformer: Transformer, text_tokens: Tensor, image_tokens: Tensor) -> float:
+def perplexity_by_hand(
+    transformer: Transformer, text_tokens: Tensor, image_tokens: Tensor
+) -> float:
     """Take the likelihood of one token after another, the later ones unknown."""
     nats = 0.0
     for position in range(I):
         known = torch.zeros(1, I, dtype=torch.int64)
         known[0, :position] = image_tokens[:position]
         logits = transformer(text_tokens[None], known)[1][0, position].tolist()
-        nats += math.log(sum(math.exp(logit) for logit in logits)) - logits[int(image_tokens[position])]
+        nats += (
+            math.log(sum(math.exp(logit) for logit in logits)) - logits[int(image_tokens[position])]
+        )
     return math.exp(nats / I)
 
 
-def test_perplexity_matches_a_token_by_token_loop(transformer: Transformer, tokens: tuple[Tensor, Tensor]) -> None:
-    expected = [perplexity_by_hand(transformer, text, image) for text, image in zip(*tokens, strict=True)]
+def test_perplexity_matches_a_token_by_token_loop(
+    transformer: Transformer, tokens: tuple[Tensor, Tensor]
+) -> None:
+    expected = [
+        perplexity_by_hand(transformer, text, image) for text, image in zip(*tokens, strict=True)
+    ]
     assert image_perplexity(transformer, *tokens) == pytest.approx(expected, rel=1e-5)
     assert max(expected) > 1.01 * min(expected)
 
@@ -73,7 +81,10 @@ def test_perplexity_matches_a_token_by_token_loop(transformer: Transformer, toke
 def test_perplexity_of_a_picture_is_that_of_teacher_forcing_it_alone(
     transformer: Transformer, tokens: tuple[Tensor, Tensor]
 ) -> None:
-    alone = [image_perplexity(transformer, text[None], image[None])[0] for text, image in zip(*tokens, strict=True)]
+    alone = [
+        image_perplexity(transformer, text[None], image[None])[0]
+        for text, image in zip(*tokens, strict=True)
+    ]
     assert image_perplexity(transformer, *tokens) == pytest.approx(alone, rel=1e-5)
 
 
@@ -90,15 +101,19 @@ def test_perplexity_of_a_picture_is_not_changed_by_the_other_rows(
     assert after[own] == before[own] and all(after[i] != before[i] for i in others)
 
 
-def test_perplexity_of_a_model_that_knows_nothing_is_its_vocabulary(tokens: tuple[Tensor, Tensor]) -> None:
-    fresh = Transformer(V_TEXT, V_IMAGE, T, W, n_layers=2, d_model=16, n_heads=2, kernel_size=3)  # heads of zeros
+def test_perplexity_of_a_model_that_knows_nothing_is_its_vocabulary(
+    tokens: tuple[Tensor, Tensor],
+) -> None:
+    fresh = Transformer(
+        V_TEXT, V_IMAGE, T, W, n_layers=2, d_model=16, n_heads=2, kernel_size=3
+    )  # heads of zeros
     assert image_perplexity(fresh, *tokens) == pytest.approx([V_IMAGE] * 4)
 
 
-def drawn_slice(text_tokens: Tensor, image_tokens: Tensor) -> DrawnSlice:
+def drawn_slice(text_tokens: Tensor, image_tokens: Tensor) -> GeneratedBatch:
     n = len(text_tokens)
     candidates = [Candidate("", i) for i in range(n)]
-    return DrawnSlice(0, candidates, text_tokens, image_tokens, [PICTURE] * n, list(range(n)))
+    return GeneratedBatch(0, candidates, text_tokens, image_tokens, [PICTURE] * n, list(range(n)))
 
 
 def test_ranking_by_perplexity_scores_a_batch_with_its_own_captions(
@@ -113,7 +128,11 @@ def small_clip(**changes: object) -> Clip:
     torch.manual_seed(0)
     tower = Tower(n_layers=1, d_model=16, n_heads=2, d_mlp=32)
     sizes = {"image_size": 16, "patch_size": 8, "text_len": 8, "text_vocab_size": 259, "d_embed": 8}
-    return Clip(**sizes, activation="quick_gelu", vision=tower, text=tower, **changes).eval().requires_grad_(False)
+    return (
+        Clip(**sizes, activation="quick_gelu", vision=tower, text=tower, **changes)
+        .eval()
+        .requires_grad_(False)
+    )
 
 
 @pytest.fixture
@@ -121,29 +140,41 @@ def clip_tokenizer() -> ClipTokenizer:
     return own_clip_tokenizer(Tokenizer([], "tokenizers"))
 
 
-def test_clip_scores_are_the_cosines_of_pictures_and_their_own_captions(clip_tokenizer: ClipTokenizer) -> None:
+def test_clip_scores_are_the_cosines_of_pictures_and_their_own_captions(
+    clip_tokenizer: ClipTokenizer,
+) -> None:
     clip = small_clip()
     captions = ["a ring", "a red circle", "a ring", "a ring of a length that is cut"]
     noise = np.random.default_rng(0).integers(256, size=(4, 32, 24, 3), dtype=np.uint8)
     pictures = [Image.fromarray(pixels) for pixels in noise]
     expected = []
     for caption, picture in zip(captions, pictures, strict=True):
-        square = torch.from_numpy(clip_square(picture, 16).astype(np.float32) / 255).permute(2, 0, 1)
+        square = torch.from_numpy(clip_square(picture, 16).astype(np.float32) / 255).permute(
+            2, 0, 1
+        )
         image = clip.encode_image(clip.normalise(square[None]))[0].tolist()
         text = clip.encode_text(clip_tokenizer([caption], 8))[0].tolist()
         dot = sum(a * b for a, b in zip(image, text, strict=True))
         expected.append(dot / math.dist(image, [0] * 8) / math.dist(text, [0] * 8))
 
-    ranking = rank_by_clip(ClipScorer(clip, clip_tokenizer, torch.device("cpu")), "its checksum", captions)
+    ranking = rank_by_clip(
+        ClipScorer(clip, clip_tokenizer, torch.device("cpu")), "its checksum", captions
+    )
     candidates = [Candidate(caption, i) for i, caption in enumerate(captions)]
-    drawn = DrawnSlice(0, candidates, torch.zeros(4, 1), torch.zeros(4, 1), pictures, [0, 1, 2, 3])
+    drawn = GeneratedBatch(
+        0, candidates, torch.zeros(4, 1), torch.zeros(4, 1), pictures, [0, 1, 2, 3]
+    )
     assert ranking.score(drawn) == pytest.approx(expected, abs=1e-5)
     assert (ranking.by, ranking.checksum) == ("clip", "its checksum")
     assert max(expected) - min(expected) > 0.01
 
 
-@pytest.mark.parametrize("captions", [["a"], ["a ring", "a"], ["a ring of a length that is cut", "a"]])
-def test_captions_are_embedded_as_with_all_their_padding(captions: list[str], clip_tokenizer: ClipTokenizer) -> None:
+@pytest.mark.parametrize(
+    "captions", [["a"], ["a ring", "a"], ["a ring of a length that is cut", "a"]]
+)
+def test_captions_are_embedded_as_with_all_their_padding(
+    captions: list[str], clip_tokenizer: ClipTokenizer
+) -> None:
     clip = small_clip()
     found = ClipScorer(clip, clip_tokenizer, torch.device("cpu")).embed_captions(captions)
     padded = F.normalize(clip.encode_text(clip_tokenizer(captions, 8)), dim=1)
@@ -164,13 +195,20 @@ def test_checksum_of_a_clip_tells_its_weights_and_what_else_embeddings_depend_on
 ) -> None:
     nudged = small_clip()
     nudged.logit_scale += 1e-3
-    others = [nudged, small_clip(pixel_mean=(0, 0, 0)), small_clip(pixel_std=(1, 1, 1)), small_clip(end_of_text=258)]
+    others = [
+        nudged,
+        small_clip(pixel_mean=(0, 0, 0)),
+        small_clip(pixel_std=(1, 1, 1)),
+        small_clip(end_of_text=258),
+    ]
     assert clip_checksum(small_clip()) == clip_checksum(small_clip())
     assert len({clip_checksum(clip) for clip in (small_clip(), *others)}) == 5
 
 
 def pictures_with(scores: list[float | None]) -> list[Scored]:
-    return [Scored(number, Candidate("a ring", number), score) for number, score in enumerate(scores)]
+    return [
+        Scored(number, Candidate("a ring", number), score) for number, score in enumerate(scores)
+    ]
 
 
 def fake_ranking(by: str) -> Ranking:
@@ -203,22 +241,33 @@ def test_kept_pictures_are_those_that_few_enough_others_of_their_caption_beat(
     sizes: tuple[int, int], n_captions: int, by: str, data: st.DataObject
 ) -> None:
     n, n_kept = sizes
-    scores = data.draw(st.lists(st.sampled_from([0.1, 0.2, 0.3]), min_size=n * n_captions, max_size=n * n_captions))
+    scores = data.draw(
+        st.lists(st.sampled_from([0.1, 0.2, 0.3]), min_size=n * n_captions, max_size=n * n_captions)
+    )
     pictures = pictures_with(scores)
     kept = list(keep_best(pictures, n, n_kept, fake_ranking(by)))
 
     def n_better(i: int) -> int:
         goodness = [score if by == "clip" else -score for score in scores]
         rivals = range(i - i % n, i - i % n + n)
-        return sum(goodness[j] > goodness[i] or (goodness[j] == goodness[i] and j < i) for j in rivals)
+        return sum(
+            goodness[j] > goodness[i] or (goodness[j] == goodness[i] and j < i) for j in rivals
+        )
 
     expected = [(i // n, n_better(i) + 1, i) for i in range(len(scores)) if n_better(i) < n_kept]
-    assert [(one.rank, one.candidate.number) for one in kept] == [(rank, i) for _, rank, i in sorted(expected)]
+    assert [(one.rank, one.candidate.number) for one in kept] == [
+        (rank, i) for _, rank, i in sorted(expected)
+    ]
     for one in kept:
-        assert replace(one, rank=None, ranked_by=None) == pictures[one.candidate.number] and one.ranked_by == by
+        assert (
+            replace(one, rank=None, ranked_by=None) == pictures[one.candidate.number]
+            and one.ranked_by == by
+        )
 
 
-@pytest.mark.parametrize(("ranking", "n_pulled"), [(None, [1, 2, 3, 4, 5, 6]), (fake_ranking("clip"), [3, 3, 6, 6])])
+@pytest.mark.parametrize(
+    ("ranking", "n_pulled"), [(None, [1, 2, 3, 4, 5, 6]), (fake_ranking("clip"), [3, 3, 6, 6])]
+)
 def test_pictures_pass_as_soon_as_they_can(ranking: Ranking | None, n_pulled: list[int]) -> None:
     """Unranked ones at once, ranked ones when all of their caption are there."""
     pulled = []
@@ -233,16 +282,20 @@ def test_unranked_pictures_pass_unchanged() -> None:
 
 @pytest.mark.parametrize("wanted", [[2, 3], [0, 1, 3], [0]], ids=str)
 @pytest.mark.parametrize("is_ranked", [False, True])
-def test_whole_slices_are_scored_and_the_wanted_pictures_passed_on(is_ranked: bool, wanted: list[int]) -> None:
+def test_whole_slices_are_scored_and_the_wanted_pictures_passed_on(
+    is_ranked: bool, wanted: list[int]
+) -> None:
     """Bits of a score depend on the shape of a multiplication, as those of a picture do."""
     scored_together = []
 
-    def score(drawn: DrawnSlice) -> list[float]:
+    def score(drawn: GeneratedBatch) -> list[float]:
         scored_together.append(len(drawn.candidates))
         return [10.0 * candidate.number for candidate in drawn.candidates]
 
     pictures = [Image.new("RGB", (1, 1), (i, 0, 0)) for i in range(4)]
-    drawn = replace(drawn_slice(torch.zeros(4, 1), torch.zeros(4, 1)), place=8, pictures=pictures, wanted=wanted)
+    drawn = replace(
+        drawn_slice(torch.zeros(4, 1), torch.zeros(4, 1)), place=8, pictures=pictures, wanted=wanted
+    )
     taken = scored(drawn, Ranking("clip", score) if is_ranked else None)
     assert [one for one, _ in taken] == [
         Scored(8 + i, Candidate("", i), 10.0 * i if is_ranked else None) for i in wanted

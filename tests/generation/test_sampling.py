@@ -12,7 +12,7 @@ from dalle_cli.generation.sampling import (
     Sampler,
     SamplingSettings,
     candidate_uniforms,
-    draw_tokens,
+    sample_tokens,
     token_probabilities,
 )
 from dalle_cli.models.transformer import Transformer
@@ -85,19 +85,23 @@ weights = st.lists(st.just(0.0) | st.floats(0, 1, width=32), min_size=1, max_siz
 @example([0.0, 0.5, 0.0, 0.5, 0.0], 0.5)
 @example([0.0, 0.3, 0.3, 0.1, 0.0], ALMOST_ONE)
 @example([0.0, 1e-45, 1.0, 1e-45, 0.0], ALMOST_ONE)
-def test_draw_matches_a_walk_and_never_gives_what_has_no_probability(weights: list[float], uniform: float) -> None:
+def test_draw_matches_a_walk_and_never_gives_what_has_no_probability(
+    weights: list[float], uniform: float
+) -> None:
     probabilities = torch.tensor([weights], dtype=torch.float32)
-    token = int(draw_tokens(probabilities, torch.tensor([uniform], dtype=torch.float64)))
+    token = int(sample_tokens(probabilities, torch.tensor([uniform], dtype=torch.float64)))
     assert token == draw_by_hand(probabilities[0].double().tolist(), uniform)
     assert probabilities[0, token] > 0
 
 
 @pytest.mark.parametrize("uniform", [0.0, ALMOST_ONE])
-def test_impossible_tokens_are_not_drawn_at_either_end_of_a_large_vocabulary(uniform: float) -> None:
+def test_impossible_tokens_are_not_drawn_at_either_end_of_a_large_vocabulary(
+    uniform: float,
+) -> None:
     generator = torch.Generator().manual_seed(0)
     probabilities = torch.randn(64, 8192, generator=generator).softmax(dim=1)
     probabilities[:, :100] = probabilities[:, -100:] = 0
-    tokens = draw_tokens(probabilities, torch.full((64,), uniform, dtype=torch.float64))
+    tokens = sample_tokens(probabilities, torch.full((64,), uniform, dtype=torch.float64))
     assert tokens.tolist() == [100 if uniform == 0 else 8091] * 64
 
 
@@ -105,7 +109,7 @@ def test_evenly_spaced_uniforms_draw_every_token_as_often_as_its_probability_say
     probabilities = torch.tensor([0.05, 0.0, 0.4, 0.25, 0.3, 0.0])
     n = 1000
     uniforms = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    counts = draw_tokens(probabilities.expand(n, -1), uniforms).bincount(minlength=6)
+    counts = sample_tokens(probabilities.expand(n, -1), uniforms).bincount(minlength=6)
     assert counts.tolist() == [50, 0, 400, 250, 300, 0]
 
 
@@ -113,7 +117,7 @@ def test_frequencies_of_drawn_tokens_are_the_probabilities() -> None:
     probabilities = torch.tensor([0.02, 0.28, 0.1, 0.6])
     n = 20_000
     uniforms = candidate_uniforms(0, "a cat", [0], n)[0]
-    shares = draw_tokens(probabilities.expand(n, -1), uniforms).bincount() / n
+    shares = sample_tokens(probabilities.expand(n, -1), uniforms).bincount() / n
     five_sigma = 5 * (probabilities * (1 - probabilities) / n).sqrt()
     assert ((shares - probabilities).abs() < five_sigma).all()
 
@@ -122,8 +126,10 @@ def test_rows_are_drawn_independently_of_one_another() -> None:
     generator = torch.Generator().manual_seed(0)
     probabilities = torch.rand(10, 30, generator=generator)
     uniforms = torch.rand(10, generator=generator, dtype=torch.float64)
-    alone = [int(draw_tokens(p[None], u[None])) for p, u in zip(probabilities, uniforms, strict=True)]
-    assert draw_tokens(probabilities, uniforms).tolist() == alone
+    alone = [
+        int(sample_tokens(p[None], u[None])) for p, u in zip(probabilities, uniforms, strict=True)
+    ]
+    assert sample_tokens(probabilities, uniforms).tolist() == alone
 
 
 @pytest.fixture
@@ -133,7 +139,9 @@ def logits() -> Tensor:
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
 def test_probabilities_are_the_softmax_at_a_temperature(logits: Tensor, temperature: float) -> None:
-    expected = torch.tensor([softmax([score / temperature for score in row]) for row in logits.tolist()])
+    expected = torch.tensor(
+        [softmax([score / temperature for score in row]) for row in logits.tolist()]
+    )
     probabilities = token_probabilities(logits, SamplingSettings(temperature))
     torch.testing.assert_close(probabilities, expected, rtol=1e-5, atol=1e-7)
 
@@ -147,7 +155,9 @@ def test_top_k_matches_its_definition(logits: Tensor, k: int) -> None:
 
 @pytest.mark.parametrize("k", [0, 41, 1000])
 def test_top_k_of_nothing_or_more_than_there_are_keeps_all(logits: Tensor, k: int) -> None:
-    assert torch.equal(token_probabilities(logits, SamplingSettings(top_k=k)), logits.softmax(dim=1))
+    assert torch.equal(
+        token_probabilities(logits, SamplingSettings(top_k=k)), logits.softmax(dim=1)
+    )
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.8, 0.99, 1.0])
@@ -160,20 +170,28 @@ def test_top_p_matches_its_definition(logits: Tensor, share: float) -> None:
 def test_top_p_goes_by_what_temperature_and_top_k_have_left(logits: Tensor) -> None:
     cooled = [[score / 0.7 for score in row] for row in logits.tolist()]
     expected = torch.tensor([top_p_by_hand(top_k_by_hand(row, 9), 0.6) for row in cooled])
-    probabilities = token_probabilities(logits, SamplingSettings(temperature=0.7, top_k=9, top_p=0.6))
+    probabilities = token_probabilities(
+        logits, SamplingSettings(temperature=0.7, top_k=9, top_p=0.6)
+    )
     torch.testing.assert_close(normalised(probabilities), expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("settings", [SamplingSettings(0), SamplingSettings(0, top_k=3, top_p=0.5)])
 @pytest.mark.parametrize("uniform", [0.0, 0.5, ALMOST_ONE])
-def test_temperature_zero_draws_the_likeliest_token(logits: Tensor, settings: SamplingSettings, uniform: float) -> None:
-    tokens = draw_tokens(token_probabilities(logits, settings), torch.full((6,), uniform, dtype=torch.float64))
+def test_temperature_zero_draws_the_likeliest_token(
+    logits: Tensor, settings: SamplingSettings, uniform: float
+) -> None:
+    tokens = sample_tokens(
+        token_probabilities(logits, settings), torch.full((6,), uniform, dtype=torch.float64)
+    )
     assert torch.equal(tokens, logits.argmax(dim=1))
 
 
 def test_probabilities_of_bf16_logits_are_fp32(logits: Tensor) -> None:
     probabilities = token_probabilities(logits.bfloat16(), SamplingSettings())
-    torch.testing.assert_close(probabilities, logits.bfloat16().float().softmax(dim=1), rtol=0, atol=0)
+    torch.testing.assert_close(
+        probabilities, logits.bfloat16().float().softmax(dim=1), rtol=0, atol=0
+    )
 
 
 def test_uniforms_of_a_candidate_do_not_depend_on_its_company() -> None:
@@ -185,7 +203,10 @@ def test_uniforms_of_a_candidate_do_not_depend_on_its_company() -> None:
 def test_uniforms_depend_on_seed_caption_and_number() -> None:
     choices = [(3, "a cat", 0), (4, "a cat", 0), (3, "a dog", 0), (3, "a cat", 1), (3, "A cat", 0)]
     choices += [(1, "a cat", 23), (12, "a cat", 3), (1, "3a cat", 2)]
-    rows = [tuple(candidate_uniforms(seed, caption, [number], 8)[0].tolist()) for seed, caption, number in choices]
+    rows = [
+        tuple(candidate_uniforms(seed, caption, [number], 8)[0].tolist())
+        for seed, caption, number in choices
+    ]
     assert len(set(rows)) == len(choices)
 
 
@@ -209,7 +230,11 @@ def test_uniforms_are_uniform_on_the_half_open_interval() -> None:
 
 @torch.no_grad()
 def sample_slowly(
-    model: Transformer, text_tokens: Tensor, uniforms: Tensor, settings: SamplingSettings, kept: Tensor | None = None
+    model: Transformer,
+    text_tokens: Tensor,
+    uniforms: Tensor,
+    settings: SamplingSettings,
+    kept: Tensor | None = None,
 ) -> Tensor:
     """Run the whole stream through the model for every position, with the caption and without, a sample at a time."""
     own = [-1] * I if kept is None else kept.tolist()
@@ -217,7 +242,9 @@ def sample_slowly(
     for text, numbers in zip(text_tokens, uniforms.tolist(), strict=True):
         image = torch.zeros(1, I, dtype=torch.int64)
         for position in range(I):
-            told, untold = (model(words[None], image)[1][:, position] for words in (text, torch.full((T,), -1)))
+            told, untold = (
+                model(words[None], image)[1][:, position] for words in (text, torch.full((T,), -1))
+            )
             logits = untold + settings.guidance * (told - untold)
             probabilities = token_probabilities(logits, settings)[0].double().tolist()
             drawn = draw_by_hand(probabilities, numbers[position])
@@ -227,13 +254,18 @@ def sample_slowly(
 
 
 @pytest.mark.parametrize(
-    "settings", [SamplingSettings(), SamplingSettings(0.7, top_k=6, top_p=0.9), SamplingSettings(temperature=0)]
+    "settings",
+    [
+        SamplingSettings(),
+        SamplingSettings(0.7, top_k=6, top_p=0.9),
+        SamplingSettings(temperature=0),
+    ],
 )
 def test_cached_sampler_equals_the_full_forward_token_for_token(
     model: Transformer, text_tokens: Tensor, settings: SamplingSettings
 ) -> None:
     uniforms = candidate_uniforms(0, "a cat", [0, 1, 2], I)
-    tokens = Sampler(model, settings).draw(text_tokens, uniforms)
+    tokens = Sampler(model, settings).sample(text_tokens, uniforms)
     assert tokens.dtype == torch.int64 and len(tokens.unique()) > 1
     assert torch.equal(tokens, sample_slowly(model, text_tokens, uniforms, settings))
 
@@ -246,16 +278,18 @@ def test_guided_sampler_equals_the_full_forward_token_for_token(
     settings = SamplingSettings(0.7, top_k=6, top_p=0.9, guidance=guidance)
     uniforms = candidate_uniforms(0, "a cat", list(range(3 * n_each)), I)
     captions = text_tokens.repeat_interleave(n_each, 0)
-    tokens = Sampler(model, settings).draw(captions, uniforms)
+    tokens = Sampler(model, settings).sample(captions, uniforms)
     assert torch.equal(tokens, sample_slowly(model, captions, uniforms, settings))
-    assert not torch.equal(tokens, sample_slowly(model, captions, uniforms, SamplingSettings(0.7, 6, 0.9)))
+    assert not torch.equal(
+        tokens, sample_slowly(model, captions, uniforms, SamplingSettings(0.7, 6, 0.9))
+    )
 
 
 def test_guidance_of_zero_draws_as_for_no_caption(model: Transformer, text_tokens: Tensor) -> None:
     uniforms = candidate_uniforms(0, "a cat", [0, 1, 2], I)
-    tokens = Sampler(model, SamplingSettings(guidance=0.0)).draw(text_tokens, uniforms)
+    tokens = Sampler(model, SamplingSettings(guidance=0.0)).sample(text_tokens, uniforms)
     empty = torch.full_like(text_tokens, -1)
-    assert torch.equal(tokens, Sampler(model, SamplingSettings()).draw(empty, uniforms))
+    assert torch.equal(tokens, Sampler(model, SamplingSettings()).sample(empty, uniforms))
 
 
 KEPT = {
@@ -277,19 +311,24 @@ def test_sampler_that_keeps_tokens_equals_the_full_forward_token_for_token(
     kept = torch.where(is_kept, picture, -1)
     uniforms = candidate_uniforms(0, "a cat", [0, 1, 2], I)
     settings = SamplingSettings(guidance=guidance)
-    tokens = Sampler(model, settings).draw(text_tokens, uniforms, kept)
+    tokens = Sampler(model, settings).sample(text_tokens, uniforms, kept)
     assert torch.equal(tokens[:, is_kept], picture[is_kept].expand(3, -1))
     assert torch.equal(tokens, sample_slowly(model, text_tokens, uniforms, settings, kept))
 
 
-def test_keeping_a_samples_own_tokens_changes_none_of_it(model: Transformer, text_tokens: Tensor) -> None:
+def test_keeping_a_samples_own_tokens_changes_none_of_it(
+    model: Transformer, text_tokens: Tensor
+) -> None:
     """Each position has its own random number, whatever is kept before it."""
     uniforms = candidate_uniforms(0, "a cat", [0, 1, 2], I)
-    whole = Sampler(model, SamplingSettings()).draw(text_tokens, uniforms)
+    whole = Sampler(model, SamplingSettings()).sample(text_tokens, uniforms)
     for n_kept in (1, 6, I - 1):
         kept = whole[0].clone()
         kept[n_kept:] = -1
-        assert torch.equal(Sampler(model, SamplingSettings()).draw(text_tokens[:1], uniforms[:1], kept), whole[:1])
+        assert torch.equal(
+            Sampler(model, SamplingSettings()).sample(text_tokens[:1], uniforms[:1], kept),
+            whole[:1],
+        )
 
 
 def test_sampler_leaves_what_it_is_given_alone(model: Transformer, text_tokens: Tensor) -> None:
@@ -297,7 +336,7 @@ def test_sampler_leaves_what_it_is_given_alone(model: Transformer, text_tokens: 
     kept[:W] = 3
     given = [text_tokens, candidate_uniforms(0, "a cat", [0, 1, 2], I), kept]
     before = [tensor.clone() for tensor in given]
-    Sampler(model, SamplingSettings(guidance=2.0)).draw(*given)
+    Sampler(model, SamplingSettings(guidance=2.0)).sample(*given)
     assert all(map(torch.equal, given, before))
 
 
@@ -317,13 +356,13 @@ def test_every_slot_is_computed_once_in_every_layer(
         count(f"{i} attention", block.attention.norm)
         count(f"{i} mlp", block.mlp.norm)
     settings = SamplingSettings(guidance=guidance)
-    Sampler(model, settings).draw(text_tokens, candidate_uniforms(0, "", [0, 1, 2], I))
+    Sampler(model, settings).sample(text_tokens, candidate_uniforms(0, "", [0, 1, 2], I))
     assert len(n_slots) == 2 * len(model.blocks)
     assert all(slots == [n_rows * T] + [n_rows] * I for slots in n_slots.values())
 
 
 def test_a_sample_is_the_same_alone_and_in_company(model: Transformer, text_tokens: Tensor) -> None:
     uniforms = candidate_uniforms(0, "a cat", [0, 1, 2], I)
-    together = Sampler(model, SamplingSettings()).draw(text_tokens, uniforms)
-    alone = Sampler(model, SamplingSettings()).draw(text_tokens[1:2], uniforms[1:2])
+    together = Sampler(model, SamplingSettings()).sample(text_tokens, uniforms)
+    alone = Sampler(model, SamplingSettings()).sample(text_tokens[1:2], uniforms[1:2])
     assert torch.equal(together[1:2], alone)

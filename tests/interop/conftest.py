@@ -34,7 +34,9 @@ class Pair(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.blocks = nn.Sequential(Tower(), nn.ReLU(), nn.Linear(3, 4).half(), nn.Linear(4, 2).bfloat16())
+        self.blocks = nn.Sequential(
+            Tower(), nn.ReLU(), nn.Linear(3, 4).half(), nn.Linear(4, 2).bfloat16()
+        )
         self.tied = self.blocks[0].weight
         both = torch.arange(6, dtype=torch.float64)
         self.register_buffer("first", both[:2])

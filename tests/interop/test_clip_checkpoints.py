@@ -15,30 +15,46 @@ from dalle_cli.models.clip import Clip, Tower
 HF_CONFIG = {"model_type": "clip"}
 
 
-def test_folder_with_a_config_is_hugging_faces_and_every_other_is_open_clips(tmp_path: Path) -> None:
+def test_folder_with_a_config_is_hugging_faces_and_every_other_is_open_clips(
+    tmp_path: Path,
+) -> None:
     tower = Tower(1, 64, 1, 70)
-    save_file(Clip(12, 4, 5, 23, 9, "gelu", vision=tower, text=tower).state_dict(), tmp_path / "model.safetensors")
+    save_file(
+        Clip(12, 4, 5, 23, 9, "gelu", vision=tower, text=tower).state_dict(),
+        tmp_path / "model.safetensors",
+    )
     assert read_public_clip(tmp_path).table.image_size == 12
     (tmp_path / "config.json").write_text(json.dumps(HF_CONFIG))
-    assert read_public_clip(tmp_path).table.image_size == 224  # what transformers takes where nothing is said
+    assert (
+        read_public_clip(tmp_path).table.image_size == 224
+    )  # what transformers takes where nothing is said
 
 
 def test_what_is_no_checkpoint_is_told(tmp_path: Path) -> None:
     (tmp_path / "clip.pt").write_text("<!DOCTYPE html><title>404</title>")
     (tmp_path / "empty").mkdir()
-    for path, message in (("clip.pt", r"clip\.pt is not a checkpoint"), ("empty", "empty holds no CLIP")):
+    for path, message in (
+        ("clip.pt", r"clip\.pt is not a checkpoint"),
+        ("empty", "empty holds no CLIP"),
+    ):
         with pytest.raises(DalleError, match=message):
             load_clip(tmp_path / path)
 
 
-@pytest.mark.parametrize("name", ["clip.pt", "hf/pytorch_model.bin", "open/open_clip_pytorch_model.bin"])
-def test_payload_is_refused_by_file_and_global_and_never_runs(name: str, payload: object, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["clip.pt", "hf/pytorch_model.bin", "open/open_clip_pytorch_model.bin"]
+)
+def test_payload_is_refused_by_file_and_global_and_never_runs(
+    name: str, payload: object, tmp_path: Path
+) -> None:
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     if "hf" in name:
         path.with_name("config.json").write_text(json.dumps(HF_CONFIG))
     torch.save({"weights": payload}, path)
-    with pytest.raises(DalleError, match=rf"{path.name} is refused: it asks to run (posix|nt)\.system"):
+    with pytest.raises(
+        DalleError, match=rf"{path.name} is refused: it asks to run (posix|nt)\.system"
+    ):
         load_clip(path if name == "clip.pt" else path.parent)
     assert not payload.marker.exists()
 

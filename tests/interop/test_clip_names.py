@@ -72,15 +72,21 @@ def test_order_of_a_files_names_does_not_matter(weights: dict[str, Tensor]) -> N
 
 
 def test_position_ids_of_older_files_are_no_weights(weights: dict[str, Tensor]) -> None:
-    buffers = {f"{tower}.embeddings.position_ids": torch.arange(5)[None] for tower in TOWERS.values()}
+    buffers = {
+        f"{tower}.embeddings.position_ids": torch.arange(5)[None] for tower in TOWERS.values()
+    }
     assert from_hugging_face(to_hugging_face(weights) | buffers).keys() == weights.keys()
 
 
 @pytest.mark.parametrize("letter", "qkv")
-def test_matrix_without_one_of_its_thirds_is_missing(letter: str, weights: dict[str, Tensor]) -> None:
+def test_matrix_without_one_of_its_thirds_is_missing(
+    letter: str, weights: dict[str, Tensor]
+) -> None:
     other = to_hugging_face(weights)
     del other[f"text_model.encoder.layers.10.self_attn.{letter}_proj.weight"]
-    assert weights.keys() - from_hugging_face(other).keys() == {"transformer.resblocks.10.attn.in_proj_weight"}
+    assert weights.keys() - from_hugging_face(other).keys() == {
+        "transformer.resblocks.10.attn.in_proj_weight"
+    }
 
 
 @pytest.mark.parametrize(
@@ -97,7 +103,10 @@ def test_matrix_without_one_of_its_thirds_is_missing(letter: str, weights: dict[
 )
 def test_name_that_no_rule_knows_is_kept_as_one_more(name: str, weights: dict[str, Tensor]) -> None:
     extra = {name: torch.zeros(1)}
-    for found in (from_hugging_face(to_hugging_face(weights) | extra), from_openai(weights | extra)):
+    for found in (
+        from_hugging_face(to_hugging_face(weights) | extra),
+        from_openai(weights | extra),
+    ):
         assert len(found) == len(weights) + 1 and found.keys() > weights.keys()
 
 
@@ -107,13 +116,24 @@ def test_openai_layout_is_ours_but_for_three_numbers(weights: dict[str, Tensor])
 
 
 @pytest.mark.parametrize("is_prefixed", [True, False])
-def test_open_clip_layout_comes_back_name_by_name(is_prefixed: bool, weights: dict[str, Tensor]) -> None:
+def test_open_clip_layout_comes_back_name_by_name(
+    is_prefixed: bool, weights: dict[str, Tensor]
+) -> None:
     def other(name: str) -> str:
-        return name if name.startswith("visual.") or name == "logit_scale" or not is_prefixed else f"text.{name}"
+        return (
+            name
+            if name.startswith("visual.") or name == "logit_scale" or not is_prefixed
+            else f"text.{name}"
+        )
 
-    renamed = {other(name): tensor.reshape(1) if name == "logit_scale" else tensor for name, tensor in weights.items()}
+    renamed = {
+        other(name): tensor.reshape(1) if name == "logit_scale" else tensor
+        for name, tensor in weights.items()
+    }
     torch.testing.assert_close(from_openai(renamed), weights, rtol=0, atol=0)
 
 
-def test_scale_for_each_of_several_classes_is_left_for_the_loader_to_refuse(weights: dict[str, Tensor]) -> None:
+def test_scale_for_each_of_several_classes_is_left_for_the_loader_to_refuse(
+    weights: dict[str, Tensor],
+) -> None:
     assert from_openai(weights | {"logit_scale": torch.zeros(2)})["logit_scale"].shape == (2,)

@@ -43,9 +43,15 @@ for name in sys.argv[1:]:
 
 def fetch_elsewhere(*names: str, **environment: str) -> list[dict[str, object]]:
     """Fetch CLIPs by name in a fresh interpreter, as the library reads its environment when it is imported."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
+    inherited = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("HF_", "TRANSFORMERS_"))
+    }
     program = [sys.executable, "-c", FETCH, *names]
-    ended = subprocess.run(program, env=inherited | environment, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(
+        program, env=inherited | environment, capture_output=True, text=True, timeout=120
+    )
     assert ended.returncode == 0 and not ended.stderr, ended.stderr
     return [json.loads(line) for line in ended.stdout.splitlines()]
 
@@ -74,7 +80,9 @@ def test_name_of_a_cached_clip_loads(cache: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     saved = load_file(cache / SNAPSHOT / "open_clip_model.safetensors")
-    torch.testing.assert_close(dict(load_clip("owner/tiny-clip").state_dict()), saved, rtol=0, atol=0)
+    torch.testing.assert_close(
+        dict(load_clip("owner/tiny-clip").state_dict()), saved, rtol=0, atol=0
+    )
 
 
 def test_offline_a_name_is_what_the_cache_has_or_an_error_without_a_try(cache: Path) -> None:
@@ -82,14 +90,20 @@ def test_offline_a_name_is_what_the_cache_has_or_an_error_without_a_try(cache: P
     cached, missing = fetch_elsewhere("owner/tiny-clip", "owner/other-clip", **environment)
     assert cached == {"folder": str(cache / SNAPSHOT), "calls": []}
     assert missing["calls"] == []
-    assert str(missing["message"]).startswith("owner/other-clip is neither a file here nor to be had from the hub: ")
+    assert str(missing["message"]).startswith(
+        "owner/other-clip is neither a file here nor to be had from the hub: "
+    )
     assert str(cache) in str(missing["hint"]) and "HF_HUB_CACHE" in str(missing["hint"])
 
 
 def test_without_a_network_a_name_is_what_the_cache_has_or_an_error(cache: Path) -> None:
-    cached, missing = fetch_elsewhere("owner/tiny-clip", "owner/other-clip", HF_HUB_CACHE=str(cache))
+    cached, missing = fetch_elsewhere(
+        "owner/tiny-clip", "owner/other-clip", HF_HUB_CACHE=str(cache)
+    )
     assert cached["folder"] == str(cache / SNAPSHOT) and cached["calls"]
-    assert str(missing["message"]).startswith("owner/other-clip is neither a file here nor to be had from the hub: ")
+    assert str(missing["message"]).startswith(
+        "owner/other-clip is neither a file here nor to be had from the hub: "
+    )
 
 
 @pytest.fixture
@@ -116,10 +130,18 @@ BIN_SHARDS = [f"pytorch_model-0000{number}-of-00002.bin" for number in (1, 2)]
 
 @pytest.mark.parametrize(
     "weights",
-    [["model.safetensors"], SHARDS, ["pytorch_model.bin"], BIN_SHARDS, ["open_clip_pytorch_model.bin"]],
+    [
+        ["model.safetensors"],
+        SHARDS,
+        ["pytorch_model.bin"],
+        BIN_SHARDS,
+        ["open_clip_pytorch_model.bin"],
+    ],
     ids=str,
 )
-def test_weights_are_fetched_in_every_form_that_is_read(weights: list[str], fetched: Callable) -> None:
+def test_weights_are_fetched_in_every_form_that_is_read(
+    weights: list[str], fetched: Callable
+) -> None:
     assert fetched(["config.json", "flax_model.msgpack", *weights]) == {"config.json", *weights}
 
 
@@ -129,15 +151,21 @@ def test_pickles_are_fetched_only_where_there_is_nothing_else(fetched: Callable)
 
 
 def test_name_of_what_holds_no_weights_is_told(fetched: Callable) -> None:
-    with pytest.raises(DalleError, match=r"^owner/name holds no weights in a known form$") as caught:
+    with pytest.raises(
+        DalleError, match=r"^owner/name holds no weights in a known form$"
+    ) as caught:
         fetched(["config.json", "flax_model.msgpack"])
     assert "pytorch_model.bin" in caught.value.hint
 
 
 @pytest.mark.parametrize(
-    "reason", [RuntimeError("torn\nmore"), TimeoutError(), type("TransferError", (Exception,), {})("torn")], ids=repr
+    "reason",
+    [RuntimeError("torn\nmore"), TimeoutError(), type("TransferError", (Exception,), {})("torn")],
+    ids=repr,
 )
-def test_whatever_the_library_raises_is_one_error(reason: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_the_library_raises_is_one_error(
+    reason: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It also lets through what the libraries below it raise, which has no class in common."""
     library = pytest.importorskip("huggingface_hub")
 
@@ -145,7 +173,9 @@ def test_whatever_the_library_raises_is_one_error(reason: Exception, monkeypatch
         raise reason
 
     monkeypatch.setattr(library, "snapshot_download", fail)
-    with pytest.raises(DalleError, match=r"owner/name is neither .* from the hub: (torn|TimeoutError)$"):
+    with pytest.raises(
+        DalleError, match=r"owner/name is neither .* from the hub: (torn|TimeoutError)$"
+    ):
         fetch_from_hub("owner/name")
 
 
@@ -159,7 +189,9 @@ def test_without_the_library_the_hint_is_to_install_it(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     "name", ["clip", "clip.pt", "runs/birds/clip.pt", "/no/such/clip", "a b/c", "", "owner/\x1b[2J"]
 )
-def test_what_is_no_hubs_name_is_no_clip(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_is_no_hubs_name_is_no_clip(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # it is not even asked for
     with pytest.raises(DalleError, match=r"no such CLIP|holds no CLIP") as caught:

@@ -69,7 +69,10 @@ HF_CONFIGS: dict[str, Config] = {
 }  # fmt: skip
 SMALL = HF_CONFIGS["last id ends"]
 TOWERS = ("text_config", "vision_config")
-UNUSED_TOKENS = {"bos_token_id": 0, "pad_token_id": 1}  # whose defaults lie outside of a small vocabulary
+UNUSED_TOKENS = {
+    "bos_token_id": 0,
+    "pad_token_id": 1,
+}  # whose defaults lie outside of a small vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +122,12 @@ def test_hugging_face_folder_gives_the_features_and_ranking_of_transformers(
     clip = load_clip(tmp_path)
     side, text_config = sizes["vision_config"]["image_size"], sizes["text_config"]
     pixels = torch.randn(5, 3, side, side)
-    tokens = torch.randint(8, text_config["vocab_size"] - 1, (6, text_config["max_position_embeddings"]))
-    tokens[:, 3] = tokens[::2, 5] = text_config["vocab_size"] - 1  # the largest, where it ends captions
+    tokens = torch.randint(
+        8, text_config["vocab_size"] - 1, (6, text_config["max_position_embeddings"])
+    )
+    tokens[:, 3] = tokens[::2, 5] = (
+        text_config["vocab_size"] - 1
+    )  # the largest, where it ends captions
     if name == "id inside ends":
         tokens[:, 2], tokens[1::2, 6] = 7, 7
     images = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
@@ -130,7 +137,9 @@ def test_hugging_face_folder_gives_the_features_and_ranking_of_transformers(
     torch.testing.assert_close(clip.encode_text(tokens), texts, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(clip(pixels, tokens)[0], logits, rtol=1e-5, atol=1e-5)
     assert clip(pixels, tokens)[0].argsort().equal(logits.argsort())
-    assert F.normalize(images).std(dim=0).min() > 1e-3 and F.normalize(texts).std(dim=0).min() > 1e-3  # worth ranking
+    assert (
+        F.normalize(images).std(dim=0).min() > 1e-3 and F.normalize(texts).std(dim=0).min() > 1e-3
+    )  # worth ranking
 
 
 @pytest.mark.parametrize("files", ["one .bin", "shards", "shards of .bin", "bfloat16"])
@@ -159,14 +168,20 @@ def test_weights_are_read_as_they_are_stored(reference: nn.Module, hf_folder: Pa
     """What turns out not to fit must not have been made larger first."""
     halves = {name: tensor.half() for name, tensor in reference.state_dict().items()}
     save_file(halves, hf_folder / "model.safetensors")
-    assert {tensor.dtype for tensor in read_public_clip(hf_folder).weights.values()} == {torch.float16}
+    assert {tensor.dtype for tensor in read_public_clip(hf_folder).weights.values()} == {
+        torch.float16
+    }
 
 
-def test_sixteen_bit_file_comes_out_in_32_bits(reference: nn.Module, expected: dict[str, Tensor], tmp_path: Path):
+def test_sixteen_bit_file_comes_out_in_32_bits(
+    reference: nn.Module, expected: dict[str, Tensor], tmp_path: Path
+):
     halves = {name: tensor.half() for name, tensor in reference.state_dict().items()}
     reference.config.save_pretrained(tmp_path)
     save_file(halves, tmp_path / "model.safetensors")
-    assert_same_weights(load_clip(tmp_path), {name: tensor.half().float() for name, tensor in expected.items()})
+    assert_same_weights(
+        load_clip(tmp_path), {name: tensor.half().float() for name, tensor in expected.items()}
+    )
 
 
 def old_style(config: Config) -> None:
@@ -176,7 +191,9 @@ def old_style(config: Config) -> None:
     config["text_config"], config["vision_config"] = {}, None
 
 
-def test_sizes_are_found_where_older_configs_have_them(expected: dict[str, Tensor], hf_folder: Path) -> None:
+def test_sizes_are_found_where_older_configs_have_them(
+    expected: dict[str, Tensor], hf_folder: Path
+) -> None:
     table = read_public_clip(hf_folder).table
     change_json(hf_folder / "config.json", old_style)
     assert read_public_clip(hf_folder).table == table
@@ -195,14 +212,27 @@ SPARSE_CONFIGS = {
     "empty towers": {"projection_dim": 512, "text_config": {}, "vision_config": {}},
     "B/32 as published": {
         "projection_dim": 512,
-        "text_config": {"bos_token_id": 0, "eos_token_id": 2, "model_type": "clip_text_model", "dropout": 0.0},
+        "text_config": {
+            "bos_token_id": 0,
+            "eos_token_id": 2,
+            "model_type": "clip_text_model",
+            "dropout": 0.0,
+        },
         "text_config_dict": None,
         "vision_config": {"model_type": "clip_vision_model", "dropout": 0.0},
         "vision_config_dict": None,
         "logit_scale_init_value": 2.6592,
     },
-    "B/16": {"projection_dim": 512, "text_config": {"eos_token_id": 2}, "vision_config": {"patch_size": 16}},
-    "L/14": {"projection_dim": 768, "text_config_dict": L_14["text"], "vision_config_dict": L_14["vision"]},
+    "B/16": {
+        "projection_dim": 512,
+        "text_config": {"eos_token_id": 2},
+        "vision_config": {"patch_size": 16},
+    },
+    "L/14": {
+        "projection_dim": 768,
+        "text_config_dict": L_14["text"],
+        "vision_config_dict": L_14["vision"],
+    },
     "L/14@336 with GELU": {
         "projection_dim": 768,
         "text_config": L_14["text"] | {"hidden_act": "gelu"},
@@ -221,11 +251,18 @@ def test_what_a_config_leaves_out_is_what_transformers_takes(
     table = read_public_clip(tmp_path).table
     reference = transformers.CLIPConfig(**config)
     with torch.device("meta"):
-        theirs, ours = from_hugging_face(transformers.CLIPModel(reference).state_dict()), build_clip(table).state_dict()
-    assert {key: list(value.shape) for key, value in theirs.items()} == {k: list(v.shape) for k, v in ours.items()}
+        theirs, ours = (
+            from_hugging_face(transformers.CLIPModel(reference).state_dict()),
+            build_clip(table).state_dict(),
+        )
+    assert {key: list(value.shape) for key, value in theirs.items()} == {
+        k: list(v.shape) for k, v in ours.items()
+    }
     heads = (reference.text_config.num_attention_heads, reference.vision_config.num_attention_heads)
     assert (table.text.n_heads, table.vision.n_heads) == heads
-    assert table.activation == reference.text_config.hidden_act == reference.vision_config.hidden_act
+    assert (
+        table.activation == reference.text_config.hidden_act == reference.vision_config.hidden_act
+    )
     is_largest = reference.text_config.eos_token_id == 2
     assert table.end_of_text == (None if is_largest else reference.text_config.eos_token_id)
 
@@ -233,7 +270,13 @@ def test_what_a_config_leaves_out_is_what_transformers_takes(
 def test_normalisation_of_pixels_is_the_checkpoints_own(hf_folder: Path) -> None:
     clip = load_clip(hf_folder)
     assert (clip.pixel_mean, clip.pixel_std) == (PIXEL_MEAN, PIXEL_STD)
-    pixels = {"image_mean": [0.5, 0.25, 0.125], "image_std": [0.5, 1, 2.0], "resample": 3, "size": 16, "crop_size": 16}
+    pixels = {
+        "image_mean": [0.5, 0.25, 0.125],
+        "image_std": [0.5, 1, 2.0],
+        "resample": 3,
+        "size": 16,
+        "crop_size": 16,
+    }
     write_json(hf_folder / "preprocessor_config.json", pixels)
     clip = load_clip(hf_folder)
     assert (clip.pixel_mean, clip.pixel_std) == ((0.5, 0.25, 0.125), (0.5, 1, 2))
@@ -244,19 +287,35 @@ def test_normalisation_of_pixels_is_the_checkpoints_own(hf_folder: Path) -> None
     [
         {"size": 16, "crop_size": 16},
         {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}},
-        {"size": {"shortest_edge": 16, "longest_edge": None}, "rescale_factor": 0.00392156862745098},
-        {"do_resize": True, "do_center_crop": True, "do_rescale": True, "do_normalize": True, "do_convert_rgb": True},
+        {
+            "size": {"shortest_edge": 16, "longest_edge": None},
+            "rescale_factor": 0.00392156862745098,
+        },
+        {
+            "do_resize": True,
+            "do_center_crop": True,
+            "do_rescale": True,
+            "do_normalize": True,
+            "do_convert_rgb": True,
+        },
     ],
     ids=str,
 )
 @pytest.mark.parametrize("file", ["preprocessor_config.json", "processor_config.json"])
 def test_pictures_may_be_prepared_as_ours_are(file: str, settings: Config, hf_folder: Path) -> None:
-    write_json(hf_folder / file, {"image_processor": settings} if file.startswith("processor") else settings)
+    write_json(
+        hf_folder / file,
+        {"image_processor": settings} if file.startswith("processor") else settings,
+    )
     assert load_clip(hf_folder).image_size == 16
 
 
-def test_what_transformers_writes_of_a_processor_is_taken(transformers: ModuleType, hf_folder: Path) -> None:
-    processor = transformers.CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=16, image_mean=[0.5, 0.25, 0.125])
+def test_what_transformers_writes_of_a_processor_is_taken(
+    transformers: ModuleType, hf_folder: Path
+) -> None:
+    processor = transformers.CLIPImageProcessor(
+        size={"shortest_edge": 16}, crop_size=16, image_mean=[0.5, 0.25, 0.125]
+    )
     processor.save_pretrained(hf_folder)
     assert load_clip(hf_folder).pixel_mean == (0.5, 0.25, 0.125)
 
@@ -267,7 +326,11 @@ def test_what_transformers_writes_of_a_processor_is_taken(transformers: ModuleTy
         ("preprocessor_config.json", {"resample": 2}, "`resample`"),
         ("preprocessor_config.json", {"size": 24}, "`size`.* 16"),
         ("preprocessor_config.json", {"size": {"shortest_edge": 24}}, "`size`"),
-        ("preprocessor_config.json", {"size": {"height": 16, "width": 16}}, "`size`.*shortest_edge"),
+        (
+            "preprocessor_config.json",
+            {"size": {"height": 16, "width": 16}},
+            "`size`.*shortest_edge",
+        ),
         ("preprocessor_config.json", {"size": {"shortest_edge": 16, "longest_edge": 20}}, "`size`"),
         ("preprocessor_config.json", {"size": {}}, "`size`"),
         ("preprocessor_config.json", {"crop_size": 15}, "`crop_size`"),
@@ -283,17 +346,61 @@ def test_what_transformers_writes_of_a_processor_is_taken(transformers: ModuleTy
         ("config.json", {"model_type": "\x1b[31mred"}, "`model_type`.*red"),
         ("config.json", {"model_type": None}, "`model_type`"),
         ("config.json", {"projection_dim": "28"}, "`projection_dim`"),
-        ("config.json", {"text_config": {**SMALL["text_config"], "hidden_act": "gelu"}}, "not supported.*activations"),
-        ("config.json", {"text_config": {**SMALL["text_config"], "hidden_act": "relu"}}, "hidden_act"),
-        ("config.json", {"vision_config": {**SMALL["vision_config"], "layer_norm_eps": 1e-6}}, "layer_norm_eps"),
-        ("config.json", {tower: {**SMALL[tower], "layer_norm_eps": 1e-6} for tower in TOWERS}, "layer_norm_eps"),
-        ("config.json", {"vision_config": {**SMALL["vision_config"], "num_attention_heads": 5}}, "n_heads"),
-        ("config.json", {"vision_config": {**SMALL["vision_config"], "patch_size": 0}}, "patch_size"),
-        ("config.json", {"vision_config": {**SMALL["vision_config"], "image_size": [16, 16]}}, "image_size"),
-        ("config.json", {"vision_config": {**SMALL["vision_config"], "image_size": 10**15}}, "does not hold"),
-        ("config.json", {"text_config": {**SMALL["text_config"], "vocab_size": 10**18}}, "does not hold"),
-        ("config.json", {"text_config": {**SMALL["text_config"], "hidden_size": 72}}, "does not hold.*weights"),
-        ("config.json", {"text_config": {**SMALL["text_config"], "num_hidden_layers": 10**12}}, "n_layers"),
+        (
+            "config.json",
+            {"text_config": {**SMALL["text_config"], "hidden_act": "gelu"}},
+            "not supported.*activations",
+        ),
+        (
+            "config.json",
+            {"text_config": {**SMALL["text_config"], "hidden_act": "relu"}},
+            "hidden_act",
+        ),
+        (
+            "config.json",
+            {"vision_config": {**SMALL["vision_config"], "layer_norm_eps": 1e-6}},
+            "layer_norm_eps",
+        ),
+        (
+            "config.json",
+            {tower: {**SMALL[tower], "layer_norm_eps": 1e-6} for tower in TOWERS},
+            "layer_norm_eps",
+        ),
+        (
+            "config.json",
+            {"vision_config": {**SMALL["vision_config"], "num_attention_heads": 5}},
+            "n_heads",
+        ),
+        (
+            "config.json",
+            {"vision_config": {**SMALL["vision_config"], "patch_size": 0}},
+            "patch_size",
+        ),
+        (
+            "config.json",
+            {"vision_config": {**SMALL["vision_config"], "image_size": [16, 16]}},
+            "image_size",
+        ),
+        (
+            "config.json",
+            {"vision_config": {**SMALL["vision_config"], "image_size": 10**15}},
+            "does not hold",
+        ),
+        (
+            "config.json",
+            {"text_config": {**SMALL["text_config"], "vocab_size": 10**18}},
+            "does not hold",
+        ),
+        (
+            "config.json",
+            {"text_config": {**SMALL["text_config"], "hidden_size": 72}},
+            "does not hold.*weights",
+        ),
+        (
+            "config.json",
+            {"text_config": {**SMALL["text_config"], "num_hidden_layers": 10**12}},
+            "n_layers",
+        ),
         ("config.json", {"text_config": 3}, "`text_config`"),
     ],
     ids=str,
@@ -309,7 +416,9 @@ def test_config_that_is_another_models_is_refused_by_key(
 
 
 @pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"null", b"\xff\xfe", b"[" * 100_000, b'"kind"'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"3", b"null", b"\xff\xfe", b"[" * 100_000, b'"kind"']
+)
 def test_damaged_json_is_told(file: str, content: bytes, hf_folder: Path) -> None:
     (hf_folder / file).write_bytes(content)
     with pytest.raises(DalleError) as caught:
@@ -317,7 +426,9 @@ def test_damaged_json_is_told(file: str, content: bytes, hf_folder: Path) -> Non
     assert caught.value.message.startswith(str(hf_folder))
 
 
-@pytest.mark.parametrize("damage", ["missing", "one more", "misshapen", "without a third", "unlike thirds", "deep"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "one more", "misshapen", "without a third", "unlike thirds", "deep"]
+)
 def test_weight_that_does_not_fit_is_told_by_name(damage: str, hf_folder: Path) -> None:
     file = hf_folder / "model.safetensors"
     weights = load_file(file)
@@ -335,7 +446,9 @@ def test_weight_that_does_not_fit_is_told_by_name(damage: str, hf_folder: Path) 
     elif damage == "without a third":
         del weights[key]
     else:
-        weights[key if damage == "unlike thirds" else "visual_projection.weight"] = torch.zeros(3, 3, 3)
+        weights[key if damage == "unlike thirds" else "visual_projection.weight"] = torch.zeros(
+            3, 3, 3
+        )
         name = "weights"
     save_file(weights, file)
     with pytest.raises(DalleError) as caught:

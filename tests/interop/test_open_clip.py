@@ -54,7 +54,10 @@ def weights(randomise: Callable) -> dict[str, Tensor]:
     torch.manual_seed(0)
     clip = Clip(**CLIP_SIZES, activation="quick_gelu")
     randomise(clip)
-    return {name: tensor.half().float() if is_half(name) else tensor for name, tensor in clip.state_dict().items()}
+    return {
+        name: tensor.half().float() if is_half(name) else tensor
+        for name, tensor in clip.state_dict().items()
+    }
 
 
 def is_half(name: str) -> bool:
@@ -88,7 +91,9 @@ def write_archive(path: Path, weights: dict[str, Tensor], **options: object) -> 
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit is, its files are not
-def test_torchscript_archive_of_openai_becomes_exactly_its_weights(weights: dict[str, Tensor], tmp_path: Path) -> None:
+def test_torchscript_archive_of_openai_becomes_exactly_its_weights(
+    weights: dict[str, Tensor], tmp_path: Path
+) -> None:
     write_archive(tmp_path / "ViT-T-4.pt", weights)
     assert read_public_clip(tmp_path / "ViT-T-4.pt").table == TABLE
     clip = load_clip(tmp_path / "ViT-T-4.pt")
@@ -104,9 +109,19 @@ def test_torchscript_archive_of_openai_becomes_exactly_its_weights(weights: dict
         lambda weights: weights | NUMBERS,
         lambda weights: {f"module.{name}": tensor for name, tensor in weights.items()},
         lambda weights: weights | {"logit_scale": weights["logit_scale"].reshape(1)},
-        lambda weights: {n if n.startswith(("vis", "log")) else f"text.{n}": tensor for n, tensor in weights.items()},
+        lambda weights: {
+            n if n.startswith(("vis", "log")) else f"text.{n}": tensor
+            for n, tensor in weights.items()
+        },
     ],
-    ids=["plain", "with numbers", "with Python's numbers", "of several GPUs", "scale of one dimension", "text prefix"],
+    ids=[
+        "plain",
+        "with numbers",
+        "with Python's numbers",
+        "of several GPUs",
+        "scale of one dimension",
+        "text prefix",
+    ],
 )
 @pytest.mark.parametrize("place", ["file", "folder"])
 def test_state_dict_becomes_exactly_its_weights(
@@ -118,7 +133,9 @@ def test_state_dict_becomes_exactly_its_weights(
     assert_same_weights(load_clip(path), weights)
 
 
-@pytest.mark.parametrize(("name", "activation"), [("epoch_32.pt", "gelu"), ("vit-b-32-quickgelu.pt", "quick_gelu")])
+@pytest.mark.parametrize(
+    ("name", "activation"), [("epoch_32.pt", "gelu"), ("vit-b-32-quickgelu.pt", "quick_gelu")]
+)
 def test_training_checkpoint_is_open_clips(
     name: str, activation: str, weights: dict[str, Tensor], tmp_path: Path
 ) -> None:
@@ -142,8 +159,18 @@ def test_loaded_clip_is_the_one_that_was_saved(weights: dict[str, Tensor], tmp_p
 def write_open_clip(folder: Path, weights: dict[str, Tensor], pixels: Config, **model: Any) -> Path:
     """Write a folder as open_clip's push to the hub does."""
     vision = {"layers": 2, "width": 128, "patch_size": 4, "image_size": 12, "mlp_ratio": 150 / 128}
-    text = {"layers": 1, "width": 48, "heads": 1, "context_length": 5, "vocab_size": 23, "mlp_ratio": 70 / 48}
-    towers = {"vision_cfg": vision | model.pop("vision", {}), "text_cfg": text | model.pop("text", {})}
+    text = {
+        "layers": 1,
+        "width": 48,
+        "heads": 1,
+        "context_length": 5,
+        "vocab_size": 23,
+        "mlp_ratio": 70 / 48,
+    }
+    towers = {
+        "vision_cfg": vision | model.pop("vision", {}),
+        "text_cfg": text | model.pop("text", {}),
+    }
     config = {"model_cfg": {"embed_dim": 9, **towers, **model}, "preprocess_cfg": pixels}
     folder.mkdir(exist_ok=True)
     write_json(folder / "open_clip_config.json", config)
@@ -175,7 +202,9 @@ def test_config_of_open_clip_says_what_shapes_do_not(
     assert_same_weights(load_clip(tmp_path), weights)
 
 
-def test_heads_that_open_clip_leaves_out_are_its_defaults(weights: dict[str, Tensor], tmp_path: Path) -> None:
+def test_heads_that_open_clip_leaves_out_are_its_defaults(
+    weights: dict[str, Tensor], tmp_path: Path
+) -> None:
     folder = write_open_clip(tmp_path, weights, {})
     write_json(folder / "open_clip_config.json", {"model_cfg": {"text_cfg": {}, "vision_cfg": {}}})
     table = read_public_clip(folder).table
@@ -183,7 +212,12 @@ def test_heads_that_open_clip_leaves_out_are_its_defaults(weights: dict[str, Ten
 
 
 def test_preprocessing_of_open_clip_is_honoured(weights: dict[str, Tensor], tmp_path: Path) -> None:
-    pixels = {"mean": [0.5, 0.25, 0.125], "std": [0.5, 1, 2.0], "interpolation": "bicubic", "resize_mode": "shortest"}
+    pixels = {
+        "mean": [0.5, 0.25, 0.125],
+        "std": [0.5, 1, 2.0],
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
     clip = load_clip(write_open_clip(tmp_path, weights, pixels))
     assert (clip.pixel_mean, clip.pixel_std) == ((0.5, 0.25, 0.125), (0.5, 1, 2))
 
@@ -225,13 +259,17 @@ def test_open_clip_weights_in_a_bin_load_with_and_without_the_folder(
         assert_same_weights(load_clip(path), weights)
 
 
-def test_activation_that_no_config_tells_is_by_whose_file_it_is(weights: dict[str, Tensor], tmp_path: Path) -> None:
+def test_activation_that_no_config_tells_is_by_whose_file_it_is(
+    weights: dict[str, Tensor], tmp_path: Path
+) -> None:
     for name, activation in (("open_clip_pytorch_model.bin", "gelu"), ("ViT-T-4.pt", "quick_gelu")):
         torch.save(weights, tmp_path / name)
         assert read_public_clip(tmp_path / name).table.activation == activation
 
 
-def test_config_beside_is_not_that_of_a_file_by_any_other_name(weights: dict[str, Tensor], tmp_path: Path) -> None:
+def test_config_beside_is_not_that_of_a_file_by_any_other_name(
+    weights: dict[str, Tensor], tmp_path: Path
+) -> None:
     write_open_clip(tmp_path, weights, {}, vision={"head_width": 32}, text={"heads": 3})
     torch.save(weights, tmp_path / "ViT-T-4.pt")
     assert read_public_clip(tmp_path / "ViT-T-4.pt").table == TABLE
@@ -245,14 +283,24 @@ def test_folder_of_several_checkpoints_is_refused_by_their_names(
         torch.save(weights, tmp_path / name)
     with pytest.raises(DalleError, match=rf"holds {1 + len(others)} checkpoints: a\.") as caught:
         load_clip(tmp_path)
-    assert all(name in caught.value.message for name in ("a.pt", *others)) and "give the file" in caught.value.hint
+    assert (
+        all(name in caught.value.message for name in ("a.pt", *others))
+        and "give the file" in caught.value.hint
+    )
 
 
 RELEASED = {  # Radford et al. 2021, table 20, and the number of parameters that the released weights have
     "ViT-B/32": (224, 32, 512, Tower(12, 768, 12, 3072), Tower(12, 512, 8, 2048), 151_277_313),
     "ViT-B/16": (224, 16, 512, Tower(12, 768, 12, 3072), Tower(12, 512, 8, 2048), 149_620_737),
     "ViT-L/14": (224, 14, 768, Tower(24, 1024, 16, 4096), Tower(12, 768, 12, 3072), 427_616_513),
-    "ViT-L/14@336": (336, 14, 768, Tower(24, 1024, 16, 4096), Tower(12, 768, 12, 3072), 427_944_193),
+    "ViT-L/14@336": (
+        336,
+        14,
+        768,
+        Tower(24, 1024, 16, 4096),
+        Tower(12, 768, 12, 3072),
+        427_944_193,
+    ),
 }
 
 
@@ -278,11 +326,21 @@ def test_sizes_of_the_released_models_are_told_from_shapes_alone(name: str) -> N
 SHARED_NAMES = {"text_projection": torch.zeros(4, 4), "token_embedding.weight": torch.zeros(4, 4)}
 FOREIGN = {
     "ResNet": (
-        SHARED_NAMES | {"visual.layer1.0.conv1.weight": torch.zeros(1), "visual.attnpool.q_proj.weight": torch.ones(1)},
+        SHARED_NAMES
+        | {
+            "visual.layer1.0.conv1.weight": torch.zeros(1),
+            "visual.attnpool.q_proj.weight": torch.ones(1),
+        },
         "is not supported: its vision tower is a ResNet",
     ),
-    "timm tower": (SHARED_NAMES | {"visual.trunk.patch_embed.proj.weight": torch.zeros(1)}, "is not a CLIP with a ViT"),
-    "file of a Hugging Face folder": ({"vision_model.embeddings.class_embedding": torch.zeros(1)}, "is not a CLIP"),
+    "timm tower": (
+        SHARED_NAMES | {"visual.trunk.patch_embed.proj.weight": torch.zeros(1)},
+        "is not a CLIP with a ViT",
+    ),
+    "file of a Hugging Face folder": (
+        {"vision_model.embeddings.class_embedding": torch.zeros(1)},
+        "is not a CLIP",
+    ),
     "some other model": ({"layers.0.weight": torch.zeros(1)}, "is not a CLIP"),
 }
 
@@ -324,14 +382,22 @@ def test_weights_of_impossible_shapes_are_told(
         load_clip(tmp_path / "weights.safetensors")
 
 
-@pytest.mark.parametrize("name", ["visual.proj", "ln_final.bias", "visual.transformer.resblocks.1.ln_2.weight"])
-def test_missing_weight_is_told_by_name(name: str, weights: dict[str, Tensor], tmp_path: Path) -> None:
-    torch.save({key: tensor for key, tensor in weights.items() if key != name}, tmp_path / "weights.pt")
+@pytest.mark.parametrize(
+    "name", ["visual.proj", "ln_final.bias", "visual.transformer.resblocks.1.ln_2.weight"]
+)
+def test_missing_weight_is_told_by_name(
+    name: str, weights: dict[str, Tensor], tmp_path: Path
+) -> None:
+    torch.save(
+        {key: tensor for key, tensor in weights.items() if key != name}, tmp_path / "weights.pt"
+    )
     with pytest.raises(DalleError, match=rf"weights\.pt.* {name}: missing"):
         load_clip(tmp_path / "weights.pt")
 
 
-def test_safetensors_go_before_a_pickle_beside_them(weights: dict[str, Tensor], tmp_path: Path) -> None:
+def test_safetensors_go_before_a_pickle_beside_them(
+    weights: dict[str, Tensor], tmp_path: Path
+) -> None:
     folder = write_open_clip(tmp_path, weights, {})
     shutil.copy(folder / "open_clip_config.json", folder / "open_clip_pytorch_model.bin")
     assert_same_weights(load_clip(folder), weights)

@@ -59,9 +59,13 @@ def renamed_as_flava_does(state: State) -> State:
 
 WRITERS = {
     "pickled module": lambda module, path: released_dvae.pickle_module(module, path),
-    "pickled before archives": lambda module, path: released_dvae.pickle_module(module, path, archive=False),
+    "pickled before archives": lambda module, path: released_dvae.pickle_module(
+        module, path, archive=False
+    ),
     "state dict": lambda module, path: saved(module.state_dict(), path),
-    "half precision": lambda module, path: saved({n: t.half() for n, t in module.state_dict().items()}, path),
+    "half precision": lambda module, path: saved(
+        {n: t.half() for n, t in module.state_dict().items()}, path
+    ),
     "safetensors": lambda module, path: save_file(module.state_dict(), path),
     "FLAVA's names": lambda module, path: saved(renamed_as_flava_does(module.state_dict()), path),
 }
@@ -77,7 +81,10 @@ def test_every_weight_arrives_in_fp32_whatever_the_container(
     public = read_openai_dvae(*paths)
     assert public.table == DVAEModelTable(**SIZES, n_init=6)
     given = {"encoder": encoder.state_dict(), "decoder": decoder.state_dict()}
-    expected = {name: given[name.partition(".")[0]][openai_dvae._openai_name(name)] for name in public.weights}
+    expected = {
+        name: given[name.partition(".")[0]][openai_dvae._openai_name(name)]
+        for name in public.weights
+    }
     if kind == "half precision":
         expected = {name: tensor.half().float() for name, tensor in expected.items()}
     torch.testing.assert_close(public.weights, expected, rtol=0, atol=0)
@@ -96,31 +103,61 @@ def test_names_and_shapes_at_the_released_size_are_ours() -> None:
         halves = {"encoder": released_dvae.Encoder(), "decoder": released_dvae.Decoder()}
     for side, half in halves.items():
         released = {name: tensor.shape for name, tensor in half.state_dict().items()}
-        ours = {f"{side}.{name}": tensor.shape for name, tensor in getattr(own, side).state_dict().items()}
+        ours = {
+            f"{side}.{name}": tensor.shape
+            for name, tensor in getattr(own, side).state_dict().items()
+        }
         assert {openai_dvae._openai_name(name): shape for name, shape in ours.items()} == released
         assert len(released) == {"encoder": 74, "decoder": 76}[side]
     assert halves["encoder"](torch.empty(1, 3, 256, 256, device="meta")).shape == (1, 8192, 32, 32)
 
 
 def renamed(state: State) -> State:
-    return {name.replace("group_2.block_1.", "group_2.block_3."): tensor for name, tensor in state.items()}
+    return {
+        name.replace("group_2.block_1.", "group_2.block_3."): tensor
+        for name, tensor in state.items()
+    }
 
 
 CONV_1 = "blocks.group_3.block_1.res_path.conv_1.w"
 CHANGES: dict[str, tuple[Callable[[State], State], str]] = {
-    "missing": (lambda state: {n: t for n, t in state.items() if n != CONV_1}, f"`{CONV_1}` is missing"),
-    "extra": (lambda state: {**state, "blocks.mean": torch.ones(1)}, "`blocks.mean` is not expected"),
-    "reshaped": (lambda state: {**state, CONV_1: torch.ones(8, 16, 1, 1)}, rf"`{CONV_1}` is \[8, 16, 1, 1\] instead"),
+    "missing": (
+        lambda state: {n: t for n, t in state.items() if n != CONV_1},
+        f"`{CONV_1}` is missing",
+    ),
+    "extra": (
+        lambda state: {**state, "blocks.mean": torch.ones(1)},
+        "`blocks.mean` is not expected",
+    ),
+    "reshaped": (
+        lambda state: {**state, CONV_1: torch.ones(8, 16, 1, 1)},
+        rf"`{CONV_1}` is \[8, 16, 1, 1\] instead",
+    ),
     "renamed": (renamed, r"`blocks\.group_2\.block_1\.id_path\.b` is missing.* and \d+ more"),
-    "integers": (lambda state: {**state, CONV_1: state[CONV_1].int()}, f"`{CONV_1}` is of type int32"),
-    "no input": (lambda state: {n: t for n, t in state.items() if "input" not in n}, "no convolution `blocks.input.w`"),
-    "flat output": (lambda s: {**s, "blocks.output.conv.w": torch.ones(3)}, "no convolution `blocks.output.conv.w`"),
-    "odd width": (lambda state: {**state, "blocks.input.w": torch.ones(6, 3, 7, 7)}, "its weights have odd shapes"),
+    "integers": (
+        lambda state: {**state, CONV_1: state[CONV_1].int()},
+        f"`{CONV_1}` is of type int32",
+    ),
+    "no input": (
+        lambda state: {n: t for n, t in state.items() if "input" not in n},
+        "no convolution `blocks.input.w`",
+    ),
+    "flat output": (
+        lambda s: {**s, "blocks.output.conv.w": torch.ones(3)},
+        "no convolution `blocks.output.conv.w`",
+    ),
+    "odd width": (
+        lambda state: {**state, "blocks.input.w": torch.ones(6, 3, 7, 7)},
+        "its weights have odd shapes",
+    ),
     "endless codes": (
         lambda state: {**state, "blocks.output.conv.w": torch.empty(2**62, 0, 1, 1)},
         "its weights have odd shapes",
     ),
-    "control characters": (lambda state: {**state, "a\x1b[31m": torch.ones(1)}, "`a\ufffd\\[31m` is not expected"),
+    "control characters": (
+        lambda state: {**state, "a\x1b[31m": torch.ones(1)},
+        "`a\ufffd\\[31m` is not expected",
+    ),
 }
 
 
@@ -130,19 +167,25 @@ def test_file_that_does_not_fit_is_refused_by_what_does_not(
 ) -> None:
     alter, message = CHANGES[change]
     path = saved(alter(dict(encoder.state_dict())), tmp_path / "other.pkl")
-    with pytest.raises(DalleError, match=rf"other\.pkl does not hold OpenAI's encoder: .*{message}"):
+    with pytest.raises(
+        DalleError, match=rf"other\.pkl does not hold OpenAI's encoder: .*{message}"
+    ):
         read_openai_dvae(path, files[1])
 
 
 def test_halves_of_different_models_are_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
-    other = released_dvae.pickle_module(released_dvae.Decoder(8, vocab_size=25, n_init=6), tmp_path / "other.pkl")
+    other = released_dvae.pickle_module(
+        released_dvae.Decoder(8, vocab_size=25, n_init=6), tmp_path / "other.pkl"
+    )
     message = r"other\.pkl .* `blocks\.input\.w` is \[6, 25, 1, 1\] instead of \[6, 24, 1, 1\]"
     with pytest.raises(DalleError, match=message):
         read_openai_dvae(files[0], other)
 
 
 def test_halves_given_in_the_wrong_order_are_told(files: tuple[Path, Path]) -> None:
-    with pytest.raises(DalleError, match=r"decoder\.pkl does not hold OpenAI's encoder: .* kernel of 1x1") as caught:
+    with pytest.raises(
+        DalleError, match=r"decoder\.pkl does not hold OpenAI's encoder: .* kernel of 1x1"
+    ) as caught:
         read_openai_dvae(files[1], files[0])
     assert "the encoder's file comes first" in caught.value.hint
 
@@ -193,7 +236,9 @@ def test_module_that_asks_for_more_is_refused_by_name_and_nothing_runs(
 
 
 @pytest.mark.parametrize("archive", [True, False], ids=["archive", "chain"])
-def test_truncated_module_is_told_wherever_it_ends(archive: bool, encoder: nn.Module, tmp_path: Path) -> None:
+def test_truncated_module_is_told_wherever_it_ends(
+    archive: bool, encoder: nn.Module, tmp_path: Path
+) -> None:
     content = released_dvae.pickle_module(encoder, tmp_path / "whole.pkl", archive).read_bytes()
     for eighth in range(8):
         (tmp_path / "part.pkl").write_bytes(content[: len(content) * eighth // 8])

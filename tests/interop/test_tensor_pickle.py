@@ -13,7 +13,9 @@ from dalle_cli.interop.torch_files import read_tensors
 
 STUB = b"c__torch__\nM\n)\x81"  # an object of a class of the archive
 TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"
-STORAGE = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQ"
+STORAGE = (
+    b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQ"
+)
 NOTHING = b"\x89ccollections\nOrderedDict\n)R"
 
 
@@ -32,7 +34,14 @@ def integers(*values: int) -> bytes:
 
 def tensor(offset: int, size: bytes, stride: bytes, storage: bytes = STORAGE) -> bytes:
     return (
-        TENSOR + b"(" + storage + b"\x8a\x09" + offset.to_bytes(9, "little", signed=True) + size + stride + b"\x89NtR"
+        TENSOR
+        + b"("
+        + storage
+        + b"\x8a\x09"
+        + offset.to_bytes(9, "little", signed=True)
+        + size
+        + stride
+        + b"\x89NtR"
     )
 
 
@@ -52,12 +61,21 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize(
     ("offset", "size", "stride"),
-    [(0, (4,), (1,)), (1, (3,), (1,)), (0, (2, 2), (1, 2)), (3, (), ()), (0, (0, 9), (9, 1)), (1, (2,), (2,))],
+    [
+        (0, (4,), (1,)),
+        (1, (3,), (1,)),
+        (0, (2, 2), (1, 2)),
+        (3, (), ()),
+        (0, (0, 9), (9, 1)),
+        (1, (2,), (2,)),
+    ],
 )
 def test_tensor_inside_its_storage_is_what_as_strided_says(
     offset: int, size: tuple[int, ...], stride: tuple[int, ...], tmp_path: Path
 ) -> None:
-    found = read_pickle(STUB + attributes(w=tensor(offset, integers(*size), integers(*stride))), tmp_path)
+    found = read_pickle(
+        STUB + attributes(w=tensor(offset, integers(*size), integers(*stride))), tmp_path
+    )
     assert_same(found, {"w": torch.arange(4.0).as_strided(size, stride, offset)})
 
 
@@ -84,13 +102,17 @@ def test_tensor_outside_its_storage_is_refused(
     offset: int, size: tuple[int, ...], stride: tuple[int, ...], tmp_path: Path
 ) -> None:
     with pytest.raises(DalleError, match=r"made\.pt is (damaged|refused)"):
-        read_pickle(STUB + attributes(w=tensor(offset, integers(*size), integers(*stride))), tmp_path)
+        read_pickle(
+            STUB + attributes(w=tensor(offset, integers(*size), integers(*stride))), tmp_path
+        )
 
 
 def test_storage_cut_inside_a_number_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DalleError, match=r"made\.pt is damaged"):
         read_pickle(
-            STUB + attributes(w=tensor(0, integers(1), integers(1))), tmp_path, torch.zeros(7, dtype=torch.int8)
+            STUB + attributes(w=tensor(0, integers(1), integers(1))),
+            tmp_path,
+            torch.zeros(7, dtype=torch.int8),
         )
 
 
@@ -100,13 +122,24 @@ CYCLE = STUB + b"q\x00}(" + GOOD + text("again") + b"h\x00ub"
 
 def bush(depth: int) -> bytes:
     levels = STUB + b"}(" + GOOD + b"ubq\x00"
-    return levels + b"".join(STUB + b"}(" + text("a") + b"h\x00" + text("b") + b"h\x00ubq\x00" for _ in range(depth))
+    return levels + b"".join(
+        STUB + b"}(" + text("a") + b"h\x00" + text("b") + b"h\x00ubq\x00" for _ in range(depth)
+    )
 
 
 def crowd(size: int) -> bytes:
     """A module of so many attributes, named as often."""
-    member = b"c__torch__\nM\n)\x81}(" + b"".join(text(f"a{i}") + b"N" for i in range(size)) + b"ubq\x00"
-    return STUB + b"}(" + text("first") + member + b"".join(text(f"b{i}") + b"h\x00" for i in range(size)) + b"ub"
+    member = (
+        b"c__torch__\nM\n)\x81}(" + b"".join(text(f"a{i}") + b"N" for i in range(size)) + b"ubq\x00"
+    )
+    return (
+        STUB
+        + b"}("
+        + text("first")
+        + member
+        + b"".join(text(f"b{i}") + b"h\x00" for i in range(size))
+        + b"ub"
+    )
 
 
 HARMFUL_PICKLES = {
@@ -117,7 +150,8 @@ HARMFUL_PICKLES = {
     "class that only begins like torch's": b"ctorch.nn.modulesque\nM\n)\x81",
     "function that ends like a class's place": b"cos.dall_e.utils\nsystem\n",
     "class of a module outside the stubs": b"(" + text("module") + b"ctorch\nFloatStorage\nNNtQ",
-    "part of a storage": STUB + attributes(w=tensor(0, integers(4), integers(1), STORAGE[:-2] + b"K\x01tQ")),
+    "part of a storage": STUB
+    + attributes(w=tensor(0, integers(4), integers(1), STORAGE[:-2] + b"K\x01tQ")),
     "attributes of a class": b"c__torch__\nM\n" + attributes(__setstate__=b"N"),
     "attributes of a function": TENSOR + attributes(__defaults__=b")"),
     "attributes of a list": b"]" + attributes(append=b"N"),
@@ -130,12 +164,17 @@ HARMFUL_PICKLES = {
     "tensor of a stub": STUB + attributes(w=tensor(0, integers(4), integers(1), storage=STUB)),
     "tensor of numbers": STUB + attributes(w=tensor(0, b"K\x04", b"K\x01")),
     "size of text": STUB + attributes(w=tensor(0, b"(" + text("4") + b"t", integers(1))),
-    "storage that is missing": STUB + attributes(w=tensor(0, integers(1), integers(1), STORAGE.replace(b"0X", b"7X"))),
+    "storage that is missing": STUB
+    + attributes(w=tensor(0, integers(1), integers(1), STORAGE.replace(b"0X", b"7X"))),
     "storage outside the archive": (
         b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("../../etc/passwd") + b"NK\x04tQ"
     ).join([STUB + b"}" + text("w") + TENSOR + b"(", b"K\x00)))tRsb"]),
     "persistent id of text": text("storage") + b"Q",
-    "persistent id of another kind": b"(" + text("module") + b"ctorch\nFloatStorage\n" + text("0") + b"tQ",
+    "persistent id of another kind": b"("
+    + text("module")
+    + b"ctorch\nFloatStorage\n"
+    + text("0")
+    + b"tQ",
     "textual persistent id": b"P0\n",
     "EXT1": b"\x82\x01",
     "EXT4": b"\x84\x01\x00\x00\x00",
@@ -161,7 +200,9 @@ HARMFUL_PICKLES = {
 
 
 @pytest.mark.parametrize("kind", HARMFUL_PICKLES)
-def test_pickle_that_plays_tricks_ends_in_an_error(kind: str, tmp_path: Path, hang_guard: None) -> None:
+def test_pickle_that_plays_tricks_ends_in_an_error(
+    kind: str, tmp_path: Path, hang_guard: None
+) -> None:
     with pytest.raises(DalleError, match=r"made\.pt (is|holds)"):
         read_pickle(HARMFUL_PICKLES[kind], tmp_path)
 

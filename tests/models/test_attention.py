@@ -50,23 +50,32 @@ def attend_by_hand(attention: Attention, x: Tensor, mask: Tensor) -> Tensor:
             part = slice(head * width, (head + 1) * width)
             for s in range(S):
                 seen = [t for t in range(S) if mask[s, t]]
-                scores = [float(query[b, s, part] @ key[b, t, part]) / math.sqrt(width) for t in seen]
+                scores = [
+                    float(query[b, s, part] @ key[b, t, part]) / math.sqrt(width) for t in seen
+                ]
                 weights = [math.exp(score - max(scores)) for score in scores]
                 for weight, t in zip(weights, seen, strict=True):
                     merged[b, s, part] += weight / sum(weights) * value[b, t, part]
     return attention.output(merged)
 
 
-def test_attention_matches_an_explicit_softmax(attention: Attention, x: Tensor, mask: Tensor) -> None:
+def test_attention_matches_an_explicit_softmax(
+    attention: Attention, x: Tensor, mask: Tensor
+) -> None:
     torch.testing.assert_close(
-        attention(x, partial(attend, mask=mask)), attend_by_hand(attention, x, mask), rtol=1e-5, atol=1e-5
+        attention(x, partial(attend, mask=mask)),
+        attend_by_hand(attention, x, mask),
+        rtol=1e-5,
+        atol=1e-5,
     )
 
 
 def test_no_mask_is_a_mask_that_allows_everything() -> None:
     query, key, value = torch.randn(3, B, H, S, D // H, generator=torch.Generator().manual_seed(3))
     everywhere = torch.ones(S, S, dtype=torch.bool)
-    torch.testing.assert_close(attend(query, key, value, None), attend(query, key, value, everywhere))
+    torch.testing.assert_close(
+        attend(query, key, value, None), attend(query, key, value, everywhere)
+    )
 
 
 def test_width_that_the_heads_do_not_divide_is_refused() -> None:

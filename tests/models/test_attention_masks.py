@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from dalle_cli.models.attention_masks import attention_mask, convolution_offsets, image_mask, layer_kinds
+from dalle_cli.models.attention_masks import (
+    attention_mask,
+    convolution_offsets,
+    image_mask,
+    layer_kinds,
+)
 
 
 def allowed_by_hand(kind, r, c, qr, qc, width, kernel):
@@ -18,11 +23,15 @@ def allowed_by_hand(kind, r, c, qr, qc, width, kernel):
     if kind == "column":
         return qc == c
     half = kernel // 2
-    return any(here - there == a * width + b for a in range(half + 1) for b in range(-half, half + 1))
+    return any(
+        here - there == a * width + b for a in range(half + 1) for b in range(-half, half + 1)
+    )
 
 
 @pytest.mark.parametrize("kind", ["row", "column", "convolutional", "full"])
-@pytest.mark.parametrize(("text_len", "width", "kernel"), [(3, 4, 3), (1, 5, 5), (6, 6, 11), (2, 2, 1)])
+@pytest.mark.parametrize(
+    ("text_len", "width", "kernel"), [(3, 4, 3), (1, 5, 5), (6, 6, 11), (2, 2, 1)]
+)
 def test_mask_matches_four_nested_loops(kind, text_len, width, kernel):
     size = text_len + width**2
     expected = torch.zeros(size, size, dtype=torch.bool)

@@ -17,7 +17,13 @@ END = 37  # an id that is neither the largest nor one that transformers treats a
 
 SIZES: dict[str, dict[str, Any]] = {
     "heads of 12, half as wide inside": {
-        **{"image_size": 12, "patch_size": 4, "text_len": 9, "d_embed": 20, "activation": "quick_gelu"},
+        **{
+            "image_size": 12,
+            "patch_size": 4,
+            "text_len": 9,
+            "d_embed": 20,
+            "activation": "quick_gelu",
+        },
         **{"vision": Tower(3, 24, 2, 12), "text": Tower(3, 36, 3, 18), "end_of_text": None},
     },
     "one layer of one head, exact activation": {
@@ -25,7 +31,13 @@ SIZES: dict[str, dict[str, Any]] = {
         **{"vision": Tower(1, 32, 1, 100), "text": Tower(1, 16, 1, 30), "end_of_text": END},
     },
     "heads of 64, four times as wide inside": {
-        **{"image_size": 20, "patch_size": 4, "text_len": 13, "d_embed": 64, "activation": "quick_gelu"},
+        **{
+            "image_size": 20,
+            "patch_size": 4,
+            "text_len": 13,
+            "d_embed": 64,
+            "activation": "quick_gelu",
+        },
         **{"vision": Tower(2, 128, 2, 512), "text": Tower(2, 64, 1, 256), "end_of_text": END},
     },
 }
@@ -46,7 +58,9 @@ def random_clip(**changes: Any) -> Clip:
     torch.manual_seed(0)
     clip = Clip(text_vocab_size=VOCAB, **{**SIZES["heads of 12, half as wide inside"], **changes})
     for name, parameter in clip.named_parameters():
-        torch.nn.init.normal_(parameter, mean=float(name.endswith(("ln_1.weight", "ln_2.weight"))), std=0.3)
+        torch.nn.init.normal_(
+            parameter, mean=float(name.endswith(("ln_1.weight", "ln_2.weight"))), std=0.3
+        )
     return clip.requires_grad_(False)
 
 
@@ -82,14 +96,20 @@ def transformers_clip(sizes: dict[str, Any]) -> Any:
     ids = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": eos}
     config = transformers.CLIPConfig(
         text_config={**tower(sizes["text"]), **lengths, **ids},
-        vision_config={**tower(sizes["vision"]), "image_size": sizes["image_size"], "patch_size": sizes["patch_size"]},
+        vision_config={
+            **tower(sizes["vision"]),
+            "image_size": sizes["image_size"],
+            "patch_size": sizes["patch_size"],
+        },
         projection_dim=sizes["d_embed"],
     )
     torch.manual_seed(5)
     reference = transformers.CLIPModel(config)
     for name, parameter in reference.named_parameters():
         mean = 1.0 if "norm" in name and name.endswith("weight") else 0.0
-        torch.nn.init.normal_(parameter, mean, 0.3 if parameter.ndim < 2 else parameter[0].numel() ** -0.5)
+        torch.nn.init.normal_(
+            parameter, mean, 0.3 if parameter.ndim < 2 else parameter[0].numel() ** -0.5
+        )
     torch.nn.init.constant_(reference.logit_scale, 1.5)
     return reference.eval().requires_grad_(False)
 
@@ -136,7 +156,10 @@ def captions(n: int, text_len: int, n_ids: int = END) -> Tensor:
 @pytest.mark.parametrize("name", SIZES)
 def test_embeddings_and_logits_are_those_of_transformers(name: str) -> None:
     sizes = SIZES[name]
-    reference, clip = transformers_clip(sizes), Clip(text_vocab_size=VOCAB, **sizes).requires_grad_(False)
+    reference, clip = (
+        transformers_clip(sizes),
+        Clip(text_vocab_size=VOCAB, **sizes).requires_grad_(False),
+    )
     clip.load_state_dict(with_released_names(reference.state_dict(), sizes))
     side = sizes["image_size"]
     pixels = torch.randn(7, 3, side, side, generator=torch.Generator().manual_seed(2))
@@ -146,7 +169,11 @@ def test_embeddings_and_logits_are_those_of_transformers(name: str) -> None:
     texts = reference.text_projection(reference.text_model(tokens).pooler_output)
     logits, expected = clip(pixels, tokens)[0], theirs.logits_per_image
     assert expected.std(dim=0).mean() > 0.05  # pictures differ: the comparison says something
-    for found, wanted in ((clip.encode_image(pixels), images), (clip.encode_text(tokens), texts), (logits, expected)):
+    for found, wanted in (
+        (clip.encode_image(pixels), images),
+        (clip.encode_text(tokens), texts),
+        (logits, expected),
+    ):
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
     assert torch.equal(logits.argsort(dim=0), expected.argsort(dim=0))
     assert torch.equal(logits.argsort(dim=1), expected.argsort(dim=1))
@@ -175,8 +202,12 @@ def test_parameters_have_the_names_and_shapes_of_the_released_ones() -> None:
                 "mlp.c_proj.": (width, 4 * width),
             }.items():
                 expected |= {f"{block}.{name}weight": shape, f"{block}.{name}bias": shape[:1]}
-    expected |= {f"{name}.{kind}": (width,) for name, width in norms.items() for kind in ("weight", "bias")}
-    assert {name: tuple(tensor.shape) for name, tensor in released_vit("ViT-B/32").state_dict().items()} == expected
+    expected |= {
+        f"{name}.{kind}": (width,) for name, width in norms.items() for kind in ("weight", "bias")
+    }
+    assert {
+        name: tuple(tensor.shape) for name, tensor in released_vit("ViT-B/32").state_dict().items()
+    } == expected
 
 
 @pytest.mark.parametrize("name", VITS)
@@ -187,7 +218,9 @@ def test_released_models_have_as_many_parameters_as_published(name: str) -> None
 def test_matrices_are_all_but_gains_biases_the_class_embedding_and_the_scale(clip: Clip) -> None:
     matrices = {id(parameter) for parameter in clip.matrices()}
     others = {name for name, parameter in clip.named_parameters() if id(parameter) not in matrices}
-    gains_and_biases = {name for name in clip.state_dict() if ".ln_" in f".{name}" or "bias" in name}
+    gains_and_biases = {
+        name for name in clip.state_dict() if ".ln_" in f".{name}" or "bias" in name
+    }
     assert others == gains_and_biases | {"visual.class_embedding", "logit_scale"}
 
 
@@ -196,9 +229,17 @@ ENDED = [1, 30, 8, 21, END]
 
 @pytest.mark.parametrize(
     ("end_of_text", "after"),
-    [(None, [0] * 4), (None, [36, 5, 20, 1]), (None, [END] * 4), (END, [0] * 4), (END, [39, 38, END, 39])],
+    [
+        (None, [0] * 4),
+        (None, [36, 5, 20, 1]),
+        (None, [END] * 4),
+        (END, [0] * 4),
+        (END, [39, 38, END, 39]),
+    ],
 )
-def test_what_follows_the_end_of_text_changes_nothing(end_of_text: int | None, after: list[int]) -> None:
+def test_what_follows_the_end_of_text_changes_nothing(
+    end_of_text: int | None, after: list[int]
+) -> None:
     clip = random_clip(end_of_text=end_of_text)
     short, padded = (clip.encode_text(torch.tensor([tokens])) for tokens in (ENDED, ENDED + after))
     torch.testing.assert_close(padded, short, rtol=1e-5, atol=1e-5)
@@ -215,11 +256,17 @@ def test_every_token_up_to_the_end_counts(end_of_text: int | None) -> None:
 
 
 @pytest.mark.parametrize(("end_of_text", "n_read"), [(None, 4), (5, 3), (1, 1)])
-def test_caption_is_read_at_its_largest_id_or_at_its_first_end(end_of_text: int | None, n_read: int) -> None:
+def test_caption_is_read_at_its_largest_id_or_at_its_first_end(
+    end_of_text: int | None, n_read: int
+) -> None:
     tokens = torch.tensor([[1, 3, 5, 9, 5, 9, 1]])
     found = random_clip(end_of_text=end_of_text).encode_text(tokens)
-    read_there = [random_clip().encode_text(tokens[:, :n]) for n in (1, 2, 3, 4)]  # up to a last token, the largest
-    assert [torch.allclose(found, there, atol=1e-5) for there in read_there] == [n == n_read for n in (1, 2, 3, 4)]
+    read_there = [
+        random_clip().encode_text(tokens[:, :n]) for n in (1, 2, 3, 4)
+    ]  # up to a last token, the largest
+    assert [torch.allclose(found, there, atol=1e-5) for there in read_there] == [
+        n == n_read for n in (1, 2, 3, 4)
+    ]
 
 
 def test_captions_are_read_one_by_one(clip: Clip) -> None:
@@ -231,7 +278,9 @@ def test_captions_are_read_one_by_one(clip: Clip) -> None:
 def test_logits_are_scaled_cosines_of_all_pairs(clip: Clip, pixels: Tensor) -> None:
     tokens = captions(5, 9)
     per_image, per_text = clip(pixels, tokens)
-    cosines = F.cosine_similarity(clip.encode_image(pixels)[:, None], clip.encode_text(tokens), dim=2)
+    cosines = F.cosine_similarity(
+        clip.encode_image(pixels)[:, None], clip.encode_text(tokens), dim=2
+    )
     expected = math.exp(float(clip.logit_scale)) * cosines
     torch.testing.assert_close(per_image, expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(per_text, per_image.T)
@@ -266,7 +315,9 @@ def test_scale_starts_as_published(clip: Clip) -> None:
     assert float(clip.logit_scale) == pytest.approx(2.659260, abs=1e-6)
 
 
-@pytest.mark.parametrize(("scale", "kept"), [(0.5, 0.5), (14.3, 14.3), (99.9, 99.9), (100.1, 100.0), (1e6, 100.0)])
+@pytest.mark.parametrize(
+    ("scale", "kept"), [(0.5, 0.5), (14.3, 14.3), (99.9, 99.9), (100.1, 100.0), (1e6, 100.0)]
+)
 def test_scale_is_capped_at_100_and_left_alone_below(scale: float, kept: float, clip: Clip) -> None:
     clip.logit_scale.fill_(math.log(scale))
     clip.clip_scale()
@@ -277,12 +328,18 @@ def test_normalisation_is_plain_arithmetic_per_channel() -> None:
     images = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
     for changes, means, stds in (
         ({}, PIXEL_MEAN, PIXEL_STD),
-        ({"pixel_mean": [0.5, 0.25, 0.0], "pixel_std": [1.0, 0.5, 2.0]}, (0.5, 0.25, 0.0), (1.0, 0.5, 2.0)),
+        (
+            {"pixel_mean": [0.5, 0.25, 0.0], "pixel_std": [1.0, 0.5, 2.0]},
+            (0.5, 0.25, 0.0),
+            (1.0, 0.5, 2.0),
+        ),
     ):
         pixels = random_clip(**changes).normalise(images)
         for channel, (mean, std) in enumerate(zip(means, stds, strict=True)):
             expected = [(value - mean) / std for value in images[:, channel].flatten().tolist()]
-            assert pixels[:, channel].flatten().tolist() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+            assert pixels[:, channel].flatten().tolist() == pytest.approx(
+                expected, rel=1e-5, abs=1e-6
+            )
 
 
 def test_published_normalisation_is_the_released_one() -> None:
@@ -307,7 +364,10 @@ def test_blocks_start_as_published(prefix: str, width: int, n_layers: int) -> No
         "mlp.c_proj.weight": width**-0.5 * (2 * n_layers) ** -0.5,
     }
     for i in range(n_layers):
-        found = {name: float(weights[f"{prefix}transformer.resblocks.{i}.{name}"].std()) for name in expected}
+        found = {
+            name: float(weights[f"{prefix}transformer.resblocks.{i}.{name}"].std())
+            for name in expected
+        }
         assert found == pytest.approx(expected, rel=0.1)
         biases = [p for name, p in weights.items() if f"resblocks.{i}." in name and "bias" in name]
         assert not any(bias.any() for bias in biases)
@@ -323,13 +383,18 @@ def test_embeddings_and_projections_start_as_published() -> None:
         "visual.positional_embedding": 256**-0.5,
         "visual.proj": 256**-0.5,
     }
-    assert {name: float(weights[name].std()) for name in expected} == pytest.approx(expected, rel=0.1)
+    assert {name: float(weights[name].std()) for name in expected} == pytest.approx(
+        expected, rel=0.1
+    )
     means = {name: abs(float(weights[name].mean())) for name in expected}
     assert all(mean < 0.25 * expected[name] for name, mean in means.items())
 
 
 def test_what_may_run_in_16_bits_is_the_patches_attention_and_perceptrons(clip: Clip) -> None:
     names = {id(module): name for name, module in clip.named_modules()}
-    parts = {names[id(part)] for part in clip.sixteen_bit_parts()}
+    parts = {names[id(part)] for part in clip.half_precision_modules()}
     blocks = [f"{prefix}transformer.resblocks.{i}" for prefix in ("", "visual.") for i in range(3)]
-    assert parts == {"visual.conv1", *(f"{block}.{part}" for block in blocks for part in ("attn", "mlp"))}
+    assert parts == {
+        "visual.conv1",
+        *(f"{block}.{part}" for block in blocks for part in ("attn", "mlp")),
+    }

@@ -13,7 +13,16 @@ from dalle_cli.models.dvae import DiscreteVAE, map_pixels, relax, unmap_pixels
 
 BLOCK_NAMES = [f"group_{i}.block_{j}" for i in range(1, 5) for j in (1, 2)]
 ENCODER_COUNTS = [238_016, 238_016, 787_840, 951_168, 3_148_544, 3_802_880, 12_588_544, 15_207_936]
-DECODER_COUNTS = [14_489_088, 15_207_936, 6_163_200, 3_802_880, 1_541_504, 951_168, 385_728, 238_016]
+DECODER_COUNTS = [
+    14_489_088,
+    15_207_936,
+    6_163_200,
+    3_802_880,
+    1_541_504,
+    951_168,
+    385_728,
+    238_016,
+]
 
 
 @pytest.fixture(scope="module")
@@ -52,17 +61,25 @@ def tensors(tower: nn.Module) -> dict[str, Tensor]:
 
 
 def test_published_model_has_the_published_number_of_parameters(published: DiscreteVAE) -> None:
-    assert (n_parameters(published.encoder), n_parameters(published.decoder)) == (53_786_240, 43_829_766)
+    assert (n_parameters(published.encoder), n_parameters(published.decoder)) == (
+        53_786_240,
+        43_829_766,
+    )
 
 
 @pytest.mark.parametrize(
     ("tower", "blocks", "first", "last"),
-    [("encoder", ENCODER_COUNTS, 37_888, 16_785_408), ("decoder", DECODER_COUNTS, 1_048_704, 1_542)],
+    [
+        ("encoder", ENCODER_COUNTS, 37_888, 16_785_408),
+        ("decoder", DECODER_COUNTS, 1_048_704, 1_542),
+    ],
 )
 def test_published_blocks_have_the_published_numbers_of_parameters(
     published: DiscreteVAE, tower: str, blocks: list[int], first: int, last: int
 ) -> None:
-    counts = {name: n_parameters(module) for name, module in parts(getattr(published, tower)).items()}
+    counts = {
+        name: n_parameters(module) for name, module in parts(getattr(published, tower)).items()
+    }
     assert [counts[name] for name in BLOCK_NAMES] == blocks
     assert (counts["input"], counts["output"]) == (first, last)
 
@@ -71,7 +88,9 @@ def test_published_towers_hold_74_and_76_tensors(published: DiscreteVAE) -> None
     assert (len(published.encoder.state_dict()), len(published.decoder.state_dict())) == (74, 76)
 
 
-@pytest.mark.parametrize(("tower", "expected"), [("encoder", [3, 3, 3, 1]), ("decoder", [1, 3, 3, 3])])
+@pytest.mark.parametrize(
+    ("tower", "expected"), [("encoder", [3, 3, 3, 1]), ("decoder", [1, 3, 3, 3])]
+)
 def test_kernels_of_a_block_stand_in_the_published_order(
     published: DiscreteVAE, tower: str, expected: list[int]
 ) -> None:
@@ -81,7 +100,9 @@ def test_kernels_of_a_block_stand_in_the_published_order(
         assert [convolution.kernel_size[0] for convolution in convolutions] == expected
 
 
-@pytest.mark.parametrize(("n_groups", "blocks_per_group", "gain"), [(4, 2, 1 / 64), (3, 1, 1 / 9), (2, 3, 1 / 36)])
+@pytest.mark.parametrize(
+    ("n_groups", "blocks_per_group", "gain"), [(4, 2, 1 / 64), (3, 1, 1 / 9), (2, 3, 1 / 36)]
+)
 def test_residual_paths_are_added_with_the_inverse_square_of_their_number(
     n_groups: int, blocks_per_group: int, gain: float
 ) -> None:
@@ -92,7 +113,9 @@ def test_residual_paths_are_added_with_the_inverse_square_of_their_number(
         x = torch.randn(1, block.res_path[1].in_channels, 4, 4)
         before = block(x)
         last.bias += 1
-        torch.testing.assert_close(block(x) - before, torch.full_like(before, gain), rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            block(x) - before, torch.full_like(before, gain), rtol=0, atol=1e-6
+        )
 
 
 def convolve(weights: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
@@ -130,7 +153,9 @@ def test_encoder_equals_the_published_steps(dvae: DiscreteVAE, images: Tensor) -
     torch.testing.assert_close(dvae.codebook_logits(images), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_decoder_equals_the_published_steps_and_gives_mu_before_log_scale(dvae: DiscreteVAE) -> None:
+def test_decoder_equals_the_published_steps_and_gives_mu_before_log_scale(
+    dvae: DiscreteVAE,
+) -> None:
     relaxed = torch.randn(2, 12, 4, 4, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
     expected = tower_by_hand(dvae.decoder, relaxed, repeat_pixels)
     mu, log_scale = dvae.decode_soft(relaxed)
@@ -148,7 +173,9 @@ def test_pixel_maps_are_inverse_and_clamp() -> None:
 def test_relaxation_is_the_softmax_of_noisy_logits_over_the_codebook() -> None:
     logits, gumbel = torch.randn(2, 2, 5, 3, 3, generator=torch.Generator().manual_seed(0))
     weights = ((logits + gumbel) / 0.5).exp()
-    torch.testing.assert_close(relax(logits, 0.5, gumbel), weights / weights.sum(dim=1, keepdim=True))
+    torch.testing.assert_close(
+        relax(logits, 0.5, gumbel), weights / weights.sum(dim=1, keepdim=True)
+    )
 
 
 def test_relaxation_at_a_low_temperature_is_one_hot_at_the_noisy_maximum() -> None:
@@ -175,7 +202,9 @@ def test_reconstruction_is_the_median_whatever_the_scale(dvae: DiscreteVAE) -> N
     assert torch.equal(dvae.decode(tokens), before)
 
 
-def test_image_tokens_are_the_best_entries_in_raster_order(dvae: DiscreteVAE, images: Tensor) -> None:
+def test_image_tokens_are_the_best_entries_in_raster_order(
+    dvae: DiscreteVAE, images: Tensor
+) -> None:
     logits = dvae.codebook_logits(images)
     tokens = dvae.image_tokens(images)
     assert tokens.dtype == torch.int64 and len(tokens.unique()) > 1
@@ -195,8 +224,12 @@ def test_a_token_changes_the_picture_most_in_its_own_cell(dvae: DiscreteVAE, pos
     assert int(by_cell.argmax()) == position
 
 
-@pytest.mark.parametrize(("image_size", "n_groups", "grid_size"), [(32, 4, 4), (24, 3, 6), (16, 1, 16), (20, 3, 5)])
-def test_every_group_but_the_last_halves_the_grid(image_size: int, n_groups: int, grid_size: int) -> None:
+@pytest.mark.parametrize(
+    ("image_size", "n_groups", "grid_size"), [(32, 4, 4), (24, 3, 6), (16, 1, 16), (20, 3, 5)]
+)
+def test_every_group_but_the_last_halves_the_grid(
+    image_size: int, n_groups: int, grid_size: int
+) -> None:
     dvae = DiscreteVAE(image_size, 5, 4, 4, n_groups, 1).requires_grad_(False)
     tokens = dvae.image_tokens(torch.zeros(1, 3, image_size, image_size))
     assert (dvae.grid_size, tokens.shape) == (grid_size, (1, grid_size**2))

@@ -10,7 +10,14 @@ from dalle_cli.models.flex_attention import FlexAttention
 from dalle_cli.models.sparse_attention import SparseAttention
 
 KINDS = ["row", "column", "convolutional", "full"]
-SHAPES = [(5, 4, 3), (7, 6, 5), (16, 8, 11), (1, 5, 11), (3, 1, 3), (9, 2, 3)]  # text slots, grid, kernel
+SHAPES = [
+    (5, 4, 3),
+    (7, 6, 5),
+    (16, 8, 11),
+    (1, 5, 11),
+    (3, 1, 3),
+    (9, 2, 3),
+]  # text slots, grid, kernel
 
 
 def streams(text_len: int, grid_size: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -34,12 +41,15 @@ def outcome(attend: object, *inputs: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_sparse_attention_equals_all_pairs_under_the_mask(kind: str, shape: tuple[int, int, int]) -> None:
+def test_sparse_attention_equals_all_pairs_under_the_mask(
+    kind: str, shape: tuple[int, int, int]
+) -> None:
     text_len, grid_size, kernel_size = shape
     mask = attention_mask(kind, text_len, grid_size, kernel_size)
     inputs = streams(text_len, grid_size)
     exact = outcome(
-        lambda *operands: by_all_pairs(mask, *operands), *(x.detach().double().requires_grad_() for x in inputs)
+        lambda *operands: by_all_pairs(mask, *operands),
+        *(x.detach().double().requires_grad_() for x in inputs),
     )
     found = outcome(SparseAttention(kind, text_len, grid_size, kernel_size), *inputs)
     for left, right in zip(found, exact, strict=True):
@@ -54,7 +64,9 @@ def test_sparse_attention_in_bf16_is_as_near_as_the_dense_kernel(kind: str) -> N
     exact = outcome(lambda *operands: by_all_pairs(mask, *operands), *inputs)
     rough = [x.detach().bfloat16().requires_grad_() for x in inputs]
     sparse = outcome(SparseAttention(kind, *shape), *rough)
-    dense = outcome(lambda *operands: F.scaled_dot_product_attention(*operands, attn_mask=mask), *rough)
+    dense = outcome(
+        lambda *operands: F.scaled_dot_product_attention(*operands, attn_mask=mask), *rough
+    )
     for found, other, expected in zip(sparse, dense, exact, strict=True):
         assert found.dtype == torch.bfloat16
         assert float((found - expected).norm()) < 1.5 * float((other - expected).norm())
@@ -65,17 +77,25 @@ def test_large_scores_overflow_nowhere(kind: str) -> None:
     query, key, value, gradient = streams(7, 6)
     mask = attention_mask(kind, 7, 6, 5)
     found = outcome(
-        SparseAttention(kind, 7, 6, 5), *(x.detach().requires_grad_() for x in (100 * query, key, value, gradient))
+        SparseAttention(kind, 7, 6, 5),
+        *(x.detach().requires_grad_() for x in (100 * query, key, value, gradient)),
     )
-    exact = outcome(lambda *o: by_all_pairs(mask, *o), *((100 * query).detach().requires_grad_(), key, value, gradient))
+    exact = outcome(
+        lambda *o: by_all_pairs(mask, *o),
+        *((100 * query).detach().requires_grad_(), key, value, gradient),
+    )
     for left, right in zip(found, exact, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile", "ignore:`torch.jit.script")
+@pytest.mark.filterwarnings(
+    "ignore:flex_attention called without torch.compile", "ignore:`torch.jit.script"
+)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(5, 4, 3), (16, 8, 11)])
-def test_flex_attention_equals_all_pairs_under_the_mask(kind: str, shape: tuple[int, int, int]) -> None:
+def test_flex_attention_equals_all_pairs_under_the_mask(
+    kind: str, shape: tuple[int, int, int]
+) -> None:
     """As it is written: compiled, it takes a GPU."""
     mask = attention_mask(kind, *shape)
     operands = [x.detach() for x in streams(*shape[:2])[:3]]
@@ -90,5 +110,7 @@ def test_flex_attention_on_a_gpu_equals_all_pairs_under_the_mask(kind: str) -> N
     mask = attention_mask(kind, *shape).to(device)
     inputs = [x.detach().repeat(1, 1, 1, 8).to(device).requires_grad_() for x in streams(256, 32)]
     exact = outcome(lambda *operands: by_all_pairs(mask, *operands), *inputs)
-    for left, right in zip(outcome(FlexAttention(kind, *shape, device), *inputs), exact, strict=True):
+    for left, right in zip(
+        outcome(FlexAttention(kind, *shape, device), *inputs), exact, strict=True
+    ):
         torch.testing.assert_close(left, right, rtol=2e-3, atol=2e-3)

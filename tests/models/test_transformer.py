@@ -38,7 +38,9 @@ def test_changing_an_image_token_never_changes_an_earlier_logit(model, tokens):
         changed[:, position] = (changed[:, position] + 1) % V_IMAGE
         new_text_logits, new_image_logits = model(text, changed)
         assert torch.equal(new_text_logits, text_logits)
-        torch.testing.assert_close(new_image_logits[:, : position + 1], image_logits[:, : position + 1])
+        torch.testing.assert_close(
+            new_image_logits[:, : position + 1], image_logits[:, : position + 1]
+        )
 
 
 def test_changing_an_image_token_changes_the_next_logit(model, tokens):
@@ -55,7 +57,9 @@ def test_changing_a_text_token_never_changes_an_earlier_text_logit(model, tokens
     for position in range(5):
         changed = text.clone()
         changed[0, position] = (changed[0, position] + 1) % V_TEXT
-        torch.testing.assert_close(model(changed, image)[0][0, : position + 1], before[0, : position + 1])
+        torch.testing.assert_close(
+            model(changed, image)[0][0, : position + 1], before[0, : position + 1]
+        )
 
 
 def test_every_caption_token_reaches_the_first_image_logit(model, tokens):
@@ -74,21 +78,31 @@ def test_padding_slots_hold_their_own_vectors(model, tokens):
     text, _ = tokens
     slots = model.embed_text(text)
     torch.testing.assert_close(slots[1, 3:], model.text_padding[3:])
-    torch.testing.assert_close(slots[1, 2], model.text_embedding.weight[text[1, 1]] + model.text_position[2])
-    torch.testing.assert_close(slots[:, 0], (model.start_of_text + model.text_position[0]).expand(3, -1))
+    torch.testing.assert_close(
+        slots[1, 2], model.text_embedding.weight[text[1, 1]] + model.text_position[2]
+    )
+    torch.testing.assert_close(
+        slots[:, 0], (model.start_of_text + model.text_position[0]).expand(3, -1)
+    )
 
 
 def test_image_slots_hold_the_token_before(model, tokens):
     _, image = tokens
     slots = model.embed_image(image[:, :-1], start=0)
-    held = model.image_embedding.weight[image[0, 5]] + model.row_position[1] + model.column_position[2]
+    held = (
+        model.image_embedding.weight[image[0, 5]] + model.row_position[1] + model.column_position[2]
+    )
     torch.testing.assert_close(slots[0, 6], held)
-    torch.testing.assert_close(slots[0, 0], model.start_of_image + model.row_position[0] + model.column_position[0])
+    torch.testing.assert_close(
+        slots[0, 0], model.start_of_image + model.row_position[0] + model.column_position[0]
+    )
 
 
 def test_matrices_of_the_paper_number_12_billion():
     with torch.device("meta"):
-        model = Transformer(16384, 8192, 256, 32, n_layers=64, d_model=3968, n_heads=62, kernel_size=11)
+        model = Transformer(
+            16384, 8192, 256, 32, n_layers=64, d_model=3968, n_heads=62, kernel_size=11
+        )
     matrices = [p.numel() for p in model.blocks.parameters() if p.ndim == 2]
     assert sum(matrices) == 12_092_178_432
 

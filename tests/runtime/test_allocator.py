@@ -20,11 +20,14 @@ for _ in range(8):
 
 
 @pytest.mark.skipif(
-    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library has no mallopt"
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"),
+    reason="the C library has no mallopt",
 )
 def test_large_tensors_take_new_pages_once() -> None:
     """Soon, if not at once: small pieces may fall between them. What is chosen holds for a process as a whole."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
+    )
     first, *_, last = map(int, done.stdout.split())
     assert first > 40_000  # of 4 KiB, in 192 MiB
     assert last < 100

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from dalle_cli.generation.cached_transformer import Decoder
+from dalle_cli.generation.cached_transformer import CachedTransformer
 from dalle_cli.models.transformer import Transformer
-from dalle_cli.runtime.compilation import can_compile, repeated
+from dalle_cli.runtime.compilation import compile_step, has_compiler
 
 CPU = torch.device("cpu")
 
@@ -14,33 +14,44 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def model() -> Transformer:
     torch.manual_seed(0)
-    model = Transformer(11, 13, 5, 4, n_layers=3, d_model=32, n_heads=2, kernel_size=3).requires_grad_(False)
+    model = Transformer(
+        11, 13, 5, 4, n_layers=3, d_model=32, n_heads=2, kernel_size=3
+    ).requires_grad_(False)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
     return model
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not can_compile(CPU), reason="no C++ compiler")
-@pytest.mark.filterwarnings("ignore:TypedStorage", "ignore:.*torch.jit:DeprecationWarning")  # torch's own
+@pytest.mark.skipif(not has_compiler(CPU), reason="no C++ compiler")
+@pytest.mark.filterwarnings(
+    "ignore:TypedStorage", "ignore:.*torch.jit:DeprecationWarning"
+)  # torch's own
 @pytest.mark.parametrize("n_rows", [2, 6])
 @torch.inference_mode()
-def test_a_compiled_decoder_equals_the_whole_at_every_position(model: Transformer, n_rows: int) -> None:
+def test_a_compiled_decoder_equals_the_whole_at_every_position(
+    model: Transformer, n_rows: int
+) -> None:
     generator = torch.Generator().manual_seed(1)
-    text, image = (torch.randint(11, (n_rows, n), generator=generator) for n in (model.text_len, model.image_len))
+    text, image = (
+        torch.randint(11, (n_rows, n), generator=generator)
+        for n in (model.text_len, model.image_len)
+    )
     text[:, -1] = -1
-    decoder = Decoder(model, is_packed=False)
-    step = repeated(decoder, compiled_for=n_rows)
+    decoder = CachedTransformer(model, is_packed=False)
+    step = compile_step(decoder, compiled_batch_size=n_rows)
     cache = decoder.new_cache(n_rows, n_rows)
-    decoder.read(text, image[0, :0], cache)
+    decoder.prefill(text, image[0, :0], cache)
     before = [torch.zeros_like(image[:, 0]), *image.unbind(1)]
     positions = torch.arange(model.image_len)
-    found = torch.stack([step(before[p], positions[p : p + 1], cache) for p in range(model.image_len)], dim=1)
+    found = torch.stack(
+        [step(before[p], positions[p : p + 1], cache) for p in range(model.image_len)], dim=1
+    )
     torch.testing.assert_close(found, model(text, image)[1], rtol=1e-5, atol=1e-5)
 
 
 def test_step_elsewhere_than_on_a_cpu_is_compiled_with_other_options() -> None:
     """The path that CUDA takes, reached on the meta device, where nothing compiles before the first call."""
     step = nn.Linear(2, 2, device="meta")
-    assert repeated(step, compiled_for=4) is not step
-    assert repeated(step) is step
+    assert compile_step(step, compiled_batch_size=4) is not step
+    assert compile_step(step) is step

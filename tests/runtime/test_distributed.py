@@ -30,18 +30,26 @@ def test_two_processes_lose_what_one_does(kind: str, train: Callable, tmp_path: 
 
 
 @pytest.mark.parametrize("kind", ["dvae", "transformer", "clip"])
-def test_two_processes_sum_to_the_gradient_of_one(kind: str, train: Callable, tmp_path: Path) -> None:
+def test_two_processes_sum_to_the_gradient_of_one(
+    kind: str, train: Callable, tmp_path: Path
+) -> None:
     first_moments = []
     for name, count in (("one", 1), ("two", 2)):
         ended = train(kind, tmp_path / name, "--gpus", count, training__steps=1)
         assert ended.returncode == 0, ended.stderr
-        first_moments.append(load_file(tmp_path / name / "checkpoints" / "step-00000001" / "exp_avg.safetensors"))
+        first_moments.append(
+            load_file(tmp_path / name / "checkpoints" / "step-00000001" / "exp_avg.safetensors")
+        )
     one, two = first_moments  # after one update, the gradients times a constant
     errors = [float((two[name] - gradient).norm()) for name, gradient in one.items()]
-    assert math.hypot(*errors) <= 1e-6 * math.hypot(*(float(gradient.norm()) for gradient in one.values()))
+    assert math.hypot(*errors) <= 1e-6 * math.hypot(
+        *(float(gradient.norm()) for gradient in one.values())
+    )
 
 
-def test_micro_batches_in_two_processes_lose_what_one_batch_does(train: Callable, tmp_path: Path) -> None:
+def test_micro_batches_in_two_processes_lose_what_one_batch_does(
+    train: Callable, tmp_path: Path
+) -> None:
     assert train("transformer", tmp_path / "one").returncode == 0
     ended = train("transformer", tmp_path / "two", "--gpus", 2, runtime__micro_batch_size=3)
     assert ended.returncode == 0, ended.stderr
@@ -61,7 +69,9 @@ def test_resumed_run_of_two_equals_an_uninterrupted_one(train: Callable, tmp_pat
 
 
 @pytest.mark.parametrize("counts", [(1, 2), (2, 1)])
-def test_run_goes_on_in_another_number_of_processes(counts: tuple[int, int], train: Callable, tmp_path: Path) -> None:
+def test_run_goes_on_in_another_number_of_processes(
+    counts: tuple[int, int], train: Callable, tmp_path: Path
+) -> None:
     assert train("transformer", tmp_path / "whole").returncode == 0
     for steps, count in zip((10, 20), counts, strict=True):
         ended = train("transformer", tmp_path / "parts", "--gpus", count, training__steps=steps)
@@ -126,7 +136,9 @@ def test_bad_samples_of_all_processes_are_told_once(make_pairs: Callable, tmp_pa
     ended = run(*words, *words_of({"data.max_bad_share": 0.9}))
     assert ended.returncode == 0, ended.stderr
     assert [ended.stderr.count(f"skipped {picture.stem}:") for picture in bad] == [1, 1, 1]
-    stopped = run(*words[:5], tmp_path / "stopped", *words[6:], *words_of({"data.max_bad_share": 0.1}))
+    stopped = run(
+        *words[:5], tmp_path / "stopped", *words[6:], *words_of({"data.max_bad_share": 0.1})
+    )
     assert stopped.returncode == 1 and "samples are bad" in stopped.stderr
 
 
@@ -149,7 +161,9 @@ def endless(pairs: Path, tmp_path: Path) -> subprocess.Popen:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_death_of_one_process_ends_the_others_and_is_told(rank: int, endless: subprocess.Popen, tmp_path: Path) -> None:
+def test_death_of_one_process_ends_the_others_and_is_told(
+    rank: int, endless: subprocess.Popen, tmp_path: Path
+) -> None:
     children = children_of(endless.pid)
     os.kill(children[rank], signal.SIGKILL)
     _, told = endless.communicate(timeout=60)
@@ -165,7 +179,9 @@ def test_request_to_stop_any_process_saves_once(
     pid = endless.pid if target == "parent" else children_of(endless.pid)[target]
     os.kill(pid, number)
     _, told = endless.communicate(timeout=60)
-    assert endless.returncode == 128 + number and f"error: stopped by {number.name} after step" in told
+    assert (
+        endless.returncode == 128 + number and f"error: stopped by {number.name} after step" in told
+    )
     assert "exit code" not in told
     newest = max((tmp_path / "run" / "checkpoints").glob("step-*"))
     assert (newest / "manifest.json").is_file()
@@ -185,6 +201,8 @@ def test_no_moment_of_death_leaves_half_a_checkpoint(
     for _, path in saved:
         check_checkpoint(path)
     steps = saved[-1][0] + 1
-    ended = train("dvae", tmp_path / "run", "--gpus", 2, training__steps=steps, runtime__save_every=1)
+    ended = train(
+        "dvae", tmp_path / "run", "--gpus", 2, training__steps=steps, runtime__save_every=1
+    )
     assert ended.returncode == 0, ended.stderr
     assert f"resumed after step {saved[-1][0]}" in ended.stderr

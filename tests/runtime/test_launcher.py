@@ -48,7 +48,9 @@ def test_each_process_is_told_its_world(launch, capfd: pytest.CaptureFixture) ->
         ((str(LOST_ANOTHER), str(LOST_ANOTHER), "3"), "process 2 of 3 ended with exit code 3", 3),
     ],
 )
-def test_failure_is_told_of_the_one_that_failed(words: tuple[str, ...], told: str, code: int, launch) -> None:
+def test_failure_is_told_of_the_one_that_failed(
+    words: tuple[str, ...], told: str, code: int, launch
+) -> None:
     with pytest.raises(DalleError, match=told) as caught:
         launch(*words)
     assert caught.value.exit_code == code

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from dalle_cli.runtime.peak_rates import (
-    Measured,
+    PeakRates,
     bandwidth,
     device_key,
     keep,
-    kept_matrix_rate,
-    kept_write_rate,
-    matrix_rate,
+    matmul_rate,
     measured_file,
+    stored_matmul_rate,
+    stored_write_rate,
     write_rate,
 )
 
@@ -26,37 +26,43 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_kept_rate_is_found_by_precision() -> None:
-    assert kept_matrix_rate(CPU, "fp32") is None
-    keep(CPU, Measured({"fp32": 2e11, "bf16": 9e11}, 3e10, 5e8))
-    assert [kept_matrix_rate(CPU, precision) for precision in ("fp32", "bf16", "fp16")] == [2e11, 9e11, None]
-    assert kept_write_rate(CPU) == 5e8
+    assert stored_matmul_rate(CPU, "fp32") is None
+    keep(CPU, PeakRates({"fp32": 2e11, "bf16": 9e11}, 3e10, 5e8))
+    assert [stored_matmul_rate(CPU, precision) for precision in ("fp32", "bf16", "fp16")] == [
+        2e11,
+        9e11,
+        None,
+    ]
+    assert stored_write_rate(CPU) == 5e8
 
 
 def test_other_number_of_threads_is_another_device() -> None:
-    keep(CPU, Measured({"fp32": 2e11}, 3e10, 5e8))
+    keep(CPU, PeakRates({"fp32": 2e11}, 3e10, 5e8))
     before, n_threads = device_key(CPU), torch.get_num_threads()
     torch.set_num_threads(n_threads + 1)
     try:
-        assert device_key(CPU) != before and kept_matrix_rate(CPU, "fp32") is None
-        keep(CPU, Measured({"fp32": 4e11}, 3e10, 5e8))
+        assert device_key(CPU) != before and stored_matmul_rate(CPU, "fp32") is None
+        keep(CPU, PeakRates({"fp32": 4e11}, 3e10, 5e8))
     finally:
         torch.set_num_threads(n_threads)
-    assert kept_matrix_rate(CPU, "fp32") == 2e11
+    assert stored_matmul_rate(CPU, "fp32") == 2e11
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "null", "{", '{"KEY": 3}', '{"KEY": {"matrix_rates": {"fp32": []}}}'])
+@pytest.mark.parametrize(
+    "content", ["", "[1]", "null", "{", '{"KEY": 3}', '{"KEY": {"matmul_rates": {"fp32": []}}}']
+)
 def test_damaged_file_holds_nothing_and_is_replaced(content: str) -> None:
     measured_file().parent.mkdir()
     measured_file().write_text(content.replace("KEY", device_key(CPU)))
-    assert kept_matrix_rate(CPU, "fp32") is None
-    keep(CPU, Measured({"fp32": 2e11}, 3e10, 5e8))
-    assert kept_matrix_rate(CPU, "fp32") == 2e11
+    assert stored_matmul_rate(CPU, "fp32") is None
+    keep(CPU, PeakRates({"fp32": 2e11}, 3e10, 5e8))
+    assert stored_matmul_rate(CPU, "fp32") == 2e11
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rates_are_of_this_world(dtype: torch.dtype) -> None:
     """Between a megahertz machine and a thousand of today's GPUs."""
-    assert 1e6 < matrix_rate(CPU, dtype, order=64) < 1e18
+    assert 1e6 < matmul_rate(CPU, dtype, order=64) < 1e18
     assert 1e6 < bandwidth(CPU, n_bytes=2**16) < 1e16
 
 

@@ -63,12 +63,16 @@ def output_dtypes(modules: dict[str, nn.Module]) -> dict[str, torch.dtype]:
     """Note, from now on, in what each module hands back its result."""
     found: dict[str, torch.dtype] = {}
     for name, module in modules.items():
-        module.register_forward_hook(lambda _, __, output, name=name: found.update({name: output.dtype}))
+        module.register_forward_hook(
+            lambda _, __, output, name=name: found.update({name: output.dtype})
+        )
     return found
 
 
 def test_transformer_under_bf16_is_near_fp32_but_not_equal(tokens: tuple[Tensor, Tensor]) -> None:
-    for found, exact in zip(transformer("bf16")(*tokens), transformer("fp32")(*tokens), strict=True):
+    for found, exact in zip(
+        transformer("bf16")(*tokens), transformer("fp32")(*tokens), strict=True
+    ):
         assert found.dtype == torch.float32
         assert HALF_A_BIT / 50 < relative_error(found, exact) < 20 * HALF_A_BIT
 
@@ -83,10 +87,17 @@ def test_dvae_under_bf16_is_near_fp32_but_not_equal(images: Tensor) -> None:
         assert HALF_A_BIT / 50 < relative_error(found, expected) < 20 * HALF_A_BIT
 
 
-def test_transformer_multiplies_in_bf16_inside_branches_alone(tokens: tuple[Tensor, Tensor]) -> None:
+def test_transformer_multiplies_in_bf16_inside_branches_alone(
+    tokens: tuple[Tensor, Tensor],
+) -> None:
     model = transformer("bf16")
     blocks = {f"block {i}": block for i, block in enumerate(model.blocks)}
-    outside = {**blocks, "norm": model.final_norm, "text": model.text_head, "image": model.image_head}
+    outside = {
+        **blocks,
+        "norm": model.final_norm,
+        "text": model.text_head,
+        "image": model.image_head,
+    }
     inside = {}
     for i, block in enumerate(model.blocks):
         for name in ("query", "key", "value", "output"):
@@ -100,7 +111,9 @@ def test_transformer_multiplies_in_bf16_inside_branches_alone(tokens: tuple[Tens
 
 def test_dvae_multiplies_in_bf16_but_next_to_the_relaxation(images: Tensor) -> None:
     model = dvae("bf16")
-    convolutions = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    convolutions = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)
+    }
     next_to_it = {"encoder.output", "decoder.input"}
     dtypes = output_dtypes(convolutions)
     model.decode_soft(model.codebook_logits(images).softmax(dim=1))
@@ -119,7 +132,9 @@ def test_gradients_under_bf16_are_fp32_and_near(tokens: tuple[Tensor, Tensor]) -
     rough, exact = transformer("bf16"), transformer("fp32")
     for model in (rough, exact):
         text_image_cross_entropy(*model(*tokens), *tokens).backward()
-    gradients = [torch.cat([p.grad.flatten() for p in model.parameters()]) for model in (rough, exact)]
+    gradients = [
+        torch.cat([p.grad.flatten() for p in model.parameters()]) for model in (rough, exact)
+    ]
     assert {p.grad.dtype for p in rough.parameters()} == {torch.float32}
     assert HALF_A_BIT / 50 < relative_error(*gradients) < 20 * HALF_A_BIT
 

@@ -27,7 +27,9 @@ def test_ranks_are_what_the_launcher_says(environment: dict[str, str], expected:
     assert ranks_of_environment(environment) == expected
 
 
-@pytest.mark.parametrize("changes", [{"RANK": "8"}, {"RANK": "-1"}, {"RANK": "one"}, {"WORLD_SIZE": "0"}])
+@pytest.mark.parametrize(
+    "changes", [{"RANK": "8"}, {"RANK": "-1"}, {"RANK": "one"}, {"WORLD_SIZE": "0"}]
+)
 def test_ranks_that_make_no_sense_are_refused(changes: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="RANK"):
         ranks_of_environment({**TORCHRUN, **changes})
@@ -39,11 +41,19 @@ def test_command_with_ranks_that_make_no_sense_ends_in_one_message(
     monkeypatch.setenv("RANK", "5")
     monkeypatch.setenv("WORLD_SIZE", "2")
     ended = dalle("recipes", "list")
-    assert ended.code == 2 and ended.err.startswith("error: RANK is 5 and WORLD_SIZE 2") and ended.out == ""
+    assert (
+        ended.code == 2
+        and ended.err.startswith("error: RANK is 5 and WORLD_SIZE 2")
+        and ended.out == ""
+    )
 
 
 def test_one_process_speaks() -> None:
-    assert [ranks_of_environment({**TORCHRUN, "RANK": str(rank)}).is_main for rank in range(3)] == [True, False, False]
+    assert [ranks_of_environment({**TORCHRUN, "RANK": str(rank)}).is_main for rank in range(3)] == [
+        True,
+        False,
+        False,
+    ]
 
 
 BATCH_SCRIPT = {"SLURM_PROCID": "0", "SLURM_NTASKS": "16", "SLURM_LOCALID": "0"}
@@ -57,7 +67,13 @@ def test_process_of_a_batch_script_without_srun_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "environment",
-    [{}, TORCHRUN, {**SRUN, "SLURM_NTASKS": "16"}, {**BATCH_SCRIPT, **TORCHRUN}, {**BATCH_SCRIPT, "SLURM_NTASKS": "1"}],
+    [
+        {},
+        TORCHRUN,
+        {**SRUN, "SLURM_NTASKS": "16"},
+        {**BATCH_SCRIPT, **TORCHRUN},
+        {**BATCH_SCRIPT, "SLURM_NTASKS": "1"},
+    ],
 )
 def test_process_among_as_many_as_asked_for_is_not(environment: dict[str, str]) -> None:
     check_not_left_alone(environment)

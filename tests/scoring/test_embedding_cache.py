@@ -52,8 +52,13 @@ def bits(embeddings: dict[str, np.ndarray]) -> dict[str, bytes]:
 def test_embeddings_survive_bit_for_bit(file: Path) -> None:
     """Also the rarer floats: both zeros, subnormals, infinities, each kind of NaN."""
     patterns = np.random.default_rng(0).integers(0, 2**32, 1000, dtype=np.uint32)
-    special = np.array([0, 1 << 31, 1, 0x7F800000, 0xFF800000, 0x7FC00000, 0x7F800001, 0xFFFFFFFF], np.uint32)
-    embeddings = {"random": patterns.view(np.float32), "special": np.tile(special, 125).view(np.float32)}
+    special = np.array(
+        [0, 1 << 31, 1, 0x7F800000, 0xFF800000, 0x7FC00000, 0x7F800001, 0xFFFFFFFF], np.uint32
+    )
+    embeddings = {
+        "random": patterns.view(np.float32),
+        "special": np.tile(special, 125).view(np.float32),
+    }
     EmbeddingCache(file, "model", 1000).add(embeddings)
     assert bits(EmbeddingCache(file, "model", 1000).find(embeddings)) == bits(embeddings)
 
@@ -83,17 +88,29 @@ def test_embedding_added_again_takes_the_place_of_the_first(file: Path) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["x'010203'", f"zeroblob({4 * WIDTH - 4})", f"zeroblob({8 * WIDTH})", f"'{'x' * 4 * WIDTH}'", "3", "2.5", "x''"],
+    [
+        "x'010203'",
+        f"zeroblob({4 * WIDTH - 4})",
+        f"zeroblob({8 * WIDTH})",
+        f"'{'x' * 4 * WIDTH}'",
+        "3",
+        "2.5",
+        "x''",
+    ],
     ids=["no floats", "too narrow", "too wide", "text", "integer", "real", "empty"],
 )
-def test_what_is_no_embedding_of_the_width_is_unknown_until_one_takes_its_place(value: str, file: Path) -> None:
+def test_what_is_no_embedding_of_the_width_is_unknown_until_one_takes_its_place(
+    value: str, file: Path
+) -> None:
     embeddings = filled(file)
     spoilt, *others = embeddings
     with sqlite3.connect(file) as connection:
         connection.execute(f"UPDATE embeddings SET embedding = {value} WHERE picture = ?", [spoilt])
     connection.close()
     cache = EmbeddingCache(file, "model", WIDTH)
-    assert bits(cache.find(embeddings)) == bits({picture: embeddings[picture] for picture in others})
+    assert bits(cache.find(embeddings)) == bits(
+        {picture: embeddings[picture] for picture in others}
+    )
     cache.add({spoilt: embeddings[spoilt]})
     assert bits(cache.find(embeddings)) == bits(embeddings) and cache.problem is None
 
@@ -101,7 +118,8 @@ def test_what_is_no_embedding_of_the_width_is_unknown_until_one_takes_its_place(
 def test_two_commands_that_add_at_once_lose_nothing(file: Path) -> None:
     words = [sys.executable, "-c", ADD_ONE_BY_ONE, str(file)]
     writers = [
-        subprocess.Popen([*words, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for name in "ab"
+        subprocess.Popen([*words, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for name in "ab"
     ]
     for writer in writers:
         writer.stdin.write("go\n")
@@ -127,12 +145,17 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "another kind of database": of_another_kind,
     "a folder in its place": lambda file: file.mkdir(parents=True),
     "a file in place of its folder": lambda file: file.parent.touch(),
-    "a link that leads nowhere": lambda file: (file.parent.mkdir(), file.symlink_to("absent/cache")),
+    "a link that leads nowhere": lambda file: (
+        file.parent.mkdir(),
+        file.symlink_to("absent/cache"),
+    ),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_file_is_told_and_knows_nothing(name: str, file: Path, tmp_path: Path, tree: Callable) -> None:
+def test_broken_file_is_told_and_knows_nothing(
+    name: str, file: Path, tmp_path: Path, tree: Callable
+) -> None:
     BROKEN[name](file)
     before = tree(tmp_path)
     cache = EmbeddingCache(file, "model", WIDTH)
@@ -159,9 +182,12 @@ def test_file_that_another_command_keeps_locked_is_told_and_still_read(
 
 
 @pytest.mark.parametrize(
-    ("cache_home", "root"), [("/some/where", "/some/where"), ("", "/me/.cache"), (None, "/me/.cache")]
+    ("cache_home", "root"),
+    [("/some/where", "/some/where"), ("", "/me/.cache"), (None, "/me/.cache")],
 )
-def test_file_lies_in_the_users_cache(cache_home: str | None, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_lies_in_the_users_cache(
+    cache_home: str | None, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", "/me")
     monkeypatch.delenv("XDG_CACHE_HOME")
     if cache_home is not None:

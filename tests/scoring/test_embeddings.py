@@ -18,7 +18,7 @@ from dalle_cli.data.images import decode_image
 from dalle_cli.models.clip import Clip, Tower
 from dalle_cli.scoring.clip_scorer import ClipScorer
 from dalle_cli.scoring.embedding_cache import EmbeddingCache
-from dalle_cli.scoring.embeddings import Embedded, ahead, checksum_of, embed_files
+from dalle_cli.scoring.embeddings import Embedded, prefetch, checksum_of, embed_files
 
 WIDTH = 8
 PIXEL_MEAN, PIXEL_STD = (0.1, 0.5, 0.7), (0.2, 0.3, 0.4)
@@ -30,7 +30,18 @@ class CountingClip(Clip):
     def __init__(self) -> None:
         torch.manual_seed(0)
         tower = Tower(1, 16, 2, 32)
-        super().__init__(16, 8, 8, 20, WIDTH, "quick_gelu", tower, tower, pixel_mean=PIXEL_MEAN, pixel_std=PIXEL_STD)
+        super().__init__(
+            16,
+            8,
+            8,
+            20,
+            WIDTH,
+            "quick_gelu",
+            tower,
+            tower,
+            pixel_mean=PIXEL_MEAN,
+            pixel_std=PIXEL_STD,
+        )
         self.requires_grad_(False)
         self.batches: list[int] = []
         self.refuses_after = 10**6
@@ -44,7 +55,11 @@ class CountingClip(Clip):
 
 @pytest.fixture
 def scorer() -> ClipScorer:
-    return ClipScorer(CountingClip(), ClipTokenizer(lambda caption: [len(caption)], 18, 19, 20), torch.device("cpu"))
+    return ClipScorer(
+        CountingClip(),
+        ClipTokenizer(lambda caption: [len(caption)], 18, 19, 20),
+        torch.device("cpu"),
+    )
 
 
 @pytest.fixture
@@ -67,9 +82,25 @@ def files(pictures: list[Path], tmp_path: Path) -> list[Path]:
     (tmp_path / "same text.png").write_text("no picture")
     (tmp_path / "folder.png").mkdir()
     bad = [
-        tmp_path / name for name in ("cut.png", "absent.png", "empty.png", "text.png", "folder.png", "same text.png")
+        tmp_path / name
+        for name in (
+            "cut.png",
+            "absent.png",
+            "empty.png",
+            "text.png",
+            "folder.png",
+            "same text.png",
+        )
     ]
-    return [*bad[:2], *reversed(pictures), bad[2], pictures[5], tmp_path / "copy.jpg", *bad[3:], tmp_path / "a\0b.png"]
+    return [
+        *bad[:2],
+        *reversed(pictures),
+        bad[2],
+        pictures[5],
+        tmp_path / "copy.jpg",
+        *bad[3:],
+        tmp_path / "a\0b.png",
+    ]
 
 
 PROBLEMS = {
@@ -85,8 +116,15 @@ PROBLEMS = {
 
 def by_hand(clip: Clip, file: Path) -> np.ndarray:
     """One picture, alone, by the formula."""
-    square = torch.tensor(clip_square(decode_image(file.read_bytes()), 16), dtype=torch.float64).permute(2, 0, 1) / 255
-    pixels = (square - torch.tensor(PIXEL_MEAN).view(3, 1, 1)) / torch.tensor(PIXEL_STD).view(3, 1, 1)
+    square = (
+        torch.tensor(clip_square(decode_image(file.read_bytes()), 16), dtype=torch.float64).permute(
+            2, 0, 1
+        )
+        / 255
+    )
+    pixels = (square - torch.tensor(PIXEL_MEAN).view(3, 1, 1)) / torch.tensor(PIXEL_STD).view(
+        3, 1, 1
+    )
     embedding = clip.visual(pixels[None].float())[0]
     return (embedding / embedding.square().sum().sqrt()).numpy()
 
@@ -113,11 +151,16 @@ def test_equal_pictures_are_embedded_once_and_have_one_checksum(
     found = dict(zip(files, embed_files(files, scorer, cache, 4, lambda: None), strict=True))
     assert sum(scorer.clip.batches) == 7
     checksums = {file.name: one.checksum for file, one in found.items()}
-    assert checksums["copy.jpg"] == checksums["005.png"] and checksums["text.png"] == checksums["same text.png"]
+    assert (
+        checksums["copy.jpg"] == checksums["005.png"]
+        and checksums["text.png"] == checksums["same text.png"]
+    )
     assert len(set(checksums.values()) - {""}) == 7 + 3
 
 
-def test_pictures_are_embedded_in_batches(pictures: list[Path], scorer: ClipScorer, cache: EmbeddingCache) -> None:
+def test_pictures_are_embedded_in_batches(
+    pictures: list[Path], scorer: ClipScorer, cache: EmbeddingCache
+) -> None:
     embed_files(pictures, scorer, cache, 3, lambda: None)
     assert scorer.clip.batches == [3, 3, 1]
 
@@ -148,7 +191,9 @@ def test_interrupted_run_keeps_what_it_had_embedded(
     assert scorer.clip.batches == [2, 1]
 
 
-def test_cache_that_fails_changes_no_result(files: list[Path], scorer: ClipScorer, tmp_path: Path) -> None:
+def test_cache_that_fails_changes_no_result(
+    files: list[Path], scorer: ClipScorer, tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
     broken = EmbeddingCache(tmp_path / "file" / "cache.sqlite", "model", WIDTH)
     found = embed_files(files, scorer, broken, 3, lambda: None)
@@ -162,7 +207,9 @@ def test_cache_that_fails_changes_no_result(files: list[Path], scorer: ClipScore
 @pytest.mark.parametrize("name", ["pipe.png", "/dev/zero"])
 def test_pipe_and_device_are_not_read(name: str, tmp_path: Path, hang_guard: None) -> None:
     os.mkfifo(tmp_path / "pipe.png")
-    assert checksum_of(tmp_path / name) == Embedded("", problem="not a file, but a folder, a pipe or a device")
+    assert checksum_of(tmp_path / name) == Embedded(
+        "", problem="not a file, but a folder, a pipe or a device"
+    )
 
 
 def test_picture_that_changes_while_it_is_read_is_told_and_not_kept_under_its_first_checksum(
@@ -180,11 +227,21 @@ def test_picture_that_changes_while_it_is_read_is_told_and_not_kept_under_its_fi
     changing.write_bytes(first)
     checksum = hashlib.sha256(first).hexdigest()
     steady, changed = embed_files(
-        [pictures[2], changing], scorer, LateCache(tmp_path / "late.sqlite", "model", WIDTH), 2, lambda: None
+        [pictures[2], changing],
+        scorer,
+        LateCache(tmp_path / "late.sqlite", "model", WIDTH),
+        2,
+        lambda: None,
     )
-    assert steady.problem is None and summary(changed) == (checksum, None, "changed while it was read")
+    assert steady.problem is None and summary(changed) == (
+        checksum,
+        None,
+        "changed while it was read",
+    )
     kept = EmbeddingCache(tmp_path / "late.sqlite", "model", WIDTH)
-    assert list(kept.find([checksum, hashlib.sha256(second).hexdigest(), steady.checksum])) == [steady.checksum]
+    assert list(kept.find([checksum, hashlib.sha256(second).hexdigest(), steady.checksum])) == [
+        steady.checksum
+    ]
 
 
 def test_no_files_give_nothing(scorer: ClipScorer, cache: EmbeddingCache) -> None:
@@ -200,28 +257,32 @@ def halves(x: int) -> float:
 @pytest.mark.parametrize("size", [1, 3, 100])
 def test_ahead_gives_answers_in_order_in_whole_batches(n: int, size: int) -> None:
     with ThreadPoolExecutor(4) as pool:
-        batches = list(ahead(pool, halves, list(range(n)), size))
-    assert [len(batch) for batch in batches] == [min(size, n - start) for start in range(0, n, size)]
+        batches = list(prefetch(pool, halves, list(range(n)), size))
+    assert [len(batch) for batch in batches] == [
+        min(size, n - start) for start in range(0, n, size)
+    ]
     assert [answer for batch in batches for answer in batch] == [x / 2 for x in range(n)]
 
 
 def test_ahead_works_on_the_next_batch_and_no_further(hang_guard: None) -> None:
     started = [threading.Event() for _ in range(9)]
     with ThreadPoolExecutor(1) as pool:
-        batches = ahead(pool, lambda x: started[x].set(), list(range(9)), 2)
+        batches = prefetch(pool, lambda x: started[x].set(), list(range(9)), 2)
         assert not any(event.is_set() for event in started)
         for end in (4, 6, 8, 9, 9):
             next(batches)
             for event in started[:end]:
                 event.wait()
-            pool.submit(int).result()  # whatever else was asked for would have been begun before this
+            pool.submit(
+                int
+            ).result()  # whatever else was asked for would have been begun before this
             assert not any(event.is_set() for event in started[end:])
 
 
 def test_ahead_does_not_wait_for_the_next_batch() -> None:
     released = threading.Event()
     with ThreadPoolExecutor(2) as pool:
-        batches = ahead(pool, lambda x: x < 2 or released.wait(5), list(range(4)), 2)
+        batches = prefetch(pool, lambda x: x < 2 or released.wait(5), list(range(4)), 2)
         assert next(batches) == [True, True]
         released.set()
         assert next(batches) == [True, True]

@@ -9,7 +9,12 @@ import pytest
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.storage.job_folder import begin_job, recorded_job
 
-JOB = {"command": "paint", "captions": ["a ring", "ein Kreis \ud800"], "sizes": (3, 4), "top": {"k": None}}
+JOB = {
+    "command": "paint",
+    "captions": ["a ring", "ein Kreis \ud800"],
+    "sizes": (3, 4),
+    "top": {"k": None},
+}
 
 
 @pytest.mark.parametrize("is_there", [False, True])
@@ -51,8 +56,12 @@ def test_another_job_is_told_what_differs_and_touches_nothing(
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("make", [Path.touch, lambda path: (path / "thesis").mkdir(parents=True)], ids=["file", "full"])
-def test_what_belongs_to_someone_else_is_left_alone(make: Callable, tmp_path: Path, tree: Callable) -> None:
+@pytest.mark.parametrize(
+    "make", [Path.touch, lambda path: (path / "thesis").mkdir(parents=True)], ids=["file", "full"]
+)
+def test_what_belongs_to_someone_else_is_left_alone(
+    make: Callable, tmp_path: Path, tree: Callable
+) -> None:
     make(tmp_path / "out")
     before = tree(tmp_path)
     for ask in (recorded_job, lambda folder: begin_job(folder, JOB)):
@@ -61,7 +70,9 @@ def test_what_belongs_to_someone_else_is_left_alone(make: Callable, tmp_path: Pa
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b"3", b"\xff", b"[" * 100_000], ids=lambda b: repr(b)[:8])
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[]", b"null", b"3", b"\xff", b"[" * 100_000], ids=lambda b: repr(b)[:8]
+)
 def test_damaged_description_is_told(text: bytes, tmp_path: Path) -> None:
     (tmp_path / "job.json").write_bytes(text)
     with pytest.raises(DalleError, match=r"job\.json is damaged") as told:

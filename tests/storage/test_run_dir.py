@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dalle_cli.errors import DalleError
-from dalle_cli.storage.atomic import held_alone
+from dalle_cli.storage.atomic import exclusive_lock
 from dalle_cli.storage.run_dir import RunDir, model_dir
 
 
@@ -15,7 +15,10 @@ def test_everything_lies_inside_the_run(tmp_path: Path) -> None:
     names = ("recipe", "model", "dvae", "tokenizer", "checkpoints", "metrics", "samples")
     paths = [getattr(run, name) for name in names] + [run.checkpoint(3), run.preview(3)]
     assert len(set(paths)) == len(paths) and all(path.is_relative_to(tmp_path) for path in paths)
-    assert run.checkpoint(2000).name == "step-00002000" and run.checkpoint(10**9).name == "step-1000000000"
+    assert (
+        run.checkpoint(2000).name == "step-00002000"
+        and run.checkpoint(10**9).name == "step-1000000000"
+    )
 
 
 def test_empty_and_absent_folders_are_empty_and_no_runs(tmp_path: Path) -> None:
@@ -30,7 +33,9 @@ def test_model_folder_is_found_in_a_run_and_by_itself(dvae_run: Path) -> None:
     assert model_dir(dvae_run) == model_dir(dvae_run / "model") == dvae_run / "model"
 
 
-def test_run_that_has_not_saved_yet_is_told_apart_from_no_run(own_dvae_run: Path, tmp_path: Path) -> None:
+def test_run_that_has_not_saved_yet_is_told_apart_from_no_run(
+    own_dvae_run: Path, tmp_path: Path
+) -> None:
     (own_dvae_run / "model" / "model.safetensors").unlink()
     for folder, message in [
         (own_dvae_run, "has no model yet"),
@@ -42,10 +47,13 @@ def test_run_that_has_not_saved_yet_is_told_apart_from_no_run(own_dvae_run: Path
 
 
 def test_folder_is_held_by_one_at_a_time_and_left_as_it_was(tmp_path: Path) -> None:
-    with held_alone(tmp_path):
-        with pytest.raises(DalleError, match="another command is writing to"), held_alone(tmp_path):
+    with exclusive_lock(tmp_path):
+        with (
+            pytest.raises(DalleError, match="another command is writing to"),
+            exclusive_lock(tmp_path),
+        ):
             pass
-        with pytest.raises(DalleError, match="another command"), held_alone(tmp_path):
+        with pytest.raises(DalleError, match="another command"), exclusive_lock(tmp_path):
             pass
-    with held_alone(tmp_path):
+    with exclusive_lock(tmp_path):
         assert not list(tmp_path.iterdir())

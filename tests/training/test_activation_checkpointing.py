@@ -7,7 +7,7 @@ from torch import Tensor
 from dalle_cli.losses import text_image_cross_entropy
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.runtime.precision import apply_precision
-from dalle_cli.training.activation_checkpointing import recompute_branches
+from dalle_cli.training.activation_checkpointing import checkpoint_activations
 from dalle_cli.training.optimization.gradient_scaling import scale_gradients
 
 CPU = torch.device("cpu")
@@ -15,15 +15,17 @@ CPU = torch.device("cpu")
 
 def transformer(precision: str, is_recomputed: bool) -> Transformer:
     torch.manual_seed(0)
-    model = Transformer(11, 13, text_len=5, grid_size=4, n_layers=4, d_model=16, n_heads=2, kernel_size=3)
+    model = Transformer(
+        11, 13, text_len=5, grid_size=4, n_layers=4, d_model=16, n_heads=2, kernel_size=3
+    )
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     if precision == "fp16":
-        scale_gradients(model.sixteen_bit_parts(), 1, CPU)
+        scale_gradients(model.half_precision_modules(), 1, CPU)
     else:
         apply_precision(model, precision, CPU)
     if is_recomputed:
-        recompute_branches(model.sixteen_bit_parts())
+        checkpoint_activations(model.half_precision_modules())
     return model
 
 
@@ -54,5 +56,8 @@ def test_recomputed_branches_give_the_same_gradients_and_keep_less(precision: st
 
 
 def test_names_of_parameters_stay() -> None:
-    names = [[name for name, _ in transformer("bf16", again).named_parameters()] for again in (False, True)]
+    names = [
+        [name for name, _ in transformer("bf16", again).named_parameters()]
+        for again in (False, True)
+    ]
     assert names[0] == names[1]

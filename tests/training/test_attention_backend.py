@@ -5,15 +5,17 @@ import torch
 
 from dalle_cli.errors import UsageError
 from dalle_cli.models.transformer import Transformer
-from dalle_cli.training.activation_checkpointing import recompute_branches
-from dalle_cli.training.attention_backend import attend_by, choose_attention
+from dalle_cli.training.activation_checkpointing import checkpoint_activations
+from dalle_cli.training.attention_backend import choose_attention_backend, set_attention_backend
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 def transformer(grid_size: int) -> Transformer:
     torch.manual_seed(0)
-    model = Transformer(11, 13, text_len=5, grid_size=grid_size, n_layers=4, d_model=16, n_heads=2, kernel_size=3)
+    model = Transformer(
+        11, 13, text_len=5, grid_size=grid_size, n_layers=4, d_model=16, n_heads=2, kernel_size=3
+    )
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return model
@@ -31,16 +33,18 @@ def transformer(grid_size: int) -> Transformer:
         ("flex", 4, CUDA, "flex"),
     ],
 )
-def test_choice_goes_by_device_and_length(choice: str, grid_size: int, device: torch.device, name: str) -> None:
+def test_choice_goes_by_device_and_length(
+    choice: str, grid_size: int, device: torch.device, name: str
+) -> None:
     with torch.device("meta"):
         model = transformer(grid_size)
-    assert choose_attention(choice, model, device) == name
+    assert choose_attention_backend(choice, model, device) == name
 
 
 @pytest.mark.parametrize(("choice", "device"), [("sparse", CUDA), ("flex", CPU)])
 def test_attention_for_another_device_is_refused(choice: str, device: torch.device) -> None:
     with pytest.raises(UsageError, match=f"`runtime.attention` {choice} is for"):
-        choose_attention(choice, transformer(4), device)
+        choose_attention_backend(choice, transformer(4), device)
 
 
 @pytest.mark.parametrize("is_recomputed", [False, True])
@@ -49,10 +53,12 @@ def test_sparse_transformer_computes_what_the_dense_one_does(is_recomputed: bool
     found = []
     for name in ("dense", "sparse"):
         model = transformer(6)
-        attend_by(name, model, 3, CPU)
+        set_attention_backend(name, model, 3, CPU)
         if is_recomputed:
-            recompute_branches(model.sixteen_bit_parts())
-        assert set(model.attend) == (set() if name == "dense" else {"row", "column", "convolutional"})
+            checkpoint_activations(model.half_precision_modules())
+        assert set(model.attend) == (
+            set() if name == "dense" else {"row", "column", "convolutional"}
+        )
         logits = model(text, image)
         sum(part.square().sum() for part in logits).backward()
         found.append([*logits, *(parameter.grad for parameter in model.parameters())])

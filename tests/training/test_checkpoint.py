@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from dalle_cli.errors import DalleError
-from dalle_cli.runtime.distributed import World, solo
+from dalle_cli.runtime.distributed import World, single_process
 from dalle_cli.runtime.ranks import Ranks
 from dalle_cli.storage import atomic, model_folder
 from dalle_cli.storage.lazy_tensors import Gathered, Stored
@@ -33,7 +33,7 @@ from dalle_cli.training.checkpoint import (
 )
 from dalle_cli.training.engines.engine import EngineState
 
-ALONE = solo(torch.device("cpu"))
+ALONE = single_process(torch.device("cpu"))
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -44,10 +44,15 @@ class PowerCut(BaseException):
 def make_state(step: int) -> EngineState:
     generator = torch.Generator().manual_seed(step)
     tensors = {
-        group: {"a.weight": torch.randn(5, 3, generator=generator), "a.bias": torch.randn(5, generator=generator)}
+        group: {
+            "a.weight": torch.randn(5, 3, generator=generator),
+            "a.bias": torch.randn(5, generator=generator),
+        }
         for group in ("parameters", "exp_avg", "exp_avg_sq", "ema")
     }
-    return EngineState(tensors, {"step": step, "optimizer_updates": step - 1, "ema_updates": step - 1})
+    return EngineState(
+        tensors, {"step": step, "optimizer_updates": step - 1, "ema_updates": step - 1}
+    )
 
 
 def assert_holds(path: Path, state: EngineState) -> None:
@@ -77,9 +82,13 @@ def test_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 
 def test_layout_in_memory_makes_no_difference(tmp_path: Path) -> None:
     weight = torch.randn(4, 3, 2, 2)
-    state = EngineState({"parameters": {"w": weight.to(memory_format=torch.channels_last)}}, {"step": 1})
+    state = EngineState(
+        {"parameters": {"w": weight.to(memory_format=torch.channels_last)}}, {"step": 1}
+    )
     save_checkpoint(tmp_path / "step-00000001", state, ALONE)
-    assert torch.equal(load_checkpoint(tmp_path / "step-00000001").tensors["parameters"]["w"], weight)
+    assert torch.equal(
+        load_checkpoint(tmp_path / "step-00000001").tensors["parameters"]["w"], weight
+    )
 
 
 def fail_when_full(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
@@ -139,13 +148,20 @@ def test_power_cut_at_any_sync_leaves_only_checkpoints_that_load(
     assert_holds(run.checkpoint(3), make_state(3))
     for step, path in checkpoints(run):
         assert_holds(path, make_state(step))
-    assert steps_of(run) == ([3, 6] if n_before == 8 else [3])  # six files, the manifest, the folder; then renamed
+    assert steps_of(run) == (
+        [3, 6] if n_before == 8 else [3]
+    )  # six files, the manifest, the folder; then renamed
     save_checkpoint(run.checkpoint(6), make_state(6), ALONE)
     assert_holds(run.checkpoint(6), make_state(6))
     assert incomplete_checkpoints(run) == []
 
 
-TENSOR_FILES = ["parameters.safetensors", "exp_avg.safetensors", "exp_avg_sq.safetensors", "ema.safetensors"]
+TENSOR_FILES = [
+    "parameters.safetensors",
+    "exp_avg.safetensors",
+    "exp_avg_sq.safetensors",
+    "ema.safetensors",
+]
 FILES = [*TENSOR_FILES, "state.json", "log.json"]
 
 
@@ -168,7 +184,9 @@ def test_damaged_file_is_named(name: str, damage: str, tmp_path: Path) -> None:
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"files": 1}', '{"files": {"state.json": 1}}', "\xff"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "null", '{"files": 1}', '{"files": {"state.json": 1}}', "\xff"]
+)
 def test_damaged_manifest_is_a_corrupt_checkpoint(text: str, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "step-00000003", make_state(3), ALONE)
     (tmp_path / "step-00000003" / MANIFEST).write_text(text, encoding="latin-1")
@@ -183,13 +201,25 @@ def test_folders_without_a_manifest_are_incomplete(tmp_path: Path) -> None:
     (run.checkpoint(6) / MANIFEST).unlink()
     shutil.copytree(run.checkpoint(3), run.checkpoints / "step-00000009.partial")
     assert steps_of(run) == [3]
-    assert [path.name for path in incomplete_checkpoints(run)] == ["step-00000006", "step-00000009.partial"]
+    assert [path.name for path in incomplete_checkpoints(run)] == [
+        "step-00000006",
+        "step-00000009.partial",
+    ]
 
 
 def test_the_last_few_and_the_best_are_kept(tmp_path: Path) -> None:
     to = saver(RunDir(tmp_path), keep=2)
     kept = []
-    for step, loss in [(1, 5.0), (2, 1.0), (3, 4.0), (4, 3.0), (5, 2.0), (6, 0.5), (7, 9.0), (8, 9.0)]:
+    for step, loss in [
+        (1, 5.0),
+        (2, 1.0),
+        (3, 4.0),
+        (4, 3.0),
+        (5, 2.0),
+        (6, 0.5),
+        (7, 9.0),
+        (8, 9.0),
+    ]:
         save(to, step, loss)
         kept.append(steps_of(to.run))
     assert kept == [[1], [1, 2], [2, 3], [2, 3, 4], [2, 4, 5], [5, 6], [6, 7], [6, 7, 8]]
@@ -223,7 +253,10 @@ def test_model_folder_follows_the_last_save(tmp_path: Path) -> None:
     to = saver(RunDir(tmp_path))
     for step in (1, 2):
         save(to, step)
-    assert sorted(path.name for path in to.run.model.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in to.run.model.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
     assert json.loads((to.run.model / "config.json").read_text())["kind"] == "toy"
     weights = load_file(to.run.model / "model.safetensors")
     torch.testing.assert_close(weights, make_state(2).tensors["ema"], rtol=0, atol=0)
@@ -237,7 +270,9 @@ def test_saving_leaves_alone_what_someone_has_put_aside(tmp_path: Path) -> None:
     left = run.checkpoints / "step-00000005.partial"
     left.mkdir()
     assert incomplete_checkpoints(run) == [left]
-    Saver(run, {"kind": "toy"}, keep=1, world=ALONE).save(make_state(6), make_state(6).tensors["ema"], None)
+    Saver(run, {"kind": "toy"}, keep=1, world=ALONE).save(
+        make_state(6), make_state(6).tensors["ema"], None
+    )
     assert aside.is_dir() and not left.exists()
     assert_holds(aside, make_state(3))
 
@@ -245,11 +280,14 @@ def test_saving_leaves_alone_what_someone_has_put_aside(tmp_path: Path) -> None:
 def five_tensors() -> EngineState:
     """Make a group of five tensors of 40 bytes each."""
     generator = torch.Generator().manual_seed(5)
-    return EngineState({"ema": {f"layer.{i}": torch.randn(10, generator=generator) for i in range(5)}}, {"step": 3})
+    return EngineState(
+        {"ema": {f"layer.{i}": torch.randn(10, generator=generator) for i in range(5)}}, {"step": 3}
+    )
 
 
 @pytest.mark.parametrize(
-    ("limit", "counts"), [(1, [1, 1, 1, 1, 1]), (80, [2, 2, 1]), (81, [3, 2]), (200, [5]), (2**30, [5])]
+    ("limit", "counts"),
+    [(1, [1, 1, 1, 1, 1]), (80, [2, 2, 1]), (81, [3, 2]), (200, [5]), (2**30, [5])],
 )
 def test_group_is_cut_into_files_once_they_are_big_enough(
     limit: int, counts: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -257,12 +295,17 @@ def test_group_is_cut_into_files_once_they_are_big_enough(
     monkeypatch.setattr(checkpoint, "FILE_BYTES", limit)
     save_checkpoint(tmp_path / "step-00000003", five_tensors(), ALONE)
     names = ["ema.safetensors", *(f"ema.{i}.safetensors" for i in range(1, len(counts)))]
-    found = {path.name: len(load_file(path)) for path in (tmp_path / "step-00000003").glob("*.safetensors")}
+    found = {
+        path.name: len(load_file(path))
+        for path in (tmp_path / "step-00000003").glob("*.safetensors")
+    }
     assert found == dict(zip(names, counts, strict=True))
     assert_holds(tmp_path / "step-00000003", five_tensors())
 
 
-def test_more_than_ten_files_of_a_group_come_back_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_ten_files_of_a_group_come_back_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(checkpoint, "FILE_BYTES", 1)
     tensors = {group: {f"layer.{i}": torch.full((2,), i + sign) for i in range(13)}
                for group, sign in (("parameters", 0.0), ("exp_avg", 0.5))}  # fmt: skip
@@ -271,17 +314,23 @@ def test_more_than_ten_files_of_a_group_come_back_whole(tmp_path: Path, monkeypa
     assert_holds(tmp_path / "step-00000003", EngineState(tensors, {"step": 3}))
 
 
-def test_saving_again_leaves_no_part_of_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saving_again_leaves_no_part_of_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "FILE_BYTES", 1)
         save_checkpoint(tmp_path / "step-00000003", make_state(3), ALONE)
     save_checkpoint(tmp_path / "step-00000003", make_state(4), ALONE)
-    assert sorted(path.name for path in (tmp_path / "step-00000003").iterdir()) == sorted([*FILES, MANIFEST])
+    assert sorted(path.name for path in (tmp_path / "step-00000003").iterdir()) == sorted(
+        [*FILES, MANIFEST]
+    )
     assert_holds(tmp_path / "step-00000003", make_state(4))
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
-def test_damaged_part_of_a_group_is_named(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_part_of_a_group_is_named(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(checkpoint, "FILE_BYTES", 1)
     save_checkpoint(tmp_path / "step-00000003", make_state(3), ALONE)
     part = tmp_path / "step-00000003" / "exp_avg.1.safetensors"
@@ -324,8 +373,12 @@ class Parts:
 
     def __init__(self, state: EngineState) -> None:
         self.asked: list[str] = []
-        self.names = [f"{group} {name}" for group, tensors in state.tensors.items() for name in tensors]
-        gathered = {group: self._gathered(group, tensors) for group, tensors in state.tensors.items()}
+        self.names = [
+            f"{group} {name}" for group, tensors in state.tensors.items() for name in tensors
+        ]
+        gathered = {
+            group: self._gathered(group, tensors) for group, tensors in state.tensors.items()
+        }
         self.state = EngineState(gathered, state.numbers)
 
     def _gathered(self, group: str, tensors: dict[str, Tensor]) -> Gathered:
@@ -355,7 +408,9 @@ def test_gathered_tensors_are_asked_for_once_each_and_saved_whole(
     assert_holds(tmp_path / "step-00000003", make_state(3))
 
 
-def test_process_that_writes_no_file_gathers_the_same_tensors_in_the_same_order(tmp_path: Path, other: World) -> None:
+def test_process_that_writes_no_file_gathers_the_same_tensors_in_the_same_order(
+    tmp_path: Path, other: World
+) -> None:
     parts = Parts(five_tensors())
     save_checkpoint(tmp_path / "step-00000003", parts.state, other)
     assert parts.asked == parts.names
@@ -367,6 +422,8 @@ def test_every_process_gathers_the_weights_of_the_model_and_the_main_one_writes_
     is_main: bool, tmp_path: Path, other: World
 ) -> None:
     parts = Parts(five_tensors())
-    save_model(tmp_path / "model", {"kind": "toy"}, parts.state.tensors["ema"], ALONE if is_main else other)
+    save_model(
+        tmp_path / "model", {"kind": "toy"}, parts.state.tensors["ema"], ALONE if is_main else other
+    )
     assert parts.asked == parts.names
     assert (tmp_path / "model" / "model.safetensors").is_file() == is_main

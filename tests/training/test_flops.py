@@ -9,7 +9,14 @@ from dalle_cli.models.attention_masks import attention_mask, layer_kinds
 from dalle_cli.training.flops import allowed_pairs, forward_flops, train_flops
 
 SMALL = TrainedTransformerTable(
-    text_len=5, grid_size=4, image_vocab_size=13, n_layers=6, d_model=8, n_heads=2, kernel_size=3, text_vocab_size=11
+    text_len=5,
+    grid_size=4,
+    image_vocab_size=13,
+    n_layers=6,
+    d_model=8,
+    n_heads=2,
+    kernel_size=3,
+    text_vocab_size=11,
 )
 PAPER = TrainedTransformerTable(
     text_len=256, grid_size=32, image_vocab_size=8192, n_layers=64, d_model=3968, n_heads=62, kernel_size=11,
@@ -34,7 +41,9 @@ def flops_by_hand(model: TrainedTransformerTable) -> int:
     return total
 
 
-@pytest.mark.parametrize("changes", [{}, {"n_layers": 1}, {"grid_size": 6, "kernel_size": 5}, {"text_len": 2}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"n_layers": 1}, {"grid_size": 6, "kernel_size": 5}, {"text_len": 2}]
+)
 def test_flops_match_loops_over_slots_and_allowed_pairs(changes: dict[str, int]) -> None:
     model = SMALL.model_copy(update=changes)
     assert forward_flops(model) == flops_by_hand(model)
@@ -44,7 +53,9 @@ def test_backward_counts_twice_forward() -> None:
     assert train_flops(SMALL) == 3 * forward_flops(SMALL)
 
 
-@pytest.mark.parametrize(("kind", "among_image"), [("row", 33_264), ("column", 16_896), ("convolutional", 57_169)])
+@pytest.mark.parametrize(
+    ("kind", "among_image"), [("row", 33_264), ("column", 16_896), ("convolutional", 57_169)]
+)
 def test_pairs_at_the_papers_size_are_those_specified(kind: str, among_image: int) -> None:
     assert allowed_pairs(kind, PAPER) == 256 * 257 // 2 + 1024 * 256 + among_image
 

@@ -11,12 +11,19 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dalle_cli.config import Cosine, DataTable, EmaTable, OptimizerTable, RuntimeTable, TrainingTable
+from dalle_cli.config import (
+    Cosine,
+    DataTable,
+    EmaTable,
+    OptimizerTable,
+    RuntimeTable,
+    TrainingTable,
+)
 from dalle_cli.data.loader import Batch, TrainingBatches, ValidationBatches
-from dalle_cli.data.preprocessing import PicturePreparation
-from dalle_cli.data.sources import open_source, validation_split
+from dalle_cli.data.preprocessing import DVAEPreprocessing
+from dalle_cli.data.sources import open_dataset, validation_split
 from dalle_cli.errors import DalleError
-from dalle_cli.runtime.distributed import solo
+from dalle_cli.runtime.distributed import single_process
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import Saver, checkpoints, load_checkpoint
 from dalle_cli.training.engines.replica import ReplicaEngine
@@ -28,7 +35,9 @@ OPTIMIZER = OptimizerTable(
     lr=Cosine(start=0.01, end=0.01, steps=1), warmup_steps=0, betas=[0.9, 0.9], eps=1e-8, weight_decay=0.0,
     clip_norm=0.0, clip_second_moment=0.0,
 )  # fmt: skip
-RUNTIME = RuntimeTable(workers=0, report_every=2, validate_every=4, preview_every=3, save_every=5, keep_checkpoints=99)
+RUNTIME = RuntimeTable(
+    workers=0, report_every=2, validate_every=4, preview_every=3, save_every=5, keep_checkpoints=99
+)
 
 
 class Brightness(nn.Module):
@@ -45,7 +54,9 @@ class Brightness(nn.Module):
 class BrightnessTask:
     """Learns how bright pictures are; can be told to raise a signal, or to lose its way, at some step."""
 
-    def __init__(self, signal_at: int = -1, number: int = signal.SIGTERM, lost: Iterable[int] = ()) -> None:
+    def __init__(
+        self, signal_at: int = -1, number: int = signal.SIGTERM, lost: Iterable[int] = ()
+    ) -> None:
         self.module = Brightness()
         self.signal_at = signal_at
         self.number = number
@@ -54,11 +65,17 @@ class BrightnessTask:
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         if step == self.signal_at:
             signal.raise_signal(self.number)
-        error = (batch.images.mean((1, 2, 3)) - self.module.guess).square().sum() / batch.global_size
+        error = (
+            batch.images.mean((1, 2, 3)) - self.module.guess
+        ).square().sum() / batch.global_size
         return error * (math.nan if step in self.lost else 1), {"train/loss": error.detach()}
 
     def validate(self, batches: Iterable[Batch], step: int) -> dict[str, float]:
-        return {"valid/loss": float(sum((b.images.mean() - self.module.guess).square().item() for b in batches))}
+        return {
+            "valid/loss": float(
+                sum((b.images.mean() - self.module.guess).square().item() for b in batches)
+            )
+        }
 
     def preview(self, whole: nn.Module, batch: Batch, step: int) -> Image.Image:
         return Image.new("RGB", (1, 1))
@@ -68,18 +85,25 @@ class BrightnessTask:
 def run_task(pairs: Path, tmp_path: Path) -> Callable[..., RunDir]:
     """Train a task in a folder, going on from its newest checkpoint."""
 
-    def run(task: BrightnessTask, name: str, steps: int = 11, runtime: RuntimeTable = RUNTIME) -> RunDir:
+    def run(
+        task: BrightnessTask, name: str, steps: int = 11, runtime: RuntimeTable = RUNTIME
+    ) -> RunDir:
         folder = RunDir(tmp_path / name)
-        source = open_source(str(pairs), captions_required=False)
+        source = open_dataset(str(pairs), captions_required=False)
         training, held_out = validation_split(source, 0.1)
         data = DataTable(validation_share=0.1, shuffle_block=64, max_bad_share=0.1)
         table = TrainingTable(steps=steps, global_batch_size=4, seed=0)
-        prepare = PicturePreparation(32)
+        prepare = DVAEPreprocessing(32)
         batches = Batches(
             TrainingBatches(source, training, prepare, data, table, 0, lambda *_: None),
             ValidationBatches(source, held_out, prepare, 4, 8),
         )
-        engine = ReplicaEngine(task.module, OPTIMIZER, EmaTable(decay=0.9, every=1), solo(torch.device("cpu")))
+        engine = ReplicaEngine(
+            task.module,
+            OPTIMIZER,
+            EmaTable(decay=0.9, every=1),
+            single_process(torch.device("cpu")),
+        )
         unreported: list[dict[str, float]] = []
         if saved := checkpoints(folder):
             state = load_checkpoint(saved[-1][1])
@@ -125,15 +149,22 @@ def test_micro_batches_change_nothing_but_rounding(run_task: Callable) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("step", [1, 4, 5])
-def test_request_to_stop_saves_after_the_update_under_way(number: int, step: int, run_task: Callable) -> None:
+def test_request_to_stop_saves_after_the_update_under_way(
+    number: int, step: int, run_task: Callable
+) -> None:
     with pytest.raises(Interrupted) as caught:
         run_task(BrightnessTask(signal_at=step - 1, number=number), "run")
     assert caught.value.exit_code == 128 + number and f"after step {step}" in caught.value.message
-    assert [s for s, _ in checkpoints(run_task(BrightnessTask(), "run", steps=step + 1))][-2:] == [step, step + 1]
+    assert [s for s, _ in checkpoints(run_task(BrightnessTask(), "run", steps=step + 1))][-2:] == [
+        step,
+        step + 1,
+    ]
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 6, 9])
-def test_stopped_and_resumed_run_equals_one_that_never_stopped(step: int, run_task: Callable) -> None:
+def test_stopped_and_resumed_run_equals_one_that_never_stopped(
+    step: int, run_task: Callable
+) -> None:
     """Also where a report, a validation or a preview was due at the very update after which it stopped."""
     whole = run_task(BrightnessTask(), "whole")
     with pytest.raises(Interrupted):
@@ -142,7 +173,10 @@ def test_stopped_and_resumed_run_equals_one_that_never_stopped(step: int, run_ta
     assert figures_of(stopped) == figures_of(whole)
     assert stopped.preview(3).exists()
     torch.testing.assert_close(
-        load_checkpoint(stopped.checkpoint(11)).tensors, load_checkpoint(whole.checkpoint(11)).tensors, rtol=0, atol=0
+        load_checkpoint(stopped.checkpoint(11)).tensors,
+        load_checkpoint(whole.checkpoint(11)).tensors,
+        rtol=0,
+        atol=0,
     )
 
 
@@ -153,7 +187,9 @@ def test_request_during_the_last_update_lets_the_run_finish(run_task: Callable) 
 
 def test_skipped_updates_are_counted_and_the_run_goes_on(run_task: Callable) -> None:
     run = run_task(BrightnessTask(lost=[2, 3, 6]), "run")
-    shares = {line["step"]: line["train/skipped"] for line in figures_of(run) if "train/skipped" in line}
+    shares = {
+        line["step"]: line["train/skipped"] for line in figures_of(run) if "train/skipped" in line
+    }
     assert [shares[step] for step in (2, 4, 6, 8, 10)] == [0.0, 1.0, 0.0, 0.5, 0.0]
     numbers = load_checkpoint(run.checkpoint(11)).numbers
     assert (numbers["step"], numbers["optimizer_updates"], numbers["ema_updates"]) == (11, 8, 8)
@@ -162,5 +198,10 @@ def test_skipped_updates_are_counted_and_the_run_goes_on(run_task: Callable) -> 
 def test_long_streak_of_skipped_updates_stops_the_run(run_task: Callable) -> None:
     lost = set(range(200)) - {40}
     with pytest.raises(DalleError, match="50 updates in a row were not finite") as caught:
-        run_task(BrightnessTask(lost=lost), "run", steps=200, runtime=RUNTIME.model_copy(update={"save_every": 1000}))
+        run_task(
+            BrightnessTask(lost=lost),
+            "run",
+            steps=200,
+            runtime=RUNTIME.model_copy(update={"save_every": 1000}),
+        )
     assert "optimizer.lr" in caught.value.hint and not isinstance(caught.value, Interrupted)

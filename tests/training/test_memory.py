@@ -7,11 +7,18 @@ from torch import Tensor
 from dalle_cli.config import TrainedTransformerTable
 from dalle_cli.loading import build_transformer
 from dalle_cli.runtime.precision import apply_precision
-from dalle_cli.training.activation_checkpointing import recompute_branches
+from dalle_cli.training.activation_checkpointing import checkpoint_activations
 from dalle_cli.training.memory import activation_bytes, state_bytes
 
 SIZES = TrainedTransformerTable(
-    text_vocab_size=50, image_vocab_size=40, text_len=6, grid_size=4, n_layers=3, d_model=32, n_heads=2, kernel_size=3
+    text_vocab_size=50,
+    image_vocab_size=40,
+    text_len=6,
+    grid_size=4,
+    n_layers=3,
+    d_model=32,
+    n_heads=2,
+    kernel_size=3,
 )
 
 
@@ -20,7 +27,7 @@ def bytes_kept(precision: str, is_recomputed: bool, n_samples: int) -> int:
     model = build_transformer(SIZES, SIZES.text_vocab_size)
     apply_precision(model, precision, torch.device("cpu"))
     if is_recomputed:
-        recompute_branches(model.sixteen_bit_parts())
+        checkpoint_activations(model.half_precision_modules())
     own = {parameter.data_ptr() for parameter in model.parameters()}
     kept: dict[int, Tensor] = {}
 

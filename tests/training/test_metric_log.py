@@ -11,9 +11,13 @@ import torch
 from dalle_cli.training.metric_log import MetricLog
 
 
-def make_log(path: Path, report_every: int = 3) -> tuple[MetricLog, list[tuple[int, dict[str, float]]]]:
+def make_log(
+    path: Path, report_every: int = 3
+) -> tuple[MetricLog, list[tuple[int, dict[str, float]]]]:
     seen: list[tuple[int, dict[str, float]]] = []
-    return MetricLog(path, report_every, pace, lambda done, figures: seen.append((done, figures))), seen
+    return MetricLog(
+        path, report_every, pace, lambda done, figures: seen.append((done, figures))
+    ), seen
 
 
 def pace(updates_per_second: float) -> dict[str, float]:
@@ -32,10 +36,14 @@ def test_report_is_the_mean_of_the_updates_since_the_last_one(tmp_path: Path) ->
     assert [line["step"] for line in lines] == [3, 6]
     assert [line["train/loss"] for line in lines] == [2.0, 5.0]
     assert [line["train/lr"] for line in lines] == [0.25, 0.625]
-    assert [(done, {"step": done, **figures}) for done, figures in seen] == [(line["step"], line) for line in lines]
+    assert [(done, {"step": done, **figures}) for done, figures in seen] == [
+        (line["step"], line) for line in lines
+    ]
 
 
-def test_pauses_are_left_out_of_the_throughput(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pauses_are_left_out_of_the_throughput(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     log, _ = make_log(tmp_path / "metrics.jsonl", report_every=2)
@@ -63,10 +71,14 @@ def test_cut_back_run_has_no_gaps_and_no_repeats(tmp_path: Path) -> None:
         log.record(done, {"train/loss": float(done)})
         log.write(done, {"valid/loss": float(done)})
     for name in ("train/loss", "valid/loss"):
-        assert [line[name] for line in lines_of(path) if name in line] == [float(done) for done in range(1, 10)]
+        assert [line[name] for line in lines_of(path) if name in line] == [
+            float(done) for done in range(1, 10)
+        ]
 
 
-@pytest.mark.parametrize("rest", ['{"step": 2, "train/lo', '{"st', "{", '{"step": 2}', "\0\0\0", "null", "[1]"])
+@pytest.mark.parametrize(
+    "rest", ['{"step": 2, "train/lo', '{"st', "{", '{"step": 2}', "\0\0\0", "null", "[1]"]
+)
 def test_line_cut_short_by_a_crash_is_dropped(rest: str, tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "train/loss": 1.0}\n' + rest)
@@ -92,7 +104,9 @@ def test_cutting_back_a_log_that_is_not_there_makes_none(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_figures_that_are_not_finite_leave_the_line_valid_json(value: float, tmp_path: Path) -> None:
+def test_figures_that_are_not_finite_leave_the_line_valid_json(
+    value: float, tmp_path: Path
+) -> None:
     log, _ = make_log(tmp_path / "metrics.jsonl", report_every=1)
     log.record(1, {"train/loss": value})
     not_json: list[str] = []  # NaN and the like, which Python's reader lets pass
@@ -105,5 +119,10 @@ def test_nats_stand_there_in_bits_as_well(tmp_path: Path) -> None:
     log.write(5, {"valid/nats_per_image_token": math.log(8192), "valid/loss": 1.0})
     (line,) = lines_of(tmp_path / "metrics.jsonl")
     assert line["valid/bits_per_image_token"] == pytest.approx(13, rel=1e-15)
-    assert set(line) == {"step", "valid/nats_per_image_token", "valid/bits_per_image_token", "valid/loss"}
+    assert set(line) == {
+        "step",
+        "valid/nats_per_image_token",
+        "valid/bits_per_image_token",
+        "valid/loss",
+    }
     assert seen == [(5, {name: value for name, value in line.items() if name != "step"})]

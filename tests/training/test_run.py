@@ -21,7 +21,17 @@ def train(pairs: Path, dvae_run: Path, dalle: Callable, settings: Callable) -> C
 
     def train_kind(kind: str, run: Path, *words: object, data: Path = pairs, **changes: object):
         own = ["--dvae", dvae_run] if kind == "transformer" else []
-        return dalle(f"train-{kind}", f"{kind}/tiny", "--data", data, "--run", run, *own, *settings(**changes), *words)
+        return dalle(
+            f"train-{kind}",
+            f"{kind}/tiny",
+            "--data",
+            data,
+            "--run",
+            run,
+            *own,
+            *settings(**changes),
+            *words,
+        )
 
     return train_kind
 
@@ -51,22 +61,34 @@ def cut_power_after(run: RunDir, step: int) -> None:
 
 def figures_of(run: RunDir) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    return [{name: value for name, value in line.items() if not is_of_the_machine(name)} for line in lines]
+    return [
+        {name: value for name, value in line.items() if not is_of_the_machine(name)}
+        for line in lines
+    ]
 
 
 def is_of_the_machine(name: str) -> bool:
-    return name.endswith(("_per_second", "share_of_matrix_rate", "peak_memory_gib"))
+    return name.endswith(("_per_second", "mfu", "peak_memory_gib"))
 
 
 def science_of(run: RunDir, tree: Callable) -> dict[str, str]:
     """Hash everything that two equal runs share: all but the log with its throughput, and previews."""
-    return {name: digest for name, digest in tree(run.root).items() if not name.startswith(("metrics", "previews"))}
+    return {
+        name: digest
+        for name, digest in tree(run.root).items()
+        if not name.startswith(("metrics", "previews"))
+    }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("step", [3, 9])
 def test_resumed_run_equals_uninterrupted_run(
-    kind: str, step: int, request: pytest.FixtureRequest, copy_run: Callable, train: Callable, tree: Callable
+    kind: str,
+    step: int,
+    request: pytest.FixtureRequest,
+    copy_run: Callable,
+    train: Callable,
+    tree: Callable,
 ) -> None:
     whole, resumed = RunDir(request.getfixturevalue(f"{kind}_run")), copy_run(kind)
     cut_power_after(resumed, step)
@@ -80,7 +102,12 @@ def test_resumed_run_equals_uninterrupted_run(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_workers_change_nothing(
-    kind: str, workers: int, request: pytest.FixtureRequest, copy_run: Callable, train: Callable, tree: Callable
+    kind: str,
+    workers: int,
+    request: pytest.FixtureRequest,
+    copy_run: Callable,
+    train: Callable,
+    tree: Callable,
 ) -> None:
     whole, resumed = RunDir(request.getfixturevalue(f"{kind}_run")), copy_run(kind)
     cut_power_after(resumed, 6)
@@ -99,7 +126,10 @@ def test_pictures_that_had_to_be_enlarged_are_counted_once_at_the_end(
     for picture in data.glob("*.png"):
         with Image.open(picture) as whole:
             whole.resize((20, 40)).save(picture)
-    assert train("dvae", tmp_path / "small", data=data).err.count("enlarged 44 of 44 pictures drawn") == 1
+    assert (
+        train("dvae", tmp_path / "small", data=data).err.count("enlarged 44 of 44 pictures drawn")
+        == 1
+    )
 
 
 def test_run_goes_on_from_the_checkpoint_that_is_named(
@@ -132,7 +162,9 @@ def test_longer_recipe_goes_on_where_the_shorter_ended(copy_run: Callable, train
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_finished_run_is_left_as_it_is(kind: str, copy_run: Callable, train: Callable, tree: Callable) -> None:
+def test_finished_run_is_left_as_it_is(
+    kind: str, copy_run: Callable, train: Callable, tree: Callable
+) -> None:
     run = copy_run(kind)
     before = tree(run.root)
     ended = train(kind, run.root)
@@ -147,7 +179,9 @@ def test_finished_run_that_lost_its_model_to_a_crash_gets_it_back(
     run = copy_run("dvae")
     shutil.rmtree(run.model)
     assert train("dvae", run.root).code == 0
-    assert (run.model / "model.safetensors").read_bytes() == (RunDir(dvae_run).model / "model.safetensors").read_bytes()
+    assert (run.model / "model.safetensors").read_bytes() == (
+        RunDir(dvae_run).model / "model.safetensors"
+    ).read_bytes()
 
 
 def leave_partial(run: RunDir) -> str:
@@ -181,23 +215,36 @@ def test_damaged_checkpoint_is_told_and_the_one_before_is_used(
     run = copy_run("dvae")
     named = damage(run)
     ended = train("dvae", run.root)
-    assert ended.code == 0 and "warning: " in ended.err and named in ended.err and "resumed after step 9" in ended.err
+    assert (
+        ended.code == 0
+        and "warning: " in ended.err
+        and named in ended.err
+        and "resumed after step 9" in ended.err
+    )
     again, whole = science_of(run, tree), science_of(RunDir(dvae_run), tree)
     assert {name: again[name] for name in whole} == whole
     assert figures_of(run) == figures_of(RunDir(dvae_run))
 
 
-def test_run_whose_checkpoints_are_all_corrupt_is_an_error(copy_run: Callable, train: Callable, tree: Callable) -> None:
+def test_run_whose_checkpoints_are_all_corrupt_is_an_error(
+    copy_run: Callable, train: Callable, tree: Callable
+) -> None:
     run = copy_run("dvae")
     for _, path in checkpoints(run):
         (path / "ema.safetensors").write_bytes(b"")
     before = tree(run.root)
     ended = train("dvae", run.root)
-    assert ended.code == 1 and "corrupt" in ended.err.splitlines()[-2] and ended.err.splitlines()[-1].startswith("hint")
+    assert (
+        ended.code == 1
+        and "corrupt" in ended.err.splitlines()[-2]
+        and ended.err.splitlines()[-1].startswith("hint")
+    )
     assert tree(run.root) == before
 
 
-def test_every_changed_science_key_is_listed_and_refused(copy_run: Callable, train: Callable, tree: Callable) -> None:
+def test_every_changed_science_key_is_listed_and_refused(
+    copy_run: Callable, train: Callable, tree: Callable
+) -> None:
     run = copy_run("transformer")
     before = tree(run.root)
     changed = {
@@ -210,22 +257,36 @@ def test_every_changed_science_key_is_listed_and_refused(copy_run: Callable, tra
         "data.validation_share": 0.2,
         "ema.decay": 0.5,
     }
-    free = {"training.steps": 99, "runtime.workers": 0, "runtime.save_every": 7, "runtime.precision": '"bf16"'}
+    free = {
+        "training.steps": 99,
+        "runtime.workers": 0,
+        "runtime.save_every": 7,
+        "runtime.precision": '"bf16"',
+    }
     words = {key.replace(".", "__"): value for key, value in (changed | free).items()}
     ended = train("transformer", run.root, **words)
     assert ended.code == 2
-    assert [line.split("`")[1] for line in ended.err.splitlines() if line.startswith("  `")] == sorted(changed)
+    assert [
+        line.split("`")[1] for line in ended.err.splitlines() if line.startswith("  `")
+    ] == sorted(changed)
     assert not any(key in ended.err for key in free)
     assert tree(run.root) == before
 
 
 def test_recipe_without_the_average_it_was_begun_with_is_refused(
-    own_dvae_run: Path, tmp_path: Path, pairs: Path, dalle: Callable, settings: Callable, tree: Callable
+    own_dvae_run: Path,
+    tmp_path: Path,
+    pairs: Path,
+    dalle: Callable,
+    settings: Callable,
+    tree: Callable,
 ) -> None:
     text = dalle("recipes", "show", "dvae/tiny").out
     (tmp_path / "mine.toml").write_text(text.replace("[ema]\ndecay = 0.999\nevery = 1\n", ""))
     before = tree(own_dvae_run)
-    ended = dalle("train-dvae", tmp_path / "mine.toml", "--data", pairs, "--run", own_dvae_run, *settings())
+    ended = dalle(
+        "train-dvae", tmp_path / "mine.toml", "--data", pairs, "--run", own_dvae_run, *settings()
+    )
     assert ended.code == 2 and "`ema.decay`" in ended.err
     assert tree(own_dvae_run) == before
 
@@ -238,7 +299,9 @@ def test_resume_never_touches_no_run(copy_run: Callable, train: Callable, tree: 
     assert tree(run.root) == before
 
 
-def test_folder_of_other_files_is_refused_untouched(tmp_path: Path, train: Callable, tree: Callable) -> None:
+def test_folder_of_other_files_is_refused_untouched(
+    tmp_path: Path, train: Callable, tree: Callable
+) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
     before = tree(tmp_path)
@@ -254,7 +317,9 @@ def test_dry_run_writes_nothing(kind: str, tmp_path: Path, train: Callable) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"recipe": 1}', '{"recipe": {"kind": "dvae"}}', "\0"])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", '{"recipe": 1}', '{"recipe": {"kind": "dvae"}}', "\0"]
+)
 def test_run_with_a_damaged_record_is_a_known_failure(
     text: str, own_dvae_run: Path, train: Callable, tree: Callable
 ) -> None:
@@ -265,16 +330,24 @@ def test_run_with_a_damaged_record_is_a_known_failure(
     assert tree(own_dvae_run) == before
 
 
-def test_changed_data_are_told(own_dvae_run: Path, tmp_path: Path, make_pairs: Callable, train: Callable) -> None:
+def test_changed_data_are_told(
+    own_dvae_run: Path, tmp_path: Path, make_pairs: Callable, train: Callable
+) -> None:
     ended = train("dvae", own_dvae_run, data=make_pairs(tmp_path / "other", 22))
     assert ended.code == 0 and "is not what this run began with" in ended.err
 
 
 def test_another_dvae_is_refused_untouched(
-    own_transformer_run: Path, own_dvae_run: Path, pairs: Path, dalle: Callable, settings: Callable, tree: Callable
+    own_transformer_run: Path,
+    own_dvae_run: Path,
+    pairs: Path,
+    dalle: Callable,
+    settings: Callable,
+    tree: Callable,
 ) -> None:
     shutil.copyfile(
-        own_dvae_run / "checkpoints/step-00000003/ema.safetensors", own_dvae_run / "model/model.safetensors"
+        own_dvae_run / "checkpoints/step-00000003/ema.safetensors",
+        own_dvae_run / "model/model.safetensors",
     )
     before = tree(own_transformer_run)
     words = ["--data", pairs, "--dvae", own_dvae_run, "--run", own_transformer_run, *settings()]
@@ -286,7 +359,15 @@ def test_another_dvae_is_refused_untouched(
 def test_transformer_run_can_lend_its_dvae(
     transformer_run: Path, tmp_path: Path, pairs: Path, dalle: Callable, settings: Callable
 ) -> None:
-    words = ["--data", pairs, "--dvae", transformer_run, "--run", tmp_path / "run", *settings(training__steps=1)]
+    words = [
+        "--data",
+        pairs,
+        "--dvae",
+        transformer_run,
+        "--run",
+        tmp_path / "run",
+        *settings(training__steps=1),
+    ]
     ended = dalle("train-transformer", "transformer/tiny", *words)
     assert ended.code == 0, ended.err
     own = tmp_path / "run" / "dvae" / "model.safetensors"

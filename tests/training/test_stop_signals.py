@@ -51,7 +51,9 @@ def wait_for_figures(run: RunDir, process: subprocess.Popen[str]) -> None:
     [
         pytest.param(signal.SIGTERM, os.kill, id="kill"),
         pytest.param(signal.SIGINT, os.killpg, id="Ctrl-C in a terminal"),
-        pytest.param(signal.SIGTERM, os.killpg, id="timeout or a job scheduler", marks=pytest.mark.slow),
+        pytest.param(
+            signal.SIGTERM, os.killpg, id="timeout or a job scheduler", marks=pytest.mark.slow
+        ),
         pytest.param(signal.SIGINT, os.kill, id="kill -INT", marks=pytest.mark.slow),
     ],
 )
@@ -65,9 +67,19 @@ def test_stopped_training_saves_once_and_goes_on(
 ) -> None:
     run = RunDir(tmp_path / "run")
     words = ["train-dvae", "dvae/tiny", "--data", pairs, "--run", run.root]
-    rare = {"runtime__save_every": 10**6, "runtime__validate_every": 10**6, "runtime__preview_every": 10**6}
+    rare = {
+        "runtime__save_every": 10**6,
+        "runtime__validate_every": 10**6,
+        "runtime__preview_every": 10**6,
+    }
     process = subprocess.Popen(
-        [sys.executable, "-m", "dalle_cli", *map(str, words), *settings(training__steps=10**6, **rare)],
+        [
+            sys.executable,
+            "-m",
+            "dalle_cli",
+            *map(str, words),
+            *settings(training__steps=10**6, **rare),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -85,9 +97,15 @@ def test_stopped_training_saves_once_and_goes_on(
     assert incomplete_checkpoints(run) == []
     assert f"stopped by {number.name} after step {step}; saved" in err
     assert load_checkpoint(path).numbers["step"] == step
-    assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == list(range(1, step + 1))
+    assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == list(
+        range(1, step + 1)
+    )
 
     resumed = dalle(*words, *settings(training__steps=step + 2, **rare))
     assert resumed.code == 0 and f"resumed after step {step}" in resumed.err
-    trained = [line for line in map(json.loads, run.metrics.read_text().splitlines()) if "train/loss" in line]
+    trained = [
+        line
+        for line in map(json.loads, run.metrics.read_text().splitlines())
+        if "train/loss" in line
+    ]
     assert [line["step"] for line in trained] == list(range(1, step + 3))

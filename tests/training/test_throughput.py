@@ -3,30 +3,33 @@
 import pytest
 import torch
 
-from dalle_cli.training.throughput import Pace
+from dalle_cli.training.throughput import Throughput
 
 CPU = torch.device("cpu")
 
 
 def test_rates_are_those_of_the_work_of_an_update() -> None:
-    pace = Pace(images=8, device=CPU, tokens=8 * 1280, flops=int(3e12), matrix_rate=4e12)
+    pace = Throughput(images=8, device=CPU, tokens=8 * 1280, flops=int(3e12), matmul_rate=4e12)
     figures = pace.figures(updates_per_second=0.5)
     del figures["train/peak_memory_gib"]
     assert figures == pytest.approx({
         "train/images_per_second": 4.0,
         "train/tokens_per_second": 5120.0,
         "train/tflops_per_second": 1.5,
-        "train/share_of_matrix_rate": 0.375,
+        "train/mfu": 0.375,
     })  # fmt: skip
 
 
 def test_what_is_not_reckoned_or_measured_is_left_out() -> None:
-    assert set(Pace(8, CPU).figures(1.0)) == {"train/images_per_second", "train/peak_memory_gib"}
-    assert "train/share_of_matrix_rate" not in Pace(8, CPU, tokens=5, flops=7).figures(1.0)
+    assert set(Throughput(8, CPU).figures(1.0)) == {
+        "train/images_per_second",
+        "train/peak_memory_gib",
+    }
+    assert "train/mfu" not in Throughput(8, CPU, tokens=5, flops=7).figures(1.0)
 
 
 def test_peak_of_memory_knows_what_was_held_and_is_held_no_more() -> None:
-    before = Pace(1, CPU).figures(1.0)["train/peak_memory_gib"]
+    before = Throughput(1, CPU).figures(1.0)["train/peak_memory_gib"]
     held = torch.ones(int(before * 2**30) // 4 + 2**24)
     del held
-    assert Pace(1, CPU).figures(1.0)["train/peak_memory_gib"] >= before + 2**26 / 2**30 / 2
+    assert Throughput(1, CPU).figures(1.0)["train/peak_memory_gib"] >= before + 2**26 / 2**30 / 2

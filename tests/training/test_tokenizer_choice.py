@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dalle_cli.data.sources import open_source, validation_split
+from dalle_cli.data.sources import open_dataset, validation_split
 from dalle_cli.data.tokenizer import Tokenizer, learn_merges
 from dalle_cli.storage.run_dir import RunDir
 
@@ -22,7 +22,17 @@ def train(pairs: Path, dvae_run: Path, dalle: Callable, settings: Callable) -> C
 
     def train_kind(kind: str, run: Path, *words: object, data: Path = pairs, **changes: object):
         own = ["--dvae", dvae_run] if kind == "transformer" else []
-        return dalle(f"train-{kind}", f"{kind}/tiny", "--data", data, "--run", run, *own, *settings(**changes), *words)
+        return dalle(
+            f"train-{kind}",
+            f"{kind}/tiny",
+            "--data",
+            data,
+            "--run",
+            run,
+            *own,
+            *settings(**changes),
+            *words,
+        )
 
     return train_kind
 
@@ -30,7 +40,9 @@ def train(pairs: Path, dvae_run: Path, dalle: Callable, settings: Callable) -> C
 @pytest.fixture
 def begin(train: Callable, tmp_path: Path) -> Callable:
     """Begin a run of one update."""
-    return lambda kind, *words, **options: train(kind, tmp_path / "run", *words, training__steps=1, **options)
+    return lambda kind, *words, **options: train(
+        kind, tmp_path / "run", *words, training__steps=1, **options
+    )
 
 
 @pytest.fixture
@@ -48,9 +60,13 @@ def other_file(clip_run: Path, tmp_path: Path) -> Path:
 
 
 def learnt_by_hand(data: Path, but: tuple[str, ...] = ()) -> Tokenizer:
-    source = open_source(str(data), captions_required=True)
+    source = open_dataset(str(data), captions_required=True)
     trained_on, _ = validation_split(source, VALIDATION_SHARE)
-    captions = [(data / f"{source.key(int(i))}.txt").read_bytes() for i in trained_on if source.key(int(i)) not in but]
+    captions = [
+        (data / f"{source.key(int(i))}.txt").read_bytes()
+        for i in trained_on
+        if source.key(int(i)) not in but
+    ]
     return learn_merges((caption.decode() for caption in captions), VOCAB_SIZE)
 
 
@@ -60,7 +76,11 @@ def test_vocabulary_is_learnt_from_the_training_captions_alone(
 ) -> None:
     learnt = Tokenizer.load(RunDir(request.getfixturevalue(f"{kind}_run")).tokenizer)
     all_captions = [path.read_text() for path in pairs.glob("*.txt")]
-    assert learnt.merges == learnt_by_hand(pairs).merges != learn_merges(all_captions, VOCAB_SIZE).merges
+    assert (
+        learnt.merges
+        == learnt_by_hand(pairs).merges
+        != learn_merges(all_captions, VOCAB_SIZE).merges
+    )
 
 
 @with_captions
@@ -76,7 +96,9 @@ def test_caption_that_cannot_be_read_is_left_out(
 
 
 @with_captions
-def test_tokenizer_that_is_named_is_taken(kind: str, begin: Callable, other_file: Path, tmp_path: Path) -> None:
+def test_tokenizer_that_is_named_is_taken(
+    kind: str, begin: Callable, other_file: Path, tmp_path: Path
+) -> None:
     ended = begin(kind, "--tokenizer", other_file)
     assert ended.code == 0 and "learnt a vocabulary" not in ended.err
     run, named = RunDir(tmp_path / "run"), Tokenizer.load(other_file)
@@ -85,7 +107,9 @@ def test_tokenizer_that_is_named_is_taken(kind: str, begin: Callable, other_file
     assert config["model"]["text_vocab_size"] == named.vocab_size + N_SPECIALS[kind]
 
 
-def test_tokenizer_of_another_run_is_taken(begin: Callable, transformer_run: Path, tmp_path: Path) -> None:
+def test_tokenizer_of_another_run_is_taken(
+    begin: Callable, transformer_run: Path, tmp_path: Path
+) -> None:
     lent = RunDir(transformer_run).tokenizer
     assert begin("clip", "--tokenizer", lent, tokenizer__vocab_size=400).code == 0
     assert RunDir(tmp_path / "run").tokenizer.read_bytes() == lent.read_bytes()
@@ -132,10 +156,16 @@ def test_another_tokenizer_is_refused_on_resuming_and_nothing_is_touched(
 
 
 @with_captions
-def test_a_runs_own_tokenizer_may_be_named_on_resuming(kind: str, own_run: Callable, train: Callable) -> None:
+def test_a_runs_own_tokenizer_may_be_named_on_resuming(
+    kind: str, own_run: Callable, train: Callable
+) -> None:
     run = own_run(kind)
     ended = train(kind, run.root, "--tokenizer", run.tokenizer, training__steps=12)
-    assert ended.code == 0 and "resumed after step 11" in ended.err and "learnt a vocabulary" not in ended.err
+    assert (
+        ended.code == 0
+        and "resumed after step 11" in ended.err
+        and "learnt a vocabulary" not in ended.err
+    )
 
 
 @with_captions

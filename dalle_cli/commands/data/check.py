@@ -10,7 +10,7 @@ import numpy as np
 
 from dalle_cli.console import Terminal
 from dalle_cli.data.images import BadSample, decode_image
-from dalle_cli.data.sources import Source, TokenSource, open_source
+from dalle_cli.data.sources import Source, TokenSource, open_dataset
 from dalle_cli.errors import DalleError
 from dalle_cli.untrusted import printable
 
@@ -52,7 +52,7 @@ def data_check(spec: str, terminal: Terminal) -> None:
 
     Raises DalleError where no sample is usable.
     """
-    source = open_source(spec, captions_required=False, tokens_allowed=True)
+    source = open_dataset(spec, captions_required=False, tokens_allowed=True)
     findings = Findings(bad=list(source.problems))
     with terminal.progress(len(source), 0, "sample") as line:
         for index in range(len(source)):
@@ -68,7 +68,9 @@ def data_check(spec: str, terminal: Terminal) -> None:
 
 
 def _facts(spec: str, source: Source, findings: Findings) -> dict[str, Any]:
-    of_pictures = _token_facts(source, findings) if isinstance(source, TokenSource) else _size_facts(findings)
+    of_pictures = (
+        _token_facts(source, findings) if isinstance(source, TokenSource) else _size_facts(findings)
+    )
     return {
         "data": spec,
         "samples": findings.n_usable,
@@ -84,8 +86,15 @@ def _facts(spec: str, source: Source, findings: Findings) -> dict[str, Any]:
 def _size_facts(findings: Findings) -> dict[str, Any]:
     short_sides = [min(size) for size in findings.sizes]
     return {
-        "short_side": {"min": min(short_sides), "median": int(median(short_sides)), "max": max(short_sides)},
-        "sizes": [{"size": f"{w}x{h}", "pictures": n} for (w, h), n in Counter(findings.sizes).most_common(5)],
+        "short_side": {
+            "min": min(short_sides),
+            "median": int(median(short_sides)),
+            "max": max(short_sides),
+        },
+        "sizes": [
+            {"size": f"{w}x{h}", "pictures": n}
+            for (w, h), n in Counter(findings.sizes).most_common(5)
+        ],
     }
 
 
@@ -116,7 +125,10 @@ def _text(facts: dict[str, Any]) -> str:
 
 
 def _size_lines(facts: dict[str, Any]) -> list[str]:
-    side, sizes = facts["short_side"], ", ".join(f"{s['pictures']:,} of {s['size']}" for s in facts["sizes"])
+    side, sizes = (
+        facts["short_side"],
+        ", ".join(f"{s['pictures']:,} of {s['size']}" for s in facts["sizes"]),
+    )
     return [
         f"short side      {side['min']} to {side['max']} pixels, median {side['median']}",
         f"common sizes    {sizes}",

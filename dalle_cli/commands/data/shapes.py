@@ -13,7 +13,13 @@ PROMPTS = 200  # in each of the two lists
 
 
 def data_shapes(
-    folder: Path, level: int, n_pictures: int, side: int, unseen_share: float, seed: int, terminal: Terminal
+    folder: Path,
+    level: int,
+    n_pictures: int,
+    side: int,
+    unseen_share: float,
+    seed: int,
+    terminal: Terminal,
 ) -> None:
     """Write train/ (pictures with captions), seen.txt and unseen.txt (prompts) and shapes.json (what was asked for)."""
     check_new_folder(folder)
@@ -28,10 +34,20 @@ def data_shapes(
         render(scene, side, rng).save(pairs / f"{i:05d}.png")
         (pairs / f"{i:05d}.txt").write_text(scene.caption + "\n")
     for name, group in (("seen", seen), ("unseen", unseen)):
-        (folder / f"{name}.txt").write_text("".join(f"{caption}\n" for caption in _prompts(group, rng)))
-    facts = {"level": level, "side": side, "unseen_share": unseen_share, "pictures": n_pictures, "seed": seed}
+        (folder / f"{name}.txt").write_text(
+            "".join(f"{caption}\n" for caption in _prompts(group, rng))
+        )
+    facts = {
+        "level": level,
+        "side": side,
+        "unseen_share": unseen_share,
+        "pictures": n_pictures,
+        "seed": seed,
+    }
     (folder / "shapes.json").write_text(json.dumps(facts, indent=1))
-    terminal.say(f"{n_pictures:,} pictures of {len(seen):,} combinations; {len(unseen):,} more are never drawn")
+    terminal.say(
+        f"{n_pictures:,} pictures of {len(seen):,} combinations; {len(unseen):,} more are never drawn"
+    )
     terminal.result(str(pairs), {"train": str(pairs), "seen": len(seen), "unseen": len(unseen)})
 
 

@@ -16,12 +16,19 @@ from dalle_cli.untrusted import printable
 class FolderSource:
     """Pairs of loose files below one folder, which `list_files` has listed."""
 
-    def __init__(self, name: str, files: list[str], passed_over: list[Problem], captions_required: bool) -> None:
+    def __init__(
+        self, name: str, files: list[str], passed_over: list[Problem], captions_required: bool
+    ) -> None:
         self.name = name
         self._captions_required = captions_required
         self._pairs, unpaired = pair_up(files, captions_required)
-        shards = [(file, "tar file beside loose pictures, ignored") for file in files if is_tar(file)]
-        self.problems = [(printable(self._path(file)), reason) for file, reason in passed_over + unpaired + shards]
+        shards = [
+            (file, "tar file beside loose pictures, ignored") for file in files if is_tar(file)
+        ]
+        self.problems = [
+            (printable(self._path(file)), reason)
+            for file, reason in passed_over + unpaired + shards
+        ]
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -30,14 +37,20 @@ class FolderSource:
         return self._pairs[index].key
 
     def read(self, index: int) -> Sample:
-        return Sample(self.key(index), self._bytes(self._pairs[index].picture), self.captions(index))
+        return Sample(
+            self.key(index), self._bytes(self._pairs[index].picture), self.captions(index)
+        )
 
     def captions(self, index: int) -> list[str]:
         caption = self._pairs[index].caption
-        return [] if caption is None else parse_captions(self._bytes(caption), self._captions_required)
+        return (
+            [] if caption is None else parse_captions(self._bytes(caption), self._captions_required)
+        )
 
     def fingerprint(self) -> str:
-        return fingerprint_of((pair.key, self._size(pair.picture), self._size(pair.caption)) for pair in self._pairs)
+        return fingerprint_of(
+            (pair.key, self._size(pair.picture), self._size(pair.caption)) for pair in self._pairs
+        )
 
     def _path(self, file: str) -> str:
         return os.path.join(self.name, *file.split("/"))

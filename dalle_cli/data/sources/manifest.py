@@ -10,7 +10,7 @@ import os
 from dalle_cli.data.images import BadSample
 from dalle_cli.data.sources.captions import NO_CAPTION, clean_captions
 from dalle_cli.data.sources.source import Problem, Sample, fingerprint_of
-from dalle_cli.data.tables import rows_of
+from dalle_cli.data.tables import read_table
 from dalle_cli.untrusted import printable
 
 
@@ -46,7 +46,11 @@ class ManifestSource:
 
     def fingerprint(self) -> str:
         return fingerprint_of(
-            (self.key(i), os.path.getsize(self._path(image)), len("\n".join(self._captions[i]).encode()))
+            (
+                self.key(i),
+                os.path.getsize(self._path(image)),
+                len("\n".join(self._captions[i]).encode()),
+            )
             for i, image in enumerate(self._images)
         )
 
@@ -56,7 +60,7 @@ class ManifestSource:
         columns = ["image", "caption"] if captions_required else ["image"]
         # odd bytes become surrogates: right in a file name, found by `clean_captions` in a caption
         with open(self.name, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            for line, row in rows_of(file, self.name, columns):
+            for line, row in read_table(file, self.name, columns):
                 try:
                     image, captions = _image_and_captions(row)
                 except BadSample as error:

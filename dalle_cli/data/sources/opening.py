@@ -26,14 +26,17 @@ LAYOUTS = (
 _RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
 
 
-def open_source(spec: str, captions_required: bool, tokens_allowed: bool = False) -> Source:
+def open_dataset(spec: str, captions_required: bool, tokens_allowed: bool = False) -> Source:
     """Index the captioned pictures at a folder, tar shards (one, a glob, a brace range) or a manifest.
 
     Without `captions_required`, pictures without captions count too; with `tokens_allowed`, a folder may hold image
     tokens in place of pictures. Raises `DalleError` where nothing is usable.
     """
     if spec.startswith("pipe:") or "://" in spec:
-        raise DalleError(f"data must be local files: {printable(spec)}", "download them first; commands are never run")
+        raise DalleError(
+            f"data must be local files: {printable(spec)}",
+            "download them first; commands are never run",
+        )
     try:
         if os.path.isdir(spec) and is_encoded(Path(spec)):
             return _open_tokens(spec, tokens_allowed)
@@ -49,7 +52,10 @@ def open_source(spec: str, captions_required: bool, tokens_allowed: bool = False
 def _open_tokens(folder: str, are_allowed: bool) -> TokenSource:
     if not are_allowed:
         message = f"{printable(folder)} holds image tokens, not pictures"
-        raise UsageError(message, "only `dalle train-transformer` reads them; name the pictures they were made of")
+        raise UsageError(
+            message,
+            "only `dalle train-transformer` reads them; name the pictures they were made of",
+        )
     return TokenSource(folder)
 
 
@@ -76,7 +82,9 @@ def _shard_paths(spec: str) -> list[str]:
         raise DalleError(f"not a data set: {printable(spec)}", f"expected {LAYOUTS}")
     if _RANGE.search(spec):
         return _shards_of_range(spec)
-    if paths := sorted(path for path in glob.glob(spec, recursive=True) if is_tar(path) and os.path.isfile(path)):
+    if paths := sorted(
+        path for path in glob.glob(spec, recursive=True) if is_tar(path) and os.path.isfile(path)
+    ):
         return paths
     what = "no tar file matches" if glob.has_magic(spec) else "no such file or folder:"
     raise DalleError(f"{what} {printable(spec) or '(nothing)'}", f"expected {LAYOUTS}")
@@ -86,10 +94,14 @@ def _shards_of_range(spec: str) -> list[str]:
     paths = []
     for path in _expand_ranges(spec):  # stops at the first gap, however long the range is
         if not os.path.isfile(path):
-            raise DalleError(f"shard is missing: {printable(path)}", "give the range of shards that are there")
+            raise DalleError(
+                f"shard is missing: {printable(path)}", "give the range of shards that are there"
+            )
         paths.append(path)
     if not paths:
-        raise DalleError(f"empty range: {printable(spec)}", "the first number must not be above the second")
+        raise DalleError(
+            f"empty range: {printable(spec)}", "the first number must not be above the second"
+        )
     return paths
 
 
@@ -101,7 +113,9 @@ def _expand_ranges(spec: str) -> Iterator[str]:
         return
     low, high = match.groups()
     for number in range(int(low), int(high) + 1):
-        yield from _expand_ranges(spec[: match.start()] + str(number).zfill(len(low)) + spec[match.end() :])
+        yield from _expand_ranges(
+            spec[: match.start()] + str(number).zfill(len(low)) + spec[match.end() :]
+        )
 
 
 def _nothing_usable(source: Source, captions_required: bool) -> DalleError:
@@ -112,5 +126,7 @@ def _nothing_usable(source: Source, captions_required: bool) -> DalleError:
         picture = example[NO_CAPTION]
         beside = f"put {os.path.splitext(picture)[0]}.txt beside {picture}"
         return DalleError(message, f"found {counts[NO_CAPTION]} pictures but no captions: {beside}")
-    found = "; ".join(f"{count} x {reason} ({example[reason]})" for reason, count in counts.most_common(3))
+    found = "; ".join(
+        f"{count} x {reason} ({example[reason]})" for reason, count in counts.most_common(3)
+    )
     return DalleError(message, f"found {found or 'nothing that could be one'}; expected {LAYOUTS}")

@@ -14,7 +14,18 @@ from dalle_cli.data.sources.source import Problem
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 CAPTION_SUFFIX = ".txt"
-UNSUPPORTED_SUFFIXES = (".avif", ".bmp", ".heic", ".heif", ".jp2", ".jxl", ".ppm", ".svg", ".tif", ".tiff")
+UNSUPPORTED_SUFFIXES = (
+    ".avif",
+    ".bmp",
+    ".heic",
+    ".heif",
+    ".jp2",
+    ".jxl",
+    ".ppm",
+    ".svg",
+    ".tif",
+    ".tiff",
+)
 _KNOWN_SUFFIXES = {*PICTURE_SUFFIXES, CAPTION_SUFFIX, *UNSUPPORTED_SUFFIXES}
 
 
@@ -59,7 +70,9 @@ def pair_up(names: Iterable[str], captions_required: bool) -> tuple[list[Pair], 
     return pairs, problems
 
 
-def _pair(key: str, files: dict[str, str], captions_required: bool) -> tuple[Pair | None, list[Problem]]:
+def _pair(
+    key: str, files: dict[str, str], captions_required: bool
+) -> tuple[Pair | None, list[Problem]]:
     caption = files.get(CAPTION_SUFFIX)
     pictures = [files[suffix] for suffix in PICTURE_SUFFIXES if suffix in files]
     unsupported = [files[suffix] for suffix in UNSUPPORTED_SUFFIXES if suffix in files]
@@ -67,7 +80,9 @@ def _pair(key: str, files: dict[str, str], captions_required: bool) -> tuple[Pai
         if unsupported:
             return None, [(name, "unsupported picture format") for name in unsupported]
         return None, [(caption or key, "caption without picture")]
-    faults = [(name, "another picture of this name is used") for name in (pictures + unsupported)[1:]]
+    faults = [
+        (name, "another picture of this name is used") for name in (pictures + unsupported)[1:]
+    ]
     if caption is None and captions_required:
         return None, [*faults, (pictures[0], NO_CAPTION)]
     return Pair(key, pictures[0], caption), faults

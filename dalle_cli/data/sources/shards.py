@@ -22,7 +22,14 @@ Span = tuple[int, int]  # offset and size of a member's content in its shard, in
 _NO_SPAN = (-1, 0)
 _CUT_OR_DAMAGED = "cut short or damaged after {} members, the rest is lost"
 # what tarfile raises on hostile headers, besides its own errors
-_TAR_ERRORS = (tarfile.TarError, ValueError, LookupError, ArithmeticError, RecursionError, MemoryError)
+_TAR_ERRORS = (
+    tarfile.TarError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+)
 
 
 class ShardSource:
@@ -45,8 +52,12 @@ class ShardSource:
 
     def read(self, index: int) -> Sample:
         shard, *place = self._places[index].tolist()
-        with open(self._paths[shard], "rb") as file:  # opened anew each time, so that processes share no file position
-            return Sample(self.key(index), _read(file, *place[:2]), self._read_captions(file, *place[2:]))
+        with open(
+            self._paths[shard], "rb"
+        ) as file:  # opened anew each time, so that processes share no file position
+            return Sample(
+                self.key(index), _read(file, *place[:2]), self._read_captions(file, *place[2:])
+            )
 
     def captions(self, index: int) -> list[str]:
         shard, _, _, *span = self._places[index].tolist()
@@ -58,16 +69,24 @@ class ShardSource:
         return fingerprint_of((key, *pair) for key, pair in zip(self._keys, sizes, strict=True))
 
     def _read_captions(self, file: BinaryIO, offset: int, size: int) -> list[str]:
-        return [] if offset < 0 else parse_captions(_read(file, offset, size), self._captions_required)
+        return (
+            [] if offset < 0 else parse_captions(_read(file, offset, size), self._captions_required)
+        )
 
     def _index(self, shard: int) -> np.ndarray:
         path = self._paths[shard]
         members, problems = scan_shard(path)
         pairs, unpaired = pair_up([name for name, _ in members], self._captions_required)
-        spans: dict[str | None, Span] = {None: _NO_SPAN, **dict(reversed(members))}  # of equal names the first counts
+        spans: dict[str | None, Span] = {
+            None: _NO_SPAN,
+            **dict(reversed(members)),
+        }  # of equal names the first counts
         places = [(shard, *spans[pair.picture], *spans[pair.caption]) for pair in pairs]
         self._keys += [pair.key for pair in pairs]
-        self.problems += [(printable(f"{path}:{name}" if name else path), why) for name, why in problems + unpaired]
+        self.problems += [
+            (printable(f"{path}:{name}" if name else path), why)
+            for name, why in problems + unpaired
+        ]
         return np.array(places, np.int64).reshape(-1, 5)
 
 

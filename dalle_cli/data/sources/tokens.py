@@ -19,11 +19,15 @@ class TokenSource:
         self.name = name
         self._record = read_record(Path(name))
         self.encoding: Encoding = self._record.encoding
-        self.problems: list[Problem] = [(printable(where), printable(reason)) for where, reason in self._record.bad]
+        self.problems: list[Problem] = [
+            (printable(where), printable(reason)) for where, reason in self._record.bad
+        ]
         self._shards = [TokenShard(path, self.encoding) for path in self._paths()]
         for path, shard, seal in zip(self._paths(), self._shards, self._record.shards, strict=True):
             if len(shard) != seal.samples:
-                raise DalleError(f"{path} holds {len(shard)} samples instead of {seal.samples}", AGAIN)
+                raise DalleError(
+                    f"{path} holds {len(shard)} samples instead of {seal.samples}", AGAIN
+                )
         self._ends = np.cumsum([len(shard) for shard in self._shards])
 
     def __reduce__(self) -> tuple[type["TokenSource"], tuple[str]]:

@@ -37,7 +37,11 @@ class EngineChoice:
     def __str__(self) -> str:
         if self.name == "local":
             return "one process"
-        how = f"ZeRO {self.zero['zero_optimization']['stage']} (deepspeed)" if self.zero else "whole replicas (ddp)"
+        how = (
+            f"ZeRO {self.zero['zero_optimization']['stage']} (deepspeed)"
+            if self.zero
+            else "whole replicas (ddp)"
+        )
         return f"{'one process' if self.n_processes == 1 else f'{self.n_processes} processes'} with {how}"
 
 
@@ -52,7 +56,9 @@ def choose_engine(recipe: Recipe, n_processes: int, deepspeed_file: Path | None)
         message = f"`runtime.engine` is local, which trains in one process, and {n_processes} were started"
         raise UsageError(message, "`--set runtime.engine=auto`")
     if name == "ddp" and n_processes == 1:
-        raise UsageError("`runtime.engine` is ddp, for several processes, and this is one alone", HOW_TO_START)
+        raise UsageError(
+            "`runtime.engine` is ddp, for several processes, and this is one alone", HOW_TO_START
+        )
     if name == "deepspeed" and n_processes == 1 and not runtime.offload:
         message = f"`runtime.zero_stage` {runtime.zero_stage} deals out over processes, and this is one alone"
         raise UsageError(message, f"{HOW_TO_START}, or `--set runtime.zero_stage=0`")
@@ -79,7 +85,11 @@ def _name(runtime: RuntimeTable, n_processes: int) -> Literal["local", "ddp", "d
 
 
 def make_engine(
-    choice: EngineChoice, recipe: Recipe, model: Trainable, world: World, scales: BranchScales | LossScale | None
+    choice: EngineChoice,
+    recipe: Recipe,
+    model: Trainable,
+    world: World,
+    scales: BranchScales | LossScale | None,
 ) -> Engine:
     """Make the engine chosen, around a model on the CPU; scales: of what trains in fp16."""
     if choice.zero is not None:
@@ -87,7 +97,9 @@ def make_engine(
         from dalle_cli.training.engines.deepspeed import DeepSpeedEngine  # seconds of imports
 
         return DeepSpeedEngine(model, recipe.optimizer, recipe.ema, world, choice.zero, scales)
-    return ReplicaEngine(model, recipe.optimizer, recipe.ema, world, scales, _compression(recipe, model, world))
+    return ReplicaEngine(
+        model, recipe.optimizer, recipe.ema, world, scales, _compression(recipe, model, world)
+    )
 
 
 def _compression(recipe: Recipe, model: Trainable, world: World) -> PowerSGD | None:

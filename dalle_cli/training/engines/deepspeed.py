@@ -32,7 +32,7 @@ from dalle_cli.training.metric_log import Metrics
 from dalle_cli.training.optimization.adamw import build_optimizer
 from dalle_cli.training.optimization.ema import Ema
 from dalle_cli.training.optimization.gradient_scaling import BranchScales
-from dalle_cli.training.optimization.learning_rate import StepSize
+from dalle_cli.training.optimization.learning_rate import LearningRate
 
 
 class DeepSpeedEngine:
@@ -55,7 +55,7 @@ class DeepSpeedEngine:
         self._shapes = {name: p.shape for name, p in self._parameters.items()}
         self._hollow = _without_parameters(module)
         self._optimizer = build_optimizer(module.matrices(), self._parameters.values(), optimizer)
-        self._step_size = StepSize(optimizer)
+        self._step_size = LearningRate(optimizer)
         self._n_applied = 0
         self._scales = scales
         if world.size > 1:
@@ -65,7 +65,8 @@ class DeepSpeedEngine:
         self.module = _initialise(module, self._optimizer, config, world)
         self._masters = flat_partitions(self.module.optimizer, self._stage)
         self._shards = {
-            name: shard_of(self.module.optimizer, self._stage, p, world) for name, p in self._parameters.items()
+            name: shard_of(self.module.optimizer, self._stage, p, world)
+            for name, p in self._parameters.items()
         }
         self._check_layout()
         self._ema = Ema(self._masters, ema) if ema else None
@@ -76,9 +77,14 @@ class DeepSpeedEngine:
 
     def _check_layout(self) -> None:
         for name, shard in self._shards.items():
-            master, used = shard.of(self._masters), working_copy(self._parameters[name], shard, self._stage)
+            master, used = (
+                shard.of(self._masters),
+                working_copy(self._parameters[name], shard, self._stage),
+            )
             if not used.to(master.device).equal(master):
-                raise RuntimeError(f"DeepSpeed {deepspeed.__version__} lays {name} out in a way that is not known")
+                raise RuntimeError(
+                    f"DeepSpeed {deepspeed.__version__} lays {name} out in a way that is not known"
+                )
 
     def backward(self, loss: Tensor) -> None:
         self.module.backward(loss)
@@ -95,14 +101,18 @@ class DeepSpeedEngine:
             if self._ema:
                 self._ema.follow(self._n_applied)
         if self._scales:
-            self.world.sum(self._scales.overflowed)
+            self.world.all_reduce(self._scales.overflowed)
             self._scales.update()
         self.step += 1
         return is_applied
 
     def metrics(self) -> Metrics:
         norm, lr = float(self.module.get_global_grad_norm()), self._step_size.at(self.step - 1)
-        return {"train/gradient_norm": norm, "train/lr": lr, **(self._scales.metrics() if self._scales else {})}
+        return {
+            "train/gradient_norm": norm,
+            "train/lr": lr,
+            **(self._scales.metrics() if self._scales else {}),
+        }
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -122,7 +132,7 @@ class DeepSpeedEngine:
         if self.device.type != "cuda":
             return True
         needed = torch.float32.itemsize * sum(shape.numel() for shape in self._shapes.values())
-        return self.world.gather_lists([torch.cuda.mem_get_info(self.device)[0] > 1.1 * needed])[0]
+        return self.world.all_gather([torch.cuda.mem_get_info(self.device)[0] > 1.1 * needed])[0]
 
     def _whole(self) -> nn.Module | None:
         """Put the whole model together in the main process."""
@@ -139,8 +149,14 @@ class DeepSpeedEngine:
 
     def state(self) -> EngineState:
         """Give what a run needs to go on; tensors are gathered one by one, by all processes."""
-        tensors: dict[str, Mapping[str, Tensor]] = {g: self._gathered(flats) for g, flats in self._groups().items()}
-        numbers = {"step": self.step, "optimizer_updates": self._n_applied, **self._step_size.numbers()}
+        tensors: dict[str, Mapping[str, Tensor]] = {
+            g: self._gathered(flats) for g, flats in self._groups().items()
+        }
+        numbers = {
+            "step": self.step,
+            "optimizer_updates": self._n_applied,
+            **self._step_size.numbers(),
+        }
         if self._scales:
             tensors["grad_scales"] = self._scales.state()
         if self._ema:
@@ -151,7 +167,9 @@ class DeepSpeedEngine:
         """Name what is laid out like the flat partitions, with themselves, by group."""
         groups: dict[str, Flats] = {"parameters": self._masters}
         for moment in ("exp_avg", "exp_avg_sq"):
-            groups[moment] = {name: self._optimizer.moments(flat)[moment] for name, flat in self._masters.items()}
+            groups[moment] = {
+                name: self._optimizer.moments(flat)[moment] for name, flat in self._masters.items()
+            }
         return groups | ({"ema": self._ema.weights} if self._ema else {})
 
     @torch.no_grad()
@@ -181,7 +199,7 @@ class DeepSpeedEngine:
         shard, shape = self._shards[name], self._shapes[name]
         whole = torch.zeros(shape.numel(), device=self.device)
         shard.cut(whole).copy_(shard.of(flats))
-        self.world.sum(whole)
+        self.world.all_reduce(whole)
         return whole.view(shape)
 
     @torch.no_grad()
@@ -198,7 +216,10 @@ class DeepSpeedEngine:
 
 def _without_parameters(module: nn.Module) -> nn.Module:
     """Copy a module but for its parameters, which take no memory."""
-    hollow = {id(p): Parameter(torch.empty_like(p, device="meta"), requires_grad=False) for p in module.parameters()}
+    hollow = {
+        id(p): Parameter(torch.empty_like(p, device="meta"), requires_grad=False)
+        for p in module.parameters()
+    }
     return copy.deepcopy(module, hollow)
 
 
@@ -208,12 +229,16 @@ def _initialise(
     """Let DeepSpeed deal everything out, in silence; raises DalleError for what it can't be tuned to."""
     os.environ["LOCAL_RANK"] = str(world.device.index or 0)  # what it takes for the device's number
     logger.setLevel(logging.INFO if config.get("wall_clock_breakdown") else logging.ERROR)
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # is for inference; all would compile it
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
+        False  # is for inference; all would compile it
+    )
     # it calls what newer torches spell otherwise, once for every tensor that it gathers
     warnings.filterwarnings("ignore", "`torch.distributed.*is deprecated", FutureWarning)
     if not torch.distributed.is_initialized():  # one process alone, with what is offloaded
         backend = "nccl" if world.device.type == "cuda" else "gloo"
-        torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+        torch.distributed.init_process_group(
+            backend, store=torch.distributed.HashStore(), rank=0, world_size=1
+        )
     try:
         with redirect_stdout(io.StringIO()):
             deepspeed.init_distributed()

@@ -19,7 +19,11 @@ RECIPE_HAS_IT = "the recipe has its own, with the published clip"
 SHARDS = "checkpoints read every process's part from memory, and count on one part for each process"
 OFFLOADED = {"parameters": "offload_param", "optimizer": "offload_optimizer"}
 DEFAULTS = {f"zero_optimization.{key}.device": "none" for key in OFFLOADED.values()}
-DEFAULTS |= {"communication_data_type": "fp32", "prescale_gradients": False, "gradient_predivide_factor": 1.0}
+DEFAULTS |= {
+    "communication_data_type": "fp32",
+    "prescale_gradients": False,
+    "gradient_predivide_factor": 1.0,
+}
 REFUSED = {
     "fp16": SIXTEEN_BIT,
     "bf16": SIXTEEN_BIT,
@@ -67,7 +71,11 @@ def overrides_of(path: Path) -> list[str]:
     """Give what a file says that has keys in a recipe: the stage, and what is offloaded to the host's memory."""
     said = _flat(read_config(path))
     stage = said.get("zero_optimization.stage", AUTO)
-    offloaded = [what for what, key in OFFLOADED.items() if said.get(f"zero_optimization.{key}.device") == "cpu"]
+    offloaded = [
+        what
+        for what, key in OFFLOADED.items()
+        if said.get(f"zero_optimization.{key}.device") == "cpu"
+    ]
     overrides = [] if stage == AUTO else [f"runtime.zero_stage={stage}"]
     return overrides + [f"runtime.offload={what}" for what in offloaded[:1]]
 
@@ -83,19 +91,29 @@ def zero_config(recipe: TransformerRecipe, n_processes: int, bucket: int, given:
     config = _recipe_config(recipe, n_processes, bucket)
     expected = DEFAULTS | _flat(config) | _arithmetic(recipe, n_processes)
     problems = []
-    for key, value in _flat({name: said for name, said in given.items() if not _is_off(said)}).items():
+    for key, value in _flat(
+        {name: said for name, said in given.items() if not _is_off(said)}
+    ).items():
         if value in (None, AUTO) or value == expected.get(key):
             continue
         if key in TUNING:
             _put(config, key, value)
         elif key in expected and key not in REFUSED:
-            problems.append(f"`{key}` is {json.dumps(value)}, the recipe says {json.dumps(expected[key])}")
+            problems.append(
+                f"`{key}` is {json.dumps(value)}, the recipe says {json.dumps(expected[key])}"
+            )
         else:
             problems.append(f"`{key}` is refused: {_reason_against(key)}")
     if config["zero_optimization"]["overlap_comm"] and recipe.runtime.zero_stage == 1:
-        problems.append("`zero_optimization.overlap_comm` is refused: at stage 1 micro-batches would not be summed")
+        problems.append(
+            "`zero_optimization.overlap_comm` is refused: at stage 1 micro-batches would not be summed"
+        )
     if problems:
-        raise UsageError("\n".join(["the DeepSpeed file does not go with the recipe:", *(f"  {p}" for p in problems)]))
+        raise UsageError(
+            "\n".join(
+                ["the DeepSpeed file does not go with the recipe:", *(f"  {p}" for p in problems)]
+            )
+        )
     return config
 
 
@@ -155,14 +173,19 @@ def _arithmetic(recipe: TransformerRecipe, n_processes: int) -> Json:
     """Give the numbers of the loop's micro-batches, as a file would state them."""
     share = recipe.training.global_batch_size // n_processes
     micro = recipe.runtime.micro_batch_size or share
-    return {"train_micro_batch_size_per_gpu": micro, "gradient_accumulation_steps": -(-share // micro)}
+    return {
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": -(-share // micro),
+    }
 
 
 def _flat(tables: Json, prefix: str = "") -> Json:
     """Flatten nested objects to dotted keys."""
     flat: Json = {}
     for key, value in tables.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
     return flat
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
-from dalle_cli.data.shuffling import mix
+from dalle_cli.data.shuffling import derive_seed
 
 SumOverRanks = Callable[[Tensor], None]
 IDENTITY_SHARE = 1e-6  # keeps the QR of a P without full rank well defined
@@ -30,16 +30,28 @@ class PowerSGD:
     """
 
     def __init__(
-        self, shapes: Mapping[str, tuple[int, int]], rank: int, seed: int, n_ranks: int, device: torch.device
+        self,
+        shapes: Mapping[str, tuple[int, int]],
+        rank: int,
+        seed: int,
+        n_ranks: int,
+        device: torch.device,
     ) -> None:
         self.n_ranks = n_ranks
         self.names = list(shapes)
         self._shapes = dict(shapes)
         self._rank = rank
         self.uncompressed = [name for name, (m, n) in shapes.items() if rank * (m + n) >= m * n]
-        compressed = {name: shape for name, shape in shapes.items() if name not in self.uncompressed}
-        self.errors: dict[str, Tensor] = {name: torch.zeros(shape, device=device) for name, shape in compressed.items()}
-        self.starts = {name: _gaussian(max(shape), rank, seed, name).to(device) for name, shape in compressed.items()}
+        compressed = {
+            name: shape for name, shape in shapes.items() if name not in self.uncompressed
+        }
+        self.errors: dict[str, Tensor] = {
+            name: torch.zeros(shape, device=device) for name, shape in compressed.items()
+        }
+        self.starts = {
+            name: _gaussian(max(shape), rank, seed, name).to(device)
+            for name, shape in compressed.items()
+        }
         self._pending: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -53,7 +65,9 @@ class PowerSGD:
         summed, so they agree. The errors wait for `settle`. Raises ValueError if names are missing or unknown.
         """
         if gradients.keys() != self._shapes.keys():
-            raise ValueError(f"gradients of {sorted(gradients)} given, of {sorted(self._shapes)} expected")
+            raise ValueError(
+                f"gradients of {sorted(gradients)} given, of {sorted(self._shapes)} expected"
+            )
         self._pending = {}
         for name, error in self.errors.items():
             gradients[name].add_(error)
@@ -94,7 +108,9 @@ class PowerSGD:
 
     def bytes_sent(self) -> int:
         """Count what one rank puts into the sums of one update."""
-        saved = sum(m * n - self._rank * (m + n) for m, n in (self._shapes[name] for name in self.errors))
+        saved = sum(
+            m * n - self._rank * (m + n) for m, n in (self._shapes[name] for name in self.errors)
+        )
         return self.uncompressed_bytes() - saved * torch.float32.itemsize
 
     def uncompressed_bytes(self) -> int:
@@ -117,16 +133,24 @@ class PowerSGD:
     def restore(self, sums: Mapping[str, Tensor]) -> None:
         """Take an even share of errors summed over any number of ranks; raises ValueError naming what does not fit."""
         misfits = self.errors.keys() ^ sums.keys()
-        misfits |= {name for name in self.errors.keys() & sums.keys() if sums[name].shape != self.errors[name].shape}
+        misfits |= {
+            name
+            for name in self.errors.keys() & sums.keys()
+            if sums[name].shape != self.errors[name].shape
+        }
         if misfits:
             raise ValueError(f"{len(misfits)} errors do not fit: {', '.join(sorted(misfits)[:10])}")
-        self.errors = {name: sums[name].to(error.device) / self.n_ranks for name, error in self.errors.items()}
+        self.errors = {
+            name: sums[name].to(error.device) / self.n_ranks for name, error in self.errors.items()
+        }
         self._pending = {}
 
 
 def _gaussian(n: int, rank: int, seed: int, name: str) -> Tensor:
     """Draw a matrix that depends on the seed and the name alone, on the CPU so that all devices have the same."""
-    return torch.randn(n, rank, generator=torch.Generator().manual_seed(mix(seed, "powersgd", name)))
+    return torch.randn(
+        n, rank, generator=torch.Generator().manual_seed(derive_seed(seed, "powersgd", name))
+    )
 
 
 def _is_wide(matrix: Tensor) -> bool:
@@ -154,6 +178,8 @@ def _sum_together(tensors: Iterable[Tensor], sum_over_ranks: SumOverRanks) -> bo
         return True
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     sum_over_ranks(flat)
-    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+    for tensor, part in zip(
+        tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True
+    ):
         tensor.copy_(part.view_as(tensor))
     return bool(flat.isfinite().all())

@@ -16,7 +16,7 @@ from dalle_cli.training.metric_log import Metrics
 from dalle_cli.training.optimization.adamw import build_optimizer
 from dalle_cli.training.optimization.ema import Ema
 from dalle_cli.training.optimization.gradient_scaling import BranchScales
-from dalle_cli.training.optimization.learning_rate import StepSize
+from dalle_cli.training.optimization.learning_rate import LearningRate
 from dalle_cli.training.optimization.loss_scaling import LossScale
 
 
@@ -43,7 +43,7 @@ class ReplicaEngine:
         self._parameters = dict(module.named_parameters())
         self._table = optimizer
         self._optimizer = build_optimizer(module.matrices(), self._parameters.values(), optimizer)
-        self._step_size = StepSize(optimizer)
+        self._step_size = LearningRate(optimizer)
         self._n_applied = 0
         self._ema = Ema(self._parameters, ema) if ema else None
         self._scales = scales
@@ -67,7 +67,7 @@ class ReplicaEngine:
         if self._compression:
             self._compression.settle(is_finite)
         if self._scales:
-            self.world.sum(self._scales.overflowed)
+            self.world.all_reduce(self._scales.overflowed)
             self._scales.update()
         for parameter in self._parameters.values():
             parameter.grad = None
@@ -78,8 +78,8 @@ class ReplicaEngine:
         gradients = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
         if self._compression:
             matrices = {name: gradients.pop(name) for name in self._compression.names}
-            self._compression.reduce(matrices, self.world.sum)
-        self.world.sum_gradients(gradients.values())
+            self._compression.reduce(matrices, self.world.all_reduce)
+        self.world.all_reduce_gradients(gradients.values())
 
     def _apply(self) -> None:
         self._n_applied += 1
@@ -89,7 +89,10 @@ class ReplicaEngine:
             self._ema.follow(self._n_applied)
 
     def metrics(self) -> Metrics:
-        figures = {"train/gradient_norm": self._gradient_norm, "train/lr": self._step_size.at(self.step - 1)}
+        figures = {
+            "train/gradient_norm": self._gradient_norm,
+            "train/lr": self._step_size.at(self.step - 1),
+        }
         return {**figures, **(self._scales.metrics() if self._scales else {})}
 
     @contextmanager
@@ -106,14 +109,22 @@ class ReplicaEngine:
             yield self.module if self.world.is_main else None
 
     def inference_weights(self) -> dict[str, Tensor]:
-        return self._ema.weights if self._ema else {name: p.data for name, p in self._parameters.items()}
+        return (
+            self._ema.weights
+            if self._ema
+            else {name: p.data for name, p in self._parameters.items()}
+        )
 
     def state(self) -> EngineState:
         """Give what a run needs to go on; every process takes part, and all get the same."""
         tensors = self._tensors()
-        numbers = {"step": self.step, "optimizer_updates": self._n_applied, **self._step_size.numbers()}
+        numbers = {
+            "step": self.step,
+            "optimizer_updates": self._n_applied,
+            **self._step_size.numbers(),
+        }
         if self._compression:
-            tensors["compression_errors"] = self._compression.state(self.world.sum)
+            tensors["compression_errors"] = self._compression.state(self.world.all_reduce)
         if self._ema:
             numbers["ema_updates"] = self._ema.n_updates
         return EngineState(tensors, numbers)
@@ -122,7 +133,9 @@ class ReplicaEngine:
         """Name the tensors that are the same in all processes, by group."""
         tensors = {"parameters": {name: p.data for name, p in self._parameters.items()}}
         for moment in ("exp_avg", "exp_avg_sq"):
-            tensors[moment] = {name: self._optimizer.moments(p)[moment] for name, p in self._parameters.items()}
+            tensors[moment] = {
+                name: self._optimizer.moments(p)[moment] for name, p in self._parameters.items()
+            }
         if self._ema:
             tensors["ema"] = self._ema.weights
         if self._scales:
@@ -133,9 +146,13 @@ class ReplicaEngine:
     def restore(self, state: EngineState) -> None:
         """Take over a state of the same model; raises ValueError that names tensors which do not fit."""
         for group, tensors in self._tensors().items():
-            if group != "grad_scales" or group in state.tensors:  # a run in another precision has none
+            if (
+                group != "grad_scales" or group in state.tensors
+            ):  # a run in another precision has none
                 copy_tensors(tensors, state.tensors.get(group, {}), group)
-        if self._compression and "compression_errors" in state.tensors:  # a run in one process has none
+        if (
+            self._compression and "compression_errors" in state.tensors
+        ):  # a run in one process has none
             self._compression.restore(state.tensors["compression_errors"])
         self.step = int(state.numbers["step"])
         self._n_applied = int(state.numbers["optimizer_updates"])

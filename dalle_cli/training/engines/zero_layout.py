@@ -12,7 +12,9 @@ from torch.nn import Parameter
 
 from dalle_cli.runtime.distributed import World
 
-Flats = Mapping[str, Tensor]  # DeepSpeed's flat partitions, or tensors laid out like them, by number
+Flats = Mapping[
+    str, Tensor
+]  # DeepSpeed's flat partitions, or tensors laid out like them, by number
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ class Shard:
 
 def flat_partitions(zero: Any, stage: int) -> Flats:
     """Give the partitions that a ZeRO optimizer holds and updates."""
-    flats = zero.fp32_partitioned_groups_flat if stage == 3 else zero.single_partition_of_fp32_groups
+    flats = (
+        zero.fp32_partitioned_groups_flat if stage == 3 else zero.single_partition_of_fp32_groups
+    )
     return {str(number): flat for number, flat in enumerate(flats)}
 
 

@@ -8,7 +8,7 @@ from torch.nn import Parameter
 
 from dalle_cli.config import OptimizerTable
 
-VALUES_AT_ONCE = 2**25
+CHUNK_VALUES = 2**25
 
 
 class AdamW(torch.optim.Optimizer):
@@ -33,7 +33,9 @@ class AdamW(torch.optim.Optimizer):
     def moments(self, parameter: Tensor) -> dict[str, Tensor]:
         """Give a parameter's `exp_avg` and `exp_avg_sq`, in its shape: zero before its first step."""
         if not self.state[parameter]:
-            self.state[parameter] = {name: torch.zeros_like(parameter.data) for name in ("exp_avg", "exp_avg_sq")}
+            self.state[parameter] = {
+                name: torch.zeros_like(parameter.data) for name in ("exp_avg", "exp_avg_sq")
+            }
         return self.state[parameter]
 
     @torch.no_grad()
@@ -43,7 +45,9 @@ class AdamW(torch.optim.Optimizer):
             for parameters in _lots(p for p in group["params"] if p.grad is not None):
                 self._update(parameters, group["update"], group["lr"], group["weight_decay"])
 
-    def _update(self, parameters: list[Parameter], update: int, lr: float, weight_decay: float) -> None:
+    def _update(
+        self, parameters: list[Parameter], update: int, lr: float, weight_decay: float
+    ) -> None:
         beta1, beta2 = self.betas
         gradients = [p.grad for p in parameters]
         means = [self.moments(p)["exp_avg"] for p in parameters]
@@ -67,14 +71,16 @@ def _lots(parameters: Iterable[Parameter]) -> Iterator[list[Parameter]]:
     lot: list[Parameter] = []
     for parameter in parameters:
         lot.append(parameter)
-        if sum(p.numel() for p in lot) >= VALUES_AT_ONCE:
+        if sum(p.numel() for p in lot) >= CHUNK_VALUES:
             yield lot
             lot = []
     if lot:
         yield lot
 
 
-def build_optimizer(matrices: list[Parameter], parameters: Iterable[Parameter], table: OptimizerTable) -> AdamW:
+def build_optimizer(
+    matrices: list[Parameter], parameters: Iterable[Parameter], table: OptimizerTable
+) -> AdamW:
     """Decay the matrices and nothing else: gains, biases and embeddings are left alone."""
     decayed = {id(matrix) for matrix in matrices}
     others = [p for p in parameters if id(p) not in decayed]

@@ -20,13 +20,17 @@ class Ema:
     initial weights; the first update copies.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], table: EmaTable, place: torch.device | None = None) -> None:
-        """place: where the average lies, away from the parameters; none: as `place_of_average` says."""
+    def __init__(
+        self, parameters: Mapping[str, Tensor], table: EmaTable, place: torch.device | None = None
+    ) -> None:
+        """place: where the average lies, away from the parameters; none: as `ema_device` says."""
         self.table = table
         self.n_updates = 0
         self._parameters = dict(parameters)
-        self._place = place or place_of_average(table, next(iter(self._parameters.values())).device)
-        self._weights = {name: p.detach().to(self._place, copy=True) for name, p in self._parameters.items()}
+        self._place = place or ema_device(table, next(iter(self._parameters.values())).device)
+        self._weights = {
+            name: p.detach().to(self._place, copy=True) for name, p in self._parameters.items()
+        }
         self._sent: _Copies | None = None
 
     @property
@@ -44,7 +48,11 @@ class Ema:
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the parameters."""
-        decay = min(self.table.decay, (1 + self.n_updates) / (10 + self.n_updates)) if self.n_updates else 0.0
+        decay = (
+            min(self.table.decay, (1 + self.n_updates) / (10 + self.n_updates))
+            if self.n_updates
+            else 0.0
+        )
         self._take_in()
         parameters = list(self._parameters.values())
         if self._place is None:
@@ -57,13 +65,18 @@ class Ema:
     def _take_in(self) -> None:
         """Move the average towards the copies that have been sent, if any."""
         if self._sent is not None:
-            torch._foreach_lerp_(list(self._weights.values()), self._sent.arrived(), self._sent.weight)
+            torch._foreach_lerp_(
+                list(self._weights.values()), self._sent.arrived(), self._sent.weight
+            )
             self._sent = None
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
         """Let the parameters' module compute with the averaged weights for a while."""
-        trained, weights = {name: parameter.data for name, parameter in self._parameters.items()}, self.weights
+        trained, weights = (
+            {name: parameter.data for name, parameter in self._parameters.items()},
+            self.weights,
+        )
         try:
             for name, parameter in self._parameters.items():
                 parameter.data = weights[name].to(parameter.device)
@@ -78,7 +91,9 @@ class _Copies:
 
     def __init__(self, tensors: list[Tensor], place: torch.device, weight: float) -> None:
         self.weight = weight
-        self._copies = [tensor.detach().to(place, non_blocking=True, copy=True) for tensor in tensors]
+        self._copies = [
+            tensor.detach().to(place, non_blocking=True, copy=True) for tensor in tensors
+        ]
         self._end = torch.cuda.Event() if tensors[0].is_cuda else None
         if self._end is not None:
             self._end.record()
@@ -90,6 +105,6 @@ class _Copies:
         return self._copies
 
 
-def place_of_average(table: EmaTable, device: torch.device) -> torch.device | None:
+def ema_device(table: EmaTable, device: torch.device) -> torch.device | None:
     """Choose the host's memory for the average of what lies on a GPU, where it moves only now and then; else none."""
     return torch.device("cpu") if device.type == "cuda" and table.every > 1 else None

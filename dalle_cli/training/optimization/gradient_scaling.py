@@ -53,7 +53,9 @@ class BranchScales:
         self._updates_since_division += 1
         is_divided = ~is_clean & (self._updates_since_division >= WINDOW)
         self._updates_since_division.masked_fill_(is_divided, 0)
-        positions = torch.searchsorted(self._grid, self.scales) + is_clean.long() - DIVISION * is_divided
+        positions = (
+            torch.searchsorted(self._grid, self.scales) + is_clean.long() - DIVISION * is_divided
+        )
         self.scales.copy_(self._grid[positions.clamp(0, HIGHEST - LOWEST)])
         self.overflowed.zero_()
 
@@ -75,7 +77,9 @@ class BranchScales:
             tensor.copy_(state[name])
 
 
-def scale_gradients(branches: Sequence[nn.Module], n_replicas: int, device: torch.device) -> BranchScales:
+def scale_gradients(
+    branches: Sequence[nn.Module], n_replicas: int, device: torch.device
+) -> BranchScales:
     """Let residual branches compute in fp16 with a gradient scale each, in place, from outside.
 
     A branch maps the stream, fp32, and whatever else it is called with to what is added to the stream; its LayerNorm
@@ -84,7 +88,9 @@ def scale_gradients(branches: Sequence[nn.Module], n_replicas: int, device: torc
     """
     again = [type(branch).__name__ for branch in branches if isinstance(branch, _Scaled)]
     if again:
-        raise ValueError(f"{len(again)} of {len(branches)} branches have a gradient scale already: {again[0]}")
+        raise ValueError(
+            f"{len(again)} of {len(branches)} branches have a gradient scale already: {again[0]}"
+        )
     scales = BranchScales(len(branches), n_replicas, device)
     for i, branch in enumerate(branches):
         _scale_branch(branch, scales.scales[i], scales.overflowed[i])

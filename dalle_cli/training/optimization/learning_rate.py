@@ -23,7 +23,7 @@ def learning_rate(optimizer: OptimizerTable, step: int) -> float:
     return ramp * cosine(optimizer.lr, step)
 
 
-class StepSize:
+class LearningRate:
     """What is in force, and how the smoothed loss has come to it."""
 
     def __init__(self, table: OptimizerTable) -> None:
@@ -72,5 +72,11 @@ class StepSize:
     def restore(self, numbers: dict[str, int | float]) -> None:
         """Take over what a checkpoint holds, if anything."""
         if self._table.plateau is not None and "plateau_smoothed" in numbers:
-            self._smoothed, self._best = float(numbers["plateau_smoothed"]), float(numbers["plateau_best"])
-            self._waited, self._halvings = int(numbers["plateau_waited"]), int(numbers["plateau_halvings"])
+            self._smoothed, self._best = (
+                float(numbers["plateau_smoothed"]),
+                float(numbers["plateau_best"]),
+            )
+            self._waited, self._halvings = (
+                int(numbers["plateau_waited"]),
+                int(numbers["plateau_halvings"]),
+            )

@@ -38,7 +38,11 @@ class ClipTask:
         scale = scale.detach() + (scale - scale.detach()) / n_processes
         logits = scale * images @ texts.T
         loss = contrastive_loss(logits)
-        hits = (logits.detach().argmax(dim=1) == torch.arange(len(logits), device=logits.device)).float().mean()
+        hits = (
+            (logits.detach().argmax(dim=1) == torch.arange(len(logits), device=logits.device))
+            .float()
+            .mean()
+        )
         metrics = {
             "train/loss": loss.detach() / n_processes,
             "train/batch_accuracy": hits / n_processes,
@@ -49,7 +53,7 @@ class ClipTask:
 
     def _joined(self, own: Tensor) -> Tensor:
         """Put those of all processes [B, E] below one another, in the order of the global batch."""
-        parts = self._world.gather(own)
+        parts = self._world.all_gather_tensors(own)
         parts[self._world.ranks.rank] = own
         return torch.cat(parts)
 
@@ -60,9 +64,13 @@ class ClipTask:
         """
         batches = list(batches)
         clip, captions = self.module, [caption for batch in batches for caption in batch.captions]
-        images, texts = map(torch.cat, zip(*(_embeddings(clip, batch) for batch in batches), strict=True))
+        images, texts = map(
+            torch.cat, zip(*(_embeddings(clip, batch) for batch in batches), strict=True)
+        )
         cosines = images @ texts.T
-        is_match = torch.tensor([[a == b for b in captions] for a in captions], device=cosines.device)
+        is_match = torch.tensor(
+            [[a == b for b in captions] for a in captions], device=cosines.device
+        )
         figures = {"valid/loss": float(contrastive_loss(clip.logit_scale.exp() * cosines))}
         for name, similarity in (("text", cosines), ("image", cosines.T)):
             ranks = retrieval_ranks(similarity, is_match)
@@ -74,7 +82,12 @@ class ClipTask:
         images, texts = _embeddings(whole, batch)
         pictures = [to_image(image) for image in batch.images]
         order = (texts @ images.T).argsort(dim=1, descending=True).tolist()
-        return labelled_grid([(c, [pictures[i] for i in best]) for c, best in zip(batch.captions, order, strict=True)])
+        return labelled_grid(
+            [
+                (c, [pictures[i] for i in best])
+                for c, best in zip(batch.captions, order, strict=True)
+            ]
+        )
 
 
 def _embeddings(clip: Clip, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -10,12 +10,15 @@ import math
 from collections.abc import Callable
 
 LOWEST_SHARE = 0.01  # of the entries, as many used alike: less is a collapse
-PATIENCE, PATIENCE_IF_DIFFUSE = 0.1, 0.5  # shares of the run in which few entries in use are no news
+PATIENCE, PATIENCE_IF_DIFFUSE = (
+    0.1,
+    0.5,
+)  # shares of the run in which few entries in use are no news
 TOO_SURE = "a higher `loss.kl_weight` from the first update on"
 TOO_DIFFUSE = "a lower `loss.kl_weight` in its first updates"
 
 
-class CollapseWatch:
+class CollapseMonitor:
     """Hears every report of a run, and tells once where the codebook has collapsed."""
 
     def __init__(self, vocab_size: int, steps: int, warn: Callable[[str], None]) -> None:

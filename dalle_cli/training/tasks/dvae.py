@@ -48,11 +48,15 @@ class DiscreteVAETask:
         }
         return loss, metrics
 
-    def _bound(self, images: Tensor, draws: list[int], temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    def _bound(
+        self, images: Tensor, draws: list[int], temperature: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Give -ln p(x|z) per value [B, 3, H, W], z drawn from the relaxation, the KL per cell [B, g, g], and mu."""
         logits = self.module.codebook_logits(images)
         cells = logits.movedim(1, -1)  # noise is laid out as the logits are
-        gumbel = gumbel_noise(self._seed, draws, tuple(cells.shape[1:]), logits.device).movedim(-1, 1)
+        gumbel = gumbel_noise(self._seed, draws, tuple(cells.shape[1:]), logits.device).movedim(
+            -1, 1
+        )
         mu, log_scale = self.module.decode_soft(relax(logits, temperature, gumbel))
         if self._table.min_log_scale is not False:
             log_scale = log_scale.clamp(min=self._table.min_log_scale)
@@ -98,4 +102,6 @@ class DiscreteVAETask:
         """Held-out pictures above their reconstructions from hard tokens."""
         images = batch.images
         rebuilt = whole.decode(whole.image_tokens(images))
-        return labelled_grid([("", [to_image(x) for x in images]), ("", [to_image(x) for x in rebuilt])])
+        return labelled_grid(
+            [("", [to_image(x) for x in images]), ("", [to_image(x) for x in rebuilt])]
+        )

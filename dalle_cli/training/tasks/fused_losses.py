@@ -10,7 +10,7 @@ from dalle_cli.losses import linear_cross_entropy
 from dalle_cli.models.transformer import Transformer
 
 
-def give_losses(transformer: Transformer) -> None:
+def fuse_losses(transformer: Transformer) -> None:
     """Let `forward` give losses, in place; parameters keep their names, and decoding slot by slot goes on as before."""
     transformer.__class__ = _LossTransformer
     for head in (transformer.text_head, transformer.image_head):

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from dalle_cli.commands.data import encode as data_encode
-from dalle_cli.data.preprocessing import PairPreparation
-from dalle_cli.data.shuffling import mix
-from dalle_cli.data.sources import TokenSource, open_source
+from dalle_cli.data.preprocessing import TransformerPreprocessing
+from dalle_cli.data.shuffling import derive_seed
+from dalle_cli.data.sources import TokenSource, open_dataset
 from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.loading import load_dvae
 from dalle_cli.storage.run_dir import ENCODING, RunDir
@@ -30,12 +30,29 @@ def encode(dvae_run: Path, dalle: Callable) -> Callable:
 
 
 @pytest.fixture(scope="module")
-def tokens(tmp_path_factory: pytest.TempPathFactory, pairs: Path, dvae_run: Path, dalle: Callable) -> Path:
+def tokens(
+    tmp_path_factory: pytest.TempPathFactory, pairs: Path, dvae_run: Path, dalle: Callable
+) -> Path:
     """One copy of each of the shared pairs, whose pictures leave a crop no choice; for reading only."""
     out = tmp_path_factory.mktemp("tokens") / "tokens"
-    ended = dalle("data", "encode", pairs, "--dvae", dvae_run, "--out", out, "--copies", 1, "--precision", "fp32")
+    ended = dalle(
+        "data",
+        "encode",
+        pairs,
+        "--dvae",
+        dvae_run,
+        "--out",
+        out,
+        "--copies",
+        1,
+        "--precision",
+        "fp32",
+    )
     assert (ended.code, ended.out) == (0, f"{out}\n"), ended.err
-    assert f"writing {out}" in ended.err and f"next: dalle train-transformer RECIPE --data {out}" in ended.err
+    assert (
+        f"writing {out}" in ended.err
+        and f"next: dalle train-transformer RECIPE --data {out}" in ended.err
+    )
     return out
 
 
@@ -72,9 +89,11 @@ def write_wide_pairs(folder: Path, n: int) -> Path:
 
 
 def lines_of(run: Path) -> list[dict[str, float]]:
-    timed = ("_per_second", "share_of_matrix_rate", "peak_memory_gib")
+    timed = ("_per_second", "mfu", "peak_memory_gib")
     lines = [json.loads(line) for line in RunDir(run).metrics.read_text().splitlines()]
-    return [{name: value for name, value in line.items() if not name.endswith(timed)} for line in lines]
+    return [
+        {name: value for name, value in line.items() if not name.endswith(timed)} for line in lines
+    ]
 
 
 def test_tokens_are_the_dvaes_of_what_training_would_cut(
@@ -82,13 +101,15 @@ def test_tokens_are_the_dvaes_of_what_training_would_cut(
 ) -> None:
     data, copies = write_wide_pairs(tmp_path / "data", 12), 3
     assert encode(data, tmp_path / "tokens", "--copies", copies, "--batch-size", 7).code == 0
-    pictures, tokens = open_source(str(data), True), TokenSource(str(tmp_path / "tokens"))
-    prepare = PairPreparation(32, 8, Tokenizer([], "tokenizers"), 0.0, 0.0)
+    pictures, tokens = open_dataset(str(data), True), TokenSource(str(tmp_path / "tokens"))
+    prepare = TransformerPreprocessing(32, 8, Tokenizer([], "tokenizers"), 0.0, 0.0)
     dvae = load_dvae(dvae_run)
     n_distinct = 0
     for index in range(12):
-        seeds = [None, *(mix(index, copy) for copy in range(copies))]
-        crops = np.stack([prepare(pictures.read(index), seed).pixels for seed in seeds]).transpose(0, 3, 1, 2)
+        seeds = [None, *(derive_seed(index, copy) for copy in range(copies))]
+        crops = np.stack([prepare(pictures.read(index), seed).pixels for seed in seeds]).transpose(
+            0, 3, 1, 2
+        )
         expected = dvae.image_tokens(torch.from_numpy(crops).float() / 255)
         sample = tokens.read(index)
         assert sample.image_tokens.tolist() == expected.tolist()
@@ -110,7 +131,9 @@ def test_training_on_tokens_equals_training_on_the_pictures(
     assert previews[0] == previews[1]
 
 
-def test_held_out_pictures_may_come_as_pictures(tmp_path: Path, train: Callable, tokens: Path, pairs: Path) -> None:
+def test_held_out_pictures_may_come_as_pictures(
+    tmp_path: Path, train: Callable, tokens: Path, pairs: Path
+) -> None:
     figures = []
     for name, valid in (("tokens", tokens), ("pictures", pairs)):
         assert train(tokens, tmp_path / name, "--valid", valid, training__steps=1).code == 0
@@ -118,23 +141,35 @@ def test_held_out_pictures_may_come_as_pictures(tmp_path: Path, train: Callable,
     assert "valid/loss" in figures[0] and figures[0] == pytest.approx(figures[1], rel=1e-6)
 
 
-def test_resumed_training_equals_uninterrupted_training(tmp_path: Path, encode: Callable, train: Callable) -> None:
+def test_resumed_training_equals_uninterrupted_training(
+    tmp_path: Path, encode: Callable, train: Callable
+) -> None:
     data = write_wide_pairs(tmp_path / "data", 12)
     assert encode(data, tmp_path / "tokens", "--copies", 3).code == 0
     assert train(tmp_path / "tokens", tmp_path / "whole").code == 0
     assert train(tmp_path / "tokens", tmp_path / "cut", training__steps=6).code == 0
     ended = train(tmp_path / "tokens", tmp_path / "cut")
     assert ended.code == 0 and "resumed after step 6" in ended.err
-    whole, cut = ((tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "cut"))
+    whole, cut = (
+        (tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "cut")
+    )
     assert whole == cut
 
 
-def test_more_copies_train_otherwise_than_one(tmp_path: Path, encode: Callable, train: Callable) -> None:
+def test_more_copies_train_otherwise_than_one(
+    tmp_path: Path, encode: Callable, train: Callable
+) -> None:
     data, losses = write_wide_pairs(tmp_path / "data", 12), []
     for copies in (1, 4):
         assert encode(data, tmp_path / f"{copies}", "--copies", copies).code == 0
         assert train(tmp_path / f"{copies}", tmp_path / f"run-{copies}").code == 0
-        losses.append([line["train/loss"] for line in lines_of(tmp_path / f"run-{copies}") if "train/loss" in line])
+        losses.append(
+            [
+                line["train/loss"]
+                for line in lines_of(tmp_path / f"run-{copies}")
+                if "train/loss" in line
+            ]
+        )
     assert losses[0] != losses[1]
 
 
@@ -144,7 +179,11 @@ def test_another_dvae_is_refused_before_anything_is_written(
     other = tmp_path / "other"
     assert dalle("train-dvae", "dvae/tiny", "--data", pairs, "--run", other, *ONE_STEP).code == 0
     ended = train(tokens, tmp_path / "run", dvae=other)
-    assert ended.code == 2 and "was encoded by another dVAE" in ended.err and "data encode" in ended.err
+    assert (
+        ended.code == 2
+        and "was encoded by another dVAE" in ended.err
+        and "data encode" in ended.err
+    )
     assert train(pairs, tmp_path / "run", "--valid", tokens, dvae=other).code == 2
     assert not (tmp_path / "run").exists()
 
@@ -156,15 +195,23 @@ def test_another_vocabulary_is_refused_with_both_numbers(
     words = [*ONE_STEP, "--set", "model.vocab_size=24"]
     assert dalle("train-dvae", "dvae/tiny", "--data", pairs, "--run", other, *words).code == 0
     ended = train(tokens, tmp_path / "run", dvae=other, model__image_vocab_size=24)
-    assert ended.code == 2 and "out of 24" in ended.err and f"{tokens} holds 4x4 tokens out of" in ended.err
+    assert (
+        ended.code == 2
+        and "out of 24" in ended.err
+        and f"{tokens} holds 4x4 tokens out of" in ended.err
+    )
 
 
-def test_run_goes_on_with_its_own_copy_of_the_dvae(tmp_path: Path, train: Callable, tokens: Path) -> None:
+def test_run_goes_on_with_its_own_copy_of_the_dvae(
+    tmp_path: Path, train: Callable, tokens: Path
+) -> None:
     assert train(tokens, tmp_path / "run", training__steps=2).code == 0
     assert train(tokens, tmp_path / "run", dvae=tmp_path / "run", training__steps=3).code == 0
 
 
-@pytest.mark.parametrize("words", [["train-dvae", "dvae/tiny"], ["train-clip", "clip/tiny"]], ids=str)
+@pytest.mark.parametrize(
+    "words", [["train-dvae", "dvae/tiny"], ["train-clip", "clip/tiny"]], ids=str
+)
 def test_models_that_need_pictures_refuse_tokens(
     words: list[str], tmp_path: Path, tokens: Path, dalle: Callable
 ) -> None:
@@ -178,13 +225,20 @@ def test_tokens_are_not_encoded_again(tmp_path: Path, tokens: Path, encode: Call
     assert ended.code == 2 and "not pictures" in ended.err and not (tmp_path / "out").exists()
 
 
-def test_bad_samples_are_told_recorded_and_left_out(tmp_path: Path, encode: Callable, dalle: Callable) -> None:
+def test_bad_samples_are_told_recorded_and_left_out(
+    tmp_path: Path, encode: Callable, dalle: Callable
+) -> None:
     data = write_wide_pairs(tmp_path / "data", 6)
     (data / "2.png").write_bytes((data / "2.png").read_bytes()[:-40])
     (data / "4.txt").unlink()
     ended = encode(data, tmp_path / "tokens", "--json")
     assert ended.code == 0 and "skipped 2: damaged or incomplete picture" in ended.err
-    assert json.loads(ended.out) == {"out": str(tmp_path / "tokens"), "samples": 4, "copies": 4, "bad": 2}
+    assert json.loads(ended.out) == {
+        "out": str(tmp_path / "tokens"),
+        "samples": 4,
+        "copies": 4,
+        "bad": 2,
+    }
     checked = json.loads(dalle("data", "check", tmp_path / "tokens", "--json").out)
     assert checked["samples"] == 4 and checked["captions"] == 8
     assert checked["bad"] == [
@@ -193,7 +247,9 @@ def test_bad_samples_are_told_recorded_and_left_out(tmp_path: Path, encode: Call
     ]
 
 
-def test_nothing_usable_is_an_error_and_no_folder_of_tokens(tmp_path: Path, encode: Callable, train: Callable) -> None:
+def test_nothing_usable_is_an_error_and_no_folder_of_tokens(
+    tmp_path: Path, encode: Callable, train: Callable
+) -> None:
     data = write_wide_pairs(tmp_path / "data", 2)
     for i in range(2):
         (data / f"{i}.png").write_bytes(b"no picture")
@@ -208,18 +264,25 @@ def test_check_sums_up_a_folder_of_tokens(tokens: Path, dalle: Callable) -> None
     facts = json.loads(dalle("data", "check", tokens, "--json").out)
     record = json.loads((tokens / ENCODING).read_text())
     assert (facts["samples"], facts["captions"], facts["bad"]) == (23, 23, [])
-    assert facts["dvae"] == record["encoding"]["dvae"] and 0 < facts["codes_used"] <= facts["vocab_size"]
+    assert (
+        facts["dvae"] == record["encoding"]["dvae"]
+        and 0 < facts["codes_used"] <= facts["vocab_size"]
+    )
 
 
 def test_check_finds_a_changed_byte(own_tokens: Path, dalle: Callable) -> None:
     path = own_tokens / "tokens-00000.safetensors"
     content = path.read_bytes()
-    path.write_bytes(content.replace(b"ring", b"rong") if b"ring" in content else content[:-3] + b"xyz")
+    path.write_bytes(
+        content.replace(b"ring", b"rong") if b"ring" in content else content[:-3] + b"xyz"
+    )
     facts = json.loads(dalle("data", "check", own_tokens, "--json").out)
     assert {"where": str(path), "reason": "does not match its checksum"} in facts["bad"]
 
 
-def test_shard_cut_short_stops_training_before_it_begins(own_tokens: Path, tmp_path: Path, train: Callable) -> None:
+def test_shard_cut_short_stops_training_before_it_begins(
+    own_tokens: Path, tmp_path: Path, train: Callable
+) -> None:
     path = own_tokens / "tokens-00000.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     ended = train(own_tokens, tmp_path / "run")
@@ -228,7 +291,12 @@ def test_shard_cut_short_stops_training_before_it_begins(own_tokens: Path, tmp_p
 
 
 def test_stopped_encoding_is_not_taken_for_whole_and_goes_on(
-    tmp_path: Path, pairs: Path, encode: Callable, train: Callable, tree: Callable, small_shards: None
+    tmp_path: Path,
+    pairs: Path,
+    encode: Callable,
+    train: Callable,
+    tree: Callable,
+    small_shards: None,
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert encode(pairs, whole).code == 0
@@ -241,10 +309,14 @@ def test_stopped_encoding_is_not_taken_for_whole_and_goes_on(
     assert ended.code == 1 and f"{cut} is not encoded to its end" in ended.err
     ended = encode(pairs, cut)
     assert ended.code == 0 and "15 samples are there already" in ended.err
-    assert tree(cut) == tree(whole) and (cut / "tokens-00002.safetensors").stat().st_mtime_ns == kept
+    assert (
+        tree(cut) == tree(whole) and (cut / "tokens-00002.safetensors").stat().st_mtime_ns == kept
+    )
 
 
-def test_finished_folder_stays_as_it_is(own_tokens: Path, pairs: Path, encode: Callable, tree: Callable) -> None:
+def test_finished_folder_stays_as_it_is(
+    own_tokens: Path, pairs: Path, encode: Callable, tree: Callable
+) -> None:
     before = tree(own_tokens)
     assert encode(pairs, own_tokens, "--copies", 1).code == 0
     assert tree(own_tokens) == before
@@ -267,6 +339,7 @@ def test_folder_of_something_else_is_refused_untouched(
     ended = encode(data, own_tokens, "--copies", copies)
     assert (
         ended.code == 2
-        and {"files": "already holds", "copies": "other copies", "data": "other data"}[case] in ended.err
+        and {"files": "already holds", "copies": "other copies", "data": "other data"}[case]
+        in ended.err
     )
     assert tree(own_tokens) == before

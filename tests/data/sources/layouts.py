@@ -5,7 +5,7 @@ import tarfile
 from pathlib import Path
 
 from dalle_cli.data.images import BadSample, decode_image
-from dalle_cli.data.sources import Sample, Source, open_source
+from dalle_cli.data.sources import Sample, Source, open_dataset
 
 BAD = Path(__file__).parents[1] / "bad"
 
@@ -31,7 +31,10 @@ def pairs(*keys: str) -> dict[str, bytes]:
     return {
         name: content
         for key in keys
-        for name, content in [(f"{key}.jpg", f"picture {key}".encode()), (f"{key}.txt", f"caption {key}\n".encode())]
+        for name, content in [
+            (f"{key}.jpg", f"picture {key}".encode()),
+            (f"{key}.txt", f"caption {key}\n".encode()),
+        ]
     }
 
 
@@ -40,7 +43,9 @@ def every_form(tmp_path: Path, files: dict[str, bytes]) -> list[Source]:
     rows = [f"{name},caption" for name in files if name.endswith(".jpg")]
     (tmp_path / "folder" / "rows.csv").write_text("\n".join(["image,caption", *rows]))
     shard = write_tar(tmp_path / "all.tar", list(files.items()))
-    return [open_source(spec, captions_required=True) for spec in (folder, shard, f"{folder}/rows.csv")]
+    return [
+        open_dataset(spec, captions_required=True) for spec in (folder, shard, f"{folder}/rows.csv")
+    ]
 
 
 def samples(source: Source) -> list[Sample]:

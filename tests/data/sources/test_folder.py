@@ -5,11 +5,11 @@ from pathlib import Path
 
 from layouts import BAD, fault, keys, pairs, problems, write_files
 
-from dalle_cli.data.sources import open_source
+from dalle_cli.data.sources import open_dataset
 
 
 def test_folder_of_odd_files_gives_what_is_usable_and_tells_the_rest() -> None:
-    source = open_source(str(BAD / "pairs"), captions_required=True)
+    source = open_dataset(str(BAD / "pairs"), captions_required=True)
     faults = {source.key(index): fault(source, index) for index in range(len(source))}
     assert {key: reason for key, reason in faults.items() if reason} == {
         "caption-blank-lines": "empty caption",
@@ -24,7 +24,12 @@ def test_folder_of_odd_files_gives_what_is_usable_and_tells_the_rest() -> None:
         "png-zero-byte": "empty picture file",
         "text-named-jpg": "not a JPEG, PNG, WebP or GIF picture",
     }
-    assert {"dots.in.the.name", "subfolder/nested", "uppercase-extension", "two-images-one-caption"} < faults.keys()
+    assert {
+        "dots.in.the.name",
+        "subfolder/nested",
+        "uppercase-extension",
+        "two-images-one-caption",
+    } < faults.keys()
     assert not {".hidden", "notes", "caption-missing", "caption-without-image"} & faults.keys()
     assert problems(source) == {
         "caption-missing.jpg": "picture without caption",
@@ -39,7 +44,7 @@ def test_what_is_no_plain_file_is_told_and_not_opened(tmp_path: Path) -> None:
     (tmp_path / "folder" / "dangling.png").symlink_to("nowhere.png")
     (tmp_path / "folder" / "circle").symlink_to(".")
     (tmp_path / "folder" / "linked.jpg").symlink_to("a.jpg")
-    source = open_source(folder, captions_required=False)
+    source = open_dataset(folder, captions_required=False)
     assert keys(source) == ["a", "linked"]
     assert problems(source) == {
         "circle": "linked folder, not entered",
@@ -50,7 +55,7 @@ def test_what_is_no_plain_file_is_told_and_not_opened(tmp_path: Path) -> None:
 
 def test_unsupported_formats_and_stray_shards_are_told(tmp_path: Path) -> None:
     extra = {"b.tiff": b"", "b.txt": b"text", "old.tar": b""}
-    source = open_source(write_files(tmp_path, pairs("a") | extra), captions_required=True)
+    source = open_dataset(write_files(tmp_path, pairs("a") | extra), captions_required=True)
     assert keys(source) == ["a"]
     assert problems(source) == {
         "b.tiff": "unsupported picture format",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from layouts import keys, problems, samples, write_files
 
-from dalle_cli.data.sources import Sample, open_source
+from dalle_cli.data.sources import Sample, open_dataset
 from dalle_cli.errors import DalleError
 
 
@@ -13,8 +13,11 @@ def test_rows_with_the_same_picture_add_captions(tmp_path: Path) -> None:
     write_files(tmp_path, {"a.jpg": b"1", "b.jpg": b"2"})
     rows = 'image,caption,licence\r\na.jpg,"one, two",x\r\nb.jpg,other,x\r\n./a.jpg,"line\nbreak",x\r\n'
     (tmp_path / "rows.CSV").write_bytes(b"\xef\xbb\xbf" + rows.encode())
-    source = open_source(str(tmp_path / "rows.CSV"), captions_required=True)
-    assert samples(source) == [Sample("a", b"1", ["one, two", "line break"]), Sample("b", b"2", ["other"])]
+    source = open_dataset(str(tmp_path / "rows.CSV"), captions_required=True)
+    assert samples(source) == [
+        Sample("a", b"1", ["one, two", "line break"]),
+        Sample("b", b"2", ["other"]),
+    ]
 
 
 def test_faulty_rows_are_told_by_their_line(tmp_path: Path) -> None:
@@ -33,7 +36,7 @@ def test_faulty_rows_are_told_by_their_line(tmp_path: Path) -> None:
         b"[" * 100_000,
     ]
     (tmp_path / "rows.jsonl").write_bytes(b"\n".join(lines))
-    source = open_source(str(tmp_path / "rows.jsonl"), captions_required=True)
+    source = open_dataset(str(tmp_path / "rows.jsonl"), captions_required=True)
     assert samples(source) == [Sample("a", b"1", ["good"])]
     assert problems(source) == {
         "3": "not a JSON object",
@@ -52,7 +55,7 @@ def test_manifest_may_name_pictures_anywhere(tmp_path: Path) -> None:
     write_files(tmp_path, {"pictures/a.jpg": b"1", "pictures/b.jpg": b"2", "lists/none": b""})
     rows = f"image,caption\n../pictures/a.jpg,one\n{tmp_path}/pictures/b.jpg,two\n"
     (tmp_path / "lists" / "rows.csv").write_text(rows)
-    source = open_source(str(tmp_path / "lists" / "rows.csv"), captions_required=True)
+    source = open_dataset(str(tmp_path / "lists" / "rows.csv"), captions_required=True)
     assert [sample.image for sample in samples(source)] == [b"1", b"2"]
     assert keys(source) == ["../pictures/a", f"{tmp_path}/pictures/b"]
 
@@ -67,8 +70,10 @@ def test_manifest_may_name_pictures_anywhere(tmp_path: Path) -> None:
         ('image,caption\na.jpg,"never closed\n', "line 2: unexpected end", "quote"),
     ],
 )
-def test_csv_that_cannot_be_understood_stops(tmp_path: Path, content: str, message: str, hint: str) -> None:
+def test_csv_that_cannot_be_understood_stops(
+    tmp_path: Path, content: str, message: str, hint: str
+) -> None:
     (tmp_path / "rows.csv").write_text(content)
     with pytest.raises(DalleError, match=message) as caught:
-        open_source(str(tmp_path / "rows.csv"), captions_required=True)
+        open_dataset(str(tmp_path / "rows.csv"), captions_required=True)
     assert hint in caught.value.hint

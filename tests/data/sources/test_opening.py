@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from layouts import keys, pairs, write_files, write_tar
 
-from dalle_cli.data.sources import open_source
+from dalle_cli.data.sources import open_dataset
 from dalle_cli.errors import DalleError
 from dalle_cli.untrusted import printable
 
@@ -16,7 +16,7 @@ def test_ranges_globs_and_folders_open_all_shards_in_order(tmp_path: Path, spec:
     for number in reversed(numbers):
         write_tar(tmp_path / f"s-{number}.tar", list(pairs(number).items()))
     (tmp_path / "s-notes.md").write_text("not a shard")
-    assert keys(open_source(str(tmp_path / spec), captions_required=True)) == numbers
+    assert keys(open_dataset(str(tmp_path / spec), captions_required=True)) == numbers
 
 
 @pytest.mark.parametrize(
@@ -31,34 +31,38 @@ def test_ranges_globs_and_folders_open_all_shards_in_order(tmp_path: Path, spec:
         ("empty", "no captioned pictures"),
     ],
 )
-def test_specs_that_lead_nowhere_are_errors_with_a_hint(tmp_path: Path, spec: str, message: str) -> None:
+def test_specs_that_lead_nowhere_are_errors_with_a_hint(
+    tmp_path: Path, spec: str, message: str
+) -> None:
     write_tar(tmp_path / "a-0.tar", list(pairs("a").items()))
     (tmp_path / "a.md").touch()
     (tmp_path / "empty").mkdir()
     with pytest.raises(DalleError, match=message) as caught:
-        open_source(str(tmp_path / spec), captions_required=True)
+        open_dataset(str(tmp_path / spec), captions_required=True)
     assert caught.value.hint
 
 
 @pytest.mark.parametrize(
     "spec", ["pipe:touch owned", "https://example.com/a.tar", "file:///a.tar", "s3://b/{0..9}.tar"]
 )
-def test_commands_and_addresses_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
+def test_commands_and_addresses_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DalleError, match="local files"):
-        open_source(spec, captions_required=True)
+        open_dataset(spec, captions_required=True)
     assert not list(tmp_path.iterdir())
 
 
 def test_empty_spec_does_not_open_the_current_folder() -> None:
     with pytest.raises(DalleError, match="no such file or folder"):
-        open_source("", captions_required=True)
+        open_dataset("", captions_required=True)
 
 
 def test_hint_says_where_the_missing_captions_belong(tmp_path: Path) -> None:
     folder = write_files(tmp_path / "birds", {f"{number:03d}.jpg": b"" for number in range(12)})
     with pytest.raises(DalleError, match="no captioned pictures") as caught:
-        open_source(folder, captions_required=True)
+        open_dataset(folder, captions_required=True)
     expected = f"found 12 pictures but no captions: put {folder}/000.txt beside {folder}/000.jpg"
     assert caught.value.hint == expected
 
@@ -66,18 +70,20 @@ def test_hint_says_where_the_missing_captions_belong(tmp_path: Path) -> None:
 def test_hint_counts_what_was_found_and_names_the_layouts(tmp_path: Path) -> None:
     folder = write_files(tmp_path, {"a.jpg": b"", "b.txt": b"", "c.txt": b""})
     with pytest.raises(DalleError) as caught:
-        open_source(folder, captions_required=True)
+        open_dataset(folder, captions_required=True)
     assert f"2 x caption without picture ({folder}/b.txt)" in caught.value.hint
     assert f"1 x picture without caption ({folder}/a.jpg)" in caught.value.hint
     assert "manifest" in caught.value.hint
 
 
 def test_file_names_reach_problems_and_messages_printable(tmp_path: Path) -> None:
-    folder = write_files(tmp_path / "\x1b]0;owned\x07", {"\x1b[31mred\u202e.jpg": b"", "\udcff.txt": b""})
+    folder = write_files(
+        tmp_path / "\x1b]0;owned\x07", {"\x1b[31mred\u202e.jpg": b"", "\udcff.txt": b""}
+    )
     with pytest.raises(DalleError) as caught:
-        open_source(folder, captions_required=True)
+        open_dataset(folder, captions_required=True)
     for text in (caught.value.message, caught.value.hint):
         assert printable(text) == text
-    source = open_source(folder, captions_required=False)
+    source = open_dataset(folder, captions_required=False)
     assert all(printable(where) == where for where, _ in source.problems)
     assert source.key(0) == "\x1b[31mred\u202e"

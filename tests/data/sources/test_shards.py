@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from layouts import BAD, fault, pairs, problems, samples, write_tar
 
-from dalle_cli.data.sources import Sample, open_source
+from dalle_cli.data.sources import Sample, open_dataset
 from dalle_cli.errors import DalleError
 
 CUT = "cut short or damaged after {} members, the rest is lost"
@@ -45,7 +45,7 @@ DUPLICATE = "duplicate: the first file of this name is used"
 def test_shard_gives_its_whole_samples_and_tells_the_rest(
     name: str, good: list[str], bad: list[str], expected_problems: dict[str, str]
 ) -> None:
-    source = open_source(str(BAD / "shards" / f"{name}.tar"), captions_required=True)
+    source = open_dataset(str(BAD / "shards" / f"{name}.tar"), captions_required=True)
     faults = {source.key(index): fault(source, index) for index in range(len(source))}
     assert [key for key, reason in faults.items() if not reason] == good
     assert [key for key, reason in faults.items() if reason] == bad
@@ -54,13 +54,21 @@ def test_shard_gives_its_whole_samples_and_tells_the_rest(
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("zero-byte", "empty file"), ("not-a-tar", "not a tar file, or a compressed one"), ("empty", "no members")],
+    [
+        ("zero-byte", "empty file"),
+        ("not-a-tar", "not a tar file, or a compressed one"),
+        ("empty", "no members"),
+    ],
 )
-def test_shard_without_samples_is_an_error_alone_and_a_problem_among_others(name: str, reason: str) -> None:
+def test_shard_without_samples_is_an_error_alone_and_a_problem_among_others(
+    name: str, reason: str
+) -> None:
     with pytest.raises(DalleError, match="no captioned pictures") as caught:
-        open_source(str(BAD / "shards" / f"{name}.tar"), captions_required=True)
+        open_dataset(str(BAD / "shards" / f"{name}.tar"), captions_required=True)
     assert reason in caught.value.hint
-    assert problems(open_source(str(BAD / "shards"), captions_required=True))[f"{name}.tar"] == reason
+    assert (
+        problems(open_dataset(str(BAD / "shards"), captions_required=True))[f"{name}.tar"] == reason
+    )
 
 
 def test_cut_shard_gives_exactly_the_pairs_before_the_cut(tmp_path: Path) -> None:
@@ -72,31 +80,44 @@ def test_cut_shard_gives_exactly_the_pairs_before_the_cut(tmp_path: Path) -> Non
         (tmp_path / "cut.tar").write_bytes(whole[:length])
         expected = [key for key in "abc" if max(ends[f"{key}.jpg"], ends[f"{key}.txt"]) <= length]
         if expected:
-            source = open_source(str(tmp_path / "cut.tar"), captions_required=True)
-            assert [sample.image for sample in samples(source)] == [f"picture {key}".encode() * 60 for key in expected]
+            source = open_dataset(str(tmp_path / "cut.tar"), captions_required=True)
+            assert [sample.image for sample in samples(source)] == [
+                f"picture {key}".encode() * 60 for key in expected
+            ]
             assert "cut short" in problems(source)[""]
         else:
             with pytest.raises(DalleError, match="no captioned pictures"):
-                open_source(str(tmp_path / "cut.tar"), captions_required=True)
+                open_dataset(str(tmp_path / "cut.tar"), captions_required=True)
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 @pytest.mark.parametrize("seed", range(5))
-def test_shuffled_shard_pairs_as_brute_force_does(tmp_path: Path, seed: int, tar_format: int) -> None:
+def test_shuffled_shard_pairs_as_brute_force_does(
+    tmp_path: Path, seed: int, tar_format: int
+) -> None:
     rng = random.Random(seed)
     stems = ["a", "b.c", "d/a", "é" * 80, "long" * 60, "e e", "f", "g"]
-    names = [stem + suffix for stem in stems for suffix in (".jpg", ".txt", ".json", ".parquet") if rng.random() < 0.8]
+    names = [
+        stem + suffix
+        for stem in stems
+        for suffix in (".jpg", ".txt", ".json", ".parquet")
+        if rng.random() < 0.8
+    ]
     rng.shuffle(names)
     with tarfile.open(tmp_path / "shuffled.tar", "w", format=tar_format) as tar:
         for name in names:
             member = tarfile.TarInfo(name)
             member.size = rng.randrange(1, 2000)
-            tar.addfile(member, io.BytesIO(f"{name} ".encode().ljust(member.size, b"x")[: member.size]))
+            tar.addfile(
+                member, io.BytesIO(f"{name} ".encode().ljust(member.size, b"x")[: member.size])
+            )
     with tarfile.open(tmp_path / "shuffled.tar") as tar:
         contents = {member.name: tar.extractfile(member).read() for member in tar.getmembers()}
-    expected = {s: contents[f"{s}.jpg"] for s in stems if f"{s}.jpg" in contents and f"{s}.txt" in contents}
+    expected = {
+        s: contents[f"{s}.jpg"] for s in stems if f"{s}.jpg" in contents and f"{s}.txt" in contents
+    }
     captions = {s: contents[f"{s}.txt"].decode(errors="ignore").strip() for s in expected}
-    source = open_source(str(tmp_path / "shuffled.tar"), captions_required=False)
+    source = open_dataset(str(tmp_path / "shuffled.tar"), captions_required=False)
     found = {sample.key: sample for sample in samples(source)}
     assert {s: found[s].image for s in expected} == expected
     assert {s: "".join(found[s].captions) for s in expected} == captions
@@ -112,13 +133,16 @@ def test_first_of_equal_names_is_used_whole(tmp_path: Path) -> None:
         ("a.txt", b"later"),
         ("b.txt", b"b"),
     ]
-    source = open_source(write_tar(tmp_path / "a.tar", members), captions_required=True)
+    source = open_dataset(write_tar(tmp_path / "a.tar", members), captions_required=True)
     assert samples(source) == [Sample("a", b"1", ["first"]), Sample("b", b"2", ["b"])]
     assert problems(source) == {"a.JPG": DUPLICATE, "a.txt": DUPLICATE}
 
 
 def test_equal_keys_of_two_shards_stay_two_samples(tmp_path: Path) -> None:
     for number in range(2):
-        write_tar(tmp_path / f"{number}.tar", [("a.jpg", b"%d" % number), ("a.txt", b"caption %d" % number)])
-    source = open_source(str(tmp_path), captions_required=True)
+        write_tar(
+            tmp_path / f"{number}.tar",
+            [("a.jpg", b"%d" % number), ("a.txt", b"caption %d" % number)],
+        )
+    source = open_dataset(str(tmp_path), captions_required=True)
     assert samples(source) == [Sample("a", b"0", ["caption 0"]), Sample("a", b"1", ["caption 1"])]

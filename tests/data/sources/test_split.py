@@ -7,18 +7,24 @@ import numpy as np
 import pytest
 from layouts import keys, pairs, write_tar
 
-from dalle_cli.data.sources import Source, open_source, validation_split
+from dalle_cli.data.sources import Source, open_dataset, validation_split
 from dalle_cli.errors import DalleError
 
 
 def keyed_source(tmp_path: Path, n_samples: int) -> Source:
-    return open_source(write_tar(tmp_path / "keyed.tar", list(pairs(*map(str, range(n_samples))).items())), True)
+    return open_dataset(
+        write_tar(tmp_path / "keyed.tar", list(pairs(*map(str, range(n_samples))).items())), True
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 1e-6, 0.05, 0.3, 0.999999, 1.0])
-def test_split_holds_out_the_keys_whose_hash_is_below_the_share(tmp_path: Path, share: float) -> None:
+def test_split_holds_out_the_keys_whose_hash_is_below_the_share(
+    tmp_path: Path, share: float
+) -> None:
     source = keyed_source(tmp_path, 200)
-    fractions = [int(hashlib.sha256(key.encode()).hexdigest()[:16], 16) / 2**64 for key in keys(source)]
+    fractions = [
+        int(hashlib.sha256(key.encode()).hexdigest()[:16], 16) / 2**64 for key in keys(source)
+    ]
     below = {index for index, fraction in enumerate(fractions) if fraction < share}
     smallest, largest = int(np.argmin(fractions)), int(np.argmax(fractions))
     train, valid = validation_split(source, share)
@@ -29,7 +35,9 @@ def test_split_holds_out_the_keys_whose_hash_is_below_the_share(tmp_path: Path, 
 
 def test_samples_stay_on_their_side_when_data_grow(tmp_path: Path) -> None:
     small, large = keyed_source(tmp_path, 100), keyed_source(tmp_path, 300)
-    held_out = [{source.key(i) for i in validation_split(source, 0.1)[1]} for source in (small, large)]
+    held_out = [
+        {source.key(i) for i in validation_split(source, 0.1)[1]} for source in (small, large)
+    ]
     assert held_out[0] == held_out[1] & set(keys(small))
 
 

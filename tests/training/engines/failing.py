@@ -11,14 +11,16 @@ import torch
 
 from dalle_cli.loading import build_transformer
 from dalle_cli.recipe import load_recipe
-from dalle_cli.runtime.distributed import joined
-from dalle_cli.training.activation_checkpointing import recompute_branches
+from dalle_cli.runtime.distributed import init_process_group
+from dalle_cli.training.activation_checkpointing import checkpoint_activations
 from dalle_cli.training.engines.choice import choose_engine, make_engine
 
-with joined(torch.device("cpu")) as world:
-    recipe = load_recipe("transformer/tiny", [f"runtime.zero_stage={sys.argv[1]}"], kind="transformer")
+with init_process_group(torch.device("cpu")) as world:
+    recipe = load_recipe(
+        "transformer/tiny", [f"runtime.zero_stage={sys.argv[1]}"], kind="transformer"
+    )
     model = build_transformer(recipe.model, 300)
-    recompute_branches(model.sixteen_bit_parts())
+    checkpoint_activations(model.half_precision_modules())
     engine = make_engine(choose_engine(recipe, world.size, None), recipe, model, world, None)
     raised = ""
     try:

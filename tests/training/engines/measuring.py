@@ -9,7 +9,11 @@ import os
 import sys
 
 if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
-    os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"})
+    os.execve(
+        sys.executable,
+        [sys.executable, *sys.argv],
+        os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},
+    )
 
 from pathlib import Path
 
@@ -17,8 +21,8 @@ import torch
 
 from dalle_cli.loading import build_transformer
 from dalle_cli.recipe import load_recipe
-from dalle_cli.runtime.distributed import World, joined
-from dalle_cli.training.activation_checkpointing import recompute_branches
+from dalle_cli.runtime.distributed import World, init_process_group
+from dalle_cli.training.activation_checkpointing import checkpoint_activations
 from dalle_cli.training.engines.choice import choose_engine, make_engine
 from dalle_cli.training.engines.engine import Engine
 from dalle_cli.training.memory import largest_layer
@@ -41,12 +45,20 @@ def build(d_model: int, n_layers: int, world: World) -> tuple[Engine, int, int]:
         "image_vocab_size": WORDS,
     }
     changes = [f"model.{key}={value}" for key, value in sizes.items()]
-    changes += [f"runtime.zero_stage={STAGE}", f"tokenizer.vocab_size={WORDS}", "training.global_batch_size=2"]
+    changes += [
+        f"runtime.zero_stage={STAGE}",
+        f"tokenizer.vocab_size={WORDS}",
+        "training.global_batch_size=2",
+    ]
     recipe = load_recipe("transformer/tiny", changes, kind="transformer")
     model = build_transformer(recipe.model, WORDS)
-    recompute_branches(model.sixteen_bit_parts())
+    checkpoint_activations(model.half_precision_modules())
     n_parameters, largest = sum(p.numel() for p in model.parameters()), largest_layer(model)
-    return make_engine(choose_engine(recipe, world.size, None), recipe, model, world, None), n_parameters, largest
+    return (
+        make_engine(choose_engine(recipe, world.size, None), recipe, model, world, None),
+        n_parameters,
+        largest,
+    )
 
 
 def train(engine: Engine) -> None:
@@ -59,7 +71,7 @@ def train(engine: Engine) -> None:
         engine.update()
 
 
-with joined(torch.device("cpu")) as world:
+with init_process_group(torch.device("cpu")) as world:
     engine, *_ = build(32, 2, world)
     train(engine)
     if STAGE:
@@ -68,7 +80,9 @@ with joined(torch.device("cpu")) as world:
     gc.collect()
     before = memory("VmRSS")
     engine, n_parameters, largest = build(512, 6, world)
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far: the whole model, before it is dealt out
+    Path("/proc/self/clear_refs").write_text(
+        "5"
+    )  # forget the peak so far: the whole model, before it is dealt out
     train(engine)
     found = {"parameters": n_parameters, "largest_layer": largest, "peak": memory("VmHWM") - before}
 print(json.dumps(found))

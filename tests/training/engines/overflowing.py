@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dalle_cli.recipe import load_recipe
-from dalle_cli.runtime.distributed import joined
+from dalle_cli.runtime.distributed import init_process_group
 from dalle_cli.training.engines.choice import choose_engine, make_engine
 from dalle_cli.training.optimization.gradient_scaling import scale_gradients
 
@@ -50,12 +50,14 @@ class Stream(nn.Module):
 
 def main(stage: int, n_updates: int, overflows: list[str]) -> None:
     events = {tuple(map(int, event.split(":"))) for event in overflows}
-    with joined(torch.device("cpu")) as world:
+    with init_process_group(torch.device("cpu")) as world:
         torch.manual_seed(0)
         model = Stream()
         branches = list(model.branches)
         scales = scale_gradients(branches, 1, world.device)
-        recipe = load_recipe("transformer/tiny", [f"runtime.zero_stage={stage}"], kind="transformer")
+        recipe = load_recipe(
+            "transformer/tiny", [f"runtime.zero_stage={stage}"], kind="transformer"
+        )
         engine = make_engine(choose_engine(recipe, world.size, None), recipe, model, world, scales)
         history, applied = [], []
         for update in range(n_updates):
@@ -66,7 +68,9 @@ def main(stage: int, n_updates: int, overflows: list[str]) -> None:
             engine.backward(loss)
             applied.append(engine.update())
             history.append(scales.scales.tolist())
-        weights = {name: tensor.tolist() for name, tensor in engine.state().tensors["parameters"].items()}
+        weights = {
+            name: tensor.tolist() for name, tensor in engine.state().tensors["parameters"].items()
+        }
     print(json.dumps({"scales": history, "applied": applied, "weights": weights}))
 
 

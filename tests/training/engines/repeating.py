@@ -11,8 +11,8 @@ import torch
 
 from dalle_cli.loading import build_transformer
 from dalle_cli.recipe import load_recipe
-from dalle_cli.runtime.distributed import World, joined
-from dalle_cli.training.activation_checkpointing import recompute_branches
+from dalle_cli.runtime.distributed import World, init_process_group
+from dalle_cli.training.activation_checkpointing import checkpoint_activations
 from dalle_cli.training.engines.choice import choose_engine, make_engine
 
 
@@ -20,7 +20,7 @@ def trained(world: World) -> str:
     recipe = load_recipe("transformer/tiny", ["runtime.zero_stage=3"], kind="transformer")
     torch.manual_seed(0)
     model = build_transformer(recipe.model, 300)
-    recompute_branches(model.sixteen_bit_parts())
+    checkpoint_activations(model.half_precision_modules())
     engine = make_engine(choose_engine(recipe, world.size, None), recipe, model, world, None)
     for update in range(4):
         generator = torch.Generator().manual_seed(update * world.size + world.ranks.rank)
@@ -32,11 +32,13 @@ def trained(world: World) -> str:
         with engine.averaged(), torch.no_grad():
             engine.module(text, torch.zeros(2, 16, dtype=torch.long))
     weights = engine.state().tensors["parameters"]
-    digest = hashlib.sha256(b"".join(weights[name].numpy().tobytes() for name in weights)).hexdigest()
+    digest = hashlib.sha256(
+        b"".join(weights[name].numpy().tobytes() for name in weights)
+    ).hexdigest()
     engine.module.destroy()
     return digest
 
 
-with joined(torch.device("cpu")) as world:
+with init_process_group(torch.device("cpu")) as world:
     found = [trained(world) for _ in range(int(sys.argv[1]))]
 print(json.dumps(found))

@@ -51,7 +51,9 @@ def recipe(*overrides: str, name: str = "transformer/tiny") -> Recipe:
 
 
 def wished(engine: str, stage: int, offload: str) -> Recipe:
-    return recipe(f"runtime.engine={engine}", f"runtime.zero_stage={stage}", f"runtime.offload={offload}")
+    return recipe(
+        f"runtime.engine={engine}", f"runtime.zero_stage={stage}", f"runtime.offload={offload}"
+    )
 
 
 def is_recipe(engine: str, stage: int, offload: str) -> bool:
@@ -108,14 +110,20 @@ def test_small_models_train_as_whole_replicas(name: str, n_processes: int, engin
 @pytest.mark.parametrize("n_processes", [1, 2])
 def test_deepspeed_file_without_a_stage_is_refused(n_processes: int, tmp_path: Path) -> None:
     path = written(tmp_path / "ds.json", {"gradient_clipping": "auto"})
-    with pytest.raises(UsageError, match=r"--deepspeed .*ds\.json, but `runtime\.zero_stage` is 0") as caught:
+    with pytest.raises(
+        UsageError, match=r"--deepspeed .*ds\.json, but `runtime\.zero_stage` is 0"
+    ) as caught:
         choose_engine(recipe(), n_processes, path)
     assert "--set runtime.zero_stage=1" in caught.value.hint
 
 
 def test_deepspeed_file_tunes_the_configuration(tmp_path: Path) -> None:
-    path = written(tmp_path / "ds.json", {"zero_optimization": {"stage": "auto", "reduce_bucket_size": 77}})
-    plain, tuned = (choose_engine(recipe("runtime.zero_stage=2"), 2, file).zero for file in (None, path))
+    path = written(
+        tmp_path / "ds.json", {"zero_optimization": {"stage": "auto", "reduce_bucket_size": 77}}
+    )
+    plain, tuned = (
+        choose_engine(recipe("runtime.zero_stage=2"), 2, file).zero for file in (None, path)
+    )
     assert tuned["zero_optimization"] == plain["zero_optimization"] | {"reduce_bucket_size": 77}
 
 
@@ -125,11 +133,15 @@ def test_deepspeed_file_that_contradicts_the_recipe_is_refused(tmp_path: Path) -
         choose_engine(recipe("runtime.zero_stage=2"), 2, path)
 
 
-@pytest.mark.parametrize("changes", [[], ["tokenizer.vocab_size=300", "model.image_vocab_size=400"]])
+@pytest.mark.parametrize(
+    "changes", [[], ["tokenizer.vocab_size=300", "model.image_vocab_size=400"]]
+)
 def test_bucket_holds_the_layer_with_most_parameters(changes: list[str]) -> None:
     own = recipe("runtime.zero_stage=1", *changes)
     sizes: Counter[str] = Counter()
-    for name, parameter in build_transformer(own.model, own.tokenizer.vocab_size).named_parameters():
+    for name, parameter in build_transformer(
+        own.model, own.tokenizer.vocab_size
+    ).named_parameters():
         sizes[name.rpartition(".")[0]] += parameter.numel()
     zero = choose_engine(own, 2, None).zero["zero_optimization"]
     assert zero["reduce_bucket_size"] == zero["allgather_bucket_size"] == max(sizes.values())
@@ -158,7 +170,9 @@ def test_gradients_are_compressed_between_several_processes_at_a_rank(
 ) -> None:
     own = recipe(*(f"powersgd.rank={rank}" for rank in powersgd))
     model = build_transformer(own.model, 300)
-    engine = make_engine(choose_engine(own, size, None), own, model, World(Ranks(0, size, 0), CPU), None)
+    engine = make_engine(
+        choose_engine(own, size, None), own, model, World(Ranks(0, size, 0), CPU), None
+    )
     assert isinstance(engine, ReplicaEngine)
     assert ("compression_errors" in engine.state().tensors) == is_compressed
 
@@ -177,5 +191,7 @@ def test_errors_of_compression_are_the_matrices_that_shrink() -> None:
 
 def test_dvae_in_several_processes_is_not_compressed() -> None:
     own = recipe(name="dvae/tiny")
-    engine = make_engine(choose_engine(own, 2, None), own, build_dvae(own.model), World(Ranks(0, 2, 0), CPU), None)
+    engine = make_engine(
+        choose_engine(own, 2, None), own, build_dvae(own.model), World(Ranks(0, 2, 0), CPU), None
+    )
     assert isinstance(engine, ReplicaEngine) and "compression_errors" not in engine.state().tensors

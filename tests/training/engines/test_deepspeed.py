@@ -54,7 +54,9 @@ def whole(train: Callable, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_zero_loses_what_one_process_does(stage: int, train: Callable, whole: Callable, tmp_path: Path) -> None:
+def test_zero_loses_what_one_process_does(
+    stage: int, train: Callable, whole: Callable, tmp_path: Path
+) -> None:
     ended = train("transformer", tmp_path / "run", "--gpus", 2, runtime__zero_stage=stage)
     assert ended.returncode == 0, ended.stderr
     assert f"2 processes with ZeRO {stage} (deepspeed)" in ended.stderr
@@ -63,9 +65,13 @@ def test_zero_loses_what_one_process_does(stage: int, train: Callable, whole: Ca
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_zero_sums_to_the_gradient_of_one_process(stage: int, train: Callable, tmp_path: Path) -> None:
+def test_zero_sums_to_the_gradient_of_one_process(
+    stage: int, train: Callable, tmp_path: Path
+) -> None:
     for name, words, zero in (("one", [], 0), ("two", ["--gpus", 2], stage)):
-        ended = train("transformer", tmp_path / name, *words, training__steps=1, runtime__zero_stage=zero)
+        ended = train(
+            "transformer", tmp_path / name, *words, training__steps=1, runtime__zero_stage=zero
+        )
         assert ended.returncode == 0, ended.stderr
     one, two = (checkpoint_of(tmp_path / name, 1)["exp_avg"] for name in ("one", "two"))
     error = math.hypot(*(float((two[name] - gradient).norm()) for name, gradient in one.items()))
@@ -74,22 +80,41 @@ def test_zero_sums_to_the_gradient_of_one_process(stage: int, train: Callable, t
 
 @pytest.mark.parametrize(
     ("stage", "changes"),
-    [(1, MICRO), (2, MICRO), (3, MICRO), (3, BF16), (2, FP16), (3, FP16), (2, OFFLOAD), (3, OFFLOAD)],
+    [
+        (1, MICRO),
+        (2, MICRO),
+        (3, MICRO),
+        (3, BF16),
+        (2, FP16),
+        (3, FP16),
+        (2, OFFLOAD),
+        (3, OFFLOAD),
+    ],
 )
 def test_zero_does_what_whole_replicas_do(
     stage: int, changes: dict[str, object], train: Callable, whole: Callable, tmp_path: Path
 ) -> None:
-    ended = train("transformer", tmp_path / "run", "--gpus", 2, runtime__zero_stage=stage, **changes)
+    ended = train(
+        "transformer", tmp_path / "run", "--gpus", 2, runtime__zero_stage=stage, **changes
+    )
     assert ended.returncode == 0, ended.stderr
     plain = {key: value for key, value in changes.items() if key != "runtime__offload"}
     assert losses(tmp_path / "run") == pytest.approx(losses(whole(2, **plain)), abs=1e-5)
 
 
-@pytest.mark.parametrize(("stage", "precision"), [(1, "fp32"), (2, "fp32"), (3, "fp32"), (3, "fp16")])
-def test_resumed_zero_equals_an_uninterrupted_one(stage: int, precision: str, train: Callable, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stage", "precision"), [(1, "fp32"), (2, "fp32"), (3, "fp32"), (3, "fp16")]
+)
+def test_resumed_zero_equals_an_uninterrupted_one(
+    stage: int, precision: str, train: Callable, tmp_path: Path
+) -> None:
     for name, last_steps in (("whole", [20]), ("parts", [10, 20])):
         for steps in last_steps:
-            changes = {"runtime__zero_stage": stage, "runtime__precision": precision, "training__steps": steps}
+            changes = {
+                "runtime__zero_stage": stage,
+                "runtime__precision": precision,
+                "training__steps": steps,
+            }
             ended = train("transformer", tmp_path / name, "--gpus", 2, **changes)
             assert ended.returncode == 0, ended.stderr
     assert_same(tmp_path / "whole", tmp_path / "parts")
@@ -105,16 +130,29 @@ def test_step_size_is_halved_when_one_process_would_halve_it(
         changes = {"runtime__zero_stage": stage, "training__steps": steps, **plateau}
         ended = train("transformer", tmp_path / "run", "--gpus", 2, **changes)
         assert ended.returncode == 0, ended.stderr
-    found, expected = (figures(folder, "train/lr") for folder in (tmp_path / "run", whole(**plateau)))
+    found, expected = (
+        figures(folder, "train/lr") for folder in (tmp_path / "run", whole(**plateau))
+    )
     assert found == expected and found[-1] == found[2] / 4
 
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [((1, 0), (2, 3)), ((2, 3), (1, 0)), ((2, 0), (2, 2)), ((2, 1), (2, 3)), ((2, 3), (2, 0)), ((2, 2), (4, 3))],
+    [
+        ((1, 0), (2, 3)),
+        ((2, 3), (1, 0)),
+        ((2, 0), (2, 2)),
+        ((2, 1), (2, 3)),
+        ((2, 3), (2, 0)),
+        ((2, 2), (4, 3)),
+    ],
 )
 def test_run_goes_on_under_another_engine(
-    before: tuple[int, int], after: tuple[int, int], train: Callable, whole: Callable, tmp_path: Path
+    before: tuple[int, int],
+    after: tuple[int, int],
+    train: Callable,
+    whole: Callable,
+    tmp_path: Path,
 ) -> None:
     for steps, (count, stage) in ((10, before), (20, after)):
         changes = {"runtime__zero_stage": stage, "training__steps": steps}
@@ -123,9 +161,15 @@ def test_run_goes_on_under_another_engine(
     assert losses(tmp_path / "run") == pytest.approx(losses(whole()), abs=1e-5)
 
 
-@pytest.mark.parametrize(("stage", "offload"), [(1, "optimizer"), (2, "optimizer"), (3, "parameters")])
-def test_one_process_can_offload(stage: int, offload: str, train: Callable, whole: Callable, tmp_path: Path) -> None:
-    ended = train("transformer", tmp_path / "run", runtime__zero_stage=stage, runtime__offload=offload)
+@pytest.mark.parametrize(
+    ("stage", "offload"), [(1, "optimizer"), (2, "optimizer"), (3, "parameters")]
+)
+def test_one_process_can_offload(
+    stage: int, offload: str, train: Callable, whole: Callable, tmp_path: Path
+) -> None:
+    ended = train(
+        "transformer", tmp_path / "run", runtime__zero_stage=stage, runtime__offload=offload
+    )
     assert ended.returncode == 0, ended.stderr
     assert losses(tmp_path / "run") == pytest.approx(losses(whole()), abs=1e-5)
 
@@ -134,28 +178,41 @@ def test_one_process_can_offload(stage: int, offload: str, train: Callable, whol
 def test_overflow_on_one_rank_skips_the_update_on_all(stage: int) -> None:
     """As if that batch had never been, but for the scales, which move by the rules on every rank."""
     n_updates, overflows = 8, {1: (2, 1), 2: (2, 1), 5: (0, 3)}  # update: branch and rank
-    events = [f"{update}:{rank}:{branch}" for update, (branch, rank) in {1: (2, 1), 2: (2, 1), 5: (3, 0)}.items()]
+    events = [
+        f"{update}:{rank}:{branch}"
+        for update, (branch, rank) in {1: (2, 1), 2: (2, 1), 5: (3, 0)}.items()
+    ]
     found = answers(HERE / "overflowing.py", 2, stage, n_updates, *events)
     assert found[0] == found[1]
     assert found[0]["applied"] == [update not in overflows for update in range(n_updates)]
-    clean, third, fourth = ([u in updates for u in range(n_updates)] for updates in ((), (1, 2), (5,)))
-    expected = [scales_by_hand(2.0**13, pattern, n_replicas=1) for pattern in (clean, clean, third, fourth)]
+    clean, third, fourth = (
+        [u in updates for u in range(n_updates)] for updates in ((), (1, 2), (5,))
+    )
+    expected = [
+        scales_by_hand(2.0**13, pattern, n_replicas=1) for pattern in (clean, clean, third, fourth)
+    ]
     for scales, by_hand in zip(found[0]["scales"], zip(*expected, strict=True), strict=True):
         assert scales == pytest.approx(by_hand, rel=2**-22)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_overflow_leaves_what_whole_replicas_have(stage: int) -> None:
-    replicas, dealt_out = (answers(HERE / "overflowing.py", 2, s, 6, "1:0:1", "3:1:2")[0] for s in (0, stage))
+    replicas, dealt_out = (
+        answers(HERE / "overflowing.py", 2, s, 6, "1:0:1", "3:1:2")[0] for s in (0, stage)
+    )
     assert dealt_out["applied"] == replicas["applied"] == [True, False, True, False, True, True]
     for name, weight in replicas["weights"].items():
-        torch.testing.assert_close(torch.tensor(dealt_out["weights"][name]), torch.tensor(weight), rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            torch.tensor(dealt_out["weights"][name]), torch.tensor(weight), rtol=0, atol=1e-6
+        )
 
 
 def test_run_of_zero_3_is_used_without_deepspeed(train: Callable, tmp_path: Path) -> None:
     ended = train("transformer", tmp_path / "run", "--gpus", 2, runtime__zero_stage=3)
     assert ended.returncode == 0, ended.stderr
-    hidden = "import sys; sys.modules['deepspeed'] = None; from dalle_cli.cli.main import main; main()"
+    hidden = (
+        "import sys; sys.modules['deepspeed'] = None; from dalle_cli.cli.main import main; main()"
+    )
     for words in (
         ["export", "--out", tmp_path / "export"],
         ["generate", "a red ring", "-n", 1, "--out", tmp_path / "out"],
@@ -164,14 +221,31 @@ def test_run_of_zero_3_is_used_without_deepspeed(train: Callable, tmp_path: Path
         subprocess.run(list(map(str, line)), check=True, capture_output=True, timeout=LIMIT)
     exported = load_file(next((tmp_path / "export").rglob("model.safetensors")))
     averages = checkpoint_of(tmp_path / "run", 20)["ema"]
-    assert any(set(averages) == set(load_file(f)) for f in (tmp_path / "export").rglob("model.safetensors")), exported
+    assert any(
+        set(averages) == set(load_file(f)) for f in (tmp_path / "export").rglob("model.safetensors")
+    ), exported
 
 
 @pytest.mark.parametrize("stage", [1, 3])
-def test_request_to_stop_zero_saves_once(stage: int, pairs: Path, dvae_run: Path, tmp_path: Path) -> None:
-    changes = words_of({"training.steps": 10**6, "runtime.save_every": 5, "runtime.zero_stage": stage})
-    words = ["train-transformer", "transformer/tiny", "--data", pairs, "--dvae", dvae_run, "--run", tmp_path / "run"]
-    with subprocess.Popen(command(*words, "--gpus", 2, *changes), stderr=subprocess.PIPE, text=True) as process:
+def test_request_to_stop_zero_saves_once(
+    stage: int, pairs: Path, dvae_run: Path, tmp_path: Path
+) -> None:
+    changes = words_of(
+        {"training.steps": 10**6, "runtime.save_every": 5, "runtime.zero_stage": stage}
+    )
+    words = [
+        "train-transformer",
+        "transformer/tiny",
+        "--data",
+        pairs,
+        "--dvae",
+        dvae_run,
+        "--run",
+        tmp_path / "run",
+    ]
+    with subprocess.Popen(
+        command(*words, "--gpus", 2, *changes), stderr=subprocess.PIPE, text=True
+    ) as process:
         deadline = time.monotonic() + LIMIT
         while not list((tmp_path / "run" / "checkpoints").glob("step-*")):
             assert time.monotonic() < deadline and process.poll() is None
@@ -180,25 +254,57 @@ def test_request_to_stop_zero_saves_once(stage: int, pairs: Path, dvae_run: Path
         _, told = process.communicate(timeout=60)
     assert process.returncode == 143 and "error: stopped by SIGTERM after step" in told
     step = int(told.split("after step ")[1].split()[0].rstrip(";,."))
-    assert checkpoint_of(tmp_path / "run", step).keys() == {"parameters", "exp_avg", "exp_avg_sq", "ema"}
+    assert checkpoint_of(tmp_path / "run", step).keys() == {
+        "parameters",
+        "exp_avg",
+        "exp_avg_sq",
+        "ema",
+    }
 
 
-def test_deepspeed_file_tunes_and_is_recorded(train: Callable, whole: Callable, tmp_path: Path) -> None:
+def test_deepspeed_file_tunes_and_is_recorded(
+    train: Callable, whole: Callable, tmp_path: Path
+) -> None:
     file = tmp_path / "zero.json"
-    zero = {"stage": 2, "reduce_bucket_size": 5000, "overlap_comm": False, "allgather_bucket_size": "auto"}
+    zero = {
+        "stage": 2,
+        "reduce_bucket_size": 5000,
+        "overlap_comm": False,
+        "allgather_bucket_size": "auto",
+    }
     given = {"train_batch_size": "auto", "zero_optimization": zero, "bf16": {"enabled": "auto"}}
     file.write_text(json.dumps(given | {"gradient_clipping": 4.0}))
     ended = train("transformer", tmp_path / "run", "--gpus", 2, "--deepspeed", file)
     assert ended.returncode == 0, ended.stderr
     recorded = json.loads((tmp_path / "run" / "recipe.json").read_text())
-    assert recorded["resolved"]["engine"] == "deepspeed" and recorded["recipe"]["runtime"]["zero_stage"] == 2
+    assert (
+        recorded["resolved"]["engine"] == "deepspeed"
+        and recorded["recipe"]["runtime"]["zero_stage"] == 2
+    )
     assert recorded["resolved"]["deepspeed"]["zero_optimization"]["reduce_bucket_size"] == 5000
     assert losses(tmp_path / "run") == pytest.approx(losses(whole()), abs=1e-5)
 
 
-def test_deepspeeds_own_launcher_starts_a_run(pairs: Path, dvae_run: Path, whole: Callable, tmp_path: Path) -> None:
-    launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators", "2", "--module", "dalle_cli"]
-    words = ["train-transformer", "transformer/tiny", "--data", pairs, "--dvae", dvae_run, "--run", tmp_path / "run"]
+def test_deepspeeds_own_launcher_starts_a_run(
+    pairs: Path, dvae_run: Path, whole: Callable, tmp_path: Path
+) -> None:
+    launcher = [
+        str(Path(sys.executable).with_name("deepspeed")),
+        "--num_accelerators",
+        "2",
+        "--module",
+        "dalle_cli",
+    ]
+    words = [
+        "train-transformer",
+        "transformer/tiny",
+        "--data",
+        pairs,
+        "--dvae",
+        dvae_run,
+        "--run",
+        tmp_path / "run",
+    ]
     line = [*launcher, *map(str, words), *words_of({"runtime.zero_stage": 1})]
     ended = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert ended.returncode == 0, ended.stderr
@@ -213,8 +319,12 @@ def test_process_that_fails_while_validating_waits_for_no_other(stage: int) -> N
 def test_estimate_for_bf16_is_deepspeeds() -> None:
     script = "from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs as estimate\n"
     script += "import json; cases = [(12_292_840_960, 65_028_096, n) for n in (8, 64, 1024)] + [(77_393, 4_224, 2)]\n"
-    script += "print(json.dumps([(case, estimate(*case, 1, cpu_offload=False)[1]) for case in cases]))"
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=LIMIT, check=True)
+    script += (
+        "print(json.dumps([(case, estimate(*case, 1, cpu_offload=False)[1]) for case in cases]))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=LIMIT, check=True
+    )
     for case, expected in json.loads(ended.stdout.splitlines()[-1]):
         assert deepspeed_bf16_bytes(*case) == expected
 
@@ -222,7 +332,9 @@ def test_estimate_for_bf16_is_deepspeeds() -> None:
 @pytest.mark.parametrize("stage", [0, *STAGES])
 def test_memory_reckoned_is_within_a_tenth_of_the_peak_measured(stage: int) -> None:
     for measured in answers(HERE / "measuring.py", 2, stage):
-        reckoned = state_bytes(stage, measured["parameters"], measured["largest_layer"], n_processes=2)
+        reckoned = state_bytes(
+            stage, measured["parameters"], measured["largest_layer"], n_processes=2
+        )
         assert reckoned == pytest.approx(measured["peak"], rel=0.1)
 
 

@@ -14,7 +14,9 @@ from dalle_cli.recipe import load_recipe
 from dalle_cli.training.engines.deepspeed_config import overrides_of, read_config, zero_config
 
 BATCH, CLIP_NORM, BUCKET = 12, 4.0, 10_560
-STAGES = [(stage, offload) for stage in (1, 2, 3) for offload in ("false", "optimizer")] + [(3, "parameters")]
+STAGES = [(stage, offload) for stage in (1, 2, 3) for offload in ("false", "optimizer")] + [
+    (3, "parameters")
+]
 
 # What Hugging Face's documentation gives for ZeRO 3, without an optimizer and a scheduler.
 FOR_THE_TRAINER = """{
@@ -46,10 +48,14 @@ FOR_THE_TRAINER = """{
 def recipe(stage: int, **runtime: object) -> TransformerRecipe:
     words = {"training.global_batch_size": BATCH, "runtime.zero_stage": stage}
     words |= {f"runtime.{key}": value for key, value in runtime.items()}
-    return load_recipe("transformer/tiny", [f"{key}={value}" for key, value in words.items()], kind="transformer")
+    return load_recipe(
+        "transformer/tiny", [f"{key}={value}" for key, value in words.items()], kind="transformer"
+    )
 
 
-def config_of(given: dict[str, Any], stage: int = 2, n_processes: int = 2, **runtime: object) -> dict[str, Any]:
+def config_of(
+    given: dict[str, Any], stage: int = 2, n_processes: int = 2, **runtime: object
+) -> dict[str, Any]:
     return zero_config(recipe(stage, **runtime), n_processes, BUCKET, given)
 
 
@@ -67,7 +73,10 @@ def nested(key: str, value: object) -> dict[str, Any]:
 
 
 def auto_everywhere(tables: dict[str, Any]) -> dict[str, Any]:
-    return {key: auto_everywhere(value) if isinstance(value, dict) else "auto" for key, value in tables.items()}
+    return {
+        key: auto_everywhere(value) if isinstance(value, dict) else "auto"
+        for key, value in tables.items()
+    }
 
 
 def written(path: Path, content: object) -> Path:
@@ -86,7 +95,10 @@ def test_recipe_decides_stage_and_clip(stage: int) -> None:
 @pytest.mark.parametrize("n_processes", [1, 2, 3, 4, 12])
 def test_batch_sizes_multiply_as_deepspeed_demands(n_processes: int, micro_batch_size: int) -> None:
     config = config_of({}, n_processes=n_processes, micro_batch_size=micro_batch_size)
-    micro, accumulated = config["train_micro_batch_size_per_gpu"], config["gradient_accumulation_steps"]
+    micro, accumulated = (
+        config["train_micro_batch_size_per_gpu"],
+        config["gradient_accumulation_steps"],
+    )
     assert micro * accumulated * n_processes == config["train_batch_size"] == BATCH
 
 
@@ -94,7 +106,10 @@ def test_batch_sizes_multiply_as_deepspeed_demands(n_processes: int, micro_batch
 def test_backward_before_an_update_is_all_one_to_deepspeed(stage: int) -> None:
     """The loop counts micro-batches: DeepSpeed would divide the loss by a number of its own."""
     config = config_of({}, stage, micro_batch_size=1)
-    assert config["gradient_accumulation_steps"] == 1 and config["managed_gradient_accumulation"] is False
+    assert (
+        config["gradient_accumulation_steps"] == 1
+        and config["managed_gradient_accumulation"] is False
+    )
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
@@ -106,7 +121,10 @@ def test_gradients_are_contiguous_at_every_stage(stage: int) -> None:
 def test_no_stage_trains_with_an_optimizer_schedule_or_precision_of_deepspeeds(stage: int) -> None:
     config = config_of({}, stage)
     assert not {"optimizer", "scheduler", "fp16", "bf16", "amp", "torch_autocast"} & config.keys()
-    assert config["zero_allow_untested_optimizer"] is True and config["zero_force_ds_cpu_optimizer"] is False
+    assert (
+        config["zero_allow_untested_optimizer"] is True
+        and config["zero_force_ds_cpu_optimizer"] is False
+    )
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
@@ -143,7 +161,10 @@ def test_vectors_of_the_blocks_stay_whole_and_their_matrices_do_not() -> None:
     [
         ("false", {}),
         ("optimizer", {"offload_optimizer": {"device": "cpu"}}),
-        ("parameters", {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}),
+        (
+            "parameters",
+            {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}},
+        ),
     ],
 )
 def test_what_is_offloaded_lies_in_the_hosts_memory(offload: str, devices: dict[str, Any]) -> None:
@@ -154,7 +175,10 @@ def test_what_is_offloaded_lies_in_the_hosts_memory(offload: str, devices: dict[
 @pytest.mark.parametrize(("stage", "offload"), STAGES)
 def test_auto_everywhere_says_what_no_file_says(stage: int, offload: str) -> None:
     plain = config_of({}, stage, offload=offload)
-    sections = {"fp16": {"enabled": "auto"}, "optimizer": {"type": "auto", "params": {"lr": "auto", "betas": "auto"}}}
+    sections = {
+        "fp16": {"enabled": "auto"},
+        "optimizer": {"type": "auto", "params": {"lr": "auto", "betas": "auto"}},
+    }
     assert config_of(auto_everywhere(plain) | sections, stage, offload=offload) == plain
 
 
@@ -193,7 +217,11 @@ def test_all_contradictions_are_told_at_once_with_both_values() -> None:
         "train_batch_size": 64,
         "gradient_clipping": 1.5,
         "steps_per_print": 10,
-        "zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}, "reduce_bucket_size": 7},
+        "zero_optimization": {
+            "stage": 3,
+            "offload_optimizer": {"device": "nvme"},
+            "reduce_bucket_size": 7,
+        },
     }
     assert refusals(given, offload="optimizer") == [
         "`train_batch_size` is 64, the recipe says 12",
@@ -204,8 +232,14 @@ def test_all_contradictions_are_told_at_once_with_both_values() -> None:
 
 
 def test_contradictions_and_refused_keys_are_told_together() -> None:
-    told = refusals({"gradient_clipping": 1.5, "fp16": {"enabled": True}, "aio": {"thread_count": 2}})
-    assert [line.split()[0] for line in told] == ["`gradient_clipping`", "`fp16.enabled`", "`aio.thread_count`"]
+    told = refusals(
+        {"gradient_clipping": 1.5, "fp16": {"enabled": True}, "aio": {"thread_count": 2}}
+    )
+    assert [line.split()[0] for line in told] == [
+        "`gradient_clipping`",
+        "`fp16.enabled`",
+        "`aio.thread_count`",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -220,9 +254,17 @@ def test_contradictions_and_refused_keys_are_told_together() -> None:
         ("communication_data_type", "fp16", "parameters and what is summed stay fp32"),
         ("optimizer.type", "AdamW", "the recipe has its own, with the published clip"),
         ("optimizer.params.lr", 1e-3, "the recipe has its own, with the published clip"),
-        ("scheduler.params.warmup_num_steps", 100, "the recipe has its own, with the published clip"),
+        (
+            "scheduler.params.warmup_num_steps",
+            100,
+            "the recipe has its own, with the published clip",
+        ),
         ("sparse_attention.mode", "fixed", "the recipe's attention is sparse already"),
-        ("compression_training.weight_quantization.shared_parameters.enabled", True, "does not go with ZeRO"),
+        (
+            "compression_training.weight_quantization.shared_parameters.enabled",
+            True,
+            "does not go with ZeRO",
+        ),
         ("zero_optimization.zero_hpz_partition_size", 8, "count on one part for each process"),
         ("zero_optimization.mics_shard_size", 8, "count on one part for each process"),
         ("zero_optimization.round_robin_gradients", True, "count on one part for each process"),
@@ -235,7 +277,9 @@ def test_contradictions_and_refused_keys_are_told_together() -> None:
         ("zero_optimization", True, "not among the keys that tune ZeRO"),
     ],
 )
-def test_what_would_compute_something_else_is_refused_with_the_reason(key: str, value: object, reason: str) -> None:
+def test_what_would_compute_something_else_is_refused_with_the_reason(
+    key: str, value: object, reason: str
+) -> None:
     (told,) = refusals(nested(key, value))
     assert told.startswith(f"`{key}` is refused: ") and reason in told
 
@@ -249,7 +293,9 @@ def test_every_key_of_a_refused_section_is_told() -> None:
 @pytest.mark.parametrize("switch", [False, "auto"])
 @pytest.mark.parametrize("section", ["fp16", "bf16", "amp", "flops_profiler", "tensorboard"])
 def test_section_that_is_off_is_passed_over(section: str, switch: object) -> None:
-    assert config_of({section: {"enabled": switch, "loss_scale": 0, "inside": {"of": 3}}}) == config_of({})
+    assert config_of(
+        {section: {"enabled": switch, "loss_scale": 0, "inside": {"of": 3}}}
+    ) == config_of({})
 
 
 def test_section_is_not_passed_over_for_what_is_off_inside_it() -> None:
@@ -276,7 +322,9 @@ def test_section_is_not_passed_over_for_what_is_off_inside_it() -> None:
         (3, "wall_clock_breakdown", True),
     ],
 )
-def test_tuning_keys_are_taken_over_and_nothing_else_changes(stage: int, key: str, value: object) -> None:
+def test_tuning_keys_are_taken_over_and_nothing_else_changes(
+    stage: int, key: str, value: object
+) -> None:
     tuned, expected = config_of(nested(key, value), stage), config_of({}, stage)
     *tables, name = key.split(".")
     inner = expected
@@ -286,9 +334,15 @@ def test_tuning_keys_are_taken_over_and_nothing_else_changes(stage: int, key: st
     assert tuned == expected
 
 
-@pytest.mark.parametrize("key", ["communication_data_type", "prescale_gradients", "gradient_predivide_factor"])
+@pytest.mark.parametrize(
+    "key", ["communication_data_type", "prescale_gradients", "gradient_predivide_factor"]
+)
 def test_file_may_state_what_is_so_anyway(key: str) -> None:
-    usual = {"communication_data_type": "fp32", "prescale_gradients": False, "gradient_predivide_factor": 1.0}
+    usual = {
+        "communication_data_type": "fp32",
+        "prescale_gradients": False,
+        "gradient_predivide_factor": 1.0,
+    }
     assert config_of({key: usual[key]}) == config_of({})
     assert refusals({key: "fp16"})
 
@@ -304,7 +358,9 @@ def test_offloading_that_the_recipe_does_not_want_is_a_contradiction() -> None:
 
 
 def test_file_written_for_hugging_faces_trainer_tunes_zero() -> None:
-    tuned, plain = (config_of(given, 3, offload="parameters") for given in (json.loads(FOR_THE_TRAINER), {}))
+    tuned, plain = (
+        config_of(given, 3, offload="parameters") for given in (json.loads(FOR_THE_TRAINER), {})
+    )
     zero = plain["zero_optimization"] | {
         "offload_optimizer": {"device": "cpu", "pin_memory": True},
         "offload_param": {"device": "cpu", "pin_memory": True},
@@ -325,12 +381,16 @@ def test_gradients_that_are_not_contiguous_are_refused(stage: int) -> None:
 
 def test_overlap_is_refused_at_stage_1() -> None:
     (told,) = refusals({"zero_optimization": {"overlap_comm": True}}, stage=1)
-    assert told.startswith("`zero_optimization.overlap_comm` is refused") and "micro-batches" in told
+    assert (
+        told.startswith("`zero_optimization.overlap_comm` is refused") and "micro-batches" in told
+    )
 
 
 @pytest.mark.parametrize("value", [False, "auto"])
 def test_no_overlap_may_be_said_at_stage_1(value: object) -> None:
-    assert config_of({"zero_optimization": {"overlap_comm": value}}, stage=1) == config_of({}, stage=1)
+    assert config_of({"zero_optimization": {"overlap_comm": value}}, stage=1) == config_of(
+        {}, stage=1
+    )
 
 
 def test_file_is_left_as_it_was_read() -> None:
@@ -383,7 +443,11 @@ def test_file_of_endless_brackets_is_wrong_usage(tmp_path: Path) -> None:
             ["runtime.zero_stage=2", "runtime.offload=optimizer"],
         ),
         (
-            {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}},
+            {
+                "stage": 3,
+                "offload_optimizer": {"device": "cpu"},
+                "offload_param": {"device": "cpu"},
+            },
             ["runtime.zero_stage=3", "runtime.offload=parameters"],
         ),
         ({"stage": 2, "offload_optimizer": {"device": "none"}}, ["runtime.zero_stage=2"]),
@@ -393,7 +457,12 @@ def test_file_of_endless_brackets_is_wrong_usage(tmp_path: Path) -> None:
 def test_stage_and_offloading_of_a_file_become_the_recipes(
     zero: dict[str, Any], overrides: list[str], tmp_path: Path
 ) -> None:
-    assert overrides_of(written(tmp_path / "ds.json", {"zero_optimization": zero, "train_batch_size": 3})) == overrides
+    assert (
+        overrides_of(
+            written(tmp_path / "ds.json", {"zero_optimization": zero, "train_batch_size": 3})
+        )
+        == overrides
+    )
 
 
 def test_file_without_zero_has_nothing_for_the_recipe(tmp_path: Path) -> None:

@@ -19,7 +19,10 @@ T = TypeVar("T")
 
 
 def compressor(
-    shapes: Mapping[str, tuple[int, int]] = SHAPES, rank: int = RANK, seed: int = 0, n_ranks: int = 1
+    shapes: Mapping[str, tuple[int, int]] = SHAPES,
+    rank: int = RANK,
+    seed: int = 0,
+    n_ranks: int = 1,
 ) -> PowerSGD:
     return PowerSGD(shapes, rank, seed, n_ranks, CPU)
 
@@ -64,7 +67,9 @@ def copied(gradients: Gradients) -> Gradients:
     return {name: gradient.clone() for name, gradient in gradients.items()}
 
 
-def update(powersgd: PowerSGD, gradients: Gradients, sum_over_ranks: SumOverRanks = alone) -> Gradients:
+def update(
+    powersgd: PowerSGD, gradients: Gradients, sum_over_ranks: SumOverRanks = alone
+) -> Gradients:
     """Reduce copies of the gradients in place, as an update that is applied."""
     reduced = copied(gradients)
     powersgd.reduce(dict(reduced), sum_over_ranks)
@@ -76,7 +81,10 @@ def updates(ranks: list[PowerSGD], seeds: range) -> list[list[Gradients]]:
     """Update all ranks once for each seed, every rank with gradients of its own; results by rank and update."""
 
     def work(rank: int, sum_over_ranks: SumOverRanks) -> list[Gradients]:
-        return [update(ranks[rank], random_gradients(100 * rank + seed), sum_over_ranks) for seed in seeds]
+        return [
+            update(ranks[rank], random_gradients(100 * rank + seed), sum_over_ranks)
+            for seed in seeds
+        ]
 
     return together(len(ranks), work)
 
@@ -98,7 +106,9 @@ def assert_near(left: Gradients, right: Gradients, relative: float) -> None:
         assert (left[name] - right[name]).norm() <= relative * right[name].norm(), name
 
 
-def compress_slowly(errors: list[Gradients], gradients: list[Gradients], starts: Gradients) -> Gradients:
+def compress_slowly(
+    errors: list[Gradients], gradients: list[Gradients], starts: Gradients
+) -> Gradients:
     """Restate one update in fp64: the sum's projection on the range of its product with Q0; errors in place."""
     reduced = {}
     for name in gradients[0]:
@@ -120,7 +130,9 @@ def compress_slowly(errors: list[Gradients], gradients: list[Gradients], starts:
 @pytest.mark.parametrize("n_ranks", [1, 2, 3])
 def test_updates_match_projections_in_double_precision(n_ranks: int) -> None:
     ranks = compressors(n_ranks)
-    slow_errors = [{name: torch.zeros(SHAPES[name]).double() for name in ranks[0].errors} for _ in ranks]
+    slow_errors = [
+        {name: torch.zeros(SHAPES[name]).double() for name in ranks[0].errors} for _ in ranks
+    ]
     for seed in range(5):
         expected = compress_slowly(
             slow_errors, [random_gradients(100 * r + seed) for r in range(n_ranks)], ranks[0].starts
@@ -140,19 +152,25 @@ def test_the_names_of_the_matrices_that_would_not_shrink_are_known() -> None:
 @pytest.mark.parametrize("scale", [1.0, 1e-12, 1e12])
 @pytest.mark.parametrize("shape", [(12, 20), (20, 12), (12, 12)])
 @pytest.mark.parametrize("true_rank", [0, 1, 4])
-def test_sums_of_no_higher_rank_come_out_exact(true_rank: int, shape: tuple[int, int], scale: float) -> None:
+def test_sums_of_no_higher_rank_come_out_exact(
+    true_rank: int, shape: tuple[int, int], scale: float
+) -> None:
     generator = torch.Generator().manual_seed(1)
     left, right = (torch.randn(n, true_rank, generator=generator) for n in shape)
     parts = torch.randn(2, true_rank, generator=generator)
     gradients = [{"w": scale * (left * part) @ right.T} for part in parts]
     ranks = [compressor({"w": shape}, rank=4, n_ranks=2) for _ in parts]
     total = gradients[0]["w"] + gradients[1]["w"]
-    for reduced in together(2, lambda rank, total_of: update(ranks[rank], gradients[rank], total_of)):
+    for reduced in together(
+        2, lambda rank, total_of: update(ranks[rank], gradients[rank], total_of)
+    ):
         assert (reduced["w"] - total).norm() <= 1e-5 * total.norm()
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])
-def test_one_power_iteration_is_as_good_as_the_theory_of_random_projections_promises(decay: float) -> None:
+def test_one_power_iteration_is_as_good_as_the_theory_of_random_projections_promises(
+    decay: float,
+) -> None:
     """Halko, Martinsson and Tropp 2011, theorem 10.5.
 
     For every k below r - 1 the mean squared error is at most 1 + k / (r - k - 1) of that of the best rank k; it is
@@ -184,7 +202,9 @@ def test_outputs_and_errors_add_up_to_the_gradients_so_far(n_ranks: int) -> None
         sent = sum(output[name] for output in outputs)
         assert (sent + unsent - true).norm() <= 1e-5 * true.norm(), name
         if name in ranks[0].errors:
-            assert (sent - true).norm() > 0.1 * true.norm(), "nothing was left unsent, so nothing was tested"
+            assert (sent - true).norm() > 0.1 * true.norm(), (
+                "nothing was left unsent, so nothing was tested"
+            )
 
 
 def test_what_was_sent_catches_up_with_noisy_gradients() -> None:
@@ -222,7 +242,9 @@ def test_several_ranks_are_one_rank_with_the_summed_gradients(n_ranks: int) -> N
     outputs = updates(ranks, seeds)[0]
     for seed, output in zip(seeds, outputs, strict=True):
         assert_near(output, update(single, summed_over_ranks(n_ranks, seed)), 1e-5)
-    assert_near({name: sum(p.errors[name] for p in ranks) for name in single.errors}, single.errors, 1e-5)
+    assert_near(
+        {name: sum(p.errors[name] for p in ranks) for name in single.errors}, single.errors, 1e-5
+    )
 
 
 def test_who_computed_which_part_of_the_gradient_does_not_matter() -> None:
@@ -232,7 +254,11 @@ def test_who_computed_which_part_of_the_gradient_does_not_matter() -> None:
     outcomes = []
     for shares in ([whole, nothing], [halves, halves]):
         ranks = compressors(2)
-        outcomes.append(together(2, lambda r, total, ranks=ranks, shares=shares: update(ranks[r], shares[r], total))[0])
+        outcomes.append(
+            together(
+                2, lambda r, total, ranks=ranks, shares=shares: update(ranks[r], shares[r], total)
+            )[0]
+        )
     assert_near(outcomes[0], outcomes[1], 1e-5)
 
 
@@ -272,7 +298,9 @@ def test_results_depend_on_the_seed_and_on_a_matrixs_own_name_alone() -> None:
 
 def test_matrices_alike_are_projected_differently() -> None:
     gradient = random_gradients(0)["wide"]
-    reduced = update(compressor({"one": (8, 20), "other": (8, 20)}), {"one": gradient, "other": gradient})
+    reduced = update(
+        compressor({"one": (8, 20), "other": (8, 20)}), {"one": gradient, "other": gradient}
+    )
     assert not torch.allclose(reduced["one"], reduced["other"])
 
 
@@ -288,13 +316,19 @@ def test_a_transformer_blocks_bytes_follow_the_papers_formula(rank: int) -> None
     block = {name: (d, d) for name in ("query", "key", "value", "output")}
     powersgd = compressor({**block, "expand": (4 * d, d), "contract": (d, 4 * d)}, rank)
     assert powersgd.uncompressed_bytes() == 4 * 12 * d * d
-    assert powersgd.bytes_sent() / powersgd.uncompressed_bytes() == pytest.approx(rank * 3 / (2 * d), abs=1e-12)
+    assert powersgd.bytes_sent() / powersgd.uncompressed_bytes() == pytest.approx(
+        rank * 3 / (2 * d), abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("shapes", [SHAPES, {"thin": (2, 30)}, {"wide": (8, 20)}, {}])
 def test_bytes_sent_are_those_that_are_summed(shapes: dict[str, tuple[int, int]]) -> None:
     powersgd, sizes = compressor(shapes), []
-    update(powersgd, random_gradients(0, shapes), lambda flat: sizes.append(flat.numel() * flat.element_size()))
+    update(
+        powersgd,
+        random_gradients(0, shapes),
+        lambda flat: sizes.append(flat.numel() * flat.element_size()),
+    )
     assert sum(sizes) == powersgd.bytes_sent() and len(sizes) <= 2
     sent = {"wide": 3 * (8 + 20), "tall": 3 * (21 + 9), "square": 3 * 24, "thin": 2 * 30}
     assert powersgd.bytes_sent() == 4 * sum(sent[name] for name in shapes)
@@ -307,7 +341,9 @@ def spoiled(gradients: Gradients, name: str, value: float) -> Gradients:
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), 3e38])
 @pytest.mark.parametrize("name", SHAPES)
-def test_a_bad_batch_on_one_rank_spoils_that_update_on_all_and_leaves_no_trace(name: str, value: float) -> None:
+def test_a_bad_batch_on_one_rank_spoils_that_update_on_all_and_leaves_no_trace(
+    name: str, value: float
+) -> None:
     """3e38 is finite, and overflows on the way: in P, or where both ranks have it."""
     ranks, others = compressors(2), compressors(2)
     updates(ranks, range(2))
@@ -374,7 +410,9 @@ def test_a_resumed_run_equals_the_one_that_saved_and_went_on(n_ranks: int) -> No
     for powersgd, state in zip(resumed, states, strict=True):
         assert_same(state, states[0])
         powersgd.restore(state)
-    for went_on, back in zip(updates(ranks, range(3, 6)), updates(resumed, range(3, 6)), strict=True):
+    for went_on, back in zip(
+        updates(ranks, range(3, 6)), updates(resumed, range(3, 6)), strict=True
+    ):
         for left, right in zip(went_on, back, strict=True):
             assert_same(left, right)
 
@@ -388,7 +426,9 @@ def test_a_saved_sum_survives_a_change_of_the_number_of_ranks(before: int, after
     resumed = compressors(after)
     for powersgd in resumed:
         powersgd.restore(state)
-    assert_near({name: sum(powersgd.errors[name] for powersgd in resumed) for name in unsent}, unsent, 1e-6)
+    assert_near(
+        {name: sum(powersgd.errors[name] for powersgd in resumed) for name in unsent}, unsent, 1e-6
+    )
 
     single = compressor()
     single.restore(unsent)

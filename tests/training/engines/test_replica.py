@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dalle_cli.config import Cosine, EmaTable, OptimizerTable, PlateauTable
-from dalle_cli.runtime.distributed import solo
+from dalle_cli.runtime.distributed import single_process
 from dalle_cli.training.engines.engine import EngineState
 from dalle_cli.training.engines.powersgd import PowerSGD
 from dalle_cli.training.engines.replica import ReplicaEngine
@@ -43,7 +43,12 @@ def table(**changes: object) -> OptimizerTable:
 
 
 def make_engine(seed: int = 0, ema: bool = True, **changes: object) -> ReplicaEngine:
-    return ReplicaEngine(Line(seed), table(**changes), EmaTable(decay=0.9, every=1) if ema else None, solo(CPU))
+    return ReplicaEngine(
+        Line(seed),
+        table(**changes),
+        EmaTable(decay=0.9, every=1) if ema else None,
+        single_process(CPU),
+    )
 
 
 def try_update(engine: ReplicaEngine, seed: int, factor: float = 1.0) -> bool:
@@ -53,7 +58,9 @@ def try_update(engine: ReplicaEngine, seed: int, factor: float = 1.0) -> bool:
 
 
 def copy_of(state: EngineState) -> EngineState:
-    tensors = {group: {n: t.clone() for n, t in named.items()} for group, named in state.tensors.items()}
+    tensors = {
+        group: {n: t.clone() for n, t in named.items()} for group, named in state.tensors.items()
+    }
     return EngineState(tensors, dict(state.numbers))
 
 
@@ -96,16 +103,22 @@ def test_learning_rate_in_force_is_that_of_the_updates_own_step() -> None:
     for step in range(5):
         try_update(engine, seed=step, factor=math.nan if step == 2 else 1.0)
         assert engine.metrics()["train/lr"] == learning_rate(table(), step)
-        assert engine._optimizer.param_groups[0]["lr"] == learning_rate(table(), 1 if step == 2 else step)
+        assert engine._optimizer.param_groups[0]["lr"] == learning_rate(
+            table(), 1 if step == 2 else step
+        )
 
 
 def on_a_plateau(seed: int = 0) -> ReplicaEngine:
-    return make_engine(seed, plateau=PlateauTable(halvings=3, patience=2, threshold=0.1, smoothing=0.5))
+    return make_engine(
+        seed, plateau=PlateauTable(halvings=3, patience=2, threshold=0.1, smoothing=0.5)
+    )
 
 
 def test_update_after_the_loss_that_ends_the_patience_takes_half_the_step() -> None:
     engine = on_a_plateau()
-    for step, halvings in enumerate([0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 3, 3]):  # three updates of warm-up
+    for step, halvings in enumerate(
+        [0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 3, 3]
+    ):  # three updates of warm-up
         engine.observe(torch.tensor(1.0))
         try_update(engine, seed=step)
         in_force = learning_rate(table(), step) / 2**halvings
@@ -175,7 +188,9 @@ def test_average_matches_its_recurrence() -> None:
         weight = engine.module.layer.weight.detach().double()
         decay = min(0.9, (1 + n) / (10 + n))
         expected = weight if expected is None else decay * expected + (1 - decay) * weight
-    torch.testing.assert_close(engine.inference_weights()["layer.weight"].double(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        engine.inference_weights()["layer.weight"].double(), expected, rtol=1e-6, atol=0
+    )
 
 
 def test_gradients_are_clipped_to_the_norm_together() -> None:
@@ -185,14 +200,18 @@ def test_gradients_are_clipped_to_the_norm_together() -> None:
     norm = free.metrics()["train/gradient_norm"]
     assert norm > 0.01
     for name, mean in free.state().tensors["exp_avg"].items():
-        torch.testing.assert_close(clipped.state().tensors["exp_avg"][name], mean * 0.01 / norm, rtol=1e-3, atol=0)
+        torch.testing.assert_close(
+            clipped.state().tensors["exp_avg"][name], mean * 0.01 / norm, rtol=1e-3, atol=0
+        )
 
 
 def test_without_an_average_inference_uses_the_trained_weights() -> None:
     engine = make_engine(ema=False)
     try_update(engine, seed=0)
     assert "ema" not in engine.state().tensors
-    torch.testing.assert_close(engine.inference_weights(), dict(engine.module.named_parameters()), rtol=0, atol=0)
+    torch.testing.assert_close(
+        engine.inference_weights(), dict(engine.module.named_parameters()), rtol=0, atol=0
+    )
 
 
 class Branches(nn.Module):
@@ -215,7 +234,7 @@ class Branches(nn.Module):
 def scaled_engine() -> tuple[ReplicaEngine, BranchScales]:
     module = Branches()
     scales = scale_gradients(list(module.branches), 1, CPU)
-    return ReplicaEngine(module, table(), None, solo(CPU), scales), scales
+    return ReplicaEngine(module, table(), None, single_process(CPU), scales), scales
 
 
 def step_of_branches(engine: ReplicaEngine, size: float = 1.0) -> bool:
@@ -226,11 +245,15 @@ def step_of_branches(engine: ReplicaEngine, size: float = 1.0) -> bool:
 def test_scales_grow_by_updates_and_shrink_with_an_overflow_that_skips_all() -> None:
     engine, scales = scaled_engine()
     assert step_of_branches(engine)
-    torch.testing.assert_close(scales.scales, torch.full((2,), 2.0 ** (13 + 1 / 1000)), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        scales.scales, torch.full((2,), 2.0 ** (13 + 1 / 1000)), rtol=1e-6, atol=0
+    )
     before = copy_of(engine.state())
     assert not step_of_branches(engine, size=1e6)  # times its scale, beyond fp16
     after = engine.state()
-    torch.testing.assert_close(after.tensors["parameters"], before.tensors["parameters"], rtol=0, atol=0)
+    torch.testing.assert_close(
+        after.tensors["parameters"], before.tensors["parameters"], rtol=0, atol=0
+    )
     assert (scales.scales < 2.0**13).all()
     assert float(engine.metrics()["grad_scale/max"]) == float(scales.scales.max())
 
@@ -258,20 +281,31 @@ def test_run_of_another_precision_is_gone_on_with_at_the_first_scales() -> None:
 def compressed_engine(rank: int = 1) -> ReplicaEngine:
     module = Branches()
     shapes = {name: tuple(p.shape) for name, p in module.named_parameters() if p.ndim == 2}
-    return ReplicaEngine(module, table(), None, solo(CPU), None, PowerSGD(shapes, rank, 0, 1, CPU))
+    return ReplicaEngine(
+        module, table(), None, single_process(CPU), None, PowerSGD(shapes, rank, 0, 1, CPU)
+    )
 
 
 def test_compressed_gradients_are_what_the_optimizer_sees() -> None:
-    compressed, plain = compressed_engine(), ReplicaEngine(Branches(), table(), None, solo(CPU))
+    compressed, plain = (
+        compressed_engine(),
+        ReplicaEngine(Branches(), table(), None, single_process(CPU)),
+    )
     for engine in (compressed, plain):
-        engine.backward(engine.module(torch.randn(5, 3, generator=torch.Generator().manual_seed(3))).square().mean())
+        engine.backward(
+            engine.module(torch.randn(5, 3, generator=torch.Generator().manual_seed(3)))
+            .square()
+            .mean()
+        )
     gradients = {name: p.grad.clone() for name, p in plain.module.named_parameters()}
     compressed.update()
     errors = compressed.state().tensors["compression_errors"]
     for name, moment in compressed.state().tensors["exp_avg"].items():
         error = errors.get(name, torch.zeros(()))
         torch.testing.assert_close(moment / 0.1 + error, gradients[name], rtol=1e-4, atol=1e-6)
-    assert all(torch.linalg.matrix_rank(gradients[n] - e, rtol=1e-4) == 1 for n, e in errors.items())
+    assert all(
+        torch.linalg.matrix_rank(gradients[n] - e, rtol=1e-4) == 1 for n, e in errors.items()
+    )
 
 
 def test_skipped_update_leaves_no_trace_in_the_errors() -> None:

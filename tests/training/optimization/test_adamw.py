@@ -15,7 +15,9 @@ STEPS = 20
 def table(weight_decay: float = 0.0, clip_second_moment: float = 0.0) -> OptimizerTable:
     lr = Cosine(start=1e-2, end=1e-3, steps=STEPS)
     clips = {"clip_norm": 0.0, "clip_second_moment": clip_second_moment}
-    return OptimizerTable(lr=lr, warmup_steps=0, betas=[0.9, 0.96], eps=1e-6, weight_decay=weight_decay, **clips)
+    return OptimizerTable(
+        lr=lr, warmup_steps=0, betas=[0.9, 0.96], eps=1e-6, weight_decay=weight_decay, **clips
+    )
 
 
 def network() -> nn.Module:
@@ -56,7 +58,9 @@ def test_adamw_equals_torchs_over_twenty_updates(weight_decay: float) -> None:
         {"params": others(theirs), "weight_decay": 0.0},
     ]
     train(theirs, torch.optim.AdamW(groups, betas=(0.9, 0.96), eps=1e-6))
-    for left, right, start in zip(ours.parameters(), theirs.parameters(), network().parameters(), strict=True):
+    for left, right, start in zip(
+        ours.parameters(), theirs.parameters(), network().parameters(), strict=True
+    ):
         torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-7)
         assert (left - start).abs().max() > 1e-3
 
@@ -66,7 +70,9 @@ def test_clipped_second_moment_matches_one_number_at_a_time(clip: float) -> None
     generator = torch.Generator().manual_seed(0)
     gradients = torch.randn(STEPS, 6, generator=generator) * torch.tensor([0.1, 1, 2, 4, 8, 30])
     parameter = nn.Parameter(torch.linspace(-1, 1, 6).view(2, 3))
-    optimizer = build_optimizer([parameter], [parameter], table(weight_decay=0.1, clip_second_moment=clip))
+    optimizer = build_optimizer(
+        [parameter], [parameter], table(weight_decay=0.1, clip_second_moment=clip)
+    )
 
     weights, means, variances = parameter.detach().double().flatten().tolist(), [0.0] * 6, [0.0] * 6
     for step, gradient in enumerate(gradients):
@@ -79,9 +85,14 @@ def test_clipped_second_moment_matches_one_number_at_a_time(clip: float) -> None
             variances[i] = 0.96 * variances[i] + 0.04 * g * g
             if clip:
                 variances[i] = min(variances[i], clip)
-            mean, variance = means[i] / (1 - 0.9 ** (step + 1)), variances[i] / (1 - 0.96 ** (step + 1))
+            mean, variance = (
+                means[i] / (1 - 0.9 ** (step + 1)),
+                variances[i] / (1 - 0.96 ** (step + 1)),
+            )
             weights[i] -= lr * 0.1 * weights[i] + lr * mean / (math.sqrt(variance) + 1e-6)
-    torch.testing.assert_close(parameter.detach().flatten(), torch.tensor(weights), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        parameter.detach().flatten(), torch.tensor(weights), rtol=1e-5, atol=1e-6
+    )
     largest = float(optimizer.state[parameter]["exp_avg_sq"].max())
     assert largest == pytest.approx(clip) if clip else largest > 5
 
@@ -128,7 +139,10 @@ def test_a_first_update_moves_every_weight_by_the_step_size() -> None:
 def test_step_in_parts_equals_a_whole_one() -> None:
     """DeepSpeed exchanges the groups' parameters for flat partitions, and steps group by group."""
     whole, parts = network(), network()
-    optimizers = [build_optimizer(matrices(m), m.parameters(), table(weight_decay=0.3)) for m in (whole, parts)]
+    optimizers = [
+        build_optimizer(matrices(m), m.parameters(), table(weight_decay=0.3))
+        for m in (whole, parts)
+    ]
     for update in range(1, 4):
         for module, optimizer in zip((whole, parts), optimizers, strict=True):
             optimizer.prepare(update, 1e-2)
@@ -140,14 +154,20 @@ def test_step_in_parts_equals_a_whole_one() -> None:
             optimizers[1].param_groups = [group]
             optimizers[1].step()
         optimizers[1].param_groups = groups
-    assert all(torch.equal(left, right) for left, right in zip(whole.parameters(), parts.parameters(), strict=True))
+    assert all(
+        torch.equal(left, right)
+        for left, right in zip(whole.parameters(), parts.parameters(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("at_once", [1, 30, 10**9])
 def test_lots_make_no_difference(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dalle_cli.training.optimization.adamw.VALUES_AT_ONCE", at_once)
+    monkeypatch.setattr("dalle_cli.training.optimization.adamw.CHUNK_VALUES", at_once)
     module, whole = network(), network()
     train(module, build_optimizer(matrices(module), module.parameters(), table(0.3)))
     monkeypatch.undo()
     train(whole, build_optimizer(matrices(whole), whole.parameters(), table(0.3)))
-    assert all(torch.equal(left, right) for left, right in zip(module.parameters(), whole.parameters(), strict=True))
+    assert all(
+        torch.equal(left, right)
+        for left, right in zip(module.parameters(), whole.parameters(), strict=True)
+    )

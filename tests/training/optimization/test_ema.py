@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dalle_cli.config import EmaTable
-from dalle_cli.training.optimization.ema import Ema, place_of_average
+from dalle_cli.training.optimization.ema import Ema, ema_device
 
 
 def layer() -> nn.Linear:
@@ -44,7 +44,9 @@ def test_first_update_copies() -> None:
     ema = Ema(dict(module.named_parameters()), EmaTable(decay=0.999, every=1))
     change(module, torch.Generator().manual_seed(1))
     ema.update()
-    assert all(torch.equal(ema.weights[name], weight) for name, weight in weights_of(module).items())
+    assert all(
+        torch.equal(ema.weights[name], weight) for name, weight in weights_of(module).items()
+    )
 
 
 def test_average_keeps_a_memory_of_its_own() -> None:
@@ -86,16 +88,23 @@ def test_the_optimizer_still_moves_the_modules_weights_after_a_swap() -> None:
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     with ema.swapped_in(), torch.no_grad():
         module(torch.ones(1, 3))
-    average, trained = {name: weight.clone() for name, weight in ema.weights.items()}, weights_of(module)
+    average, trained = (
+        {name: weight.clone() for name, weight in ema.weights.items()},
+        weights_of(module),
+    )
     module(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     torch.testing.assert_close(module.bias.detach(), trained["bias"] - 0.1)
     assert all(torch.equal(ema.weights[name], weight) for name, weight in average.items())
 
 
-@pytest.mark.parametrize(("device", "every", "place"), [("cuda", 25, "cpu"), ("cuda", 1, None), ("cpu", 25, None)])
-def test_average_that_rarely_moves_leaves_the_gpu(device: str, every: int, place: str | None) -> None:
-    chosen = place_of_average(EmaTable(decay=0.99, every=every), torch.device(device))
+@pytest.mark.parametrize(
+    ("device", "every", "place"), [("cuda", 25, "cpu"), ("cuda", 1, None), ("cpu", 25, None)]
+)
+def test_average_that_rarely_moves_leaves_the_gpu(
+    device: str, every: int, place: str | None
+) -> None:
+    chosen = ema_device(EmaTable(decay=0.99, every=every), torch.device(device))
     assert chosen == (place and torch.device(place))
 
 
@@ -125,7 +134,9 @@ def test_average_elsewhere_is_of_the_weights_at_the_time_it_was_due() -> None:
 
 
 def test_average_kept_off_the_gpu_computes_on_it() -> None:
-    with FakeTensorMode():  # tensors that know their device and hold no values, so that no GPU is needed
+    with (
+        FakeTensorMode()
+    ):  # tensors that know their device and hold no values, so that no GPU is needed
         parameter = nn.Parameter(torch.empty(2, 3, device="cuda"))
         ema = Ema({"weight": parameter}, EmaTable(decay=0.9, every=25))
         assert ema.weights["weight"].device.type == "cpu"
@@ -138,7 +149,9 @@ def test_average_kept_off_the_gpu_computes_on_it() -> None:
 def test_average_off_the_gpu_is_the_one_on_it() -> None:
     on, off = layer().cuda(), layer().cuda()
     averages = [Ema(dict(on.named_parameters()), EmaTable(decay=0.9, every=1))]
-    averages.append(Ema(dict(off.named_parameters()), EmaTable(decay=0.9, every=1), torch.device("cpu")))
+    averages.append(
+        Ema(dict(off.named_parameters()), EmaTable(decay=0.9, every=1), torch.device("cpu"))
+    )
     generator = torch.Generator().manual_seed(1)
     for _ in range(9):
         noise = [torch.randn(p.shape, generator=generator).cuda() for p in on.parameters()]
@@ -151,4 +164,6 @@ def test_average_off_the_gpu_is_the_one_on_it() -> None:
         assert averages[1].weights[name].device.type == "cpu"
         torch.testing.assert_close(averages[1].weights[name], weight.cpu(), rtol=1e-6, atol=1e-7)
     with averages[1].swapped_in():
-        torch.testing.assert_close(off.weight.data, averages[0].weights["weight"], rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(
+            off.weight.data, averages[0].weights["weight"], rtol=1e-6, atol=1e-7
+        )

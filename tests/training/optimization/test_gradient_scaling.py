@@ -35,7 +35,9 @@ class Stream(nn.Module):
     def __init__(self, n_branches: int, damping: float) -> None:
         super().__init__()
         torch.manual_seed(0)
-        kinds = [AttentionBranch(D, n_heads=2) if i % 2 == 0 else MlpBranch(D) for i in range(n_branches)]
+        kinds = [
+            AttentionBranch(D, n_heads=2) if i % 2 == 0 else MlpBranch(D) for i in range(n_branches)
+        ]
         self.branches = nn.ModuleList(kinds)
         self.damping = damping
         for parameter in self.parameters():
@@ -45,7 +47,11 @@ class Stream(nn.Module):
     def forward(self, x: Tensor, is_recomputed: bool = False) -> Tensor:
         for branch in self.branches:
             others = (ATTEND,) if isinstance(branch, AttentionBranch) else ()
-            added = checkpoint(branch, x, *others, use_reentrant=False) if is_recomputed else branch(x, *others)
+            added = (
+                checkpoint(branch, x, *others, use_reentrant=False)
+                if is_recomputed
+                else branch(x, *others)
+            )
             x = self.damping * x + added
         return x
 
@@ -66,7 +72,9 @@ def backward(stream: Stream, x: Tensor, gradient: Tensor, **options: bool) -> li
 
 
 def gradients(stream: Stream) -> list[Tensor]:
-    return [torch.cat([p.grad.flatten() for p in branch.parameters()]) for branch in stream.branches]
+    return [
+        torch.cat([p.grad.flatten() for p in branch.parameters()]) for branch in stream.branches
+    ]
 
 
 def worst_error(found: list[Tensor], exact: list[Tensor]) -> float:
@@ -114,7 +122,9 @@ def test_scales_keep_the_gradients_that_fp16_alone_loses() -> None:
 
     stream, scales = scaled_stream(n_branches, damping)
     assert worst_error(backward(stream, x, gradient), exact) < 0.01  # as a run begins
-    for _ in range(11_000):  # clean updates until the bound, in none of which these gradients overflow
+    for _ in range(
+        11_000
+    ):  # clean updates until the bound, in none of which these gradients overflow
         scales.update()
     found = backward(stream, x, gradient)
     assert scales.scales.tolist() == [2.0**24] * n_branches
@@ -144,10 +154,20 @@ def test_a_scale_each_serves_where_no_single_one_does() -> None:
 
 def overflow_patterns(n_updates: int) -> list[list[bool]]:
     """Never, always, next to the window's ends, and at random from rarely to nearly always."""
-    at = [set(), set(range(n_updates)), {0}, {10, 10 + WINDOW - 1}, {10, 10 + WINDOW}, {10, 11 + WINDOW}]
+    at = [
+        set(),
+        set(range(n_updates)),
+        {0},
+        {10, 10 + WINDOW - 1},
+        {10, 10 + WINDOW},
+        {10, 11 + WINDOW},
+    ]
     at += [{0, 60, WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW - 1, 2 * WINDOW}]
     draw = random.Random(0)
-    at += [{i for i in range(n_updates) if draw.random() < share} for share in (0.003, 0.01, 0.05, 0.3, 0.95)]
+    at += [
+        {i for i in range(n_updates) if draw.random() < share}
+        for share in (0.003, 0.01, 0.05, 0.3, 0.95)
+    ]
     return [[i in updates for i in range(n_updates)] for updates in at]
 
 
@@ -156,7 +176,9 @@ def overflow_patterns(n_updates: int) -> list[list[bool]]:
     ("start", "bound_reached"),
     [(2.0**13, None), (2.0**7 * 2 ** (600 / 1000), 2.0**7), (2.0**24 / 2 ** (100 / 1000), 2.0**24)],
 )
-def test_scales_move_as_computed_by_hand(start: float, bound_reached: float | None, n_replicas: int) -> None:
+def test_scales_move_as_computed_by_hand(
+    start: float, bound_reached: float | None, n_replicas: int
+) -> None:
     patterns = overflow_patterns(n_updates=700)
     scales = BranchScales(len(patterns), n_replicas, CPU)
     if bound_reached is not None:
@@ -209,7 +231,10 @@ def test_metrics_are_the_extremes_of_their_own_update() -> None:
     scales.scales.copy_(torch.tensor([2.0**9, 2.0**7, 2.0**11]))
     metrics = scales.metrics()
     scales.update()
-    assert {name: float(value) for name, value in metrics.items()} == {"grad_scale/min": 2**7, "grad_scale/max": 2**11}
+    assert {name: float(value) for name, value in metrics.items()} == {
+        "grad_scale/min": 2**7,
+        "grad_scale/max": 2**11,
+    }
 
 
 @pytest.mark.parametrize("culprit", [0, 1, 4, 5])
@@ -220,7 +245,9 @@ def test_an_overflow_stays_in_its_branch(culprit: int) -> None:
     x = noise().requires_grad_()
     found = backward(stream, x, 0.01 * signs())
     assert (scales.overflowed > 0).tolist() == [i == culprit for i in range(6)]
-    assert [bool(gradient.isfinite().all()) for gradient in found] == [i != culprit for i in range(6)]
+    assert [bool(gradient.isfinite().all()) for gradient in found] == [
+        i != culprit for i in range(6)
+    ]
     assert x.grad.isfinite().all()
     scales.update()
     expected = torch.tensor([2**23.5 if i == culprit else 2**13.001 for i in range(6)])
@@ -268,7 +295,9 @@ def test_gradients_come_out_as_of_plain_autocast() -> None:
 
 def test_backward_twice_accumulates_what_backward_once_gives() -> None:
     once, twice = (scaled_stream(4)[0] for _ in range(2))
-    losses = [[(stream(noise(seed)) * 0.1 * signs()).sum() for seed in (3, 4)] for stream in (once, twice)]
+    losses = [
+        [(stream(noise(seed)) * 0.1 * signs()).sum() for seed in (3, 4)] for stream in (once, twice)
+    ]
     sum(losses[0]).backward()
     for loss in losses[1]:
         loss.backward()
@@ -312,7 +341,9 @@ def test_a_deep_copy_computes_the_same() -> None:
 def test_scaling_twice_is_refused() -> None:
     stream, _ = scaled_stream(2)
     fresh = MlpBranch(D)
-    with pytest.raises(ValueError, match="2 of 3 branches have a gradient scale already: ScaledAttentionBranch"):
+    with pytest.raises(
+        ValueError, match="2 of 3 branches have a gradient scale already: ScaledAttentionBranch"
+    ):
         scale_gradients([fresh, *stream.branches], 1, CPU)
     assert type(fresh) is MlpBranch
 
@@ -344,30 +375,42 @@ def output_dtypes(model: Transformer) -> dict[str, torch.dtype]:
 
 
 def matrices_of_branches(model: Transformer) -> set[str]:
-    return {name for name, module in model.named_modules() if "blocks" in name and isinstance(module, nn.Linear)}
+    return {
+        name
+        for name, module in model.named_modules()
+        if "blocks" in name and isinstance(module, nn.Linear)
+    }
 
 
 def test_transformer_trains_in_fp16_inside_branches_alone() -> None:
     exact, model = transformer(), transformer()
-    scales = scale_gradients(model.sixteen_bit_parts(), 1, CPU)
+    scales = scale_gradients(model.half_precision_modules(), 1, CPU)
     text, image = tokens(model)
     dtypes = output_dtypes(model)
     for each in (exact, model):
         text_image_cross_entropy(*each(text, image), text, image).backward()
-    assert {name for name, dtype in dtypes.items() if dtype == torch.float16} == matrices_of_branches(model)
+    assert {
+        name for name, dtype in dtypes.items() if dtype == torch.float16
+    } == matrices_of_branches(model)
     assert not scales.overflowed.any()
-    found = [torch.cat([p.grad.flatten() for p in branch.parameters()]) for branch in model.sixteen_bit_parts()]
-    expected = [torch.cat([p.grad.flatten() for p in branch.parameters()]) for branch in exact.sixteen_bit_parts()]
+    found = [
+        torch.cat([p.grad.flatten() for p in branch.parameters()])
+        for branch in model.half_precision_modules()
+    ]
+    expected = [
+        torch.cat([p.grad.flatten() for p in branch.parameters()])
+        for branch in exact.half_precision_modules()
+    ]
     assert 1e-5 < worst_error(found, expected) < 0.01
 
 
 @torch.inference_mode()
 def test_transformer_that_trains_in_fp16_draws_previews_in_fp32() -> None:
     model, plain = transformer(), transformer()
-    scale_gradients(model.sixteen_bit_parts(), 1, CPU)
+    scale_gradients(model.half_precision_modules(), 1, CPU)
     text, _ = tokens(model)
     uniforms = candidate_uniforms(0, "a caption", [0, 1], model.image_len)
-    drawn = [Sampler(each, SamplingSettings()).draw(text, uniforms) for each in (model, plain)]
+    drawn = [Sampler(each, SamplingSettings()).sample(text, uniforms) for each in (model, plain)]
     assert torch.equal(*drawn)
 
 

@@ -8,19 +8,29 @@ import pytest
 import torch
 
 from dalle_cli.config import Cosine, OptimizerTable, PlateauTable
-from dalle_cli.training.optimization.learning_rate import StepSize, learning_rate
+from dalle_cli.training.optimization.learning_rate import LearningRate, learning_rate
 
 WARMUP = 7
 
 
 def table(plateau: PlateauTable | None = None, **changes: Any) -> OptimizerTable:
     lr = Cosine(start=1.0, end=0.5, steps=300)
-    plain = {"lr": lr, "warmup_steps": WARMUP, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0}
-    return OptimizerTable(**{**plain, "clip_norm": 0.0, "clip_second_moment": 0.0, "plateau": plateau, **changes})
+    plain = {
+        "lr": lr,
+        "warmup_steps": WARMUP,
+        "betas": [0.9, 0.999],
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+    }
+    return OptimizerTable(
+        **{**plain, "clip_norm": 0.0, "clip_second_moment": 0.0, "plateau": plateau, **changes}
+    )
 
 
 def plateau(**changes: Any) -> PlateauTable:
-    return PlateauTable(**{"halvings": 5, "patience": 9, "threshold": 0.05, "smoothing": 0.5, **changes})
+    return PlateauTable(
+        **{"halvings": 5, "patience": 9, "threshold": 0.05, "smoothing": 0.5, **changes}
+    )
 
 
 def noisy_losses(seed: int, n: int = 200) -> list[float]:
@@ -29,7 +39,7 @@ def noisy_losses(seed: int, n: int = 200) -> list[float]:
     return [3 * 0.8 ** (i // 40) + chance.uniform(-0.2, 0.2) for i in range(n)]
 
 
-def factors(step_size: StepSize, losses: list[float], first: int = 0) -> list[float]:
+def factors(step_size: LearningRate, losses: list[float], first: int = 0) -> list[float]:
     """Observe losses in turn; give what the schedule is multiplied by at each update."""
     found = []
     for step, loss in enumerate(losses, first):
@@ -56,10 +66,12 @@ def factors_by_hand(losses: list[float], plateau: PlateauTable, warmup_steps: in
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("changes", [{}, {"smoothing": 0.0}, {"threshold": 0.0}, {"patience": 1}, {"halvings": 2}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"smoothing": 0.0}, {"threshold": 0.0}, {"patience": 1}, {"halvings": 2}]
+)
 def test_halvings_match_a_slow_version(seed: int, changes: dict[str, Any]) -> None:
     chosen, losses = plateau(**changes), noisy_losses(seed)
-    found = factors(StepSize(table(chosen)), losses)
+    found = factors(LearningRate(table(chosen)), losses)
     assert found == pytest.approx(factors_by_hand(losses, chosen, WARMUP), rel=1e-12)
     assert found[-1] < 1
 
@@ -76,12 +88,14 @@ def test_halvings_without_smoothing_are_torchs(seed: int) -> None:
         reference.step(loss)
         expected.append(optimizer.param_groups[0]["lr"])
     constant = table(chosen, warmup_steps=0)
-    assert factors(StepSize(constant), losses)[WARMUP:] == pytest.approx(expected[WARMUP:], rel=1e-12)
+    assert factors(LearningRate(constant), losses)[WARMUP:] == pytest.approx(
+        expected[WARMUP:], rel=1e-12
+    )
     assert expected[-1] < 1
 
 
 def test_step_size_ends_at_a_32nd_after_the_papers_five_halvings() -> None:
-    step_size = StepSize(table(plateau(), lr=Cosine(start=4.5e-4, end=4.5e-4, steps=1)))
+    step_size = LearningRate(table(plateau(), lr=Cosine(start=4.5e-4, end=4.5e-4, steps=1)))
     for step in range(1000):
         step_size.observe(step, 1.0)
     assert step_size.at(1000) == pytest.approx(1.40625e-5, rel=1e-12)
@@ -89,7 +103,7 @@ def test_step_size_ends_at_a_32nd_after_the_papers_five_halvings() -> None:
 
 def test_nothing_is_halved_while_warming_up() -> None:
     long = table(plateau(patience=1), warmup_steps=50)
-    step_size = StepSize(long)
+    step_size = LearningRate(long)
     for step in range(50):
         step_size.observe(step, 1.0)
         assert step_size.at(step) == learning_rate(long, step)
@@ -99,7 +113,10 @@ def test_nothing_is_halved_while_warming_up() -> None:
 
 @pytest.mark.parametrize("stop", [1, 5, WARMUP, 20, 37, 60])
 def test_restored_one_goes_on_to_the_bit(stop: int) -> None:
-    losses, whole, stopped, resumed = noisy_losses(0), *(StepSize(table(plateau())) for _ in range(3))
+    losses, whole, stopped, resumed = (
+        noisy_losses(0),
+        *(LearningRate(table(plateau())) for _ in range(3)),
+    )
     expected = factors(whole, losses)
     before = factors(stopped, losses[:stop])
     resumed.restore(stopped.numbers())
@@ -109,7 +126,7 @@ def test_restored_one_goes_on_to_the_bit(stop: int) -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_loss_that_is_not_finite_is_as_if_it_had_not_been(bad: float) -> None:
-    clean, disturbed = StepSize(table(plateau())), StepSize(table(plateau()))
+    clean, disturbed = LearningRate(table(plateau())), LearningRate(table(plateau()))
     for step, loss in enumerate(noisy_losses(1)):
         clean.observe(step, loss)
         disturbed.observe(step, bad)
@@ -118,13 +135,13 @@ def test_loss_that_is_not_finite_is_as_if_it_had_not_been(bad: float) -> None:
 
 
 def test_loss_below_zero_that_rises_is_a_plateau() -> None:
-    step_size = StepSize(table(plateau(), warmup_steps=0))
+    step_size = LearningRate(table(plateau(), warmup_steps=0))
     for step in range(100):
         step_size.observe(step, -2.0 + step / 100)
     assert step_size.at(0) == learning_rate(table(warmup_steps=0), 0) / 32
 
 
 def test_without_a_plateau_to_look_for_there_is_the_schedule_and_no_state() -> None:
-    step_size = StepSize(table())
+    step_size = LearningRate(table())
     assert set(factors(step_size, noisy_losses(0))) == {1.0}
     assert step_size.numbers() == {}

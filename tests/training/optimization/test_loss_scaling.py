@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dalle_cli.config import Cosine, OptimizerTable
 from dalle_cli.loading import build_dvae
 from dalle_cli.recipe import load_recipe
-from dalle_cli.runtime.distributed import solo
+from dalle_cli.runtime.distributed import single_process
 from dalle_cli.runtime.precision import apply_precision
 from dalle_cli.training.checkpoint import load_checkpoint
 from dalle_cli.training.engines.replica import ReplicaEngine
@@ -35,7 +35,7 @@ class Line(nn.Module):
     def matrices(self) -> list[nn.Parameter]:
         return [self.layer.weight]
 
-    def sixteen_bit_parts(self) -> list[nn.Module]:
+    def half_precision_modules(self) -> list[nn.Module]:
         return [self.layer]
 
 
@@ -43,7 +43,7 @@ def make_engine() -> tuple[ReplicaEngine, LossScale]:
     model = Line()
     apply_precision(model, "fp16", CPU)
     scale = scale_loss(model, CPU)
-    return ReplicaEngine(model, OPTIMIZER, None, solo(CPU), scale), scale
+    return ReplicaEngine(model, OPTIMIZER, None, single_process(CPU), scale), scale
 
 
 def try_update(engine: ReplicaEngine, size: float = 1.0) -> bool:
@@ -84,7 +84,9 @@ def dvae_gradients(precision: str, loss_of: Callable[[Tensor], Tensor], scaled: 
     apply_precision(model, precision, CPU)
     scale = scale_loss(model, CPU) if scaled else None
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    loss = loss_of(torch.cat(model.decode_soft(model.codebook_logits(images).softmax(dim=1)), dim=1))
+    loss = loss_of(
+        torch.cat(model.decode_soft(model.codebook_logits(images).softmax(dim=1)), dim=1)
+    )
     (scale.scaled(loss) if scale else loss).backward()
     assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
     return torch.cat([p.grad.flatten() for p in model.parameters()])
@@ -94,7 +96,8 @@ def test_gradients_too_small_for_fp16_arrive_under_the_scale_alone() -> None:
     loss_of = lambda out: 1e-5 * out.square().mean()  # noqa: E731
     exact = dvae_gradients("fp32", loss_of, scaled=False)
     errors = [
-        float((dvae_gradients("fp16", loss_of, scaled) - exact).norm() / exact.norm()) for scaled in (True, False)
+        float((dvae_gradients("fp16", loss_of, scaled) - exact).norm() / exact.norm())
+        for scaled in (True, False)
     ]
     assert errors[0] < 0.01 < 0.5 < errors[1]
 
@@ -134,11 +137,16 @@ def test_dvae_trains_in_fp16_and_goes_on_in_it(
     for steps, run in ((11, "whole"), (6, "cut"), (11, "cut")):
         ended = dalle(*words, "--run", tmp_path / run, *fp16, "--set", f"training.steps={steps}")
         assert ended.code == 0, ended.err
-    states = [load_checkpoint(tmp_path / run / "checkpoints" / "step-00000011").tensors for run in ("whole", "cut")]
+    states = [
+        load_checkpoint(tmp_path / run / "checkpoints" / "step-00000011").tensors
+        for run in ("whole", "cut")
+    ]
     for group in ("parameters", "grad_scales"):
         for name, tensor in states[0][group].items():
             assert torch.equal(tensor, states[1][group][name])
-    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
+    ]
     trained = [line for line in lines if "train/loss" in line]
     assert len(trained) == 11 and all(math.isfinite(line["train/loss"]) for line in trained[-5:])
     assert trained[-1]["train/loss_scale"] == float(states[0]["grad_scales"]["loss_scale"])

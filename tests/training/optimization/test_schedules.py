@@ -14,7 +14,9 @@ STEP_SIZE = Cosine(start=1e-4, end=1.25e-6, steps=1_200_000)
 
 def optimizer(lr: Cosine, warmup_steps: int) -> OptimizerTable:
     switched_off = {"weight_decay": 0.0, "clip_norm": 0.0, "clip_second_moment": 0.0}
-    return OptimizerTable(lr=lr, warmup_steps=warmup_steps, betas=[0.9, 0.999], eps=1e-8, **switched_off)
+    return OptimizerTable(
+        lr=lr, warmup_steps=warmup_steps, betas=[0.9, 0.999], eps=1e-8, **switched_off
+    )
 
 
 @pytest.mark.parametrize(
@@ -44,7 +46,9 @@ def test_a_schedule_from_a_value_to_itself_is_constant() -> None:
 def test_warm_up_is_a_ramp_that_is_whole_at_its_last_update() -> None:
     constant = Cosine(start=1.0, end=1.0, steps=1)
     table = optimizer(constant, warmup_steps=5)
-    assert [learning_rate(table, step) for step in range(7)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 1])
+    assert [learning_rate(table, step) for step in range(7)] == pytest.approx(
+        [0.2, 0.4, 0.6, 0.8, 1, 1, 1]
+    )
 
 
 def test_without_warm_up_the_first_update_has_the_full_step_size() -> None:

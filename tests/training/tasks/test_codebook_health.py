@@ -2,26 +2,32 @@
 
 import pytest
 
-from dalle_cli.training.tasks.codebook_health import CollapseWatch
+from dalle_cli.training.tasks.codebook_health import CollapseMonitor
 
 STEPS, VOCAB_SIZE = 100, 1000
 
 
 def told_of(reports: list[tuple[int, dict[str, float]]]) -> list[str]:
     told: list[str] = []
-    watch = CollapseWatch(VOCAB_SIZE, STEPS, told.append)
+    watch = CollapseMonitor(VOCAB_SIZE, STEPS, told.append)
     for done, figures in reports:
         watch(done, figures)
     return told
 
 
 def held_out(in_use: float, kl: float = 6.0) -> dict[str, float]:
-    return {"valid/perplexity": 500.0, "valid/perplexity_without_blanks": in_use, "valid/kl_per_cell": kl}
+    return {
+        "valid/perplexity": 500.0,
+        "valid/perplexity_without_blanks": in_use,
+        "valid/kl_per_cell": kl,
+    }
 
 
 def test_collapse_is_told_once_with_both_numbers_and_a_remedy() -> None:
     (told,) = told_of([(20, held_out(2.5)), (40, held_out(2.0))])
-    assert all(word in told for word in ("2.5", "1000", "`loss.kl_weight`", "`loss.min_log_scale=-1.0`"))
+    assert all(
+        word in told for word in ("2.5", "1000", "`loss.kl_weight`", "`loss.min_log_scale=-1.0`")
+    )
 
 
 @pytest.mark.parametrize(
@@ -36,7 +42,9 @@ def test_remedy_depends_on_how_sure_the_encoder_is(kl: float, remedy: str) -> No
     assert f"with {remedy}," in told
 
 
-@pytest.mark.parametrize(("done", "in_use", "n_told"), [(9, 1.0, 0), (10, 9.9, 1), (10, 10.1, 0), (100, 1.0, 1)])
+@pytest.mark.parametrize(
+    ("done", "in_use", "n_told"), [(9, 1.0, 0), (10, 9.9, 1), (10, 10.1, 0), (100, 1.0, 1)]
+)
 def test_fewer_than_a_hundredth_of_the_entries_after_a_tenth_of_the_run_are_a_collapse(
     done: int, in_use: float, n_told: int
 ) -> None:

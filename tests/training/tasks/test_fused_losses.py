@@ -7,12 +7,14 @@ import torch
 from dalle_cli.generation.sampling import Sampler, SamplingSettings, candidate_uniforms
 from dalle_cli.losses import token_cross_entropy
 from dalle_cli.models.transformer import Transformer
-from dalle_cli.training.tasks.fused_losses import give_losses
+from dalle_cli.training.tasks.fused_losses import fuse_losses
 
 
 def transformer() -> Transformer:
     torch.manual_seed(0)
-    model = Transformer(11, 13, text_len=5, grid_size=4, n_layers=3, d_model=16, n_heads=2, kernel_size=3)
+    model = Transformer(
+        11, 13, text_len=5, grid_size=4, n_layers=3, d_model=16, n_heads=2, kernel_size=3
+    )
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return model
@@ -22,15 +24,20 @@ def test_losses_and_gradients_are_those_of_the_logits() -> None:
     text = torch.tensor([[1, 2, -1, -1, -1], [4, 5, 6, 7, -1]])
     image = torch.arange(32).view(2, 16) % 13
     plain, model = transformer(), transformer()
-    give_losses(model)
+    fuse_losses(model)
     text_logits, image_logits = plain(text, image)
-    expected = [token_cross_entropy(text_logits, text, 1), token_cross_entropy(image_logits, image, 1)]
+    expected = [
+        token_cross_entropy(text_logits, text, 1),
+        token_cross_entropy(image_logits, image, 1),
+    ]
     *found, hits = model(text, image)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
     assert int(hits) == int((image_logits.argmax(dim=2) == image).sum())
     (expected[0] + 7 * expected[1]).backward()
     (found[0] + 7 * found[1]).backward()
-    for (name, left), (other, right) in zip(plain.named_parameters(), model.named_parameters(), strict=True):
+    for (name, left), (other, right) in zip(
+        plain.named_parameters(), model.named_parameters(), strict=True
+    ):
         assert name == other
         torch.testing.assert_close(right.grad, left.grad, rtol=1e-4, atol=1e-5)
 
@@ -39,6 +46,8 @@ def test_losses_and_gradients_are_those_of_the_logits() -> None:
 def test_it_draws_what_the_plain_one_draws() -> None:
     model = transformer()
     text, uniforms = torch.tensor([[1, 2, -1, -1, -1]]), candidate_uniforms(0, "a ring", [0], 16)
-    plain = Sampler(model, SamplingSettings()).draw(text, uniforms)
-    give_losses(model)
-    assert torch.equal(Sampler(copy.deepcopy(model), SamplingSettings()).draw(text, uniforms), plain)
+    plain = Sampler(model, SamplingSettings()).sample(text, uniforms)
+    fuse_losses(model)
+    assert torch.equal(
+        Sampler(copy.deepcopy(model), SamplingSettings()).sample(text, uniforms), plain
+    )

@@ -50,7 +50,10 @@ def test_noise_of_a_sample_does_not_depend_on_its_batch(noise: Noise) -> None:
 
 @pytest.mark.parametrize("noise", KINDS)
 def test_noise_depends_on_seed_and_draw(noise: Noise) -> None:
-    rows = [noise(seed, [draw], (8,), CPU)[0] for seed, draw in ((0, 0), (0, 1), (1, 0), (1, 23), (12, 3))]
+    rows = [
+        noise(seed, [draw], (8,), CPU)[0]
+        for seed, draw in ((0, 0), (0, 1), (1, 0), (1, 23), (12, 3))
+    ]
     assert len({tuple(row.tolist()) for row in rows}) == len(rows)
 
 

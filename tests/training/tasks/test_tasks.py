@@ -11,7 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from dalle_cli.config import ClipRecipe, Cosine, DVAELossTable, DVAERecipe, TransformerLossTable, TransformerRecipe
+from dalle_cli.config import (
+    ClipRecipe,
+    Cosine,
+    DVAELossTable,
+    DVAERecipe,
+    TransformerLossTable,
+    TransformerRecipe,
+)
 from dalle_cli.data.clip_tokenizer import frame
 from dalle_cli.data.loader import Batch, collate
 from dalle_cli.data.preprocessing import Example, pad_tokens
@@ -21,10 +28,10 @@ from dalle_cli.metrics import code_counts, perplexity
 from dalle_cli.models.dvae import relax
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.recipe import load_recipe
-from dalle_cli.runtime.distributed import solo
+from dalle_cli.runtime.distributed import single_process
 from dalle_cli.training.tasks.clip import ClipTask
 from dalle_cli.training.tasks.dvae import DiscreteVAETask
-from dalle_cli.training.tasks.fused_losses import give_losses
+from dalle_cli.training.tasks.fused_losses import fuse_losses
 from dalle_cli.training.tasks.noise import gumbel_noise
 from dalle_cli.training.tasks.transformer import TransformerTask
 
@@ -37,7 +44,15 @@ RARELY = [
     "runtime.validation_samples=16", "runtime.report_every=10", "runtime.validate_every=10000",
     "runtime.preview_every=10000", "runtime.save_every=10000",
 ]  # fmt: skip
-LENGTHS = [0, 3, 15, 1, 8, 11, 2]  # caption tokens; the second of two halves has more text than the first
+LENGTHS = [
+    0,
+    3,
+    15,
+    1,
+    8,
+    11,
+    2,
+]  # caption tokens; the second of two halves has more text than the first
 
 
 def global_batch() -> Batch:
@@ -73,23 +88,28 @@ def plain_transformer() -> Transformer:
     assert isinstance(recipe, TransformerRecipe)
     torch.manual_seed(2)
     transformer = build_transformer(recipe.model, 300)
-    for head in (transformer.text_head, transformer.image_head):  # fresh heads are zero and pass no gradient on
+    for head in (
+        transformer.text_head,
+        transformer.image_head,
+    ):  # fresh heads are zero and pass no gradient on
         torch.nn.init.normal_(head.weight, std=0.1)
     return transformer
 
 
 def transformer_task() -> TransformerTask:
     transformer = plain_transformer()
-    give_losses(transformer)
+    fuse_losses(transformer)
     dvae = dvae_task().module.eval().requires_grad_(False)
-    return TransformerTask(transformer, dvae, TransformerLossTable(text_weight=0.125, caption_dropout=0.1), seed=3)
+    return TransformerTask(
+        transformer, dvae, TransformerLossTable(text_weight=0.125, caption_dropout=0.1), seed=3
+    )
 
 
 def clip_task() -> ClipTask:
     recipe = load_recipe("clip/tiny", [])
     assert isinstance(recipe, ClipRecipe)
     torch.manual_seed(4)
-    return ClipTask(build_clip(trained_clip_table(recipe.model, 300)), solo(CPU))
+    return ClipTask(build_clip(trained_clip_table(recipe.model, 300)), single_process(CPU))
 
 
 TASKS = {"dvae": dvae_task, "transformer": transformer_task, "clip": clip_task}
@@ -119,14 +139,19 @@ def test_accumulated_micro_batches_equal_one_batch(kind: str, size: int) -> None
     errors = {name: float((parts[name] - gradient).norm()) for name, gradient in whole.items()}
     sizes = {name: float(gradient.norm()) for name, gradient in whole.items()}
     assert math.hypot(*errors.values()) <= 1e-6 * math.hypot(*sizes.values())
-    for name, size in sizes.items():  # no key bias has a gradient but rounding's: a softmax does not see it
+    for (
+        name,
+        size,
+    ) in sizes.items():  # no key bias has a gradient but rounding's: a softmax does not see it
         assert size > 0 and (errors[name] <= 1e-5 * size or name.endswith("key.bias")), name
 
 
 def batches_of(batch: Batch, size: int) -> Iterator[Batch]:
     """Cut a global batch into whole batches, as held-out samples come."""
     for part in batch.micro_batches(size, CPU):
-        yield replace(part, global_size=len(part.draws), global_text_tokens=int((part.text_tokens >= 0).sum()))
+        yield replace(
+            part, global_size=len(part.draws), global_text_tokens=int((part.text_tokens >= 0).sum())
+        )
 
 
 @pytest.mark.parametrize("kind", TASKS)
@@ -134,7 +159,9 @@ def test_held_out_figures_do_not_depend_on_the_batch_size(kind: str) -> None:
     task = TASKS[kind]()
     with torch.no_grad():
         figures = [task.validate(batches_of(BATCHES[kind](), size), step=0) for size in (7, 3, 1)]
-    assert figures[1] == pytest.approx(figures[0], rel=1e-5) and figures[2] == pytest.approx(figures[0], rel=1e-5)
+    assert figures[1] == pytest.approx(figures[0], rel=1e-5) and figures[2] == pytest.approx(
+        figures[0], rel=1e-5
+    )
 
 
 def test_health_of_the_codebook_follows_its_definitions() -> None:
@@ -148,13 +175,22 @@ def test_health_of_the_codebook_follows_its_definitions() -> None:
         tokens = dvae.image_tokens(images)
         gumbel = gumbel_noise(3, batch.draws, (4, 4, dvae.vocab_size), CPU).movedim(-1, 1)
         mu, _ = dvae.decode_soft(relax(dvae.codebook_logits(images), 0.9, gumbel))
-        errors = [float((p - images).square().mean()) for p in (dvae.decode(tokens), (mu.sigmoid() - 0.1) / 0.8)]
+        errors = [
+            float((p - images).square().mean())
+            for p in (dvae.decode(tokens), (mu.sigmoid() - 0.1) / 0.8)
+        ]
     used = set(tokens.flatten().tolist())
     assert (figures["valid/codes_used"], figures["valid/codes_dead"]) == (len(used), 64 - len(used))
-    assert figures["valid/relaxed_gap_db"] == pytest.approx(10 * math.log10(errors[0] / errors[1]), abs=1e-3)
-    seen = torch.cat([tokens[:3, 8:].flatten(), tokens[3:].flatten()])  # the lower half of the first three
+    assert figures["valid/relaxed_gap_db"] == pytest.approx(
+        10 * math.log10(errors[0] / errors[1]), abs=1e-3
+    )
+    seen = torch.cat(
+        [tokens[:3, 8:].flatten(), tokens[3:].flatten()]
+    )  # the lower half of the first three
     assert figures["valid/perplexity"] == pytest.approx(perplexity(code_counts(tokens, 64)))
-    assert figures["valid/perplexity_without_blanks"] == pytest.approx(perplexity(code_counts(seen, 64)))
+    assert figures["valid/perplexity_without_blanks"] == pytest.approx(
+        perplexity(code_counts(seen, 64))
+    )
 
 
 def test_transformer_loss_is_the_published_one() -> None:
@@ -162,7 +198,9 @@ def test_transformer_loss_is_the_published_one() -> None:
     with torch.no_grad():
         image_tokens = task._dvae.image_tokens(batch.images)
         plain = plain_transformer()
-        expected = text_image_cross_entropy(*plain(batch.text_tokens, image_tokens), batch.text_tokens, image_tokens)
+        expected = text_image_cross_entropy(
+            *plain(batch.text_tokens, image_tokens), batch.text_tokens, image_tokens
+        )
         loss, _ = task.loss(batch, step=0)
         figures = task.validate([batch], step=0)
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
@@ -172,7 +210,9 @@ def test_transformer_loss_is_the_published_one() -> None:
 def test_tokens_made_beforehand_stand_for_the_pictures() -> None:
     task, pictures = transformer_task(), global_batch()
     images = next(pictures.micro_batches(0, CPU)).images
-    tokens = replace(pictures, images=images[:, :, :0, :0], image_tokens=task._dvae.image_tokens(images))
+    tokens = replace(
+        pictures, images=images[:, :, :0, :0], image_tokens=task._dvae.image_tokens(images)
+    )
     results = []
     for batch in (pictures, tokens):
         parts = list(batch.micro_batches(3, CPU))
@@ -191,14 +231,19 @@ def test_clip_loss_is_the_contrastive_one_of_the_whole_batch() -> None:
         figures = task.validate([batch], step=0)
     torch.testing.assert_close(loss, contrastive_loss(logits), rtol=1e-6, atol=0)
     assert figures["valid/loss"] == pytest.approx(float(loss), rel=1e-5)
-    assert metrics["train/batch_accuracy"] == sum(int(row.argmax()) == i for i, row in enumerate(logits)) / 7
+    assert (
+        metrics["train/batch_accuracy"]
+        == sum(int(row.argmax()) == i for i, row in enumerate(logits)) / 7
+    )
     assert metrics["train/logit_scale"] == pytest.approx(1 / 0.07)
 
 
 def test_every_parameter_of_clip_learns() -> None:
     task = clip_task()
     task.loss(next(clip_batch().micro_batches(0, CPU)), step=0)[0].backward()
-    sizes = {name: float(parameter.grad.norm()) for name, parameter in task.module.named_parameters()}
+    sizes = {
+        name: float(parameter.grad.norm()) for name, parameter in task.module.named_parameters()
+    }
     assert all(size > 0 for size in sizes.values())
 
 
@@ -212,7 +257,9 @@ def test_scale_of_clip_is_capped_before_a_loss_is_taken() -> None:
 def test_pictures_with_the_same_caption_are_matches_of_one_anothers() -> None:
     task, batch = clip_task(), next(clip_batch().micro_batches(0, CPU))
     with torch.no_grad():
-        alike = task.validate([replace(batch, captions=[f"ring {i // 10}" for i in range(7)])], step=0)
+        alike = task.validate(
+            [replace(batch, captions=[f"ring {i // 10}" for i in range(7)])], step=0
+        )
         apart = task.validate([replace(batch, captions=[f"ring {i}" for i in range(7)])], step=0)
     recalls = [f"valid/{of}_recall_at_{k}" for of in ("text", "image") for k in (1, 5)]
     assert [alike[name] for name in recalls] == [1.0] * 4
@@ -239,7 +286,10 @@ def test_noise_goes_by_the_draw_and_not_by_the_place_in_the_batch() -> None:
     shuffled = replace(batch, images=batch.images[order], draws=[batch.draws[i] for i in order])
     moved = replace(batch, draws=[draw + 1 for draw in batch.draws])
     with torch.no_grad():
-        losses = [float(task.loss(next(b.micro_batches(0, CPU)), step=0)[0]) for b in (batch, shuffled, moved)]
+        losses = [
+            float(task.loss(next(b.micro_batches(0, CPU)), step=0)[0])
+            for b in (batch, shuffled, moved)
+        ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert losses[0] != pytest.approx(losses[2], rel=1e-6)
 
@@ -254,10 +304,14 @@ def test_preview_of_an_endless_caption_is_drawn(kind: str, hang_guard: None) -> 
     assert long.size == short.size
 
 
-def test_transformer_learns_sixteen_pairs_by_heart(tmp_path: Path, make_pairs: Callable, dalle: Callable) -> None:
+def test_transformer_learns_sixteen_pairs_by_heart(
+    tmp_path: Path, make_pairs: Callable, dalle: Callable
+) -> None:
     data = make_pairs(tmp_path / "data", 16)
     still = ["optimizer.lr.start=0.0", "optimizer.lr.end=0.0", "training.steps=1"]
-    ended = dalle("train-dvae", "dvae/tiny", "--data", data, "--run", tmp_path / "dvae", *with_set(still))
+    ended = dalle(
+        "train-dvae", "dvae/tiny", "--data", data, "--run", tmp_path / "dvae", *with_set(still)
+    )
     assert ended.code == 0, ended.err
     changes = [
         *RARELY, "training.steps=450", "training.global_batch_size=16", "optimizer.weight_decay=0.0",
@@ -266,7 +320,16 @@ def test_transformer_learns_sixteen_pairs_by_heart(tmp_path: Path, make_pairs: C
         "loss.caption_dropout=0.0", "loss.text_weight=0.0", "model.n_layers=2", "model.d_model=48",
         "model.text_len=12",
     ]  # fmt: skip
-    words = ["--data", data, "--valid", data, "--dvae", tmp_path / "dvae", "--run", tmp_path / "run"]
+    words = [
+        "--data",
+        data,
+        "--valid",
+        data,
+        "--dvae",
+        tmp_path / "dvae",
+        "--run",
+        tmp_path / "run",
+    ]
     ended = dalle("train-transformer", "transformer/tiny", *words, *with_set(changes))
     assert ended.code == 0, ended.err
     lines = figures_of(tmp_path / "run")
@@ -274,7 +337,9 @@ def test_transformer_learns_sixteen_pairs_by_heart(tmp_path: Path, make_pairs: C
     assert lines[-1]["valid/image_token_accuracy"] >= 0.999
 
 
-def test_clip_learns_sixteen_pairs_by_heart(tmp_path: Path, make_pairs: Callable, dalle: Callable) -> None:
+def test_clip_learns_sixteen_pairs_by_heart(
+    tmp_path: Path, make_pairs: Callable, dalle: Callable
+) -> None:
     data = make_pairs(tmp_path / "data", 16)
     changes = [
         *RARELY, "training.steps=200", "training.global_batch_size=16", "optimizer.weight_decay=0.0",
