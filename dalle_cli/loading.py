@@ -1,21 +1,33 @@
-"""From a run, an export or a public CLIP to a module ready for inference; nothing is run that lies there."""
+"""Models ready for inference, from a run, an export or a public CLIP; nothing that lies there is executed.
+
+`MODEL_KINDS` has a row for each kind of model that a folder can hold. Loaded modules are frozen, in evaluation mode, on
+the CPU and in fp32.
+"""
 
 import hashlib
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from dalle_cli.config import (
     ClipModelTable,
+    ClipRecipe,
     DVAEEncoderTable,
     DVAEModelTable,
+    DVAERecipe,
+    ModelTable,
+    Recipe,
     TrainedClipTable,
     TrainedTransformerTable,
     TransformerModelTable,
+    TransformerRecipe,
     kind_of,
 )
 from dalle_cli.data.clip_tokenizer import (
@@ -32,55 +44,110 @@ from dalle_cli.interop.hub import fetch_from_hub
 from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD, Clip, Tower
 from dalle_cli.models.dvae import DiscreteVAE, DVAEEncoder
 from dalle_cli.models.transformer import Transformer
-from dalle_cli.storage.model_folder import check_fit, load_module, read_model_table, read_weights
+from dalle_cli.storage.model_folder import (
+    check_shapes_match,
+    read_model,
+    read_model_table,
+    read_weights,
+    shapes_of,
+)
 from dalle_cli.storage.run_dir import CONFIG, WEIGHTS, RunDir, dvae_model_dir, model_dir
 from dalle_cli.untrusted import printable
 
-N_SPECIALS = 2  # start and end of text, which CLIP has beside a tokenizer's ids
+N_SPECIAL_TOKENS = 2  # start and end of text, which CLIP has in addition to a tokenizer's ids
 ANOTHER_CLIP = "the vocabulary belongs to another CLIP"
 
 
 def build_dvae(model: DVAEModelTable) -> DiscreteVAE:
-    """Make a discrete VAE with fresh weights."""
+    """Build a discrete VAE with fresh weights."""
     return DiscreteVAE(**model.model_dump())
 
 
 def build_dvae_encoder(model: DVAEEncoderTable) -> DVAEEncoder:
-    """Make a discrete VAE's encoder alone with fresh weights."""
+    """Build a discrete VAE's encoder alone, with fresh weights."""
     return DVAEEncoder(**model.model_dump())
 
 
 def build_transformer(model: TransformerModelTable, text_vocab_size: int) -> Transformer:
-    """Make a transformer with fresh weights, for as many text tokens as were learnt."""
+    """Build a transformer with fresh weights, for a text vocabulary of the size that was learnt."""
     return Transformer(**{**model.model_dump(), "text_vocab_size": text_vocab_size})
 
 
+def build_clip(model: TrainedClipTable) -> Clip:
+    """Build a CLIP with fresh weights."""
+    sizes = model.model_dump()
+    return Clip(**{**sizes, "vision": Tower(**sizes["vision"]), "text": Tower(**sizes["text"])})
+
+
 def trained_clip_table(model: ClipModelTable, text_vocab_size: int) -> TrainedClipTable:
-    """Describe a CLIP of ours, that reads captions between a start and an end after so many text tokens."""
+    """Return the table of a CLIP that this package trains, given the size of its tokenizer's vocabulary."""
     return TrainedClipTable(
         **model.model_dump(),
-        text_vocab_size=text_vocab_size + N_SPECIALS,
+        text_vocab_size=text_vocab_size + N_SPECIAL_TOKENS,
         end_of_text=None,
         pixel_mean=list(PIXEL_MEAN),
         pixel_std=list(PIXEL_STD),
     )
 
 
-def build_clip(model: TrainedClipTable) -> Clip:
-    """Make a CLIP with fresh weights."""
-    sizes = model.model_dump()
-    return Clip(**{**sizes, "vision": Tower(**sizes["vision"]), "text": Tower(**sizes["text"])})
+@dataclass(frozen=True)
+class ModelKind:
+    """One kind of model.
+
+    table      its sizes, as `config.json` states them
+    build      a module with fresh weights, from such a table
+    recipe     what trains it; None where nothing here does
+    sizes_for  the table of the largest model that a recipe allows: a learnt vocabulary may come out smaller
+    """
+
+    table: type[ModelTable]
+    build: Callable[[Any], nn.Module]
+    recipe: type[Recipe] | None = None
+    sizes_for: Callable[[Any], ModelTable] | None = None
+
+
+MODEL_KINDS = {
+    "dvae": ModelKind(DVAEModelTable, build_dvae, DVAERecipe, lambda recipe: recipe.model),
+    "dvae-encoder": ModelKind(DVAEEncoderTable, build_dvae_encoder),
+    "transformer": ModelKind(
+        TrainedTransformerTable,
+        lambda table: build_transformer(table, table.text_vocab_size),
+        TransformerRecipe,
+        lambda recipe: TrainedTransformerTable(
+            **recipe.model.model_dump(), text_vocab_size=recipe.tokenizer.vocab_size
+        ),
+    ),
+    "clip": ModelKind(
+        TrainedClipTable,
+        build_clip,
+        ClipRecipe,
+        lambda recipe: trained_clip_table(recipe.model, recipe.tokenizer.vocab_size),
+    ),
+}
+
+
+def build_model(table: ModelTable) -> nn.Module:
+    """Build the model that a table describes, with fresh weights."""
+    return MODEL_KINDS[kind_of(table)].build(table)
+
+
+def largest_table(recipe: Recipe) -> ModelTable:
+    """Return the table of the model that a recipe trains, with the largest text vocabulary it allows."""
+    sizes_for = MODEL_KINDS[recipe.kind].sizes_for
+    assert sizes_for is not None, recipe.kind
+    return sizes_for(recipe)
 
 
 def load_dvae(path: Path | str) -> DiscreteVAE:
-    """Load the discrete VAE of a dVAE run or a model folder, or a transformer run's own copy.
+    """Load the discrete VAE of a dVAE run or a model folder, or the copy that a transformer's run keeps.
 
     Raises DalleError where there is none or it is damaged.
     """
     folder = dvae_model_dir(Path(path))
     model = read_model_table(folder)
+
     if isinstance(model, DVAEModelTable):
-        return load_module(partial(build_dvae, model), folder)
+        return read_model(folder, partial(build_dvae, model))
     if isinstance(model, DVAEEncoderTable):
         raise DalleError(
             f"{path} holds only the encoder of a dvae: its decoder is missing, so it can't draw",
@@ -90,60 +157,108 @@ def load_dvae(path: Path | str) -> DiscreteVAE:
 
 
 def load_dvae_encoder(path: Path | str) -> DVAEEncoder:
-    """Load what makes image tokens: a discrete VAE, or an encoder imported alone; raises like `load_dvae`."""
+    """Load what computes image tokens: a discrete VAE, or an encoder imported alone.
+
+    Raises DalleError like `load_dvae`.
+    """
     folder = dvae_model_dir(Path(path))
     model = read_model_table(folder)
-    return (
-        load_module(partial(build_dvae_encoder, model), folder)
-        if type(model) is DVAEEncoderTable
-        else load_dvae(path)
-    )
+    if type(model) is not DVAEEncoderTable:
+        return load_dvae(path)
+    return read_model(folder, partial(build_dvae_encoder, model))
 
 
 def dvae_checksum(path: Path | str) -> str:
     """Hash the encoder's weights, on which image tokens depend; raises DalleError where there are none."""
     digest = hashlib.sha256()
     with safe_open(dvae_model_dir(Path(path)) / WEIGHTS, "np") as file:
-        for name in sorted(name for name in file.keys() if name.startswith("encoder.")):  # noqa: SIM118  no mapping
+        names = file.keys()
+        for name in sorted(name for name in names if name.startswith("encoder.")):
             digest.update(name.encode())
             digest.update(file.get_tensor(name))
     return digest.hexdigest()
 
 
 def load_transformer(path: Path | str) -> Transformer:
-    """Load the transformer of a run, or of a model folder; raises DalleError likewise."""
+    """Load the transformer of a run or of a model folder; raises DalleError where there is none."""
     folder = model_dir(Path(path))
     model = read_model_table(folder)
     if not isinstance(model, TrainedTransformerTable):
         raise DalleError(f"{path} holds a {kind_of(model)}, not a transformer")
-    return load_module(partial(build_transformer, model, model.text_vocab_size), folder)
+    return read_model(folder, partial(build_transformer, model, model.text_vocab_size))
+
+
+def load_tokenizer(run: RunDir) -> Tokenizer:
+    """Load a run's copy of its tokenizer."""
+    return Tokenizer.load(run.tokenizer)
+
+
+class DalleParts(NamedTuple):
+    """Everything between a caption and its picture, as a transformer's run holds it.
+
+    checksum  SHA-256 over the files of all three parts
+    """
+
+    transformer: Transformer
+    dvae: DiscreteVAE
+    tokenizer: Tokenizer
+    checksum: str
+
+
+def load_dalle(run: Path) -> DalleParts:
+    """Load a transformer's run or export; raises DalleError where a part is missing or of another vocabulary."""
+    transformer, dvae, tokenizer = (
+        load_transformer(run),
+        load_dvae(run),
+        load_tokenizer(RunDir(run)),
+    )
+
+    sizes = (
+        ("text vocabulary", transformer.text_vocab_size, tokenizer.vocab_size),
+        ("token grid", transformer.grid_size, dvae.grid_size),
+        ("image vocabulary", transformer.image_vocab_size, dvae.vocab_size),
+    )
+    for name, expected, found in sizes:
+        if expected != found:
+            message = (
+                f"the parts of {run} don't belong together: {name} of {expected} and of {found}"
+            )
+            raise DalleError(message)
+
+    digest = hashlib.sha256()
+    for path in (model_dir(run) / WEIGHTS, dvae_model_dir(run) / WEIGHTS, RunDir(run).tokenizer):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return DalleParts(transformer, dvae, tokenizer, digest.hexdigest())
 
 
 def load_clip(path: Path | str) -> Clip:
-    """Load the CLIP of a `train-clip` run or its model folder, or a public checkpoint: a file, a folder, a hub's name.
+    """Load a CLIP from a `train-clip` run or model folder, or from a public checkpoint: a file, a folder, a hub's name.
 
-    Raises DalleError where there is none, it is damaged, of a kind not supported, or wants something run.
+    Raises DalleError where there is none, or it is damaged, of a kind that is not supported, or asks to run code.
     """
     place = find_clip(path)
     if not is_own_model(place):
         public = read_public_clip(place)
-        return _assign(public.table, public.weights, place)
+        return _assign_weights(public.table, public.weights, place)
+
     folder = model_dir(place)
     model = read_model_table(folder)
     if not isinstance(model, TrainedClipTable):
         raise DalleError(f"{path} holds a {kind_of(model)}, not a clip")
-    return _assign(model, read_weights(folder / WEIGHTS), folder / WEIGHTS)
+    return _assign_weights(model, read_weights(folder), folder / WEIGHTS)
 
 
 def load_clip_tokenizer(
     path: Path | str, clip: Clip, vocabulary: Path | None = None
 ) -> ClipTokenizer:
-    """Load what turns captions into the tokens of a CLIP at a path: its own files, or a vocabulary named.
+    """Load the tokenizer of a CLIP from its path, or from a vocabulary file.
 
-    Raises DalleError where it has none, or they don't belong together.
+    Raises DalleError where there is none, or it does not belong to the CLIP.
     """
     tokenizer = _read_vocabulary(vocabulary or find_vocabulary(find_clip(path)))
     end_of_text = clip.text_vocab_size - 1 if clip.end_of_text is None else clip.end_of_text
+
     if tokenizer.end_of_text != end_of_text:
         raise DalleError(
             f"{vocabulary or path} ends captions with token {tokenizer.end_of_text}, "
@@ -152,48 +267,50 @@ def load_clip_tokenizer(
         )
     if tokenizer.vocab_size > clip.text_vocab_size:
         raise DalleError(
-            f"{vocabulary or path} has {tokenizer.vocab_size} tokens, the CLIP of {path} knows {clip.text_vocab_size}",
+            f"{vocabulary or path} has {tokenizer.vocab_size} tokens, "
+            f"the CLIP of {path} knows {clip.text_vocab_size}",
             ANOTHER_CLIP,
         )
     return tokenizer
 
 
 def find_vocabulary(place: Path) -> Path:
-    """Find the file that says how the captions of a CLIP on disk are read; raises DalleError where there is none."""
+    """Return the vocabulary file of a CLIP on disk; raises DalleError where there is none."""
     for run in (RunDir(place), RunDir(place.parent)):  # a run, or the model folder in it
         if run.tokenizer.is_file():
             return run.tokenizer
+
     found = find_clip_vocabulary(place if place.is_dir() else place.parent)
     if found is None:
         raise DalleError(
             f"{place} has no vocabulary to read captions with",
-            f"put {MERGE_LISTS[0]} beside it, or give it with `--tokenizer`",
+            f"put {MERGE_LISTS[0]} next to it, or name the file with `--tokenizer`",
         )
     return found
 
 
 def _read_vocabulary(file: Path) -> ClipTokenizer:
-    """Read a public vocabulary, or the merges of a tokenizer of ours."""
+    """Read a public vocabulary, or the merges of a tokenizer that this package learnt."""
     is_own = file.name == RunDir(file.parent).tokenizer.name
     return own_clip_tokenizer(Tokenizer.load(file)) if is_own else read_clip_vocabulary(file)
 
 
 def find_clip(path: Path | str) -> Path:
-    """Find a CLIP on disk, or fetch it by its hub's name; raises DalleError where there is none."""
+    """Return where a CLIP lies on disk, after fetching it by its name on the hub if need be.
+
+    Raises DalleError where there is none.
+    """
     place = Path(path)
     if place.exists():
         return place
-    if (
-        place.parent != Path() and place.parent.exists()
-    ):  # what the hub calls an owner is a folder here
-        raise DalleError(
-            f"no such CLIP: {printable(str(path))}", f"there is {place.parent}, but not that in it"
-        )
+    if place.parent != Path() and place.parent.exists():  # a folder, not the hub's name of an owner
+        hint = f"{place.parent} exists, but has no {printable(place.name)}"
+        raise DalleError(f"no such CLIP: {printable(str(path))}", hint)
     return fetch_from_hub(str(path))
 
 
 def is_own_model(place: Path) -> bool:
-    """Whether a place is a run or a model folder of ours; others keep other things in a file of the same name."""
+    """Whether a place is a run or a model folder of this package; other tools have a `config.json`, too."""
     if not place.is_dir() or place.joinpath("model").is_dir():
         return place.is_dir()
     try:
@@ -202,26 +319,20 @@ def is_own_model(place: Path) -> bool:
         return RunDir(place).is_run
 
 
-def load_tokenizer(run: RunDir) -> Tokenizer:
-    """Load a run's own copy of its tokenizer."""
-    return Tokenizer.load(run.tokenizer)
-
-
-def _assign(model: TrainedClipTable, weights: dict[str, Tensor], source: Path) -> Clip:
-    """Make a CLIP of weights, in fp32 as they are; what does not fit is neither copied nor converted first."""
+def _assign_weights(model: TrainedClipTable, weights: dict[str, Tensor], source: Path) -> Clip:
+    """Build a CLIP around weights in fp32; shapes are checked before anything is copied or converted."""
     try:
         with torch.device("meta"):
             clip = build_clip(model)
-        expected = {name: list(tensor.shape) for name, tensor in clip.state_dict().items()}
-        check_fit(expected, {name: list(tensor.shape) for name, tensor in weights.items()}, source)
-        clip.load_state_dict(
-            {name: _in_fp32(name, weights[name], source) for name in expected}, assign=True
-        )
+        expected = shapes_of(clip.state_dict())
+        check_shapes_match(expected, shapes_of(weights), source)
+        in_fp32 = {name: _in_fp32(name, weights[name], source) for name in expected}
+        clip.load_state_dict(in_fp32, assign=True)
     except (
         RuntimeError,
         TypeError,
         ValueError,
-    ) as error:  # torch has all three for sizes that no number holds
+    ) as error:  # torch raises all three for absurd sizes
         reason = str(error).partition("\n")[0]
         raise DalleError(f"{source} does not hold a CLIP: {reason}") from error
     return clip.eval().requires_grad_(False)
@@ -230,7 +341,8 @@ def _assign(model: TrainedClipTable, weights: dict[str, Tensor], source: Path) -
 def _in_fp32(name: str, weight: Tensor, source: Path) -> Tensor:
     if not weight.is_floating_point():
         kind = str(weight.dtype).removeprefix("torch.")
-        raise DalleError(
+        message = (
             f"{source} does not hold a CLIP: {name} is of type {kind}, not of a floating-point type"
         )
+        raise DalleError(message)
     return weight.float().contiguous()

@@ -408,4 +408,4 @@ def test_mistyped_path_is_not_asked_of_the_hub(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DalleError, match="no such CLIP: runs/clp") as caught:
         load_clip("runs/clp")
-    assert "there is runs, but not that in it" in caught.value.hint
+    assert "runs exists, but has no" in caught.value.hint

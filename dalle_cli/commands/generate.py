@@ -32,7 +32,7 @@ from dalle_cli.runtime.distributed import World, init_process_group
 from dalle_cli.runtime.precision import DTYPES, Precision, apply_precision
 from dalle_cli.scoring.clip_scorer import load_clip_scorer
 from dalle_cli.storage.atomic import exclusive_lock
-from dalle_cli.storage.job_folder import begin_job, check_same, recorded_job
+from dalle_cli.storage.job_folder import JobFolder
 from dalle_cli.storage.run_dir import GRID, MANIFEST, WEIGHTS, RunDir, dvae_model_dir, model_dir
 from dalle_cli.untrusted import printable
 from dalle_cli.viz import half_blocks
@@ -75,23 +75,16 @@ def generate(options: GenerateOptions, terminal: Terminal) -> None:
 
     The same command goes on with a folder it did not finish, in another number of processes if need be.
     """
-    recorded = recorded_job(options.out) if options.out is not None else None
-    precision = (
-        (recorded or {}).get("precision", "auto")
-        if options.precision == "auto"
-        else options.precision
-    )
-    device, precision = open_device(options.device, precision)
+    folder = JobFolder.open(options.out)
+    choice = folder.recall_choice("precision", options.precision)
+    device, precision = open_device(options.device, choice)
     with init_process_group(device) as world:
-        job = plan(options, recorded or {}, world, world.broadcast(precision), terminal)
+        job = plan(options, folder.recorded or {}, world, world.broadcast(precision), terminal)
         description = describe(options, job)
-        if recorded is not None:
-            check_same(
-                options.out, recorded, dict.fromkeys(recorded) | description
-            )  # in all processes, told by one
+        folder.check(description, is_complete=True)  # on every rank
         if world.is_main:
             out = make_folder(options)
-            begin_job(out, description)
+            JobFolder(out, folder.recorded).begin(description)
             draw(job, OutputFolder(world.broadcast(out), job.settings), options, terminal)
         else:
             out = world.broadcast(None)
@@ -231,13 +224,15 @@ def choose_ranking(
         return rank_by_perplexity(pipeline.transformer)
     if options.clip is None:
         return None
-    clip = load_clip_scorer(options.clip, options.tokenizer, pipeline.device, precision)
+    scorer = load_clip_scorer(
+        options.clip, options.tokenizer, device=pipeline.device, precision=precision
+    )
     for caption in dict.fromkeys(options.captions):
-        if clip.scorer.cuts(caption):
+        if scorer.is_truncated(caption):
             terminal.warn(
-                f"caption cut to CLIP's {clip.scorer.clip.text_len} tokens: {printable(caption)[:60]}…"
+                f"caption cut to CLIP's {scorer.clip.text_len} tokens: {printable(caption)[:60]}…"
             )
-    return rank_by_clip(clip.scorer, clip.identity, options.captions)
+    return rank_by_clip(scorer, scorer.identity, options.captions)
 
 
 def describe(options: GenerateOptions, job: GenerationJob) -> dict[str, Any]:

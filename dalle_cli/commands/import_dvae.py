@@ -2,14 +2,11 @@
 
 from pathlib import Path
 
-import torch
-
 from dalle_cli.config import kind_of
 from dalle_cli.console import Terminal
 from dalle_cli.interop.openai_dvae import read_openai_dvae
-from dalle_cli.runtime.distributed import single_process
+from dalle_cli.storage.model_folder import write_model
 from dalle_cli.storage.run_dir import RunDir, check_new_folder
-from dalle_cli.training.checkpoint import save_model
 
 
 def import_dvae(encoder: Path, decoder: Path | None, run: Path, terminal: Terminal) -> None:
@@ -19,7 +16,7 @@ def import_dvae(encoder: Path, decoder: Path | None, run: Path, terminal: Termin
     public = read_openai_dvae(encoder, decoder)
     kind = kind_of(public.table)
     config = {"kind": kind, "model": public.table.model_dump()}
-    save_model(RunDir(run).model, config, public.weights, single_process(torch.device("cpu")))
+    write_model(RunDir(run).model, config, public.weights)
     if decoder is None:
         terminal.say("an encoder alone makes image tokens and draws nothing")
         terminal.say(f"next: dalle data encode SRC --dvae {run} --out DIR")

@@ -20,11 +20,11 @@ from dalle_cli.data.picture_lists import ListedPicture, list_pictures
 from dalle_cli.data.sources.captions import clean_captions
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.runtime.devices import explain_out_of_memory, open_device
-from dalle_cli.scoring.clip_scorer import ClipScorer, LoadedClip, load_clip_scorer
+from dalle_cli.scoring.clip_scorer import ClipScorer, load_clip_scorer
 from dalle_cli.scoring.embedding_cache import EmbeddingCache
 from dalle_cli.scoring.embeddings import Embedded, embed_files
 from dalle_cli.storage.atomic import atomic_write, exclusive_lock
-from dalle_cli.storage.job_folder import begin_job, check_same, recorded_job
+from dalle_cli.storage.job_folder import JobFolder
 from dalle_cli.storage.run_dir import GRID, SCORES, SCORES_TABLE, cache_file
 from dalle_cli.untrusted import SURROGATE, printable
 from dalle_cli.viz import GRID_PICTURES, captioned_rows, labelled_grid
@@ -66,36 +66,31 @@ def rerank(options: RerankOptions, terminal: Terminal) -> None:
     CLIP sees a picture turned upright as its EXIF says, with transparency on white, and of a long one the middle. An
     unreadable picture is marked in the tables, and in the end raises DalleError, when all else is written.
     """
-    recorded = recorded_job(options.out) if options.out is not None else None
+    folder = JobFolder.open(options.out)
     pictures = with_captions(list_others(options.pictures, options.out), options.caption)
-    precision = (
-        (recorded or {}).get("precision", "auto")
-        if options.precision == "auto"
-        else options.precision
-    )
-    device, precision = open_device(options.device, precision)
-    clip = load_clip_scorer(options.clip, options.tokenizer, device, precision)
+    choice = folder.recall_choice("precision", options.precision)
+    device, precision = open_device(options.device, choice)
+    scorer = load_clip_scorer(options.clip, options.tokenizer, device=device, precision=precision)
     job = {
         "command": "rerank",
         "captions": list(dict.fromkeys(picture.caption for picture in pictures)),
-        "clip": clip.identity,
+        "clip": scorer.identity,
         "precision": precision,
         "top_k": options.top_k,
     }
-    if recorded is not None:
-        check_same(options.out, recorded, job)
-    warn_of_cut_captions(pictures, clip.scorer, terminal)
+    folder.check(job)
+    warn_of_cut_captions(pictures, scorer, terminal)
     terminal.say(
         f"comparing {len(pictures):,} pictures"
         + (f", writing {options.out}" if options.out else "")
     )
     with explain_out_of_memory():
         found = embed(
-            pictures, clip, precision, options.batch_size or BATCH_SIZE[device.type], terminal
+            pictures, scorer, precision, options.batch_size or BATCH_SIZE[device.type], terminal
         )
-        scores = rank(pictures, found, clip.scorer)
+        scores = rank(pictures, found, scorer)
     if options.out is not None:
-        begin_job(options.out, {**job, "pictures": fingerprint(pictures, found)})
+        folder.begin({**job, "pictures": fingerprint(pictures, found)})
         with exclusive_lock(options.out):
             scores = write(scores, options.out, options.top_k)
     report(scores, options, terminal)
@@ -123,20 +118,20 @@ def lies_in(file: Path, folder: str) -> bool:
 
 def embed(
     pictures: list[ListedPicture],
-    clip: LoadedClip,
+    scorer: ClipScorer,
     precision: str,
     batch_size: int,
     terminal: Terminal,
 ) -> list[Embedded]:
     """Embed the pictures with the help of the user's cache; say so where it is of none."""
-    model = f"{clip.checksum} {precision} {CLIP_SQUARE_VERSION}"
-    width = clip.scorer.clip.text_projection.shape[1]
+    model = f"{scorer.checksum} {precision} {CLIP_SQUARE_VERSION}"
+    width = scorer.clip.text_projection.shape[1]
     with (
         closing(EmbeddingCache(cache_file(), model, width)) as cache,
         terminal.progress(len(pictures), 0, "picture") as line,
     ):
         found = embed_files(
-            [picture.path for picture in pictures], clip.scorer, cache, batch_size, line.advance
+            [picture.path for picture in pictures], scorer, cache, batch_size, line.advance
         )
     if cache.problem is not None:
         terminal.warn(f"embeddings are not kept: {printable(cache.problem)}")
@@ -148,7 +143,7 @@ def warn_of_cut_captions(
 ) -> None:
     """Say which captions are longer than CLIP can read."""
     for caption in dict.fromkeys(picture.caption for picture in pictures):
-        if scorer.cuts(caption):
+        if scorer.is_truncated(caption):
             terminal.warn(
                 f"caption cut to {scorer.clip.text_len} tokens: {printable(caption)[:60]}…"
             )

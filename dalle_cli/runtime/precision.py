@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dalle_cli.errors import UsageError
+from dalle_cli.runtime.mixins import extend_class
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -46,8 +47,7 @@ def apply_precision(model: MixedPrecisionModel, precision: Precision, device: to
     if precision == "fp32":
         return
     for part in model.half_precision_modules():
-        plain = type(part)
-        part.__class__ = type(f"SixteenBit{plain.__name__}", (_SixteenBit, plain), {})
+        extend_class(part, _SixteenBit)
         part.arithmetic = device.type, DTYPES[precision]
 
 

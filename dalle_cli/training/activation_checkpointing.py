@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dalle_cli.runtime.mixins import extend_class
+
 
 def checkpoint_activations(branches: Iterable[nn.Module]) -> None:
     """Let branches keep nothing but their input between forward and backward, in place.
@@ -18,8 +20,7 @@ def checkpoint_activations(branches: Iterable[nn.Module]) -> None:
     Results and gradients stay the same to the last bit. A branch draws no random numbers.
     """
     for branch in branches:
-        plain = type(branch)
-        branch.__class__ = type(f"Recomputed{plain.__name__}", (_Recomputed, plain), {})
+        extend_class(branch, _Recomputed)
 
 
 class _Recomputed(nn.Module):

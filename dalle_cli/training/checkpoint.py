@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -29,8 +30,8 @@ from dalle_cli.storage.atomic import (
     sync_to_disk,
     write_sealed,
 )
-from dalle_cli.storage.lazy_tensors import Stored
-from dalle_cli.storage.model_folder import on_cpu, tensor_bytes, write_model
+from dalle_cli.storage.lazy_tensors import Gathered, Stored
+from dalle_cli.storage.model_folder import write_model
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.engines.engine import EngineState
 
@@ -215,6 +216,20 @@ def save_model(
     with world.main_first() as is_ours:
         if is_ours:
             write_model(folder, config, own)
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Count the bytes of each tensor; those that are gathered on request are not gathered for that."""
+    if isinstance(tensors, Gathered):
+        return {
+            name: shape.numel() * torch.float32.itemsize for name, shape in tensors.shapes.items()
+        }
+    return {name: tensor.nbytes for name, tensor in tensors.items()}
+
+
+def on_cpu(tensor: Tensor) -> Tensor:
+    """Return a tensor as safetensors stores it: contiguous, on the CPU."""
+    return tensor.detach().cpu().contiguous()
 
 
 def _valid_loss(path: Path) -> float:

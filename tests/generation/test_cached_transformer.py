@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from dalle_cli.generation.cached_transformer import (
-    KVCache,
     CachedTransformer,
+    KVCache,
     distinct_captions,
     kv_cache_bytes,
 )

@@ -8,14 +8,14 @@ import torch
 
 from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.errors import DalleError
-from dalle_cli.scoring.clip_scorer import LoadedClip, load_clip_scorer
+from dalle_cli.scoring.clip_scorer import ClipScorer, load_clip_scorer
 from dalle_cli.storage.run_dir import RunDir
 
 LEARNERS = {"youtokentome": "tokenizers", "tokenizers": "youtokentome"}
 
 
-def opened(path: Path, vocabulary: Path | None = None) -> LoadedClip:
-    return load_clip_scorer(str(path), vocabulary, torch.device("cpu"), "fp32")
+def opened(path: Path, vocabulary: Path | None = None) -> ClipScorer:
+    return load_clip_scorer(str(path), vocabulary, device=torch.device("cpu"), precision="fp32")
 
 
 def test_scores_depend_on_the_vocabulary_and_embeddings_do_not(

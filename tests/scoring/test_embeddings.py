@@ -18,7 +18,7 @@ from dalle_cli.data.images import decode_image
 from dalle_cli.models.clip import Clip, Tower
 from dalle_cli.scoring.clip_scorer import ClipScorer
 from dalle_cli.scoring.embedding_cache import EmbeddingCache
-from dalle_cli.scoring.embeddings import Embedded, prefetch, checksum_of, embed_files
+from dalle_cli.scoring.embeddings import Embedded, checksum_of, embed_files, prefetch
 
 WIDTH = 8
 PIXEL_MEAN, PIXEL_STD = (0.1, 0.5, 0.7), (0.2, 0.3, 0.4)

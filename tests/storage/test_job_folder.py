@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.storage.job_folder import begin_job, recorded_job
+from dalle_cli.storage.job_folder import SCHEMA, JobFolder
 
 JOB = {
     "command": "paint",
@@ -15,6 +15,14 @@ JOB = {
     "sizes": (3, 4),
     "top": {"k": None},
 }
+
+
+def begin_job(folder: Path, job: dict) -> None:
+    JobFolder.open(folder).begin(job)
+
+
+def recorded_job(folder: Path) -> object:
+    return JobFolder.open(folder).recorded
 
 
 @pytest.mark.parametrize("is_there", [False, True])
@@ -25,7 +33,7 @@ def test_folder_that_is_new_or_empty_is_begun(is_there: bool, tmp_path: Path) ->
     assert recorded_job(folder) is None and folder.exists() == is_there
     begin_job(folder, JOB)
     assert [path.name for path in folder.iterdir()] == ["job.json"]
-    assert recorded_job(folder) == json.loads(json.dumps(JOB))
+    assert recorded_job(folder) == {"schema": SCHEMA, **json.loads(json.dumps(JOB))}
 
 
 def test_same_job_goes_on_and_touches_nothing(tmp_path: Path, tree: Callable) -> None:
@@ -84,3 +92,34 @@ def test_description_that_is_a_folder_belongs_to_someone_else(tmp_path: Path) ->
     (tmp_path / "job.json").mkdir()
     with pytest.raises(UsageError, match="already holds something"):
         recorded_job(tmp_path)
+
+
+def test_job_of_another_format_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text('{"command": "paint", "decode_width": 8}')
+    with pytest.raises(DalleError, match=r"job\.json is of format 1, this version of dalle reads"):
+        JobFolder.open(tmp_path)
+
+
+def test_choices_are_recalled_from_the_job_a_folder_was_begun_for(tmp_path: Path) -> None:
+    fresh = JobFolder.open(tmp_path / "out")
+    assert fresh.recall("sizes", 7) == 7
+    assert fresh.recall_choice("precision", "auto") == "auto"
+    fresh.begin({**JOB, "precision": "bf16"})
+    begun = JobFolder.open(tmp_path / "out")
+    assert begun.recall("sizes", 7) == [3, 4] and begun.recall("seed", 7) == 7
+    assert begun.recall_choice("precision", "auto") == "bf16"
+    assert begun.recall_choice("precision", "fp32") == "fp32"
+
+
+def test_job_known_in_part_is_compared_by_what_is_known(tmp_path: Path) -> None:
+    begin_job(tmp_path / "out", JOB)
+    folder = JobFolder.open(tmp_path / "out")
+    folder.check({"command": "paint", "sizes": (3, 4)})
+    with pytest.raises(UsageError, match="with other sizes"):
+        folder.check({"command": "paint", "sizes": (3, 5)})
+
+
+def test_command_without_a_folder_recalls_nothing_and_fits_any_job() -> None:
+    folder = JobFolder.open(None)
+    folder.check(JOB)
+    assert folder.recall("sizes", 1) == 1

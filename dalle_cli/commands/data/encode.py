@@ -28,7 +28,7 @@ from dalle_cli.runtime.devices import explain_out_of_memory, open_device
 from dalle_cli.runtime.precision import apply_precision
 from dalle_cli.scoring.embeddings import prefetch
 from dalle_cli.storage.atomic import exclusive_lock
-from dalle_cli.storage.job_folder import begin_job, recorded_job
+from dalle_cli.storage.job_folder import JobFolder
 from dalle_cli.untrusted import printable
 
 
@@ -60,13 +60,11 @@ def data_encode(options: EncodeOptions, terminal: Terminal) -> None:
 
     Bad samples are told, recorded and left out. Raises DalleError for what a user can cause.
     """
-    recorded = recorded_job(options.out) or {}
+    folder = JobFolder.open(options.out)
     source = open_dataset(options.data, captions_required=True)
     terminal.warn_about(source.problems)
-    precision = (
-        recorded.get("precision", "auto") if options.precision == "auto" else options.precision
-    )
-    device, precision = open_device(options.device, precision)
+    choice = folder.recall_choice("precision", options.precision)
+    device, precision = open_device(options.device, choice)
     dvae = load_dvae_encoder(options.dvae).to(device, memory_format=torch.channels_last)
     apply_precision(dvae, precision, device)
     encoding = Encoding(
@@ -76,10 +74,7 @@ def data_encode(options: EncodeOptions, terminal: Terminal) -> None:
         vocab_size=dvae.vocab_size,
         copies=options.copies,
     )
-    begin_job(
-        options.out,
-        {"command": "data encode", "data": source.fingerprint(), **encoding.model_dump()},
-    )
+    folder.begin({"command": "data encode", "data": source.fingerprint(), **encoding.model_dump()})
     shards = [
         range(len(source))[start : start + SHARD_SAMPLES]
         for start in range(0, len(source), SHARD_SAMPLES)

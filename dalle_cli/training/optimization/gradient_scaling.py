@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dalle_cli.runtime.mixins import extend_class
 from dalle_cli.training.metric_log import Metrics
 
 # in thousandths of a power of two, one of which is the growth of an update without overflow
@@ -99,8 +100,7 @@ def scale_gradients(
 
 def _scale_branch(branch: nn.Module, scale: Tensor, overflowed: Tensor) -> None:
     """Swap the class of a branch: unlike a wrapper around it, that renames no parameter and survives a deep copy."""
-    plain = type(branch)
-    branch.__class__ = type(f"Scaled{plain.__name__}", (_Scaled, plain), {})
+    extend_class(branch, _Scaled)
     branch.gradient_scale = scale
     for parameter in branch.parameters():
         if parameter.requires_grad:  # a model loaded for inference has none that does
