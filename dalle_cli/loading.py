@@ -213,6 +213,19 @@ def load_dalle(run: Path) -> DalleParts:
         load_tokenizer(RunDir(run)),
     )
 
+    check_parts_match(transformer, dvae, tokenizer, run=run)
+
+    digest = hashlib.sha256()
+    for path in (model_dir(run) / WEIGHTS, dvae_model_dir(run) / WEIGHTS, RunDir(run).tokenizer):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return DalleParts(transformer, dvae, tokenizer, digest.hexdigest())
+
+
+def check_parts_match(
+    transformer: Transformer, dvae: DiscreteVAE, tokenizer: Tokenizer, *, run: Path
+) -> None:
+    """Raise DalleError unless a run's transformer has its tokenizer's vocabulary and its dVAE's grid and vocabulary."""
     sizes = (
         ("text vocabulary", transformer.text_vocab_size, tokenizer.vocab_size),
         ("token grid", transformer.grid_size, dvae.grid_size),
@@ -224,12 +237,6 @@ def load_dalle(run: Path) -> DalleParts:
                 f"the parts of {run} don't belong together: {name} of {expected} and of {found}"
             )
             raise DalleError(message)
-
-    digest = hashlib.sha256()
-    for path in (model_dir(run) / WEIGHTS, dvae_model_dir(run) / WEIGHTS, RunDir(run).tokenizer):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return DalleParts(transformer, dvae, tokenizer, digest.hexdigest())
 
 
 def load_clip(path: Path | str) -> Clip:

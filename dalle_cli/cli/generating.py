@@ -115,90 +115,100 @@ def generate(
 
     Example: dalle generate runs/dalle "a small red circle at the top left" -n 64 --clip runs/clip --best 8
     """
-    _check_ranking(n, clip, tokenizer, rank, best, keep_all)
-    for name, value in (("--temperature", temperature), ("--guidance", guidance)):
-        if not math.isfinite(value):
-            raise typer.BadParameter(f"{value} is not a number to reckon with", param_hint=name)
+    _check_ranking(n, clip, tokenizer=tokenizer, rank=rank, best=best, keep_all=keep_all)
     box = _check_image(image, keep_rows, redraw)
-    if not 0 < top_p <= 1:
-        raise typer.BadParameter(f"{top_p} is not above 0 and at most 1", param_hint="--top-p")
-    if batch_size != "auto" and not (batch_size.isdecimal() and int(batch_size) > 0):
-        raise typer.BadParameter(
-            f"{batch_size} is neither auto nor a number above 0", param_hint="--batch-size"
-        )
+    _check_sampling(temperature, guidance, top_p)
+    n_together = _batch_size(batch_size)
+
     if gpus is not None and gpus > 1 and prompts == "-":
-        raise typer.BadParameter(
-            "the standard input can't be read by several processes", param_hint="--prompts"
-        )
+        message = "standard input can't be read by several processes"
+        raise typer.BadParameter(message, param_hint="--prompts")
     if gpus is not None:
-        model_dir(run)  # where there is none, it is told once
+        model_dir(run)  # a missing run is reported once, not by every process
     if launch_workers(gpus):
         return
-    from dalle_cli.commands.generate import GenerateOptions
-    from dalle_cli.commands.generate import generate as command
+
+    from dalle_cli.commands.generate import GenerateOptions, run_generate
     from dalle_cli.generation.image_prompt import Box, ImagePrompt
     from dalle_cli.generation.prompts import read_captions
+    from dalle_cli.generation.ranking import RankingOptions
     from dalle_cli.generation.sampling import SamplingSettings
 
+    redrawn = None if box is None else Box(*box)
     options = GenerateOptions(
         run=run,
         captions=read_captions(captions or [], prompts),
         n=n,
-        sampling=SamplingSettings(temperature, top_k, top_p, guidance),
-        image=None
-        if image is None
-        else ImagePrompt(image, keep_rows, None if box is None else Box(*box)),
         seed=seed,
-        batch_size=0 if batch_size == "auto" else int(batch_size),
-        clip=clip,
-        tokenizer=tokenizer,
-        by_perplexity=rank is not None,
-        best=best,
-        keep_all=keep_all,
+        sampling=SamplingSettings(temperature, top_k, top_p, guidance),
+        image=None if image is None else ImagePrompt(image, keep_rows, redrawn),
+        ranking=RankingOptions(clip, tokenizer, rank is not None, best, keep_all),
+        batch_size=n_together,
         device=device,
         precision=precision or "auto",
         out=out,
         show=show,
     )
-    command(options, Terminal(quiet, as_json))
+    run_generate(options, Terminal(quiet, as_json))
+
+
+def _check_sampling(temperature: float, guidance: float, top_p: float) -> None:
+    for name, value in (("--temperature", temperature), ("--guidance", guidance)):
+        if not math.isfinite(value):
+            raise typer.BadParameter(f"must be finite: {value}", param_hint=name)
+    if not 0 < top_p <= 1:
+        raise typer.BadParameter(f"must be above 0 and at most 1: {top_p}", param_hint="--top-p")
+
+
+def _batch_size(text: str) -> int:
+    """Parse `auto`, as 0, or a positive number."""
+    if text == "auto":
+        return 0
+    if not (text.isdecimal() and int(text) > 0):
+        message = f"must be auto or a number above 0: {text}"
+        raise typer.BadParameter(message, param_hint="--batch-size")
+    return int(text)
 
 
 def _check_ranking(
-    n: int, clip: str | None, tokenizer: Path | None, rank: str | None, best: int, keep_all: bool
+    n: int,
+    clip: str | None,
+    *,
+    tokenizer: Path | None,
+    rank: str | None,
+    best: int,
+    keep_all: bool,
 ) -> None:
     if rank not in (None, "perplexity"):
-        raise typer.BadParameter(
-            f"{rank} is not perplexity; to rank by a CLIP, give --clip", param_hint="--rank"
-        )
+        message = f"must be perplexity: {rank}; to rank by a CLIP, give --clip"
+        raise typer.BadParameter(message, param_hint="--rank")
     if clip is not None and rank is not None:
-        raise typer.BadParameter(
-            "pictures are ranked by --clip or by --rank, not by both", param_hint="--rank"
-        )
+        message = "pictures are ranked by --clip or by --rank, not by both"
+        raise typer.BadParameter(message, param_hint="--rank")
     if tokenizer is not None and clip is None:
-        raise typer.BadParameter(
-            "it is CLIP's vocabulary, and there is no --clip", param_hint="--tokenizer"
-        )
+        message = "it is CLIP's vocabulary, and there is no --clip"
+        raise typer.BadParameter(message, param_hint="--tokenizer")
+
     if best > n:
         raise typer.BadParameter(f"{best} of {n} pictures can't be kept", param_hint="--best")
     if (best or keep_all) and clip is None and rank is None:
-        raise typer.BadParameter(
-            "nothing says which are the best: give --clip or --rank",
-            param_hint="--best / --keep-all",
-        )
+        message = "nothing says which are the best: give --clip or --rank"
+        raise typer.BadParameter(message, param_hint="--best / --keep-all")
 
 
 def _check_image(image: Path | None, keep_rows: int | None, redraw: str | None) -> list[int] | None:
-    """Read the four numbers of a box, if there is one."""
+    """Parse the four numbers of a box, if there is one."""
     if image is None and (keep_rows is not None or redraw is not None):
         raise typer.BadParameter("there is no --image", param_hint="--keep-rows / --redraw")
     if keep_rows is not None and redraw is not None:
-        raise typer.BadParameter(
-            "either rows are kept or a box is redrawn, not both", param_hint="--redraw"
-        )
+        message = "either rows are kept or a box is redrawn, not both"
+        raise typer.BadParameter(message, param_hint="--redraw")
+
     if redraw is None:
         return None
     if not re.fullmatch(r"\d{1,4}(,\d{1,4}){3}", redraw, re.ASCII):
-        raise typer.BadParameter(f"{redraw} is not four numbers, as 4,0,4,8", param_hint="--redraw")
+        message = f"must be four numbers such as 4,0,4,8: {redraw}"
+        raise typer.BadParameter(message, param_hint="--redraw")
     return [int(number) for number in redraw.split(",")]
 
 

@@ -1,12 +1,16 @@
-"""From captions to pictures with a trained transformer: tokenized, sampled, decoded, so many side by side.
+"""DALL-E as a pipeline (Ramesh et al. 2021, section 2).
 
-Knows nothing of files, nor of which pictures are worth keeping.
+Captions are tokenized, image tokens sampled and pictures decoded. Knows nothing of files, apart
+from the run it is opened from, or of which pictures are worth keeping.
 """
 
 import itertools
+import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,90 +18,231 @@ from torch import Tensor
 from dalle_cli.data.images import to_image
 from dalle_cli.data.preprocessing import pad_tokens
 from dalle_cli.data.tokenizer import Tokenizer
-from dalle_cli.errors import DalleError
+from dalle_cli.generation.cached_transformer import kv_cache_bytes
+from dalle_cli.generation.image_prompt import ImagePrompt, keep_tokens
 from dalle_cli.generation.pipeline import BatchSizes, Candidate, GeneratedBatch
 from dalle_cli.generation.sampling import Sampler, SamplingSettings, candidate_uniforms
+from dalle_cli.loading import load_dalle
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.models.transformer import Transformer
+from dalle_cli.runtime.precision import DTYPES, Precision, apply_precision
+from dalle_cli.storage.run_dir import RunDir
+from dalle_cli.untrusted import printable
+
+FP32_BYTES = 4
+SAMPLING_BYTES_PER_LOGIT = 64  # guided and unguided logits, probabilities, bisection, sums in fp64
+SAMPLING_VALUES_PER_SLOT = 32  # times the width: what a block normalises, fuses, expands, in fp32
+DECODING_VALUES_PER_PIXEL = (
+    8  # times the last channels: twice as many come in, a ReLU, a new layout
+)
+CAPTION_SHOWN = 60  # characters of a caption in a warning
+
+
+@dataclass(frozen=True)
+class TokenBatch(GeneratedBatch):
+    """A generated batch with its tokens, from which a likelihood can be computed.
+
+    text_tokens   int64 [B, T], -1 after the caption
+    image_tokens  int64 [B, I]
+    """
+
+    text_tokens: Tensor
+    image_tokens: Tensor
 
 
 @dataclass(frozen=True)
 class DallePipeline:
-    """Everything between a caption and its picture."""
+    """A transformer, a discrete VAE and a tokenizer on a device, and how tokens are sampled.
+
+    dtype        of the arithmetic in the transformer's residual branches
+    kept_tokens  int64 [I]: tokens that all pictures share, -1 where one is to be sampled; None: all
+                 are sampled knows_empty_caption whether the transformer was trained with empty
+                 captions, which guidance compares with
+    settings     what a picture's record says of all this
+    """
 
     transformer: Transformer
     dvae: DiscreteVAE
     tokenizer: Tokenizer
     device: torch.device
-    dtype: torch.dtype = torch.float32  # of the transformer's branches
-    is_compiled: bool = False  # what draws a token; for many batches
+    dtype: torch.dtype = torch.float32
+    seed: int = 0
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    kept_tokens: Tensor | None = None
+    is_compiled: bool = False
+    knows_empty_caption: bool = True
+    settings: dict[str, Any] = field(default_factory=dict)
 
-    def check(self, run: Path) -> None:
-        """Raise DalleError unless the three parts of a run speak the same tokens."""
-        reads = (
-            self.transformer.text_vocab_size,
-            self.transformer.grid_size,
-            self.transformer.image_vocab_size,
+    @classmethod
+    def open(
+        cls,
+        run: Path,
+        *,
+        device: torch.device,
+        precision: Precision,
+        sampling: SamplingSettings,
+        seed: int,
+        image: ImagePrompt | None = None,
+    ) -> "DallePipeline":
+        """Load a run's transformer, dVAE and tokenizer onto a device.
+
+        image  a picture whose tokens are kept in part
+
+        Raises DalleError where a part is missing or does not belong to the others, and UsageError
+        where nothing of the picture could be kept or sampled.
+        """
+        transformer, dvae, tokenizer, checksum = load_dalle(run)
+        for model in (transformer.to(device), dvae.to(device)):
+            apply_precision(model, precision, device)
+
+        kept = None if image is None else keep_tokens(image, dvae)
+        settings = {
+            "seed": seed,
+            **asdict(sampling),
+            "device": device.type,
+            "precision": precision,
+            "model": checksum,
+            **(kept.record if kept else {}),
+        }
+        return cls(
+            transformer=transformer,
+            dvae=dvae,
+            tokenizer=tokenizer,
+            device=device,
+            dtype=DTYPES.get(precision, torch.float32),
+            seed=seed,
+            sampling=sampling,
+            kept_tokens=kept.tokens if kept else None,
+            knows_empty_caption=_caption_dropout(run) != 0,
+            settings=settings,
         )
-        speaks = (self.tokenizer.vocab_size, self.dvae.grid_size, self.dvae.vocab_size)
-        names = ("text vocabulary", "token grid", "image vocabulary")
-        for name, read, spoken in zip(names, reads, speaks, strict=True):
-            if read != spoken:
-                raise DalleError(
-                    f"the parts of {run} don't belong together: {name} of {read} and of {spoken}"
-                )
+
+    def compiled(self, *, is_compiled: bool) -> "DallePipeline":
+        """Return the same pipeline with the sampling step compiled, or not."""
+        return replace(self, is_compiled=is_compiled)
 
     def text_tokens(self, captions: list[str]) -> Tensor:
-        """Encode captions: int64 [B, T], -1 after each."""
+        """Encode captions: int64 [B, T], -1 after each caption."""
         rows = [
             pad_tokens(self.tokenizer.encode(caption), self.transformer.text_len)
             for caption in captions
         ]
-        return torch.stack([torch.from_numpy(row) for row in rows]).to(self.device)
+        return torch.stack([torch.from_numpy(row) for row in rows]).to(self.device)  # [B, T]
 
     def generate(
-        self,
-        candidates: list[Candidate],
-        places: Sequence[int],
-        widths: BatchSizes,
-        seed: int,
-        settings: SamplingSettings,
-        kept: Tensor | None = None,
-    ) -> Iterator[GeneratedBatch]:
-        """Draw the candidates at these places, in order; `kept` int64 [I] has tokens of all, -1 to be drawn.
+        self, candidates: Sequence[Candidate], positions: Sequence[int], sizes: BatchSizes
+    ) -> Iterator[TokenBatch]:
+        """Generate the candidates at these positions, in order.
 
-        Batches begin at multiples of their width, have others drawn with what is wanted of them, and a short one is
-        filled up, so that a picture does not depend on which others are wanted.
+        Batches start at multiples of their size. Candidates that were not asked for are sampled all
+        the same, and a short batch is filled up, since the last bits of a multiplication depend on
+        its shape and on its other rows.
         """
-        n_tokens, width = self.transformer.image_len, widths.sampling
-        wanted = set(places)
-        if not wanted:
+        size, requested = sizes.sampling, set(positions)
+        if not requested:
             return
+
         sampler = Sampler(
             self.transformer,
-            settings,
+            self.sampling,
             self.dtype,
-            compiled_batch_size=width if self.is_compiled else 0,
+            compiled_batch_size=size if self.is_compiled else 0,
         )
-        for first in sorted({place - place % width for place in wanted}):
-            batch = candidates[first : first + width]
-            others = itertools.cycle(
-                candidates
-            )  # from the first on, so that captions come in rows of equally many
-            filled = batch + list(itertools.islice(others, width - len(batch)))
-            rows = [candidate_uniforms(seed, c.caption, [c.number], n_tokens) for c in filled]
-            text_tokens = self.text_tokens([c.caption for c in filled])
-            image_tokens = sampler.sample(text_tokens, torch.cat(rows), kept)
-            for at in range(0, width, widths.decoding):
-                own = slice(at, at + widths.decoding)
-                asked = [i for i in range(len(filled[own])) if first + at + i in wanted]
-                if asked:
-                    pictures = [to_image(image) for image in self.dvae.decode(image_tokens[own])]
-                    yield GeneratedBatch(
-                        first + at,
-                        filled[own],
-                        text_tokens[own],
-                        image_tokens[own],
-                        pictures,
-                        asked,
-                    )
+        for first in sorted({position - position % size for position in requested}):
+            batch = list(candidates[first : first + size])
+            # from the first one on, so that captions still come in runs of equal length
+            batch += itertools.islice(itertools.cycle(candidates), size - len(batch))
+            yield from self._generate_batch(sampler, batch, first, requested, sizes.decoding)
+
+    def _generate_batch(
+        self,
+        sampler: Sampler,
+        batch: list[Candidate],
+        first: int,
+        requested: set[int],
+        decoding_batch_size: int,
+    ) -> Iterator[TokenBatch]:
+        """Sample the batch that starts at position `first`, and decode its requested parts."""
+        n_tokens = self.transformer.image_len
+        uniforms = [candidate_uniforms(self.seed, c.caption, [c.number], n_tokens) for c in batch]
+        text_tokens = self.text_tokens([candidate.caption for candidate in batch])
+        image_tokens = sampler.sample(text_tokens, torch.cat(uniforms), self.kept_tokens)
+
+        for start in range(0, len(batch), decoding_batch_size):
+            part = slice(start, start + decoding_batch_size)
+            members = batch[part]
+            asked_for = [i for i in range(len(members)) if first + start + i in requested]
+            if asked_for:
+                images = self.dvae.decode(image_tokens[part])  # [B, 3, H, W]
+                yield TokenBatch(
+                    position=first + start,
+                    candidates=members,
+                    pictures=[to_image(image) for image in images],
+                    requested=asked_for,
+                    text_tokens=text_tokens[part],
+                    image_tokens=image_tokens[part],
+                )
+
+    def sampling_bytes(self, n_samples: int, n_captions: int) -> int:
+        """Estimate what sampling takes: a copy of the weights, the KV cache, activations, and the
+        choice of a token.
+
+        n_captions  how many captions the samples belong to, in equal parts
+        """
+        if self.sampling.guidance != 1:  # every sample and caption also runs with an empty caption
+            n_samples, n_captions = 2 * n_samples, 2 * n_captions
+
+        transformer = self.transformer
+        n_weights = sum(parameter.numel() for parameter in transformer.parameters())
+        n_slots = n_samples + n_captions * transformer.text_len
+        width = transformer.start_of_text.numel()
+
+        return (
+            n_weights * self.dtype.itemsize
+            + kv_cache_bytes(transformer, n_samples, n_captions, self.dtype)
+            + n_slots * width * SAMPLING_VALUES_PER_SLOT * FP32_BYTES
+            + n_samples * transformer.image_vocab_size * SAMPLING_BYTES_PER_LOGIT
+        )
+
+    def decoding_bytes(self) -> int:
+        """Estimate what decoding takes per picture, at its widest: next to the pixels."""
+        n_channels = self.dvae.decoder.trunk.output.in_channels
+        return DECODING_VALUES_PER_PIXEL * FP32_BYTES * n_channels * self.dvae.image_size**2
+
+    def n_steps(self, n_batches: int) -> int:
+        """Return at how many positions n batches sample a token."""
+        return n_batches * self.transformer.image_len
+
+    def warnings(self, captions: list[str]) -> Iterator[str]:
+        """Yield what is worth a warning.
+
+        Repeated captions, truncated ones, guidance that was not trained for.
+        """
+        for caption, n_times in Counter(captions).items():
+            if n_times > 1:
+                shown = printable(caption)[:CAPTION_SHOWN]
+                yield f"caption given {n_times} times, for the same pictures: {shown}"
+
+        room = self.transformer.text_len - 1
+        for caption in captions:
+            n_tokens = len(self.tokenizer.encode(caption))
+            if n_tokens > room:
+                shown = printable(caption)[:CAPTION_SHOWN]
+                yield f"caption truncated from {n_tokens:,} to {room} tokens: {shown}…"
+
+        if self.sampling.guidance != 1 and not self.knows_empty_caption:
+            yield (
+                "guidance compares with the empty caption, which this run never saw in training: "
+                "`loss.caption_dropout` was 0"
+            )
+
+
+def _caption_dropout(run: Path) -> float | None:
+    """Return how often a run trained the empty caption.
+
+    None where its recipe is missing, as in an export.
+    """
+    try:
+        return json.loads(RunDir(run).recipe.read_bytes())["recipe"]["loss"]["caption_dropout"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None

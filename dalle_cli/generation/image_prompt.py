@@ -1,6 +1,8 @@
-"""A picture to begin from: some of its tokens are kept, the others are drawn anew (Ramesh et al. 2021, section 3.3).
+"""A picture to start from: some of its tokens are kept, the others are sampled (Ramesh et al. 2021,
+section 3.3).
 
-Knows nothing of captions, nor of how tokens are drawn. Axes: W side of the token grid, I = W * W image tokens.
+Knows nothing of captions, or of how tokens are sampled. Axes: W side of the token grid, I = W * W
+image tokens.
 """
 
 import hashlib
@@ -18,7 +20,7 @@ from dalle_cli.errors import UsageError
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.untrusted import printable
 
-DEFAULT_SHARE = 15, 32  # of the rows, where nobody says how many to keep
+DEFAULT_KEPT_SHARE = 15, 32  # of the rows
 
 
 class Box(NamedTuple):
@@ -32,19 +34,22 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class ImagePrompt:
-    """A picture's file, and which of its tokens are kept: the top rows, or all but a box where there is one."""
+    """A picture's file, and which of its tokens are kept: the top rows, or all but a box.
+
+    keep_rows  None: 15 of 32, at least one
+    """
 
     file: Path
-    keep_rows: int | None = None  # None: 15 of 32, at least one
+    keep_rows: int | None = None
     redraw: Box | None = None
 
 
 @dataclass(frozen=True)
 class KeptTokens:
-    """What is kept of a picture.
+    """The tokens that are kept of a picture.
 
-    tokens  int64 [I], -1 where one is to be drawn
-    record  says for a manifest which picture it was, and what of it
+    tokens  int64 [I], -1 where a token is to be sampled
+    record  which picture it was and what was kept, for a manifest
     """
 
     tokens: Tensor
@@ -52,18 +57,24 @@ class KeptTokens:
 
 
 def keep_tokens(prompt: ImagePrompt, dvae: DiscreteVAE) -> KeptTokens:
-    """Cut, scale and encode a picture as for validation, and keep what is asked for.
+    """Crop, scale and encode a picture as for validation, and keep the tokens that the prompt asks
+    for.
 
-    Raises UsageError, before anything is computed, for rows or boxes there are not and for a picture of no use.
+    Raises UsageError, before anything is computed, for rows or a box outside the grid and for an
+    unusable picture.
     """
+    record: dict[str, Any]
     if prompt.redraw is not None:
-        is_drawn = box_of_grid(prompt.redraw, dvae.grid_size)
+        is_sampled = box_mask(prompt.redraw, dvae.grid_size)
         record = {"redraw": list(prompt.redraw)}
     else:
-        n, of = DEFAULT_SHARE
-        n_rows = max(dvae.grid_size * n // of, 1) if prompt.keep_rows is None else prompt.keep_rows
-        is_drawn = all_but_top(n_rows, dvae.grid_size)
+        n_rows = prompt.keep_rows
+        if n_rows is None:
+            n, of = DEFAULT_KEPT_SHARE
+            n_rows = max(dvae.grid_size * n // of, 1)
+        is_sampled = lower_rows_mask(n_rows, dvae.grid_size)
         record = {"keep_rows": n_rows}
+
     try:
         data = prompt.file.read_bytes()
         picture = decode_image(data)
@@ -71,7 +82,9 @@ def keep_tokens(prompt: ImagePrompt, dvae: DiscreteVAE) -> KeptTokens:
         raise UsageError(f"cannot read the picture {prompt.file}: {error.strerror}") from error
     except BadSample as error:
         raise UsageError(f"cannot use the picture {prompt.file}: {error.reason}") from error
-    tokens = _encode(picture, dvae).masked_fill(is_drawn.flatten().to(_device(dvae)), -1)
+
+    tokens = _encode(picture, dvae)
+    tokens = tokens.masked_fill(is_sampled.flatten().to(tokens.device), -1)
     source = {
         "image": printable(prompt.file.name),
         "image_sha256": hashlib.sha256(data).hexdigest(),
@@ -79,38 +92,41 @@ def keep_tokens(prompt: ImagePrompt, dvae: DiscreteVAE) -> KeptTokens:
     return KeptTokens(tokens, source | record)
 
 
-def all_but_top(n_rows: int, grid_size: int) -> Tensor:
-    """Mark what lies below the top rows: bool [W, W]; raises UsageError where nothing would be kept, or drawn."""
+def lower_rows_mask(n_rows: int, grid_size: int) -> Tensor:
+    """Return a mask of everything below the top n rows: bool [W, W].
+
+    Raises UsageError where nothing would be kept, or nothing sampled.
+    """
     if not 0 < n_rows < grid_size:
         hint = f"keep 1 to {grid_size - 1} rows" if grid_size > 1 else ""
-        raise UsageError(
-            f"can't keep {n_rows} of {grid_size} rows of tokens and draw the others", hint
-        )
+        message = f"can't keep {n_rows} of {grid_size} rows of tokens and sample the others"
+        raise UsageError(message, hint)
     return torch.arange(grid_size)[:, None].expand(-1, grid_size) >= n_rows
 
 
-def box_of_grid(box: Box, grid_size: int) -> Tensor:
-    """Mark a box: bool [W, W]; raises UsageError where it is empty or not all inside."""
-    rows, columns = (
-        range(box.row, box.row + box.n_rows),
-        range(box.column, box.column + box.n_columns),
-    )
+def box_mask(box: Box, grid_size: int) -> Tensor:
+    """Return a mask of a box: bool [W, W].
+
+    Raises UsageError where it is empty or not inside the grid.
+    """
+    rows = range(box.row, box.row + box.n_rows)
+    columns = range(box.column, box.column + box.n_columns)
+
     if not all(0 <= cells.start < cells.stop <= grid_size for cells in (rows, columns)):
+        half = grid_size // 2
         raise UsageError(
             f"no such box to redraw: {','.join(map(str, box))}",
-            f"there are {grid_size}x{grid_size} tokens, counted from 0: {grid_size // 2},0,{grid_size - grid_size // 2}"
-            f",{grid_size} is the lower half",
+            f"there are {grid_size}x{grid_size} tokens, counted from 0: "
+            f"{half},0,{grid_size - half},{grid_size} is the lower half",
         )
-    is_drawn = torch.zeros(grid_size, grid_size, dtype=torch.bool)
-    is_drawn[rows.start : rows.stop, columns.start : columns.stop] = True
-    return is_drawn
+
+    mask = torch.zeros(grid_size, grid_size, dtype=torch.bool)
+    mask[rows.start : rows.stop, columns.start : columns.stop] = True
+    return mask
 
 
 @torch.inference_mode()
 def _encode(picture: Image.Image, dvae: DiscreteVAE) -> Tensor:
-    square = Image.fromarray(centre_crop(picture, dvae.image_size))
-    return dvae.image_tokens(to_tensor(square)[None].to(_device(dvae)).float() / 255)[0]
-
-
-def _device(dvae: DiscreteVAE) -> torch.device:
-    return next(dvae.parameters()).device
+    square = to_tensor(Image.fromarray(centre_crop(picture, dvae.image_size)))
+    images = square[None].to(next(dvae.parameters()).device).float() / 255  # [1, 3, H, W]
+    return dvae.image_tokens(images)[0]  # [I]

@@ -1,22 +1,24 @@
-"""The folder that `generate` fills: pictures, a manifest with a line for each, a grid, and candidates not yet added.
+"""The folder that `generate` fills: pictures, a manifest with a line for each, a grid, and staged
+candidates.
 
-A candidate is first held aside, whole or not at all, by whichever process has drawn it; then one process adds all in
-order. What an interruption leaves is candidates held, and whole lines of the manifest, or is cut back to them.
+A candidate is first staged, completely or not at all, by the process that generated it; then one
+process adds them all in order. An interruption leaves staged candidates and whole lines of the
+manifest, or it is truncated to whole lines.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from dalle_cli.generation.ranking import Scored
+from dalle_cli.generation.ranking import ScoredCandidate
 from dalle_cli.storage.atomic import atomic_write
-from dalle_cli.storage.run_dir import GRID, MANIFEST
+from dalle_cli.storage.run_dir import GRID, MANIFEST, RunDir
 from dalle_cli.viz import GRID_PICTURES, captioned_rows, labelled_grid
 
 STAGED = "candidates"
@@ -24,101 +26,142 @@ SCORE = "score"
 
 
 class OutputFolder:
-    """What lies in one such folder, and what is still to come.
+    """What such a folder holds.
 
-    settings  that all its pictures were drawn with, for their records
+    settings  that all its pictures were generated with, for their records
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self.path = path
         self._settings = settings
         self._staged = path / STAGED
 
     def truncate(self, group: int) -> int:
-        """Cut the manifest back to whole groups of pictures; give the number of pictures."""
+        """Truncate the manifest to whole groups of pictures; return the number of pictures left."""
         path = self.path / MANIFEST
         manifest = path.read_bytes() if path.is_file() else b""
+
         n_written = manifest.count(b"\n") // group * group
         whole = b"".join(manifest.splitlines(keepends=True)[:n_written])
         if whole != manifest:
-            with atomic_write(path) as beside:
-                beside.write_bytes(whole)
+            with atomic_write(path) as temporary:
+                temporary.write_bytes(whole)
         return n_written
 
-    def stage(self, one: Scored, picture: Image.Image) -> None:
-        """Put a candidate aside: unranked as it will be added, ranked with its score."""
+    def stage(self, scored: ScoredCandidate, picture: Image.Image) -> None:
+        """Write a candidate that is to be added later; if it is ranked, with its score."""
         self._staged.mkdir(exist_ok=True)
-        record = self._record(one.place, one) if one.score is None else {SCORE: one.score}
-        _save(picture, self._staged_file(one.place), record)
+        is_ranked = scored.score is not None
+        record = {SCORE: scored.score} if is_ranked else self._record(scored.position, scored)
+        _save(picture, self._staged_file(scored.position), record)
 
-    def is_staged(self, place: int) -> bool:
-        """Whether the candidate of a place lies aside."""
-        return self._staged_file(place).is_file()
+    def is_staged(self, position: int) -> bool:
+        """Whether the candidate of a position is staged."""
+        return self._staged_file(position).is_file()
 
-    def score(self, place: int) -> float:
-        """Read the score of a ranked candidate that lies aside."""
-        with Image.open(self._staged_file(place)) as picture:
+    def staged_score(self, position: int) -> float:
+        """Read the score of a ranked candidate that is staged."""
+        with Image.open(self._staged_file(position)) as picture:
             return float(picture.info[SCORE])
 
-    def add(self, number: int, one: Scored) -> None:
-        """Take a candidate in as the number-th picture, with what it is in PNG text chunks and in the manifest."""
-        record = self._record(number, one)
-        held, file = self._staged_file(one.place), self.path / record["file"]
-        if one.rank is None:
-            os.replace(held, file)
+    def add(self, number: int, scored: ScoredCandidate) -> None:
+        """Add a staged candidate as picture `number`.
+
+        Its record goes into the picture's PNG text chunks and into the manifest.
+        """
+        record = self._record(number, scored)
+        staged, file = self._staged_file(scored.position), self.path / record["file"]
+
+        if scored.rank is None:
+            os.replace(staged, file)
         else:
-            _save(_read_picture(held), file, record)
+            _save(_read_picture(staged), file, record)
+
         with (self.path / MANIFEST).open("a") as manifest:
             manifest.write(json.dumps(record) + "\n")
 
-    def discard(self, places: Iterable[int]) -> None:
-        """Forget candidates held aside: the best of them are added."""
-        for place in places:
-            self._staged_file(place).unlink(missing_ok=True)
+    def discard(self, positions: Iterable[int]) -> None:
+        """Remove staged candidates, once the best of them are added."""
+        for position in positions:
+            self._staged_file(position).unlink(missing_ok=True)
 
     def discard_all(self) -> None:
-        """Forget what is held aside, once everything is added."""
+        """Remove everything staged, once everything is added."""
         shutil.rmtree(self._staged, ignore_errors=True)
 
     def records(self) -> list[dict[str, Any]]:
-        """Read what all pictures are, in order."""
+        """Read the records of all pictures, in order."""
         return [json.loads(line) for line in (self.path / MANIFEST).read_text().splitlines()]
 
-    def groups(self, n_kept: int, n_shown: int) -> list[tuple[str, list[Image.Image]]]:
-        """Read the pictures of each caption, at most n_shown of the n_kept, and no more than a grid has room for."""
+    def summary(self) -> dict[str, Any]:
+        """Return the paths of everything in the folder, and the scores of ranked pictures."""
+        records = self.records()
+        summary: dict[str, Any] = {
+            "out": str(self.path),
+            "files": [str(self.path / record["file"]) for record in records],
+            "grid": str(self.path / GRID),
+            "manifest": str(self.path / MANIFEST),
+        }
+        if SCORE in records[0]:
+            summary["scores"] = [record[SCORE] for record in records]
+        return summary
+
+    def groups(self, *, n_kept: int, n_shown: int) -> list[tuple[str, list[Image.Image]]]:
+        """Read the pictures of each caption.
+
+        At most n_shown of its n_kept, and no more than fit on a grid.
+        """
         records = self.records()
         groups: list[tuple[str, list[Image.Image]]] = []
         room = GRID_PICTURES
+
         for first in range(0, len(records), n_kept):
-            own = records[first : first + min(n_shown, n_kept, room)]
-            room -= len(own)
-            groups += (
-                [(own[0]["caption"], [_read_picture(self.path / record["file"]) for record in own])]
-                if own
-                else []
-            )
+            shown = records[first : first + min(n_shown, n_kept, room)]
+            room -= len(shown)
+            if shown:
+                pictures = [_read_picture(self.path / record["file"]) for record in shown]
+                groups.append((shown[0]["caption"], pictures))
         return groups
 
-    def save_grid(self, n_kept: int, n_shown: int) -> None:
-        """Lay the pictures out under their captions, at most n_shown of the n_kept of each."""
-        groups = self.groups(n_kept, n_shown)
-        with atomic_write(self.path / GRID) as beside:
-            labelled_grid(captioned_rows(groups)).save(beside, format="PNG")
+    def save_grid(self, *, n_kept: int, n_shown: int) -> None:
+        """Write a grid of pictures under their captions, at most n_shown of the n_kept of each."""
+        groups = self.groups(n_kept=n_kept, n_shown=n_shown)
+        with atomic_write(self.path / GRID) as temporary:
+            labelled_grid(captioned_rows(groups)).save(temporary, format="PNG")
 
-    def _record(self, number: int, one: Scored) -> dict[str, Any]:
-        return {"file": f"{number:04d}.png", **one.record(), **self._settings}
+    def _record(self, number: int, scored: ScoredCandidate) -> dict[str, Any]:
+        return {"file": f"{number:04d}.png", **scored.record(), **self._settings}
 
-    def _staged_file(self, place: int) -> Path:
-        return self._staged / f"{place:06d}.png"
+    def _staged_file(self, position: int) -> Path:
+        return self._staged / f"{position:06d}.png"
 
 
-def _save(picture: Image.Image, file: Path, record: dict[str, Any]) -> None:
-    """Write a picture with a record in its text chunks, whole or not at all."""
+def create_samples_folder(run: Path) -> Path:
+    """Create the next numbered folder below a run's `samples/`.
+
+    Several commands may do so at the same time.
+    """
+    samples = RunDir(run).samples
+    samples.mkdir(parents=True, exist_ok=True)
+    taken = [int(path.name) for path in samples.iterdir() if path.name.isdecimal()]
+
+    number = max(taken, default=-1) + 1
+    while True:
+        try:
+            (samples / f"{number:03d}").mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return samples / f"{number:03d}"
+
+
+def _save(picture: Image.Image, file: Path, record: Mapping[str, Any]) -> None:
+    """Write a picture with a record in its text chunks, completely or not at all."""
     text = PngInfo()
     for key, value in record.items():
         text.add_itxt(key, str(value))
-    with atomic_write(file) as beside:
-        picture.save(beside, format="PNG", pnginfo=text)
+    with atomic_write(file) as temporary:
+        picture.save(temporary, format="PNG", pnginfo=text)
 
 
 def _read_picture(path: Path) -> Image.Image:

@@ -1,14 +1,20 @@
-"""generation.pipeline: to be described."""
+"""What turns captions into pictures, as jobs, rankings and output folders see it.
 
+What `Task` and `Engine` are for training, a `Pipeline` is for generation: a job knows nothing else
+of a model. Knows nothing of tokens, of files, or of which pictures are worth keeping.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
+import torch
 from PIL import Image
-from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One picture to draw: the number-th one of its caption."""
+    """A picture to generate: number `number`, counted from 0, of its caption."""
 
     caption: str
     number: int
@@ -16,7 +22,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """How many candidates are sampled side by side, and at most how many of these are decoded and scored at a time."""
+    """How many candidates are sampled together, and how many are decoded and scored together."""
 
     sampling: int
     decoding: int
@@ -24,17 +30,63 @@ class BatchSizes:
 
 @dataclass(frozen=True)
 class GeneratedBatch:
-    """Candidates decoded side by side: those of a batch, or some that follow one another in it.
+    """Candidates that were decoded together: a sampling batch, or consecutive candidates of one.
 
-    place         of the first of them among all candidates
-    text_tokens   int64 [B, T], -1 after the caption
-    image_tokens  int64 [B, I]
-    wanted        which of them were asked for; the others are there so that the same are always side by side
+    position   of the first of them among all candidates of the job
+    requested  indices of those that were asked for; the others keep the batch in its usual company
     """
 
-    place: int
+    position: int
     candidates: list[Candidate]
-    text_tokens: Tensor
-    image_tokens: Tensor
     pictures: list[Image.Image]
-    wanted: list[int]
+    requested: list[int]
+
+
+class Pipeline(Protocol):
+    """A model, or several, with everything else that a job's pictures depend on."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the first batch waits for a compiler."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What a picture's record says of how it was generated.
+
+        JSON values, the models' checksum among them.
+        """
+        ...
+
+    def generate(
+        self, candidates: Sequence[Candidate], positions: Sequence[int], sizes: BatchSizes
+    ) -> Iterator[GeneratedBatch]:
+        """Generate the candidates at these positions, in order.
+
+        A picture depends on its caption, its number and the batch sizes, not on which others are
+        asked for.
+        """
+        ...
+
+    def sampling_bytes(self, n_samples: int, n_captions: int) -> int:
+        """Estimate the memory that sampling takes in addition to the loaded models."""
+        ...
+
+    def decoding_bytes(self) -> int:
+        """Estimate the memory that decoding takes per picture."""
+        ...
+
+    def warnings(self, captions: list[str]) -> Iterator[str]:
+        """Yield what is worth a warning before captions are generated."""
+        ...
+
+    def n_steps(self, n_batches: int) -> int:
+        """Return how many steps n batches take, which decides whether compiling pays."""
+        ...
+
+    def compiled(self, *, is_compiled: bool) -> "Pipeline":
+        """Return the same pipeline with its steps compiled, or not."""
+        ...

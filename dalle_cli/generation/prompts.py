@@ -1,4 +1,7 @@
-"""Captions to draw, from the command line and from a file: text, or a table with other columns beside them."""
+"""Captions to generate, from the command line and from a file.
+
+Plain text, or a table with a caption column.
+"""
 
 import io
 import sys
@@ -12,17 +15,18 @@ from dalle_cli.untrusted import SURROGATE, printable
 
 
 def read_captions(captions: list[str], prompts: str | None) -> list[str]:
-    """Gather captions from the command line and from a file, or `-` for the standard input.
+    """Return the captions of the command line, then those of a file, or of standard input for `-`.
 
-    Text has one a line; CSV has them in the column `caption`, JSON Lines in the field. Raises UsageError where there is
-    none, one is no text, or an empty one is asked for by name.
+    Plain text has one caption per line; CSV has them in the column `caption`, JSON Lines in that
+    field. Raises UsageError where there are none, where a caption is not valid text, or where one
+    on the command line is empty.
     """
     if any(SURROGATE.search(caption) for caption in captions):
         raise UsageError("a caption that is not UTF-8")
     if any(not caption.strip() for caption in captions):
-        raise UsageError(
-            "an empty caption", 'give a caption in quotes, as in: dalle generate RUN "a red circle"'
-        )
+        hint = 'give a caption in quotes, as in: dalle generate RUN "a red circle"'
+        raise UsageError("an empty caption", hint)
+
     found = clean_captions(captions) + ([] if prompts is None else _read(prompts))
     if not found:
         raise UsageError("no captions", "give some in quotes, or a file of them with --prompts")
@@ -38,10 +42,11 @@ def _read(prompts: str) -> list[str]:
         raise UsageError(f"cannot read captions from {name}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"cannot read captions from {name}: it is not UTF-8 text") from error
+
     if not prompts.lower().endswith(TABLE_SUFFIXES):
-        return clean_captions(
-            text.replace("\r", "\n").split("\n")
-        )  # as captions beside pictures are read
+        lines = text.replace("\r", "\n").split("\n")  # as in text files next to pictures
+        return clean_captions(lines)
+
     try:
         rows = list(read_table(io.StringIO(text, newline=""), prompts, ["caption"]))
     except DalleError as error:
@@ -51,12 +56,12 @@ def _read(prompts: str) -> list[str]:
 
 def _caption(row: object, place: str) -> str:
     if not isinstance(row, dict):
-        raise UsageError(
-            f"{place}: not a JSON object", 'a line of JSON is as {"caption": "a red circle"}'
-        )
+        hint = 'a line of JSON looks like {"caption": "a red circle"}'
+        raise UsageError(f"{place}: not a JSON object", hint)
     caption = row.get("caption")
     if not isinstance(caption, str):
         raise UsageError(f"{place}: no text as `caption`")
+
     try:
         cleaned = clean_captions([caption])
     except BadSample as error:

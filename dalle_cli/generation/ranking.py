@@ -1,12 +1,15 @@
-"""How well pictures fit their captions: CLIP's cosine, or the transformer's own likelihood.
+"""The order of a caption's candidates: by CLIP's cosine, or by the likelihood under the transformer
+itself.
 
-Ramesh et al. 2021, section 2.6, draw many candidates and keep those that a contrastive model likes best. Knows nothing
-of files. Axes: B batch, E CLIP's shared width.
+Ramesh et al. 2021, section 2.6, generate many candidates and keep those that a contrastive model
+likes best. Knows nothing of files. Axes: B batch, T text positions, I image positions, V image
+vocabulary.
 """
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -14,52 +17,83 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from dalle_cli.generation.dalle import DallePipeline, TokenBatch
 from dalle_cli.generation.pipeline import Candidate, GeneratedBatch
 from dalle_cli.models.transformer import Transformer
-from dalle_cli.scoring.clip_scorer import ClipScorer
+from dalle_cli.scoring.clip_scorer import ClipScorer, load_clip_scorer
 
 
 @torch.inference_mode()
 def image_perplexity(
     transformer: Transformer, text_tokens: Tensor, image_tokens: Tensor
 ) -> list[float]:
-    """Exponential of the mean -ln p of a picture's tokens under the model that drew it; lower is better.
+    """Compute the exponential of the mean -ln p of each picture's tokens under the model; lower is
+    better.
 
     text_tokens   int64 [B, T], -1 after the caption
     image_tokens  int64 [B, I]
     """
-    _, logits = transformer(text_tokens, image_tokens)
-    nats = F.cross_entropy(logits.float().transpose(1, 2), image_tokens, reduction="none").mean(
-        dim=1
-    )
+    _, logits = transformer(text_tokens, image_tokens)  # [B, I, V]
+    by_class = logits.float().transpose(1, 2)  # [B, V, I]
+    nats = F.cross_entropy(by_class, image_tokens, reduction="none").mean(dim=1)  # [B]
     return nats.exp().tolist()
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """How candidates of one caption are put in order.
+class RankingOptions:
+    """What ranks candidates, if anything does, and how many of each caption's n are written.
 
-    score     gives a number for each picture of a slice
-    checksum  of the CLIP that it depends on, if any
+    clip        a CLIP to rank by: a run, a public checkpoint or a name on the hub
+    vocabulary  the CLIP's vocabulary file, where it does not come with it
+    best        how many of the n to keep, best first; 0: all
+    keep_all    also write the rest, after the best
+    """
+
+    clip: str | None = None
+    vocabulary: Path | None = None
+    by_perplexity: bool = False
+    best: int = 0
+    keep_all: bool = False
+
+    def n_kept(self, n: int) -> int:
+        """Return how many pictures of each caption are written."""
+        return n if self.keep_all or not self.best else self.best
+
+    def n_shown(self, n: int) -> int:
+        """Return how many of those a grid shows: the best, where pictures are ranked."""
+        return self.best or n
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How the candidates of one caption are put in order.
+
+    score     computes a number for each picture of a batch
+    checksum  of the CLIP that scores depend on, if any
+    warnings  what is worth a warning: captions that CLIP reads truncated
     """
 
     by: Literal["clip", "perplexity"]
     score: Callable[[GeneratedBatch], list[float]]
     checksum: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A candidate and its place among all; with its score and rank, from 1, where candidates are ranked."""
+class ScoredCandidate:
+    """A candidate and its position among all of a job.
 
-    place: int
+    Where candidates are ranked, its score and rank, from 1.
+    """
+
+    position: int
     candidate: Candidate
     score: float | None
     rank: int | None = None
     ranked_by: str | None = None
 
     def record(self) -> dict[str, Any]:
-        """Say for a manifest what this is."""
+        """Return what a manifest says of it."""
         if self.score is None:
             return asdict(self.candidate)
         ranked = {"rank": self.rank, "score": round(self.score, 6), "ranked_by": self.ranked_by}
@@ -67,49 +101,86 @@ class Scored:
 
 
 def rank_by_perplexity(transformer: Transformer) -> Ranking:
-    """Rank by the likelihood of the transformer itself, for which no second model is needed."""
-    return Ranking(
-        "perplexity",
-        lambda drawn: image_perplexity(transformer, drawn.text_tokens, drawn.image_tokens),
+    """Rank by the likelihood under the transformer, which needs no second model."""
+
+    def perplexities(batch: GeneratedBatch) -> list[float]:
+        assert isinstance(batch, TokenBatch), "a transformer's own pipeline generates tokens"
+        return image_perplexity(transformer, batch.text_tokens, batch.image_tokens)
+
+    return Ranking("perplexity", perplexities)
+
+
+def rank_by_clip(scorer: ClipScorer, captions: Sequence[str]) -> Ranking:
+    """Rank by the cosine with the caption; each caption is embedded once, beforehand."""
+    distinct = list(dict.fromkeys(captions))
+    embeddings = dict(zip(distinct, scorer.embed_captions(distinct), strict=True))
+
+    def cosines(batch: GeneratedBatch) -> list[float]:
+        squares = [scorer.square(picture) for picture in batch.pictures]
+        texts = torch.stack([embeddings[c.caption] for c in batch.candidates])  # [B, E]
+        return (scorer.embed_pictures(squares) * texts).sum(dim=1).tolist()
+
+    return Ranking("clip", cosines, scorer.identity, tuple(scorer.warnings(distinct)))
+
+
+def load_ranking(
+    options: RankingOptions, pipeline: DallePipeline, captions: Sequence[str]
+) -> Ranking | None:
+    """Load what ranks a pipeline's candidates, on the pipeline's device and in its precision.
+
+    Raises DalleError where there is no such CLIP, or its vocabulary is missing.
+    """
+    if options.by_perplexity:
+        return rank_by_perplexity(pipeline.transformer)
+    if options.clip is None:
+        return None
+
+    scorer = load_clip_scorer(
+        options.clip,
+        options.vocabulary,
+        device=pipeline.device,
+        precision=pipeline.settings["precision"],
     )
+    return rank_by_clip(scorer, captions)
 
 
-def rank_by_clip(scorer: ClipScorer, checksum: str, captions: Sequence[str]) -> Ranking:
-    """Rank by the cosine with the caption; all captions are embedded beforehand."""
-    captions = list(dict.fromkeys(captions))
-    embeddings = dict(zip(captions, scorer.embed_captions(captions), strict=True))
+def score_batch(
+    batch: GeneratedBatch, ranking: Ranking | None
+) -> list[tuple[ScoredCandidate, Image.Image]]:
+    """Return the requested candidates of a batch with their pictures.
 
-    def cosines(drawn: GeneratedBatch) -> list[float]:
-        pictures = scorer.embed_pictures([scorer.square(picture) for picture in drawn.pictures])
-        return (
-            (pictures * torch.stack([embeddings[c.caption] for c in drawn.candidates]))
-            .sum(dim=1)
-            .tolist()
-        )
-
-    return Ranking("clip", cosines, checksum)
-
-
-def scored(drawn: GeneratedBatch, ranking: Ranking | None) -> list[tuple[Scored, Image.Image]]:
-    """List the wanted candidates of a slice with their pictures; where there is a ranking, all of it is scored."""
-    scores = ranking.score(drawn) if ranking else [None] * len(drawn.candidates)
+    A ranking scores the whole batch.
+    """
+    scores = ranking.score(batch) if ranking else [None] * len(batch.candidates)
     return [
-        (Scored(drawn.place + i, drawn.candidates[i], scores[i]), drawn.pictures[i])
-        for i in drawn.wanted
+        (
+            ScoredCandidate(batch.position + i, batch.candidates[i], scores[i]),
+            batch.pictures[i],
+        )
+        for i in batch.requested
     ]
 
 
 def keep_best(
-    candidates: Iterable[Scored], n: int, n_kept: int, ranking: Ranking | None
-) -> Iterator[Scored]:
-    """Pass on the best n_kept of each n, the best first, once all n are there; unranked ones pass as they come."""
+    candidates: Iterable[ScoredCandidate], *, n: int, n_kept: int, ranking: Ranking | None
+) -> Iterator[ScoredCandidate]:
+    """Yield the best n_kept of each n consecutive candidates, best first, as soon as all n have
+    come.
+
+    Without a ranking every candidate is passed on as it comes.
+    """
     if ranking is None:
         yield from candidates
         return
+
     candidates = iter(candidates)
     while group := list(itertools.islice(candidates, n)):
-        group.sort(
-            key=lambda one: one.score, reverse=ranking.by == "clip"
-        )  # cosines fall, perplexities rise
-        for rank, one in enumerate(group[:n_kept], start=1):
-            yield replace(one, rank=rank, ranked_by=ranking.by)
+        # higher cosines are better, lower perplexities are
+        group.sort(key=_score_of, reverse=ranking.by == "clip")
+        for rank, scored in enumerate(group[:n_kept], start=1):
+            yield replace(scored, rank=rank, ranked_by=ranking.by)
+
+
+def _score_of(scored: ScoredCandidate) -> float:
+    assert scored.score is not None, "a ranking scores every candidate"
+    return scored.score

@@ -1,11 +1,12 @@
-"""A CLIP that scores pictures against captions on a device, and the checksums that its scores depend on.
+"""A CLIP that scores pictures against captions on a device, and the checksums that its scores
+depend on.
 
 Ramesh et al. 2021, section 2.6. Axes: B batch, E CLIP's shared width.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,8 +22,10 @@ from dalle_cli.errors import DalleError
 from dalle_cli.loading import find_clip, find_vocabulary, load_clip, load_clip_tokenizer
 from dalle_cli.models.clip import Clip
 from dalle_cli.runtime.precision import Precision, apply_precision
+from dalle_cli.untrusted import printable
 
 CAPTION_BATCH_SIZE = 256
+CAPTION_SHOWN = 60  # characters of a caption in a warning
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,22 @@ class ClipScorer:
         return _unit_vectors(self.clip.encode_image(self.clip.normalise(pixels.float() / 255)))
 
     def is_truncated(self, caption: str) -> bool:
-        """Whether a caption has more tokens than CLIP has room for between start and end of text."""
+        """Whether a caption has more tokens than fit between start and end of text."""
         return len(self.tokenizer.encode(caption)) > self.clip.text_len - 2
+
+    def warnings(self, captions: Sequence[str]) -> Iterator[str]:
+        """Yield a warning for each distinct caption that CLIP reads truncated."""
+        for caption in dict.fromkeys(captions):
+            if self.is_truncated(caption):
+                shown = printable(caption)[:CAPTION_SHOWN]
+                yield f"caption truncated to CLIP's {self.clip.text_len} tokens: {shown}…"
 
     @torch.inference_mode()
     def embed_captions(self, captions: Sequence[str]) -> Tensor:
-        """Compute embeddings of captions, truncated to CLIP's length: unit vectors fp32 [B, E], on the CPU."""
+        """Compute embeddings of captions, truncated to CLIP's length.
+
+        Unit vectors fp32 [B, E], on the CPU.
+        """
         parts = []
         for start in range(0, len(captions), CAPTION_BATCH_SIZE):
             tokens = self.tokenizer(
@@ -86,7 +99,7 @@ def _unit_vectors(embeddings: Tensor) -> Tensor:
 
 
 def clip_checksum(clip: Clip) -> str:
-    """Hash a CLIP's weights and everything else that its embeddings depend on, wherever it was loaded from."""
+    """Hash a CLIP's weights and everything else that its embeddings depend on."""
     facts = {"image_size": clip.image_size, "mean": clip.pixel_mean, "std": clip.pixel_std}
     sizes = [asdict(tower) for tower in (clip.vision, clip.text)]
     digest = hashlib.sha256(json.dumps([facts, sizes, clip.activation, clip.end_of_text]).encode())

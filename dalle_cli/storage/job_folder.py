@@ -1,7 +1,8 @@
 """Folders that a command fills with the results of one job, and goes on with after an interruption.
 
-`job.json` holds everything that the results depend on, so that two jobs are never mixed in one folder and choices that
-were made once, such as the precision, are made again. Knows nothing of what the results are.
+`job.json` holds everything that the results depend on, so that two jobs are never mixed in one
+folder and choices that were made once, such as the precision, are made again. Knows nothing of what
+the results are.
 """
 
 import json
@@ -33,8 +34,8 @@ class JobFolder:
     def open(cls, path: Path | None) -> "JobFolder":
         """Read what a folder was begun for, without changing anything.
 
-        Raises UsageError where it holds something else, and DalleError where its description is damaged or comes from
-        another version of this package.
+        Raises UsageError where it holds something else, and DalleError where its description is
+        damaged or comes from another version of this package.
         """
         is_new = path is None or not path.exists() or (path.is_dir() and not any(path.iterdir()))
         return cls(path, None if path is None or is_new else _read(path))
@@ -50,7 +51,8 @@ class JobFolder:
     def check(self, job: Mapping[str, Any], *, is_complete: bool = False) -> None:
         """Raise UsageError, naming what differs, where the folder was begun for another job.
 
-        is_complete  whether the description has all keys; otherwise those that it lacks are not compared
+        is_complete  whether the description has all keys; otherwise those that it lacks are not
+                     compared
         """
         if self.recorded is None:
             return
@@ -68,7 +70,8 @@ class JobFolder:
             raise UsageError(message, NEW_FOLDER)
 
     def begin(self, job: Mapping[str, Any]) -> Path:
-        """Write the job's description, or check that it is the recorded one; return the folder's path.
+        """Write the job's description, or check that it is the recorded one; return the folder's
+        path.
 
         Raises UsageError, touching nothing, where the folder belongs to another job.
         """

@@ -1,7 +1,9 @@
-"""The `model/` folder of a run, written and read: `config.json` and `model.safetensors`, and nothing else.
+"""The `model/` folder of a run, written and read: `config.json` and `model.safetensors`, and
+nothing else.
 
-It holds what inference needs. The config says of which kind a model is and how large; the weights are stored by parameter
-name. Knows nothing of how a model is built. Nothing in a folder is executed.
+It holds what inference needs. The config says of which kind a model is and how large; the weights
+are stored by parameter name. Knows nothing of how a model is built. Nothing in a folder is
+executed.
 """
 
 import json
@@ -50,7 +52,10 @@ def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, T
 
 
 def read_model_table(path: Path) -> ModelTable:
-    """Read a model's kind and sizes from a run or its model folder; raises DalleError where there are none."""
+    """Read a model's kind and sizes from a run or its model folder.
+
+    Raises DalleError where there are none.
+    """
     config = model_dir(path) / CONFIG
     try:
         description = json.loads(config.read_text("utf-8"))
@@ -66,8 +71,9 @@ def read_model_table(path: Path) -> ModelTable:
 def read_model(folder: Path, build: Callable[[], Module]) -> Module:
     """Build a module and load its weights: frozen, in evaluation mode, on the CPU.
 
-    Shapes are compared on the meta device first, so that a config that does not describe the weights allocates
-    nothing. Raises DalleError where the weights are missing, damaged or another model's.
+    Shapes are compared on the meta device first, so that a config that does not describe the
+    weights allocates nothing. Raises DalleError where the weights are missing, damaged or another
+    model's.
     """
     path = folder / WEIGHTS
     try:
@@ -86,7 +92,10 @@ def read_model(folder: Path, build: Callable[[], Module]) -> Module:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Read a model folder's weights by parameter name; raises DalleError where they are missing or damaged."""
+    """Read a model folder's weights by parameter name.
+
+    Raises DalleError where they are missing or damaged.
+    """
     path = folder / WEIGHTS
     try:
         return load_file(path)

@@ -290,9 +290,9 @@ WRONG_USAGE = {  # exit code 2
     "no rows kept": (lambda p: p.begin("--keep-rows", 0), ["--keep-rows"]),
     "all rows kept": (lambda p: p.begin("--keep-rows", 4), ["can't keep 4 of 4 rows", "hint: keep 1 to 3 rows"]),
     "more rows kept than there are": (lambda p: p.begin("--keep-rows", 9), ["can't keep 9 of 4 rows"]),
-    "box that is no box": (lambda p: p.begin("--redraw", "1,1"), ["--redraw", "1,1 is not four numbers"]),
-    "box of words": (lambda p: p.begin("--redraw", "a,b,c,d"), ["--redraw", "not four numbers"]),
-    "box before the first row": (lambda p: p.begin("--redraw", "-1,0,1,1"), ["--redraw", "not four numbers"]),
+    "box that is no box": (lambda p: p.begin("--redraw", "1,1"), ["--redraw", "must be four numbers", "1,1"]),
+    "box of words": (lambda p: p.begin("--redraw", "a,b,c,d"), ["--redraw", "must be four numbers"]),
+    "box before the first row": (lambda p: p.begin("--redraw", "-1,0,1,1"), ["--redraw", "must be four numbers"]),
     "box outside the grid": (
         lambda p: p.begin("--redraw", "2,2,3,1"), ["no such box to redraw: 2,2,3,1", "hint: ", "4x4 tokens"],
     ),
@@ -317,11 +317,11 @@ WRONG_USAGE = {  # exit code 2
     ),
     "ranking there is not": (lambda p: p.generate("a ring", "--rank", "beauty"), ["beauty", "perplexity"]),
     "out that another command has begun": (
-        lambda p: [*p.generate("a ring"), "--out", p.file("begun/job.json", '{"command": "rerank"}').parent],
+        lambda p: [*p.generate("a ring"), "--out", p.file("begun/job.json", '{"schema": 2, "command": "rerank"}').parent],
         ["holds what `dalle rerank` wrote"],
     ),
     "out that was begun with a precision there is not": (
-        lambda p: [*p.generate("a ring"), "--out", p.file("begun/job.json", '{"precision": ["fp8"]}').parent],
+        lambda p: [*p.generate("a ring"), "--out", p.file("begun/job.json", '{"schema": 2, "precision": ["fp8"]}').parent],
         ["fp8"],
     ),
     "batch of none": (lambda p: p.generate("a ring", "--batch-size", 0), ["--batch-size"]),

@@ -17,7 +17,6 @@ from dalle_cli.data.sources.captions import clean_captions
 from dalle_cli.generation.dalle import DallePipeline
 from dalle_cli.generation.pipeline import BatchSizes, Candidate
 from dalle_cli.generation.ranking import image_perplexity
-from dalle_cli.generation.sampling import SamplingSettings
 from dalle_cli.loading import (
     load_clip,
     load_clip_tokenizer,
@@ -184,7 +183,7 @@ def test_captions_never_reach_the_terminal_raw(
     ended = dalle(
         "generate", transformer_run, long, caption, "-n", 1, "--out", tmp_path / "drawn", *FP32
     )
-    assert ended.code == 0 and "caption cut from" in ended.err
+    assert ended.code == 0 and "caption truncated from" in ended.err
     assert not RAW & set(ended.err + ended.out)
     if caption.startswith("["):
         assert caption[:20] in ended.err  # as it is, not taken for markup
@@ -201,7 +200,7 @@ def test_prompt_of_a_hundred_kilobytes_is_cut_and_drawn(
     ended = dalle(
         "generate", transformer_run, "x" * 100_000, "-n", 1, "--out", tmp_path / "drawn", *FP32
     )
-    assert ended.code == 0 and "caption cut from" in ended.err and len(ended.err) < 1000
+    assert ended.code == 0 and "caption truncated from" in ended.err and len(ended.err) < 1000
     assert (tmp_path / "drawn" / "grid.png").is_file()
 
 
@@ -295,7 +294,7 @@ def test_perplexity_puts_the_likeliest_first_and_needs_no_clip(
     tokenizer = load_tokenizer(RunDir(transformer_run))
     painter = DallePipeline(transformer, load_dvae(transformer_run), tokenizer, torch.device("cpu"))
     candidates = [Candidate("a red circle", number) for number in range(5)]
-    batches = painter.generate(candidates, range(5), BatchSizes(3, 3), 0, SamplingSettings())
+    batches = painter.generate(candidates, range(5), BatchSizes(3, 3))
     rows = [
         row
         for batch in batches
@@ -357,7 +356,7 @@ def test_guidance_by_a_caption_that_was_never_trained_is_warned_of(
         "generate", own_transformer_run, "a ring", "-n", 1, "--guidance", guidance, "--quiet", *FP32
     )
     assert ended.code == 0
-    assert ("never seen in training" in ended.err) == (dropout == 0 and guidance != 1)
+    assert ("never saw in training" in ended.err) == (dropout == 0 and guidance != 1)
 
 
 def test_progress_says_how_many_pictures_a_second(

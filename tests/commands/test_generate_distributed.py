@@ -108,7 +108,7 @@ def test_job_goes_on_after_a_request_to_stop(
     assert process.returncode == 128 + number
     assert (
         "error" not in told
-        and f"the same command with `--out {tmp_path / 'drawn'}` goes on from here" in told
+        and f"to resume, run the same command with `--out {tmp_path / 'drawn'}`" in told
     )
     ended = run(*words, "--out", tmp_path / "drawn")
     assert ended.returncode == 0, ended.stderr
@@ -131,7 +131,7 @@ def test_finished_job_needs_nothing_of_anybody(
     [
         (["--seed", 1], "belongs to another job, with other seed", 2),
         (["--image", "absent.png"], "cannot read the picture absent.png", 2),
-        (["--prompts", "-"], "the standard input can't be read by several processes", 2),
+        (["--prompts", "-"], "standard input can't be read by several processes", 2),
     ],
     ids=["another job", "no picture", "standard input"],
 )

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,8 @@ def test_pictures_are_those_of_the_tokens_kept_and_drawn(
     records = draw("--image", picture, *words, "--guidance", guidance)
     kept = tokens_of(picture, painter).masked_fill(is_drawn(words), -1)
     settings = SamplingSettings(guidance=guidance)
-    (batch,) = painter.generate(CANDIDATES, range(3), BatchSizes(3, 3), 0, settings, kept)
+    pipeline = replace(painter, sampling=settings, kept_tokens=kept)
+    (batch,) = pipeline.generate(CANDIDATES, range(3), BatchSizes(3, 3))
     assert (batch.image_tokens[:, kept >= 0] == kept[kept >= 0]).all()
     for record, tokens in zip(records, batch.image_tokens, strict=True):
         with Image.open(tmp_path / "drawn" / record["file"]) as drawn:
@@ -159,9 +161,8 @@ def test_pictures_begun_from_another_are_ranked_by_perplexity(
 ) -> None:
     records = draw("--image", picture, *words, "--guidance", 2, "--rank", "perplexity")
     kept = tokens_of(picture, painter).masked_fill(is_drawn(words), -1)
-    (batch,) = painter.generate(
-        CANDIDATES, range(3), BatchSizes(3, 3), 0, SamplingSettings(guidance=2.0), kept
-    )
+    pipeline = replace(painter, sampling=SamplingSettings(guidance=2.0), kept_tokens=kept)
+    (batch,) = pipeline.generate(CANDIDATES, range(3), BatchSizes(3, 3))
     perplexities = image_perplexity(painter.transformer, batch.text_tokens, batch.image_tokens)
     assert [record["score"] for record in records] == pytest.approx(sorted(perplexities), rel=1e-5)
     assert [perplexities[record["number"]] for record in records] == pytest.approx(

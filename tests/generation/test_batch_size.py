@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from weakref import finalize
 
@@ -14,12 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dalle_cli.data.tokenizer import Tokenizer
-from dalle_cli.generation.batch_size import (
-    choose_batch_sizes,
-    decoding_bytes,
-    even_batch_size,
-    sampling_bytes,
-)
+from dalle_cli.generation.batch_size import choose_batch_sizes, even_batch_size
 from dalle_cli.generation.dalle import DallePipeline
 from dalle_cli.generation.sampling import Sampler, SamplingSettings
 from dalle_cli.models.dvae import DiscreteVAE
@@ -49,6 +45,10 @@ def painter() -> DallePipeline:
     )
     models = [model.eval().requires_grad_(False) for model in (transformer, dvae)]
     return DallePipeline(*models, tokenizer, torch.device("cpu"))
+
+
+def guided(painter: DallePipeline, guidance: float) -> DallePipeline:
+    return replace(painter, sampling=SamplingSettings(guidance=guidance))
 
 
 class Alive(TorchDispatchMode):
@@ -105,9 +105,7 @@ def test_sampling_takes_no_more_than_is_reckoned(
         Sampler(painter.transformer, SamplingSettings(1.0, 0, 0.9, guidance)).sample(
             text_tokens, uniforms
         )
-    reckoned = sampling_bytes(
-        painter.transformer, n_samples, n_captions, torch.float32, guidance != 1
-    )
+    reckoned = guided(painter, guidance).sampling_bytes(n_samples, n_captions)
     assert 0.3 * reckoned < alive.most < reckoned
 
 
@@ -116,9 +114,9 @@ def test_decoding_takes_no_more_than_is_reckoned(n_samples: int, painter: DalleP
     with counted() as alive:
         painter.dvae.decode(torch.zeros(n_samples, 64, dtype=torch.int64))
     assert (
-        0.3 * n_samples * decoding_bytes(painter.dvae)
+        0.3 * n_samples * painter.decoding_bytes()
         < alive.most
-        < n_samples * decoding_bytes(painter.dvae)
+        < n_samples * painter.decoding_bytes()
     )
 
 
@@ -165,15 +163,16 @@ def test_less_memory_draws_narrower_and_never_more_than_it_holds(
     n_captions: int, n: int, is_guided: bool, painter: DallePipeline
 ) -> None:
     free = 10**9
-    widths = [choose_batch_sizes(painter, n_captions, n, is_guided, free)]
+    pipeline = guided(painter, 2.0 if is_guided else 1.0)
+    widths = [choose_batch_sizes(pipeline, n_captions, n=n, free_bytes=free)]
     assert widths[0].sampling == 64 or n == 61
     while widths[-1].sampling > 1:
         free //= 2
-        widths.append(choose_batch_sizes(painter, n_captions, n, is_guided, free))
+        widths.append(choose_batch_sizes(pipeline, n_captions, n=n, free_bytes=free))
         decode = widths[-1].sampling
         n_own = most_captions(n_captions, n, decode)
-        needed = sampling_bytes(painter.transformer, decode, n_own, torch.float32, is_guided)
-        assert decode == 1 or needed + widths[-1].decoding * decoding_bytes(painter.dvae) <= free
+        needed = pipeline.sampling_bytes(decode, n_own)
+        assert decode == 1 or needed + widths[-1].decoding * painter.decoding_bytes() <= free
     assert [one.sampling for one in widths] == sorted(
         (one.sampling for one in widths), reverse=True
     )
@@ -181,9 +180,9 @@ def test_less_memory_draws_narrower_and_never_more_than_it_holds(
 
 
 def test_every_process_has_work(painter: DallePipeline) -> None:
-    assert choose_batch_sizes(painter, 1, 64, False, 10**9, n_processes=2).sampling == 32
-    assert choose_batch_sizes(painter, 3, 8, False, 10**9, n_processes=2).sampling == 8
-    assert choose_batch_sizes(painter, 1, 1, False, 10**9, n_processes=4).sampling == 1
+    assert choose_batch_sizes(painter, 1, n=64, free_bytes=10**9, n_processes=2).sampling == 32
+    assert choose_batch_sizes(painter, 3, n=8, free_bytes=10**9, n_processes=2).sampling == 8
+    assert choose_batch_sizes(painter, 1, n=1, free_bytes=10**9, n_processes=4).sampling == 1
 
 
 def test_computer_has_memory_to_spare() -> None:

@@ -11,12 +11,14 @@ import torch
 from dalle_cli.data.images import to_image
 from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.errors import DalleError
-from dalle_cli.generation.dalle import DallePipeline
-from dalle_cli.generation.pipeline import BatchSizes, Candidate, GeneratedBatch
+from dalle_cli.generation.dalle import DallePipeline, TokenBatch
+from dalle_cli.generation.pipeline import BatchSizes, Candidate, Pipeline
 from dalle_cli.generation.sampling import Sampler, SamplingSettings, candidate_uniforms
+from dalle_cli.loading import check_parts_match
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.models.transformer import Transformer
 
+PIPELINE = [name for name in vars(Pipeline) if not name.startswith("_")]
 TEXT_LEN, GRID_SIZE, VOCAB_SIZE = 12, 4, 16
 CAPTIONS = ["a ring", "a red circle", "", "a ring"]
 CANDIDATES = [Candidate(caption, number) for caption in CAPTIONS for number in range(3)][:11]
@@ -36,13 +38,13 @@ def painter() -> DallePipeline:
     for parameter in (*transformer.parameters(), *dvae.parameters()):
         torch.nn.init.normal_(parameter, std=0.4)
     models = [model.eval().requires_grad_(False) for model in (transformer, dvae)]
-    return DallePipeline(*models, tokenizer, torch.device("cpu"))
+    return DallePipeline(*models, tokenizer, torch.device("cpu"), seed=SEED)
 
 
 def slices(
     painter: DallePipeline, places: Sequence[int], widths: BatchSizes = WIDTHS
-) -> list[GeneratedBatch]:
-    return list(painter.generate(CANDIDATES, places, widths, SEED, SamplingSettings()))
+) -> list[TokenBatch]:
+    return list(painter.generate(CANDIDATES, places, widths))
 
 
 def draw(
@@ -51,9 +53,9 @@ def draw(
     """Draw the candidates at these places and give each with its tokens and its picture."""
     drawn = {}
     for one in slices(painter, places, widths):
-        for i in one.wanted:
-            assert one.place + i not in drawn
-            drawn[one.place + i] = (
+        for i in one.requested:
+            assert one.position + i not in drawn
+            drawn[one.position + i] = (
                 one.candidates[i],
                 one.image_tokens[i].tolist(),
                 one.pictures[i].tobytes(),
@@ -91,7 +93,7 @@ def test_every_candidate_is_drawn_once_and_as_if_it_were_alone(
 
 def test_every_candidate_begins_with_the_tokens_that_are_kept(painter: DallePipeline) -> None:
     kept = torch.arange(GRID_SIZE**2).masked_fill(torch.arange(GRID_SIZE**2) >= 6, -1)
-    drawn = list(painter.generate(CANDIDATES, ALL, WIDTHS, SEED, SamplingSettings(), kept))
+    drawn = list(replace(painter, kept_tokens=kept).generate(CANDIDATES, ALL, WIDTHS))
     tokens = torch.cat([one.image_tokens for one in drawn])
     assert torch.equal(tokens[:, :6], torch.arange(6).expand(len(tokens), -1))
     assert (
@@ -127,9 +129,9 @@ def test_what_is_drawn_beside_a_candidate_does_not_depend_on_which_are_wanted(
     places: Sequence[int], painter: DallePipeline
 ) -> None:
     """Bits may also depend on what is multiplied beside them."""
-    of_all = {one.place: one.candidates for one in slices(painter, ALL, BatchSizes(4, 2))}
+    of_all = {one.position: one.candidates for one in slices(painter, ALL, BatchSizes(4, 2))}
     for one in slices(painter, places, BatchSizes(4, 2)):
-        assert one.candidates == of_all[one.place]
+        assert one.candidates == of_all[one.position]
 
 
 def test_nothing_is_drawn_before_it_is_asked_for_or_once_all_is_there(
@@ -137,7 +139,7 @@ def test_nothing_is_drawn_before_it_is_asked_for_or_once_all_is_there(
 ) -> None:
     calls = []
     hook = painter.dvae.decoder.trunk.register_forward_pre_hook(lambda *_: calls.append(1))
-    batches = painter.generate(CANDIDATES, ALL, WIDTHS, SEED, SamplingSettings())
+    batches = painter.generate(CANDIDATES, ALL, WIDTHS)
     counts = [len(calls)]
     for _ in batches:
         counts.append(len(calls))
@@ -154,8 +156,9 @@ def test_captions_are_cut_and_filled_up_to_the_room_there_is(painter: DallePipel
     assert rows == [ids + [-1] * (TEXT_LEN - len(ids)) for ids in expected]
 
 
-def test_parts_that_speak_the_same_tokens_are_let_pass(painter: DallePipeline) -> None:
-    assert painter.check(Path("run")) is None
+def test_parts_of_the_same_vocabularies_match(painter: DallePipeline) -> None:
+    parts = (painter.transformer, painter.dvae, painter.tokenizer)
+    check_parts_match(*parts, run=Path("run"))
 
 
 @pytest.mark.parametrize(
@@ -166,9 +169,17 @@ def test_parts_that_speak_the_same_tokens_are_let_pass(painter: DallePipeline) -
         ("tokenizer", None, "text vocabulary of 259 and of 257"),
     ],
 )
-def test_parts_that_speak_other_tokens_are_told(
+def test_parts_of_other_vocabularies_are_refused(
     part: str, sizes: tuple | None, message: str, painter: DallePipeline
 ) -> None:
     other = Tokenizer([], "tokenizers") if sizes is None else DiscreteVAE(*sizes)
+    changed = replace(painter, **{part: other})
+    parts = (changed.transformer, changed.dvae, changed.tokenizer)
     with pytest.raises(DalleError, match=f"the parts of some run don't belong together: {message}"):
-        replace(painter, **{part: other}).check(Path("some run"))
+        check_parts_match(*parts, run=Path("some run"))
+
+
+def test_dalle_is_a_pipeline(painter: DallePipeline) -> None:
+    """Whatever a job asks of a pipeline is there."""
+    pipeline: Pipeline = painter
+    assert all(hasattr(pipeline, name) for name in PIPELINE)

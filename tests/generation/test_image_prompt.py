@@ -14,9 +14,9 @@ from dalle_cli.errors import UsageError
 from dalle_cli.generation.image_prompt import (
     Box,
     ImagePrompt,
-    all_but_top,
-    box_of_grid,
+    box_mask,
     keep_tokens,
+    lower_rows_mask,
 )
 from dalle_cli.models.dvae import DiscreteVAE
 
@@ -88,10 +88,10 @@ def test_fifteen_of_thirty_two_rows_are_kept_by_default(
 @pytest.mark.parametrize("n_rows", range(-1, W + 2))
 def test_rows_are_refused_where_nothing_would_be_kept_or_drawn(n_rows: int) -> None:
     if 0 < n_rows < W:
-        assert all_but_top(n_rows, W).tolist() == [[row >= n_rows] * W for row in range(W)]
+        assert lower_rows_mask(n_rows, W).tolist() == [[row >= n_rows] * W for row in range(W)]
     else:
         with pytest.raises(UsageError, match=f"can't keep {n_rows} of {W} rows") as told:
-            all_but_top(n_rows, W)
+            lower_rows_mask(n_rows, W)
         assert told.value.hint == "keep 1 to 3 rows"
 
 
@@ -102,7 +102,7 @@ def test_boxes_inside_the_grid_are_marked(box: Box) -> None:
         [row <= i < row + n_rows and column <= j < column + n_columns for j in range(W)]
         for i in range(W)
     ]
-    assert box_of_grid(box, W).tolist() == expected
+    assert box_mask(box, W).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_boxes_that_are_empty_or_reach_out_of_the_grid_are_refused(box: Box) -> 
     with pytest.raises(
         UsageError, match="no such box to redraw: " + ",".join(map(str, box))
     ) as told:
-        box_of_grid(box, W)
+        box_mask(box, W)
     assert "there are 4x4 tokens, counted from 0: 2,0,2,4 is the lower half" in told.value.hint
 
 

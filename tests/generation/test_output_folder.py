@@ -8,7 +8,7 @@ from PIL import Image
 
 from dalle_cli.generation.output_folder import STAGED, OutputFolder
 from dalle_cli.generation.pipeline import Candidate
-from dalle_cli.generation.ranking import Scored
+from dalle_cli.generation.ranking import ScoredCandidate
 
 SETTINGS = {"seed": 3, "temperature": 0.5}
 
@@ -22,12 +22,12 @@ def picture(place: int) -> Image.Image:
     return Image.new("RGB", (4, 4), (place, 0, 0))
 
 
-def unranked(place: int) -> Scored:
-    return Scored(place, Candidate("a ring", place), None)
+def unranked(place: int) -> ScoredCandidate:
+    return ScoredCandidate(place, Candidate("a ring", place), None)
 
 
-def ranked(place: int, rank: int | None = None) -> Scored:
-    return Scored(
+def ranked(place: int, rank: int | None = None) -> ScoredCandidate:
+    return ScoredCandidate(
         place, Candidate("a ring", place), math.pi * place, rank, "clip" if rank else None
     )
 
@@ -47,7 +47,7 @@ def test_candidate_is_held_by_its_place_until_it_is_released(folder: OutputFolde
 def test_score_of_a_held_candidate_comes_back_to_the_last_bit(folder: OutputFolder) -> None:
     for place in (0, 3):
         folder.stage(ranked(place), picture(place))
-    assert [folder.score(place) for place in (0, 3)] == [0, 3 * math.pi]
+    assert [folder.staged_score(place) for place in (0, 3)] == [0, 3 * math.pi]
 
 
 @pytest.mark.parametrize("make", [unranked, lambda place: ranked(place, rank=1)])

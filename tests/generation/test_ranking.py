@@ -16,15 +16,16 @@ from torch import Tensor
 from dalle_cli.data.augment import clip_square
 from dalle_cli.data.clip_tokenizer import ClipTokenizer, own_clip_tokenizer
 from dalle_cli.data.tokenizer import Tokenizer
+from dalle_cli.generation.dalle import TokenBatch
 from dalle_cli.generation.pipeline import Candidate, GeneratedBatch
 from dalle_cli.generation.ranking import (
     Ranking,
-    Scored,
+    ScoredCandidate,
     image_perplexity,
     keep_best,
     rank_by_clip,
     rank_by_perplexity,
-    scored,
+    score_batch,
 )
 from dalle_cli.models.clip import Clip, Tower
 from dalle_cli.models.transformer import Transformer
@@ -110,10 +111,10 @@ def test_perplexity_of_a_model_that_knows_nothing_is_its_vocabulary(
     assert image_perplexity(fresh, *tokens) == pytest.approx([V_IMAGE] * 4)
 
 
-def drawn_slice(text_tokens: Tensor, image_tokens: Tensor) -> GeneratedBatch:
+def drawn_slice(text_tokens: Tensor, image_tokens: Tensor) -> TokenBatch:
     n = len(text_tokens)
     candidates = [Candidate("", i) for i in range(n)]
-    return GeneratedBatch(0, candidates, text_tokens, image_tokens, [PICTURE] * n, list(range(n)))
+    return TokenBatch(0, candidates, [PICTURE] * n, list(range(n)), text_tokens, image_tokens)
 
 
 def test_ranking_by_perplexity_scores_a_batch_with_its_own_captions(
@@ -158,14 +159,12 @@ def test_clip_scores_are_the_cosines_of_pictures_and_their_own_captions(
         expected.append(dot / math.dist(image, [0] * 8) / math.dist(text, [0] * 8))
 
     ranking = rank_by_clip(
-        ClipScorer(clip, clip_tokenizer, torch.device("cpu")), "its checksum", captions
+        ClipScorer(clip, clip_tokenizer, torch.device("cpu"), "of weights", "of words"), captions
     )
     candidates = [Candidate(caption, i) for i, caption in enumerate(captions)]
-    drawn = GeneratedBatch(
-        0, candidates, torch.zeros(4, 1), torch.zeros(4, 1), pictures, [0, 1, 2, 3]
-    )
+    drawn = GeneratedBatch(0, candidates, pictures, [0, 1, 2, 3])
     assert ranking.score(drawn) == pytest.approx(expected, abs=1e-5)
-    assert (ranking.by, ranking.checksum) == ("clip", "its checksum")
+    assert (ranking.by, ranking.checksum) == ("clip", "of weights-of words")
     assert max(expected) - min(expected) > 0.01
 
 
@@ -186,7 +185,7 @@ def test_every_caption_is_embedded_once_beforehand(clip_tokenizer: ClipTokenizer
     n_embedded = []
     clip.ln_final.register_forward_pre_hook(lambda _, given: n_embedded.append(len(given[0])))
     scorer = ClipScorer(clip, clip_tokenizer, torch.device("cpu"))
-    rank_by_clip(scorer, "", [f"caption {i % 300}" for i in range(600)])
+    rank_by_clip(scorer, [f"caption {i % 300}" for i in range(600)])
     assert sum(n_embedded) == 300
 
 
@@ -205,9 +204,10 @@ def test_checksum_of_a_clip_tells_its_weights_and_what_else_embeddings_depend_on
     assert len({clip_checksum(clip) for clip in (small_clip(), *others)}) == 5
 
 
-def pictures_with(scores: list[float | None]) -> list[Scored]:
+def pictures_with(scores: list[float | None]) -> list[ScoredCandidate]:
     return [
-        Scored(number, Candidate("a ring", number), score) for number, score in enumerate(scores)
+        ScoredCandidate(number, Candidate("a ring", number), score)
+        for number, score in enumerate(scores)
     ]
 
 
@@ -215,20 +215,24 @@ def fake_ranking(by: str) -> Ranking:
     return Ranking(by, lambda batch: [float(candidate.number) for candidate in batch.candidates])
 
 
-def numbers(pictures: Iterator[Scored]) -> list[int]:
+def numbers(pictures: Iterator[ScoredCandidate]) -> list[int]:
     return [one.candidate.number for one in pictures]
 
 
 def test_higher_cosines_and_lower_perplexities_come_first() -> None:
     pictures = pictures_with([0.5, 3.0, 1.0, 2.0])
-    assert numbers(keep_best(pictures, 4, 3, fake_ranking("clip"))) == [1, 3, 2]
-    assert numbers(keep_best(pictures, 4, 3, fake_ranking("perplexity"))) == [0, 2, 3]
+    assert numbers(keep_best(pictures, n=4, n_kept=3, ranking=fake_ranking("clip"))) == [1, 3, 2]
+    assert numbers(keep_best(pictures, n=4, n_kept=3, ranking=fake_ranking("perplexity"))) == [
+        0,
+        2,
+        3,
+    ]
 
 
 @pytest.mark.parametrize("by", ["clip", "perplexity"])
 def test_equal_scores_stay_in_the_order_they_were_drawn_in(by: str) -> None:
     middle = pictures_with([1.0, 1.0, 1.0, 1.0])
-    assert numbers(keep_best(middle, 4, 4, fake_ranking(by))) == [0, 1, 2, 3]
+    assert numbers(keep_best(middle, n=4, n_kept=4, ranking=fake_ranking(by))) == [0, 1, 2, 3]
 
 
 @given(
@@ -245,7 +249,7 @@ def test_kept_pictures_are_those_that_few_enough_others_of_their_caption_beat(
         st.lists(st.sampled_from([0.1, 0.2, 0.3]), min_size=n * n_captions, max_size=n * n_captions)
     )
     pictures = pictures_with(scores)
-    kept = list(keep_best(pictures, n, n_kept, fake_ranking(by)))
+    kept = list(keep_best(pictures, n=n, n_kept=n_kept, ranking=fake_ranking(by)))
 
     def n_better(i: int) -> int:
         goodness = [score if by == "clip" else -score for score in scores]
@@ -272,12 +276,12 @@ def test_pictures_pass_as_soon_as_they_can(ranking: Ranking | None, n_pulled: li
     """Unranked ones at once, ranked ones when all of their caption are there."""
     pulled = []
     source = (pulled.append(one) or one for one in pictures_with([1.0, 2.0, 3.0] * 2))
-    assert [len(pulled) for _ in keep_best(source, 3, 2, ranking)] == n_pulled
+    assert [len(pulled) for _ in keep_best(source, n=3, n_kept=2, ranking=ranking)] == n_pulled
 
 
 def test_unranked_pictures_pass_unchanged() -> None:
     pictures = pictures_with([None] * 5)
-    assert list(keep_best(iter(pictures), 2, 2, None)) == pictures
+    assert list(keep_best(iter(pictures), n=2, n_kept=2, ranking=None)) == pictures
 
 
 @pytest.mark.parametrize("wanted", [[2, 3], [0, 1, 3], [0]], ids=str)
@@ -294,11 +298,14 @@ def test_whole_slices_are_scored_and_the_wanted_pictures_passed_on(
 
     pictures = [Image.new("RGB", (1, 1), (i, 0, 0)) for i in range(4)]
     drawn = replace(
-        drawn_slice(torch.zeros(4, 1), torch.zeros(4, 1)), place=8, pictures=pictures, wanted=wanted
+        drawn_slice(torch.zeros(4, 1), torch.zeros(4, 1)),
+        position=8,
+        pictures=pictures,
+        requested=wanted,
     )
-    taken = scored(drawn, Ranking("clip", score) if is_ranked else None)
+    taken = score_batch(drawn, Ranking("clip", score) if is_ranked else None)
     assert [one for one, _ in taken] == [
-        Scored(8 + i, Candidate("", i), 10.0 * i if is_ranked else None) for i in wanted
+        ScoredCandidate(8 + i, Candidate("", i), 10.0 * i if is_ranked else None) for i in wanted
     ]
     assert [picture for _, picture in taken] == [pictures[i] for i in wanted]
     assert scored_together == [4] * is_ranked
