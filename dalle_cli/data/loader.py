@@ -1,6 +1,6 @@
 """Batches of a run: which samples, prepared with which seeds, by the number of the update alone.
 
-Draw d = step * global_batch_size + i decides everything random about sample i of a step, so the loader has no state: a
+Position p = step * global_batch_size + i decides everything random about sample i of a step, so the loader has no state: a
 resumed run sees what an uninterrupted one would, and worker processes and micro-batches change nothing.
 """
 
@@ -31,7 +31,7 @@ class Batch:
     """Samples side by side, and what their share of a larger batch is.
 
     images              float32 [B, 3, H, W] in [0, 1]; empty [B, 3, 0, 0] where there are image tokens
-    draws               places of the samples in the run; they seed noise
+    positions               places of the samples in the run; they seed noise
     text_tokens         int64 [B, T], -1 after the caption; empty [B, 0] for the dVAE
     are_cut             whether a caption had more tokens than there was room for
     global_size         samples in the update that this is a part of
@@ -41,7 +41,7 @@ class Batch:
     """
 
     images: Tensor
-    draws: list[int]
+    positions: list[int]
     text_tokens: Tensor
     captions: list[str]
     global_size: int
@@ -53,13 +53,13 @@ class Batch:
 
     def micro_batches(self, size: int, device: torch.device) -> Iterator["Batch"]:
         """Cut into pieces of at most `size` samples (0: one piece), on the device."""
-        size = size or len(self.draws)
-        for start in range(0, len(self.draws), size):
+        size = size or len(self.positions)
+        for start in range(0, len(self.positions), size):
             part = slice(start, start + size)
             yield replace(
                 self,
                 images=self.images[part].to(device).float() / 255,
-                draws=self.draws[part],
+                positions=self.positions[part],
                 text_tokens=self.text_tokens[part].to(device),
                 captions=self.captions[part],
                 are_cut=self.are_cut[part],
@@ -100,7 +100,7 @@ class TrainingBatches:
         self._workers = workers
         self._on_bad = on_bad
         self._bad_keys: set[str] = set()
-        self.n_enlarged = 0  # of this process's draws
+        self.n_enlarged = 0  # of this process's samples
         self._most_bad = data.max_bad_share * len(indices)
 
     @property
@@ -161,25 +161,26 @@ class _Steps(Dataset):
 
     def __getitem__(self, step: int) -> Batch | DalleError:
         size = self._training.global_batch_size
-        draws = [step * size + place for place in self._share]
+        positions = [step * size + place for place in self._share]
         bad: list[tuple[str, str]] = []
         try:
             return replace(
-                collate([self._example(draw, bad) for draw in draws], draws, bad), global_size=size
+                collate([self._example(position, bad) for position in positions], positions, bad),
+                global_size=size,
             )
         except DalleError as error:
             return error
 
-    def _example(self, draw: int, bad: list[tuple[str, str]]) -> Example:
-        """Prepare the sample at a draw, or the next good one of the epoch's order: nobody else moves."""
+    def _example(self, position: int, bad: list[tuple[str, str]]) -> Example:
+        """Prepare the sample at a position, or the next good one of the epoch's order: nobody else moves."""
         n_samples = len(self._indices)
-        epoch_start = draw - draw % n_samples
+        epoch_start = position - position % n_samples
         seed = self._training.seed
         for ahead in range(n_samples):
-            place = epoch_start + (draw + ahead - epoch_start) % n_samples
+            place = epoch_start + (position + ahead - epoch_start) % n_samples
             index = int(self._indices[sample_at(place, n_samples, seed, self._shuffle_block)])
             try:
-                return self._prepare(read_sample(self._source, index), derive_seed(seed, draw))
+                return self._prepare(read_sample(self._source, index), derive_seed(seed, position))
             except BadSample as problem:
                 bad.append((self._source.key(index), problem.reason))
         raise DalleError(
@@ -210,12 +211,12 @@ class ValidationBatches:
             raise DalleError(
                 f"not one usable held-out sample in {source.name}", "`dalle data check` says why"
             )
-        draws = list(range(len(examples)))
+        positions = list(range(len(examples)))
         starts = range(0, len(examples), batch_size)
         self._batches = [
-            collate(examples[i : i + batch_size], draws[i : i + batch_size], []) for i in starts
+            collate(examples[i : i + batch_size], positions[i : i + batch_size], []) for i in starts
         ]
-        self._first = collate(examples[:PREVIEW_SAMPLES], draws[:PREVIEW_SAMPLES], [])
+        self._first = collate(examples[:PREVIEW_SAMPLES], positions[:PREVIEW_SAMPLES], [])
 
     def on(self, device: torch.device) -> Iterator[Batch]:
         """Yield the batches on a device."""
@@ -227,7 +228,7 @@ class ValidationBatches:
         return next(self._first.micro_batches(0, device))
 
 
-def collate(examples: list[Example], draws: list[int], bad: list[tuple[str, str]]) -> Batch:
+def collate(examples: list[Example], positions: list[int], bad: list[tuple[str, str]]) -> Batch:
     """Stack examples into a batch that is whole by itself; its images stay uint8 until it is cut and moved."""
     pixels = np.stack([example.pixels for example in examples])
     empty = np.empty(0, dtype=np.int64)
@@ -239,7 +240,7 @@ def collate(examples: list[Example], draws: list[int], bad: list[tuple[str, str]
     ]
     return Batch(
         images=torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))),
-        draws=draws,
+        positions=positions,
         text_tokens=torch.from_numpy(text),
         captions=[example.caption for example in examples],
         global_size=len(examples),

@@ -1,6 +1,6 @@
 """Which sample stands at which place of a run: a pure function of the seed, so that there is no state to save.
 
-Draw d of a run is place d mod N of epoch d div N. An epoch's order is computed place by place, never as a list of N:
+Position p of a run is place p mod N of epoch p div N. An epoch's order is computed place by place, never as a list of N:
 blocks of consecutive samples are permuted, then samples inside windows of 16 blocks, so that disks read nearly
 sequentially. A set smaller than a window is permuted whole.
 """
@@ -42,12 +42,12 @@ def _scramble(value: int, key: int, round_number: int) -> int:
     return z ^ z >> 31
 
 
-def sample_at(draw: int, n_samples: int, seed: int, block: int) -> int:
-    """Name the sample, in range(n_samples), that draw number `draw` of a run takes.
+def sample_at(position: int, n_samples: int, seed: int, block: int) -> int:
+    """Name the sample, in range(n_samples), that stands at a position of a run.
 
     Each epoch starts its blocks at another sample, so that the short block at the end is never the same one.
     """
-    epoch, place = divmod(draw, n_samples)
+    epoch, place = divmod(position, n_samples)
     window = block * BLOCKS_IN_WINDOW
     if n_samples <= window:
         return permute(place, n_samples, derive_seed(seed, epoch, "whole"))

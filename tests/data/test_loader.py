@@ -57,15 +57,20 @@ def numbers(batch: Batch) -> list[int]:
     return batch.images[:, 2, 0, 0].tolist()
 
 
-def order(n_draws: int, n_samples: int = N) -> list[int]:
-    return [sample_at(draw, n_samples, 5, 64) for draw in range(n_draws)]
+def order(n_positions: int, n_samples: int = N) -> list[int]:
+    return [sample_at(position, n_samples, 5, 64) for position in range(n_positions)]
 
 
 def assert_same(left: list[Batch], right: list[Batch]) -> None:
     assert len(left) == len(right) > 0
     for a, b in zip(left, right, strict=True):
         assert torch.equal(a.images, b.images) and torch.equal(a.text_tokens, b.text_tokens)
-        assert (a.draws, a.captions, a.are_cut, a.bad) == (b.draws, b.captions, b.are_cut, b.bad)
+        assert (a.positions, a.captions, a.are_cut, a.bad) == (
+            b.positions,
+            b.captions,
+            b.are_cut,
+            b.bad,
+        )
         assert (a.global_size, a.global_text_tokens) == (b.global_size, b.global_text_tokens)
 
 
@@ -75,7 +80,9 @@ PAIRS = pair_preparation(caption_dropout=0.3, bpe_dropout=0.3)
 def test_batches_follow_the_order_across_epochs() -> None:
     whole = list(batches(MemorySource()).start_at(0))
     assert [number for batch in whole for number in numbers(batch)] == order(STEPS * SIZE)
-    assert [draw for batch in whole for draw in batch.draws] == list(range(STEPS * SIZE))
+    assert [position for batch in whole for position in batch.positions] == list(
+        range(STEPS * SIZE)
+    )
 
 
 def test_only_the_given_indices_are_used() -> None:
@@ -136,9 +143,9 @@ def test_everything_that_workers_need_pickles() -> None:
 def test_micro_batches_cut_and_carry_the_global_counts(size: int, lengths: list[int]) -> None:
     whole = next(batches(MemorySource(), PAIRS).start_at(0))
     pieces = list(whole.micro_batches(size, CPU))
-    assert [len(piece.draws) for piece in pieces] == lengths
+    assert [len(piece.positions) for piece in pieces] == lengths
     assert torch.equal(torch.cat([piece.text_tokens for piece in pieces]), whole.text_tokens)
-    for name in ("draws", "captions", "are_cut"):
+    for name in ("positions", "captions", "are_cut"):
         assert [value for piece in pieces for value in getattr(piece, name)] == getattr(whole, name)
     assert {piece.global_size for piece in pieces} == {SIZE}
     assert {piece.global_text_tokens for piece in pieces} == {int((whole.text_tokens >= 0).sum())}
@@ -166,17 +173,17 @@ def test_a_bad_sample_is_replaced_by_the_next_good_one_and_nobody_else_moves(
     good = list(batches(MemorySource(), prepare).start_at(0))
     mixed = list(batches(MemorySource(bad=bad), prepare).start_at(0))
     n_replaced = 0
-    for draw, expected in enumerate(order(STEPS * SIZE)):
-        step, row = divmod(draw, SIZE)
+    for position, expected in enumerate(order(STEPS * SIZE)):
+        step, row = divmod(position, SIZE)
         if expected not in bad:
             assert torch.equal(mixed[step].images[row], good[step].images[row])
             assert torch.equal(mixed[step].text_tokens[row], good[step].text_tokens[row])
             continue
-        epoch = draw // N * N
-        following = [sample_at(epoch + (draw + ahead) % N, N, 5, 64) for ahead in range(N)]
+        epoch = position // N * N
+        following = [sample_at(epoch + (position + ahead) % N, N, 5, 64) for ahead in range(N)]
         replacement = MemorySource().read(next(sample for sample in following if sample not in bad))
         alone = prepare(
-            replacement, derive_seed(5, draw)
+            replacement, derive_seed(5, position)
         )  # as random as the one replaced would have been
         assert torch.equal(
             mixed[step].images[row], torch.from_numpy(alone.pixels.copy()).permute(2, 0, 1)
@@ -279,7 +286,7 @@ def test_validation_is_always_the_same_centre_crop_with_the_first_caption() -> N
     first, second = (list(held_out.on(CPU)) for _ in range(2))
     assert_same(first, second)
     assert_same(first, list(validation(source).on(CPU)))
-    assert [len(batch.draws) for batch in first] == [3, 2]
+    assert [len(batch.positions) for batch in first] == [3, 2]
     images = torch.cat([batch.images for batch in first])
     for i, image in enumerate(images):
         expected = torch.from_numpy(centre_crop(decode_image(png(i)), SIDE)).permute(2, 0, 1)
@@ -291,13 +298,13 @@ def test_validation_is_always_the_same_centre_crop_with_the_first_caption() -> N
     assert torch.cat([batch.text_tokens for batch in first]).tolist() == expected_tokens
 
 
-def test_validation_batches_are_whole_by_themselves_and_their_draws_differ() -> None:
+def test_validation_batches_are_whole_by_themselves_and_their_positions_differ() -> None:
     parts = list(validation(MemorySource(n=5)).on(CPU))
     assert [batch.global_size for batch in parts] == [3, 2]
     assert [batch.global_text_tokens for batch in parts] == [
         int((b.text_tokens >= 0).sum()) for b in parts
     ]
-    assert sorted(draw for batch in parts for draw in batch.draws) == list(range(5))
+    assert sorted(position for batch in parts for position in batch.positions) == list(range(5))
 
 
 def test_validation_takes_so_many_samples_and_leaves_bad_ones_out() -> None:

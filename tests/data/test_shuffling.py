@@ -41,7 +41,9 @@ SIZES = [
 
 def epoch_of(number: int, n_samples: int, seed: int, block: int) -> list[int]:
     start = number * n_samples
-    return [sample_at(draw, n_samples, seed, block) for draw in range(start, start + n_samples)]
+    return [
+        sample_at(position, n_samples, seed, block) for position in range(start, start + n_samples)
+    ]
 
 
 def n_runs(samples: list[int], n_samples: int) -> int:
@@ -102,15 +104,15 @@ def test_epochs_and_seeds_differ(n_samples: int, block: int) -> None:
 
 
 def test_order_is_the_one_that_runs_have_been_started_with() -> None:
-    assert [sample_at(draw, 10, 0, 4) for draw in range(20)] == [
+    assert [sample_at(position, 10, 0, 4) for position in range(20)] == [
         *[4, 7, 2, 9, 1, 3, 5, 8, 0, 6],
         *[3, 0, 1, 2, 5, 7, 4, 9, 6, 8],
     ]
-    assert [sample_at(draw, 100, 7, 4) for draw in range(0, 200, 10)] == [
+    assert [sample_at(position, 100, 7, 4) for position in range(0, 200, 10)] == [
         *[71, 33, 88, 22, 34, 19, 67, 52, 13, 95],
         *[25, 42, 43, 35, 94, 28, 10, 32, 6, 46],
     ]
-    assert [sample_at(draw, 64, 0, 4) for draw in range(0, 64, 8)] == [
+    assert [sample_at(position, 64, 0, 4) for position in range(0, 64, 8)] == [
         9,
         60,
         45,
@@ -120,7 +122,7 @@ def test_order_is_the_one_that_runs_have_been_started_with() -> None:
         25,
         15,
     ]
-    assert [sample_at(draw, 65, 0, 4) for draw in range(0, 65, 8)] == [
+    assert [sample_at(position, 65, 0, 4) for position in range(0, 65, 8)] == [
         3,
         29,
         34,
@@ -131,8 +133,8 @@ def test_order_is_the_one_that_runs_have_been_started_with() -> None:
         56,
         51,
     ]
-    draws = (0, 1, 1023, 1024, 999_999, 1_000_002, 1_000_003, 5_000_000)
-    assert [sample_at(draw, 1_000_003, 3, 64) for draw in draws] == [
+    positions = (0, 1, 1023, 1024, 999_999, 1_000_002, 1_000_003, 5_000_000)
+    assert [sample_at(position, 1_000_003, 3, 64) for position in positions] == [
         *[207539, 743086, 207502, 853568, 434737, 115252, 328348, 24750],
     ]
 
