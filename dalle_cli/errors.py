@@ -1,7 +1,7 @@
 """Failures with a cause that the user can act on.
 
-Everything below the command line raises `DalleError`; the command line prints its message as `error:`
-and its hint as `hint:`, and exits with its exit code.
+Everything below the command line raises `DalleError`; the command line prints its message as
+`error:` and its hint as `hint:`, and exits with its exit code.
 """
 
 

@@ -43,7 +43,7 @@ def _read(prompts: str) -> list[str]:
             text.replace("\r", "\n").split("\n")
         )  # as captions beside pictures are read
     try:
-        rows = list(read_table(io.StringIO(text, newline=""), prompts, ["caption"]))
+        rows = list(read_table(io.StringIO(text, newline=""), prompts, columns=["caption"]))
     except DalleError as error:
         raise UsageError(error.message, error.hint) from None
     return [_caption(row, f"{name}, line {line}") for line, row in rows]

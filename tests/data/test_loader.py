@@ -38,7 +38,7 @@ PICTURES = DVAEPreprocessing(SIDE)
 
 def batches(
     source: Source,
-    prepare: Preprocessing = PICTURES,
+    preprocess: Preprocessing = PICTURES,
     workers: int = 0,
     steps: int = STEPS,
     size: int = SIZE,
@@ -49,7 +49,15 @@ def batches(
     training = TrainingTable(steps=steps, global_batch_size=size, seed=5)
     heard = [] if heard is None else heard
     on_bad = lambda *problem: heard.append(problem)  # noqa: E731
-    return TrainingBatches(source, np.arange(len(source)), prepare, data, training, workers, on_bad)
+    return TrainingBatches(
+        source,
+        np.arange(len(source)),
+        preprocess=preprocess,
+        data=data,
+        training=training,
+        workers=workers,
+        on_bad=on_bad,
+    )
 
 
 def numbers(batch: Batch) -> list[int]:
@@ -58,7 +66,7 @@ def numbers(batch: Batch) -> list[int]:
 
 
 def order(n_positions: int, n_samples: int = N) -> list[int]:
-    return [sample_at(position, n_samples, 5, 64) for position in range(n_positions)]
+    return [sample_at(position, n_samples, seed=5, block=64) for position in range(n_positions)]
 
 
 def assert_same(left: list[Batch], right: list[Batch]) -> None:
@@ -89,7 +97,13 @@ def test_only_the_given_indices_are_used() -> None:
     data = DataTable(validation_share=0.1, shuffle_block=64, max_bad_share=0.5)
     training = TrainingTable(steps=3, global_batch_size=2, seed=5)
     some = TrainingBatches(
-        MemorySource(), np.array([1, 4, 9]), PICTURES, data, training, 0, lambda *_: None
+        MemorySource(),
+        np.array([1, 4, 9]),
+        preprocess=PICTURES,
+        data=data,
+        training=training,
+        workers=0,
+        on_bad=lambda *_: None,
     )
     assert [n for batch in some.start_at(0) for n in numbers(batch)] == [
         [1, 4, 9][i] for i in order(6, n_samples=3)
@@ -130,10 +144,11 @@ def test_crops_vary_from_epoch_to_epoch() -> None:
 
 
 def test_everything_that_workers_need_pickles() -> None:
-    for prepare in (PICTURES, PAIRS):
-        copied = pickle.loads(pickle.dumps((MemorySource(), prepare)))
+    for preprocess in (PICTURES, PAIRS):
+        copied = pickle.loads(pickle.dumps((MemorySource(), preprocess)))
         assert_same(
-            list(batches(*copied).start_at(0)), list(batches(MemorySource(), prepare).start_at(0))
+            list(batches(*copied).start_at(0)),
+            list(batches(MemorySource(), preprocess).start_at(0)),
         )
 
 
@@ -165,13 +180,13 @@ def test_dvae_batches_have_no_text() -> None:
     assert batch.global_text_tokens == 0
 
 
-@pytest.mark.parametrize("prepare", [PICTURES, PAIRS], ids=["pictures", "pairs"])
+@pytest.mark.parametrize("preprocess", [PICTURES, PAIRS], ids=["pictures", "pairs"])
 def test_a_bad_sample_is_replaced_by_the_next_good_one_and_nobody_else_moves(
-    prepare: Preprocessing,
+    preprocess: Preprocessing,
 ) -> None:
     bad = {3, 7}
-    good = list(batches(MemorySource(), prepare).start_at(0))
-    mixed = list(batches(MemorySource(bad=bad), prepare).start_at(0))
+    good = list(batches(MemorySource(), preprocess).start_at(0))
+    mixed = list(batches(MemorySource(bad=bad), preprocess).start_at(0))
     n_replaced = 0
     for position, expected in enumerate(order(STEPS * SIZE)):
         step, row = divmod(position, SIZE)
@@ -180,9 +195,11 @@ def test_a_bad_sample_is_replaced_by_the_next_good_one_and_nobody_else_moves(
             assert torch.equal(mixed[step].text_tokens[row], good[step].text_tokens[row])
             continue
         epoch = position // N * N
-        following = [sample_at(epoch + (position + ahead) % N, N, 5, 64) for ahead in range(N)]
+        following = [
+            sample_at(epoch + (position + ahead) % N, N, seed=5, block=64) for ahead in range(N)
+        ]
         replacement = MemorySource().read(next(sample for sample in following if sample not in bad))
-        alone = prepare(
+        alone = preprocess(
             replacement, derive_seed(5, position)
         )  # as random as the one replaced would have been
         assert torch.equal(
@@ -264,20 +281,22 @@ def test_captions_of_a_sample_vary_over_epochs() -> None:
 
 
 def test_text_tokens_are_those_of_the_caption_shown() -> None:
-    prepare = pair_preparation()
-    for batch in batches(MemorySource(), prepare).start_at(0):
+    preprocess = pair_preparation()
+    for batch in batches(MemorySource(), preprocess).start_at(0):
         for number, caption, tokens in zip(
             numbers(batch), batch.captions, batch.text_tokens, strict=True
         ):
             assert caption in MemorySource().captions(number)
-            expected = prepare.tokenizer.encode(caption)
+            expected = preprocess.tokenizer.encode(caption)
             assert tokens.tolist() == expected + [-1] * (12 - len(expected))
 
 
 def validation(
-    source: Source, prepare: Preprocessing = PAIRS, size: int = 3, n: int = 100
+    source: Source, preprocess: Preprocessing = PAIRS, size: int = 3, n: int = 100
 ) -> ValidationBatches:
-    return ValidationBatches(source, np.arange(len(source)), prepare, size, n)
+    return ValidationBatches(
+        source, np.arange(len(source)), preprocess=preprocess, batch_size=size, n_samples=n
+    )
 
 
 def test_validation_is_always_the_same_centre_crop_with_the_first_caption() -> None:

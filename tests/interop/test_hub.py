@@ -91,7 +91,7 @@ def test_offline_a_name_is_what_the_cache_has_or_an_error_without_a_try(cache: P
     assert cached == {"folder": str(cache / SNAPSHOT), "calls": []}
     assert missing["calls"] == []
     assert str(missing["message"]).startswith(
-        "owner/other-clip is neither a file here nor to be had from the hub: "
+        "owner/other-clip is neither a file here nor available from the hub: "
     )
     assert str(cache) in str(missing["hint"]) and "HF_HUB_CACHE" in str(missing["hint"])
 
@@ -102,7 +102,7 @@ def test_without_a_network_a_name_is_what_the_cache_has_or_an_error(cache: Path)
     )
     assert cached["folder"] == str(cache / SNAPSHOT) and cached["calls"]
     assert str(missing["message"]).startswith(
-        "owner/other-clip is neither a file here nor to be had from the hub: "
+        "owner/other-clip is neither a file here nor available from the hub: "
     )
 
 

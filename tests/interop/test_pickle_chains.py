@@ -49,7 +49,7 @@ def test_storage_that_promises_more_than_the_file_has_is_told(
     )
     with pytest.raises(
         DalleError,
-        match=rf"old\.pt is damaged .* storage of {count} numbers reaches beyond its end",
+        match=rf"old\.pt is damaged .* storage of {count} elements extends beyond the end of the file",
     ):
         read_tensors(path)
 
@@ -62,7 +62,7 @@ def test_tensors_that_share_a_storage_may_not_outgrow_the_file(
         tmp_path / "old.pt", saved({f"x{number}": storage for number in range(300)}, archive=False)
     )
     with pytest.raises(
-        DalleError, match=r"old\.pt is refused: the tensors in it are larger than it"
+        DalleError, match=r"old\.pt is refused: the tensors in it are larger than the file"
     ):
         read_tensors(path)
 

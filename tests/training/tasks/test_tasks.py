@@ -65,13 +65,16 @@ def global_batch() -> Batch:
         )
         for i, length in enumerate(LENGTHS)
     ]
-    return collate(examples, list(range(100, 100 + len(LENGTHS))), [])
+    return collate(examples, list(range(100, 100 + len(LENGTHS))), bad=[])
 
 
 def clip_batch() -> Batch:
     """The same, with captions as CLIP reads them; two are the same."""
     batch = global_batch()
-    rows = [frame(row[row >= 0].tolist(), 300, 301, 16) for row in batch.text_tokens.numpy()]
+    rows = [
+        frame(row[row >= 0].tolist(), start_of_text=300, end_of_text=301, text_len=16)
+        for row in batch.text_tokens.numpy()
+    ]
     rows[6], captions = rows[2], [*batch.captions[:6], batch.captions[2]]
     return replace(batch, text_tokens=torch.from_numpy(np.stack(rows)), captions=captions)
 
