@@ -85,8 +85,8 @@ def area_resize(pixels: np.ndarray, side: int) -> np.ndarray:
     """Scale a square uint8 [S, S, 3] to uint8 [side, side, 3] by area, with aligned corners.
 
     Ties are rounded to even. The published listings call TensorFlow 1's resize with AREA and
-    align_corners: output i averages the source over [i * s, (i + 1) * s] with s = (S - 1) / (side -
-    1), where the last pixel extends beyond the edge.
+    align_corners: output i averages the source over [i * s, (i + 1) * s], where s is
+    (S - 1) / (side - 1) and the last pixel extends beyond the edge.
     """
     if len(pixels) == side:
         return pixels

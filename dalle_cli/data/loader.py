@@ -1,4 +1,4 @@
-"""The batches of a run: which samples they hold and how those are randomised, from the step alone.
+"""The batches of a run, their samples and all randomness, as a function of the step alone.
 
 Position p = step * global_batch_size + i in the data order decides everything random about sample i
 of a step, so the loader has no state: a resumed run sees what an uninterrupted one would, and

@@ -80,11 +80,13 @@ def _pair_scenes() -> Iterator[Scene]:
     }
 
     for first, second in itertools.permutations(looks, 2):
-        for relation, (first_place, second_place) in relations.items():
+        for relation, places in relations.items():
             caption = f"a {' '.join(first)} {relation} a {' '.join(second)}"
-            first_thing = Thing(*first, *first_place, radius=RADII["small"])
-            second_thing = Thing(*second, *second_place, radius=RADII["small"])
-            yield Scene(caption, frozenset({first_thing, second_thing}))
+            things = frozenset(
+                Thing(*look, x=x, y=y, radius=RADII["small"])
+                for look, (x, y) in zip((first, second), places, strict=True)
+            )
+            yield Scene(caption, things)
 
 
 def is_unseen(scene: Scene, share: float) -> bool:
@@ -106,7 +108,7 @@ def _spelling(things: Iterable[Thing]) -> str:
     )
 
 
-def render(scene: Scene, side: int, rng: np.random.Generator | None = None) -> Image.Image:
+def render(scene: Scene, side: int, *, rng: np.random.Generator | None = None) -> Image.Image:
     """Render a scene as an RGB picture of side x side pixels; with rng, things are jittered."""
     n_things = len(scene.things)
     moves = np.zeros((n_things, 3)) if rng is None else rng.uniform(-1, 1, (n_things, 3))

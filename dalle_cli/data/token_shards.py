@@ -5,8 +5,7 @@ sample as JSON. The record, written last, says which discrete VAE encoded them a
 with checksums. Samples are read one by one through memory maps. Knows nothing of pictures and
 models. Axes used below:
 
-    N samples of a shard    C crops of a sample: the centred one, then the copies    I image
-    positions
+    N samples of a shard    C crops of a sample, the centred one first    I image positions
 """
 
 import hashlib
@@ -200,7 +199,7 @@ def write_record(
 
 
 def read_record(folder: Path) -> Record:
-    """Read what `write_record` wrote; raises DalleError if the file holds anything else."""
+    """Read the record of a folder; raises DalleError if the file holds anything else."""
     path = folder / ENCODING
     try:
         record = Record.model_validate_json(path.read_bytes())

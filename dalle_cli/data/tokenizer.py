@@ -40,7 +40,7 @@ LEARNERS: dict[Backend, Callable[[Iterable[str], set[str], int], Merges]] = {
 class Tokenizer:
     """A byte-pair tokenizer, defined by its merges in rank order and nothing else.
 
-    pieces       what each id stands for, as readable symbols
+    pieces       the readable symbols that each id stands for
     learnt_with  the library that learnt the merges
     """
 
@@ -101,7 +101,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
-        """Load what `save` wrote; raises DalleError, naming the file, if it holds anything else."""
+        """Load a file written by `save`; raises DalleError, naming it, if it is anything else."""
         try:
             document = _MergesFile.model_validate_json(Path(path).read_bytes())
             return cls([_split_line(line) for line in document.merges], document.learnt_with)

@@ -24,15 +24,19 @@ def read_archive(path: Path) -> dict[str, Tensor]:
     size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
         top = archive.namelist()[0].partition("/")[0]
-        read = (f"{top}/data.pkl", f"{top}/data/")
-        _refuse_bombs([m for m in archive.infolist() if m.filename.startswith(read)], size)
+        needed = (f"{top}/data.pkl", f"{top}/data/")
+        _refuse_bombs([m for m in archive.infolist() if m.filename.startswith(needed)], size)
 
         root = TensorPickle().run(_read_pickle(archive, top))
-        return tensors_of(root, size, lambda key: bytearray(archive.read(f"{top}/data/{key}")))
+
+        def read_storage(key: str) -> bytearray:
+            return bytearray(archive.read(f"{top}/data/{key}"))
+
+        return tensors_of(root, size, read_storage=read_storage)
 
 
 def _refuse_bombs(members: list[zipfile.ZipInfo], size: int) -> None:
-    """Raise RefusedError if members are larger than the file.
+    """Raise RefusedError if members are compressed, encrypted or larger than the file.
 
     Torch neither compresses weights nor stores them twice.
     """

@@ -45,7 +45,7 @@ def fetch_from_hub(name: str) -> Path:
 
     try:
         folder = _fetch_weights(fetch)
-    except Exception as error:  # the library and those below it share no class of exceptions
+    except Exception as error:  # errors of the libraries below it, too, which share no class
         reason = printable(str(error).partition("\n")[0] or type(error).__name__)
         raise DalleError(
             f"{printable(name)} is neither a file here nor available from the hub: {reason}",

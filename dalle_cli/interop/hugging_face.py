@@ -18,10 +18,8 @@ from dalle_cli.interop.torch_files import read_tensors
 from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD
 
 HF_CONFIG = "config.json"
-HF_PREPROCESSING = (
-    "preprocessor_config.json",
-    "processor_config.json",
-)  # transformers 5: the second
+# transformers 5 writes the second
+HF_PREPROCESSING = ("preprocessor_config.json", "processor_config.json")
 HF_WEIGHTS = (
     "model.safetensors",
     "model-*-of-*.safetensors",
@@ -38,7 +36,7 @@ class _Tower(ForeignTable):
 
 
 class _Text(_Tower):
-    """Settings of the text tower; what a published file leaves out has the library's defaults."""
+    """Settings of the text tower; keys that a file leaves out have the library's defaults."""
 
     hidden_size: int = 512
     intermediate_size: int = 2048

@@ -34,7 +34,7 @@ Nothing = Annotated[dict[str, Any], Field(max_length=0)]
 class _Tower(ForeignTable):
     """Settings of a tower that do not follow from the shapes of its weights.
 
-    Here and below, what a file leaves out has the library's defaults.
+    Here and below, keys that a file leaves out have the library's defaults.
     """
 
     norm_kwargs: Nothing | None = None

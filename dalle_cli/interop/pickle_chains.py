@@ -44,7 +44,7 @@ def read_pickle_chain(path: Path) -> dict[str, Tensor]:
             file.seek(start)
             return bytearray(file.read(length))
 
-        return tensors_of(root, path.stat().st_size, read_storage)
+        return tensors_of(root, path.stat().st_size, read_storage=read_storage)
 
 
 def _blocks(

@@ -40,7 +40,7 @@ class ModuleStub:
         self.attributes: dict[str, Any] = {}
 
 
-# Prefixes of the classes whose instances become stubs: of a TorchScript, of torch, of OpenAI's dVAE
+# Prefixes of classes whose instances become stubs: of TorchScript, of torch, of OpenAI's dVAE
 STUBBED = (
     "__torch__.",
     "torch.nn.modules.",
@@ -177,7 +177,7 @@ class TensorPickle:
     def update_dict(self, items: list[Any]) -> None:
         """Set the items with string keys.
 
-        Attributes have no other keys, which can be costly to hash.
+        Attributes have no others, and keys of other types can be costly to hash.
         """
         if type(self.stack[-1]) is not dict:
             raise ValueError(f"a {type(self.stack[-1]).__name__} is updated as a dict")

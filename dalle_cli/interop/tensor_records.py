@@ -1,7 +1,7 @@
 """Creating tensors by name from their descriptions in a torch pickle, checked against the file.
 
-Tensors may share bytes, but together are no larger than the file, so that nothing read from it is.
-Knows nothing of containers, models and their names.
+Together, the tensors are no larger than the file, even where they share bytes, so that nothing made
+from them is either. Knows nothing of containers, models and their names.
 """
 
 import functools
@@ -21,7 +21,9 @@ MAX_DIMENSIONS = 32
 REGISTERS = ("_parameters", "_buffers", "_modules")  # where a module stores these attributes
 
 
-def tensors_of(root: Any, size: int, read_storage: Callable[[str], bytearray]) -> dict[str, Tensor]:
+def tensors_of(
+    root: Any, size: int, *, read_storage: Callable[[str], bytearray]
+) -> dict[str, Tensor]:
     """Create the tensors below the result of a pickle; those of one storage share memory.
 
     size          of the file in bytes
@@ -101,4 +103,4 @@ def _view(record: TensorRecord, content: bytearray) -> Tensor:
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if math.prod(size) > len(flat) or (0 not in size and last >= len(flat)):
         raise ValueError(f"a tensor extends beyond the {len(flat)} elements of its storage")
-    return flat.as_strided(size, stride, offset)  # [*size]
+    return flat.as_strided(size, stride, offset)

@@ -20,7 +20,7 @@ from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD
 
 
 def area_by_hand(row, n_out):
-    """Average with exact fractions: window i covers [i*s, (i+1)*s], beyond the end the last value goes on."""
+    """Average with exact fractions over [i*s, (i+1)*s]; the last value extends beyond the end."""
     n_in = len(row)
     scale = Fraction(n_in - 1, n_out - 1)
     means = []
@@ -46,7 +46,7 @@ def test_area_resize_matches_exact_fractions(n_in, n_out):
         (area_resize(wide, n_out)[0, :, 1], area_by_hand(across, n_out)),
         (area_resize(tall, n_out)[:, 0, 2], area_by_hand(down, n_out)),
     ):
-        # the nearest integer; which one, where an exact half lies between two, is a matter of the last bit
+        # the nearest integer; which one, for an exact half between two, depends on the last bit
         assert max(abs(int(r) - e) for r, e in zip(resized, exact, strict=True)) <= 0.5 + 1e-9
 
 
@@ -57,7 +57,7 @@ def area_matrix(n_in, n_out):
 
 
 def listing_1(pixels, target_res, uniform):
-    """Transcribe the paper's listing 1 line by line, but for rint; uniform(low, high) draws an integer below high."""
+    """Transcribe listing 1, but for rint; uniform(low, high) draws an integer below high."""
     h, w = pixels.shape[:2]
     s_min = min(h, w)
     off_w = uniform(0, w - s_min + 1)
@@ -75,7 +75,7 @@ def listing_1(pixels, target_res, uniform):
 
 
 def drawn_by(rng):
-    """Let listing 1 draw as `dvae_crop` does: integers, but for the flip, which is a float below a half."""
+    """Make listing 1 draw as `dvae_crop` does: integers, and for the flip a float below a half."""
     return lambda low, high: (
         int(rng.random() < 0.5) if (low, high) == (0, 2) else int(rng.integers(low, high))
     )
@@ -94,7 +94,7 @@ def test_dvae_crop_is_listing_1(size):
 
 
 def test_dvae_crop_draws_evenly_from_all_that_listing_1_allows():
-    """All offsets, scales, crops and both ways round of a picture: none is left out, none is preferred."""
+    """All offsets, scales, crops and flips of a picture: none is left out, none is preferred."""
     pixels = np.zeros((12, 15, 3), dtype=np.uint8)
     pixels[..., 0], pixels[..., 1] = 17 * np.arange(15), 21 * np.arange(12)[:, None]
     allowed = Counter()
@@ -123,7 +123,7 @@ def assert_drawn_evenly(found, allowed, n_drawn):
 
 
 def listing_2(pixels, target_res, uniform):
-    """Transcribe the paper's listing 2 line by line, but for rint; uniform(low, high) draws an integer below high."""
+    """Transcribe listing 2, but for rint; uniform(low, high) draws an integer below high."""
     h, w = pixels.shape[:2]
     s_min = min(h, w)
     off_w = uniform(3 * (w - s_min) // 8, max(3 * (w - s_min) // 8 + 1, 5 * (w - s_min) // 8))

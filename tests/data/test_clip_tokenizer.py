@@ -1,4 +1,4 @@
-"""CLIP's tokens against brute force and transformers, on a toy vocabulary and on the public one where it is at hand."""
+"""CLIP's tokens against brute force and transformers, on a toy vocabulary and any public one."""
 
 import gzip
 import importlib.util

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fakes import SIDE, MemorySource, N, pair_preparation, png
+from fakes import SIDE, MemorySource, N, pair_preprocessing, png
 
 from dalle_cli.config import DataTable, TrainingTable
 from dalle_cli.data import loader
@@ -82,7 +82,7 @@ def assert_same(left: list[Batch], right: list[Batch]) -> None:
         assert (a.global_size, a.global_text_tokens) == (b.global_size, b.global_text_tokens)
 
 
-PAIRS = pair_preparation(caption_dropout=0.3, bpe_dropout=0.3)
+PAIRS = pair_preprocessing(caption_dropout=0.3, bpe_dropout=0.3)
 
 
 def test_batches_follow_the_order_across_epochs() -> None:
@@ -275,13 +275,13 @@ def test_batches_before_a_failure_are_delivered(workers: int) -> None:
 
 
 def test_captions_of_a_sample_vary_over_epochs() -> None:
-    whole = list(batches(MemorySource(), pair_preparation(), steps=30).start_at(0))
+    whole = list(batches(MemorySource(), pair_preprocessing(), steps=30).start_at(0))
     captions = {caption for batch in whole for caption in batch.captions}
     assert captions == {caption for i in range(N) for caption in MemorySource().captions(i)}
 
 
 def test_text_tokens_are_those_of_the_caption_shown() -> None:
-    preprocess = pair_preparation()
+    preprocess = pair_preprocessing()
     for batch in batches(MemorySource(), preprocess).start_at(0):
         for number, caption, tokens in zip(
             numbers(batch), batch.captions, batch.text_tokens, strict=True
@@ -347,7 +347,7 @@ def test_batches_of_a_folder_show_its_pictures_with_their_captions(tmp_path: Pat
     (tmp_path / "6.txt").write_text("damaged\n")
     heard: list[tuple[str, str]] = []
     source = open_dataset(str(tmp_path), captions_required=True)
-    for batch in batches(source, pair_preparation(), workers=1, heard=heard).start_at(0):
+    for batch in batches(source, pair_preprocessing(), workers=1, heard=heard).start_at(0):
         for number, caption in zip(numbers(batch), batch.captions, strict=True):
             assert caption in {f"number {number}", f"no. {number}"}
     assert heard == [("6", "damaged or incomplete picture")]

@@ -1,4 +1,4 @@
-"""Learnt merges against the library that learnt them, piece by piece, and against their definition."""
+"""Learnt merges against the library that learnt them, piece by piece, and their definition."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ SHARED_DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 
 
 def learn_and_keep_library(backend, captions, vocab_size):
-    """Learn merges; also give the encoder of the very library object that learnt them, from caption to pieces."""
+    """Learn merges; also return the caption encoder of the library object that learnt them."""
     learnt = []
     with pytest.MonkeyPatch.context() as patch:
         if backend == "youtokentome":
@@ -107,7 +107,8 @@ def test_each_learnt_merge_is_the_most_frequent_pair_of_its_turn(backend, captio
 
 def test_learning_again_in_another_order_gives_the_same_merges(backend, captions):
     ties = ["zy", "ba", "dc", "fe", "hg", "ji", "lk", "nm", "po", "rq"]
-    # With that option of its compiler, ties go by symbol id, and a boundary's is the lowest; without, by thread timing
+    # With that compiler option, ties are broken by symbol id, of which the boundary has the lowest;
+    # without, by thread timing
     if backend == "youtokentome" and any(
         left != BOUNDARY for left, _ in learn_merges(ties, 267, backend=backend).merges
     ):

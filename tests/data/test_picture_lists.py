@@ -1,4 +1,4 @@
-"""Picture lists: folders, manifests, lists and single pictures, and what is wrong with them told by the row."""
+"""Picture lists: folders, manifests, lists and single pictures; errors name the row."""
 
 import csv
 import io

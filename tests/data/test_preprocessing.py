@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fakes import SIDE, MemorySource, pair_preparation, png
+from fakes import SIDE, MemorySource, pair_preprocessing, png
 from PIL import Image
 
 from dalle_cli.data.augment import clip_square
@@ -23,16 +23,18 @@ from dalle_cli.data.shuffling import derive_seed
 from dalle_cli.data.sources import Sample
 
 
-def clip_preparation(text_len: int = 12, bpe_dropout: float = 0.0) -> ClipPreprocessing:
-    return ClipPreprocessing(SIDE, text_len, pair_preparation().tokenizer, bpe_dropout)
+def clip_preprocessing(text_len: int = 12, bpe_dropout: float = 0.0) -> ClipPreprocessing:
+    return ClipPreprocessing(
+        SIDE, text_len, tokenizer=pair_preprocessing().tokenizer, bpe_dropout=bpe_dropout
+    )
 
 
-with_captions = pytest.mark.parametrize("preparation", [pair_preparation, clip_preparation])
+with_captions = pytest.mark.parametrize("make", [pair_preprocessing, clip_preprocessing])
 
 
 def test_captions_are_dropped_as_often_as_the_recipe_says() -> None:
     share, n = 0.25, 1200
-    preprocess = pair_preparation(caption_dropout=share)
+    preprocess = pair_preprocessing(caption_dropout=share)
     sample = MemorySource().read(3)
     examples = [preprocess(sample, seed) for seed in range(n)]
     dropped = [example for example in examples if example.caption == ""]
@@ -41,16 +43,16 @@ def test_captions_are_dropped_as_often_as_the_recipe_says() -> None:
 
 
 @with_captions
-def test_captions_of_a_sample_are_chosen_about_equally_often(preparation: Callable) -> None:
+def test_captions_of_a_sample_are_chosen_about_equally_often(make: Callable) -> None:
     sample, n = MemorySource().read(3), 600
-    counts = Counter(preparation()(sample, seed).caption for seed in range(n))
+    counts = Counter(make()(sample, seed).caption for seed in range(n))
     assert set(counts) == set(sample.captions)
     assert abs(counts["3 first"] / n - 0.5) < 5 * (0.25 / n) ** 0.5
 
 
 @with_captions
-def test_bpe_dropout_tokenizes_one_caption_in_several_ways(preparation: Callable) -> None:
-    preprocess = preparation(text_len=16, bpe_dropout=0.5)
+def test_bpe_dropout_tokenizes_one_caption_in_several_ways(make: Callable) -> None:
+    preprocess = make(text_len=16, bpe_dropout=0.5)
     sample = Sample("key", png(0), ["first fits"])
     ways = {tuple(preprocess(sample, seed).text_tokens.tolist()) for seed in range(50)}
     assert len(ways) > 3
@@ -68,7 +70,7 @@ def test_bpe_dropout_tokenizes_one_caption_in_several_ways(preparation: Callable
 def test_captions_with_more_tokens_than_room_are_cut_and_flagged(
     caption: str, is_cut: bool, seed: int | None
 ) -> None:
-    preprocess = pair_preparation(text_len=8)
+    preprocess = pair_preprocessing(text_len=8)
     example = preprocess(Sample("key", png(0), [caption]), seed)
     tokens = preprocess.tokenizer.encode(caption)
     assert example.is_cut == is_cut == (len(tokens) > 7)
@@ -82,7 +84,7 @@ def test_captions_with_more_tokens_than_room_are_cut_and_flagged(
 def test_clip_reads_as_much_of_a_caption_as_fits_between_start_and_end(
     caption: str, is_cut: bool, seed: int | None
 ) -> None:
-    preprocess = clip_preparation(text_len=8)
+    preprocess = clip_preprocessing(text_len=8)
     example = preprocess(Sample("key", png(0), [caption]), seed)
     tokens, start = preprocess.tokenizer.encode(caption), preprocess.tokenizer.vocab_size
     assert example.is_cut == is_cut == (len(tokens) > 6) and example.caption == caption
@@ -90,7 +92,7 @@ def test_clip_reads_as_much_of_a_caption_as_fits_between_start_and_end(
 
 
 def test_clip_pads_a_short_caption_with_zeros() -> None:
-    preprocess = clip_preparation(text_len=8)
+    preprocess = clip_preprocessing(text_len=8)
     example = preprocess(Sample("key", png(0), ["ab"]), None)
     start = preprocess.tokenizer.vocab_size
     assert example.text_tokens.tolist() == [
@@ -105,7 +107,7 @@ def test_clip_pads_a_short_caption_with_zeros() -> None:
 
 
 def test_clip_validates_on_the_first_caption_and_the_middle_and_trains_on_any() -> None:
-    preprocess, sample = clip_preparation(bpe_dropout=0.5), MemorySource().read(3)
+    preprocess, sample = clip_preprocessing(bpe_dropout=0.5), MemorySource().read(3)
     fixed, again = preprocess(sample, None), preprocess(sample, None)
     assert (
         fixed.caption == sample.captions[0]
@@ -116,7 +118,7 @@ def test_clip_validates_on_the_first_caption_and_the_middle_and_trains_on_any() 
 
 
 def test_tokens_of_the_centred_crop_validate_and_those_of_the_others_train_equally_often() -> None:
-    preprocess, n, crops = pair_preparation(), 600, np.arange(20).reshape(4, 5)
+    preprocess, n, crops = pair_preprocessing(), 600, np.arange(20).reshape(4, 5)
     sample = Sample("key", b"", ["first"], crops)
     assert preprocess(sample, None).image_tokens.tolist() == crops[0].tolist()
     counts = Counter(preprocess(sample, seed).image_tokens[0] // 5 for seed in range(n))
@@ -126,7 +128,7 @@ def test_tokens_of_the_centred_crop_validate_and_those_of_the_others_train_equal
 
 @pytest.mark.parametrize("seed", [None, 0, 1])
 def test_text_is_the_same_whether_the_picture_comes_as_tokens_or_not(seed: int | None) -> None:
-    preprocess = pair_preparation(caption_dropout=0.3, bpe_dropout=0.5)
+    preprocess = pair_preprocessing(caption_dropout=0.3, bpe_dropout=0.5)
     picture = MemorySource().read(3)
     left = preprocess(picture, seed)
     right = preprocess(
@@ -137,7 +139,7 @@ def test_text_is_the_same_whether_the_picture_comes_as_tokens_or_not(seed: int |
 
 
 def test_crops_to_encode_are_the_centred_one_and_then_those_that_training_cuts() -> None:
-    sample, pair = MemorySource().read(3), pair_preparation()
+    sample, pair = MemorySource().read(3), pair_preprocessing()
     crops = EncodingPreprocessing(SIDE, copies=9)(sample, 7)
     expected = [pair(sample, None), *(pair(sample, derive_seed(7, copy)) for copy in range(9))]
     assert crops.dtype == np.uint8 and np.array_equal(
@@ -156,8 +158,8 @@ def test_padding_keeps_the_last_slot_free() -> None:
     "preprocess",
     [
         DVAEPreprocessing(20),
-        replace(pair_preparation(), image_size=20),
-        replace(clip_preparation(), image_size=20),
+        replace(pair_preprocessing(), image_size=20),
+        replace(clip_preprocessing(), image_size=20),
     ],
     ids=lambda preprocess: type(preprocess).__name__,
 )

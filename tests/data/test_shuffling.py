@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dalle_cli.data.shuffling import BLOCKS_IN_WINDOW, derive_seed, permute, sample_at
 
-# below a window, a window exactly, and more; with and without a short block or a short window at the end
+# below, exactly and above a window; with and without a short block or a short window at the end
 SIZES = [
     *[
         (1, 1),

@@ -29,7 +29,7 @@ def tokenizer(captions):
 
 
 def merge_by_brute_force(tokenizer, word, dropout, rng):
-    """Look at all pairs, lowest rank and leftmost first; apply the first that is not dropped; again, until none is."""
+    """Apply the first merge not dropped, lowest rank and leftmost first, until none is left."""
     ranks = {parts: rank for rank, parts in enumerate(tokenizer.merges)}
     symbols = list(word)
     while True:

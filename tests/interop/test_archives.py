@@ -1,4 +1,4 @@
-"""Torch's archives: what torch writes comes back equal; none can make its reader take more memory than it has bytes."""
+"""Torch's archives are read back equal, and none makes its reader use more memory than its size."""
 
 import io
 import pickle

@@ -42,7 +42,7 @@ class FolderSource:
 
     def read(self, index: int) -> Sample:
         picture = self._bytes(self._pairs[index].picture)
-        return Sample(self.key(index), picture, self.captions(index))
+        return Sample(self.key(index), picture, captions=self.captions(index))
 
     def captions(self, index: int) -> list[str]:
         file = self._pairs[index].caption

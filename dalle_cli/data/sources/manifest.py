@@ -42,7 +42,7 @@ class ManifestSource:
 
     def read(self, index: int) -> Sample:
         with open(self._path(self._images[index]), "rb") as file:
-            return Sample(self.key(index), file.read(), self.captions(index))
+            return Sample(self.key(index), file.read(), captions=self.captions(index))
 
     def captions(self, index: int) -> list[str]:
         return list(self._captions[index])

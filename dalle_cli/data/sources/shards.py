@@ -58,7 +58,8 @@ class ShardSource:
         # Opened anew each time, so that processes share no file position
         with open(self._paths[shard], "rb") as file:
             picture = _read(file, *spans[:2])
-            return Sample(self.key(index), picture, self._read_captions(file, *spans[2:]))
+            captions = self._read_captions(file, *spans[2:])
+        return Sample(self.key(index), picture, captions=captions)
 
     def captions(self, index: int) -> list[str]:
         shard, _, _, *span = self._spans[index].tolist()

@@ -17,9 +17,9 @@ from dalle_cli.untrusted import printable
 def validation_split(source: Source, share: float) -> tuple[np.ndarray, np.ndarray]:
     """Split into indices to train on and indices held out, both int64, ascending and never empty.
 
-    A sample is held out if the SHA-256 of its key begins, as a fraction of 2**64, below `share`;
-    equal keys stay together. If that leaves a side empty, the smallest hash is held out or the
-    largest trained on. Raises DalleError if all keys are equal.
+    A sample is held out if the first 64 bits of the SHA-256 of its key, as a fraction of 2**64, are
+    below `share`; equal keys stay together. If that leaves a side empty, the smallest hash is held
+    out or the largest trained on. Raises DalleError if all keys are equal.
     """
     hashes = np.array([_key_hash(source.key(index)) for index in range(len(source))], np.uint64)
     smallest, largest = int(hashes.min()), int(hashes.max())

@@ -47,7 +47,7 @@ class TokenSource:
     def read(self, index: int) -> Sample:
         shard, i = self._find(index)
         key, captions = shard.text(i)
-        return Sample(key, b"", captions, image_tokens=shard.image_tokens(i))
+        return Sample(key, b"", captions=captions, image_tokens=shard.image_tokens(i))
 
     def captions(self, index: int) -> list[str]:
         shard, i = self._find(index)

@@ -1,4 +1,4 @@
-"""What every source can do: all forms on disk give the same samples, fail alike, pickle and are told apart."""
+"""Every source: all forms give the same samples, fail alike, pickle and can be told apart."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""A folder of tokens as a source: read by number over shards, split like its pictures, pickled, fingerprinted."""
+"""A folder of tokens as a source: read across shards, split like its pictures, fingerprinted."""
 
 import pickle
 from pathlib import Path
