@@ -42,7 +42,7 @@ def main(what: str, precision: Precision) -> None:
         image_tokens=torch.randint(dvae.vocab_size, (BATCH_SIZE, dvae.grid_size**2))
         if what == "tokens"
         else None,
-        draws=list(range(BATCH_SIZE)),
+        positions=list(range(BATCH_SIZE)),
         text_tokens=torch.randint(recipe.tokenizer.vocab_size, (BATCH_SIZE, model.text_len)),
         captions=[""] * BATCH_SIZE,
         global_size=BATCH_SIZE,

@@ -31,7 +31,7 @@ def main(size: str, precision: Precision) -> None:
     batch = Batch(
         images=torch.rand(BATCH_SIZE, 3, dvae.image_size, dvae.image_size),
         image_tokens=None,
-        draws=list(range(BATCH_SIZE)),
+        positions=list(range(BATCH_SIZE)),
         text_tokens=None,
         captions=[""] * BATCH_SIZE,
         global_size=BATCH_SIZE,

@@ -67,7 +67,7 @@ def random_batch() -> Batch:
     return Batch(
         images=torch.empty(BATCH_SIZE, 0),
         image_tokens=torch.randint(IMAGE_VOCAB_SIZE, (BATCH_SIZE, IMAGE_LEN)),
-        draws=list(range(BATCH_SIZE)),
+        positions=list(range(BATCH_SIZE)),
         text_tokens=torch.randint(TEXT_VOCAB_SIZE, (BATCH_SIZE, TEXT_LEN)),
         captions=[""] * BATCH_SIZE,
         global_size=BATCH_SIZE,

@@ -1,4 +1,7 @@
-"""Text that strangers wrote (captions, file names), made safe to show. Knows nothing of where it comes from."""
+"""Making untrusted text (captions, file names) safe to show.
+
+Knows nothing of where the text comes from.
+"""
 
 import re
 
@@ -8,5 +11,8 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """Replace what must not reach a terminal: control and text-direction characters, and what cannot be encoded."""
+    """Replace characters that must not reach a terminal with U+FFFD.
+
+    These are control and text-direction characters, and those that cannot be encoded.
+    """
     return SURROGATE.sub("\ufffd", CONTROL.sub("\ufffd", text))

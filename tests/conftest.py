@@ -78,7 +78,7 @@ def write_pairs(folder: Path, n_pairs: int) -> Path:
     rng = np.random.default_rng(0)
     everything = scenes(level=1)
     for i, number in enumerate(rng.permutation(len(everything))[:n_pairs]):
-        render(everything[number], 32, rng).save(folder / f"{i:03d}.png")
+        render(everything[number], 32, rng=rng).save(folder / f"{i:03d}.png")
         (folder / f"{i:03d}.txt").write_text(everything[number].caption + "\n")
     return folder
 

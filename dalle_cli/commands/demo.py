@@ -88,9 +88,11 @@ def run(arguments: list[Any], terminal: Terminal) -> None:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child, _signals_left_to(child):
         code = child.wait()
     if code:
-        error = DalleError(f"`dalle {words[0]}` did not finish", "run the same demo again to go on")
-        error.exit_code = code if code > 0 else 128 - code
-        raise error
+        raise DalleError(
+            f"`dalle {words[0]}` did not finish",
+            "run the same demo again to go on",
+            exit_code=code if code > 0 else 128 - code,
+        )
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""Pictures and captions: where they lie, in which order they come, how they become tensors."""
+"""Pictures and captions: how they are stored, ordered for a run, and turned into tensors."""

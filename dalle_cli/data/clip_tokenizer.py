@@ -1,9 +1,10 @@
 """Captions as CLIP reads them (Radford et al. 2021): start of text, byte pairs, end of text, zeros.
 
-Two vocabularies: the public one, run by the `tokenizers` library, and our own, of CLIPs that `train-clip` made. The
-public one follows transformers' CLIPTokenizer: NFC, one blank for any white space, lower case. OpenAI's code also
-straightens quotes, mends broken encodings and unescapes HTML. As in both, a caption that spells start or end of text
-out gets that token. Knows nothing of models: whether a vocabulary fits one is for whoever loads both to check.
+There are two kinds of vocabulary: the public one, run by the `tokenizers` library, and that of a
+CLIP trained here by `train-clip`. The public one follows transformers' CLIPTokenizer: NFC, one
+space for any white space, lower case. OpenAI's code also straightens quotes, repairs broken
+encodings and unescapes HTML. As in both, a caption that spells out start or end of text gets that
+token. Knows nothing of models: whoever loads a vocabulary and a model checks that they fit.
 """
 
 import gzip
@@ -28,23 +29,24 @@ from dalle_cli.untrusted import SURROGATE, printable
 MERGE_LISTS = ("bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt")
 VOCABULARY, MERGES, TOKENIZER = "vocab.json", "merges.txt", "tokenizer.json"  # Hugging Face's
 HINT = (
-    f"a CLIP vocabulary is `{MERGE_LISTS[0]}`, `{VOCABULARY}` beside `{MERGES}`, or `{TOKENIZER}`"
+    f"a CLIP vocabulary is `{MERGE_LISTS[0]}`, `{VOCABULARY}` with `{MERGES}` in the same folder, "
+    f"or `{TOKENIZER}`"
 )
 
 N_MERGES = 48_894  # as many as OpenAI's CLIP uses of its list of 262,144
 MAX_BYTES = 32 << 20  # unpacked; the largest of the public files has 3.2 MB
 GZIP_MAGIC = b"\x1f\x8b"
 
-# The byte alphabet of GPT-2, in the order of CLIP's ids: visible Latin-1 is itself, the other bytes move to U+0100
+# GPT-2's byte alphabet, in the order of CLIP's ids: visible Latin-1, other bytes from U+0100 on
 BYTE_SYMBOLS = [
     chr(i)
     for i in (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100), *range(0x100, 0x144))
 ]
 END_OF_WORD = "</w>"
 START_AND_END = (
-    ("<|startoftext|>", "<|endoftext|>"),
-    ("<start_of_text>", "<end_of_text>"),
-)  # OpenAI, open_clip
+    ("<|startoftext|>", "<|endoftext|>"),  # OpenAI
+    ("<start_of_text>", "<end_of_text>"),  # open_clip
+)
 WORD = Regex(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 )
@@ -54,10 +56,10 @@ Merge = tuple[str, str]
 
 @dataclass(frozen=True)
 class ClipTokenizer:
-    """Turns captions into rows of tokens.
+    """A tokenizer that turns captions into rows of token ids for CLIP.
 
-    encode      gives the ids of a caption, without start and end
-    vocab_size  counts all ids, start and end included
+    encode      returns the ids of a caption, without start and end of text
+    vocab_size  counts all ids, including start and end of text
     """
 
     encode: Callable[[str], list[int]]
@@ -66,15 +68,20 @@ class ClipTokenizer:
     vocab_size: int
 
     def __call__(self, captions: Sequence[str], text_len: int) -> Tensor:
-        """Tokenize captions, int64 [B, text_len]; a longer one is cut and still ends in end of text."""
+        """Tokenize captions: int64 [B, text_len]; a long one is cut and ends in end of text."""
         text_tokens = np.zeros((len(captions), text_len), dtype=np.int64)
         for row, caption in zip(text_tokens, captions, strict=True):
-            row[:] = frame(self.encode(caption), self.start_of_text, self.end_of_text, text_len)
+            row[:] = frame(
+                self.encode(caption),
+                start_of_text=self.start_of_text,
+                end_of_text=self.end_of_text,
+                text_len=text_len,
+            )
         return torch.from_numpy(text_tokens)
 
 
-def frame(ids: Sequence[int], start_of_text: int, end_of_text: int, text_len: int) -> np.ndarray:
-    """Put a caption's ids between start and end of text, cut or filled up with zeros: int64 [text_len]."""
+def frame(ids: Sequence[int], *, start_of_text: int, end_of_text: int, text_len: int) -> np.ndarray:
+    """Put ids between start and end of text, then cut or pad with zeros: int64 [text_len]."""
     kept = [start_of_text, *ids, end_of_text][:text_len]
     kept[-1] = end_of_text
     text_tokens = np.zeros(text_len, dtype=np.int64)
@@ -83,13 +90,18 @@ def frame(ids: Sequence[int], start_of_text: int, end_of_text: int, text_len: in
 
 
 def own_clip_tokenizer(tokenizer: Tokenizer) -> ClipTokenizer:
-    """Give our own tokenizer, which has neither, a start and an end of text: the two ids after its last."""
-    start_of_text, end_of_text = tokenizer.vocab_size, tokenizer.vocab_size + 1
-    return ClipTokenizer(tokenizer.encode, start_of_text, end_of_text, tokenizer.vocab_size + 2)
+    """Build a CLIP tokenizer from this package's `Tokenizer`, which has no start and end of text.
+
+    They become the two ids after its last.
+    """
+    n_ids = tokenizer.vocab_size
+    return ClipTokenizer(
+        tokenizer.encode, start_of_text=n_ids, end_of_text=n_ids + 1, vocab_size=n_ids + 2
+    )
 
 
 def find_clip_vocabulary(folder: Path) -> Path | None:
-    """Name the file in a checkpoint's folder that `read_clip_vocabulary` takes; None where there is none."""
+    """Return the file in a checkpoint's folder that `read_clip_vocabulary` can read, or None."""
     for name in (*MERGE_LISTS, VOCABULARY, TOKENIZER):
         path = Path(folder) / name
         if path.is_file() and (name != VOCABULARY or path.with_name(MERGES).is_file()):
@@ -98,28 +110,31 @@ def find_clip_vocabulary(folder: Path) -> Path | None:
 
 
 def read_clip_vocabulary(path: Path) -> ClipTokenizer:
-    """Read the public vocabulary, or one laid out like it, from any of the files that it is published in.
+    """Read the public vocabulary, or one laid out like it, from any file that it is published in.
 
-    path  `tokenizer.json`; `vocab.json`, with merges.txt beside it; by any other name OpenAI's list of merges, packed
-          or not, where fewer merges make a smaller vocabulary
-    Raises DalleError, naming the file, where it cannot be read or is anything else.
+    path  `tokenizer.json`; `vocab.json`, with merges.txt in the same folder; under any other name,
+          OpenAI's list of merges, gzipped or not, where fewer merges make a smaller vocabulary
+
+    Raises DalleError, naming the file, if it cannot be read or holds anything else.
     """
     path = Path(path)
     with _named_in_errors(path):
         content = _read(path)
+
         if path.name == TOKENIZER:
             model = _TokenizerFile.model_validate_json(content).model
             return _clip_tokenizer(model.vocab, [_split_merge(merge) for merge in model.merges])
+
         if path.name == VOCABULARY:
-            return _clip_tokenizer(
-                VOCABULARY_FILE.validate_json(content), _read_merges(path.with_name(MERGES))
-            )
+            vocabulary = VOCABULARY_FILE.validate_json(content)
+            return _clip_tokenizer(vocabulary, _read_merges(path.with_name(MERGES)))
+
         merges = _parse_merges(content.decode().splitlines()[1 : 1 + N_MERGES])
         return _clip_tokenizer(_ids_in_clip_order(merges), merges)
 
 
 class _BytePairModel(BaseModel, strict=True):
-    """What counts of a `tokenizer.json`; merges were lines in earlier versions and are pairs in later ones."""
+    """The relevant part of a `tokenizer.json`; merges are lines in old files, pairs in new ones."""
 
     end_of_word_suffix: Literal["</w>"]
     vocab: dict[str, int]
@@ -135,14 +150,14 @@ VOCABULARY_FILE = TypeAdapter(dict[str, int], config=ConfigDict(strict=True))
 
 @contextmanager
 def _named_in_errors(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged or foreign file causes into a DalleError that names it."""
+    """Convert any exception from a damaged or foreign file into a DalleError that names it."""
+    file = printable(str(path))
+
     try:
         yield
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DalleError(
-            f"cannot read the CLIP vocabulary {printable(str(path))}: {reason}"
-        ) from error
+        raise DalleError(f"cannot read the CLIP vocabulary {file}: {reason}") from error
     except ValidationError as error:
         problem = error.errors()[0]
         place = "".join(f"{part}: " for part in problem["loc"])
@@ -152,12 +167,12 @@ def _named_in_errors(path: Path) -> Iterator[None]:
 
 
 def _not_a_vocabulary(path: Path, reason: str) -> DalleError:
-    """Say why; a reason may quote the file at any length."""
+    """Build the error with its reason, which may quote the file at any length and is cut."""
     return DalleError(printable(f"{path} is not a CLIP vocabulary: {reason[:200]}"), HINT)
 
 
 def _read(path: Path) -> bytes:
-    """Read a file, unpacked if it is a gzip archive, never more than MAX_BYTES."""
+    """Read a file, unpacked if it is gzipped, but never more than MAX_BYTES."""
     with path.open("rb") as file:
         is_packed = file.peek(len(GZIP_MAGIC)).startswith(GZIP_MAGIC)
         content = (gzip.GzipFile(fileobj=file) if is_packed else file).read(MAX_BYTES + 1)
@@ -187,22 +202,21 @@ def _split_merge(merge: str | Merge) -> Merge:
 
 
 def _ids_in_clip_order(merges: list[Merge]) -> dict[str, int]:
-    """Number the pieces as OpenAI does: bytes, bytes that end a word, merges by rank, start and end of text."""
+    """Number the pieces as OpenAI does.
+
+    Bytes come first, then bytes that end a word, merges by rank, and start and end of text.
+    """
     word_ends = [symbol + END_OF_WORD for symbol in BYTE_SYMBOLS]
-    pieces = [
-        *BYTE_SYMBOLS,
-        *word_ends,
-        *(left + right for left, right in merges),
-        *START_AND_END[0],
-    ]
+    merged = [left + right for left, right in merges]
+    pieces = [*BYTE_SYMBOLS, *word_ends, *merged, *START_AND_END[0]]
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
     if len(vocabulary) < len(pieces):
-        raise ValueError("a merge makes a piece that there already is")
+        raise ValueError("a merge makes a piece that already exists")
     return vocabulary
 
 
 def _clip_tokenizer(vocabulary: dict[str, int], merges: list[Merge]) -> ClipTokenizer:
-    """Build the pipeline of transformers' CLIPTokenizer; raises ValueError where the vocabulary is no CLIP's."""
+    """Build transformers' CLIPTokenizer; raises ValueError if the vocabulary is not CLIP's."""
     found = [
         (start, end) for start, end in START_AND_END if start in vocabulary and end in vocabulary
     ]
@@ -214,27 +228,32 @@ def _clip_tokenizer(vocabulary: dict[str, int], merges: list[Merge]) -> ClipToke
         raise ValueError("it has no merges")
     if len(set(merges)) < len(merges):
         raise ValueError("a merge occurs twice")
+
     start, end = found[0]
-    pipeline = _pipeline(vocabulary, merges, start, end)
+    pipeline = _pipeline(vocabulary, merges, start=start, end=end)
 
     def encode(caption: str) -> list[int]:
         return pipeline.encode(SURROGATE.sub("\ufffd", caption), add_special_tokens=False).ids
 
-    return ClipTokenizer(encode, vocabulary[start], vocabulary[end], len(vocabulary))
+    return ClipTokenizer(
+        encode,
+        start_of_text=vocabulary[start],
+        end_of_text=vocabulary[end],
+        vocab_size=len(vocabulary),
+    )
 
 
 def _pipeline(
-    vocabulary: dict[str, int], merges: list[Merge], start: str, end: str
+    vocabulary: dict[str, int], merges: list[Merge], *, start: str, end: str
 ) -> tokenizers.Tokenizer:
+    # The public vocabulary has every byte; for any other, transformers maps unknown bytes to `end`
     try:
-        # The public vocabulary knows all bytes; where one does not, transformers takes end of text for the unknown
         model = tokenizers.models.BPE(
             vocabulary, merges, unk_token=end, end_of_word_suffix=END_OF_WORD
         )
-    except (
-        Exception
-    ) as error:  # the library has no class of its own for a merge outside the vocabulary
+    except Exception as error:  # the library raises no class of its own for an unknown merge
         raise ValueError(str(error)) from error
+
     pipeline = tokenizers.Tokenizer(model)
     pipeline.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]

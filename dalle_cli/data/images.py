@@ -1,8 +1,8 @@
-"""Pictures in files become upright RGB, and RGB becomes tensors and back.
+"""Decoding picture files to upright RGB, and converting RGB to tensors and back.
 
-Everything that comes in is untrusted: few formats, size checked in the header before a pixel is decoded, and any
-damage makes the sample unusable (`BadSample`) instead of half grey. Knows nothing of captions, files or cropping.
-Axes: H height, W width.
+All input is untrusted: few formats are allowed, the size is checked in the header before a pixel is
+decoded, and any damage makes the sample unusable (`BadSample`) rather than half grey. Knows nothing
+of captions, files or cropping. Axes: H height, W width.
 """
 
 import io
@@ -20,9 +20,11 @@ MIN_SIDE = 16
 TOO_LARGE = f"picture too large: over {MAX_PIXELS // 10**6} megapixels"
 TOO_SMALL = f"picture too small: under {MIN_SIDE} pixels on its short side"
 
+Problem = tuple[str, str]  # which sample or file is unusable, and why
+
 
 class BadSample(Exception):
-    """A sample that cannot be used, through no fault of the disk; `reason` is short and safe to print."""
+    """A sample is unusable, through no fault of the disk; `reason` is short and safe to print."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -30,16 +32,16 @@ class BadSample(Exception):
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """Decode an upright RGB picture, with transparency on white and the first frame of an animation.
+    """Decode an upright RGB picture: transparency on white, the first frame of an animation.
 
-    Raises `BadSample` for another format, a size out of bounds, or damaged or incomplete data.
+    Raises `BadSample` for other formats, sizes out of bounds, and damaged or incomplete data.
     """
     if not data:
         raise BadSample("empty picture file")
+
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # whatever Pillow finds odd is either decoded well or an error below
+        # Whatever Pillow warns about is either decoded well or an error below
+        warnings.simplefilter("ignore")
         try:
             return _decode(data)
         except (BadSample, MemoryError):
@@ -53,16 +55,16 @@ def decode_image(data: bytes) -> Image.Image:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """Copy an RGB picture into a uint8 [3, H, W] tensor."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    """Copy an RGB picture into a uint8 tensor [3, H, W]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # [3, H, W]
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """Make a picture of float pixels [3, H, W] in [0, 1]; values outside are clamped."""
+    """Convert float pixels [3, H, W] in [0, 1] to a picture; values outside are clamped."""
     if pixels.ndim != 3 or pixels.shape[0] != 3:
         raise ValueError(f"pixels must be [3, H, W]: {list(pixels.shape)}")
     levels = (pixels.detach().float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
+    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())  # [H, W, 3]
 
 
 def _decode(data: bytes) -> Image.Image:
@@ -83,15 +85,14 @@ def _to_upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
     except (struct.error, SyntaxError, LookupError, TypeError, ValueError):
-        return image  # unreadable EXIF beside good pixels
+        return image  # the pixels are good, only the EXIF is unreadable
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
     if not image.mode.startswith("I"):
         return image
-    levels = np.asarray(image).astype(np.float32) * (
-        255 / 65535
-    )  # 16-bit grey; Pillow's conversion would clip it
+    # 16-bit grey, which Pillow's conversion would clip
+    levels = np.asarray(image).astype(np.float32) * (255 / 65535)
     return Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
 
 

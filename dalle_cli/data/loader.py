@@ -1,7 +1,8 @@
-"""Batches of a run: which samples, prepared with which seeds, by the number of the update alone.
+"""The batches of a run, their samples and all randomness, as a function of the step alone.
 
-Draw d = step * global_batch_size + i decides everything random about sample i of a step, so the loader has no state: a
-resumed run sees what an uninterrupted one would, and worker processes and micro-batches change nothing.
+Position p = step * global_batch_size + i in the data order decides everything random about sample i
+of a step, so the loader has no state: a resumed run sees what an uninterrupted one would, and
+neither worker processes nor micro-batches change anything.
 """
 
 import signal
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dalle_cli.config import DataTable, TrainingTable
-from dalle_cli.data.images import BadSample
+from dalle_cli.data.images import BadSample, Problem
 from dalle_cli.data.preprocessing import Example, Preprocessing
 from dalle_cli.data.shuffling import derive_seed, sample_at
 from dalle_cli.data.sources import Sample, Source
@@ -28,90 +29,100 @@ READ_PAUSE = 0.5  # seconds between attempts
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples side by side, and what their share of a larger batch is.
+    """A batch of samples, with the counts of the larger batch that it is part of.
 
-    images              float32 [B, 3, H, W] in [0, 1]; empty [B, 3, 0, 0] where there are image tokens
-    draws               places of the samples in the run; they seed noise
+    images              float32 [B, 3, H, W] in [0, 1]; empty [B, 3, 0, 0] if there are image tokens
+    positions           positions of the samples in the data order of the run; they seed noise
     text_tokens         int64 [B, T], -1 after the caption; empty [B, 0] for the dVAE
-    are_cut             whether a caption had more tokens than there was room for
-    global_size         samples in the update that this is a part of
-    global_text_tokens  caption tokens in that update
-    image_tokens        int64 [B, I], where pictures were encoded beforehand
-    n_enlarged          pictures that were smaller than the model takes them
+    are_cut             whether each caption had more tokens than fit
+    global_size         number of samples in the update that this batch is part of
+    global_text_tokens  number of caption tokens in that update
+    image_tokens        int64 [B, I] if the pictures were encoded beforehand
+    n_enlarged          number of pictures that were smaller than the model's image size
     """
 
     images: Tensor
-    draws: list[int]
+    positions: list[int]
     text_tokens: Tensor
     captions: list[str]
     global_size: int
     global_text_tokens: int
     are_cut: list[bool]
-    bad: list[tuple[str, str]] = field(default_factory=list)
+    bad: list[Problem] = field(default_factory=list)
     image_tokens: Tensor | None = None
     n_enlarged: int = 0
 
     def micro_batches(self, size: int, device: torch.device) -> Iterator["Batch"]:
-        """Cut into pieces of at most `size` samples (0: one piece), on the device."""
-        size = size or len(self.draws)
-        for start in range(0, len(self.draws), size):
+        """Yield pieces of at most `size` samples (0: a single piece), moved to the device."""
+        size = size or len(self.positions)
+
+        for start in range(0, len(self.positions), size):
             part = slice(start, start + size)
+            image_tokens = self.image_tokens
             yield replace(
                 self,
                 images=self.images[part].to(device).float() / 255,
-                draws=self.draws[part],
+                positions=self.positions[part],
                 text_tokens=self.text_tokens[part].to(device),
                 captions=self.captions[part],
                 are_cut=self.are_cut[part],
-                image_tokens=None
-                if self.image_tokens is None
-                else self.image_tokens[part].to(device),
+                image_tokens=None if image_tokens is None else image_tokens[part].to(device),
             )
 
 
 class TooManyBadSamples(DalleError):
-    """More samples could not be used than the recipe bears."""
+    """More samples are unusable than the recipe tolerates."""
 
 
 class TrainingBatches:
-    """The global batches of a run, from any step on."""
+    """The global batches of a run, starting from any step."""
 
     def __init__(
         self,
         source: Source,
         indices: np.ndarray,
-        prepare: Preprocessing,
+        *,
+        preprocess: Preprocessing,
         data: DataTable,
         training: TrainingTable,
         workers: int,
         on_bad: Callable[[str, str], None],
         share: range | None = None,
-        join: Callable[[list[tuple[str, str]]], list[tuple[str, str]]] = lambda bad: bad,
+        join: Callable[[list[Problem]], list[Problem]] = lambda bad: bad,
     ) -> None:
-        """indices: the samples to train on; on_bad hears of each bad sample once, as key and reason.
+        """Prepare to read the samples at `indices`.
 
-        share  which places of a global batch are this process's; none: all
-        join   gathers the bad samples of all processes in each step, so that all come to the same end
+        on_bad  called once for each bad sample, with its key and the reason
+        share   which samples of a global batch this process loads; None for all
+        join    gathers the bad samples of all processes at each step, so that all stop together
         """
-        share = share if share is not None else range(training.global_batch_size)
-        self._steps = _Steps(source, indices, prepare, data.shuffle_block, training, share)
+        self._steps = _Steps(
+            source,
+            indices,
+            preprocess=preprocess,
+            shuffle_block=data.shuffle_block,
+            training=training,
+            share=share if share is not None else range(training.global_batch_size),
+        )
         self._join = join
         self._n_steps = training.steps
         self._workers = workers
         self._on_bad = on_bad
+
         self._bad_keys: set[str] = set()
-        self.n_enlarged = 0  # of this process's draws
         self._most_bad = data.max_bad_share * len(indices)
+        self.n_enlarged = 0  # of this process's samples
 
     @property
     def n_bad(self) -> int:
-        """Count the bad samples met so far."""
+        """The number of bad samples found so far."""
         return len(self._bad_keys)
 
     def start_at(self, step: int) -> Iterator[Batch]:
         """Yield the batch of each step from `step` to the last.
 
-        Raises DalleError where reading fails or more samples are bad than the recipe bears.
+        Raises DalleError if reading fails, TooManyBadSamples if more samples are bad than the
+        recipe tolerates.
         """
         loader = DataLoader(
             self._steps,
@@ -119,8 +130,9 @@ class TrainingBatches:
             batch_size=None,
             num_workers=self._workers,
             prefetch_factor=4 if self._workers else None,
-            worker_init_fn=_outlast_signals,
+            worker_init_fn=_ignore_signals,
         )
+
         for batch in _explain_worker_death(loader):
             if isinstance(batch, DalleError):
                 raise batch
@@ -128,133 +140,159 @@ class TrainingBatches:
             self.n_enlarged += batch.n_enlarged
             yield batch
 
-    def _count(self, bad: list[tuple[str, str]]) -> None:
+    def _count(self, bad: list[Problem]) -> None:
         for key, reason in bad:
             if key not in self._bad_keys:
                 self._bad_keys.add(key)
                 self._on_bad(key, reason)
-        if len(self._bad_keys) > self._most_bad:
+
+        n_bad = len(self._bad_keys)
+        if n_bad > self._most_bad:
             raise TooManyBadSamples(
-                f"{len(self._bad_keys)} samples are bad, more than `data.max_bad_share` bears: {int(self._most_bad)}",
-                "`dalle data check` lists them with reasons; a larger share, set with `--set`, goes on from here",
+                f"{n_bad} samples are bad, more than `data.max_bad_share` allows: "
+                f"{int(self._most_bad)}",
+                "`dalle data check` lists them with reasons; to continue from here, allow a larger "
+                "share with `--set`",
             )
 
 
 class _Steps(Dataset):
-    """Item number `step` is that update's batch, or our share of it; a failure is a value, whole and unwrapped."""
+    """Dataset whose item `step` is the batch of that update, or this process's share of it.
+
+    A failure is returned as the item: raised in a worker, it would arrive wrapped.
+    """
 
     def __init__(
         self,
         source: Source,
         indices: np.ndarray,
-        prepare: Preprocessing,
+        *,
+        preprocess: Preprocessing,
         shuffle_block: int,
         training: TrainingTable,
         share: range,
     ) -> None:
         self._source = source
         self._indices = indices
-        self._prepare = prepare
+        self._preprocess = preprocess
         self._shuffle_block = shuffle_block
         self._training = training
         self._share = share
 
     def __getitem__(self, step: int) -> Batch | DalleError:
         size = self._training.global_batch_size
-        draws = [step * size + place for place in self._share]
-        bad: list[tuple[str, str]] = []
+        positions = [step * size + i for i in self._share]
+        bad: list[Problem] = []
         try:
-            return replace(
-                collate([self._example(draw, bad) for draw in draws], draws, bad), global_size=size
-            )
+            examples = [self._example(position, bad) for position in positions]
         except DalleError as error:
             return error
+        return replace(collate(examples, positions, bad=bad), global_size=size)
 
-    def _example(self, draw: int, bad: list[tuple[str, str]]) -> Example:
-        """Prepare the sample at a draw, or the next good one of the epoch's order: nobody else moves."""
-        n_samples = len(self._indices)
-        epoch_start = draw - draw % n_samples
-        seed = self._training.seed
-        for ahead in range(n_samples):
-            place = epoch_start + (draw + ahead - epoch_start) % n_samples
-            index = int(self._indices[sample_at(place, n_samples, seed, self._shuffle_block)])
+    def _example(self, position: int, bad: list[Problem]) -> Example:
+        """Return the example at a position.
+
+        If its sample is bad, the next good one in the epoch's order replaces it; no other position
+        is affected.
+        """
+        n_samples, seed = len(self._indices), self._training.seed
+        epoch_start = position - position % n_samples
+
+        for offset in range(n_samples):
+            candidate = epoch_start + (position + offset - epoch_start) % n_samples
+            sample = sample_at(candidate, n_samples, seed=seed, block=self._shuffle_block)
+            index = int(self._indices[sample])
             try:
-                return self._prepare(read_sample(self._source, index), derive_seed(seed, draw))
+                return self._preprocess(
+                    read_sample(self._source, index), derive_seed(seed, position)
+                )
             except BadSample as problem:
                 bad.append((self._source.key(index), problem.reason))
+
         raise DalleError(
             f"not one usable sample in {self._source.name}", "`dalle data check` says why"
         )
 
 
 class ValidationBatches:
-    """The held-out samples, always the same and in the same order; decoded once and kept."""
+    """The held-out samples, always the same and in the same order; decoded once and cached."""
 
     def __init__(
         self,
         source: Source,
         indices: np.ndarray,
-        prepare: Preprocessing,
+        *,
+        preprocess: Preprocessing,
         batch_size: int,
         n_samples: int,
     ) -> None:
-        """At most n_samples of the indices are taken, spread over all of them; bad samples are left out."""
-        chosen = indices[np.linspace(0, len(indices) - 1, min(n_samples, len(indices))).astype(int)]
+        """Load at most n_samples of the indices, evenly spaced; bad samples are skipped."""
+        n_chosen = min(n_samples, len(indices))
         examples = []
-        for index in chosen:
+        for index in indices[np.linspace(0, len(indices) - 1, n_chosen).astype(int)]:
             try:
-                examples.append(prepare(read_sample(source, int(index)), None))
+                examples.append(preprocess(read_sample(source, int(index)), None))
             except BadSample:
                 continue
         if not examples:
             raise DalleError(
                 f"not one usable held-out sample in {source.name}", "`dalle data check` says why"
             )
-        draws = list(range(len(examples)))
-        starts = range(0, len(examples), batch_size)
+
+        positions = list(range(len(examples)))
         self._batches = [
-            collate(examples[i : i + batch_size], draws[i : i + batch_size], []) for i in starts
+            collate(examples[i : i + batch_size], positions[i : i + batch_size], bad=[])
+            for i in range(0, len(examples), batch_size)
         ]
-        self._first = collate(examples[:PREVIEW_SAMPLES], draws[:PREVIEW_SAMPLES], [])
+        self._first = collate(examples[:PREVIEW_SAMPLES], positions[:PREVIEW_SAMPLES], bad=[])
 
     def on(self, device: torch.device) -> Iterator[Batch]:
-        """Yield the batches on a device."""
+        """Yield the batches, moved to a device."""
         for batch in self._batches:
             yield from batch.micro_batches(0, device)
 
     def first(self, device: torch.device) -> Batch:
-        """Give a few of the samples for a preview, on a device."""
+        """Return the first few samples for a preview, moved to a device."""
         return next(self._first.micro_batches(0, device))
 
 
-def collate(examples: list[Example], draws: list[int], bad: list[tuple[str, str]]) -> Batch:
-    """Stack examples into a batch that is whole by itself; its images stay uint8 until it is cut and moved."""
-    pixels = np.stack([example.pixels for example in examples])
-    empty = np.empty(0, dtype=np.int64)
-    text = np.stack(
-        [empty if example.text_tokens is None else example.text_tokens for example in examples]
-    )
-    image_tokens = [
-        example.image_tokens for example in examples if example.image_tokens is not None
-    ]
+def collate(examples: list[Example], positions: list[int], *, bad: list[Problem]) -> Batch:
+    """Stack examples into a batch that is not part of a larger one.
+
+    Its images stay uint8 until `micro_batches` splits and moves it.
+    """
+    pixels = np.stack([example.pixels for example in examples])  # [B, H, W, 3]
+    images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))  # [B, 3, H, W]
+
+    no_text = np.empty(0, dtype=np.int64)
+    text_tokens = np.stack(
+        [no_text if example.text_tokens is None else example.text_tokens for example in examples]
+    )  # [B, T]
+
+    encoded = [example.image_tokens for example in examples if example.image_tokens is not None]
+    image_tokens = (
+        torch.from_numpy(np.stack(encoded).astype(np.int64)) if encoded else None
+    )  # [B, I]
+
     return Batch(
-        images=torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))),
-        draws=draws,
-        text_tokens=torch.from_numpy(text),
+        images=torch.from_numpy(images),
+        positions=positions,
+        text_tokens=torch.from_numpy(text_tokens),
         captions=[example.caption for example in examples],
         global_size=len(examples),
-        global_text_tokens=int((text >= 0).sum()),
+        global_text_tokens=int((text_tokens >= 0).sum()),
         are_cut=[example.is_cut for example in examples],
         bad=bad,
-        image_tokens=torch.from_numpy(np.stack(image_tokens).astype(np.int64))
-        if image_tokens
-        else None,
+        image_tokens=image_tokens,
         n_enlarged=sum(example.is_enlarged for example in examples),
     )
 
 
 def read_sample(source: Source, index: int) -> Sample:
-    """Read a sample, trying again after an I/O error; raises BadSample, or DalleError where the disk keeps failing."""
+    """Read a sample, retrying after I/O errors.
+
+    Raises BadSample if the sample is unusable, DalleError if the disk keeps failing.
+    """
     for attempt in range(READ_ATTEMPTS):
         try:
             return source.read(index)
@@ -274,11 +312,16 @@ def _explain_worker_death(loader: DataLoader) -> Iterator[Batch | DalleError]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        hint = "often it ran out of memory: `--set runtime.workers=N` starts fewer"
-        raise DalleError(f"a loader process died: {error}", hint) from error
+        raise DalleError(
+            f"a loader process died: {error}",
+            "it often means that memory ran out: start fewer with `--set runtime.workers=N`",
+        ) from error
 
 
-def _outlast_signals(worker: int) -> None:
-    """Leave a request to stop, which reaches the whole process group, to the training process: it wants to save."""
+def _ignore_signals(worker: int) -> None:
+    """Ignore requests to stop, which reach the whole process group.
+
+    The training process handles them: it wants to save first.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

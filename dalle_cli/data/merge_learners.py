@@ -1,9 +1,10 @@
-"""The libraries that learn which symbols to merge; the package's only user of youtokentome.
+"""Learning byte-pair merges with youtokentome or tokenizers; the only importer of youtokentome.
 
-Each learner takes lines of words that start with a boundary symbol and gives back merges in rank order, as pairs of
-strings. Both are imported only when called, and neither is needed to apply the merges. Given the same lines,
-tokenizers always learns the same merges; youtokentome breaks ties between equally frequent pairs by the timing of its
-threads (even of one), unless it was compiled with -DDETERMINISTIC_QUEUE.
+Each learner takes lines of words that start with a boundary symbol and returns merges in rank
+order, as pairs of strings. The libraries are imported only when called, and neither is needed to
+apply the merges. Given the same lines, tokenizers always learns the same merges; youtokentome
+breaks ties between equally frequent pairs by the timing of its threads (even of a single one),
+unless it was compiled with -DDETERMINISTIC_QUEUE.
 """
 
 import json
@@ -16,18 +17,22 @@ from pathlib import Path
 
 Merges = list[tuple[str, str]]
 
-# Padding, unknown, start and end: youtokentome reserves their ids inside the vocabulary size it is given
+# Padding, unknown, start and end, whose ids youtokentome reserves within the vocabulary size
 N_YOUTOKENTOME_SPECIALS = 4
 
 
 def learn_with_youtokentome(lines: Iterable[str], symbols: set[str], n_merges: int) -> Merges:
-    """Learn at most n_merges with youtokentome; symbols are all characters that occur, boundary included."""
+    """Learn at most n_merges with youtokentome.
+
+    symbols  all characters that occur in the lines, including the boundary
+    """
     import youtokentome
 
     with tempfile.TemporaryDirectory(prefix="dalle-tokenizer-") as folder:
         corpus, model = Path(folder, "corpus.txt"), Path(folder, "model.txt")
         with corpus.open("w", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines)
+
         size = N_YOUTOKENTOME_SPECIALS + len(symbols) + n_merges
         with _silent_descriptors():
             youtokentome.BPE.train(data=str(corpus), model=str(model), vocab_size=size, n_threads=1)
@@ -48,7 +53,11 @@ def learn_with_tokenizers(lines: Iterable[str], symbols: set[str], n_merges: int
 
 
 def _read_youtokentome_model(text: str) -> Merges:
-    """Read the rules: a line of two counts, lines `code point, id`, lines `left id, right id, new id` in rank order."""
+    """Parse a model file into merges.
+
+    Its lines are the two counts, then `code point, id` for each symbol, then `left id, right id,
+    new id` for each rule in rank order.
+    """
     counts, *rows = [[int(number) for number in line.split()] for line in text.splitlines()]
     n_symbols, n_rules = counts
     pieces = {symbol_id: chr(code_point) for code_point, symbol_id in rows[:n_symbols]}
@@ -61,10 +70,11 @@ def _read_youtokentome_model(text: str) -> Merges:
 
 @contextmanager
 def _silent_descriptors() -> Iterator[None]:
-    """Send what C++ code prints nowhere: youtokentome reports on the descriptors, past Python's streams."""
+    """Silence C++ code: youtokentome writes to the descriptors, bypassing Python's streams."""
     sys.stdout.flush()
     sys.stderr.flush()
     copies = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
+
     try:
         with open(os.devnull, "wb") as nowhere:
             for descriptor in copies:

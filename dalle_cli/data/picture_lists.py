@@ -1,6 +1,6 @@
-"""Which pictures to look at: those of a folder, of a list, or of a manifest, where each may have a caption of its own.
+"""Lists of pictures: those in a folder, in a text list, or in a manifest, which may add captions.
 
-Paths only: whether a picture can be read is found when it is.
+Handles paths alone: whether a picture can be read is found out when it is.
 """
 
 import io
@@ -20,59 +20,60 @@ from dalle_cli.untrusted import printable
 
 
 class ListedPicture(NamedTuple):
-    """A picture's path, and its caption where the list gives one."""
+    """The path of a picture, and its caption if the list has one."""
 
     path: Path
     caption: str | None = None
 
 
 def list_pictures(spec: str) -> list[ListedPicture]:
-    """List the pictures of a folder (by its manifest if `generate` wrote it), of a manifest, of a list, or one picture.
+    """List the pictures of a folder, of a manifest, of a text list, or a single picture.
 
-    A manifest (.jsonl, .csv) names pictures as `file` or `image`, relative to itself, and may give a `caption`, or
-    `captions`, of which the first counts; a list (.txt, or - for the standard input) names one a line. Raises
-    DalleError where there is no picture or the list is damaged.
+    A folder written by `generate` is listed by its manifest. A manifest (.jsonl, .csv) names
+    pictures as `file` or `image`, relative to itself, and may have a `caption`, or `captions`, of
+    which the first counts. A text list (.txt, or - for standard input) names one picture a line.
+    Raises DalleError if there is no picture or the list is damaged.
     """
     path = Path(spec)
     if spec == "-":
         pictures = _from_lines(_decode(sys.stdin.buffer.read()))
+    elif path.is_dir() and _is_generated(path):
+        pictures = _from_manifest(path / MANIFEST)
     elif path.is_dir():
-        drawn = _is_drawn(path)
-        pictures = (
-            _from_manifest(path / MANIFEST)
-            if drawn
-            else [ListedPicture(p) for p in find_pictures([path])]
-        )
+        pictures = [ListedPicture(file) for file in find_pictures([path])]
     elif path.suffix.lower() in TABLE_SUFFIXES:
         pictures = _from_manifest(path)
     elif path.suffix.lower() == ".txt":
         pictures = _from_lines(_read(path))
     else:
-        pictures = [ListedPicture(p) for p in find_pictures([path])]
+        pictures = [ListedPicture(file) for file in find_pictures([path])]
+
     if not pictures:
         raise DalleError(
             f"no pictures in {printable(spec)}",
-            "a folder, a .txt list, or a .jsonl or .csv manifest",
+            "expected a folder, a .txt list, or a .jsonl or .csv manifest",
         )
     return pictures
 
 
 def find_pictures(paths: list[Path]) -> list[Path]:
-    """List pictures and, in order of their names, those of folders; raises DalleError for a path there is not."""
+    """List pictures, and those of folders in the order of their names.
+
+    Raises DalleError for a path that does not exist.
+    """
     files: list[Path] = []
     for path in paths:
         if not path.exists():
             raise DalleError(f"no such picture or folder: {path}")
-        files += (
-            sorted(file for file in path.rglob("*") if _is_picture(file, path))
-            if path.is_dir()
-            else [path]
-        )
+        if path.is_dir():
+            files += sorted(file for file in path.rglob("*") if _is_picture(file, path))
+        else:
+            files.append(path)
     return files
 
 
-def _is_drawn(folder: Path) -> bool:
-    """Whether `generate` wrote a folder; anyone's may hold a manifest, of other pictures or none."""
+def _is_generated(folder: Path) -> bool:
+    """Return whether `generate` wrote a folder; others may hold a manifest of different content."""
     try:
         if not (folder / MANIFEST).is_file() or not (folder / JOB).is_file():
             return False
@@ -100,18 +101,21 @@ def _from_manifest(path: Path) -> list[ListedPicture]:
 
 
 def _listed(row: object, folder: Path, place: str) -> ListedPicture:
-    name = (row.get("file") or row.get("image")) if isinstance(row, dict) else None
+    columns = row if isinstance(row, dict) else {}
+    name = columns.get("file") or columns.get("image")
     if not isinstance(name, str):
         raise DalleError(f"{place} does not name a picture as `file` or `image`")
-    captions = row.get("captions") or row.get("caption") or []
+
+    captions = columns.get("captions") or columns.get("caption") or []
     captions = [captions] if isinstance(captions, str) else captions
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-        raise DalleError(f"{place} has no text as `caption`, nor a list of texts as `captions`")
+        raise DalleError(f"{place} needs text as `caption`, or a list of texts as `captions`")
+
     try:
         os.fsencode(name)
         captions = clean_captions(captions)
     except (UnicodeEncodeError, BadSample) as error:
-        raise DalleError(f"{place} holds text that is not UTF-8") from error
+        raise DalleError(f"{place} contains text that is not UTF-8") from error
     return ListedPicture(folder / name, captions[0] if captions else None)
 
 
@@ -123,5 +127,5 @@ def _read(path: Path) -> str:
 
 
 def _decode(data: bytes) -> str:
-    """Read text in which bytes that are not UTF-8 may belong to file names."""
+    """Decode text in which bytes that are not UTF-8 may belong to file names."""
     return data.decode("utf-8-sig", errors="surrogateescape").replace("\r\n", "\n")

@@ -1,7 +1,7 @@
-"""From a sample to what a model trains on: decoded, cropped and, where the model reads text, tokenised and padded.
+"""Preprocessing of samples: decoded, cropped and, where the model reads text, tokenized and padded.
 
-With a seed a preparation is random, as training wants it; without one it is always the same, as validation wants it.
-Knows nothing of batches, nor of where samples come from or what to do about bad ones.
+With a seed, preprocessing is random, as in training; without one it is deterministic, as in
+validation. Knows nothing of batches, of where samples come from, or of what to do about bad ones.
 """
 
 from dataclasses import dataclass, replace
@@ -22,10 +22,13 @@ NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 
 @dataclass(frozen=True)
 class Example:
-    """One prepared sample: pixels uint8 [H, W, 3]; caption and its tokens int64 [T] where the model reads text.
+    """A preprocessed sample.
 
-    image_tokens  integers [I] where the picture came as tokens; there are no pixels then
-    is_enlarged   whether the picture's short side was below the model's
+    pixels        uint8 [H, W, 3]; empty [0, 0, 3] if the picture came as tokens
+    text_tokens   int64 [T], the tokens of the caption; None if the model reads no text
+    is_cut        whether the caption had more tokens than fit
+    image_tokens  integers [I] if the picture came as tokens
+    is_enlarged   whether the picture's short side was below the model's image size
     """
 
     pixels: np.ndarray
@@ -37,32 +40,30 @@ class Example:
 
 
 class Preprocessing(Protocol):
-    """Makes an example of a sample: at random with a seed, always the same without."""
+    """A function from a sample to an example: random with a seed, deterministic without."""
 
     def __call__(self, sample: Sample, seed: int | None) -> Example: ...
 
 
 @dataclass(frozen=True)
 class DVAEPreprocessing:
-    """What the dVAE sees: pictures alone."""
+    """Preprocessing for the dVAE, which sees pictures alone."""
 
     image_size: int
 
     def __call__(self, sample: Sample, seed: int | None) -> Example:
         image, size = decode_image(sample.image), self.image_size
-        pixels = (
-            centre_crop(image, size)
-            if seed is None
-            else dvae_crop(image, size, _generator(seed, "crop"))
-        )
+        rng = None if seed is None else _generator(seed, "crop")
+        pixels = centre_crop(image, size) if rng is None else dvae_crop(image, size, rng=rng)
         return Example(pixels, is_enlarged=min(image.size) < size)
 
 
 @dataclass(frozen=True)
 class TransformerPreprocessing:
-    """What the transformer sees: a picture and one of its captions, cut to text_len - 1 tokens.
+    """Preprocessing for the transformer: a picture and one of its captions.
 
-    Of a picture that was cropped and encoded beforehand, training draws one of the random crops.
+    The caption is cut to text_len - 1 tokens. If the picture was cropped and encoded beforehand,
+    training chooses one of its random crops.
     """
 
     image_size: int
@@ -73,52 +74,71 @@ class TransformerPreprocessing:
 
     def __call__(self, sample: Sample, seed: int | None) -> Example:
         if seed is None:
-            return self._example(sample, None, sample.captions[0], 0.0, None)
-        text = _generator(seed, "text")
-        caption = sample.captions[int(text.integers(len(sample.captions)))]
-        if text.random() < self.caption_dropout:
+            return self._example(
+                sample, sample.captions[0], dropout=0.0, crop_rng=None, text_rng=None
+            )
+
+        text_rng = _generator(seed, "text")
+        caption = sample.captions[int(text_rng.integers(len(sample.captions)))]
+        if text_rng.random() < self.caption_dropout:
             caption = ""
-        return self._example(sample, _generator(seed, "crop"), caption, self.bpe_dropout, text)
+        return self._example(
+            sample,
+            caption,
+            dropout=self.bpe_dropout,
+            crop_rng=_generator(seed, "crop"),
+            text_rng=text_rng,
+        )
 
     def _example(
         self,
         sample: Sample,
-        crop: np.random.Generator | None,
         caption: str,
+        *,
         dropout: float,
-        text: np.random.Generator | None,
+        crop_rng: np.random.Generator | None,
+        text_rng: np.random.Generator | None,
     ) -> Example:
-        tokens = self.tokenizer.encode(caption, dropout, text)
-        padded, is_cut = pad_tokens(tokens, self.text_len), len(tokens) >= self.text_len
-        crops = sample.image_tokens
-        if crops is None:
-            image, size = decode_image(sample.image), self.image_size
-            pixels = _pair_crop(image, size, crop)
-            return Example(pixels, caption, padded, is_cut, is_enlarged=min(image.size) < size)
-        place = 0 if crop is None else int(crop.integers(1, len(crops)))
-        return Example(NO_PIXELS, caption, padded, is_cut, crops[place])
+        tokens = self.tokenizer.encode(caption, dropout=dropout, rng=text_rng)
+        text = Example(
+            NO_PIXELS,
+            caption,
+            text_tokens=pad_tokens(tokens, self.text_len),
+            is_cut=len(tokens) >= self.text_len,
+        )
+
+        crops = sample.image_tokens  # [C, I]
+        if crops is not None:
+            chosen = 0 if crop_rng is None else int(crop_rng.integers(1, len(crops)))
+            return replace(text, image_tokens=crops[chosen])
+
+        image, size = decode_image(sample.image), self.image_size
+        pixels = _pair_crop(image, size, crop_rng)
+        return replace(text, pixels=pixels, is_enlarged=min(image.size) < size)
 
 
 @dataclass(frozen=True)
 class EncodingPreprocessing:
-    """What the discrete VAE encodes for the transformer: the centred crop, then random ones, the copies."""
+    """Preprocessing for encoding pictures beforehand: the centred crop, then random copies."""
 
     image_size: int
     copies: int
 
     def __call__(self, sample: Sample, seed: int) -> np.ndarray:
-        """Cut all crops: uint8 [C, H, W, 3]; copy k is the one that `TransformerPreprocessing` cuts with derive_seed(seed, k)."""
+        """Cut all crops: uint8 [C, H, W, 3].
+
+        Copy k is the crop that `TransformerPreprocessing` cuts with derive_seed(seed, k).
+        """
         image = decode_image(sample.image)
-        generators = [
-            None,
-            *(_generator(derive_seed(seed, copy), "crop") for copy in range(self.copies)),
-        ]
-        return np.stack([_pair_crop(image, self.image_size, generator) for generator in generators])
+        copies = range(self.copies)
+        rngs = [None, *(_generator(derive_seed(seed, copy), "crop") for copy in copies)]
+        crops = [_pair_crop(image, self.image_size, rng) for rng in rngs]
+        return np.stack(crops)  # [C, H, W, 3]
 
 
 @dataclass(frozen=True)
 class ClipPreprocessing:
-    """What CLIP sees: a picture and one of its captions, between start and end of text."""
+    """Preprocessing for CLIP: a picture and one of its captions, between start and end of text."""
 
     image_size: int
     text_len: int
@@ -126,35 +146,42 @@ class ClipPreprocessing:
     bpe_dropout: float
 
     def __call__(self, sample: Sample, seed: int | None) -> Example:
-        image = decode_image(sample.image)
+        image, size = decode_image(sample.image), self.image_size
         if seed is None:
             example = self._example(
-                clip_square(image, self.image_size), sample.captions[0], 0.0, None
+                clip_square(image, size), sample.captions[0], dropout=0.0, rng=None
             )
         else:
-            crop = clip_crop(image, self.image_size, _generator(seed, "crop"))
-            text = _generator(seed, "text")
-            caption = sample.captions[int(text.integers(len(sample.captions)))]
-            example = self._example(crop, caption, self.bpe_dropout, text)
-        return replace(example, is_enlarged=min(image.size) < self.image_size)
+            pixels = clip_crop(image, size, rng=_generator(seed, "crop"))
+            rng = _generator(seed, "text")
+            caption = sample.captions[int(rng.integers(len(sample.captions)))]
+            example = self._example(pixels, caption, dropout=self.bpe_dropout, rng=rng)
+        return replace(example, is_enlarged=min(image.size) < size)
 
     def _example(
-        self, pixels: np.ndarray, caption: str, dropout: float, rng: np.random.Generator | None
+        self, pixels: np.ndarray, caption: str, *, dropout: float, rng: np.random.Generator | None
     ) -> Example:
-        ids = self.tokenizer.encode(caption, dropout, rng)
+        ids = self.tokenizer.encode(caption, dropout=dropout, rng=rng)
         clip_tokenizer = own_clip_tokenizer(self.tokenizer)
-        tokens = frame(ids, clip_tokenizer.start_of_text, clip_tokenizer.end_of_text, self.text_len)
-        return Example(pixels, caption, tokens, is_cut=len(ids) > self.text_len - 2)
+        text_tokens = frame(
+            ids,
+            start_of_text=clip_tokenizer.start_of_text,
+            end_of_text=clip_tokenizer.end_of_text,
+            text_len=self.text_len,
+        )
+        return Example(
+            pixels, caption, text_tokens=text_tokens, is_cut=len(ids) > self.text_len - 2
+        )
 
 
 def _pair_crop(image: Image.Image, image_size: int, rng: np.random.Generator | None) -> np.ndarray:
-    return (
-        centre_crop(image, image_size) if rng is None else transformer_crop(image, image_size, rng)
-    )
+    if rng is None:
+        return centre_crop(image, image_size)
+    return transformer_crop(image, image_size, rng=rng)
 
 
 def pad_tokens(tokens: list[int], text_len: int) -> np.ndarray:
-    """Cut to text_len - 1 tokens and fill up with -1: int64 [text_len]."""
+    """Cut to text_len - 1 tokens and pad with -1: int64 [text_len]."""
     padded = np.full(text_len, -1, dtype=np.int64)
     kept = tokens[: text_len - 1]
     padded[: len(kept)] = kept

@@ -1,13 +1,14 @@
-"""Captioned toy scenes, and a checker that tells from a picture alone which scene it shows.
+"""Captioned toy scenes, and a recogniser that infers from a picture alone which scene it shows.
 
-Text-to-image can be measured honestly on them: a share of the combinations of colour, shape, size and place is never
-drawn for training, and a sample counts as right only when every attribute is. Level 1 has one object at one of nine
-places, level 2 two objects and a relation. Knows nothing of models. Lengths are shares of a picture's side.
+They measure text-to-image generation honestly: a share of the combinations of colour, shape, size
+and place is never rendered for training, and a picture counts as right only if every attribute is.
+Level 1 has one object at one of nine places, level 2 two objects and a relation. Knows nothing of
+models. Lengths are fractions of the side of a picture.
 """
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -36,7 +37,7 @@ OVERSAMPLING = 8
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: what it is, and where its centre lies."""
+    """One object: its looks, the coordinates of its centre, and its radius."""
 
     colour: str
     shape: str
@@ -47,14 +48,14 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A caption and the things it speaks of. Two captions may describe the same things."""
+    """A caption and the things it describes. Two captions may describe the same things."""
 
     caption: str
     things: frozenset[Thing]
 
 
 def scenes(level: int) -> list[Scene]:
-    """List every scene of a level: 864 single objects (1), or 9,024 pairs of small objects in a relation (2)."""
+    """List all scenes of a level: 864 single objects (1) or 9,024 pairs of small objects (2)."""
     return list(_single_scenes() if level == 1 else _pair_scenes())
 
 
@@ -64,7 +65,8 @@ def _single_scenes() -> Iterator[Scene]:
             place = " ".join(filter(None, (line, column))) or "centre"
             side = "in" if place == "centre" else "on" if not line else "at"
             caption = f"a {size} {colour} {shape} {side} the {place}"
-            yield Scene(caption, frozenset({Thing(colour, shape, x, y, RADII[size])}))
+            thing = Thing(colour, shape, x=x, y=y, radius=RADII[size])
+            yield Scene(caption, frozenset({thing}))
 
 
 def _pair_scenes() -> Iterator[Scene]:
@@ -76,63 +78,74 @@ def _pair_scenes() -> Iterator[Scene]:
         "above": ((middle, near), (middle, far)),
         "below": ((middle, far), (middle, near)),
     }
+
     for first, second in itertools.permutations(looks, 2):
-        for relation, (place_1, place_2) in relations.items():
+        for relation, places in relations.items():
             caption = f"a {' '.join(first)} {relation} a {' '.join(second)}"
-            things = frozenset({Thing(*first, *place_1, 0.18), Thing(*second, *place_2, 0.18)})
+            things = frozenset(
+                Thing(*look, x=x, y=y, radius=RADII["small"])
+                for look, (x, y) in zip((first, second), places, strict=True)
+            )
             yield Scene(caption, things)
 
 
 def is_unseen(scene: Scene, share: float) -> bool:
-    """Say whether a scene belongs to the share of combinations that no training picture shows.
+    """Return whether a scene belongs to the share of combinations that no training picture shows.
 
-    Goes by what is drawn, so that two captions of one picture never fall on different sides; nor does a mirror image,
-    which the dVAE's random flip would otherwise let into its training.
+    Depends on what is rendered, so that two captions of one picture never fall on different sides;
+    nor do mirror images, which the dVAE's random flip would otherwise let into its training.
     """
     mirrored = (replace(thing, x=round(1 - thing.x, 6)) for thing in scene.things)
-    key = min(_spelt(scene.things), _spelt(mirrored))
+    key = min(_spelling(scene.things), _spelling(mirrored))
     digest = hashlib.sha256(key.encode()).digest()
     return int.from_bytes(digest[:8]) < share * 2**64
 
 
-def _spelt(things: Iterable[Thing]) -> str:
-    """Write things down, always in the same order."""
+def _spelling(things: Iterable[Thing]) -> str:
+    """Write things as text, always in the same order."""
     return repr(
         sorted((thing.colour, thing.shape, thing.x, thing.y, thing.radius) for thing in things)
     )
 
 
-def render(scene: Scene, side: int, rng: np.random.Generator | None = None) -> Image.Image:
-    """Draw a scene as an RGB picture of side x side pixels; with rng, things are moved and scaled a little."""
+def render(scene: Scene, side: int, *, rng: np.random.Generator | None = None) -> Image.Image:
+    """Render a scene as an RGB picture of side x side pixels; with rng, things are jittered."""
     n_things = len(scene.things)
     moves = np.zeros((n_things, 3)) if rng is None else rng.uniform(-1, 1, (n_things, 3))
-    return _draw_scene(scene, side, moves)
+    return _render(scene, side, moves)
 
 
-def _draw_scene(scene: Scene, side: int, moves: Sequence[Sequence[float]]) -> Image.Image:
-    """moves, one for each thing: steps right, down and outwards, in units of the jitter constants."""
+def _render(scene: Scene, side: int, moves: np.ndarray) -> Image.Image:
+    """Render a scene whose things are moved.
+
+    moves  float64 [things, 3], things sorted by x, y: shifts to the right, down and in radius, in
+           units of the jitter constants
+    """
     canvas = _ground(side).resize((side * OVERSAMPLING,) * 2, Image.Resampling.NEAREST)
     pen = ImageDraw.Draw(canvas)
-    for thing, (dx, dy, growth) in zip(
-        sorted(scene.things, key=lambda t: (t.x, t.y)), moves, strict=True
-    ):
+    things = sorted(scene.things, key=lambda thing: (thing.x, thing.y))
+
+    for thing, (dx, dy, growth) in zip(things, moves, strict=True):
         x, y = thing.x + dx * POSITION_JITTER, thing.y + dy * POSITION_JITTER
         radius = thing.radius * (1 + growth * RADIUS_JITTER)
-        _draw(pen, thing, *(v * side * OVERSAMPLING for v in (x, y, radius)))
+        x, y, radius = (length * side * OVERSAMPLING for length in (x, y, radius))
+        _render_thing(pen, thing, x=x, y=y, r=radius)
+
     return canvas.reduce(OVERSAMPLING)
 
 
 @cache
 def _ground(side: int) -> Image.Image:
     top, bottom = np.array(GROUND, dtype=np.float64)
-    share = ((np.arange(side) + 0.5) / side)[:, None, None]
-    shading = np.rint(top + share * (bottom - top)).astype(np.uint8)
+    share = ((np.arange(side) + 0.5) / side)[:, None, None]  # [side, 1, 1]
+    shading = np.rint(top + share * (bottom - top)).astype(np.uint8)  # [side, 1, 3]
     return Image.fromarray(np.broadcast_to(shading, (side, side, 3)).copy())
 
 
-def _draw(pen: ImageDraw.ImageDraw, thing: Thing, x: float, y: float, r: float) -> None:
-    """Draw one thing with its centre at x, y and its reach r, all in pixels."""
+def _render_thing(pen: ImageDraw.ImageDraw, thing: Thing, *, x: float, y: float, r: float) -> None:
+    """Render one thing with its centre at x, y and its radius r, all in pixels."""
     fill = COLOURS[thing.colour]
+
     if thing.shape == "circle":
         pen.ellipse((x - r, y - r, x + r, y + r), fill=fill)
     elif thing.shape == "ring":
@@ -143,58 +156,58 @@ def _draw(pen: ImageDraw.ImageDraw, thing: Thing, x: float, y: float, r: float) 
         pen.polygon(((x, y - r), (x + r, y + 0.8 * r), (x - r, y + 0.8 * r)), fill=fill)
     elif thing.shape == "diamond":
         pen.polygon(((x, y - r), (x + 0.8 * r, y), (x, y + r), (x - 0.8 * r, y)), fill=fill)
-    else:
+    else:  # a cross
         pen.rectangle((x - r, y - 0.32 * r, x + r, y + 0.32 * r), fill=fill)
         pen.rectangle((x - 0.32 * r, y - r, x + 0.32 * r, y + r), fill=fill)
 
 
 class Recogniser:
-    """Names the scene whose drawing, each thing where it belongs or shifted a little, lies nearest to a picture.
+    """Nearest-neighbour recogniser of toy scenes, which tolerates small shifts of each thing.
 
-    Things of one scene never overlap, so a drawing's squared distance to a picture is the empty ground's plus what
-    each thing, shifted as suits it best, adds or saves.
+    The things of a scene never overlap, so the squared distance of its rendering to a picture is
+    that of the empty ground plus what each thing, at its best shift, adds or saves.
     """
 
     SHIFTS = tuple((dx, dy, 0.0) for dx in (-0.7, 0.0, 0.7) for dy in (-0.7, 0.0, 0.7))
 
     def __init__(self, level: int, side: int) -> None:
-        """level as in `scenes`; side of the pictures in pixels."""
+        """Prepare for the scenes of a level (see `scenes`), compared at side x side pixels."""
         self.side = side
         self._by_caption = {scene.caption: scene for scene in scenes(level)}
         self._scenes = list({scene.things: scene for scene in self._by_caption.values()}.values())
         self._things = list({thing: None for scene in self._scenes for thing in scene.things})
-        place_of = {thing: i for i, thing in enumerate(self._things)}
+
+        index_of = {thing: i for i, thing in enumerate(self._things)}
         self._things_of = np.array(
-            [[place_of[thing] for thing in scene.things] for scene in self._scenes]
-        )
+            [[index_of[thing] for thing in scene.things] for scene in self._scenes]
+        )  # [scenes, things of a scene]
 
     def recognise(self, pictures: Iterable[Image.Image]) -> list[Scene]:
-        """Name the nearest scene to each RGB picture."""
-        flat = np.stack(
-            [
-                np.asarray(p.resize((self.side, self.side)), dtype=np.float32).ravel()
-                for p in pictures
-            ]
-        )
-        gain = np.min(
-            [self._squared_distance(flat, shift) for shift in self.SHIFTS], axis=0
-        )  # [pictures, things]
-        nearest = gain[:, self._things_of].sum(axis=2).argmin(axis=1)
+        """Return the nearest scene to each RGB picture."""
+        resized = [picture.resize((self.side, self.side)) for picture in pictures]
+        pixels = np.stack([_flat_pixels(picture) for picture in resized])  # [pictures, values]
+
+        distances = [self._squared_distances(pixels, shift) for shift in self.SHIFTS]
+        gains = np.min(distances, axis=0)  # [pictures, things]
+        nearest = gains[:, self._things_of].sum(axis=2).argmin(axis=1)  # [pictures]
         return [self._scenes[i] for i in nearest]
 
-    def _squared_distance(self, flat: np.ndarray, shift: tuple[float, float, float]) -> np.ndarray:
-        """Distances [pictures, things] to each thing drawn alone, less those to the empty ground."""
-        ground = np.asarray(_ground(self.side), dtype=np.float32).ravel()
-        drawn = [
-            _draw_scene(Scene("", frozenset({thing})), self.side, [shift]) for thing in self._things
-        ]
-        drawings = (
-            np.stack([np.asarray(picture, dtype=np.float32).ravel() for picture in drawn]) - ground
-        )
-        return (drawings**2).sum(axis=1) - 2 * (flat - ground) @ drawings.T
+    def _squared_distances(
+        self, pixels: np.ndarray, shift: tuple[float, float, float]
+    ) -> np.ndarray:
+        """Compute distances [pictures, things] to each thing alone, less those to the ground."""
+        ground = _flat_pixels(_ground(self.side))
+        single = [Scene("", frozenset({thing})) for thing in self._things]
+        rendered = [_flat_pixels(_render(scene, self.side, np.array([shift]))) for scene in single]
+        things = np.stack(rendered) - ground  # [things, values]
+        return (things**2).sum(axis=1) - 2 * (pixels - ground) @ things.T
 
     def accuracy(self, pictures: Iterable[Image.Image], captions: Iterable[str]) -> float:
-        """Share of the pictures that show what their caption says, every attribute right."""
+        """Return the share of pictures that show what their caption says, in every attribute."""
         found = self.recognise(pictures)
         wanted = [self._by_caption[caption] for caption in captions]
         return sum(f.things == w.things for f, w in zip(found, wanted, strict=True)) / len(wanted)
+
+
+def _flat_pixels(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture, dtype=np.float32).ravel()

@@ -1,8 +1,9 @@
-"""Which sample stands at which place of a run: a pure function of the seed, so that there is no state to save.
+"""The order of samples in a run: a pure function of the seed, so that no state is saved.
 
-Draw d of a run is place d mod N of epoch d div N. An epoch's order is computed place by place, never as a list of N:
-blocks of consecutive samples are permuted, then samples inside windows of 16 blocks, so that disks read nearly
-sequentially. A set smaller than a window is permuted whole.
+Position p of a run is position p mod N of epoch p div N. An epoch's order is computed position by
+position, never as a list of N: blocks of consecutive samples are permuted, then samples inside
+windows of 16 blocks, so that disks read nearly sequentially. A data set smaller than a window is
+permuted as a whole.
 """
 
 import hashlib
@@ -11,18 +12,20 @@ BLOCKS_IN_WINDOW = 16
 
 
 def derive_seed(*parts: int | str) -> int:
-    """Hash its arguments to 63 bits: the seed of everything that must not depend on anything else."""
+    """Hash the arguments to a seed of 63 bits, independent of the seeds of any other arguments."""
     text = "\0".join(map(str, parts))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
 
 
-def permute(i: int, n: int, key: int) -> int:
-    """Say where a pseudo-random permutation of range(n), chosen by key, sends i.
+def permute(i: int, n: int, *, key: int) -> int:
+    """Return the image of i under a pseudo-random permutation of range(n), chosen by the key.
 
-    A four-round Feistel network over the next even power of two, walked until it falls inside the range.
+    A four-round Feistel network over the next even power of two, walked until the result falls
+    inside the range. Raises ValueError if i is outside range(n).
     """
     if not 0 <= i < n:
-        raise ValueError(f"place {i} is outside range({n})")
+        raise ValueError(f"position {i} is outside range({n})")
+
     half_bits = max((n - 1).bit_length() + 1, 2) // 2
     half_mask = (1 << half_bits) - 1
     while True:
@@ -42,23 +45,23 @@ def _scramble(value: int, key: int, round_number: int) -> int:
     return z ^ z >> 31
 
 
-def sample_at(draw: int, n_samples: int, seed: int, block: int) -> int:
-    """Name the sample, in range(n_samples), that draw number `draw` of a run takes.
+def sample_at(position: int, n_samples: int, *, seed: int, block: int) -> int:
+    """Return the sample, in range(n_samples), at a position of a run.
 
-    Each epoch starts its blocks at another sample, so that the short block at the end is never the same one.
+    Each epoch starts its blocks at another sample, so that the short block at the end varies.
     """
-    epoch, place = divmod(draw, n_samples)
+    epoch, i = divmod(position, n_samples)
     window = block * BLOCKS_IN_WINDOW
     if n_samples <= window:
-        return permute(place, n_samples, derive_seed(seed, epoch, "whole"))
-    first = place - place % window
-    place = first + permute(
-        place - first, min(window, n_samples - first), derive_seed(seed, epoch, "window", first)
-    )
+        return permute(i, n_samples, key=derive_seed(seed, epoch, "whole"))
+
+    start = i - i % window
+    length = min(window, n_samples - start)
+    i = start + permute(i - start, length, key=derive_seed(seed, epoch, "window", start))
+
     n_blocks = n_samples // block
-    if place < n_blocks * block:
-        place = (
-            permute(place // block, n_blocks, derive_seed(seed, epoch, "blocks")) * block
-            + place % block
-        )
-    return (place + derive_seed(seed, epoch, "start")) % n_samples
+    if i < n_blocks * block:
+        key = derive_seed(seed, epoch, "blocks")
+        i = permute(i // block, n_blocks, key=key) * block + i % block
+
+    return (i + derive_seed(seed, epoch, "start")) % n_samples

@@ -1,4 +1,4 @@
-"""Rows of tables that people write: CSV whose first line names the columns, and JSON Lines.
+"""Reading tables that people write: CSV whose first line names the columns, and JSON Lines.
 
 Knows nothing of what the columns mean. Each row comes with the number of its line.
 """
@@ -14,16 +14,20 @@ TABLE_SUFFIXES = (".csv", ".jsonl")
 
 
 def read_table(
-    lines: Iterable[str], name: str, columns: Sequence[str] = ()
+    lines: Iterable[str], name: str, *, columns: Sequence[str] = ()
 ) -> Iterator[tuple[int, object]]:
-    """Read the rows of a table whose name says what it is; None for a line that is no JSON.
+    """Yield the rows of a table with their line numbers; a line that is not JSON yields None.
 
-    lines    with their ends, where the table is CSV
-    columns  that CSV must have
+    lines    with their line ends, if the table is CSV
+    name     the file name, whose suffix tells CSV from JSON Lines
+    columns  those that a CSV table must have
 
-    Raises DalleError for CSV without these, or where a quote is wrong: so are the bounds of all rows after it.
+    Raises DalleError for a CSV table that lacks them, or with a faulty quote: it shifts the bounds
+    of all rows after it.
     """
-    return _csv_rows(lines, name, columns) if name.lower().endswith(".csv") else _json_rows(lines)
+    if name.lower().endswith(".csv"):
+        return _csv_rows(lines, name, columns)
+    return _json_rows(lines)
 
 
 def _csv_rows(
@@ -35,8 +39,10 @@ def _csv_rows(
         if missing := [column for column in columns if column not in found]:
             raise DalleError(
                 f"no column `{missing[0]}` in {printable(name)}",
-                f"the first line must name the columns, separated by commas; found: {printable(', '.join(found))}",
+                "the first line must name the columns, separated by commas; found: "
+                f"{printable(', '.join(found))}",
             )
+
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:

@@ -1,10 +1,11 @@
-"""Image tokens on disk: shards of samples, cropped and encoded beforehand, and the record that makes a folder whole.
+"""Image tokens on disk: shards of encoded samples, and the record that completes a folder of them.
 
-A shard is a safetensors file with the tokens of every crop, and with key and captions of every sample as JSON. The
-record, written last, says which discrete VAE encoded, and seals the shards with checksums. Samples are read through
-memory maps, one by one. Knows nothing of pictures and models. Axes used below:
+A shard is a safetensors file with the tokens of every crop, and the key and captions of every
+sample as JSON. The record, written last, says which discrete VAE encoded them and seals the shards
+with checksums. Samples are read one by one through memory maps. Knows nothing of pictures and
+models. Axes used below:
 
-    N samples of a shard    C crops of a sample: the centred one, then the copies    I image positions
+    N samples of a shard    C crops of a sample, the centred one first    I image positions
 """
 
 import hashlib
@@ -18,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from dalle_cli.data.images import BadSample
+from dalle_cli.config import Positive
+from dalle_cli.data.images import BadSample, Problem
 from dalle_cli.errors import DalleError
 from dalle_cli.storage.atomic import atomic_write
 from dalle_cli.storage.run_dir import ENCODING
@@ -28,14 +30,11 @@ SHARD_SAMPLES = 4096  # of the source, some of which may be bad
 AGAIN = "encode into a new folder"
 DAMAGED_TOKENS, DAMAGED_TEXT = "damaged image tokens", "damaged key or captions"
 
-STORED_AS = {"uint16": "U16", "int32": "I32"}  # the names that safetensors has for them
-
-Positive = Annotated[int, Field(ge=1)]
-Problem = tuple[str, str]
+STORED_AS = {"uint16": "U16", "int32": "I32"}  # safetensors' names of the types
 
 
 class Encoding(BaseModel):
-    """What tokens are: of which discrete VAE (by the checksum of its encoder), and how many of them."""
+    """How samples were encoded: by which dVAE (its encoder's checksum), to how many tokens."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -47,16 +46,16 @@ class Encoding(BaseModel):
 
     @property
     def dtype(self) -> np.dtype:
-        """What holds every token: 16 bits where they do, else 32."""
+        """The smallest type that holds every token: 16 bits if they suffice, else 32."""
         return np.dtype(np.uint16 if self.vocab_size <= 2**16 else np.int32)
 
     def shape(self, n_samples: int) -> tuple[int, int, int]:
-        """The shape [N, C, I] of so many samples' tokens."""
+        """Return the shape [N, C, I] of the tokens of N samples."""
         return n_samples, 1 + self.copies, self.grid_size**2
 
 
 class ShardSeal(BaseModel):
-    """What a shard must hold."""
+    """The size and checksum of a shard."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -65,7 +64,7 @@ class ShardSeal(BaseModel):
 
 
 class Record(BaseModel):
-    """The layout of `encoding.json`; `bad` are the samples left out, as (where, reason)."""
+    """The content of `encoding.json`; `bad` lists the samples left out, as (where, reason)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -76,12 +75,12 @@ class Record(BaseModel):
     bad: list[Problem]
 
     def fingerprint(self) -> str:
-        """Hash the checksums of all shards in order, to tell whether data have changed since."""
+        """Hash the checksums of all shards in order, to detect changed data."""
         return hashlib.sha256(" ".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
 
 
 class EncodedSample(NamedTuple):
-    """One sample: image_tokens integers [C, I]."""
+    """One sample, with image_tokens integers [C, I]."""
 
     key: str
     captions: list[str]
@@ -89,39 +88,44 @@ class EncodedSample(NamedTuple):
 
 
 def shard_path(folder: Path, number: int) -> Path:
-    """Name a shard's file."""
+    """Return the path of a shard."""
     return folder / f"tokens-{number:05d}.safetensors"
 
 
 def write_shard(
-    path: Path, encoding: Encoding, samples: list[EncodedSample], bad: list[Problem]
+    path: Path, encoding: Encoding, *, samples: list[EncodedSample], bad: list[Problem]
 ) -> None:
-    """Write a shard that appears whole or not at all; `bad` are samples that belong here and could not be used."""
-    texts = [json.dumps([sample.key, sample.captions]).encode() for sample in samples]
+    """Write a shard atomically; `bad` lists the samples that belong to it and could not be used."""
     tokens = np.array([sample.image_tokens for sample in samples], encoding.dtype)
+    texts = [json.dumps([sample.key, sample.captions]).encode() for sample in samples]
     tensors = {
-        "image_tokens": tokens.reshape(encoding.shape(len(samples))),
+        "image_tokens": tokens.reshape(encoding.shape(len(samples))),  # [N, C, I]
         "text": np.frombuffer(b"".join(texts), np.uint8),
         "text_ends": np.cumsum([len(text) for text in texts], dtype=np.int64),
     }
-    with atomic_write(path) as beside, beside.open("wb") as file:
-        file.write(
-            save(tensors, metadata={"bad": json.dumps(bad)})
-        )  # `save_file` would make it unreadable to others
+
+    # `save_file` would make the file unreadable to others
+    content = save(tensors, metadata={"bad": json.dumps(bad)})
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
 class TokenShard:
-    """One shard, mapped into memory."""
+    """A shard of encoded samples, mapped into memory."""
 
     def __init__(self, path: Path, encoding: Encoding) -> None:
-        """Raises DalleError where the file is missing, cut short, or not a shard of this encoding."""
+        """Open a shard.
+
+        Raises DalleError if the file is missing, cut short, or not a shard of this encoding.
+        """
+        self._path = path
+        self._vocab_size = encoding.vocab_size
         try:
             file = safe_open(path, "np")
-            self._tokens, self._text, self._ends = map(
-                file.get_slice, ("image_tokens", "text", "text_ends")
-            )
+            names = ("image_tokens", "text", "text_ends")
+            self._tokens, self._text, self._ends = map(file.get_slice, names)
             self.bad: list[Problem] = [
                 (where, reason) for where, reason in json.loads(file.metadata()["bad"])
             ]
@@ -135,8 +139,7 @@ class TokenShard:
             RecursionError,
         ) as error:
             raise DalleError(f"{path} is not a shard of image tokens: {error}", AGAIN) from error
-        self._path = path
-        self._vocab_size = encoding.vocab_size
+
         found = f"{self._tokens.get_dtype()} {self._tokens.get_shape()}"
         expected = f"{STORED_AS[encoding.dtype.name]} {list(encoding.shape(self._n_samples))}"
         if found != expected:
@@ -145,13 +148,14 @@ class TokenShard:
     def __len__(self) -> int:
         return self._n_samples
 
-    def text(self, place: int) -> tuple[str, list[str]]:
-        """Read key and captions of a sample; raises BadSample where they are damaged."""
-        start = int(self._ends[place - 1]) if place else 0
+    def text(self, index: int) -> tuple[str, list[str]]:
+        """Read the key and captions of a sample; raises BadSample if they are damaged."""
+        start = int(self._ends[index - 1]) if index else 0
         try:
-            key, captions = json.loads(self._text[start : int(self._ends[place])].tobytes())
+            key, captions = json.loads(self._text[start : int(self._ends[index])].tobytes())
         except (ValueError, TypeError, SafetensorError, RecursionError):
             raise BadSample(DAMAGED_TEXT) from None
+
         is_text = isinstance(captions, list) and all(
             isinstance(text, str) for text in (key, *captions)
         )
@@ -159,27 +163,26 @@ class TokenShard:
             raise BadSample(DAMAGED_TEXT)
         return key, captions
 
-    def image_tokens(self, place: int) -> np.ndarray:
-        """Read a sample's tokens, [C, I]; raises BadSample for one that the vocabulary has not."""
-        tokens = self._tokens[place]
+    def image_tokens(self, index: int) -> np.ndarray:
+        """Read the tokens of a sample, [C, I]; raises BadSample for one outside the vocabulary."""
+        tokens = self._tokens[index]
         if int(tokens.max()) >= self._vocab_size or int(tokens.min()) < 0:
             raise BadSample(DAMAGED_TOKENS)
         return tokens
 
     def seal(self) -> ShardSeal:
-        """Read all of the file for its checksum."""
+        """Compute the checksum of the whole file."""
         with self._path.open("rb") as file:
-            return ShardSeal(
-                samples=len(self), sha256=hashlib.file_digest(file, "sha256").hexdigest()
-            )
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+        return ShardSeal(samples=len(self), sha256=checksum)
 
 
 def write_record(
-    folder: Path, encoding: Encoding, n_shards: int, problems: list[Problem]
+    folder: Path, encoding: Encoding, *, n_shards: int, problems: list[Problem]
 ) -> Record:
-    """Seal the shards of a folder: from now on it is whole. `problems` are those that no shard knows of.
+    """Seal the shards of a folder, which completes it; `problems` are those that no shard records.
 
-    Raises DalleError where no sample is in any of them.
+    Raises DalleError if the shards hold no sample.
     """
     shards = [TokenShard(shard_path(folder, number), encoding) for number in range(n_shards)]
     n_samples = sum(map(len, shards))
@@ -187,16 +190,16 @@ def write_record(
     if not n_samples:
         reasons = "; ".join(f"{where}: {reason}" for where, reason in bad[:3])
         raise DalleError("not one usable sample", reasons)
-    record = Record(
-        encoding=encoding, samples=n_samples, shards=[shard.seal() for shard in shards], bad=bad
-    )
-    with atomic_write(folder / ENCODING) as beside:
-        beside.write_text(record.model_dump_json(indent=1) + "\n")
+
+    seals = [shard.seal() for shard in shards]
+    record = Record(encoding=encoding, samples=n_samples, shards=seals, bad=bad)
+    with atomic_write(folder / ENCODING) as temporary:
+        temporary.write_text(record.model_dump_json(indent=1) + "\n")
     return record
 
 
 def read_record(folder: Path) -> Record:
-    """Read what `write_record` wrote; raises DalleError where it holds anything else."""
+    """Read the record of a folder; raises DalleError if the file holds anything else."""
     path = folder / ENCODING
     try:
         record = Record.model_validate_json(path.read_bytes())
@@ -204,6 +207,7 @@ def read_record(folder: Path) -> Record:
         problem = error.errors()[0]
         place = printable(".".join(map(str, problem["loc"])))
         raise DalleError(f"{path} is damaged: `{place}`: {problem['msg']}", AGAIN) from error
+
     if sum(shard.samples for shard in record.shards) != record.samples:
         raise DalleError(
             f"{path} is damaged: its shards do not add up to {record.samples} samples", AGAIN
@@ -212,12 +216,15 @@ def read_record(folder: Path) -> Record:
 
 
 def is_encoded(folder: Path) -> bool:
-    """Whether a folder holds image tokens; raises DalleError where their encoding was begun and not finished."""
+    """Return whether a folder holds image tokens.
+
+    Raises DalleError if their encoding was started and not finished.
+    """
     if (folder / ENCODING).is_file():
         return True
     if shard_path(folder, 0).is_file():
         raise DalleError(
-            f"{folder} is not encoded to its end",
-            "the same `dalle data encode` command goes on with it",
+            f"encoding was not finished: {folder}",
+            "the same `dalle data encode` command continues it",
         )
     return False

@@ -1,9 +1,10 @@
-"""Captions as tokens: byte-pair encoding (Ramesh et al. 2021, section 2.2) with dropout (Provilkov et al. 2020).
+"""Tokenizing captions by byte-pair encoding (Ramesh et al. 2021, section 2.2).
 
-A caption is lower-cased and split at white space; a word is the boundary symbol and then its UTF-8 bytes, so that
-nothing is unknown. Ids 0 to 255 are the bytes, 256 the boundary, 257 + r what the merge of rank r makes. Start of text
-and padding are no tokens: the transformer has vectors of its own for them. `merge_learners` wraps the libraries that
-learn merges; to store and apply them, none is needed.
+A caption is lower-cased and split at white space; a word is the boundary symbol followed by its
+UTF-8 bytes, so that nothing is unknown. Ids 0 to 255 are the bytes, 256 is the boundary, 257 + r is
+the piece that the merge of rank r makes. Start of text and padding are not tokens: the transformer
+has separate vectors for them. `merge_learners` wraps the libraries that learn merges; storing and
+applying them needs none. Dropout follows Provilkov et al. 2020.
 """
 
 import heapq
@@ -23,7 +24,7 @@ BOUNDARY = "▁"
 N_SYMBOLS = 257
 MIN_VOCAB_SIZE = N_SYMBOLS + 1
 
-# Bytes as printable characters, none of them a space or the boundary: visible ASCII is itself, the rest moves up by 256
+# Bytes as printable characters, never space or boundary: all but visible ASCII is shifted by 256
 BYTE_CHARACTERS = [chr(byte if 0x21 <= byte <= 0x7E else 0x100 + byte) for byte in range(256)]
 
 CACHED_WORDS = 1 << 16
@@ -37,9 +38,9 @@ LEARNERS: dict[Backend, Callable[[Iterable[str], set[str], int], Merges]] = {
 
 
 class Tokenizer:
-    """Turns captions into token ids and back; made of merges in rank order and nothing else.
+    """A byte-pair tokenizer, defined by its merges in rank order and nothing else.
 
-    pieces       what each id stands for, as readable symbols
+    pieces       the readable symbols that each id stands for
     learnt_with  the library that learnt the merges
     """
 
@@ -48,34 +49,40 @@ class Tokenizer:
         self.learnt_with = learnt_with
         self.pieces = [*BYTE_CHARACTERS, BOUNDARY]
         self._ids = {piece: i for i, piece in enumerate(self.pieces)}
+
         self._parts: list[tuple[int, int]] = []  # by rank: the two ids that become one
         for left, right in self.merges:
             self._add_merge(left, right)
+
         self._ranks = {parts: rank for rank, parts in enumerate(self._parts)}
-        self._spellings = [_spelling(piece) for piece in self.pieces]
+        self._spellings = [_spelling_of(piece) for piece in self.pieces]
         self._cache: dict[str, list[int]] = {}
 
     @property
     def vocab_size(self) -> int:
-        """Count the ids: bytes, boundary and merges."""
+        """The number of ids: bytes, boundary and merges."""
         return len(self.pieces)
 
     def encode(
-        self, caption: str, dropout: float = 0.0, rng: np.random.Generator | None = None
+        self, caption: str, *, dropout: float = 0.0, rng: np.random.Generator | None = None
     ) -> list[int]:
-        """Tokenize a caption; with dropout, each time a merge would be applied it is passed over with that probability.
+        """Tokenize a caption.
 
-        Raises ValueError where dropout is no probability, or has no generator to draw from.
+        dropout  the probability to skip a merge each time that it would be applied
+        rng      decides which; required if dropout is not 0
+
+        Raises ValueError if dropout is not a probability, or has no generator.
         """
         words = byte_words(caption)
         if dropout == 0:
             return [token for word in words for token in self._encode_word(word)]
+
         if rng is None or not 0 <= dropout <= 1:
             raise ValueError(f"BPE dropout needs a probability and a generator: {dropout}, {rng}")
         return [token for word in words for token in self._merge(word, dropout, rng)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Spell tokens out; bytes that are not UTF-8 (a cut character) become U+FFFD.
+        """Convert tokens back to text; bytes that are not UTF-8 (a cut character) become U+FFFD.
 
         Raises ValueError for an id outside the vocabulary.
         """
@@ -85,7 +92,7 @@ class Tokenizer:
         return b"".join(self._spellings[i] for i in ids).decode(errors="replace").removeprefix(" ")
 
     def save(self, path: Path) -> None:
-        """Write the merges as JSON, one readable line each."""
+        """Write the merges as JSON, each on a readable line."""
         merges = [f"{left} {right}" for left, right in self.merges]
         document = {"schema_version": 1, "learnt_with": self.learnt_with, "merges": merges}
         Path(path).write_text(
@@ -94,10 +101,10 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
-        """Read what `save` wrote. Raises DalleError, naming the file, where it holds anything else."""
+        """Load a file written by `save`; raises DalleError, naming it, if it is anything else."""
         try:
             document = _MergesFile.model_validate_json(Path(path).read_bytes())
-            return cls([_split_merge(line) for line in document.merges], document.learnt_with)
+            return cls([_split_line(line) for line in document.merges], document.learnt_with)
         except OSError as error:
             raise DalleError(f"cannot read the tokenizer {path}: {error.strerror}") from error
         except ValidationError as error:
@@ -108,11 +115,16 @@ class Tokenizer:
             raise DalleError(f"{path} is not a tokenizer file: {error}") from error
 
     def _add_merge(self, left: str, right: str) -> None:
-        """Give the next id to left + right; errors say the rank, as the text may be a stranger's."""
+        """Assign the next id to left + right.
+
+        Errors name the rank and not the text, which may come from a stranger.
+        """
+        rank = len(self._parts)
         if left not in self._ids or right not in self._ids:
-            raise ValueError(f"merge {len(self._parts)} joins pieces that no earlier merge makes")
+            raise ValueError(f"merge {rank} joins pieces that no earlier merge makes")
         if left + right in self._ids:
-            raise ValueError(f"merge {len(self._parts)} makes a piece that there already is")
+            raise ValueError(f"merge {rank} makes a piece that already exists")
+
         self._parts.append((self._ids[left], self._ids[right]))
         self._ids[left + right] = len(self.pieces)
         self.pieces.append(left + right)
@@ -128,47 +140,53 @@ class Tokenizer:
     def _merge(
         self, word: str, dropout: float = 0.0, rng: np.random.Generator | None = None
     ) -> list[int]:
-        """Apply the lowest rank's leftmost merge until there is none, in O(n log n) steps.
+        """Apply the leftmost merge of the lowest rank until none is left, in O(n log n) steps.
 
-        With dropout, a merge passed over is up for choice again once another has been applied; when all are passed
-        over in one turn, the word is done.
+        With dropout, a skipped merge becomes available again once another has been applied; when
+        all are skipped in one turn, the word is done.
         """
         n = len(word)
-        tokens = [
-            *(self._ids[symbol] for symbol in word),
-            NO_TOKEN,
-        ]  # the last entry stands for both ends: n and -1
+        # A linked list of tokens, whose last entry stands for both ends: n and -1
+        tokens = [*(self._ids[symbol] for symbol in word), NO_TOKEN]
         before, after = list(range(-1, n)), [*range(1, n + 1), n]
+
         queue = [
             (rank, i)
             for i in range(n)
             if (rank := self._ranks.get((tokens[i], tokens[i + 1]))) is not None
         ]
         heapq.heapify(queue)
-        passed_over: list[tuple[int, int]] = []
+
+        skipped: list[tuple[int, int]] = []
         while queue:
             rank, left = heapq.heappop(queue)
             right = after[left]
             if self._parts[rank] != (tokens[left], tokens[right]):
                 continue  # one of the two has since become part of something else
             if rng is not None and rng.random() < dropout:
-                passed_over.append((rank, left))
+                skipped.append((rank, left))
                 continue
+
             tokens[left], tokens[right] = N_SYMBOLS + rank, NO_TOKEN
             after[left] = after[right]
             before[after[left]] = left
+
             for i in (before[left], left):
                 new_rank = self._ranks.get((tokens[i], tokens[after[i]]))
                 if new_rank is not None:
                     heapq.heappush(queue, (new_rank, i))
-            while passed_over:
-                heapq.heappush(queue, passed_over.pop())
+            while skipped:
+                heapq.heappush(queue, skipped.pop())
+
         return [token for token in tokens if token != NO_TOKEN]
 
 
 def byte_words(caption: str) -> list[str]:
-    """Split a caption into words as merges see them: lower-cased, a boundary symbol, then one character per byte."""
-    # A lone surrogate (from broken JSON or a shell's argument) has no UTF-8, but must not stop a run
+    """Split a caption into words as merges see them.
+
+    Each is lower-cased: a boundary symbol, then one character per byte.
+    """
+    # A lone surrogate (from broken JSON or a shell's argument) has no UTF-8, but must not end a run
     words = (word.encode(errors="surrogatepass") for word in caption.lower().split())
     return [BOUNDARY + "".join(BYTE_CHARACTERS[byte] for byte in word) for word in words]
 
@@ -176,20 +194,26 @@ def byte_words(caption: str) -> list[str]:
 def learn_merges(
     captions: Iterable[str],
     vocab_size: int,
+    *,
     backend: Literal["auto", "youtokentome", "tokenizers"] = "auto",
 ) -> Tokenizer:
-    """Learn a tokenizer of at most vocab_size ids; few captions give a smaller one.
+    """Learn a tokenizer of at most vocab_size ids; few captions result in fewer.
 
-    "auto" takes youtokentome where it is installed, else tokenizers. The order of the captions makes no difference.
-    Raises UsageError for a vocab_size without room for a merge, DalleError for captions without a word.
+    "auto" selects youtokentome if it is installed, else tokenizers. The order of the captions makes
+    no difference. Raises UsageError for a vocab_size without room for a merge, DalleError for
+    captions without a word.
     """
     if vocab_size < MIN_VOCAB_SIZE:
-        message = f"the tokenizer's vocabulary is too small: {vocab_size}, the minimum is {MIN_VOCAB_SIZE}"
-        raise UsageError(message, "it holds 256 bytes, the word boundary and at least one merge")
+        raise UsageError(
+            f"the tokenizer's vocabulary is too small: {vocab_size}, "
+            f"the minimum is {MIN_VOCAB_SIZE}",
+            "it holds 256 bytes, the word boundary and at least one merge",
+        )
     counts = Counter(word for caption in captions for word in byte_words(caption))
     if not counts:
         raise DalleError("there is no caption to learn a tokenizer from: all are empty")
-    # Every merge shortens some word, so that more cannot be learnt; the libraries set memory aside for what is asked
+
+    # Every merge shortens a word, which bounds their number; libraries allocate what is asked for
     n_merges = min(vocab_size - N_SYMBOLS, sum(len(word) - 1 for word in counts))
     for name in LEARNERS if backend == "auto" else [backend]:
         try:
@@ -197,32 +221,36 @@ def learn_merges(
         except ImportError:
             continue
         return Tokenizer(merges, name)
+
     raise DalleError(
         f"the library that learns merges is not installed: {backend}", "`make install` installs it"
     )
 
 
 def _lines(counts: Counter[str]) -> Iterator[str]:
-    """Write out every word as often as it occurs, a line per distinct word, in sorted order."""
+    """Yield a line per distinct word, in sorted order, that repeats it as often as it occurs."""
     for word in sorted(counts):
         yield " ".join([word] * counts[word])
 
 
 class _MergesFile(BaseModel, strict=True):
-    """The layout of `merges.json`. Pieces are spelt out, so that a short file can't ask for much memory."""
+    """The content of `merges.json`.
+
+    Pieces are spelled out in full, so that a short file cannot demand much memory.
+    """
 
     schema_version: Literal[1]
     learnt_with: Backend
     merges: list[str]
 
 
-def _split_merge(line: str) -> tuple[str, str]:
+def _split_line(line: str) -> tuple[str, str]:
     left, _, right = line.partition(" ")
     return left, right
 
 
-def _spelling(piece: str) -> bytes:
-    """Turn a piece back into bytes; the boundary is a space, which no word contains."""
+def _spelling_of(piece: str) -> bytes:
+    """Convert a piece back to bytes; the boundary becomes a space, which no word contains."""
     return b"".join(
         b" " if character == BOUNDARY else bytes([ord(character) & 0xFF]) for character in piece
     )

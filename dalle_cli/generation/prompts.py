@@ -48,7 +48,7 @@ def _read(prompts: str) -> list[str]:
         return clean_captions(lines)
 
     try:
-        rows = list(read_table(io.StringIO(text, newline=""), prompts, ["caption"]))
+        rows = list(read_table(io.StringIO(text, newline=""), prompts, columns=["caption"]))
     except DalleError as error:
         raise UsageError(error.message, error.hint) from None
     return [_caption(row, f"{name}, line {line}") for line, row in rows]

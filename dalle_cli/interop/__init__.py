@@ -1,1 +1,1 @@
-"""Other projects' weights, read and renamed to our names."""
+"""Reading the weights of other projects and renaming them to the names used here."""

@@ -1,7 +1,8 @@
-"""Torch's archives as tensors by name: what torch.save has written since 1.6, and TorchScript (OpenAI's CLIP).
+"""Reading tensors by name from torch's archives: torch.save since 1.6, and TorchScript.
 
-Both are a zip with a pickle, `data.pkl`, and the tensors' numbers in `data/`; nothing else in it is opened. Members are
-plain and no two share bytes, so that nothing read is larger than the file. Knows nothing of models and their names.
+TorchScript is the format of OpenAI's CLIP. Both are a zip with a pickle, `data.pkl`, and the data
+of the tensors in `data/`; nothing else in it is opened. Members must be stored plainly and share no
+bytes, so that nothing read is larger than the file. Knows nothing of models and their names.
 """
 
 import zipfile
@@ -14,33 +15,36 @@ from dalle_cli.interop.tensor_records import MAX_PICKLE, tensors_of
 
 
 def read_archive(path: Path) -> dict[str, Tensor]:
-    """Read an archive's tensors, of a training checkpoint those of its `state_dict`, named `state_dict.` and so on.
+    """Read the tensors of an archive, by name.
 
-    Tensors may share memory. Raises RefusedError for what it wants run or is too large, ValueError and others for
-    damage.
+    Those of a training checkpoint come from its `state_dict`, with that prefix. Tensors may share
+    memory. Raises RefusedError if the archive asks to run something or is too large, ValueError and
+    others for damage.
     """
     size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
         top = archive.namelist()[0].partition("/")[0]
-        _refuse_bombs(
-            [
-                m
-                for m in archive.infolist()
-                if m.filename.startswith((f"{top}/data.pkl", f"{top}/data/"))
-            ],
-            size,
-        )
+        needed = (f"{top}/data.pkl", f"{top}/data/")
+        _refuse_bombs([m for m in archive.infolist() if m.filename.startswith(needed)], size)
+
         root = TensorPickle().run(_read_pickle(archive, top))
-        return tensors_of(root, size, lambda key: bytearray(archive.read(f"{top}/data/{key}")))
+
+        def read_storage(key: str) -> bytearray:
+            return bytearray(archive.read(f"{top}/data/{key}"))
+
+        return tensors_of(root, size, read_storage=read_storage)
 
 
 def _refuse_bombs(members: list[zipfile.ZipInfo], size: int) -> None:
-    """Hold an archive to the size of its file: torch neither compresses weights nor stores them twice."""
+    """Raise RefusedError if members are compressed, encrypted or larger than the file.
+
+    Torch neither compresses weights nor stores them twice.
+    """
     for member in members:
         if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
             raise RefusedError(f"{member.filename} in it is compressed or encrypted")
     if sum(member.file_size for member in members) > size:
-        raise RefusedError("the files in it are larger than it")
+        raise RefusedError("the files in it are larger than the archive")
 
 
 def _read_pickle(archive: zipfile.ZipFile, top: str) -> bytes:

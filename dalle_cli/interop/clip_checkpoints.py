@@ -1,6 +1,6 @@
-"""Public CLIP checkpoints, a file or a folder: whose they are, and one error for what is none.
+"""Reading public CLIP checkpoints, files or folders, in whichever layout they are.
 
-Whether every weight fits is for the loader to check.
+Anything that is not a CLIP raises one kind of error. The loader checks whether every weight fits.
 """
 
 from pathlib import Path
@@ -15,26 +15,23 @@ from dalle_cli.untrusted import printable
 
 
 def read_public_clip(path: Path) -> PublicClip:
-    """Read a checkpoint file, or a folder that holds one.
+    """Read a checkpoint file, or a folder with one.
 
-    Raises DalleError for what is no CLIP, is damaged, or has a tower or preprocessing that is not supported.
+    Raises DalleError if it is not a CLIP, is damaged, or has a tower or preprocessing that is not
+    supported.
     """
     try:
         return read_hugging_face(path) if (path / HF_CONFIG).is_file() else read_open_clip(path)
     except ValidationError as error:
         raise DalleError(f"{path} is not a CLIP: {_first_problem(error)}") from error
-    except (
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:  # of arithmetic with shapes that are no CLIP's
+    except (RuntimeError, TypeError, ValueError) as error:  # from arithmetic with other shapes
         raise DalleError(f"{path} is not a CLIP: its weights have other shapes") from error
 
 
 def _first_problem(error: ValidationError) -> str:
-    """Name the first key that is wrong, and what it says where only few values are right."""
+    """Describe the first wrong key, with its value if only a few values are allowed."""
     first = error.errors()[0]
-    found = (
-        f", not {printable(repr(first['input'])[:80])}" if first["type"] == "literal_error" else ""
-    )
-    return f"`{'.'.join(map(str, first['loc']))}`: {first['msg']}{found}"
+    key = ".".join(map(str, first["loc"]))
+    if first["type"] != "literal_error":
+        return f"`{key}`: {first['msg']}"
+    return f"`{key}`: {first['msg']}, not {printable(repr(first['input'])[:80])}"

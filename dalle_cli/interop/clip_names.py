@@ -1,6 +1,7 @@
-"""Names and shapes of CLIP's weights in the three public layouts, as functions from one layout to ours.
+"""Converting names and shapes of CLIP's weights from the three public layouts to the one used here.
 
-Ours are OpenAI's. Everything is accounted for: a name that no rule knows stays as it is, for the loader to refuse.
+That is OpenAI's. Everything is accounted for: a name that no rule matches is kept, for the loader
+to refuse.
 """
 
 import re
@@ -9,12 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-NOT_WEIGHTS = (
-    "input_resolution",
-    "context_length",
-    "vocab_size",
-)  # numbers that OpenAI's files hold beside them
-TRAINING_CHECKPOINT = "state_dict."  # of open_clip: how `read_tensors` names its weights
+NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers in OpenAI's files
+TRAINING_CHECKPOINT = "state_dict."  # prefix that `read_tensors` puts before open_clip's names
 TEXT_PARTS = (
     "token_embedding.",
     "positional_embedding",
@@ -22,9 +19,7 @@ TEXT_PARTS = (
     "ln_final.",
     "text_projection",
 )
-POSITION_IDS = re.compile(
-    r"(text|vision)_model\.embeddings\.position_ids$"
-)  # a buffer in older files
+POSITION_IDS = re.compile(r"(text|vision)_model\.embeddings\.position_ids$")  # in older files
 QUERY_KEY_VALUE = re.compile(r"(.*)\.self_attn\.([qkv])_proj\.(weight|bias)$")
 
 HF_TO_OPENAI = [
@@ -49,13 +44,15 @@ TRANSPOSED = ("text_projection.weight", "visual_projection.weight")
 
 
 def from_openai(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take the weights of OpenAI's or open_clip's layout; open_clip may put `text.` before the text tower's names.
+    """Convert weights from OpenAI's or open_clip's layout.
 
-    What training puts before all names is dropped: `state_dict.` and, by DistributedDataParallel, `module.`.
+    open_clip may put `text.` before the names of the text tower. Prefixes that training puts before
+    all names are dropped: `state_dict.` and DistributedDataParallel's `module.`.
     """
     for prefix in (TRAINING_CHECKPOINT, "module."):
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+
     weights = {
         _without_text_prefix(name): tensor
         for name, tensor in tensors.items()
@@ -72,9 +69,13 @@ def _without_text_prefix(name: str) -> str:
 
 
 def from_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take the weights of a Hugging Face CLIPModel: three attention matrices become one, the projections turn over."""
+    """Convert weights of a Hugging Face CLIPModel.
+
+    The three attention matrices become one, and the projections are transposed.
+    """
     weights: dict[str, Tensor] = {}
     thirds: dict[str, dict[str, Tensor]] = {}
+
     for name, tensor in tensors.items():
         if POSITION_IDS.match(name):
             continue
@@ -83,9 +84,10 @@ def from_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             thirds.setdefault(_openai_name(f"{layer}.self_attn.in_proj_{kind}"), {})[part] = tensor
         else:
             weights[_openai_name(name)] = tensor.t() if name in TRANSPOSED else tensor
+
     for name, parts in thirds.items():
         if parts.keys() == set("qkv"):
-            weights[name] = torch.cat([parts[part] for part in "qkv"])
+            weights[name] = torch.cat([parts[part] for part in "qkv"])  # [3 D, D] or [3 D]
     return weights
 
 

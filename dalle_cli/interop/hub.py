@@ -1,6 +1,6 @@
-"""Public checkpoints by the name they have on the Hugging Face hub, where its library is installed.
+"""Fetching public checkpoints by their names on the Hugging Face hub, if its library is installed.
 
-HF_HUB_OFFLINE, HF_HOME and the like are the library's own and are honoured.
+HF_HUB_OFFLINE, HF_HOME and the like are read by the library and are honoured.
 """
 
 import re
@@ -12,39 +12,47 @@ from dalle_cli.untrusted import printable
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 CONFIGS = ("*config.json", "vocab.json", "merges.txt", "tokenizer.json")
+# In order of preference: the first that exists is fetched
 WEIGHTS = (
     ("model.safetensors", "model-*-of-*.safetensors"),
     ("open_clip_model.safetensors",),
     ("pytorch_model.bin", "pytorch_model-*-of-*.bin"),
     ("open_clip_pytorch_model.bin",),
-)  # the first that there are
+)
 
 
 def fetch_from_hub(name: str) -> Path:
-    """Give the folder of a checkpoint, `owner/name`, from the local cache or, online, from the hub.
+    """Return the folder of a checkpoint, `owner/name`, from the local cache or online from the hub.
 
-    Raises DalleError for what is no such name, is not to be had, holds no weights, or has no library to ask with.
+    Raises DalleError if the name is not of this form, the checkpoint cannot be fetched or holds no
+    weights, or the library is not installed.
     """
     if not HUB_NAME.fullmatch(name):
         raise DalleError(
             f"no such CLIP: {printable(name)}",
-            "a `train-clip` run, a checkpoint's file or its folder",
+            "name a `train-clip` run, a checkpoint file or its folder",
         )
     try:
         from huggingface_hub import constants, snapshot_download
     except ImportError as error:
-        hint = "`pip install huggingface_hub` fetches public ones by name"
-        raise DalleError(f"no such file or folder: {printable(name)}", hint) from error
-    try:
-        folder = _fetch_weights(
-            lambda patterns: Path(snapshot_download(name, allow_patterns=patterns))
-        )
-    except Exception as error:  # also what the library lets through of those below it, which have no class in common
-        reason = printable(str(error).partition("\n")[0] or type(error).__name__)
-        hint = f"looked in {constants.HF_HUB_CACHE} (HF_HUB_CACHE); offline is {constants.HF_HUB_OFFLINE}"
         raise DalleError(
-            f"{printable(name)} is neither a file here nor to be had from the hub: {reason}", hint
+            f"no such file or folder: {printable(name)}",
+            "`pip install huggingface_hub` fetches public checkpoints by name",
         ) from error
+
+    def fetch(patterns: list[str]) -> Path:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+
+    try:
+        folder = _fetch_weights(fetch)
+    except Exception as error:  # errors of the libraries below it, too, which share no class
+        reason = printable(str(error).partition("\n")[0] or type(error).__name__)
+        raise DalleError(
+            f"{printable(name)} is neither a file here nor available from the hub: {reason}",
+            f"looked in {constants.HF_HUB_CACHE} (HF_HUB_CACHE); "
+            f"offline is {constants.HF_HUB_OFFLINE}",
+        ) from error
+
     if folder is None:
         known = ", ".join(pattern for patterns in WEIGHTS for pattern in patterns)
         raise DalleError(
@@ -54,7 +62,7 @@ def fetch_from_hub(name: str) -> Path:
 
 
 def _fetch_weights(fetch: Callable[[list[str]], Path]) -> Path | None:
-    """Fetch the configs and the first known form of weights that there is; None where there is none."""
+    """Fetch the configs and the first known form of weights that exists, or return None."""
     for patterns in WEIGHTS:
         folder = fetch([*CONFIGS, *patterns])
         if any(file for pattern in patterns for file in folder.glob(pattern)):

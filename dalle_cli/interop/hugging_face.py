@@ -1,6 +1,7 @@
-"""Folders of a Hugging Face CLIPModel: `config.json`, the weights beside it, and how pictures are prepared.
+"""Reading folders of a Hugging Face CLIPModel: `config.json`, the weights, and the preprocessing.
 
-Where its own files say that a CLIP works otherwise than ours does, it is refused by the key.
+If these files say that a CLIP computes something else than `models.clip`, it is refused, naming the
+key.
 """
 
 import math
@@ -17,10 +18,8 @@ from dalle_cli.interop.torch_files import read_tensors
 from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD
 
 HF_CONFIG = "config.json"
-HF_PREPROCESSING = (
-    "preprocessor_config.json",
-    "processor_config.json",
-)  # transformers 5 writes the second
+# transformers 5 writes the second
+HF_PREPROCESSING = ("preprocessor_config.json", "processor_config.json")
 HF_WEIGHTS = (
     "model.safetensors",
     "model-*-of-*.safetensors",
@@ -37,7 +36,7 @@ class _Tower(ForeignTable):
 
 
 class _Text(_Tower):
-    """The library's defaults stand for what a published file leaves out."""
+    """Settings of the text tower; keys that a file leaves out have the library's defaults."""
 
     hidden_size: int = 512
     intermediate_size: int = 2048
@@ -61,14 +60,14 @@ class _Config(ForeignTable):
     model_type: Literal["clip"]
     projection_dim: int = 512
     text_config: dict[str, Any] | None = None
-    text_config_dict: dict[str, Any] | None = None  # in older files; it goes before the other
+    text_config_dict: dict[str, Any] | None = None  # in older files; takes precedence
     vision_config: dict[str, Any] | None = None
     vision_config_dict: dict[str, Any] | None = None
 
 
 class _Pixels(ForeignTable):
-    image_mean: list[float] = Field(list(PIXEL_MEAN))
-    image_std: list[float] = Field(list(PIXEL_STD))
+    image_mean: list[float] = Field(default=list(PIXEL_MEAN))
+    image_std: list[float] = Field(default=list(PIXEL_STD))
     resample: Literal[3] = 3  # Pillow's number for bicubic
     do_resize: Literal[True] = True
     do_center_crop: Literal[True] = True
@@ -80,15 +79,20 @@ class _Pixels(ForeignTable):
 
 
 def read_hugging_face(folder: Path) -> PublicClip:
-    """Read a folder; raises DalleError or ValidationError for what is no CLIP, damaged or not supported."""
+    """Read a folder.
+
+    Raises DalleError or ValidationError if it is not a CLIP, is damaged, or is not supported.
+    """
     config = _Config.model_validate(read_json(folder / HF_CONFIG))
-    text = _Text.model_validate({**(config.text_config or {}), **(config.text_config_dict or {})})
+    text = _Text.model_validate((config.text_config or {}) | (config.text_config_dict or {}))
     vision = _Vision.model_validate(
-        {**(config.vision_config or {}), **(config.vision_config_dict or {})}
+        (config.vision_config or {}) | (config.vision_config_dict or {})
     )
     _check_towers(folder, text, vision)
+
     pixels = _read_pixels(folder)
     _check_pixels(folder, pixels, vision.image_size)
+
     table = TrainedClipTable(
         image_size=vision.image_size,
         patch_size=vision.patch_size,
@@ -98,12 +102,12 @@ def read_hugging_face(folder: Path) -> PublicClip:
         vision=_tower_table(vision),
         text=_tower_table(text),
         text_vocab_size=text.vocab_size,
-        end_of_text=None
-        if text.eos_token_id == 2
-        else text.eos_token_id,  # 2 was a mistake that means the largest id
+        # 2 was a mistake that means the largest id
+        end_of_text=None if text.eos_token_id == 2 else text.eos_token_id,
         pixel_mean=pixels.image_mean,
         pixel_std=pixels.image_std,
     )
+
     files = find_weights(folder, HF_WEIGHTS)
     tensors = {name: tensor for file in files for name, tensor in read_tensors(file).items()}
     return PublicClip(table, from_hugging_face(tensors))
@@ -112,7 +116,8 @@ def read_hugging_face(folder: Path) -> PublicClip:
 def _check_towers(folder: Path, text: _Text, vision: _Vision) -> None:
     if text.hidden_act != vision.hidden_act:
         raise DalleError(
-            f"{folder} is not supported: its towers have two activations, {text.hidden_act} and another"
+            f"{folder} is not supported: its towers have two activations, "
+            f"{text.hidden_act} and {vision.hidden_act}"
         )
     if not text.layer_norm_eps == vision.layer_norm_eps == 1e-5:
         raise DalleError(f"{folder} is not supported: its layer_norm_eps is not 1e-5")
@@ -135,27 +140,30 @@ def _read_pixels(folder: Path) -> _Pixels:
 
 
 def _check_pixels(folder: Path, pixels: _Pixels, image_size: int) -> None:
-    """Refuse what is not: the shorter side to the model's size, the middle cut out, bytes divided by 255."""
+    """Raise DalleError for any preprocessing but that of CLIP.
+
+    It scales the shorter side to the model's size, cuts out the centre and divides bytes by 255.
+    """
     if not math.isclose(pixels.rescale_factor, 1 / 255, rel_tol=1e-6):
         raise DalleError(
             f"{folder} is not supported: its `rescale_factor` is {pixels.rescale_factor}, not 1/255"
         )
+
     sides = {
         "size": (pixels.size, {"shortest_edge"}),
         "crop_size": (pixels.crop_size, {"height", "width"}),
     }
     for key, (size, edges) in sides.items():
-        if size not in (None, image_size) and _given(size) != dict.fromkeys(edges, image_size):
+        if size not in (None, image_size) and _edges(size) != dict.fromkeys(edges, image_size):
+            names = " and ".join(sorted(edges))
             raise DalleError(
-                f"{folder} is not supported: its `{key}` is not the {' and '.join(sorted(edges))} of the model's "
-                f"pictures, {image_size}"
+                f"{folder} is not supported: "
+                f"its `{key}` is not the {names} of the model's pictures, {image_size}"
             )
 
 
-def _given(size: Size | None) -> dict[str, int]:
-    """Leave out the edges that are null, as some files list all that there could be."""
-    return (
-        {edge: length for edge, length in size.items() if length is not None}
-        if isinstance(size, dict)
-        else {}
-    )
+def _edges(size: Size | None) -> dict[str, int]:
+    """Return the edges without those that are null, as some files list every edge."""
+    if not isinstance(size, dict):
+        return {}
+    return {edge: length for edge, length in size.items() if length is not None}

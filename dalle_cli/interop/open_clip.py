@@ -1,6 +1,7 @@
-"""OpenAI's files and others in that layout, whose sizes follow from the weights' shapes, and open_clip's folders.
+"""Reading OpenAI's files, others in that layout, and open_clip's folders.
 
-What shapes don't tell is in open_clip's `open_clip_config.json`; without one it is as OpenAI has it.
+Sizes follow from the shapes of the weights; the rest is in open_clip's `open_clip_config.json`, and
+without that file it is assumed to be as in OpenAI's models.
 """
 
 import math
@@ -24,14 +25,17 @@ from dalle_cli.untrusted import printable
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 ANY_WEIGHTS = ("*.safetensors", "*.pt", "*.pth", "*.bin")
-HEAD_WIDTH = 64  # of every released model
+HEAD_WIDTH = 64  # in every released model
 RESNET = ("visual.layer1.", "visual.attnpool.")
 
 Nothing = Annotated[dict[str, Any], Field(max_length=0)]
 
 
 class _Tower(ForeignTable):
-    """What the weights' shapes don't tell; the library's defaults stand for what is left out, here and below."""
+    """Settings of a tower that do not follow from the shapes of its weights.
+
+    Here and below, keys that a file leaves out have the library's defaults.
+    """
 
     norm_kwargs: Nothing | None = None
     act_kwargs: Nothing | None = None
@@ -55,8 +59,8 @@ class _Model(ForeignTable):
 
 
 class _Pixels(ForeignTable):
-    mean: list[float] = Field(list(PIXEL_MEAN))
-    std: list[float] = Field(list(PIXEL_STD))
+    mean: list[float] = Field(default=list(PIXEL_MEAN))
+    std: list[float] = Field(default=list(PIXEL_STD))
     interpolation: Literal["bicubic"] = "bicubic"
     resize_mode: Literal["shortest"] = "shortest"
 
@@ -67,17 +71,20 @@ class _Config(ForeignTable):
 
 
 def read_open_clip(path: Path) -> PublicClip:
-    """Read a file, or a folder with one; raises DalleError or ValidationError for what is no CLIP or not supported.
+    """Read a checkpoint file, or a folder with one.
 
-    The config counts for a whole folder and for the files that open_clip names, not for a stranger that lies beside it.
+    The config applies to a folder and to files with open_clip's names, not to any other file next
+    to it. Raises DalleError or ValidationError if it is not a CLIP or is not supported.
     """
     file = _weights_in(path) if path.is_dir() else path
     tensors = read_tensors(file)
     weights = from_openai(tensors)
     _check_weights(file, weights)
+
     config_file = file.with_name(OPEN_CLIP_CONFIG)
     if not config_file.is_file() or not (path.is_dir() or file.name in OPEN_CLIP_WEIGHTS):
         return PublicClip(_table_of(weights, _likely_activation(file, tensors), None), weights)
+
     config = _Config.model_validate(read_json(config_file))
     activation: Activation = "quick_gelu" if config.model_cfg.quick_gelu else "gelu"
     return PublicClip(_table_of(weights, activation, config), weights)
@@ -89,7 +96,10 @@ def _weights_in(folder: Path) -> Path:
 
 
 def _likely_activation(file: Path, tensors: Mapping[str, Tensor]) -> Activation:
-    """Guess what no weight tells: open_clip's models have GELU unless their name says otherwise, others QuickGELU."""
+    """Guess the activation, which no weight shows.
+
+    open_clip's models have GELU unless their name says otherwise, all others QuickGELU.
+    """
     is_open_clip = file.name.startswith("open_clip") or any(
         name.startswith(TRAINING_CHECKPOINT) for name in tensors
     )
@@ -104,28 +114,24 @@ def _check_weights(file: Path, weights: Mapping[str, Tensor]) -> None:
         )
     if any(name.startswith("text_model.") for name in weights):
         raise DalleError(
-            f"{shown} does not tell its sizes", f"give its folder, where they are in {HF_CONFIG}"
+            f"{shown} does not contain its sizes", f"give its folder, where {HF_CONFIG} has them"
         )
-    needed = (
-        "visual.conv1.weight",
-        "visual.positional_embedding",
-        "text_projection",
-        "token_embedding.weight",
-    )
-    missing = [name for name in (*needed, "positional_embedding") if name not in weights]
+
+    matrices = ("visual.positional_embedding", "text_projection", "token_embedding.weight")
+    needed = ("visual.conv1.weight", *matrices, "positional_embedding")
+    missing = [name for name in needed if name not in weights]
     if missing:
         raise DalleError(f"{shown} is not a CLIP with a ViT: it has no `{missing[0]}`")
-    if (
-        any(weights[name].ndim != 2 for name in needed[1:])
-        or weights["visual.conv1.weight"].ndim != 4
-    ):
+
+    are_matrices = all(weights[name].ndim == 2 for name in matrices)
+    if not are_matrices or weights["visual.conv1.weight"].ndim != 4:
         raise DalleError(f"{shown} is not a CLIP with a ViT: its weights have other shapes")
 
 
 def _table_of(
     weights: Mapping[str, Tensor], activation: Activation, config: _Config | None
 ) -> TrainedClipTable:
-    """Tell the sizes from the weights' shapes (OpenAI's way), and the heads from the config where there is one."""
+    """Infer sizes from the shapes of the weights, as OpenAI does, and the heads from any config."""
     vision_width, _, _, patch_size = weights["visual.conv1.weight"].shape
     text_vocab_size, text_width = weights["token_embedding.weight"].shape
     vision_heads, text_heads = vision_width // HEAD_WIDTH, text_width // HEAD_WIDTH
@@ -133,14 +139,17 @@ def _table_of(
     if config is not None:
         model, pixels = config.model_cfg, config.preprocess_cfg
         vision_heads, text_heads = vision_width // model.vision_cfg.head_width, model.text_cfg.heads
+
     return TrainedClipTable(
         image_size=patch_size * math.isqrt(len(weights["visual.positional_embedding"]) - 1),
         patch_size=patch_size,
         text_len=len(weights["positional_embedding"]),
         d_embed=weights["text_projection"].shape[1],
         activation=activation,
-        vision=_tower_table(weights, "visual.transformer", vision_width, vision_heads),
-        text=_tower_table(weights, "transformer", text_width, text_heads),
+        vision=_tower_table(
+            weights, "visual.transformer", d_model=vision_width, n_heads=vision_heads
+        ),
+        text=_tower_table(weights, "transformer", d_model=text_width, n_heads=text_heads),
         text_vocab_size=text_vocab_size,
         end_of_text=None,
         pixel_mean=pixels.mean,
@@ -149,7 +158,7 @@ def _table_of(
 
 
 def _tower_table(
-    weights: Mapping[str, Tensor], prefix: str, d_model: int, n_heads: int
+    weights: Mapping[str, Tensor], prefix: str, *, d_model: int, n_heads: int
 ) -> TowerTable:
     pattern = re.compile(rf"{re.escape(prefix)}\.resblocks\.\d+\.attn\.in_proj_weight$")
     bias = weights.get(f"{prefix}.resblocks.0.mlp.c_fc.bias")

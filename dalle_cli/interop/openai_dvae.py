@@ -1,7 +1,8 @@
-"""OpenAI's released discrete VAE, an encoder's file and a decoder's, under our names; FLAVA's copy of the encoder, too.
+"""Reading OpenAI's released discrete VAE, in two files, and FLAVA's copy of its encoder.
 
-The architecture is that of `models.dvae` with 4 groups for pictures of 256 px; widths and counts follow from the
-weights' shapes. Every name and shape of a file is accounted for.
+The architecture is that of `models.dvae` with 4 groups for pictures of 256 px; widths and counts
+follow from the shapes of the weights, which are renamed to the names there. Every name and shape in
+a file is accounted for.
 """
 
 import re
@@ -19,7 +20,7 @@ from dalle_cli.interop.torch_files import read_tensors
 from dalle_cli.models.dvae import DiscreteVAE, DVAEEncoder
 from dalle_cli.untrusted import printable
 
-IMAGE_SIZE, N_GROUPS = 256, 4  # the same in all that was released, and in no weight's shape
+IMAGE_SIZE, N_GROUPS = 256, 4  # the same in every release; no shape shows them
 FIRST_BLOCKS = re.compile(
     r"blocks\.group_1\.(group\.)?block_\d+\.res_path\.(path\.)?conv_1\.(w|weight)$"
 )
@@ -29,7 +30,7 @@ MAX_NAMED = 5
 
 @dataclass(frozen=True)
 class PublicDVAE:
-    """Sizes and weights, in fp32 and under our names, of an encoder and decoder or of an encoder alone."""
+    """Sizes and renamed fp32 weights of an encoder and decoder, or of an encoder alone."""
 
     table: DVAEEncoderTable | DVAEModelTable
     weights: dict[str, Tensor]
@@ -37,7 +38,7 @@ class PublicDVAE:
 
 @dataclass(frozen=True)
 class _Half:
-    """One file: which half it is given as, its tensors, and how it calls what we call by another name."""
+    """One file: which half it should be, its tensors, and a function from names here to its."""
 
     file: Path
     side: str
@@ -45,7 +46,10 @@ class _Half:
     foreign_name: Callable[[str], str]
 
     def matrix(self, name: str) -> Tensor:
-        """Give the weights of a convolution by our name; raises DalleError where there are none."""
+        """Return the weights of a convolution, by its name here.
+
+        Raises DalleError if there are none.
+        """
         foreign = self.foreign_name(name)
         if foreign not in self.tensors or self.tensors[foreign].ndim != 4:
             raise _unfit(self, f"it has no convolution `{foreign}`")
@@ -53,60 +57,57 @@ class _Half:
 
 
 def read_openai_dvae(encoder: Path, decoder: Path | None) -> PublicDVAE:
-    """Read both halves, or the encoder alone, from pickled modules, state dicts or safetensors; nothing in them is run.
+    """Read both halves, or the encoder alone, from pickled modules, state dicts or safetensors.
 
-    Raises DalleError, naming the first misfits, for anything else.
+    Nothing in them is run. Raises DalleError, naming the first misfits, for anything else.
     """
-    halves = [_read_half(encoder, "encoder")] + (
-        [_read_half(decoder, "decoder")] if decoder else []
-    )
+    halves = [_read_half(encoder, "encoder")]
+    if decoder:
+        halves.append(_read_half(decoder, "decoder"))
+
     try:
         table = _table_of(*halves)
         with torch.device("meta"):
             model = (DiscreteVAE if decoder else DVAEEncoder)(**table.model_dump())
-    except (
-        ValidationError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:  # of sizes that no model has
+    except (ValidationError, RuntimeError, TypeError, ValueError) as error:  # from impossible sizes
         raise DalleError(
             f"{printable(str(encoder))} does not hold OpenAI's encoder: its weights have odd shapes"
         ) from error
-    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+
     weights: dict[str, Tensor] = {}
     for half in halves:
-        weights |= _fitted(
-            half, {name: shape for name, shape in shapes.items() if name.startswith(half.side)}
-        )
+        shapes = {
+            name: list(tensor.shape)
+            for name, tensor in model.state_dict().items()
+            if name.startswith(half.side)
+        }
+        weights |= _fitted(half, shapes)
     return PublicDVAE(table, weights)
 
 
 def _read_half(file: Path, side: str) -> _Half:
     tensors = read_tensors(file)
-    half = _Half(
-        file, side, tensors, _flava_name if "blocks.input.weight" in tensors else _openai_name
-    )
+    foreign_name = _flava_name if "blocks.input.weight" in tensors else _openai_name
+    half = _Half(file, side=side, tensors=tensors, foreign_name=foreign_name)
+
     kernel = tuple(half.matrix("encoder.trunk.input.weight").shape[2:])
     if kernel != INPUT_KERNELS[side]:
+        shown = "x".join(map(str, kernel))
         hint = "the encoder's file comes first, the decoder's second"
-        raise _unfit(
-            half, f"its first convolution has a kernel of {'x'.join(map(str, kernel))}", hint
-        )
+        raise _unfit(half, f"its first convolution has a kernel of {shown}", hint)
     return half
 
 
 def _openai_name(name: str) -> str:
-    """Say how the released file of a half calls a weight of ours."""
+    """Return the name of a weight in OpenAI's released files."""
     module, _, kind = name.partition(".")[2].removeprefix("trunk.").rpartition(".")
     return f"blocks.{'output.conv' if module == 'output' else module}.{kind[0]}"
 
 
 def _flava_name(name: str) -> str:
-    """Say how FLAVA's image codebook calls it."""
-    released = re.sub(r"(group_\d)\.", r"\1.group.", _openai_name(name)).replace(
-        "res_path.", "res_path.path."
-    )
+    """Return the name of a weight in FLAVA's image codebook."""
+    grouped = re.sub(r"(group_\d)\.", r"\1.group.", _openai_name(name))
+    released = grouped.replace("res_path.", "res_path.path.")
     return released[:-1] + name.rpartition(".")[2]
 
 
@@ -124,10 +125,14 @@ def _table_of(encoder: _Half, decoder: _Half | None = None) -> DVAEEncoderTable 
 
 
 def _fitted(half: _Half, shapes: Mapping[str, list[int]]) -> dict[str, Tensor]:
-    """Take a half's weights by our names; raises DalleError unless it has exactly these, of floating-point types."""
-    own_names = {half.foreign_name(name): name for name in shapes}
-    expected = {foreign: shapes[name] for foreign, name in own_names.items()}
+    """Return the weights of a half under their names here.
+
+    Raises DalleError unless it has exactly these shapes, and floating-point types.
+    """
+    names = {half.foreign_name(name): name for name in shapes}
+    expected = {foreign: shapes[name] for foreign, name in names.items()}
     found = {name: list(tensor.shape) for name, tensor in half.tensors.items()}
+
     misfits = [f"`{name}` is missing" for name in expected.keys() - found.keys()]
     misfits += [f"`{name}` is not expected" for name in found.keys() - expected.keys()]
     misfits += [
@@ -140,16 +145,16 @@ def _fitted(half: _Half, shapes: Mapping[str, list[int]]) -> dict[str, Tensor]:
         for name, tensor in half.tensors.items()
         if not tensor.is_floating_point()
     ]
+
     if misfits:
         shown = printable(", ".join(sorted(misfits)[:MAX_NAMED]))
-        raise _unfit(
-            half, shown + f" and {len(misfits) - MAX_NAMED} more" * (len(misfits) > MAX_NAMED)
-        )
-    return {own_names[name]: _in_fp32(tensor) for name, tensor in half.tensors.items()}
+        n_more = len(misfits) - MAX_NAMED
+        raise _unfit(half, f"{shown} and {n_more} more" if n_more > 0 else shown)
+    return {names[name]: _in_fp32(tensor) for name, tensor in half.tensors.items()}
 
 
 def _in_fp32(tensor: Tensor) -> Tensor:
-    """Copy a tensor: those of a file may share memory, which safetensors does not store."""
+    """Copy a tensor to fp32: those of a file may share memory, which safetensors does not store."""
     return tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 

@@ -1,4 +1,4 @@
-"""What every reader of public CLIPs gives back, and how it reads other people's JSON and finds their files."""
+"""The result of every reader of public CLIPs, and how those read foreign JSON and find weights."""
 
 import json
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ MAX_NAMED = 5
 
 @dataclass(frozen=True)
 class PublicClip:
-    """A checkpoint of someone else's: its sizes and its weights, of the types they are stored in, under our names."""
+    """A public checkpoint: its sizes, and its renamed weights in their stored types."""
 
     table: TrainedClipTable
     weights: dict[str, Tensor]
 
 
 class ForeignTable(BaseModel, strict=True):
-    """A part of someone else's JSON: what is not named here is ignored."""
+    """Base class for a part of foreign JSON; keys that it does not declare are ignored."""
 
 
 def read_json(path: Path) -> Any:
-    """Parse a file; raises DalleError, naming it, where it cannot be read or is no JSON."""
+    """Parse a file; raises DalleError, naming it, if it cannot be read or is not JSON."""
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -36,7 +36,10 @@ def read_json(path: Path) -> Any:
 
 
 def find_weights(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """Find the files that fit the first pattern that any fits: one, or the shards of one model."""
+    """Find the files that match the first pattern with any match: one, or the shards of one model.
+
+    Raises DalleError if none matches.
+    """
     for pattern in patterns:
         if files := sorted(folder.glob(pattern)):
             return files
@@ -44,20 +47,23 @@ def find_weights(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
 
 
 def find_only_weights(folder: Path, patterns: tuple[str, ...]) -> Path:
-    """Find the one file that fits any pattern; raises DalleError, naming them, where there are several."""
+    """Find the only file that matches any pattern.
+
+    Raises DalleError if there is none, or, naming them, if there are several.
+    """
     files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
     if not files:
         raise _no_weights(folder, patterns)
     if len(files) > 1:
-        names = ", ".join(printable(file.name) for file in files[:MAX_NAMED]) + ", ..." * (
-            len(files) > MAX_NAMED
-        )
+        names = [printable(file.name) for file in files[:MAX_NAMED]]
+        names += ["..."] if len(files) > MAX_NAMED else []
         raise DalleError(
-            f"{folder} holds {len(files)} checkpoints: {names}", "give the file that is meant"
+            f"{folder} holds {len(files)} checkpoints: {', '.join(names)}",
+            "give the file that is meant",
         )
     return files[0]
 
 
 def _no_weights(folder: Path, patterns: tuple[str, ...]) -> DalleError:
-    """Say what was looked for in a folder without weights."""
+    """Build the error for a folder without weights, with the patterns that were tried."""
     return DalleError(f"{folder} holds no CLIP", f"looked for {', '.join(patterns)}")

@@ -1,6 +1,7 @@
-"""A machine for the few pickle instructions that torch writes, which can do nothing else.
+"""A virtual machine for the few pickle instructions that torch writes, incapable of anything else.
 
-It describes tensors and makes none: what it says about them is unchecked. Knows nothing of files and models.
+It describes tensors without creating any, and does not check the descriptions. Knows nothing of
+files and models.
 """
 
 import pickletools
@@ -11,18 +12,18 @@ import torch
 
 
 class RefusedError(Exception):
-    """What a file wants that no reader of weights does; the text may quote the file."""
+    """A file asks for something that no reader of weights does; the message may quote the file."""
 
 
 class StorageRecord(NamedTuple):
-    """Which of the file's blocks of bytes holds a tensor's numbers, and their type."""
+    """The key of the block of bytes in the file that holds a tensor's elements, and their type."""
 
     dtype: torch.dtype
     key: str
 
 
 class TensorRecord(NamedTuple):
-    """A tensor as a pickle describes it; nothing about it is checked yet."""
+    """A tensor as a pickle describes it, unchecked."""
 
     storage: Any
     offset: Any
@@ -31,7 +32,7 @@ class TensorRecord(NamedTuple):
 
 
 class ModuleStub:
-    """What stands for an object of a class of modules: its attributes and nothing else."""
+    """Stand-in for an instance of a module class: its attributes and nothing else."""
 
     __slots__ = ("attributes",)
 
@@ -39,9 +40,14 @@ class ModuleStub:
         self.attributes: dict[str, Any] = {}
 
 
-STUBBED = (  # how the names of classes begin whose objects become stubs: a script's own, torch's, OpenAI's dVAE
-    "__torch__.", "torch.nn.modules.", "dall_e.encoder.", "dall_e.decoder.", "dall_e.utils.",
-)  # fmt: skip
+# Prefixes of classes whose instances become stubs: of TorchScript, of torch, of OpenAI's dVAE
+STUBBED = (
+    "__torch__.",
+    "torch.nn.modules.",
+    "dall_e.encoder.",
+    "dall_e.decoder.",
+    "dall_e.utils.",
+)
 STORAGES = {
     "torch.DoubleStorage": torch.float64,
     "torch.FloatStorage": torch.float32,
@@ -60,7 +66,7 @@ DTYPES = STORAGES | {str(dtype): dtype for dtype in STORAGES.values()}
 STAND_INS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": lambda *_: {},
     "torch.device": lambda *_: None,
-    "__builtin__.set": lambda *_: None,  # in which a module notes names of its own
+    "__builtin__.set": lambda *_: None,  # in which a module keeps some of its names
     "builtins.set": lambda *_: None,
     "torch._utils._rebuild_tensor_v2": lambda *described: TensorRecord(*described[:4]),
     "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
@@ -73,20 +79,24 @@ STAND_INS: dict[str, Callable[..., Any]] = {
 
 
 class TensorPickle:
-    """The machine, for one pickle.
+    """The virtual machine, for one pickle.
 
-    All that can lie on its stack is numbers, strings, lists, tuples, dicts, the records above, and by name the values
-    of DTYPES and STAND_INS and ModuleStub. No attribute is looked up, nothing is imported, nothing else can be called.
+    Its stack can hold only numbers, strings, lists, tuples, dicts, the records above, and, by name,
+    ModuleStub and the values of DTYPES and STAND_INS. No attribute is looked up, nothing is
+    imported, nothing else can be called.
     """
 
     def __init__(self) -> None:
-        self.storages: dict[str, torch.dtype] = {}  # the type by which each key was first named
+        self.storages: dict[str, torch.dtype] = {}  # the first type named for each key
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
 
     def run(self, pickled: bytes | BinaryIO) -> Any:
-        """Follow a pickle to its end, where a stream is left; raises RefusedError where it wants what is not here."""
+        """Run a pickle to its end, where a stream is left, and return its result.
+
+        Raises RefusedError if it asks for anything that is not supported here.
+        """
         for opcode, argument, _ in pickletools.genops(pickled):
             step = STEPS.get(opcode.name)
             if step is None:
@@ -98,7 +108,7 @@ class TensorPickle:
         self.stack.append(value)
 
     def named(self, name: str) -> None:
-        """Put what stands for a global; pickletools joins module and name by a space."""
+        """Push the stand-in for a global; pickletools joins module and name by a space."""
         name = name.replace(" ", ".", 1)
         if name.startswith(STUBBED):
             self.stack.append(ModuleStub)
@@ -120,11 +130,15 @@ class TensorPickle:
         self.stack.append(function(*arguments))
 
     def persistent(self, _: None) -> None:
-        """Put what a persistent id names: a storage or, before archives, a class, whose source code is dropped."""
+        """Push what a persistent id names.
+
+        That is a storage or, before archives, a class, whose source code is dropped.
+        """
         kind, value, key, _, *rest = self.stack.pop()
         if kind == "module" and value is ModuleStub:
             self.stack.append(value)
             return
+
         if kind != "storage" or not isinstance(value, torch.dtype) or not isinstance(key, str):
             raise ValueError("a persistent id does not name a storage")
         if rest[1:] not in ([], [None]):
@@ -133,7 +147,7 @@ class TensorPickle:
         self.stack.append(StorageRecord(value, key))
 
     def build(self, _: None) -> None:
-        """Give a module its attributes; those of a dict, torch's notes on the versions of layers, are dropped."""
+        """Set a module's attributes; those of a dict, torch's versions of layers, are dropped."""
         state = self.stack.pop()
         target = self.stack[-1]
         if type(target) not in (ModuleStub, dict):
@@ -146,7 +160,7 @@ class TensorPickle:
         self.stack = []
 
     def items(self) -> list[Any]:
-        """Take what lies above the last mark."""
+        """Pop everything above the last mark."""
         items, self.stack = self.stack, self.marked.pop()
         return items
 
@@ -161,7 +175,10 @@ class TensorPickle:
         self.stack[-1].extend(items)
 
     def update_dict(self, items: list[Any]) -> None:
-        """Set items, the text-keyed ones: attributes have no others, and other keys can be costly to hash."""
+        """Set the items with string keys.
+
+        Attributes have no others, and keys of other types can be costly to hash.
+        """
         if type(self.stack[-1]) is not dict:
             raise ValueError(f"a {type(self.stack[-1]).__name__} is updated as a dict")
         self.stack[-1].update(

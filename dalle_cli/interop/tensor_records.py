@@ -1,7 +1,7 @@
-"""From what a pickle of torch's describes to tensors by name, once it is certain that the file holds them.
+"""Creating tensors by name from their descriptions in a torch pickle, checked against the file.
 
-No tensors share bytes beyond the size of the file, so that nothing made of one is larger than it. Knows nothing of
-containers, models and their names.
+Together, the tensors are no larger than the file, even where they share bytes, so that nothing made
+from them is either. Knows nothing of containers, models and their names.
 """
 
 import functools
@@ -15,32 +15,34 @@ from torch import Tensor
 from dalle_cli.interop.tensor_pickle import ModuleStub, RefusedError, StorageRecord, TensorRecord
 
 MAX_PICKLE = 2**24  # bytes; the largest CLIP needs a few hundred kilobytes
-MAX_TENSORS = 100_000  # other attributes of modules included
+MAX_TENSORS = 100_000  # including other attributes of modules
 MAX_NAME = 1000
 MAX_DIMENSIONS = 32
-REGISTERS = (
-    "_parameters",
-    "_buffers",
-    "_modules",
-)  # where a module has what is called its attributes
+REGISTERS = ("_parameters", "_buffers", "_modules")  # where a module stores these attributes
 
 
-def tensors_of(root: Any, size: int, read_storage: Callable[[str], bytearray]) -> dict[str, Tensor]:
-    """Make the tensors below what a pickle has come to, in a file of so many bytes; those of one storage share memory.
+def tensors_of(
+    root: Any, size: int, *, read_storage: Callable[[str], bytearray]
+) -> dict[str, Tensor]:
+    """Create the tensors below the result of a pickle; those of one storage share memory.
 
-    Raises RefusedError where they are larger than the file, ValueError for damage.
+    size          of the file in bytes
+    read_storage  returns the bytes of a storage by its key
+
+    Raises RefusedError if the tensors are larger than the file, ValueError for damage.
     """
     tensors = dict(_named_tensors(root))
     if sum(_n_bytes(record) for record in tensors.values()) > size:
-        raise RefusedError("the tensors in it are larger than it")
+        raise RefusedError("the tensors in it are larger than the file")
     bytes_of = functools.cache(read_storage)
     return {name: _view(record, bytes_of(record.storage.key)) for name, record in tensors.items()}
 
 
 def _named_tensors(root: Any) -> Iterator[tuple[str, TensorRecord]]:
-    """Name tensors as state_dict() does; a module met twice is listed twice, as there.
+    """Yield tensors with their names in state_dict().
 
-    Buffers that are not persistent, and other tensor attributes, are not set apart: they are listed too.
+    As there, a module that occurs twice is listed twice. Non-persistent buffers and other tensor
+    attributes are listed too.
     """
     pending, n_seen = [_state(root)], 0
     while pending:
@@ -56,7 +58,10 @@ def _named_tensors(root: Any) -> Iterator[tuple[str, TensorRecord]]:
 
 
 def _state(root: Any) -> tuple[str, Iterable[tuple[str, Any]]]:
-    """Find where the names begin: in a module, a dict of tensors, or a training checkpoint's."""
+    """Return the prefix and the items with which names begin.
+
+    They are those of a module, of a dict of tensors, or of the state_dict in a training checkpoint.
+    """
     if isinstance(root, ModuleStub):
         return "", _members(root)
     if not isinstance(root, dict):
@@ -66,7 +71,10 @@ def _state(root: Any) -> tuple[str, Iterable[tuple[str, Any]]]:
 
 
 def _members(module: ModuleStub) -> Iterator[tuple[str, Any]]:
-    """List a module's attributes, in the place of a register what it holds; uncopied, as they are not counted yet."""
+    """Yield the attributes of a module, with the content of its registers in their place.
+
+    Nothing is copied, as nothing has been counted yet.
+    """
     for name, value in module.attributes.items():
         if name in REGISTERS and isinstance(value, dict):
             yield from value.items()
@@ -75,26 +83,24 @@ def _members(module: ModuleStub) -> Iterator[tuple[str, Any]]:
 
 
 def _n_bytes(record: TensorRecord) -> int:
-    """Count the bytes of a tensor's numbers, once it is certain that it is described by numbers."""
+    """Compute the size of a tensor in bytes, after checking that its description is numbers."""
     storage, offset, size, stride = record
     if not (isinstance(storage, StorageRecord) and type(size) is type(stride) is tuple):
-        raise ValueError("a tensor is described by something else than a storage and numbers")
+        raise ValueError("a tensor's description is not a storage and numbers")
     if not len(size) == len(stride) <= MAX_DIMENSIONS:
         raise ValueError(f"a tensor has {len(size)} sizes and {len(stride)} strides")
     if not all(isinstance(number, int) and number >= 0 for number in (offset, *size, *stride)):
-        raise ValueError("a tensor has sizes or strides that are no numbers or negative")
+        raise ValueError("a tensor has sizes or strides that are not numbers, or are negative")
     return math.prod(size) * storage.dtype.itemsize
 
 
 def _view(record: TensorRecord, content: bytearray) -> Tensor:
-    """View a storage as a tensor, once it is certain that each number lies inside and none is promised twice."""
+    """View a storage as a tensor, after checking that it has no more elements, all inside."""
     storage, offset, size, stride = record
-    flat = (
-        torch.frombuffer(content, dtype=storage.dtype)
-        if content
-        else torch.empty(0, dtype=storage.dtype)
-    )
+    dtype = storage.dtype
+    flat = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if math.prod(size) > len(flat) or (0 not in size and last >= len(flat)):
-        raise ValueError(f"a tensor reaches beyond the {len(flat)} numbers of its storage")
+        raise ValueError(f"a tensor extends beyond the {len(flat)} elements of its storage")
     return flat.as_strided(size, stride, offset)

@@ -1,7 +1,7 @@
-"""Other people's checkpoint files as tensors by name, without running anything that a stranger put into them.
+"""Reading foreign checkpoint files as tensors by name, without running anything that they contain.
 
-Told apart by their first bytes: safetensors, torch's archives, and what torch.save wrote before 1.6. Knows nothing of
-models.
+The first bytes tell the formats apart: safetensors, torch's archives, and what torch.save wrote
+before 1.6. Knows nothing of models.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,18 +18,21 @@ from dalle_cli.interop.tensor_pickle import RefusedError, TensorPickle
 from dalle_cli.interop.tensor_records import MAX_PICKLE
 from dalle_cli.untrusted import printable
 
-HINT = "only tensors are read from other people's files, nothing in them is run: ask for the weights as safetensors"
+HINT = (
+    "only tensors are read from other people's files, and nothing in them is run: "
+    "ask for the weights as safetensors"
+)
 MAX_SHOWN = 200
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a checkpoint file's tensors by name: safetensors, what torch.save wrote, or a TorchScript archive.
+    """Read the tensors of a safetensors, torch.save or TorchScript file, by name.
 
-    The content says which, never the suffix. A pickled module's names are those of its state_dict(). Of a training
-    checkpoint, the entry `state_dict` is taken, and its names begin with `state_dict.`. Tensors of one file may share
-    memory. Raises DalleError for everything else.
+    The content decides which, never the suffix. The names of a pickled module are those of its
+    state_dict(). From a training checkpoint the entry `state_dict` is read, with `state_dict.`
+    before its names. Tensors of one file may share memory. Raises DalleError for everything else.
     """
-    with _errors_told(path):
+    with _errors_explained(path):
         tensors = _reader(path)(path)
     if not tensors:
         raise DalleError(f"{printable(str(path))} holds no tensors by name")
@@ -37,9 +40,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _errors_told(path: Path) -> Iterator[None]:
-    """Make one clear error of whatever the parsers raise: on garbage, that is nearly everything."""
+def _errors_explained(path: Path) -> Iterator[None]:
+    """Convert any exception of the parsers to one clear error.
+
+    On garbage, they raise nearly everything.
+    """
     file = printable(str(path))
+
     try:
         yield
     except DalleError:
@@ -53,7 +60,10 @@ def _errors_told(path: Path) -> Iterator[None]:
 
 
 def _shown(error: Exception) -> str:
-    """Make an error's first line, which may quote the file, safe and short enough for a message."""
+    """Return the first line of an error, made printable and cut.
+
+    It may quote the file, at any length.
+    """
     return printable(str(error).partition("\n")[0][:MAX_SHOWN]) or type(error).__name__
 
 
@@ -61,8 +71,10 @@ def _reader(path: Path) -> Callable[[Path], dict[str, Tensor]]:
     file = printable(str(path))
     if path.exists() and not path.is_file():
         raise DalleError(f"{file} is not a file")
+
     with path.open("rb") as opened:
         start = opened.read(len(MAGIC))
+
     if start[8:9] == b"{":
         return load_file
     if start.startswith(b"PK\x03\x04"):
@@ -75,7 +87,7 @@ def _reader(path: Path) -> Callable[[Path], dict[str, Tensor]]:
 
 
 def _refuse_pickle(path: Path) -> dict[str, Tensor]:
-    """Refuse a bare pickle, by the first thing that it wants run if there is one."""
+    """Refuse a bare pickle, naming the first thing that it asks to run, if any."""
     with path.open("rb") as file:
         TensorPickle().run(file.read(MAX_PICKLE))
     raise ValueError("a pickle that torch did not write")

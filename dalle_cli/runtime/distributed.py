@@ -176,8 +176,9 @@ def init_process_group(device: torch.device) -> Iterator[World]:
     except RuntimeError as error:
         if "gloo" not in str(error) and "NCCL" not in str(error):
             raise
-        lost = DalleError(f"process {ranks.rank} of {ranks.size} has lost another: {error}")
-        lost.exit_code = LOST_ANOTHER
-        raise lost from error
+        raise DalleError(
+            f"process {ranks.rank} of {ranks.size} has lost another: {error}",
+            exit_code=LOST_ANOTHER,
+        ) from error
     finally:
         torch.distributed.destroy_process_group()

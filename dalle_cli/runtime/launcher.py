@@ -42,9 +42,10 @@ def launch(n_processes: int, words: list[str]) -> None:
             if code < 0
             else f"ended with exit code {code}"
         )
-        error = DalleError(f"process {failed} of {n_processes} {how}; the others were stopped")
-        error.exit_code = 128 - code if code < 0 else code
-        raise error
+        raise DalleError(
+            f"process {failed} of {n_processes} {how}; the others were stopped",
+            exit_code=128 - code if code < 0 else code,
+        )
 
 
 def _start(rank: int, n_processes: int, port: int, words: list[str]) -> subprocess.Popen:

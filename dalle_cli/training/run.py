@@ -207,9 +207,9 @@ class TrainingRun:
         training = TrainingBatches(
             self.training.source,
             self.training.indices,
-            prepare,
-            recipe.data,
-            recipe.training,
+            preprocess=prepare,
+            data=recipe.data,
+            training=recipe.training,
             workers=min(runtime.workers, _n_processors()),
             on_bad=lambda key, reason: self.terminal.warn(f"skipped {printable(key)}: {reason}"),
             share=self.world.share(recipe.training.global_batch_size),
@@ -220,7 +220,11 @@ class TrainingRun:
         )
         held_out = self.validation
         validation = ValidationBatches(
-            held_out.source, held_out.indices, prepare, batch_size, runtime.validation_samples
+            held_out.source,
+            held_out.indices,
+            preprocess=prepare,
+            batch_size=batch_size,
+            n_samples=runtime.validation_samples,
         )
         return Batches(training, validation)
 
@@ -311,12 +315,16 @@ def _portions(
     tokens_allowed: bool,
 ) -> tuple[Portion, Portion]:
     """Open the data and split off what is held out, unless --valid brings it."""
-    source = open_dataset(options.data, captions_required, tokens_allowed)
+    source = open_dataset(
+        options.data, captions_required=captions_required, tokens_allowed=tokens_allowed
+    )
     terminal.warn_about(source.problems)
     if options.valid is None:
         train_indices, valid_indices = validation_split(source, recipe.data.validation_share)
         return Portion(source, train_indices), Portion(source, valid_indices)
-    held_out = open_dataset(options.valid, captions_required, tokens_allowed)
+    held_out = open_dataset(
+        options.valid, captions_required=captions_required, tokens_allowed=tokens_allowed
+    )
     return Portion(source, np.arange(len(source))), Portion(held_out, np.arange(len(held_out)))
 
 

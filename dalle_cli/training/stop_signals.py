@@ -14,10 +14,10 @@ class Interrupted(DalleError):
 
     def __init__(self, signal_number: int, step: int) -> None:
         super().__init__(
-            f"stopped by {signal.Signals(signal_number).name} after step {step}; saved"
+            f"stopped by {signal.Signals(signal_number).name} after step {step}; saved",
+            "run the same command again to go on",
+            exit_code=128 + signal_number,
         )
-        self.hint = "run the same command again to go on"
-        self.exit_code = 128 + signal_number
 
 
 class StopSignals:

@@ -34,7 +34,7 @@ def choose_tokenizer(
             raise UsageError(message, f"`--set tokenizer.vocab_size={named.vocab_size}`")
         return named
     learnt = (
-        [learn_merges(_captions(session), table.vocab_size, table.backend)]
+        [learn_merges(_captions(session), table.vocab_size, backend=table.backend)]
         if session.world.is_main
         else []
     )

@@ -80,7 +80,9 @@ def test_saved_model_has_the_figures_that_the_log_says(
     run = tmp_path / "run"
     source = open_dataset(str(pairs), captions_required=True)
     prepare = ClipPreprocessing(32, 16, Tokenizer.load(RunDir(run).tokenizer), bpe_dropout=0.1)
-    batches = ValidationBatches(source, np.arange(len(source)), prepare, batch_size=5, n_samples=16)
+    batches = ValidationBatches(
+        source, np.arange(len(source)), preprocess=prepare, batch_size=5, n_samples=16
+    )
     found = ClipTask(load_clip(run), single_process(torch.device("cpu"))).validate(
         batches.on(torch.device("cpu")), step=3
     )

@@ -1,4 +1,4 @@
-"""A source that lies in memory and breaks as told, and a small way to prepare its pairs; all of it pickles."""
+"""A source in memory that fails on request, and preprocessing of its pairs; all of it pickles."""
 
 import io
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ def png(number: int) -> bytes:
 
 @dataclass
 class MemorySource:
-    """Samples in memory, with two captions each; some are bad, and the disk fails so many times at others."""
+    """Samples in memory, two captions each; some are bad, and at others the disk fails n times."""
 
     n: int = N
     bad: set[int] = field(default_factory=set)
@@ -58,10 +58,14 @@ class MemorySource:
         return str(self.n)
 
 
-def pair_preparation(
+def pair_preprocessing(
     text_len: int = 12, caption_dropout: float = 0.0, bpe_dropout: float = 0.0
 ) -> TransformerPreprocessing:
     merges = [("▁", "f"), ("▁f", "i"), ("s", "t")]
     return TransformerPreprocessing(
-        SIDE, text_len, Tokenizer(merges, "tokenizers"), bpe_dropout, caption_dropout
+        SIDE,
+        text_len,
+        tokenizer=Tokenizer(merges, "tokenizers"),
+        bpe_dropout=bpe_dropout,
+        caption_dropout=caption_dropout,
     )

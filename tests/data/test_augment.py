@@ -20,7 +20,7 @@ from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD
 
 
 def area_by_hand(row, n_out):
-    """Average with exact fractions: window i covers [i*s, (i+1)*s], beyond the end the last value goes on."""
+    """Average with exact fractions over [i*s, (i+1)*s]; the last value extends beyond the end."""
     n_in = len(row)
     scale = Fraction(n_in - 1, n_out - 1)
     means = []
@@ -46,7 +46,7 @@ def test_area_resize_matches_exact_fractions(n_in, n_out):
         (area_resize(wide, n_out)[0, :, 1], area_by_hand(across, n_out)),
         (area_resize(tall, n_out)[:, 0, 2], area_by_hand(down, n_out)),
     ):
-        # the nearest integer; which one, where an exact half lies between two, is a matter of the last bit
+        # the nearest integer; which one, for an exact half between two, depends on the last bit
         assert max(abs(int(r) - e) for r, e in zip(resized, exact, strict=True)) <= 0.5 + 1e-9
 
 
@@ -57,7 +57,7 @@ def area_matrix(n_in, n_out):
 
 
 def listing_1(pixels, target_res, uniform):
-    """Transcribe the paper's listing 1 line by line, but for rint; uniform(low, high) draws an integer below high."""
+    """Transcribe listing 1, but for rint; uniform(low, high) draws an integer below high."""
     h, w = pixels.shape[:2]
     s_min = min(h, w)
     off_w = uniform(0, w - s_min + 1)
@@ -75,7 +75,7 @@ def listing_1(pixels, target_res, uniform):
 
 
 def drawn_by(rng):
-    """Let listing 1 draw as `dvae_crop` does: integers, but for the flip, which is a float below a half."""
+    """Make listing 1 draw as `dvae_crop` does: integers, and for the flip a float below a half."""
     return lambda low, high: (
         int(rng.random() < 0.5) if (low, high) == (0, 2) else int(rng.integers(low, high))
     )
@@ -88,13 +88,13 @@ def test_dvae_crop_is_listing_1(size):
     width, height = size
     pixels = np.random.default_rng(0).integers(256, size=(height, width, 3), dtype=np.uint8)
     for seed in range(20):
-        ours = dvae_crop(Image.fromarray(pixels), 24, np.random.default_rng(seed))
+        ours = dvae_crop(Image.fromarray(pixels), 24, rng=np.random.default_rng(seed))
         exact = listing_1(pixels, 24, drawn_by(np.random.default_rng(seed)))
         assert np.abs(ours - exact).max() <= 0.5 + 1e-9
 
 
 def test_dvae_crop_draws_evenly_from_all_that_listing_1_allows():
-    """All offsets, scales, crops and both ways round of a picture: none is left out, none is preferred."""
+    """All offsets, scales, crops and flips of a picture: none is left out, none is preferred."""
     pixels = np.zeros((12, 15, 3), dtype=np.uint8)
     pixels[..., 0], pixels[..., 1] = 17 * np.arange(15), 21 * np.arange(12)[:, None]
     allowed = Counter()
@@ -105,7 +105,9 @@ def test_dvae_crop_draws_evenly_from_all_that_listing_1_allows():
             crop = np.rint(listing_1(pixels, 8, lambda *_, draws=draws: next(draws)))
             allowed[crop.astype(np.uint8).tobytes()] += 1 / (4 * 4 * len(crops))
     rng, n_drawn = np.random.default_rng(0), 20_000
-    found = Counter(dvae_crop(Image.fromarray(pixels), 8, rng).tobytes() for _ in range(n_drawn))
+    found = Counter(
+        dvae_crop(Image.fromarray(pixels), 8, rng=rng).tobytes() for _ in range(n_drawn)
+    )
     assert_drawn_evenly(found, allowed, n_drawn)
 
 
@@ -121,7 +123,7 @@ def assert_drawn_evenly(found, allowed, n_drawn):
 
 
 def listing_2(pixels, target_res, uniform):
-    """Transcribe the paper's listing 2 line by line, but for rint; uniform(low, high) draws an integer below high."""
+    """Transcribe listing 2, but for rint; uniform(low, high) draws an integer below high."""
     h, w = pixels.shape[:2]
     s_min = min(h, w)
     off_w = uniform(3 * (w - s_min) // 8, max(3 * (w - s_min) // 8 + 1, 5 * (w - s_min) // 8))
@@ -143,7 +145,7 @@ def test_transformer_crop_is_listing_2(size):
     width, height = size
     pixels = np.random.default_rng(0).integers(256, size=(height, width, 3), dtype=np.uint8)
     for seed in range(20):
-        ours = transformer_crop(Image.fromarray(pixels), 24, np.random.default_rng(seed))
+        ours = transformer_crop(Image.fromarray(pixels), 24, rng=np.random.default_rng(seed))
         rng = np.random.default_rng(seed)
         exact = listing_2(pixels, 24, lambda low, high, rng=rng: int(rng.integers(low, high)))
         assert np.abs(ours - exact).max() <= 0.5 + 1e-9
@@ -164,7 +166,7 @@ def test_transformer_crop_draws_evenly_from_all_that_listing_2_allows():
             allowed[crop.astype(np.uint8).tobytes()] += 1 / (4 * 3 * len(crops))
     rng, n_drawn = np.random.default_rng(0), 6000
     found = Counter(
-        transformer_crop(Image.fromarray(pixels), 16, rng).tobytes() for _ in range(n_drawn)
+        transformer_crop(Image.fromarray(pixels), 16, rng=rng).tobytes() for _ in range(n_drawn)
     )
     assert_drawn_evenly(found, allowed, n_drawn)
 
@@ -177,7 +179,7 @@ def gradient(width, height):
 
 
 def test_dvae_crop_has_no_scale_jitter_below_nine_eighths():
-    crops = [dvae_crop(gradient(36, 36), 32, np.random.default_rng(i)) for i in range(50)]
+    crops = [dvae_crop(gradient(36, 36), 32, rng=np.random.default_rng(i)) for i in range(50)]
     steps = {int(abs(np.diff(crop[:, :, 0].astype(int), axis=1)).max()) for crop in crops}
     assert steps == {1}
     assert {crop[0, 0, 1] for crop in crops} == set(range(5))
@@ -186,7 +188,9 @@ def test_dvae_crop_has_no_scale_jitter_below_nine_eighths():
 def test_dvae_crop_enlarges_what_is_smaller_to_the_target_and_no_further():
     pixels = np.random.default_rng(0).integers(256, size=(17, 17, 3), dtype=np.uint8)
     whole = area_resize(pixels, 24)
-    crops = [dvae_crop(Image.fromarray(pixels), 24, np.random.default_rng(i)) for i in range(20)]
+    crops = [
+        dvae_crop(Image.fromarray(pixels), 24, rng=np.random.default_rng(i)) for i in range(20)
+    ]
     assert all(
         np.array_equal(crop, whole) or np.array_equal(crop, whole[:, ::-1]) for crop in crops
     )
@@ -194,21 +198,23 @@ def test_dvae_crop_enlarges_what_is_smaller_to_the_target_and_no_further():
 
 def test_dvae_crop_reaches_both_ends_of_the_longer_side():
     lefts = {
-        int(dvae_crop(gradient(60, 32), 32, np.random.default_rng(i))[0, :, 0].min())
+        int(dvae_crop(gradient(60, 32), 32, rng=np.random.default_rng(i))[0, :, 0].min())
         for i in range(400)
     }
     assert lefts == set(range(29))
 
 
 def test_transformer_crop_stays_in_the_middle_quarter_and_never_flips():
-    crops = [transformer_crop(gradient(64, 32), 32, np.random.default_rng(i)) for i in range(200)]
+    crops = [
+        transformer_crop(gradient(64, 32), 32, rng=np.random.default_rng(i)) for i in range(200)
+    ]
     assert {int(crop[0, 0, 0]) for crop in crops} == set(range(12, 20))
     assert all((np.diff(crop[0, :, 0].astype(int)) == 1).all() for crop in crops)
 
 
 def test_transformer_crop_scales_to_at_most_nine_eighths():
     tops = {
-        int(transformer_crop(gradient(200, 200), 32, np.random.default_rng(i))[0, 0, 1])
+        int(transformer_crop(gradient(200, 200), 32, rng=np.random.default_rng(i))[0, 0, 1])
         for i in range(300)
     }
     # the square is scaled to 32..36, so the crop starts at most 4 of 36 pixels down
@@ -219,7 +225,7 @@ def test_transformer_crop_scales_to_at_most_nine_eighths():
 def test_every_crop_has_the_target_size_even_where_it_must_enlarge(size):
     rng = np.random.default_rng(0)
     at_random = [
-        crop(gradient(*size), 32, rng) for crop in (dvae_crop, transformer_crop, clip_crop)
+        crop(gradient(*size), 32, rng=rng) for crop in (dvae_crop, transformer_crop, clip_crop)
     ]
     for crop in (*at_random, centre_crop(gradient(*size), 32), clip_square(gradient(*size), 32)):
         assert crop.shape == (32, 32, 3) and crop.dtype == np.uint8
@@ -233,7 +239,7 @@ def test_crop_for_validation_is_centred(crop):
 @pytest.mark.parametrize("crop", [dvae_crop, transformer_crop, clip_crop])
 def test_crops_go_by_the_generator_alone(crop):
     first, again, other = (
-        crop(gradient(90, 70), 32, np.random.default_rng(seed)) for seed in (3, 3, 4)
+        crop(gradient(90, 70), 32, rng=np.random.default_rng(seed)) for seed in (3, 3, 4)
     )
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
@@ -241,7 +247,7 @@ def test_crops_go_by_the_generator_alone(crop):
 def test_clip_crop_shows_every_part_of_a_long_picture_and_nothing_beyond():
     for size, channel in (((80, 32), 0), ((32, 80), 1)):
         image = Image.merge("RGB", (*gradient(*size).split()[:2], Image.new("L", size, 255)))
-        crops = [clip_crop(image, 32, np.random.default_rng(i)) for i in range(300)]
+        crops = [clip_crop(image, 32, rng=np.random.default_rng(i)) for i in range(300)]
         assert all(
             (crop[..., 2] == 255).all() for crop in crops
         )  # beyond its borders a picture is black
@@ -251,7 +257,7 @@ def test_clip_crop_shows_every_part_of_a_long_picture_and_nothing_beyond():
 
 
 def test_clip_crop_scales_to_at_most_nine_eighths_and_never_flips():
-    crops = [clip_crop(gradient(160, 160), 32, np.random.default_rng(i)) for i in range(200)]
+    crops = [clip_crop(gradient(160, 160), 32, rng=np.random.default_rng(i)) for i in range(200)]
     shown = {
         int(crop[0, -1, 0]) - int(crop[0, 0, 0]) for crop in crops
     }  # of 160 columns, by 31 of 32 to 36 pixels

@@ -1,4 +1,4 @@
-"""CLIP's tokens against brute force and transformers, on a toy vocabulary and on the public one where it is at hand."""
+"""CLIP's tokens against brute force and transformers, on a toy vocabulary and any public one."""
 
 import gzip
 import importlib.util
@@ -261,10 +261,10 @@ def test_ids_are_those_of_the_file_in_whatever_order(tmp_path, toy, start, end):
 
 
 def test_rows_start_and_end_in_text_and_are_filled_up_with_zeros():
-    assert frame([5, 6], 8, 9, 6).tolist() == [8, 5, 6, 9, 0, 0]
-    assert frame([5, 6], 8, 9, 4).tolist() == [8, 5, 6, 9]
-    assert frame([], 8, 9, 4).tolist() == [8, 9, 0, 0]
-    assert frame([5, 6], 8, 9, 6).dtype == np.int64
+    assert frame([5, 6], start_of_text=8, end_of_text=9, text_len=6).tolist() == [8, 5, 6, 9, 0, 0]
+    assert frame([5, 6], start_of_text=8, end_of_text=9, text_len=4).tolist() == [8, 5, 6, 9]
+    assert frame([], start_of_text=8, end_of_text=9, text_len=4).tolist() == [8, 9, 0, 0]
+    assert frame([5, 6], start_of_text=8, end_of_text=9, text_len=6).dtype == np.int64
 
 
 @pytest.mark.parametrize(
@@ -272,14 +272,20 @@ def test_rows_start_and_end_in_text_and_are_filled_up_with_zeros():
 )
 def test_long_captions_are_cut_and_end_in_end_of_text(text_len, expected):
     ids = [5, 6, 7]
-    assert frame(ids, 8, 9, text_len).tolist() == expected
+    assert frame(ids, start_of_text=8, end_of_text=9, text_len=text_len).tolist() == expected
     assert ids == [5, 6, 7]
 
 
 def test_a_batch_stacks_the_rows_of_its_captions(toy):
     captions = ["a cat", "", "a photo of the cat"]
     rows = [
-        frame(toy.encode(caption), toy.start_of_text, toy.end_of_text, 7) for caption in captions
+        frame(
+            toy.encode(caption),
+            start_of_text=toy.start_of_text,
+            end_of_text=toy.end_of_text,
+            text_len=7,
+        )
+        for caption in captions
     ]
     batch = toy(captions, 7)
     assert batch.dtype == torch.int64
@@ -321,10 +327,10 @@ PACKED = gzip.compress(list_file(MERGE_LINES))
         pytest.param(
             list_file(["t h", "th\x1b[2J e"]), "Token `th.*` out of vocabulary", id="unknown piece"
         ),
-        pytest.param(list_file(["t h", "t h"]), "a piece that there already is", id="repeated"),
+        pytest.param(list_file(["t h", "t h"]), "a piece that already exists", id="repeated"),
         pytest.param(
             list_file(["t h", "h e", "th e", "t he"]),
-            "a piece that there already is",
+            "a piece that already exists",
             id="ambiguous",
         ),
         pytest.param(b"\xff\xfea\n", "'utf-8' codec can't decode", id="not UTF-8"),

@@ -1,4 +1,4 @@
-"""Decoding: what is accepted comes out right, and anything else is a `BadSample`, never a crash or half a picture."""
+"""Decoding: what is accepted comes out right; all else is a `BadSample`, never half a picture."""
 
 import io
 import random

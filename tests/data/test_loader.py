@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fakes import SIDE, MemorySource, N, pair_preparation, png
+from fakes import SIDE, MemorySource, N, pair_preprocessing, png
 
 from dalle_cli.config import DataTable, TrainingTable
 from dalle_cli.data import loader
@@ -38,7 +38,7 @@ PICTURES = DVAEPreprocessing(SIDE)
 
 def batches(
     source: Source,
-    prepare: Preprocessing = PICTURES,
+    preprocess: Preprocessing = PICTURES,
     workers: int = 0,
     steps: int = STEPS,
     size: int = SIZE,
@@ -49,7 +49,15 @@ def batches(
     training = TrainingTable(steps=steps, global_batch_size=size, seed=5)
     heard = [] if heard is None else heard
     on_bad = lambda *problem: heard.append(problem)  # noqa: E731
-    return TrainingBatches(source, np.arange(len(source)), prepare, data, training, workers, on_bad)
+    return TrainingBatches(
+        source,
+        np.arange(len(source)),
+        preprocess=preprocess,
+        data=data,
+        training=training,
+        workers=workers,
+        on_bad=on_bad,
+    )
 
 
 def numbers(batch: Batch) -> list[int]:
@@ -57,32 +65,45 @@ def numbers(batch: Batch) -> list[int]:
     return batch.images[:, 2, 0, 0].tolist()
 
 
-def order(n_draws: int, n_samples: int = N) -> list[int]:
-    return [sample_at(draw, n_samples, 5, 64) for draw in range(n_draws)]
+def order(n_positions: int, n_samples: int = N) -> list[int]:
+    return [sample_at(position, n_samples, seed=5, block=64) for position in range(n_positions)]
 
 
 def assert_same(left: list[Batch], right: list[Batch]) -> None:
     assert len(left) == len(right) > 0
     for a, b in zip(left, right, strict=True):
         assert torch.equal(a.images, b.images) and torch.equal(a.text_tokens, b.text_tokens)
-        assert (a.draws, a.captions, a.are_cut, a.bad) == (b.draws, b.captions, b.are_cut, b.bad)
+        assert (a.positions, a.captions, a.are_cut, a.bad) == (
+            b.positions,
+            b.captions,
+            b.are_cut,
+            b.bad,
+        )
         assert (a.global_size, a.global_text_tokens) == (b.global_size, b.global_text_tokens)
 
 
-PAIRS = pair_preparation(caption_dropout=0.3, bpe_dropout=0.3)
+PAIRS = pair_preprocessing(caption_dropout=0.3, bpe_dropout=0.3)
 
 
 def test_batches_follow_the_order_across_epochs() -> None:
     whole = list(batches(MemorySource()).start_at(0))
     assert [number for batch in whole for number in numbers(batch)] == order(STEPS * SIZE)
-    assert [draw for batch in whole for draw in batch.draws] == list(range(STEPS * SIZE))
+    assert [position for batch in whole for position in batch.positions] == list(
+        range(STEPS * SIZE)
+    )
 
 
 def test_only_the_given_indices_are_used() -> None:
     data = DataTable(validation_share=0.1, shuffle_block=64, max_bad_share=0.5)
     training = TrainingTable(steps=3, global_batch_size=2, seed=5)
     some = TrainingBatches(
-        MemorySource(), np.array([1, 4, 9]), PICTURES, data, training, 0, lambda *_: None
+        MemorySource(),
+        np.array([1, 4, 9]),
+        preprocess=PICTURES,
+        data=data,
+        training=training,
+        workers=0,
+        on_bad=lambda *_: None,
     )
     assert [n for batch in some.start_at(0) for n in numbers(batch)] == [
         [1, 4, 9][i] for i in order(6, n_samples=3)
@@ -123,10 +144,11 @@ def test_crops_vary_from_epoch_to_epoch() -> None:
 
 
 def test_everything_that_workers_need_pickles() -> None:
-    for prepare in (PICTURES, PAIRS):
-        copied = pickle.loads(pickle.dumps((MemorySource(), prepare)))
+    for preprocess in (PICTURES, PAIRS):
+        copied = pickle.loads(pickle.dumps((MemorySource(), preprocess)))
         assert_same(
-            list(batches(*copied).start_at(0)), list(batches(MemorySource(), prepare).start_at(0))
+            list(batches(*copied).start_at(0)),
+            list(batches(MemorySource(), preprocess).start_at(0)),
         )
 
 
@@ -136,9 +158,9 @@ def test_everything_that_workers_need_pickles() -> None:
 def test_micro_batches_cut_and_carry_the_global_counts(size: int, lengths: list[int]) -> None:
     whole = next(batches(MemorySource(), PAIRS).start_at(0))
     pieces = list(whole.micro_batches(size, CPU))
-    assert [len(piece.draws) for piece in pieces] == lengths
+    assert [len(piece.positions) for piece in pieces] == lengths
     assert torch.equal(torch.cat([piece.text_tokens for piece in pieces]), whole.text_tokens)
-    for name in ("draws", "captions", "are_cut"):
+    for name in ("positions", "captions", "are_cut"):
         assert [value for piece in pieces for value in getattr(piece, name)] == getattr(whole, name)
     assert {piece.global_size for piece in pieces} == {SIZE}
     assert {piece.global_text_tokens for piece in pieces} == {int((whole.text_tokens >= 0).sum())}
@@ -158,25 +180,27 @@ def test_dvae_batches_have_no_text() -> None:
     assert batch.global_text_tokens == 0
 
 
-@pytest.mark.parametrize("prepare", [PICTURES, PAIRS], ids=["pictures", "pairs"])
+@pytest.mark.parametrize("preprocess", [PICTURES, PAIRS], ids=["pictures", "pairs"])
 def test_a_bad_sample_is_replaced_by_the_next_good_one_and_nobody_else_moves(
-    prepare: Preprocessing,
+    preprocess: Preprocessing,
 ) -> None:
     bad = {3, 7}
-    good = list(batches(MemorySource(), prepare).start_at(0))
-    mixed = list(batches(MemorySource(bad=bad), prepare).start_at(0))
+    good = list(batches(MemorySource(), preprocess).start_at(0))
+    mixed = list(batches(MemorySource(bad=bad), preprocess).start_at(0))
     n_replaced = 0
-    for draw, expected in enumerate(order(STEPS * SIZE)):
-        step, row = divmod(draw, SIZE)
+    for position, expected in enumerate(order(STEPS * SIZE)):
+        step, row = divmod(position, SIZE)
         if expected not in bad:
             assert torch.equal(mixed[step].images[row], good[step].images[row])
             assert torch.equal(mixed[step].text_tokens[row], good[step].text_tokens[row])
             continue
-        epoch = draw // N * N
-        following = [sample_at(epoch + (draw + ahead) % N, N, 5, 64) for ahead in range(N)]
+        epoch = position // N * N
+        following = [
+            sample_at(epoch + (position + ahead) % N, N, seed=5, block=64) for ahead in range(N)
+        ]
         replacement = MemorySource().read(next(sample for sample in following if sample not in bad))
-        alone = prepare(
-            replacement, derive_seed(5, draw)
+        alone = preprocess(
+            replacement, derive_seed(5, position)
         )  # as random as the one replaced would have been
         assert torch.equal(
             mixed[step].images[row], torch.from_numpy(alone.pixels.copy()).permute(2, 0, 1)
@@ -251,26 +275,28 @@ def test_batches_before_a_failure_are_delivered(workers: int) -> None:
 
 
 def test_captions_of_a_sample_vary_over_epochs() -> None:
-    whole = list(batches(MemorySource(), pair_preparation(), steps=30).start_at(0))
+    whole = list(batches(MemorySource(), pair_preprocessing(), steps=30).start_at(0))
     captions = {caption for batch in whole for caption in batch.captions}
     assert captions == {caption for i in range(N) for caption in MemorySource().captions(i)}
 
 
 def test_text_tokens_are_those_of_the_caption_shown() -> None:
-    prepare = pair_preparation()
-    for batch in batches(MemorySource(), prepare).start_at(0):
+    preprocess = pair_preprocessing()
+    for batch in batches(MemorySource(), preprocess).start_at(0):
         for number, caption, tokens in zip(
             numbers(batch), batch.captions, batch.text_tokens, strict=True
         ):
             assert caption in MemorySource().captions(number)
-            expected = prepare.tokenizer.encode(caption)
+            expected = preprocess.tokenizer.encode(caption)
             assert tokens.tolist() == expected + [-1] * (12 - len(expected))
 
 
 def validation(
-    source: Source, prepare: Preprocessing = PAIRS, size: int = 3, n: int = 100
+    source: Source, preprocess: Preprocessing = PAIRS, size: int = 3, n: int = 100
 ) -> ValidationBatches:
-    return ValidationBatches(source, np.arange(len(source)), prepare, size, n)
+    return ValidationBatches(
+        source, np.arange(len(source)), preprocess=preprocess, batch_size=size, n_samples=n
+    )
 
 
 def test_validation_is_always_the_same_centre_crop_with_the_first_caption() -> None:
@@ -279,7 +305,7 @@ def test_validation_is_always_the_same_centre_crop_with_the_first_caption() -> N
     first, second = (list(held_out.on(CPU)) for _ in range(2))
     assert_same(first, second)
     assert_same(first, list(validation(source).on(CPU)))
-    assert [len(batch.draws) for batch in first] == [3, 2]
+    assert [len(batch.positions) for batch in first] == [3, 2]
     images = torch.cat([batch.images for batch in first])
     for i, image in enumerate(images):
         expected = torch.from_numpy(centre_crop(decode_image(png(i)), SIDE)).permute(2, 0, 1)
@@ -291,13 +317,13 @@ def test_validation_is_always_the_same_centre_crop_with_the_first_caption() -> N
     assert torch.cat([batch.text_tokens for batch in first]).tolist() == expected_tokens
 
 
-def test_validation_batches_are_whole_by_themselves_and_their_draws_differ() -> None:
+def test_validation_batches_are_whole_by_themselves_and_their_positions_differ() -> None:
     parts = list(validation(MemorySource(n=5)).on(CPU))
     assert [batch.global_size for batch in parts] == [3, 2]
     assert [batch.global_text_tokens for batch in parts] == [
         int((b.text_tokens >= 0).sum()) for b in parts
     ]
-    assert sorted(draw for batch in parts for draw in batch.draws) == list(range(5))
+    assert sorted(position for batch in parts for position in batch.positions) == list(range(5))
 
 
 def test_validation_takes_so_many_samples_and_leaves_bad_ones_out() -> None:
@@ -321,7 +347,7 @@ def test_batches_of_a_folder_show_its_pictures_with_their_captions(tmp_path: Pat
     (tmp_path / "6.txt").write_text("damaged\n")
     heard: list[tuple[str, str]] = []
     source = open_dataset(str(tmp_path), captions_required=True)
-    for batch in batches(source, pair_preparation(), workers=1, heard=heard).start_at(0):
+    for batch in batches(source, pair_preprocessing(), workers=1, heard=heard).start_at(0):
         for number, caption in zip(numbers(batch), batch.captions, strict=True):
             assert caption in {f"number {number}", f"no. {number}"}
     assert heard == [("6", "damaged or incomplete picture")]

@@ -1,4 +1,4 @@
-"""Learnt merges against the library that learnt them, piece by piece, and against their definition."""
+"""Learnt merges against the library that learnt them, piece by piece, and their definition."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ SHARED_DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 
 
 def learn_and_keep_library(backend, captions, vocab_size):
-    """Learn merges; also give the encoder of the very library object that learnt them, from caption to pieces."""
+    """Learn merges; also return the caption encoder of the library object that learnt them."""
     learnt = []
     with pytest.MonkeyPatch.context() as patch:
         if backend == "youtokentome":
@@ -32,7 +32,7 @@ def learn_and_keep_library(backend, captions, vocab_size):
             patch.setattr(
                 tokenizers, "Tokenizer", lambda model: learnt.append(create(model)) or learnt[0]
             )
-        tokenizer = learn_merges(captions, vocab_size, backend)
+        tokenizer = learn_merges(captions, vocab_size, backend=backend)
 
     def library_pieces(caption):
         text = " ".join(byte_words(caption))
@@ -99,7 +99,7 @@ def join_everywhere(symbols, pair):
 
 def test_each_learnt_merge_is_the_most_frequent_pair_of_its_turn(backend, captions):
     words = [list(word) for caption in captions for word in byte_words(caption)]
-    for merge in learn_merges(captions, 340, backend).merges:
+    for merge in learn_merges(captions, 340, backend=backend).merges:
         frequencies = Counter(pair for word in words for pair in pairwise(word))
         assert frequencies[merge] == max(frequencies.values())
         words = [join_everywhere(word, merge) for word in words]
@@ -107,24 +107,27 @@ def test_each_learnt_merge_is_the_most_frequent_pair_of_its_turn(backend, captio
 
 def test_learning_again_in_another_order_gives_the_same_merges(backend, captions):
     ties = ["zy", "ba", "dc", "fe", "hg", "ji", "lk", "nm", "po", "rq"]
-    # With that option of its compiler, ties go by symbol id, and a boundary's is the lowest; without, by thread timing
+    # With that compiler option, ties are broken by symbol id, of which the boundary has the lowest;
+    # without, by thread timing
     if backend == "youtokentome" and any(
-        left != BOUNDARY for left, _ in learn_merges(ties, 267, backend).merges
+        left != BOUNDARY for left, _ in learn_merges(ties, 267, backend=backend).merges
     ):
         pytest.skip("youtokentome was compiled without -DDETERMINISTIC_QUEUE")
     many = captions * 3 + ties
-    learnt = [learn_merges(order, 400, backend).merges for order in (many, many, many[::-1])]
+    learnt = [
+        learn_merges(order, 400, backend=backend).merges for order in (many, many, many[::-1])
+    ]
     assert learnt[0] == learnt[1] == learnt[2]
 
 
 def test_few_captions_give_a_smaller_vocabulary_and_many_the_one_asked_for(backend, captions):
-    assert learn_merges(["ab ab"], 10**12, backend).vocab_size == 257 + 2
-    assert learn_merges(captions, 300, backend).vocab_size == 300
-    assert learn_merges(["cat"], 258, backend).vocab_size == 258
+    assert learn_merges(["ab ab"], 10**12, backend=backend).vocab_size == 257 + 2
+    assert learn_merges(captions, 300, backend=backend).vocab_size == 300
+    assert learn_merges(["cat"], 258, backend=backend).vocab_size == 258
 
 
 def test_learning_prints_nothing_and_leaves_the_descriptors_alone(backend, capfd, captions):
-    learn_merges(captions, 300, backend)
+    learn_merges(captions, 300, backend=backend)
     assert capfd.readouterr() == ("", "")
     subprocess.run(
         [sys.executable, "-c", "import sys; print('out'); print('err', file=sys.stderr)"],

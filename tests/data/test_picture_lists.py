@@ -1,4 +1,4 @@
-"""Picture lists: folders, manifests, lists and single pictures, and what is wrong with them told by the row."""
+"""Picture lists: folders, manifests, lists and single pictures; errors name the row."""
 
 import csv
 import io
@@ -186,7 +186,7 @@ def test_first_of_several_captions_counts_as_a_manifest_for_training_gives_them(
 def test_row_with_a_caption_that_is_no_text_is_told_by_its_number(captions: str) -> None:
     Path("rows.jsonl").write_text(GOOD + '\n{"file": "a.png", ' + captions + "}")
     with pytest.raises(
-        DalleError, match=r"rows\.jsonl: row 2 has no text as `caption`, nor a list of texts"
+        DalleError, match=r"rows\.jsonl: row 2 needs text as `caption`, or a list of texts"
     ):
         list_pictures("rows.jsonl")
 
@@ -225,7 +225,7 @@ def test_row_that_names_no_picture_is_told_by_its_number(row: str) -> None:
 )
 def test_row_with_text_that_is_none_is_told_by_its_number(row: bytes) -> None:
     Path("rows.jsonl").write_bytes(f"{GOOD}\n".encode() + row)
-    with pytest.raises(DalleError, match=r"rows\.jsonl: row 2 holds text that is not UTF-8"):
+    with pytest.raises(DalleError, match=r"rows\.jsonl: row 2 contains text that is not UTF-8"):
         list_pictures("rows.jsonl")
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fakes import SIDE, MemorySource, pair_preparation, png
+from fakes import SIDE, MemorySource, pair_preprocessing, png
 from PIL import Image
 
 from dalle_cli.data.augment import clip_square
@@ -23,42 +23,44 @@ from dalle_cli.data.shuffling import derive_seed
 from dalle_cli.data.sources import Sample
 
 
-def clip_preparation(text_len: int = 12, bpe_dropout: float = 0.0) -> ClipPreprocessing:
-    return ClipPreprocessing(SIDE, text_len, pair_preparation().tokenizer, bpe_dropout)
+def clip_preprocessing(text_len: int = 12, bpe_dropout: float = 0.0) -> ClipPreprocessing:
+    return ClipPreprocessing(
+        SIDE, text_len, tokenizer=pair_preprocessing().tokenizer, bpe_dropout=bpe_dropout
+    )
 
 
-with_captions = pytest.mark.parametrize("preparation", [pair_preparation, clip_preparation])
+with_captions = pytest.mark.parametrize("make", [pair_preprocessing, clip_preprocessing])
 
 
 def test_captions_are_dropped_as_often_as_the_recipe_says() -> None:
     share, n = 0.25, 1200
-    prepare = pair_preparation(caption_dropout=share)
+    preprocess = pair_preprocessing(caption_dropout=share)
     sample = MemorySource().read(3)
-    examples = [prepare(sample, seed) for seed in range(n)]
+    examples = [preprocess(sample, seed) for seed in range(n)]
     dropped = [example for example in examples if example.caption == ""]
     assert abs(len(dropped) / n - share) < 5 * (share * (1 - share) / n) ** 0.5
     assert all((example.text_tokens == -1).all() and not example.is_cut for example in dropped)
 
 
 @with_captions
-def test_captions_of_a_sample_are_chosen_about_equally_often(preparation: Callable) -> None:
+def test_captions_of_a_sample_are_chosen_about_equally_often(make: Callable) -> None:
     sample, n = MemorySource().read(3), 600
-    counts = Counter(preparation()(sample, seed).caption for seed in range(n))
+    counts = Counter(make()(sample, seed).caption for seed in range(n))
     assert set(counts) == set(sample.captions)
     assert abs(counts["3 first"] / n - 0.5) < 5 * (0.25 / n) ** 0.5
 
 
 @with_captions
-def test_bpe_dropout_tokenizes_one_caption_in_several_ways(preparation: Callable) -> None:
-    prepare = preparation(text_len=16, bpe_dropout=0.5)
+def test_bpe_dropout_tokenizes_one_caption_in_several_ways(make: Callable) -> None:
+    preprocess = make(text_len=16, bpe_dropout=0.5)
     sample = Sample("key", png(0), ["first fits"])
-    ways = {tuple(prepare(sample, seed).text_tokens.tolist()) for seed in range(50)}
+    ways = {tuple(preprocess(sample, seed).text_tokens.tolist()) for seed in range(50)}
     assert len(ways) > 3
-    n_pieces = prepare.tokenizer.vocab_size
+    n_pieces = preprocess.tokenizer.vocab_size
     own = [
         [token for token in way if 0 < token < n_pieces] for way in ways
     ]  # without padding, start and end
-    assert {prepare.tokenizer.decode(tokens) for tokens in own} == {"first fits"}
+    assert {preprocess.tokenizer.decode(tokens) for tokens in own} == {"first fits"}
 
 
 @pytest.mark.parametrize(
@@ -68,9 +70,9 @@ def test_bpe_dropout_tokenizes_one_caption_in_several_ways(preparation: Callable
 def test_captions_with_more_tokens_than_room_are_cut_and_flagged(
     caption: str, is_cut: bool, seed: int | None
 ) -> None:
-    prepare = pair_preparation(text_len=8)
-    example = prepare(Sample("key", png(0), [caption]), seed)
-    tokens = prepare.tokenizer.encode(caption)
+    preprocess = pair_preprocessing(text_len=8)
+    example = preprocess(Sample("key", png(0), [caption]), seed)
+    tokens = preprocess.tokenizer.encode(caption)
     assert example.is_cut == is_cut == (len(tokens) > 7)
     assert example.text_tokens.tolist() == [*tokens[:7], -1]
 
@@ -82,20 +84,20 @@ def test_captions_with_more_tokens_than_room_are_cut_and_flagged(
 def test_clip_reads_as_much_of_a_caption_as_fits_between_start_and_end(
     caption: str, is_cut: bool, seed: int | None
 ) -> None:
-    prepare = clip_preparation(text_len=8)
-    example = prepare(Sample("key", png(0), [caption]), seed)
-    tokens, start = prepare.tokenizer.encode(caption), prepare.tokenizer.vocab_size
+    preprocess = clip_preprocessing(text_len=8)
+    example = preprocess(Sample("key", png(0), [caption]), seed)
+    tokens, start = preprocess.tokenizer.encode(caption), preprocess.tokenizer.vocab_size
     assert example.is_cut == is_cut == (len(tokens) > 6) and example.caption == caption
     assert example.text_tokens.tolist() == [start, *tokens[:6], start + 1]
 
 
 def test_clip_pads_a_short_caption_with_zeros() -> None:
-    prepare = clip_preparation(text_len=8)
-    example = prepare(Sample("key", png(0), ["ab"]), None)
-    start = prepare.tokenizer.vocab_size
+    preprocess = clip_preprocessing(text_len=8)
+    example = preprocess(Sample("key", png(0), ["ab"]), None)
+    start = preprocess.tokenizer.vocab_size
     assert example.text_tokens.tolist() == [
         start,
-        *prepare.tokenizer.encode("ab"),
+        *preprocess.tokenizer.encode("ab"),
         start + 1,
         0,
         0,
@@ -105,37 +107,39 @@ def test_clip_pads_a_short_caption_with_zeros() -> None:
 
 
 def test_clip_validates_on_the_first_caption_and_the_middle_and_trains_on_any() -> None:
-    prepare, sample = clip_preparation(bpe_dropout=0.5), MemorySource().read(3)
-    fixed, again = prepare(sample, None), prepare(sample, None)
+    preprocess, sample = clip_preprocessing(bpe_dropout=0.5), MemorySource().read(3)
+    fixed, again = preprocess(sample, None), preprocess(sample, None)
     assert (
         fixed.caption == sample.captions[0]
         and fixed.text_tokens.tolist() == again.text_tokens.tolist()
     )
     assert np.array_equal(fixed.pixels, clip_square(decode_image(sample.image), SIDE))
-    assert len({prepare(sample, seed).pixels.tobytes() for seed in range(20)}) > 5
+    assert len({preprocess(sample, seed).pixels.tobytes() for seed in range(20)}) > 5
 
 
 def test_tokens_of_the_centred_crop_validate_and_those_of_the_others_train_equally_often() -> None:
-    prepare, n, crops = pair_preparation(), 600, np.arange(20).reshape(4, 5)
+    preprocess, n, crops = pair_preprocessing(), 600, np.arange(20).reshape(4, 5)
     sample = Sample("key", b"", ["first"], crops)
-    assert prepare(sample, None).image_tokens.tolist() == crops[0].tolist()
-    counts = Counter(prepare(sample, seed).image_tokens[0] // 5 for seed in range(n))
+    assert preprocess(sample, None).image_tokens.tolist() == crops[0].tolist()
+    counts = Counter(preprocess(sample, seed).image_tokens[0] // 5 for seed in range(n))
     assert set(counts) == {1, 2, 3}
     assert all(abs(count / n - 1 / 3) < 5 * (2 / 9 / n) ** 0.5 for count in counts.values())
 
 
 @pytest.mark.parametrize("seed", [None, 0, 1])
 def test_text_is_the_same_whether_the_picture_comes_as_tokens_or_not(seed: int | None) -> None:
-    prepare = pair_preparation(caption_dropout=0.3, bpe_dropout=0.5)
+    preprocess = pair_preprocessing(caption_dropout=0.3, bpe_dropout=0.5)
     picture = MemorySource().read(3)
-    left = prepare(picture, seed)
-    right = prepare(Sample(picture.key, b"", picture.captions, np.zeros((3, 4), np.uint16)), seed)
+    left = preprocess(picture, seed)
+    right = preprocess(
+        Sample(picture.key, b"", picture.captions, np.zeros((3, 4), np.uint16)), seed
+    )
     assert left.caption == right.caption and left.text_tokens.tolist() == right.text_tokens.tolist()
     assert left.image_tokens is None and right.pixels.size == 0
 
 
 def test_crops_to_encode_are_the_centred_one_and_then_those_that_training_cuts() -> None:
-    sample, pair = MemorySource().read(3), pair_preparation()
+    sample, pair = MemorySource().read(3), pair_preprocessing()
     crops = EncodingPreprocessing(SIDE, copies=9)(sample, 7)
     expected = [pair(sample, None), *(pair(sample, derive_seed(7, copy)) for copy in range(9))]
     assert crops.dtype == np.uint8 and np.array_equal(
@@ -151,21 +155,21 @@ def test_padding_keeps_the_last_slot_free() -> None:
 
 
 @pytest.mark.parametrize(
-    "prepare",
+    "preprocess",
     [
         DVAEPreprocessing(20),
-        replace(pair_preparation(), image_size=20),
-        replace(clip_preparation(), image_size=20),
+        replace(pair_preprocessing(), image_size=20),
+        replace(clip_preprocessing(), image_size=20),
     ],
-    ids=lambda prepare: type(prepare).__name__,
+    ids=lambda preprocess: type(preprocess).__name__,
 )
 @pytest.mark.parametrize("seed", [None, 0])
 @pytest.mark.parametrize(
     ("size", "is_enlarged"), [((19, 40), True), ((40, 19), True), ((20, 20), False)]
 )
 def test_pictures_smaller_than_the_model_takes_are_flagged(
-    prepare: Preprocessing, seed: int | None, size: tuple[int, int], is_enlarged: bool
+    preprocess: Preprocessing, seed: int | None, size: tuple[int, int], is_enlarged: bool
 ) -> None:
     file = io.BytesIO()
     Image.new("RGB", size).save(file, "PNG")
-    assert prepare(Sample("key", file.getvalue(), ["caption"]), seed).is_enlarged == is_enlarged
+    assert preprocess(Sample("key", file.getvalue(), ["caption"]), seed).is_enlarged == is_enlarged

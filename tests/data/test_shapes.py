@@ -1,4 +1,4 @@
-"""Toy scenes: how many there are, which are kept unseen, and that the recogniser neither errs nor is fooled."""
+"""Toy scenes: how many there are, which stay unseen, and that the recogniser is not fooled."""
 
 from itertools import product
 
@@ -103,7 +103,9 @@ def test_every_colour_shape_and_place_is_seen_in_training(level: int) -> None:
 def test_rendering_is_deterministic_and_jitter_is_the_generators(level: int) -> None:
     scene = some_scenes(level, 1)[0]
     assert render(scene, SIDE).tobytes() == render(scene, SIDE).tobytes()
-    jittered = [render(scene, SIDE, np.random.default_rng(seed)).tobytes() for seed in (0, 0, 1)]
+    jittered = [
+        render(scene, SIDE, rng=np.random.default_rng(seed)).tobytes() for seed in (0, 0, 1)
+    ]
     assert jittered[0] == jittered[1] != jittered[2]
     assert render(scene, SIDE).tobytes() not in jittered
 
@@ -112,7 +114,7 @@ def test_rendering_does_not_depend_on_the_order_of_the_things() -> None:
     scene = some_scenes(2, 1)[0]
     first, second = sorted(scene.things, key=repr)
     pictures = [
-        render(Scene("", frozenset(pair)), SIDE, np.random.default_rng(0)).tobytes()
+        render(Scene("", frozenset(pair)), SIDE, rng=np.random.default_rng(0)).tobytes()
         for pair in ((first, second), (second, first))
     ]
     assert pictures[0] == pictures[1]
@@ -173,13 +175,13 @@ def spoil(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def share_named(level: int, recogniser: Recogniser) -> dict[str, float]:
-    """Share of drawings named right, by what was done to them; recognised in one go, which is much faster."""
+    """Share of pictures named right, by what was done to them; all at once, which is faster."""
     shown, rng = some_scenes(level, 300), np.random.default_rng(0)
     pictures = {
-        "jittered": [render(scene, SIDE, rng) for scene in shown],
-        "extreme": [render(scene, SIDE, Extreme(i)) for i, scene in enumerate(shown)],
-        "spoilt": [spoil(render(scene, SIDE, rng), rng) for scene in shown],
-        "larger": [render(scene, 2 * SIDE, rng) for scene in shown],
+        "jittered": [render(scene, SIDE, rng=rng) for scene in shown],
+        "extreme": [render(scene, SIDE, rng=Extreme(i)) for i, scene in enumerate(shown)],
+        "spoilt": [spoil(render(scene, SIDE, rng=rng), rng) for scene in shown],
+        "larger": [render(scene, 2 * SIDE, rng=rng) for scene in shown],
     }
     found = iter(recogniser.recognise([picture for kind in pictures.values() for picture in kind]))
     return {
@@ -222,7 +224,7 @@ def test_one_wrong_attribute_is_wrong(level: int, recogniser: Recogniser) -> Non
         if len(words ^ set(enumerate(scene.caption.split()))) <= 2 and other.things != scene.things
     ]
     assert len(pairs) > 50
-    pictures = {scene.caption: render(scene, SIDE, np.random.default_rng(0)) for scene in shown}
+    pictures = {scene.caption: render(scene, SIDE, rng=np.random.default_rng(0)) for scene in shown}
     assert (
         recogniser.accuracy(
             [pictures[scene.caption] for scene, _ in pairs], [o.caption for _, o in pairs]

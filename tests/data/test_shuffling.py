@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dalle_cli.data.shuffling import BLOCKS_IN_WINDOW, derive_seed, permute, sample_at
 
-# below a window, a window exactly, and more; with and without a short block or a short window at the end
+# below, exactly and above a window; with and without a short block or a short window at the end
 SIZES = [
     *[
         (1, 1),
@@ -41,7 +41,10 @@ SIZES = [
 
 def epoch_of(number: int, n_samples: int, seed: int, block: int) -> list[int]:
     start = number * n_samples
-    return [sample_at(draw, n_samples, seed, block) for draw in range(start, start + n_samples)]
+    return [
+        sample_at(position, n_samples, seed=seed, block=block)
+        for position in range(start, start + n_samples)
+    ]
 
 
 def n_runs(samples: list[int], n_samples: int) -> int:
@@ -52,26 +55,26 @@ def n_runs(samples: list[int], n_samples: int) -> int:
 
 @given(st.integers(1, 600), st.integers(0, 2**63 - 1))
 def test_permute_is_a_bijection(n: int, key: int) -> None:
-    assert sorted(permute(i, n, key) for i in range(n)) == list(range(n))
+    assert sorted(permute(i, n, key=key) for i in range(n)) == list(range(n))
 
 
 @given(st.data(), st.integers(1, 2**40), st.integers(0, 2**63 - 1))
 def test_permute_stays_in_large_ranges(data: st.DataObject, n: int, key: int) -> None:
     i = data.draw(st.integers(0, n - 1))
-    assert 0 <= permute(i, n, key) < n
+    assert 0 <= permute(i, n, key=key) < n
 
 
 @pytest.mark.parametrize("place", [-1, 5, 8])
 def test_place_outside_the_range_is_refused(place: int) -> None:
-    with pytest.raises(ValueError, match=rf"place {place} is outside range\(5\)"):
-        permute(place, 5, 0)
+    with pytest.raises(ValueError, match=rf"position {place} is outside range\(5\)"):
+        permute(place, 5, key=0)
 
 
 def test_keys_choose_nearly_all_permutations_of_a_few_samples_about_equally_often() -> None:
     n_keys = 6000
     counts: dict[tuple[int, ...], int] = {}
     for number in range(n_keys):
-        order = tuple(permute(i, 4, derive_seed(number)) for i in range(4))
+        order = tuple(permute(i, 4, key=derive_seed(number)) for i in range(4))
         counts[order] = counts.get(order, 0) + 1
     assert len(counts) == math.factorial(4)
     assert n_keys / 24 / 2 < min(counts.values()) and max(counts.values()) < n_keys / 24 * 2
@@ -102,15 +105,15 @@ def test_epochs_and_seeds_differ(n_samples: int, block: int) -> None:
 
 
 def test_order_is_the_one_that_runs_have_been_started_with() -> None:
-    assert [sample_at(draw, 10, 0, 4) for draw in range(20)] == [
+    assert [sample_at(position, 10, seed=0, block=4) for position in range(20)] == [
         *[4, 7, 2, 9, 1, 3, 5, 8, 0, 6],
         *[3, 0, 1, 2, 5, 7, 4, 9, 6, 8],
     ]
-    assert [sample_at(draw, 100, 7, 4) for draw in range(0, 200, 10)] == [
+    assert [sample_at(position, 100, seed=7, block=4) for position in range(0, 200, 10)] == [
         *[71, 33, 88, 22, 34, 19, 67, 52, 13, 95],
         *[25, 42, 43, 35, 94, 28, 10, 32, 6, 46],
     ]
-    assert [sample_at(draw, 64, 0, 4) for draw in range(0, 64, 8)] == [
+    assert [sample_at(position, 64, seed=0, block=4) for position in range(0, 64, 8)] == [
         9,
         60,
         45,
@@ -120,7 +123,7 @@ def test_order_is_the_one_that_runs_have_been_started_with() -> None:
         25,
         15,
     ]
-    assert [sample_at(draw, 65, 0, 4) for draw in range(0, 65, 8)] == [
+    assert [sample_at(position, 65, seed=0, block=4) for position in range(0, 65, 8)] == [
         3,
         29,
         34,
@@ -131,15 +134,15 @@ def test_order_is_the_one_that_runs_have_been_started_with() -> None:
         56,
         51,
     ]
-    draws = (0, 1, 1023, 1024, 999_999, 1_000_002, 1_000_003, 5_000_000)
-    assert [sample_at(draw, 1_000_003, 3, 64) for draw in draws] == [
+    positions = (0, 1, 1023, 1024, 999_999, 1_000_002, 1_000_003, 5_000_000)
+    assert [sample_at(position, 1_000_003, seed=3, block=64) for position in positions] == [
         *[207539, 743086, 207502, 853568, 434737, 115252, 328348, 24750],
     ]
 
 
 def test_hashes_are_the_ones_that_runs_have_been_started_with() -> None:
     assert (derive_seed(0, 1, "x"), derive_seed("a")) == (4064720121852967379, 2340832890917691671)
-    assert [permute(i, 10, 1234) for i in range(10)] == [4, 3, 1, 8, 2, 5, 7, 6, 0, 9]
+    assert [permute(i, 10, key=1234) for i in range(10)] == [4, 3, 1, 8, 2, 5, 7, 6, 0, 9]
 
 
 def test_hashes_fit_63_bits_and_tell_their_arguments_apart() -> None:
@@ -185,6 +188,6 @@ def test_first_and_last_sample_are_uniform_over_seeds(
     n_seeds = 200 * n_samples
     counts = [0] * n_samples
     for seed in range(n_seeds):
-        counts[sample_at(place % n_samples, n_samples, seed, block)] += 1
+        counts[sample_at(place % n_samples, n_samples, seed=seed, block=block)] += 1
     chi_square = sum((count - 200) ** 2 / 200 for count in counts)
     assert chi_square < (n_samples - 1) + 5 * math.sqrt(2 * (n_samples - 1))

@@ -25,11 +25,11 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def tokenizer(captions):
-    return learn_merges(captions, 400, "tokenizers")
+    return learn_merges(captions, 400, backend="tokenizers")
 
 
 def merge_by_brute_force(tokenizer, word, dropout, rng):
-    """Look at all pairs, lowest rank and leftmost first; apply the first that is not dropped; again, until none is."""
+    """Apply the first merge not dropped, lowest rank and leftmost first, until none is left."""
     ranks = {parts: rank for rank, parts in enumerate(tokenizer.merges)}
     symbols = list(word)
     while True:
@@ -63,7 +63,7 @@ def test_encoding_matches_brute_force(seed, dropout):
     draws = np.random.default_rng(seed)
     for word in byte_words(caption):
         expected += merge_by_brute_force(tokenizer, word, dropout, draws)
-    tokens = tokenizer.encode(caption, dropout, np.random.default_rng(seed))
+    tokens = tokenizer.encode(caption, dropout=dropout, rng=np.random.default_rng(seed))
     assert [tokenizer.pieces[token] for token in tokens] == expected
 
 
@@ -71,7 +71,7 @@ def test_encoding_matches_brute_force(seed, dropout):
 @settings(deadline=None)
 def test_any_text_comes_back_lower_cased_with_single_spaces(text, dropout):
     tokenizer = Tokenizer([(BOUNDARY, "t"), ("h", "e"), (BOUNDARY + "t", "he")], "tokenizers")
-    tokens = tokenizer.encode(text, dropout, np.random.default_rng(0))
+    tokens = tokenizer.encode(text, dropout=dropout, rng=np.random.default_rng(0))
     assert tokenizer.decode(tokens) == " ".join(text.lower().split())
 
 
@@ -93,14 +93,14 @@ def test_ids_are_bytes_then_boundary_then_merges_in_rank_order(tokenizer):
 def test_whole_dropout_leaves_single_symbols(tokenizer, captions):
     caption = captions[0].lower()
     symbols = [token for word in caption.split() for token in (256, *word.encode())]
-    assert tokenizer.encode(caption, 1.0, np.random.default_rng(0)) == symbols
+    assert tokenizer.encode(caption, dropout=1.0, rng=np.random.default_rng(0)) == symbols
 
 
 def test_more_dropout_gives_more_tokens_and_the_same_text(tokenizer, captions):
     rng = np.random.default_rng(0)
     means = []
     for dropout in (0.0, 0.1, 0.3, 0.6, 1.0):
-        runs = [tokenizer.encode(captions[1], dropout, rng) for _ in range(200)]
+        runs = [tokenizer.encode(captions[1], dropout=dropout, rng=rng) for _ in range(200)]
         assert {tokenizer.decode(tokens) for tokens in runs} == {captions[1]}
         means.append(np.mean([len(tokens) for tokens in runs]))
     assert means == sorted(set(means))
@@ -108,7 +108,9 @@ def test_more_dropout_gives_more_tokens_and_the_same_text(tokenizer, captions):
 
 def test_dropout_is_a_function_of_the_generator_and_leaves_no_trace(tokenizer, captions):
     plain = tokenizer.encode(captions[1])
-    first, second = (tokenizer.encode(captions[1], 0.5, np.random.default_rng(7)) for _ in range(2))
+    first, second = (
+        tokenizer.encode(captions[1], dropout=0.5, rng=np.random.default_rng(7)) for _ in range(2)
+    )
     assert first == second != plain
     assert tokenizer.encode(captions[1]) == plain
 
@@ -119,13 +121,13 @@ def test_dropout_is_a_function_of_the_generator_and_leaves_no_trace(tokenizer, c
 )
 def test_dropout_needs_a_probability_and_a_generator(tokenizer, dropout, rng):
     with pytest.raises(ValueError, match="a probability and a generator"):
-        tokenizer.encode("cat", dropout, rng)
+        tokenizer.encode("cat", dropout=dropout, rng=rng)
 
 
 def test_a_word_of_twenty_thousand_letters_is_encoded(tokenizer):
     word = "thecatbandanas" * 1429
     for dropout in (0.0, 0.1):
-        tokens = tokenizer.encode(word, dropout, np.random.default_rng(0))
+        tokens = tokenizer.encode(word, dropout=dropout, rng=np.random.default_rng(0))
         assert len(tokens) < len(word)
         assert tokenizer.decode(tokens) == word
 
@@ -155,7 +157,7 @@ def test_auto_takes_the_library_that_is_there_and_records_it(backend, monkeypatc
     for other in set(LEARNERS) - {backend}:
         monkeypatch.setitem(sys.modules, other, None)
         with pytest.raises(DalleError, match=f"not installed: {other}"):
-            learn_merges(captions, 300, other)
+            learn_merges(captions, 300, backend=other)
     assert learn_merges(captions, 300).learnt_with == backend
 
 
@@ -165,7 +167,7 @@ def test_auto_prefers_youtokentome(captions):
 
 
 def test_a_saved_tokenizer_is_readable_and_comes_back_whole(backend, tmp_path, captions):
-    tokenizer = learn_merges(captions, 400, backend)
+    tokenizer = learn_merges(captions, 400, backend=backend)
     tokenizer.save(tmp_path / "merges.json")
     loaded = Tokenizer.load(tmp_path / "merges.json")
     assert (loaded.merges, loaded.learnt_with) == (tokenizer.merges, backend)
@@ -219,7 +221,7 @@ def merges_file(merges, head='"schema_version": 1, "learnt_with": "tokenizers"')
         pytest.param(merges_file('["th e", "t h"]'), "merge 0 joins pieces", id="out of order"),
         pytest.param(
             merges_file('["t h", "t h"]'),
-            "merge 1 makes a piece that there already is",
+            "merge 1 makes a piece that already exists",
             id="repeated",
         ),
     ],

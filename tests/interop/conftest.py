@@ -65,7 +65,7 @@ def leave_nothing_alike(module: nn.Module) -> None:
 
 
 def zip_anew(archive: bytes, compressed: str = "", **members: bytes | None) -> bytes:
-    """Write an archive anew, with other content where given (its checksum right), or without a member."""
+    """Rewrite an archive with other content if given (its checksum right) or without a member."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(out, "w") as new:
         for name in old.namelist():

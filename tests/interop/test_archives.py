@@ -1,4 +1,4 @@
-"""Torch's archives: what torch writes comes back equal; none can make its reader take more memory than it has bytes."""
+"""Torch's archives are read back equal, and none makes its reader use more memory than its size."""
 
 import io
 import pickle
@@ -149,10 +149,13 @@ def test_checkpoint_without_named_tensors_is_told(value: object, tmp_path: Path)
             torch.empty(3, device="meta"),
             r"refused: it asks to run torch\._utils\._rebuild_meta_tensor",
         ),
-        (torch.zeros(1).expand(10**6, 10**6), "refused: the tensors in it are larger than it"),
+        (
+            torch.zeros(1).expand(10**6, 10**6),
+            "refused: the tensors in it are larger than the file",
+        ),
         (
             torch.zeros(1).expand(2, 2),
-            "damaged .* a tensor reaches beyond the 1 numbers of its storage",
+            "damaged .* a tensor extends beyond the 1 elements of its storage",
         ),
     ],
     ids=["sparse", "meta", "expanded", "expanded a little"],
@@ -172,7 +175,7 @@ def test_tensors_that_share_a_storage_may_not_outgrow_the_file(tmp_path: Path) -
     assert read_tensors(path).keys() == {"whole", "part"}
     torch.save({f"x{number}": storage for number in range(300)}, path)
     with pytest.raises(
-        DalleError, match=r"weights\.pt is refused: the tensors in it are larger than it"
+        DalleError, match=r"weights\.pt is refused: the tensors in it are larger than the file"
     ):
         read_tensors(path)
 
@@ -214,7 +217,7 @@ def test_members_that_claim_more_than_the_file_holds_are_refused(
                 struct.pack_into("<II", archive, entry + 20, 2**30, 2**30)
             entry = archive.find(b"PK\x01\x02", entry + 4)
     with pytest.raises(
-        DalleError, match=r"bomb\.pt is refused: the files in it are larger than it"
+        DalleError, match=r"bomb\.pt is refused: the files in it are larger than the archive"
     ):
         read_tensors(written(tmp_path / "bomb.pt", bytes(archive)))
 

@@ -1,4 +1,4 @@
-"""Whose a public CLIP is, and what is none of theirs; what each reader makes of one is tested beside it."""
+"""Which reader a public CLIP is given to, and what is refused; each reader is tested on its own."""
 
 import json
 from pathlib import Path

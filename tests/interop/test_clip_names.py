@@ -1,4 +1,4 @@
-"""Names of CLIP's weights: both ways between our layout and the two others, with every name accounted for."""
+"""Names of CLIP's weights: both ways between our layout and the others, all accounted for."""
 
 import re
 
@@ -56,7 +56,7 @@ def to_hugging_face(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.fixture
 def weights() -> dict[str, Tensor]:
-    """Of a CLIP whose every size differs, with no two numbers alike; more than ten layers, for two digits."""
+    """A CLIP whose every size differs, no two numbers alike; over ten layers, for two digits."""
     clip = Clip(6, 3, 5, 11, 7, "gelu", vision=Tower(2, 8, 2, 9), text=Tower(11, 10, 5, 13))
     torch.manual_seed(0)
     return {name: torch.randn_like(tensor) for name, tensor in clip.state_dict().items()}

@@ -1,4 +1,4 @@
-"""CLIPs by their name on the Hugging Face hub: from the local cache, and politely not at all; never over a network."""
+"""CLIPs by name on the Hugging Face hub: from the cache or a polite error, never by network."""
 
 import fnmatch
 import json
@@ -42,7 +42,7 @@ for name in sys.argv[1:]:
 
 
 def fetch_elsewhere(*names: str, **environment: str) -> list[dict[str, object]]:
-    """Fetch CLIPs by name in a fresh interpreter, as the library reads its environment when it is imported."""
+    """Fetch CLIPs by name in a new interpreter, as the library reads its environment on import."""
     inherited = {
         key: value
         for key, value in os.environ.items()
@@ -91,7 +91,7 @@ def test_offline_a_name_is_what_the_cache_has_or_an_error_without_a_try(cache: P
     assert cached == {"folder": str(cache / SNAPSHOT), "calls": []}
     assert missing["calls"] == []
     assert str(missing["message"]).startswith(
-        "owner/other-clip is neither a file here nor to be had from the hub: "
+        "owner/other-clip is neither a file here nor available from the hub: "
     )
     assert str(cache) in str(missing["hint"]) and "HF_HUB_CACHE" in str(missing["hint"])
 
@@ -102,13 +102,13 @@ def test_without_a_network_a_name_is_what_the_cache_has_or_an_error(cache: Path)
     )
     assert cached["folder"] == str(cache / SNAPSHOT) and cached["calls"]
     assert str(missing["message"]).startswith(
-        "owner/other-clip is neither a file here nor to be had from the hub: "
+        "owner/other-clip is neither a file here nor available from the hub: "
     )
 
 
 @pytest.fixture
 def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], set[str]]:
-    """Stand in for a hub with one repository of these files; name those that were fetched from it."""
+    """Stand in for a hub with one repository of these files; return those fetched from it."""
     library = pytest.importorskip("huggingface_hub")
 
     def fetch(files: list[str]) -> set[str]:

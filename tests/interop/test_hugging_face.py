@@ -1,4 +1,4 @@
-"""Folders of transformers' CLIPModel become the same model, with its features; all that works otherwise, an error."""
+"""Folders of transformers' CLIPModel become the same model; any that differs is an error."""
 
 import json
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def change_json(path: Path, change: Callable[[Config], object]) -> None:
     write_json(path, content)
 
 
-# Hugging Face: heads are not width / 64, perceptrons not 4 widths, and no two sizes of a model alike
+# Hugging Face: heads are not width / 64, MLPs not 4 widths, and no two sizes of a model are equal
 HF_CONFIGS: dict[str, Config] = {
     "largest id ends": {
         "projection_dim": 28,

@@ -1,4 +1,4 @@
-"""What OpenAI and open_clip write becomes exactly its weights, with the sizes they have; all else, an error."""
+"""Files of OpenAI and open_clip become exactly their weights and sizes; all else is an error."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def assert_same_weights(clip: Clip, expected: dict[str, Tensor]) -> None:
     torch.testing.assert_close(dict(clip.state_dict()), expected, rtol=0, atol=0)
 
 
-# OpenAI and open_clip: widths of which 64 is a part, as their heads follow from it; perceptrons of any width
+# OpenAI and open_clip: widths are multiples of 64, as heads follow from them; MLPs of any width
 CLIP_SIZES: dict[str, Any] = {
     "image_size": 12, "patch_size": 4, "text_len": 5, "text_vocab_size": 23, "d_embed": 9,
     "vision": Tower(2, 128, 2, 150), "text": Tower(1, 48, 1, 70),
@@ -289,7 +289,7 @@ def test_folder_of_several_checkpoints_is_refused_by_their_names(
     )
 
 
-RELEASED = {  # Radford et al. 2021, table 20, and the number of parameters that the released weights have
+RELEASED = {  # Radford et al. 2021, table 20, and the number of parameters of the released weights
     "ViT-B/32": (224, 32, 512, Tower(12, 768, 12, 3072), Tower(12, 512, 8, 2048), 151_277_313),
     "ViT-B/16": (224, 16, 512, Tower(12, 768, 12, 3072), Tower(12, 512, 8, 2048), 149_620_737),
     "ViT-L/14": (224, 14, 768, Tower(24, 1024, 16, 4096), Tower(12, 768, 12, 3072), 427_616_513),

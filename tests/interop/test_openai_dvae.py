@@ -1,4 +1,4 @@
-"""OpenAI's discrete VAE file by file: every name and shape is its, whatever the container; all else is named."""
+"""OpenAI's discrete VAE: every name and shape, whatever the container; anything else is named."""
 
 import os
 import pickle

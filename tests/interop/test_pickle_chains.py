@@ -1,4 +1,4 @@
-"""What torch wrote before its archives: the same tensors, and never more memory than the file has bytes."""
+"""Files older than torch's archives: the same tensors, and never more memory than their size."""
 
 import struct
 from collections.abc import Callable
@@ -49,7 +49,8 @@ def test_storage_that_promises_more_than_the_file_has_is_told(
     )
     with pytest.raises(
         DalleError,
-        match=rf"old\.pt is damaged .* storage of {count} numbers reaches beyond its end",
+        match=rf"old\.pt is damaged .* storage of {count} elements extends "
+        "beyond the end of the file",
     ):
         read_tensors(path)
 
@@ -62,7 +63,7 @@ def test_tensors_that_share_a_storage_may_not_outgrow_the_file(
         tmp_path / "old.pt", saved({f"x{number}": storage for number in range(300)}, archive=False)
     )
     with pytest.raises(
-        DalleError, match=r"old\.pt is refused: the tensors in it are larger than it"
+        DalleError, match=r"old\.pt is refused: the tensors in it are larger than the file"
     ):
         read_tensors(path)
 

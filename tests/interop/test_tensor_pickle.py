@@ -1,4 +1,4 @@
-"""Pickles made by hand: of tensors, what as_strided says; of tricks, an error, and nothing ever runs."""
+"""Pickles made by hand: tensors agree with as_strided, tricks are errors, and nothing ever runs."""
 
 import struct
 import zipfile

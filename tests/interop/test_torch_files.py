@@ -1,4 +1,4 @@
-"""Foreign checkpoint files: known by their content, told where they are none; what strangers put in never runs."""
+"""Foreign checkpoint files: known by their content, refused otherwise, and nothing in them runs."""
 
 import os
 import pickle

@@ -93,10 +93,18 @@ def run_task(pairs: Path, tmp_path: Path) -> Callable[..., RunDir]:
         training, held_out = validation_split(source, 0.1)
         data = DataTable(validation_share=0.1, shuffle_block=64, max_bad_share=0.1)
         table = TrainingTable(steps=steps, global_batch_size=4, seed=0)
-        prepare = DVAEPreprocessing(32)
+        preprocess = DVAEPreprocessing(32)
         batches = Batches(
-            TrainingBatches(source, training, prepare, data, table, 0, lambda *_: None),
-            ValidationBatches(source, held_out, prepare, 4, 8),
+            TrainingBatches(
+                source,
+                training,
+                preprocess=preprocess,
+                data=data,
+                training=table,
+                workers=0,
+                on_bad=lambda *_: None,
+            ),
+            ValidationBatches(source, held_out, preprocess=preprocess, batch_size=4, n_samples=8),
         )
         engine = ReplicaEngine(
             task.module,

@@ -81,7 +81,7 @@ def data_encode(options: EncodeOptions, terminal: Terminal) -> None:
     ]
     with exclusive_lock(options.out), explain_out_of_memory():
         _encode_missing(options, source, shards, encoding, dvae, terminal)
-        record = write_record(options.out, encoding, len(shards), source.problems)
+        record = write_record(options.out, encoding, n_shards=len(shards), problems=source.problems)
     terminal.say(f"{record.samples:,} samples encoded, {len(record.bad):,} bad ones left out")
     terminal.say(
         f"next: dalle train-transformer RECIPE --data {options.out} --dvae {options.dvae} --run DIR"
@@ -128,7 +128,7 @@ def _encode_missing(
                     line.advance()
             for key, reason in bad:
                 terminal.warn(f"skipped {printable(key)}: {reason}")
-            write_shard(shard_path(options.out, number), encoding, samples, bad)
+            write_shard(shard_path(options.out, number), encoding, samples=samples, bad=bad)
 
 
 def cut(source: Source, prepare: EncodingPreprocessing, index: int) -> CutSample:

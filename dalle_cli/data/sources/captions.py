@@ -1,7 +1,8 @@
-"""Caption files become lists of clean captions.
+"""Parsing caption files to lists of clean captions.
 
-A caption file holds one caption per line, in UTF-8. Control and text-direction characters never get through: they
-would teach the tokenizer noise, and in a terminal they can hide or forge what a user reads.
+A caption file holds one caption per line, in UTF-8. Control and text-direction characters never get
+through: they would teach the tokenizer noise, and in a terminal they can hide or forge what a user
+reads.
 """
 
 from collections.abc import Iterable
@@ -12,23 +13,28 @@ from dalle_cli.untrusted import CONTROL, SURROGATE
 NO_CAPTION = "picture without caption"
 
 
-def parse_captions(text: bytes, required: bool) -> list[str]:
-    """Read a caption file; where captions are required, raise `BadSample` if it has none or is not UTF-8."""
+def parse_captions(text: bytes, *, required: bool) -> list[str]:
+    """Parse the content of a caption file.
+
+    If captions are required, raises `BadSample` if there is none or the text is not UTF-8.
+    """
     try:
         captions = clean_captions(text.decode("utf-8-sig").replace("\r", "\n").split("\n"))
     except UnicodeDecodeError:
         if required:
             raise BadSample("caption is not UTF-8") from None
-        return []  # the picture is as good as any
+        return []  # the picture is usable without
+
     if required and not captions:
         raise BadSample("empty caption")
     return captions
 
 
 def clean_captions(captions: Iterable[str]) -> list[str]:
-    """Strip control characters and outer white space, and drop what is then blank.
+    """Remove control characters and outer white space, and drop captions that are then blank.
 
-    Line breaks inside a caption become spaces. Raises `BadSample` for text that is no Unicode (lone surrogates).
+    Line breaks inside a caption become spaces. Raises `BadSample` for invalid Unicode (lone
+    surrogates).
     """
     cleaned = [CONTROL.sub("", " ".join(caption.splitlines())).strip() for caption in captions]
     if any(SURROGATE.search(caption) for caption in cleaned):

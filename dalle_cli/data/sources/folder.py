@@ -1,33 +1,37 @@
-"""A folder of pictures with caption files beside them, walked with all its subfolders.
+"""A folder of pictures and caption files, including all its subfolders.
 
-Hidden files and folders are ignored. A link to a file counts as the file; a linked folder is not entered, since it
-may lead in circles. Samples are in the order of their file names.
+Hidden files and folders are ignored. A link to a file counts as the file; a linked folder is not
+entered, since it may lead in circles. Samples are in the order of their file names.
 """
 
 import os
 from collections.abc import Iterator
 
+from dalle_cli.data.images import Problem
 from dalle_cli.data.sources.captions import parse_captions
 from dalle_cli.data.sources.pairing import pair_up, split_name
-from dalle_cli.data.sources.source import Problem, Sample, fingerprint_of
+from dalle_cli.data.sources.source import Sample, fingerprint_of
 from dalle_cli.untrusted import printable
 
 
 class FolderSource:
-    """Pairs of loose files below one folder, which `list_files` has listed."""
+    """Source over the loose files below a folder.
+
+    files    their names, as listed by `list_files`
+    skipped  what `list_files` skipped
+    """
 
     def __init__(
-        self, name: str, files: list[str], passed_over: list[Problem], captions_required: bool
+        self, name: str, files: list[str], *, skipped: list[Problem], captions_required: bool
     ) -> None:
         self.name = name
         self._captions_required = captions_required
-        self._pairs, unpaired = pair_up(files, captions_required)
-        shards = [
-            (file, "tar file beside loose pictures, ignored") for file in files if is_tar(file)
-        ]
+        self._pairs, unpaired = pair_up(files, captions_required=captions_required)
+
+        ignored = "tar file next to loose pictures, ignored"
+        shards = [(file, ignored) for file in files if is_tar(file)]
         self.problems = [
-            (printable(self._path(file)), reason)
-            for file, reason in passed_over + unpaired + shards
+            (printable(self._path(file)), reason) for file, reason in skipped + unpaired + shards
         ]
 
     def __len__(self) -> int:
@@ -37,15 +41,14 @@ class FolderSource:
         return self._pairs[index].key
 
     def read(self, index: int) -> Sample:
-        return Sample(
-            self.key(index), self._bytes(self._pairs[index].picture), self.captions(index)
-        )
+        picture = self._bytes(self._pairs[index].picture)
+        return Sample(self.key(index), picture, captions=self.captions(index))
 
     def captions(self, index: int) -> list[str]:
-        caption = self._pairs[index].caption
-        return (
-            [] if caption is None else parse_captions(self._bytes(caption), self._captions_required)
-        )
+        file = self._pairs[index].caption
+        if file is None:
+            return []
+        return parse_captions(self._bytes(file), required=self._captions_required)
 
     def fingerprint(self) -> str:
         return fingerprint_of(
@@ -64,12 +67,12 @@ class FolderSource:
 
 
 def is_tar(name: str) -> bool:
-    """Tell a shard by its name."""
+    """Return whether a file is a shard, by its name."""
     return name.lower().endswith(".tar")
 
 
 def list_files(root: str) -> tuple[list[str], list[Problem]]:
-    """List the regular files below a folder as sorted names with "/", and what was passed over there."""
+    """List the regular files below a folder as sorted names with "/", and what was skipped."""
     names, problems = [], []
     for name, entry in _walk(root):
         if entry.is_file():

@@ -1,28 +1,31 @@
-"""A CSV or JSON Lines file that names pictures and captions, one pair or one picture per row.
+"""A CSV or JSON Lines file that lists pictures and captions, one pair or one picture per row.
 
-CSV has the columns `image` and `caption`; a line of JSON has `image` and `caption`, or `captions` with a list. Rows
-with the same picture add captions to it. Paths are relative to the manifest; absolute ones and `..` are allowed, as
-the file is the user's own and pictures are only ever read. The key is the path as written, without its suffix.
+CSV has the columns `image` and `caption`; a line of JSON has `image` and `caption`, or `captions`
+with a list. Rows with the same picture add captions to it. Paths are relative to the manifest;
+absolute paths and `..` are allowed, as the user wrote the file and pictures are only ever read. The
+key is the path as written, without its suffix.
 """
 
 import os
 
-from dalle_cli.data.images import BadSample
+from dalle_cli.data.images import BadSample, Problem
 from dalle_cli.data.sources.captions import NO_CAPTION, clean_captions
-from dalle_cli.data.sources.source import Problem, Sample, fingerprint_of
+from dalle_cli.data.sources.source import Sample, fingerprint_of
 from dalle_cli.data.tables import read_table
 from dalle_cli.untrusted import printable
 
 
 class ManifestSource:
-    """Pictures and captions as a manifest lists them, in its order."""
+    """Source over the pictures that a manifest lists, in its order."""
 
-    def __init__(self, name: str, captions_required: bool) -> None:
+    def __init__(self, name: str, *, captions_required: bool) -> None:
         self.name = name
         self.problems: list[Problem] = []
         self._images: list[str] = []
         self._captions: list[list[str]] = []
-        for image, (line, captions) in self._captions_of_images(captions_required).items():
+
+        gathered = self._captions_of_images(captions_required=captions_required)
+        for image, (line, captions) in gathered.items():
             if not os.path.isfile(self._path(image)):
                 self._report(line, f"no such file: {printable(image)}")
             elif captions_required and not captions:
@@ -39,7 +42,7 @@ class ManifestSource:
 
     def read(self, index: int) -> Sample:
         with open(self._path(self._images[index]), "rb") as file:
-            return Sample(self.key(index), file.read(), self.captions(index))
+            return Sample(self.key(index), file.read(), captions=self.captions(index))
 
     def captions(self, index: int) -> list[str]:
         return list(self._captions[index])
@@ -54,13 +57,14 @@ class ManifestSource:
             for i, image in enumerate(self._images)
         )
 
-    def _captions_of_images(self, captions_required: bool) -> dict[str, tuple[int, list[str]]]:
-        """Gather, for each picture, the line that first names it and its captions from all lines."""
+    def _captions_of_images(self, *, captions_required: bool) -> dict[str, tuple[int, list[str]]]:
+        """Gather, for each picture, the line that first names it and all its captions."""
         gathered: dict[str, tuple[int, list[str]]] = {}
         columns = ["image", "caption"] if captions_required else ["image"]
-        # odd bytes become surrogates: right in a file name, found by `clean_captions` in a caption
+
+        # Odd bytes become surrogates: right in a file name, found by `clean_captions` in a caption
         with open(self.name, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            for line, row in read_table(file, self.name, columns):
+            for line, row in read_table(file, self.name, columns=columns):
                 try:
                     image, captions = _image_and_captions(row)
                 except BadSample as error:
@@ -79,9 +83,11 @@ class ManifestSource:
 def _image_and_captions(row: object) -> tuple[str, list[str]]:
     if not isinstance(row, dict):
         raise BadSample("not a JSON object")
+
     image = row.get("image")
     if not isinstance(image, str) or not image:
         raise BadSample("row without `image`")
+
     captions = row.get("captions", row.get("caption")) or []
     captions = [captions] if isinstance(captions, str) else captions
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):

@@ -1,16 +1,16 @@
-"""Which picture belongs to which caption, by their names alone.
+"""Pairing pictures with captions by their names alone.
 
-A key is a name without its suffix, folders included (`birds/001` for `birds/001.jpg`), so equal file names in
-different folders never meet. Of two pictures with one key the first suffix in `PICTURE_SUFFIXES` wins. Hidden files
-and `__like_this__` ones are no samples.
+A key is a name without its suffix, including folders (`birds/001` for `birds/001.jpg`), so equal
+file names in different folders never meet. Of two pictures with one key, the first suffix in
+`PICTURE_SUFFIXES` wins. Hidden files and files `__like_this__` are not samples.
 """
 
 import posixpath
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from dalle_cli.data.images import Problem
 from dalle_cli.data.sources.captions import NO_CAPTION
-from dalle_cli.data.sources.source import Problem
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 CAPTION_SUFFIX = ".txt"
@@ -38,18 +38,19 @@ class Pair(NamedTuple):
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Split a name into its key and its suffix in lower case; the suffix is "" where the file cannot matter."""
+    """Split a name into its key and its suffix in lower case, "" for irrelevant files."""
     key, suffix = posixpath.splitext(name)
     stem = posixpath.basename(key)
-    ignored = stem.startswith(".") or (stem.startswith("__") and stem.endswith("__"))
+    is_ignored = stem.startswith(".") or (stem.startswith("__") and stem.endswith("__"))
     suffix = suffix.lower()
-    return key, suffix if suffix in _KNOWN_SUFFIXES and not ignored else ""
+    return key, suffix if suffix in _KNOWN_SUFFIXES and not is_ignored else ""
 
 
-def pair_up(names: Iterable[str], captions_required: bool) -> tuple[list[Pair], list[Problem]]:
-    """Pair pictures with captions, in the order in which their keys first appear, and tell what is left over.
+def pair_up(names: Iterable[str], *, captions_required: bool) -> tuple[list[Pair], list[Problem]]:
+    """Pair pictures with captions, in the order in which their keys first appear.
 
-    Names use "/". A name that comes again (or again but for the case of its suffix) is left out.
+    Also returns the files left over. Names use "/". A name that appears again, or that differs only
+    in the case of its suffix, is left over.
     """
     files_of_key: dict[str, dict[str, str]] = {}
     problems = []
@@ -62,27 +63,30 @@ def pair_up(names: Iterable[str], captions_required: bool) -> tuple[list[Pair], 
             problems.append((name, "duplicate: the first file of this name is used"))
         else:
             files[suffix] = name
+
     pairs = []
     for key, files in files_of_key.items():
-        pair, faults = _pair(key, files, captions_required)
+        pair, left_over = _pair(key, files, captions_required=captions_required)
         pairs += [pair] if pair else []
-        problems += faults
+        problems += left_over
     return pairs, problems
 
 
 def _pair(
-    key: str, files: dict[str, str], captions_required: bool
+    key: str, files: dict[str, str], *, captions_required: bool
 ) -> tuple[Pair | None, list[Problem]]:
     caption = files.get(CAPTION_SUFFIX)
     pictures = [files[suffix] for suffix in PICTURE_SUFFIXES if suffix in files]
     unsupported = [files[suffix] for suffix in UNSUPPORTED_SUFFIXES if suffix in files]
+
     if not pictures:
         if unsupported:
             return None, [(name, "unsupported picture format") for name in unsupported]
         return None, [(caption or key, "caption without picture")]
-    faults = [
+
+    left_over = [
         (name, "another picture of this name is used") for name in (pictures + unsupported)[1:]
     ]
     if caption is None and captions_required:
-        return None, [*faults, (pictures[0], NO_CAPTION)]
-    return Pair(key, pictures[0], caption), faults
+        return None, [*left_over, (pictures[0], NO_CAPTION)]
+    return Pair(key, pictures[0], caption), left_over

@@ -1,8 +1,9 @@
-"""Tar shards as webdataset and img2dataset write them: pictures, captions and files of no concern, uncompressed.
+"""Tar shards of pictures, captions and other files, as webdataset and img2dataset write them.
 
-Headers are scanned once; afterwards a sample is two reads at known places. Nothing is ever extracted, and member
-names are opaque keys: `../x` is a name like any other. Members pair up within their shard, in any order. Keys leave
-out the shard's name, so the same key in two shards makes two samples.
+Shards are uncompressed. Headers are scanned once; afterwards a sample is two reads at known
+offsets. Nothing is ever extracted, and member names are opaque keys: `../x` is a name like any
+other. Members pair up within their shard, in any order. Keys leave out the shard's name, so the
+same key in two shards makes two samples.
 """
 
 import errno
@@ -12,16 +13,17 @@ from typing import BinaryIO
 
 import numpy as np
 
+from dalle_cli.data.images import Problem
 from dalle_cli.data.sources.captions import parse_captions
 from dalle_cli.data.sources.pairing import pair_up, split_name
-from dalle_cli.data.sources.source import Problem, Sample, fingerprint_of
+from dalle_cli.data.sources.source import Sample, fingerprint_of
 from dalle_cli.untrusted import printable
 
 Span = tuple[int, int]  # offset and size of a member's content in its shard, in bytes
 
 _NO_SPAN = (-1, 0)
 _CUT_OR_DAMAGED = "cut short or damaged after {} members, the rest is lost"
-# what tarfile raises on hostile headers, besides its own errors
+# What tarfile raises on hostile headers, besides its own errors
 _TAR_ERRORS = (
     tarfile.TarError,
     ValueError,
@@ -33,16 +35,17 @@ _TAR_ERRORS = (
 
 
 class ShardSource:
-    """Pairs of members, shard after shard, in the order in which they were written."""
+    """Source over the members of tar shards, shard after shard, in the order they were written."""
 
-    def __init__(self, name: str, paths: list[str], captions_required: bool) -> None:
+    def __init__(self, name: str, paths: list[str], *, captions_required: bool) -> None:
         self.name = name
         self.problems: list[Problem] = []
         self._paths = paths
         self._captions_required = captions_required
         self._keys: list[str] = []
+
         # int64 [N, 5]: number of the shard, span of the picture, span of the captions
-        self._places = np.concatenate([self._index(shard) for shard in range(len(paths))])
+        self._spans = np.concatenate([self._index(shard) for shard in range(len(paths))])
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -51,47 +54,50 @@ class ShardSource:
         return self._keys[index]
 
     def read(self, index: int) -> Sample:
-        shard, *place = self._places[index].tolist()
-        with open(
-            self._paths[shard], "rb"
-        ) as file:  # opened anew each time, so that processes share no file position
-            return Sample(
-                self.key(index), _read(file, *place[:2]), self._read_captions(file, *place[2:])
-            )
+        shard, *spans = self._spans[index].tolist()
+        # Opened anew each time, so that processes share no file position
+        with open(self._paths[shard], "rb") as file:
+            picture = _read(file, *spans[:2])
+            captions = self._read_captions(file, *spans[2:])
+        return Sample(self.key(index), picture, captions=captions)
 
     def captions(self, index: int) -> list[str]:
-        shard, _, _, *span = self._places[index].tolist()
+        shard, _, _, *span = self._spans[index].tolist()
         with open(self._paths[shard], "rb") as file:
             return self._read_captions(file, *span)
 
     def fingerprint(self) -> str:
-        sizes = self._places[:, [2, 4]].tolist()
+        sizes = self._spans[:, [2, 4]].tolist()
         return fingerprint_of((key, *pair) for key, pair in zip(self._keys, sizes, strict=True))
 
     def _read_captions(self, file: BinaryIO, offset: int, size: int) -> list[str]:
-        return (
-            [] if offset < 0 else parse_captions(_read(file, offset, size), self._captions_required)
-        )
+        if offset < 0:
+            return []
+        return parse_captions(_read(file, offset, size), required=self._captions_required)
 
     def _index(self, shard: int) -> np.ndarray:
         path = self._paths[shard]
         members, problems = scan_shard(path)
-        pairs, unpaired = pair_up([name for name, _ in members], self._captions_required)
-        spans: dict[str | None, Span] = {
-            None: _NO_SPAN,
-            **dict(reversed(members)),
-        }  # of equal names the first counts
-        places = [(shard, *spans[pair.picture], *spans[pair.caption]) for pair in pairs]
+        names = [name for name, _ in members]
+        pairs, unpaired = pair_up(names, captions_required=self._captions_required)
+
+        # Reversed, so that the first of equal names counts
+        spans: dict[str | None, Span] = {None: _NO_SPAN, **dict(reversed(members))}
+        rows = [(shard, *spans[pair.picture], *spans[pair.caption]) for pair in pairs]
+
         self._keys += [pair.key for pair in pairs]
         self.problems += [
-            (printable(f"{path}:{name}" if name else path), why)
-            for name, why in problems + unpaired
+            (printable(f"{path}:{name}" if name else path), reason)
+            for name, reason in problems + unpaired
         ]
-        return np.array(places, np.int64).reshape(-1, 5)
+        return np.array(rows, np.int64).reshape(-1, 5)
 
 
 def scan_shard(path: str) -> tuple[list[tuple[str, Span]], list[Problem]]:
-    """List the regular members that are wholly there, and what is wrong: (member, or "" for all of it, reason)."""
+    """List the complete regular members of a shard, and its problems.
+
+    A problem is a member's name, or "" for the whole shard, and the reason.
+    """
     length = os.path.getsize(path)
     if not length:
         return [], [("", "empty file")]
@@ -106,6 +112,7 @@ def scan_shard(path: str) -> tuple[list[tuple[str, Span]], list[Problem]]:
 def _scan(tar: tarfile.TarFile, length: int) -> tuple[list[tuple[str, Span]], list[Problem]]:
     members: list[tuple[str, Span]] = []
     problems: list[Problem] = []
+
     try:
         for header in tar:
             if not _is_within(header, length):
@@ -115,13 +122,14 @@ def _scan(tar: tarfile.TarFile, length: int) -> tuple[list[tuple[str, Span]], li
                 members.append((name, (header.offset_data, header.size)))
             elif split_name(name)[1]:
                 problems.append((name, "not a regular file"))
-        is_whole = _is_end_marker(tar)
+        is_whole = _is_at_end_marker(tar)
     except _TAR_ERRORS:
         is_whole = False
     except OSError as error:
-        if error.errno != errno.EINVAL:  # seeking to the impossible place that a header claims
+        if error.errno != errno.EINVAL:  # seeking to the impossible offset that a header claims
             raise
         is_whole = False
+
     if not is_whole:
         problems.append(("", _CUT_OR_DAMAGED.format(len(members))))
     elif not members:
@@ -134,8 +142,11 @@ def _is_within(header: tarfile.TarInfo, length: int) -> bool:
     return header.size >= 0 and not (has_content and header.size > length - header.offset_data)
 
 
-def _is_end_marker(tar: tarfile.TarFile) -> bool:
-    """Tell whether the scan stopped at the zeros that end an archive; tarfile stops silently at damage as well."""
+def _is_at_end_marker(tar: tarfile.TarFile) -> bool:
+    """Return whether the scan stopped at the zeros that end an archive.
+
+    At damage, tarfile stops just as silently.
+    """
     tar.fileobj.seek(tar.offset)
     return tar.fileobj.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
 

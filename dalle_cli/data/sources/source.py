@@ -1,4 +1,4 @@
-"""What every source of captioned pictures can do, whatever its form on disk."""
+"""The interface of every source of captioned pictures, whatever its form on disk."""
 
 import hashlib
 from collections.abc import Iterable
@@ -7,14 +7,16 @@ from typing import Protocol
 
 import numpy as np
 
-Problem = tuple[str, str]
+from dalle_cli.data.images import Problem
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture, as its file holds it, and its captions (none only where the source was opened without needing them).
+    """One picture, still encoded, and its captions.
 
-    image_tokens  integers [C, I] in place of the picture, from a folder of tokens: the centred crop, then the others
+    captions      empty only if the source was opened without requiring them
+    image_tokens  integers [C, I] in place of the picture, from a folder of tokens: those of the
+                  centred crop, then those of the others
     """
 
     key: str
@@ -24,9 +26,10 @@ class Sample:
 
 
 class Source(Protocol):
-    """Samples by number, in an order that depends on nothing but what lies on disk. Pickles, for loader workers.
+    """Samples by number, in an order that depends only on the files. Pickles, for loader workers.
 
-    `name` is what the user typed; `problems` lists (where, reason) of what indexing left out, printable as it is.
+    name      what the user typed
+    problems  (where, reason) for everything that indexing left out, safe to print
     """
 
     name: str
@@ -35,19 +38,22 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def key(self, index: int) -> str:
-        """Name the sample without reading anything. Keys come from file names: never a path, never printed raw."""
+        """Return the key of a sample without reading it.
+
+        Keys come from file names: they are never used as paths and never printed raw.
+        """
         ...
 
     def read(self, index: int) -> Sample:
-        """Read one sample. Raises `BadSample` for the sample's own faults, `OSError` for the disk's."""
+        """Read a sample; raises `BadSample` for its faults, `OSError` for those of the disk."""
         ...
 
     def captions(self, index: int) -> list[str]:
-        """Read the captions alone. Raises like `read`."""
+        """Read the captions alone; raises like `read`."""
         ...
 
     def fingerprint(self) -> str:
-        """Hash the keys and sizes of all samples in order, to tell whether data have changed since."""
+        """Hash the keys and sizes of all samples in order, to detect changed data."""
         ...
 
 
@@ -60,5 +66,8 @@ def fingerprint_of(entries: Iterable[tuple[str, int, int]]) -> str:
 
 
 def key_bytes(key: str) -> bytes:
-    """Encode a key, also one whose file name is not UTF-8 (Python holds its odd bytes as surrogates)."""
+    """Encode a key, even from a file name that is not UTF-8.
+
+    Python represents its odd bytes as surrogates.
+    """
     return key.encode("utf-8", "surrogatepass")

@@ -1,6 +1,7 @@
-"""Which samples are held out for validation: a matter of their keys alone.
+"""The split into training and validation data, decided by the keys of the samples alone.
 
-No seed, so that all models of one data set and `evaluate` agree; and a sample stays on its side when data grow.
+It needs no seed, so that all models of a data set and `evaluate` agree; and a sample stays on its
+side when data are added.
 """
 
 import hashlib
@@ -14,20 +15,22 @@ from dalle_cli.untrusted import printable
 
 
 def validation_split(source: Source, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Split into indices to train on and indices held out, both int64, rising and never empty.
+    """Split into indices to train on and indices held out, both int64, ascending and never empty.
 
-    Held out is a sample whose SHA-256 of the key begins, as a fraction of 2**64, below `share`; equal keys stay
-    together. Where that leaves a side empty, the smallest hash is held out, or the largest trained on.
+    A sample is held out if the first 64 bits of the SHA-256 of its key, as a fraction of 2**64, are
+    below `share`; equal keys stay together. If that leaves a side empty, the smallest hash is held
+    out or the largest trained on. Raises DalleError if all keys are equal.
     """
     hashes = np.array([_key_hash(source.key(index)) for index in range(len(source))], np.uint64)
     smallest, largest = int(hashes.min()), int(hashes.max())
     if smallest == largest:
         raise DalleError(
-            f"one sample is too few to hold some out: {printable(source.name)}",
+            f"one sample is too few for training and validation: {printable(source.name)}",
             "add pictures, or give others for validation with `--valid`",
         )
-    below = min(max(math.ceil(share * 2**64), smallest + 1), largest)
-    is_held_out = hashes < below
+
+    threshold = min(max(math.ceil(share * 2**64), smallest + 1), largest)
+    is_held_out = hashes < threshold
     return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
 
 

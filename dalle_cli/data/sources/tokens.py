@@ -1,27 +1,28 @@
-"""A folder of image tokens that `dalle data encode` wrote: samples whose pictures a discrete VAE has seen already."""
+"""A folder of samples whose pictures `dalle data encode` has replaced by image tokens."""
 
 from pathlib import Path
 
 import numpy as np
 
-from dalle_cli.data.images import BadSample
-from dalle_cli.data.sources.source import Problem, Sample
+from dalle_cli.data.images import BadSample, Problem
+from dalle_cli.data.sources.source import Sample
 from dalle_cli.data.token_shards import AGAIN, Encoding, TokenShard, read_record, shard_path
 from dalle_cli.errors import DalleError
 from dalle_cli.untrusted import printable
 
 
 class TokenSource:
-    """Samples with tokens in place of pictures, in the order in which they were encoded."""
+    """Source of samples with tokens in place of pictures, in the order of their encoding."""
 
     def __init__(self, name: str) -> None:
-        """Raises DalleError where the record or a shard is damaged, as far as sizes tell."""
+        """Open a folder; raises DalleError if sizes show that the record or a shard is damaged."""
         self.name = name
         self._record = read_record(Path(name))
         self.encoding: Encoding = self._record.encoding
         self.problems: list[Problem] = [
             (printable(where), printable(reason)) for where, reason in self._record.bad
         ]
+
         self._shards = [TokenShard(path, self.encoding) for path in self._paths()]
         for path, shard, seal in zip(self._paths(), self._shards, self._record.shards, strict=True):
             if len(shard) != seal.samples:
@@ -37,26 +38,26 @@ class TokenSource:
         return self._record.samples
 
     def key(self, index: int) -> str:
-        shard, place = self._find(index)
+        shard, i = self._find(index)
         try:
-            return shard.text(place)[0]
+            return shard.text(i)[0]
         except BadSample:
-            return f"sample {index}"  # its name is lost; why, reading it tells
+            return f"sample {index}"  # its key is lost; reading it tells why
 
     def read(self, index: int) -> Sample:
-        shard, place = self._find(index)
-        key, captions = shard.text(place)
-        return Sample(key, b"", captions, shard.image_tokens(place))
+        shard, i = self._find(index)
+        key, captions = shard.text(i)
+        return Sample(key, b"", captions=captions, image_tokens=shard.image_tokens(i))
 
     def captions(self, index: int) -> list[str]:
-        shard, place = self._find(index)
-        return shard.text(place)[1]
+        shard, i = self._find(index)
+        return shard.text(i)[1]
 
     def fingerprint(self) -> str:
         return self._record.fingerprint()
 
     def damaged(self) -> list[Problem]:
-        """Read all shards, and name those that have changed since they were written."""
+        """Read all shards and return those that have changed since they were written."""
         sealed = zip(self._paths(), self._shards, self._record.shards, strict=True)
         return [
             (printable(str(path)), "does not match its checksum")
@@ -68,6 +69,6 @@ class TokenSource:
         return [shard_path(Path(self.name), number) for number in range(len(self._record.shards))]
 
     def _find(self, index: int) -> tuple[TokenShard, int]:
-        """Give the shard that holds a sample, and its place there."""
+        """Return the shard that holds a sample, and the sample's index there."""
         number = int(np.searchsorted(self._ends, index, side="right"))
         return self._shards[number], index - int(self._ends[number]) + len(self._shards[number])

@@ -30,11 +30,13 @@ class DiscreteVAETask:
         """Negative bound per pixel value, in nats, of the micro-batch's share."""
         images = batch.images
         if self._table.dequantization:
-            noise = uniform_noise(self._seed, batch.draws, tuple(images.shape[1:]), images.device)
+            noise = uniform_noise(
+                self._seed, batch.positions, tuple(images.shape[1:]), images.device
+            )
             images = (images + self._table.dequantization * noise).clamp(0, 1)
         temperature = cosine(self._table.temperature, step)
         kl_weight = cosine(self._table.kl_weight, step)
-        nll, kl, _ = self._bound(images, batch.draws, temperature)
+        nll, kl, _ = self._bound(images, batch.positions, temperature)
         n_values = batch.global_size * images[0].numel()
         reconstruction, kl_sum = nll.sum() / n_values, kl.sum()
         share = len(images) / batch.global_size
@@ -49,12 +51,12 @@ class DiscreteVAETask:
         return loss, metrics
 
     def _bound(
-        self, images: Tensor, draws: list[int], temperature: float
+        self, images: Tensor, positions: list[int], temperature: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Give -ln p(x|z) per value [B, 3, H, W], z drawn from the relaxation, the KL per cell [B, g, g], and mu."""
         logits = self.module.codebook_logits(images)
         cells = logits.movedim(1, -1)  # noise is laid out as the logits are
-        gumbel = gumbel_noise(self._seed, draws, tuple(cells.shape[1:]), logits.device).movedim(
+        gumbel = gumbel_noise(self._seed, positions, tuple(cells.shape[1:]), logits.device).movedim(
             -1, 1
         )
         mu, log_scale = self.module.decode_soft(relax(logits, temperature, gumbel))
@@ -74,7 +76,7 @@ class DiscreteVAETask:
         n_values = n_cells = 0
         counts, blank_counts = torch.zeros(2, vocab_size, dtype=torch.int64)
         for batch in batches:
-            batch_nll, batch_kl, mu = self._bound(batch.images, batch.draws, temperature)
+            batch_nll, batch_kl, mu = self._bound(batch.images, batch.positions, temperature)
             image_tokens = self.module.image_tokens(batch.images)
             nll += float(batch_nll.sum())
             kl += float(batch_kl.sum())

@@ -78,7 +78,7 @@ class TransformerTask:
                 hits + int(batch_hits),
             )
             n_text_tokens += int((batch.text_tokens >= 0).sum())
-            n_samples += len(batch.draws)
+            n_samples += len(batch.positions)
         n_image_tokens = n_samples * self.module.image_len
         loss_text, loss_image = (
             text / max(n_text_tokens, 1),

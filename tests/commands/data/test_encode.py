@@ -101,7 +101,10 @@ def test_tokens_are_the_dvaes_of_what_training_would_cut(
 ) -> None:
     data, copies = write_wide_pairs(tmp_path / "data", 12), 3
     assert encode(data, tmp_path / "tokens", "--copies", copies, "--batch-size", 7).code == 0
-    pictures, tokens = open_dataset(str(data), True), TokenSource(str(tmp_path / "tokens"))
+    pictures, tokens = (
+        open_dataset(str(data), captions_required=True),
+        TokenSource(str(tmp_path / "tokens")),
+    )
     prepare = TransformerPreprocessing(32, 8, Tokenizer([], "tokenizers"), 0.0, 0.0)
     dvae = load_dvae(dvae_run)
     n_distinct = 0
@@ -306,7 +309,7 @@ def test_stopped_encoding_is_not_taken_for_whole_and_goes_on(
         (cut / name).unlink()
     kept = (cut / "tokens-00002.safetensors").stat().st_mtime_ns
     ended = train(cut, tmp_path / "run")
-    assert ended.code == 1 and f"{cut} is not encoded to its end" in ended.err
+    assert ended.code == 1 and f"encoding was not finished: {cut}" in ended.err
     ended = encode(pairs, cut)
     assert ended.code == 0 and "15 samples are there already" in ended.err
     assert (

@@ -59,5 +59,5 @@ def test_unsupported_formats_and_stray_shards_are_told(tmp_path: Path) -> None:
     assert keys(source) == ["a"]
     assert problems(source) == {
         "b.tiff": "unsupported picture format",
-        "old.tar": "tar file beside loose pictures, ignored",
+        "old.tar": "tar file next to loose pictures, ignored",
     }

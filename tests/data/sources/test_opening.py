@@ -63,7 +63,7 @@ def test_hint_says_where_the_missing_captions_belong(tmp_path: Path) -> None:
     folder = write_files(tmp_path / "birds", {f"{number:03d}.jpg": b"" for number in range(12)})
     with pytest.raises(DalleError, match="no captioned pictures") as caught:
         open_dataset(folder, captions_required=True)
-    expected = f"found 12 pictures but no captions: put {folder}/000.txt beside {folder}/000.jpg"
+    expected = f"found 12 pictures but no captions: put {folder}/000.txt next to {folder}/000.jpg"
     assert caught.value.hint == expected
 
 

@@ -1,4 +1,4 @@
-"""Pairs never cross folders, one picture of a name is used, and files of no concern are passed over."""
+"""Pairs never cross folders, one picture of a name is used, and irrelevant files are skipped."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What every source can do: all forms on disk give the same samples, fail alike, pickle and are told apart."""
+"""Every source: all forms give the same samples, fail alike, pickle and can be told apart."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ def test_folder_shard_and_manifests_give_the_same_samples(tmp_path: Path) -> Non
     lines = [json.dumps({"image": image, "captions": [caption]}) for image, caption in rows]
     (tmp_path / "folder" / "rows.jsonl").write_text("\n".join(lines))
     sources = [
-        open_dataset(spec, True)
+        open_dataset(spec, captions_required=True)
         for spec in (folder, shard, f"{folder}/rows.csv", f"{folder}/rows.jsonl")
     ]
     expected = [
@@ -57,7 +57,8 @@ def test_missing_captions_are_accepted_where_they_are_not_needed(tmp_path: Path)
     )
     shard = open_dataset(write_tar(tmp_path / "a.tar", [("a.jpg", b"1")]), captions_required=False)
     manifest = open_dataset(
-        write_files(tmp_path / "m", {"m.csv": b"image\na.jpg", "a.jpg": b"1"}) + "/m.csv", False
+        write_files(tmp_path / "m", {"m.csv": b"image\na.jpg", "a.jpg": b"1"}) + "/m.csv",
+        captions_required=False,
     )
     assert [samples(source) for source in (folder, shard, manifest)] == [
         [Sample("a", b"1", [])]

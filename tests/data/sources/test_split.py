@@ -13,7 +13,8 @@ from dalle_cli.errors import DalleError
 
 def keyed_source(tmp_path: Path, n_samples: int) -> Source:
     return open_dataset(
-        write_tar(tmp_path / "keyed.tar", list(pairs(*map(str, range(n_samples))).items())), True
+        write_tar(tmp_path / "keyed.tar", list(pairs(*map(str, range(n_samples))).items())),
+        captions_required=True,
     )
 
 

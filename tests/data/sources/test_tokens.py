@@ -1,4 +1,4 @@
-"""A folder of tokens as a source: read by number over shards, split like its pictures, pickled, fingerprinted."""
+"""A folder of tokens as a source: read across shards, split like its pictures, fingerprinted."""
 
 import pickle
 from pathlib import Path
@@ -29,21 +29,24 @@ def encode(source: Source, folder: Path, shard_size: int = 4, left_out: int | No
         rows = [
             EncodedSample(source.key(i), source.captions(i), np.full((2, 4), i)) for i in indices
         ]
-        write_shard(shard_path(folder, number), ENCODING, rows, [])
-    write_record(folder, ENCODING, len(starts), [("\x1b[31mred", "made bad")])
+        write_shard(shard_path(folder, number), ENCODING, samples=rows, bad=[])
+    write_record(folder, ENCODING, n_shards=len(starts), problems=[("\x1b[31mred", "made bad")])
     return str(folder)
 
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Source:
     return open_dataset(
-        write_files(tmp_path / "pictures", pairs(*(f"sub/{i:02d}" for i in range(11)))), True
+        write_files(tmp_path / "pictures", pairs(*(f"sub/{i:02d}" for i in range(11)))),
+        captions_required=True,
     )
 
 
 @pytest.fixture
 def tokens(pictures: Source, tmp_path: Path) -> TokenSource:
-    return open_dataset(encode(pictures, tmp_path / "tokens"), True, tokens_allowed=True)
+    return open_dataset(
+        encode(pictures, tmp_path / "tokens"), captions_required=True, tokens_allowed=True
+    )
 
 
 def test_samples_are_the_same_as_those_encoded(pictures: Source, tokens: TokenSource) -> None:
@@ -71,7 +74,9 @@ def test_split_is_that_of_the_pictures(pictures: Source, tokens: TokenSource, sh
 
 def test_sample_left_out_moves_no_other_to_the_other_side(pictures: Source, tmp_path: Path) -> None:
     tokens = open_dataset(
-        encode(pictures, tmp_path / "tokens", left_out=5), True, tokens_allowed=True
+        encode(pictures, tmp_path / "tokens", left_out=5),
+        captions_required=True,
+        tokens_allowed=True,
     )
     sides = [
         {source.key(int(i)) for i in validation_split(source, 0.3)[1]} - {pictures.key(5)}
@@ -103,13 +108,13 @@ def test_tokens_are_refused_where_pictures_are_needed(tokens: TokenSource) -> No
 def test_missing_shard_is_named(tokens: TokenSource) -> None:
     shard_path(Path(tokens.name), 1).unlink()
     with pytest.raises(DalleError, match=r"tokens-00001\.safetensors is not a shard"):
-        open_dataset(tokens.name, True, tokens_allowed=True)
+        open_dataset(tokens.name, captions_required=True, tokens_allowed=True)
 
 
 def test_shard_in_the_place_of_another_is_told(tokens: TokenSource) -> None:
     shard_path(Path(tokens.name), 2).replace(shard_path(Path(tokens.name), 1))
     with pytest.raises(DalleError):
-        open_dataset(tokens.name, True, tokens_allowed=True)
+        open_dataset(tokens.name, captions_required=True, tokens_allowed=True)
 
 
 def test_changed_byte_is_found_by_its_checksum(tokens: TokenSource) -> None:

@@ -44,15 +44,15 @@ def test_uniform_noise_is_uniform_around_zero() -> None:
 def test_noise_of_a_sample_does_not_depend_on_its_batch(noise: Noise) -> None:
     together = noise(3, [4, 9, 2, 7], (5, 3), CPU)
     assert together.shape == (4, 5, 3) and together.dtype == torch.float32
-    for row, draw in zip(together, (4, 9, 2, 7), strict=True):
-        assert torch.equal(row, noise(3, [draw], (5, 3), CPU)[0])
+    for row, position in zip(together, (4, 9, 2, 7), strict=True):
+        assert torch.equal(row, noise(3, [position], (5, 3), CPU)[0])
 
 
 @pytest.mark.parametrize("noise", KINDS)
-def test_noise_depends_on_seed_and_draw(noise: Noise) -> None:
+def test_noise_depends_on_seed_and_position(noise: Noise) -> None:
     rows = [
-        noise(seed, [draw], (8,), CPU)[0]
-        for seed, draw in ((0, 0), (0, 1), (1, 0), (1, 23), (12, 3))
+        noise(seed, [position], (8,), CPU)[0]
+        for seed, position in ((0, 0), (0, 1), (1, 0), (1, 23), (12, 3))
     ]
     assert len({tuple(row.tolist()) for row in rows}) == len(rows)
 

@@ -65,13 +65,16 @@ def global_batch() -> Batch:
         )
         for i, length in enumerate(LENGTHS)
     ]
-    return collate(examples, list(range(100, 100 + len(LENGTHS))), [])
+    return collate(examples, list(range(100, 100 + len(LENGTHS))), bad=[])
 
 
 def clip_batch() -> Batch:
     """The same, with captions as CLIP reads them; two are the same."""
     batch = global_batch()
-    rows = [frame(row[row >= 0].tolist(), 300, 301, 16) for row in batch.text_tokens.numpy()]
+    rows = [
+        frame(row[row >= 0].tolist(), start_of_text=300, end_of_text=301, text_len=16)
+        for row in batch.text_tokens.numpy()
+    ]
     rows[6], captions = rows[2], [*batch.captions[:6], batch.captions[2]]
     return replace(batch, text_tokens=torch.from_numpy(np.stack(rows)), captions=captions)
 
@@ -150,7 +153,9 @@ def batches_of(batch: Batch, size: int) -> Iterator[Batch]:
     """Cut a global batch into whole batches, as held-out samples come."""
     for part in batch.micro_batches(size, CPU):
         yield replace(
-            part, global_size=len(part.draws), global_text_tokens=int((part.text_tokens >= 0).sum())
+            part,
+            global_size=len(part.positions),
+            global_text_tokens=int((part.text_tokens >= 0).sum()),
         )
 
 
@@ -173,7 +178,7 @@ def test_health_of_the_codebook_follows_its_definitions() -> None:
     with torch.no_grad():
         figures = task.validate([batch], step=0)
         tokens = dvae.image_tokens(images)
-        gumbel = gumbel_noise(3, batch.draws, (4, 4, dvae.vocab_size), CPU).movedim(-1, 1)
+        gumbel = gumbel_noise(3, batch.positions, (4, 4, dvae.vocab_size), CPU).movedim(-1, 1)
         mu, _ = dvae.decode_soft(relax(dvae.codebook_logits(images), 0.9, gumbel))
         errors = [
             float((p - images).square().mean())
@@ -280,11 +285,13 @@ def test_captions_are_retrieved_by_pictures_and_pictures_by_captions() -> None:
     assert figures["valid/text_recall_at_5"] != figures["valid/image_recall_at_5"]
 
 
-def test_noise_goes_by_the_draw_and_not_by_the_place_in_the_batch() -> None:
+def test_noise_goes_by_the_position_and_not_by_the_place_in_the_batch() -> None:
     task, batch = dvae_task(), global_batch()
     order = [4, 2, 6, 0, 1, 5, 3]
-    shuffled = replace(batch, images=batch.images[order], draws=[batch.draws[i] for i in order])
-    moved = replace(batch, draws=[draw + 1 for draw in batch.draws])
+    shuffled = replace(
+        batch, images=batch.images[order], positions=[batch.positions[i] for i in order]
+    )
+    moved = replace(batch, positions=[position + 1 for position in batch.positions])
     with torch.no_grad():
         losses = [
             float(task.loss(next(b.micro_batches(0, CPU)), step=0)[0])
