@@ -1,4 +1,4 @@
-"""The pages against the program: links, commands, keys, messages and modules that they name exist."""
+"""The pages against the program: the links, commands, keys, messages and modules in them exist."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""The keys of a recipe as data: all of them, as recipes and tables have them, each with a meaning."""
+"""The keys of a recipe as data: all of them, as the tables declare them, each with a meaning."""
 
 import json
 from collections.abc import Callable

@@ -93,13 +93,15 @@ def _section(keys: list[RecipeKey]) -> str:
 
 
 def _row(key: RecipeKey) -> str:
-    if key.required:
-        default = "required"
-    else:
-        default = "optional" if key.type == "table" else f"`{json.dumps(key.default)}`"
-
-    cells = (f"`{key.name}`", f"{key.type} {key.bounds}".strip(), key.unit, default, key.meaning)
+    value = f"{key.type} {key.bounds}".strip()
+    cells = (f"`{key.name}`", value, key.unit, _default(key), key.meaning)
     return f"| {' | '.join(cells)} |".replace("|  |", "| |")
+
+
+def _default(key: RecipeKey) -> str:
+    if key.required:
+        return "required"
+    return "optional" if key.type == "table" else f"`{json.dumps(key.default)}`"
 
 
 def _first_comment(text: str) -> str:
