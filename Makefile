@@ -27,7 +27,7 @@ TRAIN = '$(RECIPE)' --data '$(DATA)' --run '$(RUN)' $(if $(GPUS),--gpus $(GPUS))
 given-%:
 	@test -n '$($*)' || { echo "$* is not given: make TARGET $*=..." >&2; exit 2; }
 
-.PHONY: help install test test-slow test-distributed smoke bench bench-peer lint demo clean train-dvae train-transformer train-clip generate rerank
+.PHONY: help install test test-slow test-distributed smoke bench bench-peer lint docs demo clean train-dvae train-transformer train-clip generate rerank
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -99,6 +99,9 @@ $(PEER)/.installed: | install
 lint: install  ## check and format the code
 	$(BIN)/ruff check --fix dalle_cli tests
 	$(BIN)/ruff format dalle_cli tests
+
+docs: install  ## write docs/recipe-keys.md from the recipe tables in dalle_cli/config.py
+	$(BIN)/dalle recipes keys > docs/recipe-keys.md
 
 demo: install  ## train everything on toy scenes in minutes, draw, and measure
 	$(BIN)/dalle demo --run runs/demo

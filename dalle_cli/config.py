@@ -1,12 +1,23 @@
-"""What a recipe may say, as typed tables; a recipe is data, and this is its grammar.
+"""The grammar of recipes: typed tables in which every key is checked.
 
-Keys that are science have no default: a recipe states all of them. Keys of `[runtime]` are plumbing and have one.
-Knows nothing of files. Numbers the paper gives are in the shipped recipes, not here.
+Scientific keys have no default: a recipe states all of them. Keys of `[runtime]` are plumbing and
+have one. The string below a field describes the key to users: `dalle recipes keys` prints it, and
+docs/recipe-keys.md is made from it. Knows nothing of files. The paper's numbers are in the shipped
+recipes, not here.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The unit of a number, for `dalle recipes keys`; no check depends on it."""
+
+    name: str
+
 
 Positive = Annotated[int, Field(ge=1)]
 Layers = Annotated[int, Field(ge=1, le=10_000)]  # more would take forever to build
@@ -14,9 +25,14 @@ Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(ge=0)]
 
+Channels = Annotated[Positive, Unit("channels")]
+Pixels = Annotated[Positive, Unit("pixels")]
+Samples = Annotated[Positive, Unit("samples")]
+Updates = Annotated[Positive, Unit("updates")]
+
 
 class Table(BaseModel):
-    """A table of a recipe: frozen, strict, and closed to unknown keys."""
+    """A table of a recipe: frozen, strictly typed, and closed to unknown keys."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
@@ -24,122 +40,208 @@ class Table(BaseModel):
 
 
 class Cosine(Table):
-    """Half a cosine from start to end over so many updates, then held (Ramesh et al. 2021, appendix A.2)."""
+    """Half a cosine from `start` to `end`, constant afterwards (Ramesh et al. 2021, appendix
+    A.2)."""
 
     start: Rate
+    """Value at the first update."""
+
     end: Rate
-    steps: Positive
+    """Value after `steps` updates, and from then on."""
+
+    steps: Updates
+    """Length of the half cosine from `start` to `end`."""
 
 
 class PlateauTable(Table):
-    """When the step size is halved, after warm-up: each time the smoothed training loss has not fallen for a while."""
+    """When the training loss counts as being on a plateau; the paper does not say (appendix
+    B.2)."""
 
-    halvings: Positive  # at most
-    patience: Positive  # updates without
-    threshold: Share  # a fall by this share of the loss
-    smoothing: Share  # decay of the loss's moving average, by update
+    halvings: Positive
+    """Largest number of halvings."""
+
+    patience: Updates
+    """Updates without a new lowest loss before the learning rate is halved."""
+
+    threshold: Share
+    """Share of the lowest loss so far by which the loss must fall to count as a new lowest."""
+
+    smoothing: Share
+    """Decay, per update, of the moving average of the loss."""
 
 
 class OptimizerTable(Table):
-    """AdamW with decoupled decay on matrices only; lr is scaled by a linear ramp over warmup_steps."""
+    """AdamW with decoupled weight decay."""
 
     lr: Cosine
-    warmup_steps: Count
+    """Schedule of the learning rate, before warm-up and the halvings of `[optimizer.plateau]`."""
+
+    warmup_steps: Annotated[Count, Unit("updates")]
+    """Length of the linear ramp that the learning rate begins with; 0: none."""
+
     betas: Annotated[list[Share], Field(min_length=2, max_length=2)]
+    """Decay of Adam's moving averages: of the gradient, and of its square."""
+
     eps: Annotated[float, Field(gt=0)]
+    """Added to the square root of the second moment."""
+
     weight_decay: Rate
-    clip_norm: Rate  # of all gradients together; 0: off
-    clip_second_moment: Rate  # by value, before it is used (appendix B.2 of the paper); 0: off
+    """Decay of matrices and convolution kernels; biases, gains and embeddings never decay."""
+
+    clip_norm: Rate
+    """Largest norm of all gradients together; 0: not clipped."""
+
+    clip_second_moment: Rate
+    """Largest value of the second moment, enforced before it is used (appendix B.2); 0: not
+    clipped."""
+
     plateau: PlateauTable | None = None
+    """Halves the learning rate whenever the smoothed training loss stops falling, warm-up excepted;
+    without it, only the schedule lowers it."""
 
 
 class EmaTable(Table):
-    """Moving average of the weights, updated after every so many updates."""
+    """Exponential moving average of the weights."""
 
     decay: Share
-    every: Positive
+    """Decay of the average; after n updates of the average at most (1 + n) / (10 + n)."""
+
+    every: Updates
+    """Updates of the weights for each update of the average; above 1, a GPU run keeps it in host
+    memory."""
 
 
 class DataTable(Table):
-    """Which samples train, in which order, and how many bad ones are borne."""
+    """Data split, shuffling, and how many bad samples are tolerated."""
 
     validation_share: Annotated[float, Field(gt=0, lt=1)]
-    shuffle_block: Positive
+    """Share of the samples held out, chosen by their keys; at least one. Not used with
+    `--valid`."""
+
+    shuffle_block: Samples
+    """Consecutive samples that are moved together; samples are then shuffled within windows of 16
+    blocks."""
+
     max_bad_share: Share
+    """Share of the training samples that may be unusable; beyond it the run stops."""
 
 
 class TrainingTable(Table):
-    """How long, with how many samples an update, and from which seed."""
+    """Length of the run, batch size and seed."""
 
-    steps: Positive
-    global_batch_size: Positive
+    steps: Updates
+    """Length of the run. Schedules have lengths of their own and do not follow it."""
+
+    global_batch_size: Samples
+    """Samples in one update, over all processes and micro-batches."""
+
     seed: Count
+    """Seed of everything random: initial weights, order, crops, captions, dropout and noise."""
 
 
 class RuntimeTable(Table):
-    """Plumbing: may differ from machine to machine and from one resumption to the next."""
+    """Plumbing: may differ from machine to machine, and change whenever a run is resumed."""
 
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # fp16: not CLIP
-    attention: Literal["auto", "dense", "sparse", "flex"] = "auto"  # sparse: on CPUs; flex: on GPUs
-    engine: Literal["auto", "local", "ddp", "deepspeed"] = (
-        "auto"  # auto: deepspeed where zero_stage says so
-    )
-    zero_stage: Literal[0, 1, 2, 3] = (
-        0  # what DeepSpeed deals out: moments, also gradients, also parameters
-    )
-    offload: Literal[False, "optimizer", "parameters"] = (
-        False  # to the host's memory; parameters: both, at stage 3
-    )
-    micro_batch_size: Count = 0  # samples in one backward; 0: the whole batch
-    activation_checkpointing: bool | Literal["auto"] = (
-        "auto"  # branches in backward, for memory; auto: where zero_stage is 3
-    )
-    workers: Count = 2  # loader processes
-    report_every: Positive = 10
-    validate_every: Positive = 500
-    preview_every: Positive = 500
-    save_every: Positive = 500
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of what the paper computes in 16 bits. `auto`: bf16 where the device multiplies it
+    clearly faster than fp32, otherwise fp32. CLIP refuses fp16."""
+
+    attention: Literal["auto", "dense", "sparse", "flex"] = "auto"
+    """Attention backend of a transformer. `dense` computes all pairs under the mask, `sparse`
+    (CPUs) and `flex` (GPUs) next to none but those the mask allows. `auto`: dense for short
+    streams, otherwise the device's."""
+
+    engine: Literal["auto", "local", "ddp", "deepspeed"] = "auto"
+    """What trains: one process, replicas of the model in several, or DeepSpeed's ZeRO. `auto`:
+    DeepSpeed where `zero_stage` is above 0, otherwise by the number of processes."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """What ZeRO partitions over processes (transformer only). 1: optimizer state; 2: also
+    gradients; 3: also parameters; 0: no ZeRO."""
+
+    offload: Literal[False, "optimizer", "parameters"] = False
+    """What ZeRO keeps in host memory: the optimizer state, or at stage 3 the parameters as well."""
+
+    micro_batch_size: Annotated[Count, Unit("samples")] = 0
+    """Samples in one backward pass of a process; 0: the process's whole share of the batch. CLIP's
+    batch can't be cut."""
+
+    activation_checkpointing: bool | Literal["auto"] = "auto"
+    """Whether a transformer recomputes its branches in the backward pass, a third more arithmetic
+    for less memory. `auto`: where `zero_stage` is 3."""
+
+    workers: Annotated[Count, Unit("processes")] = 2
+    """Data-loading processes, at most one per processor; 0: the training process loads."""
+
+    report_every: Updates = 10
+    """Interval between lines of training figures in `metrics.jsonl`."""
+
+    validate_every: Updates = 500
+    """Interval between measurements on held-out samples."""
+
+    preview_every: Updates = 500
+    """Interval between preview pictures."""
+
+    save_every: Updates = 500
+    """Interval between checkpoints; the model folder is written with each."""
+
     keep_checkpoints: Positive = 2
-    validation_samples: Positive = 256  # at most
+    """Number of newest checkpoints to keep; the one with the lowest held-out loss is kept as
+    well."""
+
+    validation_samples: Samples = 256
+    """Largest number of held-out samples to measure on."""
 
     @model_validator(mode="after")
     def _check_engine(self) -> "RuntimeTable":
-        if self.zero_stage and self.engine in ("local", "ddp"):
+        stage, engine, offload = self.zero_stage, self.engine, self.offload
+
+        if stage and engine in ("local", "ddp"):
             raise ValueError(
-                f"zero_stage {self.zero_stage} is DeepSpeed's: engine must be deepspeed, not {self.engine}"
+                f"`zero_stage` {stage} is DeepSpeed's: `engine` must be deepspeed, not {engine}"
             )
-        if self.engine == "deepspeed" and not self.zero_stage:
+        if engine == "deepspeed" and not stage:
             raise ValueError(
-                "engine deepspeed needs a zero_stage of 1 to 3: what stage 0 would do, ddp does"
+                "`engine` deepspeed needs a `zero_stage` of 1, 2 or 3: without ZeRO, use ddp"
             )
-        if self.offload and not self.zero_stage:
-            raise ValueError(f"offload {self.offload} is DeepSpeed's: it needs a zero_stage")
-        if self.zero_stage == 3 and self.activation_checkpointing is False:
+        if offload and not stage:
+            raise ValueError(f"`offload` {offload} is DeepSpeed's: it needs a `zero_stage`")
+
+        if stage == 3 and self.activation_checkpointing is False:
+            # what autograd keeps of a branch would hold its gathered parameters
+            raise ValueError("`activation_checkpointing` can't be false at `zero_stage` 3")
+        if offload == "parameters" and stage != 3:
             raise ValueError(
-                "activation_checkpointing can't be false at zero_stage 3: what is kept would hold gathered parameters"
-            )
-        if self.offload == "parameters" and self.zero_stage != 3:
-            raise ValueError(
-                f"offload parameters needs zero_stage 3, which deals them out, not {self.zero_stage}"
+                f"`offload` parameters needs `zero_stage` 3, which partitions them: {stage}"
             )
         return self
 
 
 class DVAEEncoderTable(Table):
-    """See `models.dvae.DVAEEncoder`."""
+    """Sizes of the half of a discrete VAE that makes tokens, `models.dvae.DVAEEncoder`."""
 
-    image_size: Positive
-    vocab_size: Annotated[int, Field(ge=2)]
-    n_hidden: Positive
+    image_size: Pixels
+    """Side of the square pictures; must be divisible by 2 ** (n_groups - 1)."""
+
+    vocab_size: Annotated[int, Field(ge=2), Unit("entries")]
+    """Size of the codebook."""
+
+    n_hidden: Channels
+    """Width next to the pixels, doubled from group to group; must be divisible by 4."""
+
     n_groups: Layers
+    """Groups of residual blocks; all but the last halve the picture's side."""
+
     blocks_per_group: Layers
+    """Residual blocks in a group."""
 
     @model_validator(mode="after")
     def _check_sizes(self) -> "DVAEEncoderTable":
         factor = 2 ** (self.n_groups - 1)
         if self.image_size % factor:
             raise ValueError(
-                f"image_size {self.image_size} is not divisible by {factor}, as n_groups asks"
+                f"image_size {self.image_size} is not divisible by {factor}, "
+                f"2 ** (n_groups - 1) for n_groups {self.n_groups}"
             )
         if self.n_hidden % 4:
             raise ValueError(f"n_hidden {self.n_hidden} is not divisible by 4")
@@ -147,23 +249,31 @@ class DVAEEncoderTable(Table):
 
 
 class DVAEModelTable(DVAEEncoderTable):
-    """See `models.dvae.DiscreteVAE`."""
+    """Sizes of the discrete VAE, `models.dvae.DiscreteVAE`."""
 
-    n_init: Positive
+    n_init: Channels
+    """Width of a codebook vector, where the decoder begins."""
 
 
 class DVAELossTable(Table):
-    """The relaxed evidence lower bound (appendix A); dequantization and min_log_scale are not in the paper."""
+    """The relaxed evidence lower bound (appendix A); the last two keys are not in the paper."""
 
     kl_weight: Cosine
+    """Schedule of the KL term's weight, the paper's beta."""
+
     temperature: Cosine
-    dequantization: Rate  # width of the uniform noise on pixel values in [0, 1]; 0: off
-    min_log_scale: float | Literal[False]  # floor of ln b, which flat pictures need; false: none
+    """Schedule of the Gumbel-softmax relaxation's temperature; above 0 throughout."""
+
+    dequantization: Rate
+    """Width of the uniform noise added to pixel values, which lie in [0, 1]; 0: none."""
+
+    min_log_scale: float | Literal[False]
+    """Floor of the likelihood's ln b, which flat pictures need; false: none."""
 
     @field_validator("min_log_scale", mode="before")
     @classmethod
     def _keep_zero(cls, floor: object) -> object:
-        """0 is a floor like any other number; only `false` means none."""
+        """Read an integer as a number: 0 is a floor like any other, and only `false` means none."""
         return float(floor) if isinstance(floor, int) and not isinstance(floor, bool) else floor
 
     @field_validator("temperature")
@@ -175,15 +285,28 @@ class DVAELossTable(Table):
 
 
 class TransformerModelTable(Table):
-    """See `models.transformer.Transformer`; grid_size and image_vocab_size must be the dVAE's."""
+    """Sizes of the transformer, `models.transformer.Transformer`."""
 
-    text_len: Annotated[int, Field(ge=2)]
-    grid_size: Positive
-    image_vocab_size: Annotated[int, Field(ge=2)]
+    text_len: Annotated[int, Field(ge=2), Unit("tokens")]
+    """Text positions; a caption fills at most `text_len` - 1 of them, after start-of-text."""
+
+    grid_size: Annotated[Positive, Unit("tokens")]
+    """Side of the grid of image tokens; must be the dVAE's."""
+
+    image_vocab_size: Annotated[int, Field(ge=2), Unit("entries")]
+    """Size of the image vocabulary; must be the dVAE's codebook."""
+
     n_layers: Layers
-    d_model: Positive
+    """Layers, each an attention and an MLP branch."""
+
+    d_model: Channels
+    """Width of the residual stream; must be divisible by `n_heads`."""
+
     n_heads: Positive
-    kernel_size: Positive
+    """Attention heads of a layer."""
+
+    kernel_size: Annotated[Positive, Unit("tokens")]
+    """Side of the convolutional mask of the last layer; odd."""
 
     @model_validator(mode="after")
     def _check_sizes(self) -> "TransformerModelTable":
@@ -195,25 +318,36 @@ class TransformerModelTable(Table):
 
 
 class TrainedTransformerTable(TransformerModelTable):
-    """A transformer's sizes with the vocabulary that was learnt, as its model folder states them."""
+    """A trained transformer's sizes, as its model folder states them."""
 
     text_vocab_size: Positive
+    """Size of the text vocabulary that was learnt."""
 
 
 class TransformerLossTable(Table):
-    """Shares of the two modalities; caption_dropout trains the empty caption, which guidance needs."""
+    """Next-token prediction over both modalities."""
 
     text_weight: Annotated[float, Field(ge=0, le=1)]
+    """Weight of the text loss; the image loss has the rest."""
+
     caption_dropout: Share
+    """Share of the samples that train with an empty caption, which `generate --guidance` needs."""
 
 
 class TowerTable(Table):
-    """See `models.clip.Tower`."""
+    """Sizes of one of CLIP's two transformers, `models.clip.Tower`."""
 
     n_layers: Layers
-    d_model: Positive
+    """Layers, each an attention and an MLP branch."""
+
+    d_model: Channels
+    """Width of the residual stream; must be divisible by `n_heads`."""
+
     n_heads: Positive
-    d_mlp: Positive
+    """Attention heads of a layer."""
+
+    d_mlp: Channels
+    """Hidden width of the MLP."""
 
     @model_validator(mode="after")
     def _check_sizes(self) -> "TowerTable":
@@ -223,15 +357,28 @@ class TowerTable(Table):
 
 
 class ClipModelTable(Table):
-    """See `models.clip.Clip`; text_len counts the start and the end of a caption."""
+    """Sizes of CLIP, `models.clip.Clip`."""
 
-    image_size: Positive
-    patch_size: Positive
-    text_len: Annotated[int, Field(ge=3)]
-    d_embed: Positive
+    image_size: Pixels
+    """Side of the square pictures; must be divisible by `patch_size`."""
+
+    patch_size: Pixels
+    """Side of the patches that the vision transformer reads."""
+
+    text_len: Annotated[int, Field(ge=3), Unit("tokens")]
+    """Text positions, start and end of text included."""
+
+    d_embed: Channels
+    """Width of the shared embedding."""
+
     activation: Literal["quick_gelu", "gelu"]
+    """Activation of the MLPs; OpenAI's weights have `quick_gelu`."""
+
     vision: TowerTable
+    """Sizes of the vision transformer."""
+
     text: TowerTable
+    """Sizes of the text transformer."""
 
     @model_validator(mode="after")
     def _check_sizes(self) -> "ClipModelTable":
@@ -243,96 +390,130 @@ class ClipModelTable(Table):
 
 
 class TrainedClipTable(ClipModelTable):
-    """A CLIP's sizes with what its captions and pixels must look like, as its model folder states them."""
+    """A trained CLIP's sizes and the form of its captions and pixels, as its model folder states
+    them."""
 
-    text_vocab_size: Positive  # start and end of text included
-    end_of_text: Count | None  # the id that stands for the caption; none: the largest in it
+    text_vocab_size: Positive
+    """Size of the text vocabulary, start and end of text included."""
+
+    end_of_text: Count | None
+    """The id whose position represents the caption; none: the largest id in it."""
+
     pixel_mean: Annotated[list[float], Field(min_length=3, max_length=3)]
+    """Mean by which red, green and blue are normalised."""
+
     pixel_std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
+    """Standard deviation by which red, green and blue are normalised."""
 
 
 class TokenizerTable(Table):
-    """Byte-pair encoding of captions: the most entries there may be, and the training-time dropout of merges."""
+    """Byte-pair encoding of captions, learnt from the training captions unless `--tokenizer` names
+    one."""
 
-    vocab_size: Annotated[int, Field(ge=258)]
+    vocab_size: Annotated[int, Field(ge=258), Unit("entries")]
+    """Largest vocabulary; fewer entries where the captions yield no more."""
+
     dropout: Share
+    """Probability of skipping a merge in training (BPE dropout)."""
+
     backend: Literal["auto", "youtokentome", "tokenizers"] = "auto"
+    """The library that learns the merges. `auto`: youtokentome where it is installed."""
 
 
 class PowerSGDTable(Table):
-    """Compression of the matrices' gradients between processes to so many columns (appendix E.2 of the paper)."""
+    """PowerSGD (Vogels et al. 2019; appendix E)."""
 
-    rank: Count  # 0: off
+    rank: Count
+    """Columns that a gradient is compressed to; 0: not compressed."""
 
 
-def _refuse_the_transformers_own(runtime: RuntimeTable) -> RuntimeTable:
+def _refuse_transformer_features(runtime: RuntimeTable) -> RuntimeTable:
     if runtime.activation_checkpointing is True:
         raise ValueError(
-            "activation_checkpointing is for the transformer's branches: this model has none"
+            "`activation_checkpointing` is for the transformer: "
+            "this model has no residual branches to recompute"
         )
     if runtime.zero_stage:
         raise ValueError(
-            "zero_stage is for the transformer, which outgrows a GPU: this model has room on each, by ddp"
+            "`zero_stage` is for the transformer: this model fits on every GPU and trains with ddp"
         )
     return runtime
 
 
 def _refuse_fp16(runtime: RuntimeTable) -> RuntimeTable:
     if runtime.precision == "fp16":
-        raise ValueError(
-            "CLIP does not train in fp16, which has no gradient scales for it: take bf16"
-        )
+        raise ValueError("CLIP does not train in fp16, for want of gradient scaling: use bf16")
     return runtime
 
 
-SmallModelRuntime = Annotated[RuntimeTable, AfterValidator(_refuse_the_transformers_own)]
+SmallModelRuntime = Annotated[RuntimeTable, AfterValidator(_refuse_transformer_features)]
 
 
 class DVAERecipe(Table):
-    """All of a `train-dvae` run."""
+    """A recipe for `dalle train-dvae`."""
 
     kind: Literal["dvae"]
+    """What the recipe trains."""
+
     model: DVAEModelTable
     loss: DVAELossTable
     optimizer: OptimizerTable
     ema: EmaTable | None = None
+    """Moving average of the weights for validation, previews and `model/`; without it, they use the
+    weights themselves."""
+
     data: DataTable
     training: TrainingTable
     runtime: SmallModelRuntime = RuntimeTable()
 
 
 class TransformerRecipe(Table):
-    """All of a `train-transformer` run."""
+    """A recipe for `dalle train-transformer`."""
 
     kind: Literal["transformer"]
+    """What the recipe trains."""
+
     model: TransformerModelTable
     tokenizer: TokenizerTable
     loss: TransformerLossTable
     optimizer: OptimizerTable
     ema: EmaTable | None = None
+    """Moving average of the weights for validation, previews and `model/`; without it, they use the
+    weights themselves."""
+
     powersgd: PowerSGDTable | None = None
+    """Low-rank compression of the matrices' gradients between processes (appendix E); without it,
+    there is none."""
+
     data: DataTable
     training: TrainingTable
     runtime: RuntimeTable = RuntimeTable()
 
     @model_validator(mode="after")
     def _check_compression(self) -> "TransformerRecipe":
-        if self.powersgd and self.powersgd.rank and self.runtime.zero_stage:
+        rank = self.powersgd.rank if self.powersgd else 0
+        if rank and self.runtime.zero_stage:
             raise ValueError(
-                f"`powersgd.rank` {self.powersgd.rank} compresses what whole replicas tell one another; with "
-                f"`runtime.zero_stage` {self.runtime.zero_stage} DeepSpeed sums gradients itself: set one of them to 0"
+                f"`powersgd.rank` {rank} compresses the gradients of whole replicas, and with "
+                f"`runtime.zero_stage` {self.runtime.zero_stage} DeepSpeed sums gradients itself: "
+                "set one of them to 0"
             )
         return self
 
 
 class ClipRecipe(Table):
-    """All of a `train-clip` run."""
+    """A recipe for `dalle train-clip`."""
 
     kind: Literal["clip"]
+    """What the recipe trains."""
+
     model: ClipModelTable
     tokenizer: TokenizerTable
     optimizer: OptimizerTable
     ema: EmaTable | None = None
+    """Moving average of the weights for validation, previews and `model/`; without it, they use the
+    weights themselves."""
+
     data: DataTable
     training: TrainingTable
     runtime: Annotated[SmallModelRuntime, AfterValidator(_refuse_fp16)] = RuntimeTable()
@@ -340,14 +521,17 @@ class ClipRecipe(Table):
     @model_validator(mode="after")
     def _check_batch(self) -> "ClipRecipe":
         batch, micro_batch = self.training.global_batch_size, self.runtime.micro_batch_size
+
         if batch < 2:
             raise ValueError(
-                f"`training.global_batch_size` {batch} leaves nothing to tell a pair from"
+                "`training.global_batch_size` must be at least 2, "
+                f"so that there are pairs to compare: {batch}"
             )
         if micro_batch not in (0, batch):
             raise ValueError(
                 "the contrastive loss compares all pairs of a batch, which can't be cut: "
-                f"`runtime.micro_batch_size` must be 0 or {batch}, as `training.global_batch_size`, not {micro_batch}"
+                f"`runtime.micro_batch_size` must be 0 or {batch}, as "
+                f"`training.global_batch_size`, not {micro_batch}"
             )
         return self
 
@@ -371,5 +555,5 @@ MODEL_TABLES: dict[str, type[ModelTable]] = {
 
 
 def kind_of(model: ModelTable) -> str:
-    """Name the kind of model that a table describes."""
+    """Return the kind of model that a table describes."""
     return next(kind for kind, table in MODEL_TABLES.items() if type(model) is table)

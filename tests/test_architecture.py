@@ -16,7 +16,7 @@ LAYERS = [
     {"config", "models", "losses", "metrics"},
     {"storage", "data.shuffling"},
     {"runtime"},
-    {"data", "interop", "viz", "recipe", "console"},
+    {"data", "interop", "viz", "recipe", "recipe_keys", "console"},
     {"loading"},
     {"scoring"},
     {"generation"},

@@ -261,7 +261,7 @@ def test_a_contrastive_batch_may_be_given_whole(micro_batch_size: int) -> None:
 
 def test_a_contrastive_batch_has_two_pairs_at_least() -> None:
     one, two = (TrainingTable(steps=1, global_batch_size=size, seed=0) for size in (1, 2))
-    assert "`training.global_batch_size` 1 leaves" in refused(ClipRecipe, training=one)
+    assert "`training.global_batch_size` must be at least 2" in refused(ClipRecipe, training=one)
     ClipRecipe(**{**GOOD[ClipRecipe], "training": two})
 
 
@@ -281,26 +281,26 @@ def test_no_floor_is_spelt_false() -> None:
     [
         (
             {"zero_stage": 1, "engine": "local"},
-            "zero_stage 1 is DeepSpeed's: engine must be deepspeed, not local",
+            "`zero_stage` 1 is DeepSpeed's: `engine` must be deepspeed, not local",
         ),
         (
             {"zero_stage": 3, "engine": "ddp"},
-            "zero_stage 3 is DeepSpeed's: engine must be deepspeed, not ddp",
+            "`zero_stage` 3 is DeepSpeed's: `engine` must be deepspeed, not ddp",
         ),
-        ({"engine": "deepspeed"}, "engine deepspeed needs a zero_stage of 1 to 3"),
-        ({"offload": "optimizer"}, "offload optimizer is DeepSpeed's: it needs a zero_stage"),
-        ({"offload": "parameters"}, "offload parameters is DeepSpeed's: it needs a zero_stage"),
+        ({"engine": "deepspeed"}, "`engine` deepspeed needs a `zero_stage` of 1, 2 or 3"),
+        ({"offload": "optimizer"}, "`offload` optimizer is DeepSpeed's: it needs a `zero_stage`"),
+        ({"offload": "parameters"}, "`offload` parameters is DeepSpeed's: it needs a `zero_stage`"),
         (
             {"offload": "optimizer", "engine": "ddp"},
-            "offload optimizer is DeepSpeed's: it needs a zero_stage",
+            "`offload` optimizer is DeepSpeed's: it needs a `zero_stage`",
         ),
         (
             {"offload": "parameters", "zero_stage": 1},
-            "needs zero_stage 3, which deals them out, not 1",
+            "needs `zero_stage` 3, which partitions them: 1",
         ),
         (
             {"offload": "parameters", "zero_stage": 2},
-            "needs zero_stage 3, which deals them out, not 2",
+            "needs `zero_stage` 3, which partitions them: 2",
         ),
         ({"zero_stage": 4}, "zero_stage"),
         ({"zero_stage": -1}, "zero_stage"),
@@ -336,10 +336,10 @@ def test_every_other_engine_is_accepted(engine: str, stage: int, offload: str | 
 @pytest.mark.parametrize(
     ("runtime", "told"),
     [
-        ({"zero_stage": 1}, "zero_stage is for the transformer"),
+        ({"zero_stage": 1}, "`zero_stage` is for the transformer"),
         (
             {"zero_stage": 3, "engine": "deepspeed", "offload": "parameters"},
-            "zero_stage is for the transformer",
+            "`zero_stage` is for the transformer",
         ),
     ],
 )

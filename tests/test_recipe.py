@@ -14,7 +14,7 @@ SHIPPED = shipped_recipes()
 
 def complaint(name: str, *overrides: str, kind: str | None = None) -> UsageError:
     with pytest.raises(UsageError) as caught:
-        load_recipe(name, list(overrides), kind)
+        load_recipe(name, list(overrides), kind=kind)
     assert caught.value.exit_code == 2
     return caught.value
 
@@ -229,7 +229,7 @@ def test_a_file_that_is_no_toml_is_told_by_name(tmp_path: Path, content: bytes) 
 
 
 def test_clip_alone_does_not_train_in_fp16() -> None:
-    with pytest.raises(UsageError, match=r"`runtime`: CLIP does not train in fp16.*take bf16"):
+    with pytest.raises(UsageError, match=r"`runtime`: CLIP does not train in fp16.*use bf16"):
         load_recipe("clip/tiny", ["runtime.precision=fp16"])
     for kind in ("dvae", "transformer"):
         assert load_recipe(f"{kind}/tiny", ["runtime.precision=fp16"]).runtime.precision == "fp16"

@@ -12,7 +12,7 @@ from dalle_cli.console import Terminal
 
 @recipes_app.command("list")
 def list_recipes(as_json: Json = False, quiet: Quiet = False) -> None:
-    """Name the shipped recipes and what they are for.
+    """List the shipped recipes and what they are for.
 
     Example: dalle recipes list
     """
@@ -39,13 +39,31 @@ def check_recipe(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check a recipe and print it as it would run.
+    """Check a recipe and print it as resolved.
 
     Example: dalle recipes check mine.toml --set training.steps=500
     """
     from dalle_cli.commands.recipes import check_recipe as command
 
     command(recipe, overrides, Terminal(quiet, as_json))
+
+
+@recipes_app.command("keys")
+def recipe_keys(
+    kind: Annotated[
+        str | None,
+        typer.Argument(metavar="KIND", help="dvae, transformer or clip; by default all three."),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """List every key of a recipe, with type, bounds, default and meaning.
+
+    Example: dalle recipes keys transformer
+    """
+    from dalle_cli.commands.recipes import list_keys as command
+
+    command(kind, Terminal(quiet, as_json))
 
 
 @app.command(rich_help_panel="Look")

@@ -121,7 +121,10 @@ def train_transformer(
     Example: dalle train-transformer transformer/emoji --data pictures/ --dvae runs/dvae --run runs/dalle
     """
     checked = load_recipe(
-        recipe, _with_precision(overrides, precision), "transformer", _said_by(deepspeed)
+        recipe,
+        _with_precision(overrides, precision),
+        kind="transformer",
+        fallbacks=_said_by(deepspeed),
     )
     if _is_parent_of(gpus):
         return

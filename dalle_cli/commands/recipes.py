@@ -1,13 +1,34 @@
-"""`dalle recipes`: the shipped recipes, and whether a recipe is sound."""
+"""`dalle recipes`: the shipped recipes, whether a recipe is valid, and the keys it may have."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import groupby
 
+from dalle_cli.config import RECIPE_TYPES
 from dalle_cli.console import Terminal
+from dalle_cli.errors import UsageError
 from dalle_cli.recipe import load_recipe, read_recipe, shipped_recipes
+from dalle_cli.recipe_keys import RecipeKey, recipe_keys
+
+KEYS_INTRODUCTION = """\
+# Recipe keys
+
+A recipe is a TOML file. A key is written in the table that its name begins with, or changed on the
+command line: `--set optimizer.lr.start=1e-3`. An optional table may be left out; what is required
+inside it is required where it is there. Appendices are those of Ramesh et al. 2021.
+
+This page is made by `make docs` from `dalle_cli/config.py`; `dalle recipes keys` prints it."""
+KEYS_HEADER = """\
+| key | value | unit | default | meaning |
+| --- | --- | --- | --- | --- |
+"""
+
+Sections = dict[str, list[RecipeKey]]
 
 
 def list_recipes(terminal: Terminal) -> None:
-    """Name the shipped recipes, each with the first comment of its file."""
+    """List the shipped recipes, each with the first comment of its file."""
     about = {
         name: _first_comment(path.read_text("utf-8")) for name, path in shipped_recipes().items()
     }
@@ -15,17 +36,72 @@ def list_recipes(terminal: Terminal) -> None:
 
 
 def show_recipe(name: str, terminal: Terminal) -> None:
-    """Print a recipe's file, comments and all, to be redirected into a recipe of one's own."""
+    """Print a recipe's file, comments included, to be redirected into a new one."""
     text = read_recipe(name)
     terminal.result(text.rstrip("\n"), {"name": name, "text": text})
 
 
 def check_recipe(name: str, overrides: list[str], terminal: Terminal) -> None:
-    """Check a recipe and print it as it would run; raises UsageError listing every problem."""
-    recipe = load_recipe(name, overrides)
-    resolved = recipe.model_dump()
-    terminal.say(f"{name} is sound")
+    """Check a recipe and print it as resolved; raises UsageError listing every problem."""
+    resolved = load_recipe(name, overrides).model_dump()
+    terminal.say(f"{name} is valid")
     terminal.result(json.dumps(resolved, indent=1), resolved)
+
+
+def list_keys(kind: str | None, terminal: Terminal) -> None:
+    """Print the keys of one kind of recipe, or of all: as Markdown, or as a list under `--json`.
+
+    Raises UsageError for a kind that does not exist.
+    """
+    if kind is not None and kind not in RECIPE_TYPES:
+        raise UsageError(
+            f"no such kind of recipe: {kind}", f"the kinds are {', '.join(RECIPE_TYPES)}"
+        )
+
+    keys = {kind: recipe_keys(kind) for kind in ([kind] if kind else RECIPE_TYPES)}
+    data = [{"kind": kind, **asdict(key)} for kind, rows in keys.items() for key in rows]
+    terminal.result("\n\n".join([KEYS_INTRODUCTION, *_chapters(keys)]), data)
+
+
+def _chapters(keys: dict[str, list[RecipeKey]]) -> Iterator[str]:
+    """Yield headings and tables: first what all of several kinds have in common."""
+    kinds = {kind: _sections(rows) for kind, rows in keys.items()}
+    first, *others = kinds.values()
+    shared = [name for name in first if others and all(o.get(name) == first[name] for o in others)]
+
+    if shared:
+        yield "## Every kind"
+    yield from (_section(first[name]) for name in shared)
+
+    for kind, sections in kinds.items():
+        yield f"## {kind}"
+        yield from (_section(rows) for name, rows in sections.items() if name not in shared)
+
+
+def _sections(keys: list[RecipeKey]) -> Sections:
+    """Group keys by the first part of their names."""
+    return {name: list(rows) for name, rows in groupby(keys, lambda key: key.name.split(".")[0])}
+
+
+def _section(keys: list[RecipeKey]) -> str:
+    """Write a top-level table: what it is, and a row for each key."""
+    top, *rows = keys
+    if top.type != "table":
+        return KEYS_HEADER + _row(top)
+    heading = f"### [{top.name}]" + ("" if top.required else ", optional")
+    return f"{heading}\n\n{top.meaning}\n\n{KEYS_HEADER}" + "\n".join(map(_row, rows))
+
+
+def _row(key: RecipeKey) -> str:
+    value = f"{key.type} {key.bounds}".strip()
+    cells = (f"`{key.name}`", value, key.unit, _default(key), key.meaning)
+    return f"| {' | '.join(cells)} |".replace("|  |", "| |")
+
+
+def _default(key: RecipeKey) -> str:
+    if key.required:
+        return "required"
+    return "optional" if key.type == "table" else f"`{json.dumps(key.default)}`"
 
 
 def _first_comment(text: str) -> str:

@@ -400,17 +400,17 @@ WRONG_USAGE = {  # exit code 2
     ),
     "ZeRO with another engine": (
         lambda p: p.train_transformer("--set", "runtime.zero_stage=2", "--set", "runtime.engine=ddp"),
-        ["1 problem", "`runtime`", "engine must be deepspeed, not ddp"],
+        ["1 problem", "`runtime`", "`engine` must be deepspeed, not ddp"],
     ),
     "ZeRO with compressed gradients": (
         lambda p: p.train_with_zero('{"zero_optimization": {"stage": 2}}', "--set", "powersgd.rank=8"),
         ["`powersgd.rank` 8", "`runtime.zero_stage` 2"],
     ),
     "ZeRO for a dVAE": (
-        lambda p: p.train_dvae("--set", "runtime.zero_stage=1"), ["`runtime`", "zero_stage is for the transformer"],
+        lambda p: p.train_dvae("--set", "runtime.zero_stage=1"), ["`runtime`", "`zero_stage` is for the transformer"],
     ),
     "ZeRO for a CLIP": (
-        lambda p: p.train_clip("--set", "runtime.zero_stage=3"), ["`runtime`", "zero_stage is for the transformer"],
+        lambda p: p.train_clip("--set", "runtime.zero_stage=3"), ["`runtime`", "`zero_stage` is for the transformer"],
     ),
     "run that is a file, to train in": (
         lambda p: ["train-dvae", "dvae/tiny", "--data", p.pairs, "--run", p.file("thesis.tex", "years")],
@@ -460,7 +460,7 @@ def test_stage_of_a_deepspeed_file_goes_with_what_the_command_line_says(
     ended = dalle(
         *place.train_with_zero('{"zero_optimization": {"stage": 2}}', "--set", setting, "--dry-run")
     )
-    assert "needs a zero_stage" not in ended.err
+    assert "needs a `zero_stage`" not in ended.err
 
 
 def test_captions_on_standard_input_that_are_no_text_are_told(

@@ -11,7 +11,7 @@ from dalle_cli import __version__
 COMMANDS = [
     "train-dvae", "train-transformer", "train-clip", "generate", "rerank", "reconstruct", "export", "demo", "info",
     "doctor", "data shapes", "data check", "data encode", "recipes list", "recipes show", "recipes check",
-    "import dvae",
+    "recipes keys", "import dvae",
 ]  # fmt: skip
 
 
