@@ -177,7 +177,7 @@ def _draw_masks(model: TrainedTransformerTable, folder: Path) -> dict[str, str]:
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for kind in ("row", "column", "convolutional"):
-        mask = image_mask(kind, model.grid_size, model.kernel_size)
+        mask = image_mask(kind, model.grid_size, kernel_size=model.kernel_size)
         files[kind] = str(folder / f"{kind}.png")
         picture = Image.fromarray(mask.to(torch.uint8).mul(255).numpy())
         enlarge(picture, at_least=512).save(files[kind])

@@ -200,7 +200,7 @@ class _Layer(nn.Module):
                 len(held_near) // len(tensor), 0
             )
             held_near[:, :, self.near.places[seen]] = of_samples
-        merged = attend(query, *kept, self._mask[:n_slots, :n_slots])
+        merged = attend(query, *kept, mask=self._mask[:n_slots, :n_slots])
         return self._through_mlp(x + self.output(merged.transpose(1, 2).flatten(2)).float())
 
     def forward(self, x: Tensor, position: Tensor, text: Tensor, near: Tensor) -> Tensor:
