@@ -388,7 +388,8 @@ def test_transformer_trains_in_fp16_inside_branches_alone() -> None:
     text, image = tokens(model)
     dtypes = output_dtypes(model)
     for each in (exact, model):
-        text_image_cross_entropy(*each(text, image), text, image).backward()
+        loss = text_image_cross_entropy(*each(text, image), text_tokens=text, image_tokens=image)
+        loss.backward()
     assert {
         name for name, dtype in dtypes.items() if dtype == torch.float16
     } == matrices_of_branches(model)
