@@ -214,7 +214,7 @@ def test_a_batch_of_empty_captions_has_loss_and_gradient_zero() -> None:
 
 
 def contrastive_by_hand(logits: Tensor) -> float:
-    """Mean over both directions of -ln of the share that the pair has in its line, one pair at a time."""
+    """Mean over both directions of -ln of the pair's share of its line, one pair at a time."""
     scores, total = logits.double().tolist(), 0.0
     n = len(scores)
     for i in range(n):

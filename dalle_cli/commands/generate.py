@@ -26,7 +26,7 @@ from dalle_cli.generation.pipeline import BatchSizes, Candidate
 from dalle_cli.generation.ranking import Ranking, rank_by_clip, rank_by_perplexity
 from dalle_cli.generation.sampling import SamplingSettings
 from dalle_cli.loading import load_dvae, load_tokenizer, load_transformer
-from dalle_cli.runtime.compilation import MANY, has_compiler
+from dalle_cli.runtime.compilation import MIN_STEPS_TO_COMPILE, has_compiler
 from dalle_cli.runtime.devices import explain_out_of_memory, free_memory, open_device
 from dalle_cli.runtime.distributed import World, init_process_group
 from dalle_cli.runtime.precision import DTYPES, Precision, apply_precision
@@ -117,7 +117,7 @@ def plan(
     ranking = choose_ranking(options, pipeline, precision, terminal)
     widths = choose_again(recorded, options, pipeline, world)
     n_batches = math.ceil(len(options.captions) * options.n / widths.sampling)
-    is_long = n_batches * pipeline.transformer.image_len >= MANY
+    is_long = n_batches * pipeline.transformer.image_len >= MIN_STEPS_TO_COMPILE
     pipeline = replace(pipeline, is_compiled=choose_compiled(recorded, is_long, world))
     settings = {
         "seed": options.seed,

@@ -87,7 +87,8 @@ def sampling_bytes(
     choosing = n_samples * transformer.image_vocab_size * BYTES_OF_CHOICE
     slots = n_samples + n_captions * n_text
     passing = slots * width * VALUES_OF_SLOT * FP32
-    return weights + kv_cache_bytes(transformer, n_samples, n_captions, dtype) + choosing + passing
+    cache = kv_cache_bytes(transformer, n_samples, n_captions=n_captions, dtype=dtype)
+    return weights + cache + choosing + passing
 
 
 def decoding_bytes(dvae: DiscreteVAE) -> int:

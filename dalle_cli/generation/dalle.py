@@ -76,7 +76,7 @@ class DallePipeline:
         sampler = Sampler(
             self.transformer,
             settings,
-            self.dtype,
+            dtype=self.dtype,
             compiled_batch_size=width if self.is_compiled else 0,
         )
         for first in sorted({place - place % width for place in wanted}):
@@ -85,7 +85,10 @@ class DallePipeline:
                 candidates
             )  # from the first on, so that captions come in rows of equally many
             filled = batch + list(itertools.islice(others, width - len(batch)))
-            rows = [candidate_uniforms(seed, c.caption, [c.number], n_tokens) for c in filled]
+            rows = [
+                candidate_uniforms(seed, c.caption, numbers=[c.number], n_tokens=n_tokens)
+                for c in filled
+            ]
             text_tokens = self.text_tokens([c.caption for c in filled])
             image_tokens = sampler.sample(text_tokens, torch.cat(rows), kept)
             for at in range(0, width, widths.decoding):

@@ -181,8 +181,8 @@ class _WindowAttention:
 
         gradient, output  [B, H, I, K]
         probs             [L, B * H, W, M], from `merge`
-        totals            [B, H, I, K] each: by queries, to which this part is added, and by keys and
-                          values, which have no other part and are written
+        totals            [B, H, I, K] each: by queries, to which this part is added, and by keys
+                          and values, which have no other part and are written
         """
         layout = self.layout
         by_output = layout.lines(gradient)  # [L, B * H, W, K]

@@ -12,7 +12,7 @@ from dalle_cli.models.attention_masks import (
 
 
 def allowed_by_hand(kind, r, c, qr, qc, width, kernel):
-    """May the image slot at line r, column c see the one at line qr, column qc? Straight from the paper's words."""
+    """May the image slot (r, c) see the one at (qr, qc)? Straight from the paper's words."""
     here, there = r * width + c, qr * width + qc
     if there > here:
         return False

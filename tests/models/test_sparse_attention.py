@@ -1,4 +1,4 @@
-"""Sparse attention against all pairs under the mask: values and gradients, every kind, odd shapes."""
+"""Sparse attention against all pairs under the mask: values and gradients, kinds, odd shapes."""
 
 import pytest
 import torch

@@ -410,7 +410,7 @@ def test_transformer_that_trains_in_fp16_draws_previews_in_fp32() -> None:
     model, plain = transformer(), transformer()
     scale_gradients(model.half_precision_modules(), 1, CPU)
     text, _ = tokens(model)
-    uniforms = candidate_uniforms(0, "a caption", [0, 1], model.image_len)
+    uniforms = candidate_uniforms(0, "a caption", numbers=[0, 1], n_tokens=model.image_len)
     drawn = [Sampler(each, SamplingSettings()).sample(text, uniforms) for each in (model, plain)]
     assert torch.equal(*drawn)
 
