@@ -53,7 +53,7 @@ MOST_PROBLEMS_SHOWN = 10
 class Terminal:
     """The two output streams of a command; of several processes, only the main one prints."""
 
-    def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
         self._as_json = as_json
         self._is_silent = not ranks_of_environment().is_main
         self._console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=self._is_silent)

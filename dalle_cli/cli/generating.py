@@ -160,7 +160,7 @@ def generate(
         out=out,
         show=show,
     )
-    command(options, Terminal(quiet, as_json))
+    command(options, Terminal(quiet=quiet, as_json=as_json))
 
 
 def _check_ranking(
@@ -251,7 +251,7 @@ def rerank(
     options = RerankOptions(
         pictures, caption, clip, tokenizer, top_k, batch_size, device, precision or "auto", out
     )
-    command(options, Terminal(quiet, as_json))
+    command(options, Terminal(quiet=quiet, as_json=as_json))
 
 
 @app.command(rich_help_panel="Use")
@@ -275,7 +275,7 @@ def reconstruct(
 
     command(
         ReconstructOptions(run, pictures, out, device, precision or "auto"),
-        Terminal(quiet, as_json),
+        Terminal(quiet=quiet, as_json=as_json),
     )
 
 
@@ -292,7 +292,7 @@ def export(
     """
     from dalle_cli.commands.export import export as command
 
-    command(run, out, Terminal(quiet, as_json))
+    command(run, out, Terminal(quiet=quiet, as_json=as_json))
 
 
 @app.command(rich_help_panel="Use")
@@ -320,4 +320,4 @@ def demo(
     from dalle_cli.commands.demo import demo as command
 
     overrides = {"dvae": dvae_set, "transformer": transformer_set, "clip": clip_set}
-    command(run, pictures, overrides, Terminal(quiet, as_json))
+    command(run, pictures, overrides, Terminal(quiet=quiet, as_json=as_json))
