@@ -19,6 +19,7 @@ def layer_kinds(n_layers: int) -> list[Kind]:
     Counted from 1, the layers 2, 6, 10, ... are column layers, the last one is convolutional, and
     the others are row layers.
     """
+    # of the paper's 64 layers 47 are row, 16 column and 1 convolutional
     kinds: list[Kind] = ["column" if i % 4 == 1 else "row" for i in range(n_layers)]
     return [*kinds[:-1], "convolutional"]
 

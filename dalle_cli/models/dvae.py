@@ -108,17 +108,23 @@ def _groups(
 
 
 class _EncoderLayers(nn.Sequential):
-    """Typed view of the encoder's children."""
+    """The layers of the encoder, with the types of those used by name."""
 
     trunk: nn.Sequential
     output: Conv
 
 
+class _DecoderTrunk(nn.Sequential):
+    """The layers after the codebook, with the type of the one used by name."""
+
+    output: Conv
+
+
 class _DecoderLayers(nn.Sequential):
-    """Typed view of the decoder's children."""
+    """The layers of the decoder, with the types of those used by name."""
 
     input: Conv
-    trunk: nn.Sequential
+    trunk: _DecoderTrunk
 
 
 class DVAEEncoder(nn.Module):
@@ -211,7 +217,7 @@ class DiscreteVAE(DVAEEncoder):
         first = Conv(vocab_size, n_init, 1)
         groups = _groups(widths, blocks_per_group, kernels=(1, 3, 3, 3), resample=up)
         output = Conv(n_hidden, 6, 1)  # mu and log_scale of three colours (appendix A.3)
-        trunk = nn.Sequential(OrderedDict([*groups, ("relu", nn.ReLU()), ("output", output)]))
+        trunk = _DecoderTrunk(OrderedDict([*groups, ("relu", nn.ReLU()), ("output", output)]))
         self.decoder = _DecoderLayers(OrderedDict(input=first, trunk=trunk))
 
     def decode(self, image_tokens: Tensor) -> Tensor:
