@@ -26,7 +26,7 @@ def main(way: str, kind: Kind) -> None:
     """Time one kind of layer."""
     torch.manual_seed(0)
     open_device("cpu", "fp32")
-    mask = attention_mask(kind, TEXT_LEN, GRID_SIZE, KERNEL_SIZE)
+    mask = attention_mask(kind, TEXT_LEN, grid_size=GRID_SIZE, kernel_size=KERNEL_SIZE)
     attend = sparse(kind) if way == "sparse" else dense(mask)
     query, key, value = (torch.randn(SHAPE, requires_grad=True) for _ in range(3))
     gradient = torch.randn(SHAPE)

@@ -35,7 +35,10 @@ def main(n_samples: str, n_captions: str, text_len: str, precision: str, way: st
     transformer = random_transformer(int(text_len))
     dtype = DTYPES.get(precision, torch.float32)
     sampler = Sampler(
-        transformer, SamplingSettings(), dtype, int(n_samples) if way == "compiled" else 0
+        transformer,
+        SamplingSettings(),
+        dtype=dtype,
+        compiled_batch_size=int(n_samples) if way == "compiled" else 0,
     )
     captions = torch.randint(TEXT_VOCAB_SIZE, (int(n_captions), int(text_len)))
     captions[:, -1] = -1
@@ -67,7 +70,7 @@ def bytes_of_step(
     head = transformer.image_head.weight.nbytes
     unseen = transformer.kinds.count("column") * (IMAGE_LEN - GRID_SIZE)
     cache = (
-        kv_cache_bytes(transformer, n_samples, n_captions, dtype)
+        kv_cache_bytes(transformer, n_samples, n_captions=n_captions, dtype=dtype)
         - 2 * n_samples * unseen * D_MODEL * dtype.itemsize
     )
     return weights + head + cache

@@ -84,7 +84,7 @@ def flops_of_step(transformer: Transformer) -> int:
         + IMAGE_LEN * transformer.image_head.weight.numel()
     )
     pairs = sum(
-        int(attention_mask(kind, TEXT_LEN, GRID_SIZE, KERNEL_SIZE).sum())
+        int(attention_mask(kind, TEXT_LEN, grid_size=GRID_SIZE, kernel_size=KERNEL_SIZE).sum())
         for kind in transformer.kinds
     )
     multiplications = (TEXT_LEN + IMAGE_LEN) * weights + heads + 2 * D_MODEL * pairs

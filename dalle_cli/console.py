@@ -1,4 +1,4 @@
-"""What people see while a command works: notes, warnings and progress on stderr, results on stdout.
+"""A command's output: notes, warnings and progress on stderr, results on stdout.
 
 Untrusted text (captions, file names) passes through as literal text, never as markup.
 """
@@ -17,7 +17,7 @@ from rich.text import Text
 
 from dalle_cli.runtime.ranks import ranks_of_environment
 
-SHOWN = {  # figures worth a place on the line of progress, and how to print them
+SHOWN = {  # the figures of the progress line, in order, with their formats
     "train/loss": "loss {:.4f}",
     "train/loss_text": "text {:.3f}",
     "train/loss_image": "image {:.3f}",
@@ -30,7 +30,7 @@ SHOWN = {  # figures worth a place on the line of progress, and how to print the
     "train/images_per_second": "{:.0f} images/s",
     "train/tokens_per_second": "{:,.0f} tokens/s",
     "train/tflops_per_second": "{:.3g} TFLOP/s",
-    "train/mfu": "{:.0%} of the matrix rate",
+    "train/mfu": "MFU {:.0%}",
     "train/peak_memory_gib": "{:.1f} GiB",
     "valid/loss": "held-out loss {:.4f}",
     "valid/psnr": "PSNR {:.2f} dB",
@@ -47,41 +47,43 @@ SHOWN = {  # figures worth a place on the line of progress, and how to print the
     "valid/image_recall_at_5": "@5 {:.1%}",
 }
 
-
 MOST_PROBLEMS_SHOWN = 10
 
 
 class Terminal:
-    """The two streams of a command."""
+    """The two output streams of a command; of several processes, only the main one prints."""
 
-    def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
         self._as_json = as_json
-        self._is_silent = not ranks_of_environment().is_main  # of several processes, one speaks
+        self._is_silent = not ranks_of_environment().is_main
         self._console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=self._is_silent)
         self.is_quiet = quiet
 
     def say(self, text: str) -> None:
-        """Tell the user something; silent under --quiet."""
+        """Print a note; silent under --quiet."""
         if not self.is_quiet:
             self._console.print(Text(text))
 
     @property
     def picture_columns(self) -> int:
-        """How many columns pictures may take; 0 where stderr is no terminal, shows no colours, or is to be quiet."""
+        """The number of columns for previews of pictures.
+
+        It is 0 if stderr is not a terminal or has no colours, and under --quiet.
+        """
         console = self._console
         is_able = console.is_terminal and console.color_system is not None and not console.no_color
         return console.width if is_able and not self.is_quiet else 0
 
     def show(self, picture: Text) -> None:
-        """Print a picture made of characters."""
+        """Print a picture that is made of characters."""
         self._console.print(picture)
 
     def warn(self, text: str) -> None:
-        """Tell the user something that may need attention, quiet or not."""
+        """Print a warning, even under --quiet."""
         self._console.print(Text("warning: ", style="yellow").append(text, style="default"))
 
     def warn_about(self, problems: list[tuple[str, str]]) -> None:
-        """Tell the first problems of a data set, as (where, reason), and how many more there are."""
+        """Warn about the first problems of a data set, (where, reason) each, and count the rest."""
         for where, reason in problems[:MOST_PROBLEMS_SHOWN]:
             self.warn(f"{where}: {reason}")
         if len(problems) > MOST_PROBLEMS_SHOWN:
@@ -90,7 +92,7 @@ class Terminal:
             )
 
     def result(self, text: str, data: Any) -> None:
-        """Put a result on stdout: text for people, or the same as data under --json."""
+        """Write a result to stdout: the text, or under --json the same as data."""
         if self._is_silent:
             return
         sys.stdout.write((json.dumps(data) if self._as_json else text) + "\n")
@@ -98,11 +100,11 @@ class Terminal:
 
     @contextmanager
     def progress(self, total: int, done: int, unit: str) -> Iterator["ProgressLine"]:
-        """Show how far a piece of work has come: a bar on a terminal, plain lines elsewhere."""
+        """Show the progress of some work: with a bar on a terminal, else with plain lines."""
         has_bar = self._console.is_terminal and not self.is_quiet
         bar = _bar(self._console, unit) if has_bar else None
         with bar or nullcontext():
-            yield ProgressLine(self, bar, total, done, unit)
+            yield ProgressLine(self, bar, total=total, done=done, unit=unit)
 
 
 def _bar(console: Console, unit: str) -> Progress:
@@ -118,25 +120,27 @@ def _bar(console: Console, unit: str) -> Progress:
 
 
 class ProgressLine:
-    """One piece of work under way."""
+    """The progress of some work, of which `done` of `total` units are done already."""
 
     def __init__(
-        self, terminal: Terminal, bar: Progress | None, total: int, done: int, unit: str
+        self, terminal: Terminal, bar: Progress | None, *, total: int, done: int, unit: str
     ) -> None:
         self._terminal = terminal
         self._bar = bar
         self._total = total
         self._unit = unit
-        self._done = self._begun_at = done
+
+        self._done = self._first = done
         self._started = time.perf_counter()
         if bar is not None:
             self._task = bar.add_task("", total=total, completed=done, figures="")
 
     def report(self, done: int, figures: dict[str, float]) -> None:
-        """Show the figures of a report; held-out ones stay on the screen."""
+        """Show the figures of a report; those of held-out data stay on the screen."""
         text = "  ".join(
             form.format(figures[name]) for name, form in SHOWN.items() if name in figures
         )
+
         is_lasting = any(name.startswith("valid/") for name in figures)
         if self._bar is None or is_lasting:
             left = "" if is_lasting else f"  {self._time_left(done)} left"
@@ -145,17 +149,17 @@ class ProgressLine:
             self._bar.update(self._task, completed=done, figures=text)
 
     def _rate(self) -> str:
-        """Say how many were done a second so far."""
-        rate = (self._done - self._begun_at) / max(time.perf_counter() - self._started, 1e-9)
+        """Format how many units were done a second so far."""
+        rate = (self._done - self._first) / max(time.perf_counter() - self._started, 1e-9)
         return f"{rate:,.0f} {self._unit}s/s" if rate >= 10 else f"{rate:.2g} {self._unit}s/s"
 
     def _time_left(self, done: int) -> timedelta:
-        """Estimate from the pace so far, validation and saving included."""
-        pace = (time.perf_counter() - self._started) / max(done - self._begun_at, 1)
+        """Estimate the time left from the pace so far, validation and saving included."""
+        pace = (time.perf_counter() - self._started) / max(done - self._first, 1)
         return timedelta(seconds=round(pace * (self._total - done)))
 
     def advance(self) -> None:
-        """Count one more and show the pace, the only figure there is; plain lines come at every tenth of the work."""
+        """Count one more unit and show the rate; plain lines come at every tenth of the work."""
         self._done += 1
         if self._bar is not None:
             self._bar.update(self._task, advance=1, figures=self._rate())

@@ -1,4 +1,11 @@
-"""The loss functions of the paper, pure and in fp32; reductions beyond a token or a pixel are the task's business."""
+"""The loss functions of the paper: pure, and in fp32.
+
+Reductions beyond a token or a pixel are the task's business. Axes used below:
+
+    B batch    H W height and width of an image    K codebook size    g side of the token grid
+    N tokens    T text tokens    I image tokens    D model width    V Vt Vi sizes of vocabularies
+    R rows at a time
+"""
 
 import math
 from typing import Any, TypeVar
@@ -9,36 +16,44 @@ from torch import Tensor
 
 Loss = TypeVar("Loss", Tensor, float)
 
-SMALLEST_LOG_PROB = (
-    -80.0
-)  # the exponential of one below -87, too small for fp32, takes a CPU ten times as long
-LOGITS_AT_ONCE = 2**21  # 8 MiB, which a processor's cache holds
-LOGITS_AT_ONCE_ON_GPUS = 2**27  # 512 MiB, so that no product is too small to fill one
+# below -87 an exponential is too small for a normal fp32 number, and takes a CPU ten times as long
+SMALLEST_LOG_PROB = -80.0
+
+LOGITS_AT_ONCE = 2**21  # 8 MiB, which fit into a processor's cache
+LOGITS_AT_ONCE_ON_GPUS = 2**27  # 512 MiB, so that no product is too small to fill a GPU
 
 
 def logit_laplace_nll(mapped: Tensor, mu: Tensor, log_scale: Tensor) -> Tensor:
-    """Negative log-density, in nats, of each pixel value under the logit-Laplace (Ramesh et al. 2021, appendix A.3).
+    """Compute each pixel value's negative log-density, in nats, under the logit-Laplace.
 
-    mapped     [B, 3, H, W], strictly inside (0, 1): `map_pixels` sees to that
+    Ramesh et al. 2021, appendix A.3.
+
+    mapped     [B, 3, H, W], strictly inside (0, 1), which `map_pixels` ensures
     mu         [B, 3, H, W], the location on the logit axis
     log_scale  [B, 3, H, W], ln b
     returns    [B, 3, H, W]
     """
+    # the change of variables from x to logit(x), whose derivative is 1 / (x (1 - x))
     log_jacobian = mapped.log() + torch.log1p(-mapped)
     distance = (torch.logit(mapped) - mu).abs()
     return math.log(2) + log_scale + log_jacobian + distance * (-log_scale).exp()
 
 
 def kl_to_uniform(logits: Tensor) -> Tensor:
-    """Divergence, in nats, of each cell's categorical from the uniform one: logits [B, K, g, g] -> [B, g, g].
+    """Compute the divergence, in nats, of each cell's categorical from the uniform one.
 
-    Analytic, from un-noised and un-tempered logits: ln K - H(softmax(logits)), between 0 and ln K.
+    logits   [B, K, g, g], without noise or temperature
+    returns  [B, g, g], ln K - H(softmax(logits)), between 0 and ln K
     """
-    return _NegativeEntropy.apply(logits.float().movedim(1, -1)) + math.log(logits.shape[1])
+    cells = logits.float().movedim(1, -1)  # [B, g, g, K]
+    return _NegativeEntropy.apply(cells) + math.log(logits.shape[1])
 
 
 class _NegativeEntropy(torch.autograd.Function):
-    """Sum of p ln p over the last dimension, p its softmax; by few passes over what is the widest tensor of a dVAE."""
+    """Sum of p ln p over the last dimension, where p is its softmax.
+
+    Takes few passes over the widest tensor of a dVAE.
+    """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor) -> Tensor:
@@ -50,44 +65,45 @@ class _NegativeEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         log_probs, total = ctx.saved_tensors
+
+        # d total / d logits = p (ln p - total)
         return log_probs.exp().mul_(log_probs - total[..., None]).mul_(gradient[..., None])
 
 
 def token_cross_entropy(logits: Tensor, tokens: Tensor, count: int | None = None) -> Tensor:
-    """Sum of -ln p(token) over the tokens that are not -1, divided by count.
+    """Compute the sum of -ln p(token) over the tokens that are not -1, divided by count.
 
     logits   [B, N, V]
     tokens   int64 [B, N], -1 where there is nothing to predict
-    count    what to divide by, where these rows are a part of a larger batch; default: the tokens counted here
+    count    the divisor, if these rows are part of a larger batch; default: the tokens counted here
     """
-    total = F.cross_entropy(
-        logits.flatten(0, 1).float(), tokens.flatten(), ignore_index=-1, reduction="sum"
-    )
+    rows = logits.flatten(0, 1).float()  # [B * N, V]
+    total = F.cross_entropy(rows, tokens.flatten(), ignore_index=-1, reduction="sum")
+
     if count is None:
         count = int((tokens >= 0).sum())
     return total / max(count, 1)
 
 
 def linear_cross_entropy(
-    features: Tensor, weight: Tensor, bias: Tensor, tokens: Tensor
+    features: Tensor, tokens: Tensor, *, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Sum of -ln p(token) of a linear layer's softmax over the tokens that are not -1, and how often it says the token.
+    """Compute a linear layer's summed cross-entropy, and count the tokens that it predicts.
 
     features  [..., D]    weight  [V, D]    bias  [V]
     tokens    int64 [...], -1 where there is nothing to predict
-    returns   the sum, fp32 [], and the count of tokens that are the likeliest, int64 []
+    returns   the sum of -ln p(token) over the tokens that are not -1, fp32 [], and how many of them
+              are the likeliest token, int64 []
 
     Logits are computed some rows at a time, never all at once, and their gradients with them.
     """
     is_given = tokens >= 0
-    is_differentiated = torch.is_grad_enabled()
-    return _LinearCrossEntropy.apply(
-        features[is_given], weight, bias, tokens[is_given], is_differentiated
-    )
+    inputs, targets = features[is_given], tokens[is_given]  # [N, D], [N]
+    return _LinearCrossEntropy.apply(inputs, weight, bias, targets, torch.is_grad_enabled())
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """With e = exp(logits - largest) and s its sum, p = e / s; s is divided out of the smaller factors of products."""
+    """Cross-entropy whose forward computes the gradients too, while it has the logits."""
 
     @staticmethod
     def forward(
@@ -98,29 +114,35 @@ class _LinearCrossEntropy(torch.autograd.Function):
         tokens: Tensor,
         is_differentiated: bool,
     ) -> tuple[Tensor, Tensor]:
-        gradients = (
-            [torch.zeros_like(x) for x in (features, weight, bias)] if is_differentiated else []
-        )
+        operands = (features, weight, bias) if is_differentiated else ()
+        gradients = [torch.zeros_like(operand) for operand in operands]
         total, hits = features.new_zeros(()), tokens.new_zeros(())
+
         at_once = LOGITS_AT_ONCE if features.device.type == "cpu" else LOGITS_AT_ONCE_ON_GPUS
         n_rows = max(at_once // len(weight), 1)
         for start in range(0, len(features), n_rows):
             rows = slice(start, start + n_rows)
-            own, targets = features[rows], tokens[rows]
-            logits = F.linear(own, weight, bias)
-            at_target = logits.gather(1, targets[:, None])
-            largest, likeliest = logits.max(dim=1, keepdim=True)
-            weights = logits.sub_(largest).exp_()
-            sums = weights.sum(dim=1, keepdim=True)
+            inputs, targets = features[rows], tokens[rows]  # [R, D], [R]
+
+            logits = F.linear(inputs, weight, bias)  # [R, V]
+            at_target = logits.gather(1, targets[:, None])  # [R, 1]
+            largest, likeliest = logits.max(dim=1, keepdim=True)  # [R, 1] each
+
+            # p = e / s with e = exp(logits - largest), which overwrites the logits, and s its sum
+            exps = logits.sub_(largest).exp_()  # [R, V]
+            sums = exps.sum(dim=1, keepdim=True)  # [R, 1]
             total += (sums.log() + largest - at_target).sum()
             hits += (likeliest.squeeze(1) == targets).sum()
+
             if is_differentiated:
                 by_features, by_weight, by_bias = gradients
-                by_features[rows] = (weights @ weight).div_(sums).sub_(weight[targets])
-                by_weight.addmm_(weights.T, own / sums).index_add_(0, targets, own, alpha=-1)
-                by_bias.addmv_(weights.T, sums.reciprocal().squeeze(1)).sub_(
-                    targets.bincount(minlength=len(bias))
-                )
+
+                # s divides the smaller factor of each product, never the R x V exponentials
+                by_features[rows] = (exps @ weight).div_(sums).sub_(weight[targets])
+                by_weight.addmm_(exps.T, inputs / sums).index_add_(0, targets, inputs, alpha=-1)
+                by_bias.addmv_(exps.T, sums.reciprocal().squeeze(1))
+                by_bias.sub_(targets.bincount(minlength=len(bias)))
+
         ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(hits)
         return total, hits
@@ -136,11 +158,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def text_image_cross_entropy(
     text_logits: Tensor,
     image_logits: Tensor,
+    *,
     text_tokens: Tensor,
     image_tokens: Tensor,
     text_weight: float = 1 / 8,
 ) -> Tensor:
-    """Weigh the mean over text tokens against the mean over image tokens, 1 to 7 (Ramesh et al. 2021, section 2.2).
+    """Weigh the mean over text tokens against the mean over image tokens, 1 to 7 (section 2.2).
 
     text_logits   [B, T, Vt]    image_logits  [B, I, Vi]
     text_tokens   int64 [B, T]  image_tokens  int64 [B, I]; -1 where there is nothing to predict
@@ -151,13 +174,13 @@ def text_image_cross_entropy(
 
 
 def contrastive_loss(logits_per_image: Tensor) -> Tensor:
-    """Tell each picture's caption from the others', and each caption's picture: the mean of both cross-entropies.
+    """Compute the mean cross-entropy of finding the caption of each image, and vice versa.
 
     logits_per_image  [B, B], scaled cosines, pairs on the diagonal (Radford et al. 2021, figure 3)
     """
-    own = torch.arange(len(logits_per_image), device=logits_per_image.device)
+    pairs = torch.arange(len(logits_per_image), device=logits_per_image.device)
     logits = logits_per_image.float()
-    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    return (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
 
 
 def weigh(text: Loss, image: Loss, text_weight: float) -> Loss:

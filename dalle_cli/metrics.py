@@ -1,4 +1,4 @@
-"""Figures that say how good a model is, pure: pictures and tokens in, numbers out."""
+"""Measures of a model's quality, pure: images and tokens in, numbers out."""
 
 import math
 
@@ -11,28 +11,30 @@ SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # of values in [0, 1]
 
 
 def psnr(squared_error: float) -> float:
-    """Peak signal-to-noise ratio, in dB, of a mean squared error between pixel values in [0, 1]."""
+    """Return the peak signal-to-noise ratio, in dB, of a mean squared error of pixels in [0, 1]."""
     return -10 * math.log10(max(squared_error, 1e-10))
 
 
 def ssim(a: Tensor, b: Tensor) -> float:
-    """Structural similarity of two pictures [3, H, W] in [0, 1], the mean over channels (Wang et al. 2004).
+    """Compute the structural similarity of two images [3, H, W] in [0, 1], the mean over channels.
 
-    Of every window of 11 pixels that lies inside, under a Gaussian; of a picture smaller than that, the one there is.
+    Averages over every window of 11 pixels that lies inside, under a Gaussian; a smaller image has
+    a single window (Wang et al. 2004).
     """
-    pair = torch.stack([a, b]).double()
+    pair = torch.stack([a, b]).double()  # [2, 3, H, W]
     x, y = pair
-    weighted = _under_windows(torch.cat([pair, pair.square(), (x * y)[None]]))  # [5, 3, H', W']
-    mean_x, mean_y, square_x, square_y, product = weighted
+    maps = torch.cat([pair, pair.square(), (x * y)[None]])  # [5, 3, H, W]
+    mean_x, mean_y, square_x, square_y, product = _window_means(maps)  # [3, H', W'] each
+
     covariance = product - mean_x * mean_y
     variances = square_x - mean_x**2 + square_y - mean_y**2
     luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x**2 + mean_y**2 + SSIM_C1)
     return float((luminance * (2 * covariance + SSIM_C2) / (variances + SSIM_C2)).mean())
 
 
-def _under_windows(maps: Tensor) -> Tensor:
-    """Take the Gaussian mean of every window: [N, C, H, W] -> [N, C, H', W']."""
-    for axis in (2, 3):
+def _window_means(maps: Tensor) -> Tensor:
+    """Compute the Gaussian mean of every window: [N, C, H, W] -> [N, C, H', W']."""
+    for axis in (2, 3):  # a Gaussian is separable
         n = min(SSIM_WINDOW, maps.shape[axis])
         distances = torch.arange(n, dtype=maps.dtype, device=maps.device) - (n - 1) / 2
         weights = (-(distances**2) / (2 * SSIM_SIGMA**2)).exp()
@@ -41,12 +43,16 @@ def _under_windows(maps: Tensor) -> Tensor:
 
 
 def blank_cells(images: Tensor, grid_size: int) -> Tensor:
-    """Tell which cells of the token grid lie on one flat colour: images [B, 3, H, W] -> bool [B, g*g]."""
-    patch = images.shape[-1] // grid_size
-    patches = F.unfold(images, patch, stride=patch).unflatten(
-        1, (3, patch * patch)
-    )  # [B, 3, patch*patch, g*g]
-    low, high = patches.aminmax(dim=2)
+    """Mark the cells of the token grid whose pixels are all of one colour.
+
+    images   [B, 3, H, W]
+    returns  bool [B, g*g]
+    """
+    side = images.shape[-1] // grid_size
+    patches = F.unfold(images, side, stride=side)  # [B, 3 * side * side, g*g]
+    patches = patches.unflatten(1, (3, side * side))  # [B, 3, side * side, g*g]
+
+    low, high = patches.aminmax(dim=2)  # [B, 3, g*g] each
     return (low == high).all(dim=1)
 
 
@@ -56,21 +62,25 @@ def code_counts(image_tokens: Tensor, vocab_size: int) -> Tensor:
 
 
 def perplexity(counts: Tensor) -> float:
-    """Exponential of the entropy of a histogram: how many entries, used equally often, would be as varied."""
+    """Return the exponential of a histogram's entropy.
+
+    This is the number of entries that, used equally often, would be as varied.
+    """
     shares = counts[counts > 0].double() / counts.sum()
     return float(torch.exp(-(shares * shares.log()).sum()))
 
 
 def retrieval_ranks(similarity: Tensor, is_match: Tensor) -> Tensor:
-    """Rank each row's best match among the columns that do not match: int64 [N], 0 is the first place.
+    """Rank each row's best match among the columns that do not match.
 
-    similarity  [N, M]; a column that scores as high as the best match stands before it
-    is_match    bool [N, M], at least one a row; the same caption may belong to several pictures
+    similarity  [N, M]; a column that scores as high as the best match is ranked before it
+    is_match    bool [N, M], at least one a row; the same caption may belong to several images
+    returns     int64 [N], where 0 is the first place
     """
-    best = similarity.masked_fill(~is_match, -torch.inf).amax(dim=1, keepdim=True)
+    best = similarity.masked_fill(~is_match, -torch.inf).amax(dim=1, keepdim=True)  # [N, 1]
     return ((similarity >= best) & ~is_match).sum(dim=1)
 
 
 def recall_at(k: int, ranks: Tensor) -> float:
-    """Share of ranks int64 [N] among the first k."""
+    """Return the share of ranks int64 [N] among the first k."""
     return float((ranks < k).double().mean())

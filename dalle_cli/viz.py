@@ -1,4 +1,4 @@
-"""Pictures of pictures: grids, with captions where there are any, and small ones for terminals."""
+"""Sheets of pictures: grids, with captions if there are any, and small previews for terminals."""
 
 import math
 from collections.abc import Iterable
@@ -11,13 +11,15 @@ from rich.text import Text
 
 from dalle_cli.untrusted import printable
 
-GAP = 4
+GAP = 4  # pixels between pictures
 MIN_TILE = 96  # smaller pictures are enlarged, pixel by pixel, so that they can be seen
 TEXT_HEIGHT = 18
 ROW_PICTURES = 8
-GRID_PICTURES = 256  # more would make a picture nobody opens
-PREVIEW_SIDE = 24  # columns that a picture takes on a terminal
+GRID_PICTURES = 256  # a sheet of more would be too large to open
+PREVIEW_SIDE = 24  # columns of a picture on a terminal
 MAX_CAPTION = 300  # characters; no sheet is wide enough for more
+
+Row = tuple[str, list[Image.Image]]  # a caption, or "", and its pictures
 
 
 def enlarge(picture: Image.Image, at_least: int = MIN_TILE) -> Image.Image:
@@ -25,52 +27,49 @@ def enlarge(picture: Image.Image, at_least: int = MIN_TILE) -> Image.Image:
     factor = math.ceil(at_least / min(picture.size))
     if factor <= 1:
         return picture
-    return picture.resize(
-        (picture.width * factor, picture.height * factor), Image.Resampling.NEAREST
-    )
+    size = (picture.width * factor, picture.height * factor)
+    return picture.resize(size, Image.Resampling.NEAREST)
 
 
 def grid(pictures: list[Image.Image], columns: int) -> Image.Image:
-    """Lay pictures of one size out in rows."""
-    return labelled_grid(
-        [("", pictures[i : i + columns]) for i in range(0, len(pictures), columns)]
-    )
+    """Lay out pictures of one size in rows."""
+    starts = range(0, len(pictures), columns)
+    return labelled_grid([("", pictures[i : i + columns]) for i in starts])
 
 
-def captioned_rows(
-    groups: Iterable[tuple[str, list[Image.Image]]],
-) -> list[tuple[str, list[Image.Image]]]:
-    """Break the pictures of each caption into rows, the caption over the first of them."""
+def captioned_rows(groups: Iterable[Row]) -> list[Row]:
+    """Break the pictures of each caption into rows, with the caption over the first row."""
     rows = []
     for caption, pictures in groups:
         for start in range(0, len(pictures), ROW_PICTURES):
-            rows.append(
-                (printable(caption) if start == 0 else "", pictures[start : start + ROW_PICTURES])
-            )
+            label = printable(caption) if start == 0 else ""
+            rows.append((label, pictures[start : start + ROW_PICTURES]))
     return rows
 
 
-def labelled_grid(rows: list[tuple[str, list[Image.Image]]]) -> Image.Image:
-    """Lay out rows of pictures of one size, each under its caption."""
+def labelled_grid(rows: list[Row]) -> Image.Image:
+    """Lay out rows of pictures of one size, each row under its caption."""
     tiles = [(caption, [enlarge(picture) for picture in pictures]) for caption, pictures in rows]
     tile_width, tile_height = tiles[0][1][0].size
     heights = [tile_height + GAP + (TEXT_HEIGHT if caption else 0) for caption, _ in tiles]
+
     n_columns = max(len(pictures) for _, pictures in tiles)
-    sheet = Image.new("RGB", (n_columns * (tile_width + GAP) + GAP, sum(heights) + GAP), "white")
+    size = (n_columns * (tile_width + GAP) + GAP, sum(heights) + GAP)
+    sheet = Image.new("RGB", size, "white")
+
     top = GAP
     for (caption, pictures), height in zip(tiles, heights, strict=True):
         if caption:
-            _write(sheet, caption, top)
+            _write(sheet, caption, top=top)
+        picture_top = top + height - GAP - tile_height
         for column, picture in enumerate(pictures):
-            sheet.paste(
-                picture, (GAP + column * (tile_width + GAP), top + height - GAP - tile_height)
-            )
+            sheet.paste(picture, (GAP + column * (tile_width + GAP), picture_top))
         top += height
     return sheet
 
 
 def side_by_side(sheets: list[Image.Image]) -> Image.Image:
-    """Lay sheets of any size out in a row, their tops in line."""
+    """Lay out sheets of any size in a row, aligned at the top."""
     size = (sum(sheet.width for sheet in sheets), max(sheet.height for sheet in sheets))
     row = Image.new("RGB", size, "white")
     left = 0
@@ -81,13 +80,17 @@ def side_by_side(sheets: list[Image.Image]) -> Image.Image:
 
 
 def half_blocks(pictures: list[Image.Image], n_columns: int) -> Text:
-    """Draw square pictures side by side, as many as fit: each character is a pixel above another."""
+    """Return square pictures as text, side by side, as many as fit in n_columns.
+
+    Each character shows two pixels, one above the other.
+    """
     side = max(min(PREVIEW_SIDE, n_columns) // 2 * 2, 2)
     fitting = pictures[: max((n_columns + 1) // (side + 1), 1)]
     small = [
         np.asarray(picture.convert("RGB").resize((side, side), Image.Resampling.BOX))
         for picture in fitting
     ]
+
     text = Text()
     for top in range(0, side, 2):
         for number, pixels in enumerate(small):
@@ -99,7 +102,7 @@ def half_blocks(pictures: list[Image.Image], n_columns: int) -> Text:
     return text
 
 
-def _write(sheet: Image.Image, caption: str, top: int) -> None:
+def _write(sheet: Image.Image, caption: str, *, top: int) -> None:
     """Write a caption across the sheet, cut to its width."""
     font = ImageFont.load_default(size=13)
     pen = ImageDraw.Draw(sheet)

@@ -156,9 +156,10 @@ def test_text_and_image_losses_are_weighed_1_to_7(
         mean_of_picked(text_logits, text_tokens),
         mean_of_picked(image_logits, image_tokens),
     )
-    assert float(text_image_cross_entropy(*text_and_image)) == pytest.approx(
-        (text + 7 * image) / 8, rel=1e-5
+    loss = text_image_cross_entropy(
+        text_logits, image_logits, text_tokens=text_tokens, image_tokens=image_tokens
     )
+    assert float(loss) == pytest.approx((text + 7 * image) / 8, rel=1e-5)
 
 
 @pytest.mark.parametrize("text_weight", [0.0, 0.3, 1.0])
@@ -171,9 +172,14 @@ def test_text_weight_is_the_texts_share(
         mean_of_picked(image_logits, image_tokens),
     )
     expected = text_weight * text + (1 - text_weight) * image
-    assert float(text_image_cross_entropy(*text_and_image, text_weight)) == pytest.approx(
-        expected, rel=1e-5
+    loss = text_image_cross_entropy(
+        text_logits,
+        image_logits,
+        text_tokens=text_tokens,
+        image_tokens=image_tokens,
+        text_weight=text_weight,
     )
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
 def test_positions_without_a_token_get_no_gradient(
@@ -208,7 +214,7 @@ def test_a_batch_of_empty_captions_has_loss_and_gradient_zero() -> None:
 
 
 def contrastive_by_hand(logits: Tensor) -> float:
-    """Mean over both directions of -ln of the share that the pair has in its line, one pair at a time."""
+    """Mean over both directions of -ln of the pair's share of its line, one pair at a time."""
     scores, total = logits.double().tolist(), 0.0
     n = len(scores)
     for i in range(n):
@@ -270,7 +276,7 @@ def test_linear_cross_entropy_equals_that_of_all_logits(
     tokens = torch.tensor([[3, 12, 0, -1, -1], [7, -1, 3, 3, 9]])
     logits = features @ weight.T + bias
     whole = token_cross_entropy(logits, tokens, count=1)
-    total, hits = losses.linear_cross_entropy(features, weight, bias, tokens)
+    total, hits = losses.linear_cross_entropy(features, tokens, weight=weight, bias=bias)
     assert int(hits) == int((logits.argmax(dim=2) == tokens).sum())
     torch.testing.assert_close(total, whole, rtol=1e-6, atol=0)
     wanted = (features, weight, bias)
@@ -286,7 +292,9 @@ def test_linear_cross_entropy_of_nothing_is_zero() -> None:
         torch.randn(5, 3),
         torch.zeros(5),
     )
-    total, hits = losses.linear_cross_entropy(features, weight, bias, torch.full((1, 4), -1))
+    total, hits = losses.linear_cross_entropy(
+        features, torch.full((1, 4), -1), weight=weight, bias=bias
+    )
     total.backward()
     assert float(total.detach()) == 0 and int(hits) == 0 and not features.grad.any()
 
@@ -294,7 +302,7 @@ def test_linear_cross_entropy_of_nothing_is_zero() -> None:
 def test_linear_cross_entropy_stays_finite_for_huge_logits() -> None:
     features = torch.tensor([[1e4, -1e4]], requires_grad=True)
     total, _ = losses.linear_cross_entropy(
-        features, torch.eye(2), torch.zeros(2), torch.tensor([1])
+        features, torch.tensor([1]), weight=torch.eye(2), bias=torch.zeros(2)
     )
     total.backward()
     assert float(total.detach()) == pytest.approx(2e4) and features.grad.tolist() == [[1.0, -1.0]]

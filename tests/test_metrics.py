@@ -29,7 +29,7 @@ def test_psnr_of_a_perfect_picture_is_finite() -> None:
 
 
 def ssim_by_hand(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Slide an 11 by 11 Gaussian window of deviation 1.5 over each channel, with the constants of Wang et al. 2004."""
+    """Slide an 11 by 11 Gaussian of deviation 1.5 over each channel (Wang et al. 2004)."""
     weights = [
         [math.exp(-((i - 5) ** 2 + (j - 5) ** 2) / (2 * 1.5**2)) for j in range(11)]
         for i in range(11)

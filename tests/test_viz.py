@@ -73,7 +73,7 @@ def test_captions_stand_over_the_first_row_of_their_pictures() -> None:
 
 
 def pixels_shown(pictures: list[Image.Image], n_columns: int) -> np.ndarray:
-    """Read back the pixels that a terminal is told to show, gaps left out: [2 * lines, characters, 3]."""
+    """Read back the pixels that a terminal shows, without gaps: [2 * lines, characters, 3]."""
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, color_system="truecolor", width=n_columns)
     console.print(half_blocks(pictures, n_columns))

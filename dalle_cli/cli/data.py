@@ -31,7 +31,9 @@ def shapes(
     """
     from dalle_cli.commands.data.shapes import data_shapes
 
-    data_shapes(folder, level, pictures, size, unseen_share, seed, Terminal(quiet, as_json))
+    data_shapes(
+        folder, level, pictures, size, unseen_share, seed, Terminal(quiet=quiet, as_json=as_json)
+    )
 
 
 @data_app.command()
@@ -51,7 +53,7 @@ def check(
     """
     from dalle_cli.commands.data.check import data_check
 
-    data_check(data, Terminal(quiet, as_json))
+    data_check(data, Terminal(quiet=quiet, as_json=as_json))
 
 
 @data_app.command()
@@ -82,4 +84,4 @@ def encode(
     from dalle_cli.commands.data.encode import EncodeOptions, data_encode
 
     options = EncodeOptions(data, dvae, out, copies, batch_size, device, precision or "auto")
-    data_encode(options, Terminal(quiet, as_json))
+    data_encode(options, Terminal(quiet=quiet, as_json=as_json))

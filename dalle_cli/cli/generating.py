@@ -149,7 +149,7 @@ def generate(
         out=out,
         show=show,
     )
-    run_generate(options, Terminal(quiet, as_json))
+    run_generate(options, Terminal(quiet=quiet, as_json=as_json))
 
 
 def _check_sampling(temperature: float, guidance: float, top_p: float) -> None:
@@ -261,7 +261,7 @@ def rerank(
     options = RerankOptions(
         pictures, caption, clip, tokenizer, top_k, batch_size, device, precision or "auto", out
     )
-    command(options, Terminal(quiet, as_json))
+    command(options, Terminal(quiet=quiet, as_json=as_json))
 
 
 @app.command(rich_help_panel="Use")
@@ -285,7 +285,7 @@ def reconstruct(
 
     command(
         ReconstructOptions(run, pictures, out, device, precision or "auto"),
-        Terminal(quiet, as_json),
+        Terminal(quiet=quiet, as_json=as_json),
     )
 
 
@@ -302,7 +302,7 @@ def export(
     """
     from dalle_cli.commands.export import export as command
 
-    command(run, out, Terminal(quiet, as_json))
+    command(run, out, Terminal(quiet=quiet, as_json=as_json))
 
 
 @app.command(rich_help_panel="Use")
@@ -330,4 +330,4 @@ def demo(
     from dalle_cli.commands.demo import demo as command
 
     overrides = {"dvae": dvae_set, "transformer": transformer_set, "clip": clip_set}
-    command(run, pictures, overrides, Terminal(quiet, as_json))
+    command(run, pictures, overrides, Terminal(quiet=quiet, as_json=as_json))

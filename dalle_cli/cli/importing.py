@@ -33,4 +33,4 @@ def dvae(
     """
     from dalle_cli.commands.import_dvae import import_dvae
 
-    import_dvae(encoder, decoder, run, Terminal(quiet, as_json))
+    import_dvae(encoder, decoder, run, Terminal(quiet=quiet, as_json=as_json))

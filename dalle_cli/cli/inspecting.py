@@ -18,7 +18,7 @@ def list_recipes(as_json: Json = False, quiet: Quiet = False) -> None:
     """
     from dalle_cli.commands.recipes import list_recipes as command
 
-    command(Terminal(quiet, as_json))
+    command(Terminal(quiet=quiet, as_json=as_json))
 
 
 @recipes_app.command("show")
@@ -29,7 +29,7 @@ def show_recipe(recipe: RecipeName, as_json: Json = False, quiet: Quiet = False)
     """
     from dalle_cli.commands.recipes import show_recipe as command
 
-    command(recipe, Terminal(quiet, as_json))
+    command(recipe, Terminal(quiet=quiet, as_json=as_json))
 
 
 @recipes_app.command("check")
@@ -45,7 +45,7 @@ def check_recipe(
     """
     from dalle_cli.commands.recipes import check_recipe as command
 
-    command(recipe, overrides, Terminal(quiet, as_json))
+    command(recipe, overrides, Terminal(quiet=quiet, as_json=as_json))
 
 
 @recipes_app.command("keys")
@@ -63,7 +63,7 @@ def recipe_keys(
     """
     from dalle_cli.commands.recipes import list_keys as command
 
-    command(kind, Terminal(quiet, as_json))
+    command(kind, Terminal(quiet=quiet, as_json=as_json))
 
 
 @app.command(rich_help_panel="Look")
@@ -82,7 +82,7 @@ def info(
     """
     from dalle_cli.commands.info import info as command
 
-    command(name, overrides, masks, Terminal(quiet, as_json))
+    command(name, overrides, masks, Terminal(quiet=quiet, as_json=as_json))
 
 
 @app.command(rich_help_panel="Look")
@@ -99,4 +99,4 @@ def doctor(
     """
     from dalle_cli.commands.doctor import doctor as command
 
-    command(measured, Terminal(quiet, as_json))
+    command(measured, Terminal(quiet=quiet, as_json=as_json))

@@ -93,7 +93,11 @@ def train_dvae(
         return
     from dalle_cli.commands.train_dvae import train_dvae as command
 
-    command(checked, _options(data, run, valid, resume, device, dry_run), Terminal(quiet, as_json))
+    command(
+        checked,
+        _options(data, run, valid, resume, device, dry_run),
+        Terminal(quiet=quiet, as_json=as_json),
+    )
 
 
 @app.command("train-transformer", rich_help_panel="Train")
@@ -132,7 +136,12 @@ def train_transformer(
     from dalle_cli.commands.train_transformer import train_transformer as command
 
     options = _options(data, run, valid, resume, device, dry_run, deepspeed)
-    command(checked, options, TransformerOptions(dvae, tokenizer), Terminal(quiet, as_json))
+    command(
+        checked,
+        options,
+        TransformerOptions(dvae, tokenizer),
+        Terminal(quiet=quiet, as_json=as_json),
+    )
 
 
 @app.command("train-clip", rich_help_panel="Train")
@@ -164,5 +173,5 @@ def train_clip(
         checked,
         _options(data, run, valid, resume, device, dry_run),
         tokenizer,
-        Terminal(quiet, as_json),
+        Terminal(quiet=quiet, as_json=as_json),
     )

@@ -131,8 +131,8 @@ def _transformer_facts(model: TrainedTransformerTable) -> dict[str, Any]:
         },
         "weights_mib": round(total * 4 / 2**20, 1),
         "cache_mib": {
-            "of each caption": round(kv_cache_bytes(transformer, 0, 1) / 2**20, 2),
-            "of each sample": round(kv_cache_bytes(transformer, 1, 0) / 2**20, 2),
+            "of each caption": round(kv_cache_bytes(transformer, 0, n_captions=1) / 2**20, 2),
+            "of each sample": round(kv_cache_bytes(transformer, 1, n_captions=0) / 2**20, 2),
         },
         **_checkpoint_facts(CHECKPOINT_COPIES * FP32 * total),
         "activations_gib_per_sample": {
@@ -177,7 +177,7 @@ def _draw_masks(model: TrainedTransformerTable, folder: Path) -> dict[str, str]:
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for kind in ("row", "column", "convolutional"):
-        mask = image_mask(kind, model.grid_size, model.kernel_size)
+        mask = image_mask(kind, model.grid_size, kernel_size=model.kernel_size)
         files[kind] = str(folder / f"{kind}.png")
         picture = Image.fromarray(mask.to(torch.uint8).mul(255).numpy())
         enlarge(picture, at_least=512).save(files[kind])

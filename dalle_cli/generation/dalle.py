@@ -145,7 +145,7 @@ class DallePipeline:
         sampler = Sampler(
             self.transformer,
             self.sampling,
-            self.dtype,
+            dtype=self.dtype,
             compiled_batch_size=size if self.is_compiled else 0,
         )
         for first in sorted({position - position % size for position in requested}):
@@ -164,7 +164,10 @@ class DallePipeline:
     ) -> Iterator[TokenBatch]:
         """Sample the batch that starts at position `first`, and decode its requested parts."""
         n_tokens = self.transformer.image_len
-        uniforms = [candidate_uniforms(self.seed, c.caption, [c.number], n_tokens) for c in batch]
+        uniforms = [
+            candidate_uniforms(self.seed, c.caption, numbers=[c.number], n_tokens=n_tokens)
+            for c in batch
+        ]
         text_tokens = self.text_tokens([candidate.caption for candidate in batch])
         image_tokens = sampler.sample(text_tokens, torch.cat(uniforms), self.kept_tokens)
 
@@ -199,7 +202,7 @@ class DallePipeline:
 
         return (
             n_weights * self.dtype.itemsize
-            + kv_cache_bytes(transformer, n_samples, n_captions, self.dtype)
+            + kv_cache_bytes(transformer, n_samples, n_captions=n_captions, dtype=self.dtype)
             + n_slots * width * SAMPLING_VALUES_PER_SLOT * FP32_BYTES
             + n_samples * transformer.image_vocab_size * SAMPLING_BYTES_PER_LOGIT
         )

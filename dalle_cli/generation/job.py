@@ -28,7 +28,7 @@ from dalle_cli.generation.ranking import (
     keep_best,
     score_batch,
 )
-from dalle_cli.runtime.compilation import MANY, has_compiler
+from dalle_cli.runtime.compilation import MIN_STEPS_TO_COMPILE, has_compiler
 from dalle_cli.runtime.devices import explain_out_of_memory, free_memory
 from dalle_cli.runtime.distributed import World
 from dalle_cli.storage.background_writer import BackgroundWriter
@@ -122,7 +122,7 @@ def plan_job(
     recalled = recall_batch_sizes(folder, automatic)
     sizes = BatchSizes(min(batch_size, n_candidates) or recalled.sampling, recalled.decoding)
 
-    is_long = pipeline.n_steps(math.ceil(n_candidates / sizes.sampling)) >= MANY
+    is_long = pipeline.n_steps(math.ceil(n_candidates / sizes.sampling)) >= MIN_STEPS_TO_COMPILE
     is_compiled = recall_compilation(folder, is_long=is_long, world=world)
 
     compiled = pipeline.compiled(is_compiled=is_compiled)

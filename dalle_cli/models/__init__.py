@@ -1,1 +1,4 @@
-"""The three models: tensors in, tensors out. No devices, no files, no precision policy, no distributed code."""
+"""The three models: tensors in, tensors out.
+
+They know nothing of devices, files, precision policy or distributed code.
+"""

@@ -1,7 +1,7 @@
 """Multi-head attention over a stream of text and image slots.
 
-Knows nothing of which slot may see which: it is given a mask, or something that computes the same faster.
-Axes used below:
+It does not know which slot may see which: it is given a mask, or a function that computes the same
+result faster. Axes used below:
 
     B batch    N slots given    S slots in all    D model width    H heads    K width of a head
 """
@@ -12,34 +12,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Attend = Callable[
-    [Tensor, Tensor, Tensor], Tensor
-]  # query, key and value to averaged values, all [B, H, S, K]
+# from query, key and value to averaged values, all [B, H, S, K]
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-SHORT = 256  # slots
+SHORT = 256  # slots; a shorter stream does not fill the tiles of the fused CPU kernel
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Average values [B, H, S, K] by one softmax over the keys that each query [B, H, N, K] may see.
+def attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None) -> Tensor:
+    """Average values by one softmax over the keys that each query may see.
 
-    mask     bool [N, S], True = may attend; None: every key
-    returns  [B, H, N, K]
-
-    On a CPU and for short streams the plain products are several times as fast, forward and backward, as the fused
-    kernel, whose tiles they do not fill.
+    query       [B, H, N, K]
+    key, value  [B, H, S, K]
+    mask        bool [N, S], True = may attend; None: every key
+    returns     [B, H, N, K]
     """
     if query.device.type == "cpu" and key.shape[2] <= SHORT:
+        # several times as fast as the fused kernel, forward and backward
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)  # [B, H, N, S]
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf)
-        return scores.softmax(dim=-1) @ value
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return scores.softmax(dim=-1) @ value  # [B, H, N, K]
+
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)  # [B, H, N, K]
 
 
 class Attention(nn.Module):
-    """One softmax over all allowed keys, text and image together; four separate D x D matrices with biases.
+    """Multi-head attention with four separate D x D matrices and biases.
 
-    Separate because the published compression treats query, key and value matrices one by one (appendix E, table 2).
+    A single softmax over all allowed keys, text and image together, worked better in the paper than
+    one for each (Ramesh et al. 2021, footnote 7).
     """
 
     def __init__(self, d_model: int, n_heads: int) -> None:
@@ -48,6 +49,8 @@ class Attention(nn.Module):
             raise ValueError(f"d_model must be divisible by n_heads: {d_model} by {n_heads}")
         self.n_heads = n_heads
         self.d_head = d_model // n_heads
+
+        # separate, as the published compression treats these matrices (appendix E, table 2)
         self.query = nn.Linear(d_model, d_model)
         self.key = nn.Linear(d_model, d_model)
         self.value = nn.Linear(d_model, d_model)
@@ -55,13 +58,13 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
         """Attend within x [B, S, D]; returns [B, S, D]."""
-        return self._merge(attend(*self._project(x)))
+        merged = attend(*self._project(x))  # [B, H, S, K]
+        merged = merged.transpose(1, 2).flatten(2)  # [B, S, D]
+        return self.output(merged)
 
     def _project(self, x: Tensor) -> list[Tensor]:
         heads = (self.n_heads, self.d_head)
         return [
-            p(x).unflatten(-1, heads).transpose(1, 2) for p in (self.query, self.key, self.value)
-        ]  # [B, H, N, K]
-
-    def _merge(self, heads: Tensor) -> Tensor:
-        return self.output(heads.transpose(1, 2).flatten(2))
+            projection(x).unflatten(-1, heads).transpose(1, 2)  # [B, H, S, K]
+            for projection in (self.query, self.key, self.value)
+        ]

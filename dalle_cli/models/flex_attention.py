@@ -1,11 +1,13 @@
-"""Attention by torch's flex_attention, compiled: blocks of 128 slots that a mask hides are skipped; for GPUs.
+"""Attention by torch's flex_attention, compiled, for GPUs.
 
-Column layers are computed with the image slots in column-major order, in which their blocks are as empty as a row
-layer's: in raster order nearly every block holds something.
+It skips blocks of 128 slots that a mask hides entirely. Axes used below:
+
+    B batch    H heads    K width of a head    T text slots    W side of the grid    S = T + W*W
 """
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ from dalle_cli.models.attention_masks import Kind, attention_mask
 
 
 @functools.cache
-def _compiled() -> Callable[..., Tensor]:
+def _compiled() -> Callable[..., Any]:
     return torch.compile(flex_attention, dynamic=False)
 
 
@@ -25,26 +27,40 @@ class FlexAttention:
     def __init__(
         self, kind: Kind, text_len: int, grid_size: int, kernel_size: int, device: torch.device
     ) -> None:
-        mask = attention_mask(kind, text_len, grid_size, kernel_size).to(device)
+        mask = attention_mask(kind, text_len, grid_size=grid_size, kernel_size=kernel_size)
+        mask = mask.to(device)
+
+        # In column-major order the blocks of a column layer are as empty as those of a row layer;
+        # in raster order nearly every block has an allowed pair.
         order = torch.arange(len(mask), device=device)
         if kind == "column":
-            order[text_len:] = order[text_len:].view(grid_size, grid_size).T.flatten()
-        self._order, self._back = order, order.argsort()
+            grid = order[text_len:].view(grid_size, grid_size)  # [W, W]
+            order[text_len:] = grid.T.flatten()  # [W*W]
+        self._order, self._inverse_order = order, order.argsort()
         self._is_reordered = kind == "column"
         mask = mask[order][:, order]
+
+        n_slots = len(mask)
         self._blocks = create_block_mask(
             lambda batch, head, query, key: mask[query, key],
             None,
             None,
-            len(mask),
-            len(mask),
+            n_slots,
+            n_slots,
             device=device,
         )
-        self._flex = _compiled() if device.type == "cuda" else flex_attention
+        self._flex: Callable[..., Any] = flex_attention
+        if device.type == "cuda":
+            self._flex = _compiled()
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Average values [B, H, S, K] by one softmax over the keys that each query may see; returns [B, H, S, K]."""
+        """Average values [B, H, S, K] by one softmax over the keys that each query may see.
+
+        returns  [B, H, S, K]
+        """
         if not self._is_reordered:
             return self._flex(query, key, value, block_mask=self._blocks)
+
         query, key, value = (tensor.index_select(2, self._order) for tensor in (query, key, value))
-        return self._flex(query, key, value, block_mask=self._blocks).index_select(2, self._back)
+        output = self._flex(query, key, value, block_mask=self._blocks)
+        return output.index_select(2, self._inverse_order)

@@ -1,7 +1,8 @@
-"""How a step of small tensors that is taken thousands of times is run: as it is, compiled, or captured as a CUDA graph.
+"""Execution of a step of small tensors that runs thousands of times: eager, compiled or captured.
 
-A step is a module that learns nothing, called with tensors and lists of them, always of the same shapes. It may write
-to what it is given, but a second run with the same arguments must change nothing: a capture is preceded by trials.
+A capture is a CUDA graph. A step is a module without training, called with tensors and lists of
+them, always of the same shapes. It may write to its arguments, but a second run with the same
+arguments must change nothing, since a capture is preceded by warm-up runs.
 """
 
 import os
@@ -14,26 +15,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-MANY = 8_192  # steps, from which on half a minute of compiling is soon made up for
-FEW = (
-    4  # rows, up to which inductor's own products beat oneDNN's; a race of both would differ by run
-)
-TRIALS = 3  # before a capture, as CUDA's libraries choose their ways and make room
+MIN_STEPS_TO_COMPILE = 8_192  # they soon make up for half a minute of compiling
+WARMUP_RUNS = 3  # before a capture, in which CUDA's libraries select kernels and allocate memory
 
-# frozen weights are laid out for their products; what calls the kernels is C++ too
-ON_CPU = {"freezing": True, "cpp_wrapper": True}
-ON_CPU_FEW_ROWS = {**ON_CPU, "max_autotune": True, "max_autotune_gemm_backends": "CPP"}
-ON_CUDA = {"max_autotune": True}  # by races: on GPUs bits may differ from run to run
+# rows, up to which inductor's GEMM templates beat oneDNN's; a race of both would differ by run
+MAX_ROWS_FOR_TEMPLATES = 4
+
+Options = dict[str, str | int | bool | Callable[..., Any]]
+
+# the weights are frozen and laid out for their products; the code that calls the kernels is C++ too
+ON_CPU: Options = {"freezing": True, "cpp_wrapper": True}
+ON_CPU_FEW_ROWS: Options = {**ON_CPU, "max_autotune": True, "max_autotune_gemm_backends": "CPP"}
+ON_CUDA: Options = {"max_autotune": True}  # by races: on GPUs, bits may differ from run to run
 
 
 def has_compiler(device: torch.device) -> bool:
-    """Say whether this machine has what a step is compiled with: a C++ compiler and Python's headers, or Triton."""
+    """Return whether this machine has a C++ compiler and Python's headers, or Triton.
+
+    These are what a step is compiled with.
+    """
     if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
         return False
+
     if device.type == "cuda":
         from torch.utils._triton import has_triton
 
         return has_triton() and any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang")))
+
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
@@ -44,55 +52,63 @@ def has_compiler(device: torch.device) -> bool:
 
 
 def compile_step(step: nn.Module, compiled_batch_size: int = 0) -> Callable[..., Tensor]:
-    """Give what runs a step: the same results, those of a compiled one but for rounding.
+    """Return a callable for the step; the results of a compiled step agree up to rounding.
 
-    compiled_batch_size  so many rows at a time; 0: it is not compiled. On CPUs, whatever is compiled later in this process
-                  has its weights frozen as well
+    compiled_batch_size  the number of rows of each call; 0: not compiled
+
+    On CPUs, whatever is compiled later in this process has its weights frozen as well.
     """
     device = next(step.parameters()).device
     run: Callable[..., Tensor] = step
-    if compiled_batch_size and device.type == "cpu":
-        from torch._inductor import (
-            config as inductor_config,
-        )  # not `import torch.…`, which would make torch local
 
-        inductor_config.freezing = True  # weights become constants; who traces knows no options
-        options = ON_CPU_FEW_ROWS if compiled_batch_size <= FEW else ON_CPU
+    if compiled_batch_size and device.type == "cpu":
+        # `import torch._inductor.config` would make torch a local name of this function
+        from torch._inductor import config as inductor_config
+
+        # weights become constants; the option alone isn't seen by what traces the step
+        inductor_config.freezing = True
+        has_few_rows = compiled_batch_size <= MAX_ROWS_FOR_TEMPLATES
+        options = ON_CPU_FEW_ROWS if has_few_rows else ON_CPU
         run = torch.compile(step, fullgraph=True, dynamic=False, options=options)
     elif compiled_batch_size:
         run = torch.compile(step, fullgraph=True, dynamic=False, options=ON_CUDA)
-    return _Captured(run) if device.type == "cuda" else run
+
+    return _CUDAGraphStep(run) if device.type == "cuda" else run
 
 
-class _Captured:
+class _CUDAGraphStep:
     """A step as one CUDA graph, so that no kernel waits for its launch.
 
-    The last argument is a list of tensors that the graph reads and writes where they lie; other tensors are copied in.
+    The last argument is a list of tensors, which the graph reads and writes in place; the other
+    arguments are tensors, which are copied into the graph's inputs.
     """
 
     def __init__(self, run: Callable[..., Tensor]) -> None:
         self._run = run
-        self._held: Any = None
+        self._captured_state: Any = None
 
     def __call__(self, *arguments: Any) -> Tensor:
         """Run the step; the result is overwritten by the next call."""
-        *copied, held = arguments
-        if held is not self._held:
-            self._capture(copied, held)
-        for own, given in zip(self._arguments, copied, strict=True):
-            own.copy_(given)
+        *inputs, state = arguments
+        if state is not self._captured_state:
+            self._capture(inputs, state)
+
+        for static, given in zip(self._static_inputs, inputs, strict=True):
+            static.copy_(given)
         self._graph.replay()
         return self._result
 
-    def _capture(self, copied: list[Tensor], held: Any) -> None:
-        self._held = held
-        self._arguments = [tensor.clone() for tensor in copied]
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(TRIALS):
-                self._run(*self._arguments, held)
-        torch.cuda.current_stream().wait_stream(aside)
+    def _capture(self, inputs: list[Tensor], state: Any) -> None:
+        self._captured_state = state
+        self._static_inputs = [tensor.clone() for tensor in inputs]
+
+        warmup = torch.cuda.Stream()
+        warmup.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(warmup):
+            for _ in range(WARMUP_RUNS):
+                self._run(*self._static_inputs, state)
+        torch.cuda.current_stream().wait_stream(warmup)
+
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._result = self._run(*self._arguments, held)
+            self._result = self._run(*self._static_inputs, state)

@@ -31,7 +31,7 @@ def train_flops(model: TrainedTransformerTable) -> int:
 def allowed_pairs(kind: Kind, model: TrainedTransformerTable) -> int:
     """Count which slots may see which, of one kind of layer."""
     with torch.device("cpu"):
-        among_image = int(image_mask(kind, model.grid_size, model.kernel_size).sum())
+        among_image = int(image_mask(kind, model.grid_size, kernel_size=model.kernel_size).sum())
     return (
         model.text_len * (model.text_len + 1) // 2
         + model.grid_size**2 * model.text_len

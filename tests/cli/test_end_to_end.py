@@ -301,7 +301,7 @@ def test_doctor_measures_what_training_is_compared_with(
         " images/s",
         " tokens/s",
         " TFLOP/s",
-        " of the matrix rate",
+        " MFU ",
         " GiB",
         " nats/token",
         " bits/token",

@@ -1,4 +1,4 @@
-"""Drawing slot by slot against the whole forward pass: every kind, odd shapes, shared captions, bytes by formula."""
+"""Decode steps against the whole forward pass: kinds, odd shapes, shared captions, bytes."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def step_by_step(
     n_read: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Read captions and the first of a picture's own tokens, feed the others; give the logits [B, I - n_read, Vi]."""
+    """Prefill captions and first tokens, step through the rest: logits [B, I - n_read, Vi]."""
     decoder = CachedTransformer(model, dtype)
     captions = distinct_captions(text)
     cache = decoder.new_cache(len(text), len(captions))
@@ -133,7 +133,7 @@ def test_bytes_held_are_those_reckoned(
 ) -> None:
     model = transformer(*shape)
     assert n_bytes(CachedTransformer(model, dtype).new_cache(B, n_captions)) == kv_cache_bytes(
-        model, B, n_captions, dtype
+        model, B, n_captions=n_captions, dtype=dtype
     )
 
 
@@ -144,7 +144,7 @@ def test_rings_hold_no_more_than_the_masks_reach() -> None:
     slots = {}
     for kind in ("row", "column", "convolutional"):
         model.kinds = [kind]
-        slots[kind] = kv_cache_bytes(model, 1, 0) // (2 * 16 * 4)
+        slots[kind] = kv_cache_bytes(model, 1, n_captions=0) // (2 * 16 * 4)
     assert slots == {"row": 33, "column": 1024, "convolutional": 166}
 
 

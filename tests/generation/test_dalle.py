@@ -83,7 +83,9 @@ def test_every_candidate_is_drawn_once_and_as_if_it_were_alone(
     drawn = draw(painter, ALL, widths)
     assert [candidate for candidate, _, _ in drawn.values()] == CANDIDATES
     for candidate, image_tokens, picture in drawn.values():
-        uniforms = candidate_uniforms(SEED, candidate.caption, [candidate.number], GRID_SIZE**2)
+        uniforms = candidate_uniforms(
+            SEED, candidate.caption, numbers=[candidate.number], n_tokens=GRID_SIZE**2
+        )
         text_tokens = painter.text_tokens([candidate.caption])
         alone = Sampler(painter.transformer, SamplingSettings()).sample(text_tokens, uniforms)
         assert image_tokens == alone[0].tolist()

@@ -73,5 +73,5 @@ def test_samples_share_the_text_of_their_caption_and_of_the_empty_one(
     given = distinct_captions(captions(model, ROWS[name]))
     cache = GuidedTransformer(CachedTransformer(model), 2.0).new_cache(B, len(given))
     assert sum(tensor.nbytes for layer in cache for tensor in layer) == kv_cache_bytes(
-        model, 2 * B, n_captions
+        model, 2 * B, n_captions=n_captions
     )

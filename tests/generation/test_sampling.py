@@ -1,4 +1,4 @@
-"""Drawing tokens against slow definitions, and the cached sampler against one that caches nothing."""
+"""Sampling against slow definitions, and the cached sampler against one that caches nothing."""
 
 import math
 
@@ -116,7 +116,7 @@ def test_evenly_spaced_uniforms_draw_every_token_as_often_as_its_probability_say
 def test_frequencies_of_drawn_tokens_are_the_probabilities() -> None:
     probabilities = torch.tensor([0.02, 0.28, 0.1, 0.6])
     n = 20_000
-    uniforms = candidate_uniforms(0, "a cat", [0], n)[0]
+    uniforms = candidate_uniforms(0, "a cat", numbers=[0], n_tokens=n)[0]
     shares = sample_tokens(probabilities.expand(n, -1), uniforms).bincount() / n
     five_sigma = 5 * (probabilities * (1 - probabilities) / n).sqrt()
     assert ((shares - probabilities).abs() < five_sigma).all()
@@ -195,16 +195,16 @@ def test_probabilities_of_bf16_logits_are_fp32(logits: Tensor) -> None:
 
 
 def test_uniforms_of_a_candidate_do_not_depend_on_its_company() -> None:
-    together = candidate_uniforms(3, "a cat", [0, 5, 2], 100)
+    together = candidate_uniforms(3, "a cat", numbers=[0, 5, 2], n_tokens=100)
     for row, number in zip(together, (0, 5, 2), strict=True):
-        assert torch.equal(row, candidate_uniforms(3, "a cat", [number], 100)[0])
+        assert torch.equal(row, candidate_uniforms(3, "a cat", numbers=[number], n_tokens=100)[0])
 
 
 def test_uniforms_depend_on_seed_caption_and_number() -> None:
     choices = [(3, "a cat", 0), (4, "a cat", 0), (3, "a dog", 0), (3, "a cat", 1), (3, "A cat", 0)]
     choices += [(1, "a cat", 23), (12, "a cat", 3), (1, "3a cat", 2)]
     rows = [
-        tuple(candidate_uniforms(seed, caption, [number], 8)[0].tolist())
+        tuple(candidate_uniforms(seed, caption, numbers=[number], n_tokens=8)[0].tolist())
         for seed, caption, number in choices
     ]
     assert len(set(rows)) == len(choices)
@@ -213,14 +213,14 @@ def test_uniforms_depend_on_seed_caption_and_number() -> None:
 def test_uniforms_neither_read_nor_touch_the_global_generator() -> None:
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    first = candidate_uniforms(0, "a cat", [0], 10)
+    first = candidate_uniforms(0, "a cat", numbers=[0], n_tokens=10)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(1)
-    assert torch.equal(candidate_uniforms(0, "a cat", [0], 10), first)
+    assert torch.equal(candidate_uniforms(0, "a cat", numbers=[0], n_tokens=10), first)
 
 
 def test_uniforms_are_uniform_on_the_half_open_interval() -> None:
-    uniforms = candidate_uniforms(0, "a cat", list(range(20)), 1000)
+    uniforms = candidate_uniforms(0, "a cat", numbers=list(range(20)), n_tokens=1000)
     assert uniforms.dtype == torch.float64 and uniforms.min() >= 0 and uniforms.max() < 1
     shares = torch.histc(uniforms, bins=10, min=0, max=1) / uniforms.numel()
     assert (shares - 0.1).abs().max() < 5 * (0.1 * 0.9 / 20_000) ** 0.5
@@ -236,7 +236,7 @@ def sample_slowly(
     settings: SamplingSettings,
     kept: Tensor | None = None,
 ) -> Tensor:
-    """Run the whole stream through the model for every position, with the caption and without, a sample at a time."""
+    """Run the whole stream for every position, with the caption and without, a sample at a time."""
     own = [-1] * I if kept is None else kept.tolist()
     rows = []
     for text, numbers in zip(text_tokens, uniforms.tolist(), strict=True):
@@ -264,7 +264,7 @@ def sample_slowly(
 def test_cached_sampler_equals_the_full_forward_token_for_token(
     model: Transformer, text_tokens: Tensor, settings: SamplingSettings
 ) -> None:
-    uniforms = candidate_uniforms(0, "a cat", [0, 1, 2], I)
+    uniforms = candidate_uniforms(0, "a cat", numbers=[0, 1, 2], n_tokens=I)
     tokens = Sampler(model, settings).sample(text_tokens, uniforms)
     assert tokens.dtype == torch.int64 and len(tokens.unique()) > 1
     assert torch.equal(tokens, sample_slowly(model, text_tokens, uniforms, settings))
@@ -276,7 +276,7 @@ def test_guided_sampler_equals_the_full_forward_token_for_token(
     model: Transformer, text_tokens: Tensor, guidance: float, n_each: int
 ) -> None:
     settings = SamplingSettings(0.7, top_k=6, top_p=0.9, guidance=guidance)
-    uniforms = candidate_uniforms(0, "a cat", list(range(3 * n_each)), I)
+    uniforms = candidate_uniforms(0, "a cat", numbers=list(range(3 * n_each)), n_tokens=I)
     captions = text_tokens.repeat_interleave(n_each, 0)
     tokens = Sampler(model, settings).sample(captions, uniforms)
     assert torch.equal(tokens, sample_slowly(model, captions, uniforms, settings))
@@ -286,7 +286,7 @@ def test_guided_sampler_equals_the_full_forward_token_for_token(
 
 
 def test_guidance_of_zero_draws_as_for_no_caption(model: Transformer, text_tokens: Tensor) -> None:
-    uniforms = candidate_uniforms(0, "a cat", [0, 1, 2], I)
+    uniforms = candidate_uniforms(0, "a cat", numbers=[0, 1, 2], n_tokens=I)
     tokens = Sampler(model, SamplingSettings(guidance=0.0)).sample(text_tokens, uniforms)
     empty = torch.full_like(text_tokens, -1)
     assert torch.equal(tokens, Sampler(model, SamplingSettings()).sample(empty, uniforms))
@@ -309,7 +309,7 @@ def test_sampler_that_keeps_tokens_equals_the_full_forward_token_for_token(
     picture = torch.randint(V_IMAGE, (I,), generator=torch.Generator().manual_seed(2))
     is_kept = torch.tensor([KEPT[name](position) for position in range(I)])
     kept = torch.where(is_kept, picture, -1)
-    uniforms = candidate_uniforms(0, "a cat", [0, 1, 2], I)
+    uniforms = candidate_uniforms(0, "a cat", numbers=[0, 1, 2], n_tokens=I)
     settings = SamplingSettings(guidance=guidance)
     tokens = Sampler(model, settings).sample(text_tokens, uniforms, kept)
     assert torch.equal(tokens[:, is_kept], picture[is_kept].expand(3, -1))
@@ -320,7 +320,7 @@ def test_keeping_a_samples_own_tokens_changes_none_of_it(
     model: Transformer, text_tokens: Tensor
 ) -> None:
     """Each position has its own random number, whatever is kept before it."""
-    uniforms = candidate_uniforms(0, "a cat", [0, 1, 2], I)
+    uniforms = candidate_uniforms(0, "a cat", numbers=[0, 1, 2], n_tokens=I)
     whole = Sampler(model, SamplingSettings()).sample(text_tokens, uniforms)
     for n_kept in (1, 6, I - 1):
         kept = whole[0].clone()
@@ -334,7 +334,7 @@ def test_keeping_a_samples_own_tokens_changes_none_of_it(
 def test_sampler_leaves_what_it_is_given_alone(model: Transformer, text_tokens: Tensor) -> None:
     kept = torch.full((I,), -1)
     kept[:W] = 3
-    given = [text_tokens, candidate_uniforms(0, "a cat", [0, 1, 2], I), kept]
+    given = [text_tokens, candidate_uniforms(0, "a cat", numbers=[0, 1, 2], n_tokens=I), kept]
     before = [tensor.clone() for tensor in given]
     Sampler(model, SamplingSettings(guidance=2.0)).sample(*given)
     assert all(map(torch.equal, given, before))
@@ -344,7 +344,7 @@ def test_sampler_leaves_what_it_is_given_alone(model: Transformer, text_tokens: 
 def test_every_slot_is_computed_once_in_every_layer(
     model: Transformer, text_tokens: Tensor, guidance: float, n_rows: int
 ) -> None:
-    """Or the keys and values held would be of no use; guidance has the slots of the empty caption besides."""
+    """Or the cache would be of no use; guidance also has the slots of the empty caption."""
     n_slots: dict[str, list[int]] = {}
 
     def count(name: str, norm: nn.Module) -> None:
@@ -356,13 +356,15 @@ def test_every_slot_is_computed_once_in_every_layer(
         count(f"{i} attention", block.attention.norm)
         count(f"{i} mlp", block.mlp.norm)
     settings = SamplingSettings(guidance=guidance)
-    Sampler(model, settings).sample(text_tokens, candidate_uniforms(0, "", [0, 1, 2], I))
+    Sampler(model, settings).sample(
+        text_tokens, candidate_uniforms(0, "", numbers=[0, 1, 2], n_tokens=I)
+    )
     assert len(n_slots) == 2 * len(model.blocks)
     assert all(slots == [n_rows * T] + [n_rows] * I for slots in n_slots.values())
 
 
 def test_a_sample_is_the_same_alone_and_in_company(model: Transformer, text_tokens: Tensor) -> None:
-    uniforms = candidate_uniforms(0, "a cat", [0, 1, 2], I)
+    uniforms = candidate_uniforms(0, "a cat", numbers=[0, 1, 2], n_tokens=I)
     together = Sampler(model, SamplingSettings()).sample(text_tokens, uniforms)
     alone = Sampler(model, SamplingSettings()).sample(text_tokens[1:2], uniforms[1:2])
     assert torch.equal(together[1:2], alone)

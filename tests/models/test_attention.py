@@ -74,7 +74,7 @@ def test_no_mask_is_a_mask_that_allows_everything() -> None:
     query, key, value = torch.randn(3, B, H, S, D // H, generator=torch.Generator().manual_seed(3))
     everywhere = torch.ones(S, S, dtype=torch.bool)
     torch.testing.assert_close(
-        attend(query, key, value, None), attend(query, key, value, everywhere)
+        attend(query, key, value, mask=None), attend(query, key, value, mask=everywhere)
     )
 
 

@@ -12,7 +12,7 @@ from dalle_cli.models.attention_masks import (
 
 
 def allowed_by_hand(kind, r, c, qr, qc, width, kernel):
-    """May the image slot at line r, column c see the one at line qr, column qc? Straight from the paper's words."""
+    """May the image slot (r, c) see the one at (qr, qc)? Straight from the paper's words."""
     here, there = r * width + c, qr * width + qc
     if there > here:
         return False
@@ -44,7 +44,9 @@ def test_mask_matches_four_nested_loops(kind, text_len, width, kernel):
                 for qc in range(width):
                     query, key = text_len + r * width + c, text_len + qr * width + qc
                     expected[query, key] = allowed_by_hand(kind, r, c, qr, qc, width, kernel)
-    assert torch.equal(attention_mask(kind, text_len, width, kernel), expected)
+    assert torch.equal(
+        attention_mask(kind, text_len, grid_size=width, kernel_size=kernel), expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,9 @@ def test_mask_matches_four_nested_loops(kind, text_len, width, kernel):
     ],
 )
 def test_image_entries_match_the_published_counts(width, kernel, counts):
-    assert {kind: int(image_mask(kind, width, kernel).sum()) for kind in counts} == counts
+    assert {
+        kind: int(image_mask(kind, width, kernel_size=kernel).sum()) for kind in counts
+    } == counts
 
 
 def test_small_kernel_offsets_wrap_in_raster_order():

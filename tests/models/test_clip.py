@@ -1,4 +1,4 @@
-"""CLIP against transformers' with the same random weights, the released layout, and what its slots may see."""
+"""CLIP against transformers' with the same weights, the released layout, and what slots may see."""
 
 import math
 import re

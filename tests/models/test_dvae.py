@@ -1,4 +1,4 @@
-"""The discrete VAE against the published sizes and against the published architecture written out plainly."""
+"""The discrete VAE against the published sizes and the published architecture, written out."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Sparse attention against all pairs under the mask: values and gradients, every kind, odd shapes."""
+"""Sparse attention against all pairs under the mask: values and gradients, kinds, odd shapes."""
 
 import pytest
 import torch
@@ -28,6 +28,10 @@ def streams(text_len: int, grid_size: int, dtype: torch.dtype = torch.float32) -
     return [tensor.to(dtype).requires_grad_() for tensor in drawn]
 
 
+def mask_of(kind: str, text_len: int, grid_size: int, kernel_size: int) -> Tensor:
+    return attention_mask(kind, text_len, grid_size=grid_size, kernel_size=kernel_size)
+
+
 def by_all_pairs(mask: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     scores = (query @ key.transpose(2, 3) / query.shape[-1] ** 0.5).masked_fill(~mask, -torch.inf)
     return scores.softmax(dim=3) @ value
@@ -45,7 +49,7 @@ def test_sparse_attention_equals_all_pairs_under_the_mask(
     kind: str, shape: tuple[int, int, int]
 ) -> None:
     text_len, grid_size, kernel_size = shape
-    mask = attention_mask(kind, text_len, grid_size, kernel_size)
+    mask = mask_of(kind, *shape)
     inputs = streams(text_len, grid_size)
     exact = outcome(
         lambda *operands: by_all_pairs(mask, *operands),
@@ -59,7 +63,7 @@ def test_sparse_attention_equals_all_pairs_under_the_mask(
 @pytest.mark.parametrize("kind", KINDS)
 def test_sparse_attention_in_bf16_is_as_near_as_the_dense_kernel(kind: str) -> None:
     shape = (16, 8, 11)
-    mask = attention_mask(kind, *shape)
+    mask = mask_of(kind, *shape)
     inputs = streams(16, 8)
     exact = outcome(lambda *operands: by_all_pairs(mask, *operands), *inputs)
     rough = [x.detach().bfloat16().requires_grad_() for x in inputs]
@@ -75,7 +79,7 @@ def test_sparse_attention_in_bf16_is_as_near_as_the_dense_kernel(kind: str) -> N
 @pytest.mark.parametrize("kind", KINDS)
 def test_large_scores_overflow_nowhere(kind: str) -> None:
     query, key, value, gradient = streams(7, 6)
-    mask = attention_mask(kind, 7, 6, 5)
+    mask = mask_of(kind, 7, 6, 5)
     found = outcome(
         SparseAttention(kind, 7, 6, 5),
         *(x.detach().requires_grad_() for x in (100 * query, key, value, gradient)),
@@ -97,7 +101,7 @@ def test_flex_attention_equals_all_pairs_under_the_mask(
     kind: str, shape: tuple[int, int, int]
 ) -> None:
     """As it is written: compiled, it takes a GPU."""
-    mask = attention_mask(kind, *shape)
+    mask = mask_of(kind, *shape)
     operands = [x.detach() for x in streams(*shape[:2])[:3]]
     found = FlexAttention(kind, *shape, torch.device("cpu"))(*operands)
     torch.testing.assert_close(found, by_all_pairs(mask, *operands), rtol=1e-5, atol=3e-6)
@@ -107,7 +111,7 @@ def test_flex_attention_equals_all_pairs_under_the_mask(
 @pytest.mark.parametrize("kind", KINDS)
 def test_flex_attention_on_a_gpu_equals_all_pairs_under_the_mask(kind: str) -> None:
     device, shape = torch.device("cuda"), (256, 32, 11)
-    mask = attention_mask(kind, *shape).to(device)
+    mask = mask_of(kind, *shape).to(device)
     inputs = [x.detach().repeat(1, 1, 1, 8).to(device).requires_grad_() for x in streams(256, 32)]
     exact = outcome(lambda *operands: by_all_pairs(mask, *operands), *inputs)
     for left, right in zip(

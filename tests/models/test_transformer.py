@@ -10,7 +10,7 @@ T, W, V_TEXT, V_IMAGE = 6, 4, 11, 13
 
 @pytest.fixture
 def model():
-    """A small transformer with every kind of layer, every parameter random: nothing can hide behind zeros."""
+    """A small transformer with every kind of layer; nothing can hide behind zero parameters."""
     torch.manual_seed(0)
     model = Transformer(V_TEXT, V_IMAGE, T, W, n_layers=4, d_model=16, n_heads=2, kernel_size=3)
     for parameter in model.parameters():

@@ -51,7 +51,7 @@ def test_a_compiled_decoder_equals_the_whole_at_every_position(
 
 
 def test_step_elsewhere_than_on_a_cpu_is_compiled_with_other_options() -> None:
-    """The path that CUDA takes, reached on the meta device, where nothing compiles before the first call."""
+    """The path that CUDA takes, on the meta device: nothing compiles before the first call."""
     step = nn.Linear(2, 2, device="meta")
     assert compile_step(step, compiled_batch_size=4) is not step
     assert compile_step(step) is step

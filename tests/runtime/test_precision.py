@@ -131,7 +131,9 @@ def test_parameters_stay_fp32(model: Callable[[str], nn.Module]) -> None:
 def test_gradients_under_bf16_are_fp32_and_near(tokens: tuple[Tensor, Tensor]) -> None:
     rough, exact = transformer("bf16"), transformer("fp32")
     for model in (rough, exact):
-        text_image_cross_entropy(*model(*tokens), *tokens).backward()
+        text, image = tokens
+        loss = text_image_cross_entropy(*model(text, image), text_tokens=text, image_tokens=image)
+        loss.backward()
     gradients = [
         torch.cat([p.grad.flatten() for p in model.parameters()]) for model in (rough, exact)
     ]

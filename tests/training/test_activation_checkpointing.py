@@ -40,7 +40,7 @@ def backward(model: Transformer) -> tuple[Tensor, int]:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss = text_image_cross_entropy(*model(text, image), text, image)
+        loss = text_image_cross_entropy(*model(text, image), text_tokens=text, image_tokens=image)
     n_bytes = sum(kept.values())
     loss.backward()
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters()]), n_bytes

@@ -33,7 +33,8 @@ def flops_by_hand(model: TrainedTransformerTable) -> int:
     total += 2 * model.text_len * transformer.text_head.weight.numel()
     total += 2 * transformer.image_len * transformer.image_head.weight.numel()
     for kind in layer_kinds(model.n_layers):
-        mask = attention_mask(kind, model.text_len, model.grid_size, model.kernel_size)
+        sizes = {"grid_size": model.grid_size, "kernel_size": model.kernel_size}
+        mask = attention_mask(kind, model.text_len, **sizes)
         for query in range(len(mask)):
             for key in range(len(mask)):
                 if mask[query, key]:

@@ -21,7 +21,7 @@ class _LossHead(nn.Linear):
     """A head that is called with what it should have said; a module, so that ZeRO 3 gathers its weights for it."""
 
     def forward(self, features: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        return linear_cross_entropy(features, self.weight, self.bias, tokens)
+        return linear_cross_entropy(features, tokens, weight=self.weight, bias=self.bias)
 
 
 class _LossTransformer(Transformer):

@@ -95,7 +95,10 @@ class TransformerTask:
         """For held-out captions, the picture as the dVAE rebuilds it beside one drawn from the caption."""
         captions = batch.captions
         uniforms = torch.cat(
-            [candidate_uniforms(self._seed, c, [0], whole.image_len) for c in captions]
+            [
+                candidate_uniforms(self._seed, c, numbers=[0], n_tokens=whole.image_len)
+                for c in captions
+            ]
         )
         drawn = self._dvae.decode(
             Sampler(whole, SamplingSettings()).sample(batch.text_tokens, uniforms)

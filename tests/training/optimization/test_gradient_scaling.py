@@ -388,7 +388,8 @@ def test_transformer_trains_in_fp16_inside_branches_alone() -> None:
     text, image = tokens(model)
     dtypes = output_dtypes(model)
     for each in (exact, model):
-        text_image_cross_entropy(*each(text, image), text, image).backward()
+        loss = text_image_cross_entropy(*each(text, image), text_tokens=text, image_tokens=image)
+        loss.backward()
     assert {
         name for name, dtype in dtypes.items() if dtype == torch.float16
     } == matrices_of_branches(model)
@@ -409,7 +410,7 @@ def test_transformer_that_trains_in_fp16_draws_previews_in_fp32() -> None:
     model, plain = transformer(), transformer()
     scale_gradients(model.half_precision_modules(), 1, CPU)
     text, _ = tokens(model)
-    uniforms = candidate_uniforms(0, "a caption", [0, 1], model.image_len)
+    uniforms = candidate_uniforms(0, "a caption", numbers=[0, 1], n_tokens=model.image_len)
     drawn = [Sampler(each, SamplingSettings()).sample(text, uniforms) for each in (model, plain)]
     assert torch.equal(*drawn)
 

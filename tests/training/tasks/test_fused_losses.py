@@ -45,7 +45,10 @@ def test_losses_and_gradients_are_those_of_the_logits() -> None:
 @torch.inference_mode()
 def test_it_draws_what_the_plain_one_draws() -> None:
     model = transformer()
-    text, uniforms = torch.tensor([[1, 2, -1, -1, -1]]), candidate_uniforms(0, "a ring", [0], 16)
+    text, uniforms = (
+        torch.tensor([[1, 2, -1, -1, -1]]),
+        candidate_uniforms(0, "a ring", numbers=[0], n_tokens=16),
+    )
     plain = Sampler(model, SamplingSettings()).sample(text, uniforms)
     fuse_losses(model)
     assert torch.equal(

@@ -204,7 +204,9 @@ def test_transformer_loss_is_the_published_one() -> None:
         image_tokens = task._dvae.image_tokens(batch.images)
         plain = plain_transformer()
         expected = text_image_cross_entropy(
-            *plain(batch.text_tokens, image_tokens), batch.text_tokens, image_tokens
+            *plain(batch.text_tokens, image_tokens),
+            text_tokens=batch.text_tokens,
+            image_tokens=image_tokens,
         )
         loss, _ = task.loss(batch, step=0)
         figures = task.validate([batch], step=0)
