@@ -61,7 +61,7 @@ def _options(
 
 
 def _zero_overrides(deepspeed: Path | None) -> list[str]:
-    """Return the stage and offloading of a DeepSpeed file, which count where the recipe has none."""
+    """Return a DeepSpeed file's stage and offloading as overrides, for a recipe without them."""
     if deepspeed is None:
         return []
 
