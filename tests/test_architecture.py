@@ -43,7 +43,7 @@ SINGLE_IMPORTERS = {
 
 
 class Import(NamedTuple):
-    """One name that a module takes from elsewhere."""
+    """A name that a module imports."""
 
     importer: str
     target: str
@@ -60,8 +60,9 @@ MODULES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
 
 
 def imports_of(module: str) -> Iterator[Import]:
-    """List what a module imports when it runs; blocks for type checkers alone do not run."""
+    """Yield what a module imports when it runs; blocks for type checkers do not run."""
     pending: list[tuple[ast.AST, bool]] = [(ast.parse(MODULES[module].read_text("utf-8")), False)]
+
     while pending:
         node, in_function = pending.pop()
         if (
@@ -71,6 +72,7 @@ def imports_of(module: str) -> Iterator[Import]:
         ):
             pending += [(child, in_function) for child in node.orelse]
             continue
+
         in_function |= isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         for target in targets_of(node):
             yield Import(module, target, in_function, node.lineno)
@@ -87,7 +89,7 @@ def targets_of(node: ast.AST) -> list[str]:
 
 
 def own_module(target: str) -> str | None:
-    """Name the module of this package that an import reaches; None for other packages."""
+    """Return the module of this package that an import reaches, None for other packages."""
     parts = target.split(".")
     if parts[0] != "dalle_cli":
         return None
@@ -175,7 +177,7 @@ def test_command_line_imports_no_torch_of_its_own() -> None:
 
 
 def test_nothing_is_unpickled() -> None:
-    """torch.load included: weights and state are safetensors and JSON, and others' pickles have a reader of ours."""
+    """Not even by torch.load: we write safetensors and JSON, and read others' pickles ourselves."""
     for module, path in MODULES.items():
         assert not is_importer(module, "pickle"), module
         calls = [
