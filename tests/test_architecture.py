@@ -36,10 +36,13 @@ TORCH_FREE = {
     "runtime.ranks",
     "runtime.launcher",
 }
+EMPTY_VERBS = {"Give", "Say", "Tell", "Let", "Take"}  # they say nothing about a function
 SINGLE_IMPORTERS = {
     "youtokentome": "data.merge_learners",
     "deepspeed": "training.engines.deepspeed",
 }
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 class Import(NamedTuple):
@@ -187,3 +190,35 @@ def test_nothing_is_unpickled() -> None:
         ]
         named = {(node.value.id, node.attr) for node in calls if isinstance(node.value, ast.Name)}
         assert ("torch", "load") not in named, module
+
+
+def test_public_functions_and_classes_have_a_name_of_their_own() -> None:
+    """Commands of the command line included: one name, one thing, wherever it is searched for."""
+    homes: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, Definition) and not node.name.startswith("_"):
+                homes.setdefault(node.name, set()).add(module)
+
+    assert {name: modules for name, modules in homes.items() if len(modules) > 1} == {}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_docstrings_open_with_a_word_that_says_something(module: str) -> None:
+    nodes = ast.walk(ast.parse(MODULES[module].read_text("utf-8")))
+    docstrings = [
+        ast.get_docstring(node) or "" for node in nodes if isinstance(node, Definition | ast.Module)
+    ]
+    assert not [text for text in docstrings if text.split(" ")[0].strip(".,:") in EMPTY_VERBS]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_lines_have_at_most_100_columns(module: str) -> None:
+    lines = MODULES[module].read_text("utf-8").splitlines()
+    assert not [number for number, line in enumerate(lines, 1) if len(line) > 100]
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("commands.")])
+def test_commands_have_at_most_120_lines(module: str) -> None:
+    """What a command decides about a job belongs to the job."""
+    assert len(MODULES[module].read_text("utf-8").splitlines()) <= 120
