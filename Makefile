@@ -1,17 +1,18 @@
-# Everything lives in .venv: `make install` is all the set-up a fresh machine needs (Python 3.11, a C++ compiler, make).
+# `make install` puts everything into .venv; a fresh machine needs Python 3.11, a C++ compiler and make.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+CODE := dalle_cli tests benchmarks
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 PEER := build/peer-venv
 PEER_PIP := $(PEER)/bin/pip install --quiet --disable-pip-version-check
 
-# youtokentome imports Cython before pip could provide it, and learns the same merges every time only with this flag
+# without this flag, youtokentome does not learn the same merges every time
 YOUTOKENTOME_FLAGS := -DDETERMINISTIC_QUEUE
 
-# What a batch job needs is given as in: make train-dvae RECIPE=dvae/emoji DATA=birds/ RUN=runs/birds-dvae
+# Variables of the batch jobs, as in: make train-dvae RECIPE=dvae/emoji DATA=birds/ RUN=runs/birds-dvae
 RECIPE ?=
 DATA ?=
 RUN ?=
@@ -21,7 +22,7 @@ PROMPTS ?=
 GPUS ?=
 ARGS ?=
 
-DRAWN = $(RUN)/samples/$(basename $(notdir $(PROMPTS)))
+SAMPLES = $(RUN)/samples/$(basename $(notdir $(PROMPTS)))
 TRAIN = '$(RECIPE)' --data '$(DATA)' --run '$(RUN)' $(if $(GPUS),--gpus $(GPUS)) $(ARGS)
 
 given-%:
@@ -33,20 +34,20 @@ given-%:
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 19
 
-train-dvae: given-RECIPE given-DATA given-RUN install  ## batch job, goes on where it stopped: RECIPE DATA RUN [GPUS ARGS]
+train-dvae: given-RECIPE given-DATA given-RUN install  ## train a dVAE, or resume: RECIPE DATA RUN [GPUS ARGS]
 	$(BIN)/dalle train-dvae $(TRAIN)
 
-train-transformer: given-RECIPE given-DATA given-RUN given-DVAE install  ## batch job, goes on where it stopped: RECIPE DATA RUN DVAE [GPUS ARGS]
+train-transformer: given-RECIPE given-DATA given-RUN given-DVAE install  ## train a transformer, or resume: RECIPE DATA RUN DVAE [GPUS ARGS]
 	$(BIN)/dalle train-transformer $(TRAIN) --dvae '$(DVAE)'
 
-train-clip: given-RECIPE given-DATA given-RUN install  ## batch job, goes on where it stopped: RECIPE DATA RUN [GPUS ARGS]
+train-clip: given-RECIPE given-DATA given-RUN install  ## train a CLIP, or resume: RECIPE DATA RUN [GPUS ARGS]
 	$(BIN)/dalle train-clip $(TRAIN)
 
-generate: given-RUN given-PROMPTS install  ## batch job, goes on where it stopped: RUN PROMPTS [CLIP GPUS ARGS], into RUN/samples/<name of PROMPTS>
-	$(BIN)/dalle generate '$(RUN)' --prompts '$(PROMPTS)' $(if $(CLIP),--clip '$(CLIP)') $(if $(GPUS),--gpus $(GPUS)) --out '$(DRAWN)' $(ARGS)
+generate: given-RUN given-PROMPTS install  ## generate pictures, or resume, into RUN/samples/<name of PROMPTS>: RUN PROMPTS [CLIP GPUS ARGS]
+	$(BIN)/dalle generate '$(RUN)' --prompts '$(PROMPTS)' $(if $(CLIP),--clip '$(CLIP)') $(if $(GPUS),--gpus $(GPUS)) --out '$(SAMPLES)' $(ARGS)
 
-rerank: given-RUN given-PROMPTS given-CLIP install  ## batch job, goes on where it stopped: RUN PROMPTS CLIP [ARGS], the best into RUN/samples/<...>-best
-	$(BIN)/dalle rerank '$(DRAWN)' --clip '$(CLIP)' --out '$(DRAWN)-best' $(ARGS)
+rerank: given-RUN given-PROMPTS given-CLIP install  ## copy the best of these into RUN/samples/<...>-best: RUN PROMPTS CLIP [ARGS]
+	$(BIN)/dalle rerank '$(SAMPLES)' --clip '$(CLIP)' --out '$(SAMPLES)-best' $(ARGS)
 
 install: $(INSTALLED)  ## install everything into .venv
 
@@ -54,14 +55,16 @@ $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make install PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) 'torch>=2.10,<2.14'
-	$(PIP) cython setuptools wheel
+	$(PIP) cython setuptools wheel  # youtokentome's build imports Cython before pip provides it
 	CFLAGS=$(YOUTOKENTOME_FLAGS) CXXFLAGS=$(YOUTOKENTOME_FLAGS) \
 		$(PIP) --no-build-isolation --no-cache-dir --no-binary youtokentome 'youtokentome>=1.0.6'
 	$(PIP) --editable '.[youtokentome,deepspeed,dev]'
 	touch $@
 
-test: install  ## run the fast tests, one process on each core
-	$(BIN)/ruff check dalle_cli tests
+test: install  ## check style and types and run the fast tests, one process per core
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto
 
 test-slow: install  ## run the tests that take minutes
@@ -72,7 +75,7 @@ test-distributed: install  ## run the tests that start several processes
 
 smoke: SMOKE := build/smoke
 smoke: export XDG_CACHE_HOME = $(CURDIR)/build/smoke/cache
-smoke: install  ## all four commands on tiny recipes, in seconds, as batch jobs
+smoke: install  ## run every batch job on tiny recipes, in seconds
 	rm -rf $(SMOKE)
 	$(BIN)/dalle data shapes $(SMOKE)/data --pictures 24
 	$(MAKE) train-dvae RECIPE=dvae/tiny DATA=$(SMOKE)/data/train RUN=$(SMOKE)/dvae
@@ -83,12 +86,12 @@ smoke: install  ## all four commands on tiny recipes, in seconds, as batch jobs
 	$(MAKE) rerank RUN=$(SMOKE)/dalle PROMPTS=$(SMOKE)/prompts.txt CLIP=$(SMOKE)/clip ARGS='--top-k 1'
 	test -s $(SMOKE)/dalle/samples/prompts-best/scores.csv
 
-bench: install  ## speed and memory beside other libraries, as ratios measured in turn: [ARGS=ROUNDS], into build/bench.json
+bench: install  ## compare speed and memory with other libraries, into build/bench.json: [ARGS=ROUNDS]
 	$(BIN)/python benchmarks $(ARGS)
 
-bench-peer: $(PEER)/.installed  ## install dalle-pytorch for `make bench`, in an environment of its own
+bench-peer: $(PEER)/.installed  ## install dalle-pytorch for `make bench`, in a separate environment
 
-# it asks for much that its transformer does without, hence --no-deps; it imports pkg_resources, which setuptools 81 lacks
+# --no-deps: its transformer needs few of its dependencies; it imports pkg_resources, which setuptools 81 lacks
 $(PEER)/.installed: | install
 	$(BIN)/python -m venv --clear $(PEER)
 	$(PEER_PIP) "torch==$$($(BIN)/python -c 'from importlib.metadata import version; print(version("torch").split("+")[0])')"
@@ -96,16 +99,16 @@ $(PEER)/.installed: | install
 	$(PEER_PIP) --no-deps dalle-pytorch==1.6.6 axial-positional-embedding==0.3.12 rotary-embedding-torch==0.9.1
 	touch $@
 
-lint: install  ## check and format the code
-	$(BIN)/ruff check --fix dalle_cli tests
-	$(BIN)/ruff format dalle_cli tests
+lint: install  ## format the code and fix what can be fixed
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
 
 docs: install  ## write docs/recipe-keys.md from the recipe tables in dalle_cli/config.py
 	$(BIN)/dalle recipes keys > docs/recipe-keys.md
 
-demo: install  ## train everything on toy scenes in minutes, draw, and measure
+demo: install  ## train all three models on toy scenes in minutes, generate, and measure
 	$(BIN)/dalle demo --run runs/demo
 
-clean:  ## remove what the tests and tools leave behind; runs stay
-	rm -rf .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+clean:  ## remove what tests and tools leave behind, except runs
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,4 +1,6 @@
-"""Attention of one layer, forward and backward, at the sizes of the training step: allowed pairs alone, or masked.
+"""Attention of one layer, forward and backward, at the sizes of the training step.
+
+Computes either the allowed pairs alone (sparse), or all pairs under a mask (dense).
 
 Usage: attention_layer.py sparse|dense row|column
 """
@@ -23,11 +25,12 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def main(way: str, kind: Kind) -> None:
-    """Time one kind of layer."""
+    """Time the attention of one kind of layer."""
     torch.manual_seed(0)
     open_device("cpu", "fp32")
     mask = attention_mask(kind, TEXT_LEN, grid_size=GRID_SIZE, kernel_size=KERNEL_SIZE)
     attend = sparse(kind) if way == "sparse" else dense(mask)
+
     query, key, value = (torch.randn(SHAPE, requires_grad=True) for _ in range(3))
     gradient = torch.randn(SHAPE)
     flops = 3 * BATCH_SIZE * 2 * 2 * D_MODEL * int(mask.sum())
@@ -37,14 +40,14 @@ def main(way: str, kind: Kind) -> None:
 
 
 def dense(mask: Tensor) -> Attend:
-    """Compute all pairs and hide what the mask does not allow."""
+    """Return attention that computes all pairs and masks those that are not allowed."""
     return lambda query, key, value: F.scaled_dot_product_attention(
         query, key, value, attn_mask=mask
     )
 
 
 def sparse(kind: Kind) -> Attend:
-    """Compute allowed pairs, where the package can."""
+    """Return attention that computes allowed pairs only, if the package has it."""
     if importlib.util.find_spec(SPARSE) is None:
         sys.exit(f"skipped: there is no {SPARSE}")
     from dalle_cli.models.sparse_attention import SparseAttention

@@ -1,4 +1,6 @@
-"""A training step of `transformer/base`, loss and backward, on pictures that a dVAE encodes in it, or on their tokens.
+"""Training step of `transformer/base`, loss and backward, from pictures or from image tokens.
+
+With pictures, the step includes their encoding by OpenAI's dVAE.
 
 Usage: base_step.py pictures|tokens fp32|bf16
 """
@@ -21,9 +23,10 @@ BATCH_SIZE = 1
 
 
 def main(what: str, precision: Precision) -> None:
-    """Time steps on one batch of random pixels, or of random tokens, under full captions."""
+    """Time steps on one batch of random pixels or random tokens, with full captions."""
     torch.manual_seed(0)
     device, _ = open_device("cpu", precision)
+
     recipe = load_recipe("transformer/base", [])
     model = recipe.model
     transformer = build_transformer(model, recipe.tokenizer.vocab_size)
@@ -37,6 +40,7 @@ def main(what: str, precision: Precision) -> None:
     dvae = build_dvae(load_recipe("dvae/openai", []).model).to(memory_format=torch.channels_last)
     for module in (transformer, dvae):
         apply_precision(module, precision, device)
+
     batch = Batch(
         images=torch.rand(BATCH_SIZE, 3, dvae.image_size, dvae.image_size),
         image_tokens=torch.randint(dvae.vocab_size, (BATCH_SIZE, dvae.grid_size**2))

@@ -1,4 +1,4 @@
-"""What `make bench` times, and what it compares with what."""
+"""The cases that `make bench` times, and the pairs that it compares."""
 
 import sys
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 OURS = Path(sys.executable)
-PEERS = ROOT / "build/peer-venv/bin/python"  # as `make bench-peer` makes it
+PEERS = ROOT / "build/peer-venv/bin/python"  # `make bench-peer` makes it
 
 FP32, BF16 = "fp32 matmul, fastest route", "bf16 matmul"
 FP32_CONVOLUTION, BF16_CONVOLUTION = "fp32 convolution", "bf16 convolution"
@@ -15,17 +15,17 @@ COPY = "copy"
 
 @dataclass(frozen=True)
 class Case:
-    """One script of this folder with its arguments."""
+    """A script of this folder with its arguments."""
 
     name: str
     command: str
-    ceiling: str | None = None  # the case of CEILINGS whose speed it can't exceed
+    ceiling: str | None = None  # name of the case whose rate is an upper bound
     python: Path = OURS
 
 
 @dataclass(frozen=True)
 class Group:
-    """Cases taken in turn, and pairs of their names (first, second): how many times as fast is the first?"""
+    """Cases that take turns, and pairs of names (first, second): how much faster the first is."""
 
     title: str
     cases: tuple[Case, ...]
@@ -45,7 +45,8 @@ CEILINGS = Group(
 )
 
 TRAINING = Group(
-    "transformer, training step: loss and backward, 4 x (256 text + 32x32 image tokens), 8 layers of 256",
+    "transformer, training step: loss and backward, "
+    "4 x (256 text + 32x32 image tokens), 8 layers of 256",
     (
         Case("dalle fp32", "training_step.py fp32", FP32),
         Case("dalle-pytorch fp32 as shipped", "peer_training_step.py fp32 highest", python=PEERS),
@@ -62,7 +63,8 @@ TRAINING = Group(
 )
 
 ATTENTION = Group(
-    "attention of one layer of these, forward and backward, fp32: allowed pairs alone, or all under a mask",
+    "attention of one of these layers, forward and backward, fp32: "
+    "allowed pairs alone, or all under a mask",
     tuple(
         Case(f"{kind}, {way}", f"attention_layer.py {way} {kind}", FP32)
         for kind in ("row", "column")
@@ -72,7 +74,7 @@ ATTENTION = Group(
 )
 
 GENERATION = Group(
-    "generation, captions read and 1,024 image tokens drawn of each sample, 64 text slots: the same transformer",
+    "generation by the same transformer: prefill, and 1,024 image tokens per sample, 64 text slots",
     (
         *(
             Case(f"{n} x {way} {precision}", f"generation.py {n} {n} 64 {precision} {way}", COPY)
@@ -96,7 +98,7 @@ GENERATION = Group(
 )
 
 SHARING = Group(
-    "generation of 32 and 64 samples, 256 text slots: of one caption, or of as many captions",
+    "generation of 32 and 64 samples, 256 text slots: from one caption, or each from its own",
     tuple(
         Case(
             f"{n} of {captions}, {precision} {way}",
@@ -115,7 +117,7 @@ SHARING = Group(
 )
 
 CHOOSING = Group(
-    "the same number of tokens chosen from 8,192 logits, against generation",
+    "choosing as many tokens from 8,192 logits, without the transformer",
     tuple(
         Case(f"{n} x {name}", f"choosing.py {n} {limits}")
         for n in (1, 8, 64)
@@ -133,13 +135,15 @@ DVAE = Group(
 )
 
 ENCODING = Group(
-    "transformer/base, training step on a picture of 256 px: encoded in it by OpenAI's dVAE, or its tokens at hand",
+    "transformer/base, training step on a picture of 256 px: "
+    "encoded by OpenAI's dVAE within the step, or in advance",
     tuple(Case(f"bf16, {what}", f"base_step.py {what} bf16") for what in ("pictures", "tokens")),
     (("bf16, tokens", "bf16, pictures"),),
 )
 
 DVAE_TRAINING = Group(
-    "dVAE, training step: loss and backward, 2 pictures of 256 px; small: as many parameters as dalle-pytorch's",
+    "dVAE, training step: loss and backward, 2 pictures of 256 px; "
+    "small: as many parameters as dalle-pytorch's",
     (
         Case("dalle fp32, small", "dvae_training_step.py small fp32", FP32_CONVOLUTION),
         Case("dalle bf16, small", "dvae_training_step.py small bf16", BF16_CONVOLUTION),

@@ -1,7 +1,8 @@
-"""What this machine's CPU can do at most: matrix products, convolutions and copies of sizes that suit it.
+"""Ceilings of this machine's CPU: matrix products, convolutions and copies of sizes that suit it.
 
-Usage: ceilings.py matmul|convolution|copy fp32|bf16 highest|fastest, the last the route for fp32 matrices: torch's
-default, or the fastest that is still fp32
+Usage: ceilings.py matmul|convolution|copy fp32|bf16 highest|fastest
+
+The last word is the route for fp32 matrices: torch's default, or the fastest that is still fp32.
 """
 
 import sys
@@ -14,7 +15,7 @@ from dalle_cli.runtime.devices import use_fast_fp32_matmul
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MATRIX_SIZE = 2048
-COPIED = 2**28  # bytes, more than a cache holds
+COPIED = 2**28  # bytes, more than caches hold
 
 
 @torch.inference_mode()
@@ -31,7 +32,7 @@ def matmul(dtype: torch.dtype) -> None:
 
 
 def convolution(dtype: torch.dtype) -> None:
-    """A layer of 3x3 from the middle of the paper's encoder."""
+    """Time a 3x3 layer from the middle of the paper's encoder."""
     x, weight = torch.randn(4, 256, 64, 64, dtype=dtype), torch.randn(256, 256, 3, 3, dtype=dtype)
     measure(lambda: F.conv2d(x, weight, padding=1), flops=2 * weight.numel() * 4 * 64 * 64)
 

@@ -1,4 +1,7 @@
-"""1,024 times: tokens chosen from their logits, for so many samples. Usage: choosing.py SAMPLES TOP_K TOP_P"""
+"""Choosing one token per sample from its logits, 1,024 times, without a transformer.
+
+Usage: choosing.py SAMPLES TOP_K TOP_P
+"""
 
 import sys
 
@@ -11,17 +14,17 @@ from dalle_cli.generation.sampling import SamplingSettings, sample_tokens, token
 
 @torch.inference_mode()
 def main(n_samples: str, top_k: str, top_p: str) -> None:
-    """Time as many draws as a picture has tokens."""
+    """Time as many choices as a picture has tokens."""
     torch.manual_seed(0)
     logits = torch.randn(int(n_samples), IMAGE_VOCAB_SIZE)
     uniforms = torch.rand(int(n_samples), dtype=torch.float64)
     settings = SamplingSettings(top_k=int(top_k), top_p=float(top_p))
 
-    def draw() -> None:
+    def sample() -> None:
         for _ in range(GRID_SIZE**2):
             sample_tokens(token_probabilities(logits, settings), uniforms)
 
-    measure(draw)
+    measure(sample)
 
 
 if __name__ == "__main__":

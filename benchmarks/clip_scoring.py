@@ -1,4 +1,4 @@
-"""Picture embeddings by our CLIP or by transformers's: ViT-B/32, the same sizes, batch and dtype.
+"""Picture embeddings by our CLIP or by that of transformers: ViT-B/32, the same batch and dtype.
 
 Usage: clip_scoring.py dalle|transformers fp32|bf16
 """
@@ -20,7 +20,8 @@ VIT_B_32 = TrainedClipTable(
     image_size=224, patch_size=32, text_len=77, d_embed=512, activation="quick_gelu",
     vision=TowerTable(n_layers=12, d_model=768, n_heads=12, d_mlp=3072),
     text=TowerTable(n_layers=12, d_model=512, n_heads=8, d_mlp=2048),
-    text_vocab_size=49408, end_of_text=None, pixel_mean=list(PIXEL_MEAN), pixel_std=list(PIXEL_STD),
+    text_vocab_size=49408, end_of_text=None,
+    pixel_mean=list(PIXEL_MEAN), pixel_std=list(PIXEL_STD),
 )  # fmt: skip
 
 
@@ -33,6 +34,7 @@ def main(whose: str, precision: Precision) -> None:
     if whose == "transformers":
         measure_peer(pixels, precision)
         return
+
     clip = build_clip(VIT_B_32).eval()
     apply_precision(clip, precision, device)
     flops = count_flops(lambda: clip.encode_image(pixels))
@@ -42,7 +44,7 @@ def main(whose: str, precision: Precision) -> None:
 
 @torch.inference_mode()
 def measure_peer(pixels: Tensor, precision: Precision) -> None:
-    """Time transformers's model of these sizes, which are its default."""
+    """Time the model of transformers, whose default sizes are these."""
     from transformers import CLIPConfig, CLIPModel
     from transformers.utils import logging
 

@@ -1,7 +1,9 @@
-"""One training step of our dVAE on 2 pictures of 256 px, loss and backward, as `dalle train-dvae` takes it.
+"""Training step of our dVAE on 2 pictures of 256 px, loss and backward, as in `dalle train-dvae`.
 
-As many parameters as dalle-pytorch's has in `peer_dvae_training_step.py` (3.3 against 3.1 million), or the paper's
-shape. Usage: dvae_training_step.py small|paper fp32|bf16
+small: about as many parameters as dalle-pytorch's in `peer_dvae_training_step.py` (3.3 against 3.1
+million); paper: the paper's shape.
+
+Usage: dvae_training_step.py small|paper fp32|bf16
 """
 
 import sys
@@ -24,6 +26,7 @@ def main(size: str, precision: Precision) -> None:
     """Time steps on one batch of random pixels."""
     torch.manual_seed(0)
     device, _ = open_device("cpu", precision)
+
     recipe = load_recipe("dvae/paper", SMALL if size == "small" else [])
     dvae = build_dvae(recipe.model).to(memory_format=torch.channels_last)
     apply_precision(dvae, precision, device)

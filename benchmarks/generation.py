@@ -1,6 +1,6 @@
-"""1,024 image tokens of each sample, drawn by our transformer of the training step's sizes, captions read included.
+"""Generation by our transformer at the sizes of the training step: prefill and 1,024 tokens.
 
-Usage: generation.py SAMPLES CAPTIONS TEXT_LEN fp32|bf16 eager|compiled.
+Usage: generation.py SAMPLES CAPTIONS TEXT_LEN fp32|bf16 eager|compiled
 """
 
 import sys
@@ -29,9 +29,10 @@ IMAGE_LEN = GRID_SIZE**2
 
 
 def main(n_samples: str, n_captions: str, text_len: str, precision: str, way: str) -> None:
-    """Time one batch after another."""
+    """Time the sampling of a batch."""
     torch.manual_seed(0)
     open_device("cpu", "fp32")
+
     transformer = random_transformer(int(text_len))
     dtype = DTYPES.get(precision, torch.float32)
     sampler = Sampler(
@@ -40,16 +41,20 @@ def main(n_samples: str, n_captions: str, text_len: str, precision: str, way: st
         dtype=dtype,
         compiled_batch_size=int(n_samples) if way == "compiled" else 0,
     )
+
     captions = torch.randint(TEXT_VOCAB_SIZE, (int(n_captions), int(text_len)))
     captions[:, -1] = -1
     text = captions.repeat_interleave(int(n_samples) // int(n_captions), 0)
     uniforms = torch.rand(int(n_samples), IMAGE_LEN, dtype=torch.float64)
-    moved = IMAGE_LEN * bytes_of_step(transformer, int(n_samples), int(n_captions), dtype)
-    measure(lambda: sampler.sample(text, uniforms), moved=moved)
+
+    n_bytes = bytes_of_step(
+        transformer, dtype, n_samples=int(n_samples), n_captions=int(n_captions)
+    )
+    measure(lambda: sampler.sample(text, uniforms), moved=IMAGE_LEN * n_bytes)
 
 
 def random_transformer(text_len: int) -> Transformer:
-    """Make one whose heads are random, too."""
+    """Build a transformer whose heads are random, too."""
     model = TransformerModelTable(
         text_len=text_len, grid_size=GRID_SIZE, image_vocab_size=IMAGE_VOCAB_SIZE,
         n_layers=N_LAYERS, d_model=D_MODEL, n_heads=N_HEADS, kernel_size=KERNEL_SIZE,
@@ -60,18 +65,18 @@ def random_transformer(text_len: int) -> Transformer:
 
 
 def bytes_of_step(
-    transformer: Transformer, n_samples: int, n_captions: int, dtype: torch.dtype
+    transformer: Transformer, dtype: torch.dtype, *, n_samples: int, n_captions: int
 ) -> int:
-    """Count what a token can't do without reading: all weights, and the keys and values that are seen.
+    """Return the bytes that one step must read: all weights, and the keys and values attended to.
 
-    A column layer sees one of its columns.
+    A column layer attends to one column.
     """
     weights = sum(p.numel() for p in transformer.blocks.parameters()) * dtype.itemsize
     head = transformer.image_head.weight.nbytes
-    unseen = transformer.kinds.count("column") * (IMAGE_LEN - GRID_SIZE)
+    unread = transformer.kinds.count("column") * (IMAGE_LEN - GRID_SIZE)
     cache = (
         kv_cache_bytes(transformer, n_samples, n_captions=n_captions, dtype=dtype)
-        - 2 * n_samples * unseen * D_MODEL * dtype.itemsize
+        - 2 * n_samples * unread * D_MODEL * dtype.itemsize
     )
     return weights + head + cache
 

@@ -1,6 +1,6 @@
-"""Times one piece of work inside a process of its own, and prints what it took as one line of JSON.
+"""Measure a piece of work in this process, and print its seconds and memory as one line of JSON.
 
-Runs in a peer's environment as well, and so knows nothing but torch.
+Also runs in a peer's environment, and so knows nothing but torch.
 """
 
 import json
@@ -18,10 +18,10 @@ MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 def measure(work: Callable[[], object], flops: float = 0, moved: float = 0) -> None:
-    """Do some work once to warm up, then again and again, and print the seconds each took and the process's peak.
+    """Run the work once to warm up, then repeatedly, and print the seconds of each run.
 
-    flops  floating-point operations that the work needs, 0 where nobody knows
-    moved  bytes that it reads and writes, for work that is nothing else
+    flops  floating-point operations that the work needs, 0 if unknown
+    moved  bytes that it reads and writes, for work that does nothing else
     """
     work()
     seconds: list[float] = []
@@ -33,8 +33,8 @@ def measure(work: Callable[[], object], flops: float = 0, moved: float = 0) -> N
 
 
 def report(seconds: list[float], flops: float = 0, moved: float = 0) -> None:
-    """Print the seconds that some work took each time, and the process's peak."""
-    taken = {
+    """Print the seconds of each run and the peak memory of the process."""
+    figures = {
         "seconds": seconds,
         "flops": flops,
         "moved": moved,
@@ -43,11 +43,11 @@ def report(seconds: list[float], flops: float = 0, moved: float = 0) -> None:
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
-    print(json.dumps(taken))
+    print(json.dumps(figures))
 
 
 def count_flops(work: Callable[[], object]) -> int:
-    """Count the floating-point operations of the matrix products and convolutions of some work."""
+    """Count the floating-point operations in matrix products and convolutions of the work."""
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()

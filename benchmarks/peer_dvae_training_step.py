@@ -1,6 +1,8 @@
-"""One training step of dalle-pytorch's dVAE on 2 pictures of 256 px, in the environment that `make bench-peer` makes.
+"""Training step of dalle-pytorch's dVAE on 2 pictures of 256 px; `make bench-peer` installs it.
 
-3.1 million parameters, 8,192 codes on a grid of 32x32, one residual block. Usage: peer_dvae_training_step.py highest
+3.1 million parameters, 8,192 codes on a grid of 32x32, one residual block.
+
+Usage: peer_dvae_training_step.py highest
 """
 
 import sys

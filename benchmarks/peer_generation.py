@@ -1,8 +1,11 @@
-"""1,024 image tokens by dalle-pytorch, in the environment that `make bench-peer` makes; captions of 64 tokens.
+"""Generation of 1,024 image tokens by dalle-pytorch, from captions of 64 tokens.
 
-As it is shipped it computes everything again for each token: some lengths are timed and the others taken to lie on
-straight lines between them. With its cache driven by hand all tokens are drawn, with full attention in all layers,
-since its convolutional one can't be cached. Usage: peer_generation.py SAMPLES shipped|cached
+`make bench-peer` installs it. As shipped, it recomputes everything for each token: some lengths
+are timed, and those between them are interpolated linearly. With its cache driven by hand, all
+tokens are sampled, with full attention in every layer, since its convolutional attention can't be
+cached.
+
+Usage: peer_generation.py SAMPLES shipped|cached
 """
 
 import sys
@@ -16,12 +19,12 @@ from torch import Tensor
 
 IMAGE_LEN = GRID_SIZE**2
 TEXT_LEN = 64
-LENGTHS = (1, 256, 512, 768, 1023)  # of tokens that are there
+LENGTHS = (1, 256, 512, 768, 1023)  # image tokens before the one that is sampled
 
 
 @torch.inference_mode()
 def main(n_samples: str, way: str) -> None:
-    """Time one picture of each sample."""
+    """Time one picture per sample."""
     torch.manual_seed(0)
     text = torch.randint(1, TEXT_VOCAB_SIZE, (int(n_samples), TEXT_LEN))
     report([as_shipped(text) if way == "shipped" else with_its_cache(text)])
@@ -31,13 +34,15 @@ def as_shipped(text: Tensor) -> float:
     dalle = build(TEXT_LEN, KINDS).eval()
     tokens = torch.randint(IMAGE_VOCAB_SIZE, (len(text), IMAGE_LEN))
     dalle(text, tokens[:, :1])
-    taken = []
+
+    seconds = []
     for length in LENGTHS:
         start = time.perf_counter()
         choose(dalle.forward_with_cond_scale(text, tokens[:, :length], cond_scale=1.0))
-        taken.append(time.perf_counter() - start)
-    spans = zip(LENGTHS, LENGTHS[1:], taken, taken[1:], strict=False)
-    return taken[0] + sum(
+        seconds.append(time.perf_counter() - start)
+
+    spans = zip(LENGTHS, LENGTHS[1:], seconds, seconds[1:], strict=False)
+    return seconds[0] + sum(
         (end - start) * (before + after) / 2 for start, end, before, after in spans
     )
 
@@ -54,10 +59,10 @@ def with_its_cache(text: Tensor) -> float:
 
 
 def choose(logits: Tensor) -> Tensor:
-    """Draw as the package does by itself, from the better half of both vocabularies."""
-    own = logits[:, -1]
-    kept, places = own.topk(own.shape[1] // 2)
-    filtered = torch.full_like(own, -torch.inf).scatter(1, places, kept)
+    """Sample as the package does by default, from the likelier half of both vocabularies."""
+    last = logits[:, -1]
+    kept, indices = last.topk(last.shape[1] // 2)
+    filtered = torch.full_like(last, -torch.inf).scatter(1, indices, kept)
     return filtered.softmax(dim=1).multinomial(1)
 
 

@@ -1,8 +1,12 @@
-"""The same training step of dalle-pytorch, in the environment that `make bench-peer` makes.
+"""The same training step of dalle-pytorch; `make bench-peer` installs it.
 
-It has the same widths, layers and heads. Its own are a GEGLU perceptron (half as many weights again as the paper's),
-rotary positions, shifted tokens, a kernel of 5 and one head over both vocabularies. Usage: peer_training_step.py
-fp32|bf16 highest|medium, the latter torch's route for fp32 matrices
+Widths, layers and heads are the same. It differs in a GEGLU perceptron (half as many weights again
+as the paper's), rotary positions, shifted tokens, a kernel of 5, and one head over both
+vocabularies.
+
+Usage: peer_training_step.py fp32|bf16 highest|medium
+
+The last word is torch's route for fp32 matrices.
 """
 
 import sys
@@ -54,7 +58,7 @@ def main(precision: str, route: str) -> None:
 
 
 def build(text_len: int, kinds: tuple[str, ...], **options: bool) -> torch.nn.Module:
-    """Make the peer's DALLE around the smallest dVAE of its own that has the grid: tokens are given, it is not run."""
+    """Build the peer's DALLE around its smallest dVAE with the grid, which never runs."""
     warnings.filterwarnings("ignore")
     leave_out_taming()
     from dalle_pytorch import DALLE, DiscreteVAE
@@ -65,12 +69,13 @@ def build(text_len: int, kinds: tuple[str, ...], **options: bool) -> torch.nn.Mo
     )  # fmt: skip
     return DALLE(
         vae=dvae, num_text_tokens=TEXT_VOCAB_SIZE, text_seq_len=text_len,
-        depth=N_LAYERS, dim=D_MODEL, heads=N_HEADS, dim_head=D_MODEL // N_HEADS, attn_types=kinds, **options,
+        depth=N_LAYERS, dim=D_MODEL, heads=N_HEADS, dim_head=D_MODEL // N_HEADS,
+        attn_types=kinds, **options,
     )  # fmt: skip
 
 
 def leave_out_taming() -> None:
-    """Let the package import without taming-transformers, whose VQGAN is not needed here."""
+    """Stub taming-transformers, which the package imports for a VQGAN that is not needed here."""
     vqgan = types.ModuleType("taming.models.vqgan")
     vqgan.VQModel = vqgan.GumbelVQ = object
     for name in ("taming", "taming.models"):

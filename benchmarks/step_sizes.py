@@ -1,4 +1,4 @@
-"""The sizes of the training step that is timed, the same for ours and for dalle-pytorch's.
+"""Sizes of the timed training step, the same for ours and for dalle-pytorch's.
 
 Layers: row, column, row, row, row, column, row, convolutional. Captions fill all text slots.
 """

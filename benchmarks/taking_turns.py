@@ -1,7 +1,7 @@
-"""Runs cases in fresh processes, one after the other and round after round, since the machine may be busy.
+"""Run cases in fresh processes, one after the other and round after round.
 
-What counts is the ratio of neighbours in time. Imports nothing large: on Linux a process's peak memory is at least
-that of the one that started it.
+On a busy machine, only the ratio of neighbours in time means anything. Imports nothing large: on
+Linux, the peak memory of a process is at least that of its parent.
 """
 
 import json
@@ -19,10 +19,10 @@ HERE = Path(__file__).parent
 
 @dataclass
 class Result:
-    """What one case took in each round."""
+    """The figures of a case, round by round."""
 
     case: Case
-    rounds: list[dict[str, Any]] = field(default_factory=list)  # as `measuring.measure` prints them
+    rounds: list[dict[str, Any]] = field(default_factory=list)  # as `measuring.report` prints them
     trouble: str | None = None  # why there is no figure
 
     @property
@@ -39,13 +39,13 @@ class Result:
 
     @property
     def rate(self) -> float:
-        """Billions a second of floating-point operations or of bytes moved; 0 where neither is known."""
+        """Billions of floating-point operations or of bytes moved per second; 0 if unknown."""
         return (self.rounds[0]["flops"] + self.rounds[0]["moved"]) / self.best / 1e9
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How many times as fast one case is as another, round by round, and its share of the other's memory."""
+    """Speed and memory of one case as multiples of another's; speed round by round."""
 
     first: str
     second: str
@@ -58,23 +58,25 @@ class Comparison:
 
 
 def take_turns(group: Group, ceilings: dict[str, Result], n_rounds: int) -> dict[str, Result]:
-    """Run every case once a round, and the ceilings that the group names, which go on collecting rounds.
+    """Run every case once per round, and the ceilings that the group names.
 
-    A case that fails is not tried again.
+    Ceilings add to the rounds they have. A case that fails is not run again.
     """
     results = {case.name: Result(case) for case in group.cases}
     named = dict.fromkeys(case.ceiling for case in group.cases if case.ceiling is not None)
-    what = group.title.partition(":")[0]
+    title = group.title.partition(":")[0]
+
     for i in range(n_rounds):
         for result in (*results.values(), *(ceilings[name] for name in named)):
             if result.trouble is None:
-                print(f"round {i + 1} of {n_rounds}: {what}: {result.case.name}", file=sys.stderr)
+                print(f"round {i + 1} of {n_rounds}: {title}: {result.case.name}", file=sys.stderr)
                 run(result)
+
     return results
 
 
 def run(result: Result) -> None:
-    """Run one case in a process of its own and note what it took, or why it failed."""
+    """Run a case in a fresh process and record its figures, or why it failed."""
     case = result.case
     if not case.python.exists():
         result.trouble = (
@@ -83,10 +85,12 @@ def run(result: Result) -> None:
             else f"no such file: {case.python}"
         )
         return
+
     script, *arguments = case.command.split()
     process = subprocess.run(
         [case.python, HERE / script, *arguments], capture_output=True, text=True
     )
+
     if process.returncode:
         result.trouble = (
             process.stderr.strip().splitlines() or [f"ended with {process.returncode}"]
@@ -96,16 +100,17 @@ def run(result: Result) -> None:
 
 
 def compare(results: dict[str, Result], pairs: tuple[tuple[str, str], ...]) -> list[Comparison]:
-    """Compare the pairs of which both sides ran."""
+    """Compare the pairs whose cases both ran."""
     comparisons = []
     for first, second in pairs:
         a, b = results[first], results[second]
-        if a.trouble is None and b.trouble is None:
-            minima = [
-                (min(x["seconds"]), min(y["seconds"]))
-                for x, y in zip(a.rounds, b.rounds, strict=True)
-            ]
-            comparisons.append(
-                Comparison(first, second, [y / x for x, y in minima], a.peak_mib / b.peak_mib)
-            )
+        if a.trouble is not None or b.trouble is not None:
+            continue
+
+        minima = [
+            (min(x["seconds"]), min(y["seconds"])) for x, y in zip(a.rounds, b.rounds, strict=True)
+        ]
+        comparisons.append(
+            Comparison(first, second, [y / x for x, y in minima], a.peak_mib / b.peak_mib)
+        )
     return comparisons

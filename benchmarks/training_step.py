@@ -1,4 +1,4 @@
-"""One training step of our transformer, loss and backward, as `dalle train-transformer` takes it; no optimizer.
+"""Training step of our transformer, as in `dalle train-transformer`, but without optimizer.
 
 Usage: training_step.py fp32|bf16
 """
@@ -41,29 +41,31 @@ def main(precision: Precision) -> None:
     """Time steps on one batch of random tokens."""
     torch.manual_seed(0)
     device, _ = open_device("cpu", precision)
+
     transformer = build_transformer(MODEL, TEXT_VOCAB_SIZE)
     for head in (transformer.text_head, transformer.image_head):
-        head.reset_parameters()  # at random, as the peer's: heads of zeros hand zeros back
+        head.reset_parameters()  # random as the peer's: zero heads pass zero gradients back
     fuse_losses(transformer)
     set_attention_backend(
         choose_attention_backend("auto", transformer, device), transformer, KERNEL_SIZE, device
     )
     apply_precision(transformer, precision, device)
+
     loss = TransformerLossTable(text_weight=1 / 8, caption_dropout=0.0)
-    task = TransformerTask(transformer, None, loss, seed=0)  # no dVAE: image tokens are at hand
+    task = TransformerTask(transformer, None, loss, seed=0)  # no dVAE: image tokens are given
     batch = random_batch()
     measure(lambda: step(task, batch), flops_of_step(transformer))
 
 
 def step(task: TransformerTask, batch: Batch) -> None:
-    """What is timed."""
+    """Run the step that is timed."""
     task.module.zero_grad(set_to_none=True)
     loss, _ = task.loss(batch, step=0)
     loss.backward()
 
 
 def random_batch() -> Batch:
-    """Make one batch of tokens without end."""
+    """Build a batch of random tokens, with captions that fill every text slot."""
     return Batch(
         images=torch.empty(BATCH_SIZE, 0),
         image_tokens=torch.randint(IMAGE_VOCAB_SIZE, (BATCH_SIZE, IMAGE_LEN)),
@@ -77,7 +79,10 @@ def random_batch() -> Batch:
 
 
 def flops_of_step(transformer: Transformer) -> int:
-    """Count what a step can't do without: forward, and twice that in backward; attention on allowed pairs alone."""
+    """Count the operations that a step needs: forward, and twice that in backward.
+
+    Attention counts allowed pairs only.
+    """
     weights = sum(matrix.numel() for matrix in transformer.matrices())
     heads = (
         TEXT_LEN * transformer.text_head.weight.numel()
@@ -87,6 +92,7 @@ def flops_of_step(transformer: Transformer) -> int:
         int(attention_mask(kind, TEXT_LEN, grid_size=GRID_SIZE, kernel_size=KERNEL_SIZE).sum())
         for kind in transformer.kinds
     )
+
     multiplications = (TEXT_LEN + IMAGE_LEN) * weights + heads + 2 * D_MODEL * pairs
     return 3 * BATCH_SIZE * 2 * multiplications
 

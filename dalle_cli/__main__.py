@@ -1,4 +1,4 @@
-"""`python -m dalle_cli`, and the `dalle` command."""
+"""Entry point of `python -m dalle_cli` and of the `dalle` command."""
 
 from dalle_cli.cli.main import main
 

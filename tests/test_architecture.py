@@ -36,14 +36,17 @@ TORCH_FREE = {
     "runtime.ranks",
     "runtime.launcher",
 }
+EMPTY_VERBS = {"Give", "Say", "Tell", "Let", "Take"}  # they say nothing about a function
 SINGLE_IMPORTERS = {
     "youtokentome": "data.merge_learners",
     "deepspeed": "training.engines.deepspeed",
 }
 
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
 
 class Import(NamedTuple):
-    """One name that a module takes from elsewhere."""
+    """A name that a module imports."""
 
     importer: str
     target: str
@@ -60,8 +63,9 @@ MODULES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
 
 
 def imports_of(module: str) -> Iterator[Import]:
-    """List what a module imports when it runs; blocks for type checkers alone do not run."""
+    """Yield what a module imports when it runs; blocks for type checkers do not run."""
     pending: list[tuple[ast.AST, bool]] = [(ast.parse(MODULES[module].read_text("utf-8")), False)]
+
     while pending:
         node, in_function = pending.pop()
         if (
@@ -71,6 +75,7 @@ def imports_of(module: str) -> Iterator[Import]:
         ):
             pending += [(child, in_function) for child in node.orelse]
             continue
+
         in_function |= isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         for target in targets_of(node):
             yield Import(module, target, in_function, node.lineno)
@@ -87,7 +92,7 @@ def targets_of(node: ast.AST) -> list[str]:
 
 
 def own_module(target: str) -> str | None:
-    """Name the module of this package that an import reaches; None for other packages."""
+    """Return the module of this package that an import reaches, None for other packages."""
     parts = target.split(".")
     if parts[0] != "dalle_cli":
         return None
@@ -175,7 +180,7 @@ def test_command_line_imports_no_torch_of_its_own() -> None:
 
 
 def test_nothing_is_unpickled() -> None:
-    """torch.load included: weights and state are safetensors and JSON, and others' pickles have a reader of ours."""
+    """Not even by torch.load: we write safetensors and JSON, and read others' pickles ourselves."""
     for module, path in MODULES.items():
         assert not is_importer(module, "pickle"), module
         calls = [
@@ -185,3 +190,35 @@ def test_nothing_is_unpickled() -> None:
         ]
         named = {(node.value.id, node.attr) for node in calls if isinstance(node.value, ast.Name)}
         assert ("torch", "load") not in named, module
+
+
+def test_public_functions_and_classes_have_a_name_of_their_own() -> None:
+    """Commands of the command line included: one name, one thing, wherever it is searched for."""
+    homes: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, Definition) and not node.name.startswith("_"):
+                homes.setdefault(node.name, set()).add(module)
+
+    assert {name: modules for name, modules in homes.items() if len(modules) > 1} == {}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_docstrings_open_with_a_word_that_says_something(module: str) -> None:
+    nodes = ast.walk(ast.parse(MODULES[module].read_text("utf-8")))
+    docstrings = [
+        ast.get_docstring(node) or "" for node in nodes if isinstance(node, Definition | ast.Module)
+    ]
+    assert not [text for text in docstrings if text.split(" ")[0].strip(".,:") in EMPTY_VERBS]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_lines_have_at_most_100_columns(module: str) -> None:
+    lines = MODULES[module].read_text("utf-8").splitlines()
+    assert not [number for number, line in enumerate(lines, 1) if len(line) > 100]
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("commands.")])
+def test_commands_have_at_most_120_lines(module: str) -> None:
+    """What a command decides about a job belongs to the job."""
+    assert len(MODULES[module].read_text("utf-8").splitlines()) <= 120

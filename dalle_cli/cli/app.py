@@ -1,30 +1,53 @@
-"""The `dalle` application, which the modules beside this one fill with commands."""
+"""The `dalle` application and its groups, which the other modules here fill with commands."""
 
 from typing import Annotated
 
 import typer
 
 from dalle_cli import __version__
+from dalle_cli.cli.help import DATA, TRAIN, HelpGroup, example_text
 
 app = typer.Typer(
     name="dalle",
-    help="Train and sample the original DALL-E: a discrete VAE, a sparse transformer, and what lies around them.",
+    cls=HelpGroup,
+    help="Train and sample the original DALL-E: a discrete VAE, a sparse transformer, and CLIP.",
+    epilog=example_text("dalle demo"),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Make and look at training data.", no_args_is_help=True)
-import_app = typer.Typer(help="Make other people's weights into a run.", no_args_is_help=True)
-recipes_app = typer.Typer(help="List, show and check recipes.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
-app.add_typer(recipes_app, name="recipes")
-app.add_typer(import_app, name="import")
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _add_group(name: str, *, summary: str, panel: str, example: str) -> typer.Typer:
+    group = typer.Typer(cls=HelpGroup, help=summary, no_args_is_help=True)
+    app.add_typer(group, name=name, rich_help_panel=panel, epilog=example_text(example))
+    return group
+
+
+data_app = _add_group(
+    "data",
+    summary="Render, check and encode training data.",
+    panel=DATA,
+    example="dalle data check pictures/",
+)
+recipes_app = _add_group(
+    "recipes",
+    summary="List, show and check recipes.",
+    panel=TRAIN,
+    example="dalle recipes list",
+)
+import_app = _add_group(
+    "import",
+    summary="Make a run from other people's weights.",
+    panel=DATA,
+    example="dalle import dvae encoder.pkl decoder.pkl --run runs/openai-dvae",
+)
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
         typer.echo(f"dalle {__version__}")
         raise typer.Exit
 
@@ -38,4 +61,4 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    """Hold the options of the application itself; the help text is the Typer's."""
+    """Declare the options of `dalle` itself; its help text is the application's."""

@@ -1,4 +1,4 @@
-"""`dalle data`: make and look at training data."""
+"""`dalle data`: render, check and encode training data."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,28 +6,60 @@ from typing import Annotated
 import typer
 
 from dalle_cli.cli.app import data_app
-from dalle_cli.cli.options import Device, Json, Precision, Quiet
+from dalle_cli.cli.help import MACHINE, add_command
+from dalle_cli.cli.options import INPUT, OUTPUT, Device, Json, Precision, Quiet
 from dalle_cli.console import Terminal
 
+SCENES = "Scenes"
 
-@data_app.command()
+
+@add_command(
+    data_app,
+    example="dalle data shapes shapes/ --pictures 2000 &&\n"
+    "  dalle train-dvae dvae/demo --data shapes/train --run runs/dvae",
+)
 def shapes(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
     level: Annotated[
-        int, typer.Option(min=1, max=2, help="1: one object; 2: two objects and a relation.")
+        int,
+        typer.Option(
+            metavar="1|2",
+            min=1,
+            max=2,
+            help="1: one object; 2: two objects and a relation.",
+            rich_help_panel=SCENES,
+        ),
     ] = 1,
-    pictures: Annotated[int, typer.Option(min=2, help="How many to draw.")] = 6000,
-    size: Annotated[int, typer.Option(min=16, help="Side in pixels.")] = 32,
+    *,
+    pictures: Annotated[
+        int,
+        typer.Option(metavar="N", min=2, help="Number of pictures.", rich_help_panel=SCENES),
+    ] = 6000,
+    size: Annotated[
+        int, typer.Option(metavar="N", min=16, help="Side in pixels.", rich_help_panel=SCENES)
+    ] = 32,
     unseen_share: Annotated[
-        float, typer.Option(min=0.01, max=0.9, help="Combinations kept out of training.")
+        float,
+        typer.Option(
+            metavar="X",
+            min=0.01,
+            max=0.9,
+            help="Share of the combinations to leave out of training.",
+            rich_help_panel=SCENES,
+        ),
     ] = 0.25,
-    seed: Annotated[int, typer.Option(help="The same seed draws the same pictures.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="The same seed gives the same pictures.", rich_help_panel=SCENES
+        ),
+    ] = 0,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw captioned toy scenes; some combinations are never drawn, to be asked for later.
+    """Render captioned toy scenes to train on.
 
-    Example: dalle data shapes shapes/ && dalle train-dvae dvae/demo --data shapes/train --run runs/dvae
+    Some combinations are never rendered, so that a model can be asked for them later.
     """
     from dalle_cli.commands.data.shapes import data_shapes
 
@@ -36,50 +68,75 @@ def shapes(
     )
 
 
-@data_app.command()
+@add_command(data_app, example="dalle data check 'shards/{000000..000007}.tar'")
 def check(
     data: Annotated[
         str,
         typer.Argument(
-            metavar="SRC", help="Folder (of tokens, too), tar shards, or a CSV/JSONL file."
+            metavar="SRC",
+            help="Folder of pictures or of tokens, tar shards, or a CSV or JSONL file.",
         ),
     ],
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Read and decode every sample; print counts, sizes, and what is wrong with each bad one.
+    """Decode every sample and report the bad ones.
 
-    Example: dalle data check 'shards/{000000..000007}.tar'
+    Prints counts, sizes, and what is wrong with each bad sample.
     """
     from dalle_cli.commands.data.check import data_check
 
     data_check(data, Terminal(quiet=quiet, as_json=as_json))
 
 
-@data_app.command()
+@add_command(
+    data_app,
+    example="dalle data encode pictures/ --dvae runs/dvae --out tokens/ --copies 8",
+)
 def encode(
     data: Annotated[
         str,
         typer.Argument(
-            metavar="SRC", help="Captioned pictures: folder, tar shards, or a CSV/JSONL."
+            metavar="SRC",
+            help="Captioned pictures: a folder, tar shards, or a CSV or JSONL file.",
         ),
     ],
     dvae: Annotated[
-        Path, typer.Option(metavar="RUN", help="The discrete VAE whose tokens they become.")
+        Path,
+        typer.Option(
+            metavar="RUN",
+            help="Run of the discrete VAE that encodes them.",
+            rich_help_panel=INPUT,
+        ),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder, or one to go on with.")],
+    *,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR", help="New folder, or one to go on with.", rich_help_panel=OUTPUT
+        ),
+    ],
     copies: Annotated[
-        int, typer.Option(min=1, help="Random crops of each picture, beside the centred one.")
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Random crops of each picture, in addition to the centred one.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = 4,
-    batch_size: Annotated[int, typer.Option(min=1, help="Crops encoded side by side.")] = 16,
+    batch_size: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Crops encoded at once.", rich_help_panel=MACHINE),
+    ] = 16,
     device: Device = "auto",
     precision: Precision = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the image tokens of captioned pictures, for `train-transformer --data DIR` to learn without the pictures.
+    """Write the image tokens of captioned pictures.
 
-    Example: dalle data encode pictures/ --dvae runs/dvae --out tokens/ --copies 8
+    `dalle train-transformer --data DIR` then learns from the tokens, without the pictures.
     """
     from dalle_cli.commands.data.encode import EncodeOptions, data_encode
 

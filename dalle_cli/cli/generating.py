@@ -1,4 +1,4 @@
-"""`dalle generate`, `rerank`, `reconstruct` and `export`: what trained models are for."""
+"""`dalle generate`: pictures from captions."""
 
 import math
 import re
@@ -8,112 +8,183 @@ from typing import Annotated
 import typer
 
 from dalle_cli.cli.app import app
-from dalle_cli.cli.options import Device, Gpus, Json, Precision, Quiet
+from dalle_cli.cli.help import MACHINE, USE, add_command
+from dalle_cli.cli.options import (
+    OUTPUT,
+    RANKING,
+    ClipVocabulary,
+    Device,
+    Gpus,
+    Json,
+    Precision,
+    Quiet,
+    RunToUse,
+)
 from dalle_cli.cli.processes import launch_workers
 from dalle_cli.console import Terminal
 from dalle_cli.storage.run_dir import model_dir
 
-RunToUse = Annotated[Path, typer.Argument(metavar="RUN", help="A run, or an exported one.")]
-ClipVocabulary = Annotated[
-    Path | None,
-    typer.Option(
-        "--tokenizer",
-        metavar="FILE",
-        help="CLIP's vocabulary, where it does not lie beside the CLIP.",
-    ),
-]
-
+PROMPT, SAMPLING = "Prompt", "Sampling"
 MAX_GUIDANCE = 100  # so that no logits overflow
 
 
-@app.command(rich_help_panel="Use")
+@add_command(
+    app,
+    panel=USE,
+    example='dalle generate runs/dalle "a small red circle at the top left" \\\n'
+    "  -n 64 --clip runs/clip --best 8",
+)
 def generate(
     run: RunToUse,
     captions: Annotated[
-        list[str] | None, typer.Argument(metavar="CAPTION...", help="What to draw.")
+        list[str] | None, typer.Argument(metavar="CAPTION", help="What the pictures should show.")
     ] = None,
+    *,
     prompts: Annotated[
         str | None,
         typer.Option(
             metavar="FILE|-",
-            help="Captions: text, one a line (- is the standard input); .csv or .jsonl, as `caption`.",
+            help="Captions from a text file, one per line (- is standard input), "
+            "or from the `caption` column of a .csv or .jsonl.",
+            rich_help_panel=PROMPT,
         ),
     ] = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="Pictures of each caption.")] = 8,
+    n: Annotated[
+        int,
+        typer.Option(
+            "-n", metavar="N", min=1, help="Pictures per caption.", rich_help_panel=SAMPLING
+        ),
+    ] = 8,
     temperature: Annotated[
-        float, typer.Option(min=0, help="1: as the model has learnt; 0: the likeliest.")
+        float,
+        typer.Option(
+            metavar="X",
+            min=0,
+            help="Sampling temperature; 0 is greedy.",
+            rich_help_panel=SAMPLING,
+        ),
     ] = 1.0,
     top_k: Annotated[
-        int, typer.Option(min=0, help="Draw from the k likeliest tokens; 0: from all.")
+        int,
+        typer.Option(
+            metavar="K",
+            min=0,
+            help="Sample from the K likeliest tokens; 0: from all.",
+            rich_help_panel=SAMPLING,
+        ),
     ] = 0,
     top_p: Annotated[
-        float, typer.Option(help="Draw from the likeliest tokens that hold this share; 1: all.")
+        float,
+        typer.Option(
+            metavar="P",
+            help="Sample from the likeliest tokens that add up to this probability; 1: from all.",
+            rich_help_panel=SAMPLING,
+        ),
     ] = 1.0,
     guidance: Annotated[
         float,
         typer.Option(
+            metavar="X",
             min=0,
             max=MAX_GUIDANCE,
-            help="Above 1: closer to the caption; wants `loss.caption_dropout`.",
+            help="Above 1: closer to the caption; needs `loss.caption_dropout` in training.",
+            rich_help_panel=SAMPLING,
         ),
     ] = 1.0,
     image: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Keep the top of this picture, and draw what is below."),
+        typer.Option(
+            metavar="FILE",
+            help="Keep the top of this picture and generate the rest.",
+            rich_help_panel=PROMPT,
+        ),
     ] = None,
     keep_rows: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Rows of tokens to keep of it; by default 15 of 32."),
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Rows of its tokens to keep; by default 15 of 32.",
+            rich_help_panel=PROMPT,
+        ),
     ] = None,
     redraw: Annotated[
         str | None,
         typer.Option(
             metavar="ROW,COL,ROWS,COLS",
-            help="Keep all of it but this box of tokens, counted from 0.",
+            help="Keep all of it except this box of tokens, counted from 0.",
+            rich_help_panel=PROMPT,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed draws the same pictures.")] = 0,
-    batch_size: Annotated[
-        str,
+    seed: Annotated[
+        int,
         typer.Option(
-            metavar="auto|N",
-            help="Pictures drawn side by side; auto: as many as pay and memory holds.",
+            metavar="N", help="The same seed gives the same pictures.", rich_help_panel=SAMPLING
         ),
-    ] = "auto",
+    ] = 0,
     clip: Annotated[
-        str | None, typer.Option(metavar="CLIP", help="Rank the pictures by this CLIP.")
+        str | None,
+        typer.Option(
+            metavar="CLIP", help="Rank the pictures by this CLIP.", rich_help_panel=RANKING
+        ),
     ] = None,
     tokenizer: ClipVocabulary = None,
     rank: Annotated[
         str | None,
         typer.Option(
-            metavar="perplexity", help="Rank by how likely the transformer finds its own picture."
+            metavar="perplexity",
+            help="Rank by how likely the transformer finds its picture.",
+            rich_help_panel=RANKING,
         ),
     ] = None,
     best: Annotated[
-        int, typer.Option(min=0, help="Keep so many of the n, the best ones; 0: all, in order.")
+        int,
+        typer.Option(
+            metavar="K",
+            min=0,
+            help="How many of the n to keep, best first; 0: all, in order.",
+            rich_help_panel=RANKING,
+        ),
     ] = 0,
     keep_all: Annotated[
-        bool, typer.Option("--keep-all", help="Write the others, too, behind the best.")
-    ] = False,
-    show: Annotated[
-        bool, typer.Option("--show", help="Show the first of each caption on the terminal.")
+        bool,
+        typer.Option(
+            "--keep-all", help="Also write the rest, after the best.", rich_help_panel=RANKING
+        ),
     ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="A new folder, or an unfinished one; by default in the run."
+            metavar="DIR",
+            help="New folder, or an unfinished one; by default inside the run.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
+    show: Annotated[
+        bool,
+        typer.Option(
+            "--show",
+            help="Show the first pictures of each caption on the terminal.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    batch_size: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|N",
+            help="Pictures generated at once; auto: as many as pay off and fit in memory.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = "auto",
     device: Device = "auto",
     precision: Precision = None,
     gpus: Gpus = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw pictures of captions: all of them, or the best of many.
+    """Generate pictures from captions.
 
-    Example: dalle generate runs/dalle "a small red circle at the top left" -n 64 --clip runs/clip --best 8
+    All of them, or the best of many.
     """
     _check_ranking(n, clip, tokenizer=tokenizer, rank=rank, best=best, keep_all=keep_all)
     box = _check_image(image, keep_rows, redraw)
@@ -210,124 +281,3 @@ def _check_image(image: Path | None, keep_rows: int | None, redraw: str | None) 
         message = f"must be four numbers such as 4,0,4,8: {redraw}"
         raise typer.BadParameter(message, param_hint="--redraw")
     return [int(number) for number in redraw.split(",")]
-
-
-@app.command(rich_help_panel="Use")
-def rerank(
-    pictures: Annotated[
-        str,
-        typer.Argument(
-            metavar="PICTURES",
-            help="A folder, a .txt list (- is the standard input), or a manifest.",
-        ),
-    ],
-    caption: Annotated[
-        str | None,
-        typer.Argument(metavar="CAPTION", help="What they should show; by default each its own."),
-    ] = None,
-    clip: Annotated[
-        str,
-        typer.Option(
-            metavar="CLIP",
-            help="A `train-clip` run, or a public checkpoint: file, folder or hub name.",
-        ),
-    ] = ...,
-    tokenizer: ClipVocabulary = None,
-    top_k: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="How many of the best to show and copy, of each caption; tables and --json have all.",
-        ),
-    ] = 32,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Copy the best here, with a grid and tables.")
-    ] = None,
-    batch_size: Annotated[
-        int, typer.Option(min=0, help="Pictures compared side by side; 0: by the device.")
-    ] = 0,
-    device: Device = "auto",
-    precision: Precision = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Order pictures by how well they show a caption, as a CLIP finds, the best first.
-
-    Example: dalle rerank drawn/ "an armchair in the shape of an avocado" --clip ViT-B-32.pt --top-k 8 --out best/
-    """
-    from dalle_cli.commands.rerank import RerankOptions
-    from dalle_cli.commands.rerank import rerank as command
-
-    options = RerankOptions(
-        pictures, caption, clip, tokenizer, top_k, batch_size, device, precision or "auto", out
-    )
-    command(options, Terminal(quiet=quiet, as_json=as_json))
-
-
-@app.command(rich_help_panel="Use")
-def reconstruct(
-    run: RunToUse,
-    pictures: Annotated[
-        list[Path], typer.Argument(metavar="PICTURES...", help="Pictures, and folders of them.")
-    ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.")],
-    device: Device = "auto",
-    precision: Precision = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Send pictures through a discrete VAE and back, and lay them side by side.
-
-    Example: dalle reconstruct runs/dvae pictures/ --out compared/
-    """
-    from dalle_cli.commands.reconstruct import ReconstructOptions
-    from dalle_cli.commands.reconstruct import reconstruct as command
-
-    command(
-        ReconstructOptions(run, pictures, out, device, precision or "auto"),
-        Terminal(quiet=quiet, as_json=as_json),
-    )
-
-
-@app.command(rich_help_panel="Use")
-def export(
-    run: RunToUse,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.")],
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Copy what `generate` needs into one folder of safetensors and JSON.
-
-    Example: dalle export runs/dalle --out dalle-model
-    """
-    from dalle_cli.commands.export import export as command
-
-    command(run, out, Terminal(quiet=quiet, as_json=as_json))
-
-
-@app.command(rich_help_panel="Use")
-def demo(
-    run: Annotated[Path, typer.Option(metavar="DIR", help="Where everything goes.")] = Path(
-        "runs/demo"
-    ),
-    pictures: Annotated[int, typer.Option(min=100, help="Scenes to train on.")] = 6000,
-    dvae_set: Annotated[
-        list[str], typer.Option(metavar="KEY=VALUE", help="Change the dVAE's recipe.")
-    ] = [],  # noqa: B006
-    transformer_set: Annotated[
-        list[str], typer.Option(metavar="KEY=VALUE", help="Change the transformer's recipe.")
-    ] = [],  # noqa: B006
-    clip_set: Annotated[
-        list[str], typer.Option(metavar="KEY=VALUE", help="Change CLIP's recipe.")
-    ] = [],  # noqa: B006
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Train everything on toy scenes, draw, rerank, and measure how many pictures show their caption.
-
-    Example: dalle demo
-    """
-    from dalle_cli.commands.demo import demo as command
-
-    overrides = {"dvae": dvae_set, "transformer": transformer_set, "clip": clip_set}
-    command(run, pictures, overrides, Terminal(quiet=quiet, as_json=as_json))

@@ -1,4 +1,4 @@
-"""`dalle recipes`, `dalle info` and `dalle doctor`: look before you train."""
+"""`dalle recipes`, `dalle info` and `dalle doctor`: what to know before training."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,50 +6,43 @@ from typing import Annotated
 import typer
 
 from dalle_cli.cli.app import app, recipes_app
-from dalle_cli.cli.options import Json, Overrides, Quiet, RecipeName
+from dalle_cli.cli.help import MACHINE, add_command
+from dalle_cli.cli.options import OUTPUT, Json, Overrides, Quiet, RecipeName
 from dalle_cli.console import Terminal
 
 
-@recipes_app.command("list")
+@add_command(recipes_app, "list", example="dalle recipes list")
 def list_recipes(as_json: Json = False, quiet: Quiet = False) -> None:
-    """List the shipped recipes and what they are for.
-
-    Example: dalle recipes list
-    """
+    """List the shipped recipes and what they are for."""
     from dalle_cli.commands.recipes import list_recipes as command
 
     command(Terminal(quiet=quiet, as_json=as_json))
 
 
-@recipes_app.command("show")
+@add_command(recipes_app, "show", example="dalle recipes show transformer/demo > mine.toml")
 def show_recipe(recipe: RecipeName, as_json: Json = False, quiet: Quiet = False) -> None:
-    """Print a recipe's file.
-
-    Example: dalle recipes show transformer/demo > mine.toml
-    """
+    """Print the file of a recipe."""
     from dalle_cli.commands.recipes import show_recipe as command
 
     command(recipe, Terminal(quiet=quiet, as_json=as_json))
 
 
-@recipes_app.command("check")
+@add_command(recipes_app, "check", example="dalle recipes check mine.toml --set training.steps=500")
 def check_recipe(
     recipe: RecipeName,
-    overrides: Overrides = [],  # noqa: B006
+    overrides: Overrides = [],  # noqa: B006  typer copies it
+    *,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check a recipe and print it as resolved.
-
-    Example: dalle recipes check mine.toml --set training.steps=500
-    """
+    """Check a recipe and print it as resolved."""
     from dalle_cli.commands.recipes import check_recipe as command
 
     command(recipe, overrides, Terminal(quiet=quiet, as_json=as_json))
 
 
-@recipes_app.command("keys")
-def recipe_keys(
+@add_command(recipes_app, "keys", example="dalle recipes keys transformer")
+def list_recipe_keys(
     kind: Annotated[
         str | None,
         typer.Argument(metavar="KIND", help="dvae, transformer or clip; by default all three."),
@@ -57,46 +50,51 @@ def recipe_keys(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """List every key of a recipe, with type, bounds, default and meaning.
+    """List every key of a recipe.
 
-    Example: dalle recipes keys transformer
+    With its type, bounds, default and meaning.
     """
     from dalle_cli.commands.recipes import list_keys as command
 
     command(kind, Terminal(quiet=quiet, as_json=as_json))
 
 
-@app.command(rich_help_panel="Look")
+@add_command(app, panel=MACHINE, example="dalle info transformer/demo --masks masks/")
 def info(
-    name: Annotated[str, typer.Argument(metavar="RECIPE|RUN", help="A recipe, or a run's folder.")],
+    name: Annotated[
+        str, typer.Argument(metavar="RECIPE|RUN", help="A recipe, or the folder of a run.")
+    ],
     masks: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Draw the attention masks here.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write the attention masks here, as pictures.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
-    overrides: Overrides = [],  # noqa: B006
+    *,
+    overrides: Overrides = [],  # noqa: B006  typer copies it
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Print parameters, tokens, attention, operations and memory of a recipe or a run.
+    """Print the size, compute and memory of a recipe or a run.
 
-    Example: dalle info transformer/demo --masks masks/
+    Parameters, tokens, attention, floating-point operations and bytes.
     """
     from dalle_cli.commands.info import info as command
 
     command(name, overrides, masks, Terminal(quiet=quiet, as_json=as_json))
 
 
-@app.command(rich_help_panel="Look")
+@add_command(app, panel=MACHINE, example="dalle doctor --measure")
 def doctor(
     measured: Annotated[
-        bool, typer.Option("--measure", help="Measure matrix rates and memory bandwidth.")
+        bool, typer.Option("--measure", help="Also measure matmul rates and memory bandwidth.")
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Print what this machine has, what is missing, and what it can do.
-
-    Example: dalle doctor --measure
-    """
+    """Print what this machine has, lacks and can do."""
     from dalle_cli.commands.doctor import doctor as command
 
     command(measured, Terminal(quiet=quiet, as_json=as_json))

@@ -1,9 +1,17 @@
-"""Run the command line, and say how a failure ends."""
+"""Entry point of the command line: runs it, and turns failures into messages and exit codes."""
 
 import os
 import sys
 
-from dalle_cli.cli import data, generating, importing, inspecting, training  # noqa: F401  they fill the application
+# importing the other modules fills the application with their commands
+from dalle_cli.cli import (  # noqa: F401
+    data,
+    generating,
+    importing,
+    inspecting,
+    training,
+    using,
+)
 from dalle_cli.cli.app import app
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.runtime.ranks import Ranks, ranks_of_environment
@@ -11,7 +19,10 @@ from dalle_cli.untrusted import printable
 
 
 def main() -> None:
-    """Run the command line; what a user can cause ends in `error:` and `hint:` and an exit code, never a traceback."""
+    """Run the command line.
+
+    What a user can cause ends in `error:`, `hint:` and an exit code, never in a traceback.
+    """
     try:
         _run()
     except SystemExit as ended:
@@ -19,15 +30,14 @@ def main() -> None:
             raise
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(
-            ended.code if isinstance(ended.code, int) else 0
-        )  # gloo's threads now and then abort a normal exit
+        # gloo's threads now and then abort a normal exit
+        os._exit(ended.code if isinstance(ended.code, int) else 0)
 
 
 def _run() -> None:
-    sys.argv = [
-        word for word in sys.argv if not word.startswith("--local_rank=")
-    ]  # DeepSpeed's launcher puts it there
+    # DeepSpeed's launcher adds it
+    sys.argv = [word for word in sys.argv if not word.startswith("--local_rank=")]
+
     try:
         app()
     except DalleError as error:
@@ -35,7 +45,7 @@ def _run() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:  # a path of the user's that cannot be read or written
+    except OSError as error:  # of a path that the user named
         _fail(DalleError(f"{error.filename}: {error.strerror}" if error.filename else str(error)))
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
@@ -43,7 +53,10 @@ def _run() -> None:
 
 
 def _ranks() -> Ranks:
-    """Say which process this is; one alone where the environment makes no sense, which is told elsewhere."""
+    """Return the ranks of this process, or those of a single one if the environment is invalid.
+
+    Whoever needs the ranks reports an invalid environment.
+    """
     try:
         return ranks_of_environment()
     except UsageError:
@@ -54,8 +67,9 @@ def _fail(error: DalleError) -> None:
     hint = f"\nhint: {error.hint}" if error.hint else ""
     ranks = _ranks()
     if not ranks.is_main and error.exit_code == 2:
-        sys.exit(2)  # wrong usage is the same in all processes, and the first one tells
-    speaker = "" if ranks.is_main else f"process {ranks.rank}: "
+        sys.exit(2)  # wrong usage is the same in all processes, and rank 0 reports it
+
+    prefix = "" if ranks.is_main else f"process {ranks.rank}: "
     for line in f"error: {error.message}{hint}".split("\n"):
-        sys.stderr.write(f"{speaker}{printable(line)}\n")
+        sys.stderr.write(f"{prefix}{printable(line)}\n")
     sys.exit(error.exit_code)

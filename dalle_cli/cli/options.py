@@ -1,25 +1,39 @@
-"""Options that several commands share, each declared once."""
+"""Options that several commands share, each declared once with its help panel."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from dalle_cli.cli.help import MACHINE
+
+RECIPE, INPUT, RUN, RANKING, OUTPUT = "Recipe", "Input", "Run", "Ranking", "Output"
+
 RecipeName = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A recipe's path, or the name of a shipped one.")
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="Path of a recipe, or the name of a shipped one.",
+        rich_help_panel=RECIPE,
+    ),
 ]
 Overrides = Annotated[
     list[str],
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a recipe key, as in training.steps=500."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key of the recipe, as in training.steps=500.",
+        rich_help_panel=RECIPE,
     ),
 ]
+
 DataSource = Annotated[
     str,
     typer.Option(
         "--data",
         metavar="SRC",
-        help="Folder of pictures and captions, tar shards, or a CSV/JSONL file.",
+        help="Folder of pictures and captions, tar shards, or a CSV or JSONL file.",
+        rich_help_panel=INPUT,
     ),
 ]
 PairSource = Annotated[
@@ -27,36 +41,81 @@ PairSource = Annotated[
     typer.Option(
         "--data",
         metavar="SRC",
-        help="Folder of pictures and captions, or of tokens (`dalle data encode`); tar shards; CSV/JSONL file.",
+        help="Folder of pictures and captions, or of tokens (`dalle data encode`), tar shards, "
+        "or a CSV or JSONL file.",
+        rich_help_panel=INPUT,
     ),
 ]
 ValidSource = Annotated[
     str | None,
     typer.Option(
-        "--valid", metavar="SRC", help="Held-out data; otherwise a share of --data is held out."
+        "--valid",
+        metavar="SRC",
+        help="Held-out data; by default a share of --data.",
+        rich_help_panel=INPUT,
     ),
 ]
+TokenizerFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--tokenizer",
+        metavar="FILE",
+        help="A merges.json; by default one is learnt from the captions.",
+        rich_help_panel=INPUT,
+    ),
+]
+
 RunFolder = Annotated[
-    Path, typer.Option("--run", metavar="DIR", help="The run's folder, new or to be resumed.")
+    Path,
+    typer.Option(
+        "--run",
+        metavar="DIR",
+        help="Folder of the run, new or to be resumed.",
+        rich_help_panel=RUN,
+    ),
 ]
 Resume = Annotated[
     str,
     typer.Option(
         "--resume",
         metavar="auto|never|PATH",
-        help="Go on from the newest checkpoint, or from this one.",
+        help="Resume from the newest checkpoint, from none, or from this one.",
+        rich_help_panel=RUN,
     ),
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Check everything, say what would be done, and stop.")
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Check everything, print what would be done, and stop.",
+        rich_help_panel=RUN,
+    ),
 ]
-Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
+
+RunToUse = Annotated[Path, typer.Argument(metavar="RUN", help="A run, or an exported one.")]
+ClipVocabulary = Annotated[
+    Path | None,
+    typer.Option(
+        "--tokenizer",
+        metavar="FILE",
+        help="CLIP's vocabulary, if it is not next to the CLIP.",
+        rich_help_panel=RANKING,
+    ),
+]
+
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", metavar="auto|cpu|cuda", help="Where to compute.", rich_help_panel=MACHINE
+    ),
+]
 Precision = Annotated[
     str | None,
     typer.Option(
         "--precision",
         metavar="auto|fp32|bf16|fp16",
         help="Arithmetic of the residual branches; CLIP does not train in fp16.",
+        rich_help_panel=MACHINE,
     ),
 ]
 DeepSpeedFile = Annotated[
@@ -64,16 +123,22 @@ DeepSpeedFile = Annotated[
     typer.Option(
         "--deepspeed",
         metavar="FILE",
-        help="Tunes ZeRO by DeepSpeed's own JSON; `auto` is what the recipe says.",
+        help="DeepSpeed's JSON, to tune ZeRO; its `auto` is what the recipe says.",
+        rich_help_panel=MACHINE,
     ),
 ]
 Gpus = Annotated[
     int | None,
     typer.Option(
-        "--gpus", metavar="N", min=1, help="Start so many processes here, one for each GPU."
+        "--gpus",
+        metavar="N",
+        min=1,
+        help="Start N processes on this machine, one per GPU.",
+        rich_help_panel=MACHINE,
     ),
 ]
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Print nothing but results, warnings and errors.")
+    bool, typer.Option("--quiet", "-q", help="Print only results, warnings and errors.")
 ]

@@ -8,17 +8,20 @@ from dalle_cli.runtime.ranks import ranks_of_environment
 
 
 def launch_workers(n_processes: int | None) -> bool:
-    """Run the command in the processes asked for, and say whether that was all there is to do.
+    """Run the command in n processes, wait for them, and return whether they were launched here.
 
-    A process that others have started is one of them already, and must be one of as many.
+    Launches nothing if n is None, nor in one of n processes that were started already: this process
+    is then to run the command. Raises UsageError if another number of processes was started.
     """
     ranks = ranks_of_environment()
     if n_processes is None or ranks.size == n_processes:
         return False
+
     if ranks.size > 1:
         raise UsageError(
             f"--gpus {n_processes}, but {ranks.size} processes were started", "leave out --gpus"
         )
+
     launch(n_processes, _without_gpus(sys.argv[1:]))
     return True
 
@@ -26,6 +29,6 @@ def launch_workers(n_processes: int | None) -> bool:
 def _without_gpus(words: list[str]) -> list[str]:
     kept = [word for word in words if not word.startswith("--gpus=")]
     if "--gpus" in kept:
-        place = kept.index("--gpus")
-        del kept[place : place + 2]
+        index = kept.index("--gpus")
+        del kept[index : index + 2]
     return kept

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dalle_cli.cli.app import app
+from dalle_cli.cli.help import TRAIN, add_command
 from dalle_cli.cli.options import (
+    INPUT,
     DataSource,
     DeepSpeedFile,
     Device,
@@ -20,6 +22,7 @@ from dalle_cli.cli.options import (
     RecipeName,
     Resume,
     RunFolder,
+    TokenizerFile,
     ValidSource,
 )
 from dalle_cli.cli.processes import launch_workers
@@ -29,11 +32,6 @@ from dalle_cli.runtime.ranks import check_not_left_alone
 
 if TYPE_CHECKING:
     from dalle_cli.training.run import TrainOptions
-
-TokenizerFile = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="A merges.json; otherwise one is learnt from the captions."),
-]
 
 
 def _with_precision(overrides: list[str], precision: str | None) -> list[str]:
@@ -51,28 +49,47 @@ def _options(
 ) -> "TrainOptions":
     from dalle_cli.training.run import TrainOptions
 
-    return TrainOptions(data, run, valid, resume, device, dry_run, deepspeed)
+    return TrainOptions(
+        data=data,
+        run=run,
+        valid=valid,
+        resume=resume,
+        device=device,
+        dry_run=dry_run,
+        deepspeed=deepspeed,
+    )
 
 
-def _said_by(deepspeed: Path | None) -> list[str]:
-    """Give a DeepSpeed file's stage and offloading, which hold where the recipe has none."""
+def _zero_overrides(deepspeed: Path | None) -> list[str]:
+    """Return a DeepSpeed file's stage and offloading as overrides, for a recipe without them."""
     if deepspeed is None:
         return []
+
     from dalle_cli.training.engines.deepspeed_config import overrides_of
 
     return overrides_of(deepspeed)
 
 
-def _is_parent_of(n_processes: int | None) -> bool:
+def _launch_trainers(n_processes: int | None) -> bool:
+    """Launch n training processes and wait for them; return False if this process is to train.
+
+    Raises UsageError in a SLURM job of several tasks that runs a single process.
+    """
     if n_processes is None:
         check_not_left_alone()
     return launch_workers(n_processes)
 
 
-@app.command("train-dvae", rich_help_panel="Train")
+@add_command(
+    app,
+    "train-dvae",
+    panel=TRAIN,
+    example="dalle train-dvae dvae/emoji --data pictures/ --run runs/dvae",
+)
 def train_dvae(
     recipe: RecipeName,
     data: DataSource,
+    *,
     run: RunFolder,
     valid: ValidSource = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
@@ -84,12 +101,9 @@ def train_dvae(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a discrete VAE on pictures.
-
-    Example: dalle train-dvae dvae/emoji --data pictures/ --run runs/dvae
-    """
+    """Train a discrete VAE on pictures."""
     checked = load_recipe(recipe, _with_precision(overrides, precision), kind="dvae")
-    if _is_parent_of(gpus):
+    if _launch_trainers(gpus):
         return
     from dalle_cli.commands.train_dvae import train_dvae as command
 
@@ -100,13 +114,25 @@ def train_dvae(
     )
 
 
-@app.command("train-transformer", rich_help_panel="Train")
+@add_command(
+    app,
+    "train-transformer",
+    panel=TRAIN,
+    example="dalle train-transformer transformer/emoji --data pictures/ \\\n"
+    "  --dvae runs/dvae --run runs/dalle",
+)
 def train_transformer(
     recipe: RecipeName,
     data: PairSource,
+    *,
     run: RunFolder,
     dvae: Annotated[
-        Path, typer.Option(metavar="RUN", help="The discrete VAE whose tokens it learns.")
+        Path,
+        typer.Option(
+            metavar="RUN",
+            help="Run of the discrete VAE whose tokens it learns.",
+            rich_help_panel=INPUT,
+        ),
     ],
     tokenizer: TokenizerFile = None,
     valid: ValidSource = None,
@@ -120,17 +146,17 @@ def train_transformer(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a transformer on captioned pictures, as a discrete VAE sees them.
+    """Train a transformer on captioned pictures.
 
-    Example: dalle train-transformer transformer/emoji --data pictures/ --dvae runs/dvae --run runs/dalle
+    A discrete VAE turns the pictures into tokens.
     """
     checked = load_recipe(
         recipe,
         _with_precision(overrides, precision),
         kind="transformer",
-        fallbacks=_said_by(deepspeed),
+        fallbacks=_zero_overrides(deepspeed),
     )
-    if _is_parent_of(gpus):
+    if _launch_trainers(gpus):
         return
     from dalle_cli.commands.train_transformer import TransformerOptions
     from dalle_cli.commands.train_transformer import train_transformer as command
@@ -144,14 +170,20 @@ def train_transformer(
     )
 
 
-@app.command("train-clip", rich_help_panel="Train")
+@add_command(
+    app,
+    "train-clip",
+    panel=TRAIN,
+    example="dalle train-clip clip/emoji --data pictures/ --run runs/clip",
+)
 def train_clip(
     recipe: RecipeName,
     data: DataSource,
+    *,
     run: RunFolder,
     tokenizer: TokenizerFile = None,
     valid: ValidSource = None,
-    overrides: Overrides = [],  # noqa: B006
+    overrides: Overrides = [],  # noqa: B006  typer copies it
     resume: Resume = "auto",
     device: Device = "auto",
     precision: Precision = None,
@@ -160,12 +192,12 @@ def train_clip(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a CLIP on captioned pictures, to rank what is drawn where no public one can be had.
+    """Train a CLIP on captioned pictures.
 
-    Example: dalle train-clip clip/emoji --data pictures/ --run runs/clip
+    It ranks generated pictures where no public CLIP is to be had.
     """
     checked = load_recipe(recipe, _with_precision(overrides, precision), kind="clip")
-    if _is_parent_of(gpus):
+    if _launch_trainers(gpus):
         return
     from dalle_cli.commands.train_clip import train_clip as command
 

@@ -1,4 +1,4 @@
-"""The whole way through the command line: what each command prints, where, and what it leaves on disk."""
+"""The command line end to end: what each command prints, where, and what it leaves on disk."""
 
 import io
 import json
@@ -30,6 +30,7 @@ def result_of(ended: Any) -> Any:
 
 def test_from_nothing_to_pictures(tmp_path: Path, dalle: Callable) -> None:
     data, dvae, run = tmp_path / "data", tmp_path / "dvae", tmp_path / "run"
+
     shapes = dalle("data", "shapes", data, "--pictures", 12)
     assert (shapes.code, shapes.out) == (0, f"{data / 'train'}\n")
     assert (
@@ -37,13 +38,16 @@ def test_from_nothing_to_pictures(tmp_path: Path, dalle: Callable) -> None:
     )
     checked = dalle("data", "check", data / "train")
     assert checked.code == 0 and "12 usable" in checked.out
+
     trained = dalle("train-dvae", "dvae/tiny", "--data", data / "train", "--run", dvae, *TINY)
     assert (trained.code, trained.out) == (0, f"{dvae}\n")
     assert f"writing {dvae}" in trained.err and "next: dalle train-transformer" in trained.err
+
     words = ["--data", data / "train", "--dvae", dvae, "--run", run]
     trained = dalle("train-transformer", "transformer/tiny", *words, *TINY)
     assert (trained.code, trained.out) == (0, f"{run}\n")
     assert f"next: dalle generate {run}" in trained.err
+
     drawn = dalle("generate", run, "--prompts", data / "unseen.txt", "-n", 1)
     assert drawn.code == 0
     prompts = (data / "unseen.txt").read_text().splitlines()
@@ -66,8 +70,10 @@ def test_run_folder_is_as_designed(transformer_run: Path) -> None:
             "config.json",
             "model.safetensors",
         }
+
     record = json.loads((transformer_run / "recipe.json").read_text())
     assert record["recipe"]["kind"] == "transformer" and record["resolved"]["precision"] == "fp32"
+
     with Image.open(transformer_run / "previews" / "step-00000011.png") as picture:
         assert picture.format == "PNG"
 
@@ -82,6 +88,7 @@ def test_json_is_all_there_is_on_stdout(
 ) -> None:
     run = tmp_path / "run"
     train = ["train-dvae", "dvae/tiny", "--data", pairs, "--run", run, *TINY]
+
     for words, key in [
         (["data", "shapes", tmp_path / "shapes", "--pictures", 2], "train"),
         (["data", "check", pairs], "samples"),
@@ -148,14 +155,15 @@ def test_reconstruction_lays_pictures_side_by_side(
         for run in (dvae_run, transformer_run)
     ]
     assert facts[0]["psnr"] == facts[1]["psnr"] and len(facts[0]["pictures"]) == 23
+
     assert all(
         Path(row["file"]).is_file() and -1 <= row["ssim"] <= 1 for row in facts[0]["pictures"]
     )
     mean = sum(row["ssim"] for row in facts[0]["pictures"]) / 23
     assert facts[0]["ssim"] == pytest.approx(mean, abs=1e-4)
-    assert facts[0]["bits_per_pixel"] == pytest.approx(
-        6 * 16 / 1024
-    )  # 64 entries, 4x4 cells, 32 by 32 pixels
+
+    # 64 entries, 4x4 cells, 32 by 32 pixels
+    assert facts[0]["bits_per_pixel"] == pytest.approx(6 * 16 / 1024)
     most = math.log2(facts[0]["codes_used"]) * 16 / 1024
     assert 0 <= facts[0]["bits_per_pixel_by_entropy"] <= most + 1e-5
     assert (tmp_path / dvae_run.name / "grid.png").is_file()
@@ -166,6 +174,7 @@ def test_reconstruction_counts_codes_with_and_without_blank_cells(
 ) -> None:
     noise = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)
     noise[:16] = 255
+
     Image.fromarray(noise).save(tmp_path / "half.png")
     facts = result_of(
         dalle("reconstruct", dvae_run, tmp_path / "half.png", "--out", tmp_path / "out", "--json")
@@ -173,6 +182,7 @@ def test_reconstruction_counts_codes_with_and_without_blank_cells(
     tokens = load_dvae(dvae_run).image_tokens(
         to_tensor(Image.fromarray(noise))[None].float() / 255
     )[0]
+
     assert facts["codes_used"] == len(tokens.unique())
     assert facts["perplexity"] == pytest.approx(perplexity(code_counts(tokens, 64)), abs=0.01)
     assert facts["perplexity_without_blanks"] == pytest.approx(
@@ -257,10 +267,11 @@ def test_overrides_are_shown_as_they_will_run(dalle: Callable) -> None:
         "--set",
         "optimizer.lr.end=0",
     ]
+
     facts = result_of(dalle("recipes", "check", "dvae/tiny", *words, "--json"))
-    assert (facts["training"]["steps"], facts["runtime"]["precision"], facts["optimizer"]["lr"]["end"]) == (
-        77, "bf16", 0,
-    )  # fmt: skip
+    assert facts["training"]["steps"] == 77
+    assert facts["runtime"]["precision"] == "bf16"
+    assert facts["optimizer"]["lr"]["end"] == 0
 
 
 def test_doctor_names_what_is_there(dalle: Callable) -> None:
@@ -284,6 +295,7 @@ def test_doctor_measures_what_training_is_compared_with(
         "memory bandwidth",
         "checkpoint write rate",
     }
+
     words = [
         "--data",
         pairs,
@@ -297,6 +309,7 @@ def test_doctor_measures_what_training_is_compared_with(
     ]
     ended = dalle("train-transformer", "transformer/tiny", *words)
     assert ended.code == 0
+
     for shown in (
         " images/s",
         " tokens/s",
@@ -307,9 +320,11 @@ def test_doctor_measures_what_training_is_compared_with(
         " bits/token",
     ):
         assert shown in ended.err
+
     report = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
     rate = report["train/tflops_per_second"] / report["train/mfu"]
     assert f"{rate:.3g} TFLOP/s" == measured["fp32 matrix rate"]
+
     per_image = result_of(dalle("info", tmp_path / "run", "--json"))["tflop_per_image"]
     assert report["train/tflops_per_second"] == pytest.approx(
         report["train/images_per_second"] * per_image["training"], rel=1e-3
@@ -328,6 +343,7 @@ def test_bf16_runs_end_to_end(tmp_path: Path, pairs: Path, dvae_run: Path, dalle
         "--precision",
         "bf16",
     ]
+
     ended = dalle("train-transformer", "transformer/tiny", *words)
     assert ended.code == 0 and ", bf16" in ended.err
     assert dalle("generate", tmp_path / "run", "a ring", "-n", 1, "--precision", "bf16").code == 0

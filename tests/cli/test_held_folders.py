@@ -10,7 +10,7 @@ from dalle_cli.storage.atomic import exclusive_lock
 
 def test_training_keeps_out_of_a_run_under_way(
     own_dvae_run: Path, pairs: Path, dalle: Callable, settings: Callable
-):
+) -> None:
     words = [
         "train-dvae",
         "dvae/tiny",
@@ -20,6 +20,7 @@ def test_training_keeps_out_of_a_run_under_way(
         own_dvae_run,
         *settings(training__steps=12),
     ]
+
     with exclusive_lock(own_dvae_run):
         ended = dalle(*words)
     assert ended.code == 1 and f"another command is writing to {own_dvae_run}" in ended.err

@@ -8,34 +8,134 @@ import pytest
 
 from dalle_cli import __version__
 
-COMMANDS = [
-    "train-dvae", "train-transformer", "train-clip", "generate", "rerank", "reconstruct", "export", "demo", "info",
-    "doctor", "data shapes", "data check", "data encode", "recipes list", "recipes show", "recipes check",
-    "recipes keys", "import dvae",
-]  # fmt: skip
+PANELS = {
+    "train-dvae": ["Recipe", "Input", "Run", "Machine", "Options"],
+    "train-transformer": ["Recipe", "Input", "Run", "Machine", "Options"],
+    "train-clip": ["Recipe", "Input", "Run", "Machine", "Options"],
+    "demo": ["Run", "Input", "Recipe", "Options"],
+    "recipes list": ["Options"],
+    "recipes show": ["Recipe", "Options"],
+    "recipes check": ["Recipe", "Options"],
+    "recipes keys": ["Arguments", "Options"],
+    "generate": ["Arguments", "Prompt", "Sampling", "Ranking", "Output", "Machine", "Options"],
+    "rerank": ["Arguments", "Ranking", "Output", "Machine", "Options"],
+    "reconstruct": ["Arguments", "Output", "Machine", "Options"],
+    "export": ["Arguments", "Output", "Options"],
+    "data shapes": ["Arguments", "Scenes", "Options"],
+    "data check": ["Arguments", "Options"],
+    "data encode": ["Arguments", "Input", "Output", "Machine", "Options"],
+    "import dvae": ["Arguments", "Run", "Options"],
+    "info": ["Arguments", "Output", "Recipe", "Options"],
+    "doctor": ["Options"],
+}
+COMMANDS = list(PANELS)
+COMMAND_PANELS = {
+    "": {
+        "Train": ["train-dvae", "train-transformer", "train-clip", "demo", "recipes"],
+        "Use": ["generate", "rerank", "reconstruct", "export"],
+        "Data": ["data", "import"],
+        "Machine": ["info", "doctor"],
+    },
+    "data": {"Commands": ["shapes", "check", "encode"]},
+    "recipes": {"Commands": ["list", "show", "check", "keys"]},
+    "import": {"Commands": ["dvae"]},
+}
+SUMMARIES = [
+    (group, name)
+    for group, panels in COMMAND_PANELS.items()
+    for names in panels.values()
+    for name in names
+]
 
 
-def test_list_of_commands_is_complete(dalle: Callable) -> None:
-    shown = dalle("--help").out
-    for command in COMMANDS:
-        assert f"\n  {command.split()[0]} " in shown
-    for group in ("data", "recipes", "import"):
-        listed = dalle(group, "--help").out.partition("Commands")[2]
-        names = {
-            line.split()[0]
-            for line in listed.splitlines()
-            if line.startswith("  ") and line[2:3].isalpha()
-        }
-        assert names == {
-            command.split()[1] for command in COMMANDS if command.startswith(f"{group} ")
-        }
+@pytest.fixture
+def help_of(dalle: Callable, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Print the help of a command for a terminal of some columns."""
+
+    def show(command: str, columns: int = 80) -> str:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        ended = dalle(*command.split(), "--help")
+        assert ended.code == 0 and ended.err == ""
+        return ended.out
+
+    return show
+
+
+def panels_of(shown: str) -> dict[str, list[str]]:
+    """Map the heading of every panel to the first words of its entries."""
+    panels: dict[str, list[str]] = {}
+    for line in shown.splitlines():
+        if line.endswith(":") and line[0].isalpha():
+            entries = panels.setdefault(line.removesuffix(":"), [])
+        elif panels and line.startswith("  ") and line[2] != " " and "Example: " not in line:
+            entries.append(line.split()[0])
+    return panels
+
+
+@pytest.mark.parametrize("group", COMMAND_PANELS)
+def test_commands_are_listed_in_panels(group: str, help_of: Callable) -> None:
+    panels = panels_of(help_of(group))
+    assert panels.pop("Options")
+    assert list(panels.items()) == list(COMMAND_PANELS[group].items())
+
+
+def test_every_command_is_listed_somewhere() -> None:
+    listed = {f"{group} {name}".strip() for group, name in SUMMARIES}
+    assert listed - set(COMMAND_PANELS) == set(COMMANDS)
+
+
+@pytest.mark.parametrize(("group", "name"), SUMMARIES)
+def test_summary_is_whole_on_one_line_of_80_columns(
+    group: str, name: str, help_of: Callable
+) -> None:
+    summary = help_of(f"{group} {name}").splitlines()[2].strip()
+    lines = [line for line in help_of(group).splitlines() if line.startswith(f"  {name} ")]
+    assert summary.endswith(".") and len(lines) == 1
+    assert lines[0].removeprefix(f"  {name} ").strip() == summary
+
+
+def test_summaries_are_wrapped_rather_than_cut_where_columns_are_few(help_of: Callable) -> None:
+    wide, narrow = help_of("", 80).split(), help_of("", 50).split()
+    assert wide == narrow
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_of_every_command_has_an_example(command: str, dalle: Callable) -> None:
-    ended = dalle(*command.split(), "--help")
-    assert ended.code == 0 and ended.err == ""
-    assert f"Example: dalle {command}" in " ".join(ended.out.split())
+def test_options_are_in_panels(command: str, help_of: Callable) -> None:
+    panels = panels_of(help_of(command))
+    assert list(panels) == PANELS[command] and all(panels.values())
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *COMMAND_PANELS])
+def test_help_of_every_command_ends_with_an_example(command: str, help_of: Callable) -> None:
+    shown = help_of(command)
+    example = shown.rpartition("\n\n")[2]
+    assert example.startswith(f"  Example: dalle {command}".rstrip())
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_example_has_no_option_that_the_command_lacks(command: str, help_of: Callable) -> None:
+    options, _, example = help_of(command).rpartition("\n\n")
+    words = {word for word in example.partition("&&")[0].split() if word.startswith("-")}
+    assert not [word for word in words if f" {word} " not in options]
+
+
+@pytest.mark.parametrize(
+    "setting", [{"TERM": "dumb"}, {"NO_COLOR": "1"}, {"FORCE_COLOR": "1"}], ids=str
+)
+def test_help_is_the_same_plain_text_everywhere(
+    setting: dict[str, str], help_of: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = help_of("generate")
+    for name, value in setting.items():
+        monkeypatch.setenv(name, value)
+    assert (
+        help_of("generate") == plain and plain.isascii() and plain.replace("\n", "").isprintable()
+    )
+
+
+def test_brackets_in_help_are_no_markup(help_of: Callable) -> None:
+    assert "[default: 8; x>=1]" in help_of("generate") and "[required]" in help_of("rerank")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

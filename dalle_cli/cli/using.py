@@ -1,0 +1,178 @@
+"""`dalle rerank`, `reconstruct`, `export` and `demo`: what trained models are for."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dalle_cli.cli.app import app
+from dalle_cli.cli.help import MACHINE, TRAIN, USE, add_command
+from dalle_cli.cli.options import (
+    INPUT,
+    OUTPUT,
+    RANKING,
+    RECIPE,
+    RUN,
+    ClipVocabulary,
+    Device,
+    Json,
+    Precision,
+    Quiet,
+    RunToUse,
+)
+from dalle_cli.console import Terminal
+
+
+@add_command(
+    app,
+    panel=USE,
+    example='dalle rerank pictures/ "an armchair in the shape of an avocado" \\\n'
+    "  --clip ViT-B-32.pt --top-k 8 --out best/",
+)
+def rerank(
+    pictures: Annotated[
+        str,
+        typer.Argument(
+            metavar="PICTURES",
+            help="Folder, .txt list (- is standard input), or CSV or JSONL manifest.",
+        ),
+    ],
+    caption: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="CAPTION",
+            help="What they should show; by default the caption of each.",
+        ),
+    ] = None,
+    *,
+    clip: Annotated[
+        str,
+        typer.Option(
+            metavar="CLIP",
+            help="A `train-clip` run, or a public checkpoint: file, folder or hub name.",
+            rich_help_panel=RANKING,
+        ),
+    ],
+    tokenizer: ClipVocabulary = None,
+    top_k: Annotated[
+        int,
+        typer.Option(
+            metavar="K",
+            min=1,
+            help="How many of the best to show and copy per caption; tables and --json have all.",
+            rich_help_panel=RANKING,
+        ),
+    ] = 32,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Copy the best here, with a grid and tables.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Pictures embedded at once; 0: what suits the device.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = 0,
+    device: Device = "auto",
+    precision: Precision = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Rank pictures by how well they match a caption.
+
+    A CLIP scores them; the best come first.
+    """
+    from dalle_cli.commands.rerank import RerankOptions
+    from dalle_cli.commands.rerank import rerank as command
+
+    options = RerankOptions(
+        pictures, caption, clip, tokenizer, top_k, batch_size, device, precision or "auto", out
+    )
+    command(options, Terminal(quiet=quiet, as_json=as_json))
+
+
+@add_command(app, panel=USE, example="dalle reconstruct runs/dvae pictures/ --out compared/")
+def reconstruct(
+    run: RunToUse,
+    pictures: Annotated[
+        list[Path], typer.Argument(metavar="PICTURES", help="Pictures, and folders of them.")
+    ],
+    *,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.", rich_help_panel=OUTPUT)],
+    device: Device = "auto",
+    precision: Precision = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Encode and decode pictures, and compare them.
+
+    RUN is a discrete VAE's, or a transformer's, which has a copy of its dVAE.
+    """
+    from dalle_cli.commands.reconstruct import ReconstructOptions
+    from dalle_cli.commands.reconstruct import reconstruct as command
+
+    command(
+        ReconstructOptions(run, pictures, out, device, precision or "auto"),
+        Terminal(quiet=quiet, as_json=as_json),
+    )
+
+
+@add_command(app, panel=USE, example="dalle export runs/dalle --out dalle-model")
+def export(
+    run: RunToUse,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.", rich_help_panel=OUTPUT)],
+    *,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Copy what `generate` needs into one folder.
+
+    The folder holds safetensors and JSON.
+    """
+    from dalle_cli.commands.export import export as command
+
+    command(run, out, Terminal(quiet=quiet, as_json=as_json))
+
+
+@add_command(app, panel=TRAIN, example="dalle demo")
+def demo(
+    run: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for everything.", rich_help_panel=RUN)
+    ] = Path("runs/demo"),
+    pictures: Annotated[
+        int,
+        typer.Option(metavar="N", min=100, help="Scenes to train on.", rich_help_panel=INPUT),
+    ] = 6000,
+    *,
+    dvae_set: Annotated[
+        list[str],
+        typer.Option(metavar="KEY=VALUE", help="Change the dVAE's recipe.", rich_help_panel=RECIPE),
+    ] = [],  # noqa: B006  typer copies it
+    transformer_set: Annotated[
+        list[str],
+        typer.Option(
+            metavar="KEY=VALUE", help="Change the transformer's recipe.", rich_help_panel=RECIPE
+        ),
+    ] = [],  # noqa: B006  typer copies it
+    clip_set: Annotated[
+        list[str],
+        typer.Option(metavar="KEY=VALUE", help="Change CLIP's recipe.", rich_help_panel=RECIPE),
+    ] = [],  # noqa: B006  typer copies it
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train all three models on toy scenes and measure them.
+
+    Then generates and reranks pictures, and counts how many show their caption.
+    """
+    from dalle_cli.commands.demo import demo as command
+
+    overrides = {"dvae": dvae_set, "transformer": transformer_set, "clip": clip_set}
+    command(run, pictures, overrides, Terminal(quiet=quiet, as_json=as_json))
