@@ -206,7 +206,7 @@ def _generate_and_add(
     pending: range,
     missing: list[int],
 ) -> None:
-    """Generate the main process's share; add each candidate once it and all before it are staged."""
+    """Generate the main process's share; add candidates in order, once staged."""
     n_added = pending.start // job.n * job.n_kept if job.ranking else pending.start
 
     with (
