@@ -91,9 +91,11 @@ def train_dvae(
     checked = load_recipe(recipe, _with_precision(overrides, precision), kind="dvae")
     if _is_parent_of(gpus):
         return
-    from dalle_cli.commands.train_dvae import train_dvae as command
+    from dalle_cli.commands.train_dvae import run_train_dvae
 
-    command(checked, _options(data, run, valid, resume, device, dry_run), Terminal(quiet, as_json))
+    run_train_dvae(
+        checked, _options(data, run, valid, resume, device, dry_run), Terminal(quiet, as_json)
+    )
 
 
 @app.command("train-transformer", rich_help_panel="Train")
@@ -125,11 +127,12 @@ def train_transformer(
     )
     if _is_parent_of(gpus):
         return
-    from dalle_cli.commands.train_transformer import TransformerOptions
-    from dalle_cli.commands.train_transformer import train_transformer as command
+    from dalle_cli.commands.train_transformer import TransformerOptions, run_train_transformer
 
     options = _options(data, run, valid, resume, device, dry_run, deepspeed)
-    command(checked, options, TransformerOptions(dvae, tokenizer), Terminal(quiet, as_json))
+    run_train_transformer(
+        checked, options, TransformerOptions(dvae, tokenizer), Terminal(quiet, as_json)
+    )
 
 
 @app.command("train-clip", rich_help_panel="Train")
@@ -155,9 +158,9 @@ def train_clip(
     checked = load_recipe(recipe, _with_precision(overrides, precision), kind="clip")
     if _is_parent_of(gpus):
         return
-    from dalle_cli.commands.train_clip import train_clip as command
+    from dalle_cli.commands.train_clip import run_train_clip
 
-    command(
+    run_train_clip(
         checked,
         _options(data, run, valid, resume, device, dry_run),
         tokenizer,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dalle_cli.models.attention import attend
 from dalle_cli.models.attention_masks import Kind, convolution_offsets
-from dalle_cli.models.transformer import GELU_SLOPE, Block, Transformer
+from dalle_cli.models.transformer import GELU_SLOPE, Block, TransformerBackbone
 
 KVCache = list[
     tuple[Tensor, Tensor]
@@ -30,7 +30,10 @@ class CachedTransformer(nn.Module):
     """The weights, fused and laid out for few rows at a time."""
 
     def __init__(
-        self, transformer: Transformer, dtype: torch.dtype = torch.float32, is_packed: bool = True
+        self,
+        transformer: TransformerBackbone,
+        dtype: torch.dtype = torch.float32,
+        is_packed: bool = True,
     ) -> None:
         """Lay out a copy of the weights.
 
@@ -94,7 +97,10 @@ class CachedTransformer(nn.Module):
 
 
 def kv_cache_bytes(
-    transformer: Transformer, n_samples: int, n_captions: int, dtype: torch.dtype = torch.float32
+    transformer: TransformerBackbone,
+    n_samples: int,
+    n_captions: int,
+    dtype: torch.dtype = torch.float32,
 ) -> int:
     """Count the bytes of keys and values that so many samples take, by arithmetic alone."""
     slots = n_captions * transformer.text_len * len(transformer.kinds)
@@ -108,7 +114,7 @@ def distinct_captions(text_tokens: Tensor) -> Tensor:
     return text_tokens[:: math.gcd(*counts.tolist())]
 
 
-def _slots_held(kind: Kind, transformer: Transformer) -> int:
+def _slots_held(kind: Kind, transformer: TransformerBackbone) -> int:
     """Count the image slots that a layer holds for later ones."""
     n = transformer.grid_size
     if kind == "column":
@@ -116,7 +122,7 @@ def _slots_held(kind: Kind, transformer: Transformer) -> int:
     return _reach(kind, transformer)[-1] + 1
 
 
-def _reach(kind: Kind, transformer: Transformer) -> list[int]:
+def _reach(kind: Kind, transformer: TransformerBackbone) -> list[int]:
     """List how many slots back a slot sees, within its row and the one above or within a kernel."""
     n = transformer.grid_size
     offsets = range(n + 1) if kind == "row" else convolution_offsets(n, transformer.kernel_size)
@@ -130,7 +136,7 @@ class _Near(nn.Module):
     which one column is looked at.
     """
 
-    def __init__(self, kind: Kind, transformer: Transformer) -> None:
+    def __init__(self, kind: Kind, transformer: TransformerBackbone) -> None:
         super().__init__()
         n = self.grid_size = transformer.grid_size
         self.is_column = kind == "column"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dalle_cli.generation.cached_transformer import CachedTransformer, KVCache, distinct_captions
 from dalle_cli.generation.guidance import GuidedTransformer
-from dalle_cli.models.transformer import Transformer
+from dalle_cli.models.transformer import TransformerBackbone
 from dalle_cli.runtime.compilation import compile_step
 
 BLOCK = 128  # tokens
@@ -106,7 +106,7 @@ class Sampler:
     @torch.inference_mode()
     def __init__(
         self,
-        transformer: Transformer,
+        transformer: TransformerBackbone,
         settings: SamplingSettings,
         dtype: torch.dtype = torch.float32,
         compiled_batch_size: int = 0,

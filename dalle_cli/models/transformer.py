@@ -81,8 +81,14 @@ class Block(nn.Module):
         return x + self.mlp(x)
 
 
-class Transformer(nn.Module):
-    """Embeddings, sparse blocks, a final LayerNorm and two heads, one for each vocabulary."""
+class TransformerBackbone(nn.Module):
+    """Embeddings, sparse blocks, a final LayerNorm and two heads, one for each vocabulary.
+
+    Everything but `forward`: a subclass defines what the heads return. Subclasses share parameter
+    names and, for a seed, initial weights.
+    """
+
+    head_type: type[nn.Linear] = nn.Linear
 
     def __init__(
         self,
@@ -117,8 +123,8 @@ class Transformer(nn.Module):
         self.column_position = nn.Parameter(torch.empty(grid_size, d_model))
         self.blocks = nn.ModuleList(Block(d_model, n_heads) for _ in range(n_layers))
         self.final_norm = nn.LayerNorm(d_model)
-        self.text_head = nn.Linear(d_model, text_vocab_size)
-        self.image_head = nn.Linear(d_model, image_vocab_size)
+        self.text_head = self.head_type(d_model, text_vocab_size)
+        self.image_head = self.head_type(d_model, image_vocab_size)
         for kind in sorted(set(self.kinds)):
             mask = attention_mask(kind, text_len, grid_size, kernel_size)
             self.register_buffer(f"{kind}_mask", mask, persistent=False)
@@ -145,16 +151,6 @@ class Transformer(nn.Module):
         for head in (self.text_head, self.image_head):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
-
-    def forward(self, text_tokens: Tensor, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict every token from those before it.
-
-        text_tokens   int64 [B, T], at most T - 1 caption tokens, then -1
-        image_tokens  int64 [B, I] in raster order; unshifted, like text_tokens
-        returns       text logits [B, T, Vt] and image logits [B, I, Vi]; slot p predicts token p
-        """
-        text, image = self.features(text_tokens, image_tokens)
-        return self.text_head(text), self.image_head(image)
 
     def features(self, text_tokens: Tensor, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Give what the heads predict from: text [B, T, D] and image features [B, I, D], of the same arguments."""
@@ -210,3 +206,17 @@ class Transformer(nn.Module):
         given = (list(text_tokens.shape), list(image_tokens.shape))
         if given != expected:
             raise ValueError(f"expected text and image tokens {expected}, got {given}")
+
+
+class Transformer(TransformerBackbone):
+    """The transformer whose heads return logits."""
+
+    def forward(self, text_tokens: Tensor, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict every token from those before it.
+
+        text_tokens   int64 [B, T], at most T - 1 caption tokens, then -1
+        image_tokens  int64 [B, I] in raster order; unshifted, like text_tokens
+        returns       text logits [B, T, Vt] and image logits [B, I, Vi]; slot p predicts token p
+        """
+        text, image = self.features(text_tokens, image_tokens)
+        return self.text_head(text), self.image_head(image)

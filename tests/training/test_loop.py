@@ -95,24 +95,34 @@ def run_task(pairs: Path, tmp_path: Path) -> Callable[..., RunDir]:
         table = TrainingTable(steps=steps, global_batch_size=4, seed=0)
         prepare = DVAEPreprocessing(32)
         batches = Batches(
-            TrainingBatches(source, training, prepare, data, table, 0, lambda *_: None),
-            ValidationBatches(source, held_out, prepare, 4, 8),
+            TrainingBatches(
+                source,
+                training,
+                prepare=prepare,
+                data=data,
+                training=table,
+                workers=0,
+                on_bad=lambda *_: None,
+            ),
+            ValidationBatches(source, held_out, prepare=prepare, batch_size=4, n_samples=8),
         )
         engine = ReplicaEngine(
             task.module,
             OPTIMIZER,
-            EmaTable(decay=0.9, every=1),
-            single_process(torch.device("cpu")),
+            ema=EmaTable(decay=0.9, every=1),
+            world=single_process(torch.device("cpu")),
         )
         unreported: list[dict[str, float]] = []
         if saved := checkpoints(folder):
             state = load_checkpoint(saved[-1][1])
             engine.restore(state)
             unreported = state.unreported
-        log = MetricLog(folder.metrics, runtime.report_every, lambda _: {}, lambda *_: None)
+        log = MetricLog(
+            folder.metrics, runtime.report_every, rates=lambda _: {}, on_report=lambda *_: None
+        )
         log.restore(unreported, engine.step)
         saver = Saver(folder, {"kind": "toy"}, runtime.keep_checkpoints, engine.world)
-        train(task, engine, batches, runtime, steps, log, saver)
+        train(task, engine, batches=batches, runtime=runtime, steps=steps, log=log, saver=saver)
         return folder
 
     return run

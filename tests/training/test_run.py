@@ -126,10 +126,7 @@ def test_pictures_that_had_to_be_enlarged_are_counted_once_at_the_end(
     for picture in data.glob("*.png"):
         with Image.open(picture) as whole:
             whole.resize((20, 40)).save(picture)
-    assert (
-        train("dvae", tmp_path / "small", data=data).err.count("enlarged 44 of 44 pictures drawn")
-        == 1
-    )
+    assert train("dvae", tmp_path / "small", data=data).err.count("enlarged 44 of 44 pictures") == 1
 
 
 def test_run_goes_on_from_the_checkpoint_that_is_named(
@@ -327,6 +324,21 @@ def test_run_with_a_damaged_record_is_a_known_failure(
     before = tree(own_dvae_run)
     ended = train("dvae", own_dvae_run)
     assert ended.code == 1 and "recipe.json is damaged" in ended.err
+    assert tree(own_dvae_run) == before
+
+
+def test_run_of_an_earlier_format_is_refused_with_a_way_out(
+    own_dvae_run: Path, train: Callable, tree: Callable
+) -> None:
+    record = json.loads((own_dvae_run / "recipe.json").read_text())
+    assert record["schema"] == 2
+    (own_dvae_run / "recipe.json").write_text(json.dumps(record | {"schema": 1}))
+    before = tree(own_dvae_run)
+    ended = train("dvae", own_dvae_run)
+    assert ended.code == 1
+    assert "recipe.json is of format 1, this version of dalle reads format 2" in ended.err
+    assert "finish the run with the version that began it" in ended.err
+    assert "name a new folder with --run" in ended.err
     assert tree(own_dvae_run) == before
 
 

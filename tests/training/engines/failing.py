@@ -21,7 +21,7 @@ with init_process_group(torch.device("cpu")) as world:
     )
     model = build_transformer(recipe.model, 300)
     checkpoint_activations(model.half_precision_modules())
-    engine = make_engine(choose_engine(recipe, world.size, None), recipe, model, world, None)
+    engine = make_engine(choose_engine(recipe, world.size, None), recipe, model=model, world=world)
     raised = ""
     try:
         with engine.averaged():

@@ -55,7 +55,7 @@ def build(d_model: int, n_layers: int, world: World) -> tuple[Engine, int, int]:
     checkpoint_activations(model.half_precision_modules())
     n_parameters, largest = sum(p.numel() for p in model.parameters()), largest_layer(model)
     return (
-        make_engine(choose_engine(recipe, world.size, None), recipe, model, world, None),
+        make_engine(choose_engine(recipe, world.size, None), recipe, model=model, world=world),
         n_parameters,
         largest,
     )

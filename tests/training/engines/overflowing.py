@@ -58,7 +58,13 @@ def main(stage: int, n_updates: int, overflows: list[str]) -> None:
         recipe = load_recipe(
             "transformer/tiny", [f"runtime.zero_stage={stage}"], kind="transformer"
         )
-        engine = make_engine(choose_engine(recipe, world.size, None), recipe, model, world, scales)
+        engine = make_engine(
+            choose_engine(recipe, world.size, None),
+            recipe,
+            model=model,
+            world=world,
+            scales=scales,
+        )
         history, applied = [], []
         for update in range(n_updates):
             for number, branch in enumerate(branches):

@@ -21,7 +21,7 @@ def trained(world: World) -> str:
     torch.manual_seed(0)
     model = build_transformer(recipe.model, 300)
     checkpoint_activations(model.half_precision_modules())
-    engine = make_engine(choose_engine(recipe, world.size, None), recipe, model, world, None)
+    engine = make_engine(choose_engine(recipe, world.size, None), recipe, model=model, world=world)
     for update in range(4):
         generator = torch.Generator().manual_seed(update * world.size + world.ranks.rank)
         text = torch.randint(300, (2, 16), generator=generator)

@@ -21,9 +21,9 @@ from dalle_cli.training.engines.choice import EngineChoice, choose_engine, make_
 from dalle_cli.training.engines.replica import ReplicaEngine
 
 CPU = torch.device("cpu")
-LOCAL_AMONG_SEVERAL = "`runtime.engine` is local, which trains in one process, and 2 were started"
-DDP_ALONE = "`runtime.engine` is ddp, for several processes, and this is one alone"
-ZERO_ALONE = "`runtime.zero_stage` {} deals out over processes, and this is one alone"
+LOCAL_AMONG_SEVERAL = "`runtime.engine` is local, for a single process, but 2 were started"
+DDP_ALONE = "`runtime.engine` is ddp, for several processes, but only one was started"
+ZERO_ALONE = "`runtime.zero_stage` {} is for several processes, but only one was started"
 
 Wish = tuple[str, int, str, int]  # engine, zero_stage, offload, number of processes
 
@@ -171,7 +171,11 @@ def test_gradients_are_compressed_between_several_processes_at_a_rank(
     own = recipe(*(f"powersgd.rank={rank}" for rank in powersgd))
     model = build_transformer(own.model, 300)
     engine = make_engine(
-        choose_engine(own, size, None), own, model, World(Ranks(0, size, 0), CPU), None
+        choose_engine(own, size, None),
+        own,
+        model=model,
+        world=World(Ranks(0, size, 0), CPU),
+        powersgd=own.powersgd,
     )
     assert isinstance(engine, ReplicaEngine)
     assert ("compression_errors" in engine.state().tensors) == is_compressed
@@ -181,7 +185,13 @@ def test_gradients_are_compressed_between_several_processes_at_a_rank(
 def test_errors_of_compression_are_the_matrices_that_shrink() -> None:
     own = recipe("powersgd.rank=4")
     model = build_transformer(own.model, 300)
-    engine = make_engine(choose_engine(own, 2, None), own, model, World(Ranks(0, 2, 0), CPU), None)
+    engine = make_engine(
+        choose_engine(own, 2, None),
+        own,
+        model=model,
+        world=World(Ranks(0, 2, 0), CPU),
+        powersgd=own.powersgd,
+    )
     matrices = {id(matrix) for matrix in model.matrices()}
     shapes = {name: p.shape for name, p in model.named_parameters() if id(p) in matrices}
     shrinking = {name: shape for name, shape in shapes.items() if 4 * sum(shape) < shape.numel()}
@@ -192,6 +202,9 @@ def test_errors_of_compression_are_the_matrices_that_shrink() -> None:
 def test_dvae_in_several_processes_is_not_compressed() -> None:
     own = recipe(name="dvae/tiny")
     engine = make_engine(
-        choose_engine(own, 2, None), own, build_dvae(own.model), World(Ranks(0, 2, 0), CPU), None
+        choose_engine(own, 2, None),
+        own,
+        model=build_dvae(own.model),
+        world=World(Ranks(0, 2, 0), CPU),
     )
     assert isinstance(engine, ReplicaEngine) and "compression_errors" not in engine.state().tensors

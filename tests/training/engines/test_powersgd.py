@@ -24,7 +24,7 @@ def compressor(
     seed: int = 0,
     n_ranks: int = 1,
 ) -> PowerSGD:
-    return PowerSGD(shapes, rank, seed, n_ranks, CPU)
+    return PowerSGD(shapes, rank, seed=seed, n_ranks=n_ranks, device=CPU)
 
 
 def compressors(n_ranks: int) -> list[PowerSGD]:
@@ -73,7 +73,7 @@ def update(
     """Reduce copies of the gradients in place, as an update that is applied."""
     reduced = copied(gradients)
     powersgd.reduce(dict(reduced), sum_over_ranks)
-    powersgd.settle(True)
+    powersgd.settle(is_applied=True)
     return reduced
 
 
@@ -217,7 +217,7 @@ def test_what_was_sent_catches_up_with_noisy_gradients() -> None:
         for seed in range(400):
             gradients = {"w": mean + random_gradients(seed, {"w": (24, 40)})["w"]}
             powersgd.reduce(reduced := copied(gradients), alone)
-            powersgd.settle(has_feedback)
+            powersgd.settle(is_applied=has_feedback)
             sent, true = sent + reduced["w"], true + gradients["w"]
             if seed + 1 in (100, 400):
                 gaps[has_feedback].append(float((sent - true).norm() / true.norm()))
@@ -354,7 +354,7 @@ def test_a_bad_batch_on_one_rank_spoils_that_update_on_all_and_leaves_no_trace(
         if rank == 1 or value == 3e38:
             spoiled(gradients, name, value)
         ranks[rank].reduce(gradients, sum_over_ranks)
-        ranks[rank].settle(False)
+        ranks[rank].settle(is_applied=False)
         return gradients
 
     for gradients in together(2, bad_update):
@@ -374,7 +374,7 @@ def test_an_overflow_in_q_alone_spoils_the_update_and_not_the_errors() -> None:
     gradients["w"][:, column] = 2e38
     assert (gradients["w"] @ powersgd.starts["w"]).isfinite().all()
     powersgd.reduce(gradients, alone)
-    powersgd.settle(True)
+    powersgd.settle(is_applied=True)
     assert gradients["w"].isnan().all()
     assert_same(powersgd.errors, compressor({"w": (16, 40)}).errors)
 
@@ -386,7 +386,7 @@ def test_an_update_skipped_for_other_reasons_leaves_no_trace(is_told: bool) -> N
     for seed in range(4):
         powersgd.reduce(random_gradients(10 + seed), alone)
         if is_told:
-            powersgd.settle(False)
+            powersgd.settle(is_applied=False)
         assert_same(update(powersgd, random_gradients(seed)), update(other, random_gradients(seed)))
 
 
@@ -396,7 +396,7 @@ def test_clipping_the_result_does_not_change_the_errors() -> None:
     powersgd.reduce(gradients, alone)
     for gradient in gradients.values():
         gradient.mul_(0.01)
-    powersgd.settle(True)
+    powersgd.settle(is_applied=True)
     update(other, random_gradients(0))
     assert_same(powersgd.errors, other.errors)
 

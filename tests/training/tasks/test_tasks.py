@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fused import fused
 from torch import Tensor
 
 from dalle_cli.config import (
@@ -31,7 +32,6 @@ from dalle_cli.recipe import load_recipe
 from dalle_cli.runtime.distributed import single_process
 from dalle_cli.training.tasks.clip import ClipTask
 from dalle_cli.training.tasks.dvae import DiscreteVAETask
-from dalle_cli.training.tasks.fused_losses import fuse_losses
 from dalle_cli.training.tasks.noise import gumbel_noise
 from dalle_cli.training.tasks.transformer import TransformerTask
 
@@ -97,8 +97,7 @@ def plain_transformer() -> Transformer:
 
 
 def transformer_task() -> TransformerTask:
-    transformer = plain_transformer()
-    fuse_losses(transformer)
+    transformer = fused(plain_transformer())
     dvae = dvae_task().module.eval().requires_grad_(False)
     return TransformerTask(
         transformer, dvae, TransformerLossTable(text_weight=0.125, caption_dropout=0.1), seed=3
@@ -173,7 +172,9 @@ def test_health_of_the_codebook_follows_its_definitions() -> None:
     with torch.no_grad():
         figures = task.validate([batch], step=0)
         tokens = dvae.image_tokens(images)
-        gumbel = gumbel_noise(3, batch.draws, (4, 4, dvae.vocab_size), CPU).movedim(-1, 1)
+        gumbel = gumbel_noise(3, batch.draws, shape=(4, 4, dvae.vocab_size), device=CPU).movedim(
+            -1, 1
+        )
         mu, _ = dvae.decode_soft(relax(dvae.codebook_logits(images), 0.9, gumbel))
         errors = [
             float((p - images).square().mean())
