@@ -147,14 +147,16 @@ class TrainingRun:
                 scales=scales,
                 powersgd=powersgd,
             )
+
             unreported = [] if self.checkpoint is None else self._restore(engine, self.checkpoint)
             keep = self.recipe.runtime.keep_checkpoints
-            saver = Saver(self.folder, model_config, keep, self.world)
+            saver = Saver(self.folder, model_config, keep=keep, world=self.world)
+
             steps = self.recipe.training.steps
             if engine.step >= steps:
                 saver.restore_model(engine.inference_weights())
-                done = f"{self.folder.root} is already at step {engine.step} of {steps}"
-                self.terminal.say(f"{done}: nothing to do")
+                place = f"{self.folder.root} is already at step {engine.step} of {steps}"
+                self.terminal.say(f"{place}: nothing to do")
                 return
 
             batches = self.data.batches(

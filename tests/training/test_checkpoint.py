@@ -1,4 +1,4 @@
-"""Checkpoints: complete or not there, checked when read, and pruned so that the newest and the best remain."""
+"""Checkpoints: complete or absent, checked when read, and pruned to the newest and the best."""
 
 import errno
 import json
@@ -239,7 +239,7 @@ def test_diverged_checkpoint_is_not_the_best(tmp_path: Path) -> None:
 
 
 def test_pruning_never_takes_the_checkpoint_just_saved(tmp_path: Path) -> None:
-    """A corrupt later one makes a run go on from an earlier one, so that the newest save is not the last step."""
+    """A run may go on before a corrupt checkpoint: the newest save is not the last step then."""
     to = saver(RunDir(tmp_path), keep=1)
     save(to, 9, 1.0)
     with (to.folder.checkpoint(9) / "parameters.safetensors").open("ab") as file:
@@ -368,7 +368,7 @@ def test_file_that_holds_no_tensors_is_refused_at_once(tmp_path: Path) -> None:
 
 
 class Parts:
-    """What a process knows of a state whose tensors all processes put together; notes what it was asked for."""
+    """A process's view of a state that all processes gather; records what it was asked for."""
 
     def __init__(self, state: EngineState) -> None:
         self.asked: list[str] = []

@@ -1,4 +1,4 @@
-"""Memory reckoned against memory held; that of several processes is measured where they are tested."""
+"""Estimates of memory against measurements; those of several processes are with their tests."""
 
 import pytest
 import torch
@@ -44,10 +44,10 @@ def bytes_kept(precision: str, is_recomputed: bool, n_samples: int) -> int:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("is_recomputed", [False, True])
-def test_activations_reckoned_are_those_kept(precision: str, is_recomputed: bool) -> None:
+def test_activations_estimated_are_those_kept(precision: str, is_recomputed: bool) -> None:
     kept = [bytes_kept(precision, is_recomputed, n_samples) for n_samples in (2, 3)]
-    reckoned = activation_bytes(SIZES, precision, recomputed=is_recomputed)
-    assert reckoned == pytest.approx(kept[1] - kept[0], rel=0.05)
+    estimated = activation_bytes(SIZES, precision, recomputed=is_recomputed)
+    assert estimated == pytest.approx(kept[1] - kept[0], rel=0.05)
 
 
 def test_recomputed_activations_are_fewer() -> None:

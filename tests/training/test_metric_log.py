@@ -1,4 +1,4 @@
-"""The log of figures: means between reports, lines that other programs read, and a tail that can be cut back."""
+"""The metric log: means between reports, lines that programs read, and a tail to cut back."""
 
 import json
 import math

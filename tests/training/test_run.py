@@ -1,4 +1,4 @@
-"""Runs begun, resumed and refused, through the command line: what a folder holds afterwards, to the bit."""
+"""Runs begun, resumed and refused through the command line, and what their folders hold."""
 
 import json
 import shutil
@@ -72,7 +72,7 @@ def is_of_the_machine(name: str) -> bool:
 
 
 def science_of(run: RunDir, tree: Callable) -> dict[str, str]:
-    """Hash everything that two equal runs share: all but the log with its throughput, and previews."""
+    """Hash everything that two equal runs share: all but previews and the log, with throughput."""
     return {
         name: digest
         for name, digest in tree(run.root).items()
@@ -172,7 +172,7 @@ def test_finished_run_is_left_as_it_is(
 def test_finished_run_that_lost_its_model_to_a_crash_gets_it_back(
     copy_run: Callable, dvae_run: Path, train: Callable
 ) -> None:
-    """The last checkpoint is written before the model folder; the disk may fill up, or the power fail, in between."""
+    """The disk may fill up, or the power fail, between the last checkpoint and the model folder."""
     run = copy_run("dvae")
     shutil.rmtree(run.model)
     assert train("dvae", run.root).code == 0
@@ -388,7 +388,7 @@ def test_transformer_run_can_lend_its_dvae(
 
 
 def test_tokenizer_of_a_run_stays_its_own(own_transformer_run: Path, train: Callable) -> None:
-    """A merge less, as if learnt otherwise: whatever is learnt today, the run keeps reading with its own."""
+    """A merge less, as if learnt otherwise: whatever is learnt today, the run keeps its own."""
     run = RunDir(own_transformer_run)
     before = run.tokenizer.read_bytes()
     cut_power_after(run, 3)

@@ -1,6 +1,6 @@
-"""Run by a test in each of two processes: the second one fails while it computes with the averaged weights.
+"""Run by a test in each of two processes: the second fails while it computes with the average.
 
-Word: the ZeRO stage. Prints what was raised; a process that waited for the other would not come to that.
+Argument: the ZeRO stage. Prints what was raised; a process that waited for the other would not.
 """
 
 import json

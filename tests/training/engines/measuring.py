@@ -1,6 +1,7 @@
-"""Run by a test in each of two processes: the peak of memory that training takes. Word: the ZeRO stage. Linux only.
+"""Run by a test in each of two processes: the peak of memory that training takes.
 
-What is compiled and imported is in memory before; each large block goes back to the system as soon as it is freed.
+Argument: the ZeRO stage. Linux only. Compiled and imported code is in memory before; each large
+block goes back to the system as soon as it is freed.
 """
 
 import gc

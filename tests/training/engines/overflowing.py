@@ -1,7 +1,8 @@
-"""Run by tests in each of several processes: branches in fp16 under an engine, with overflows where they are told.
+"""Run by tests in each of several processes: fp16 branches under an engine, and their overflows.
 
-Words: the ZeRO stage (0: whole replicas), the number of updates, then UPDATE:RANK:BRANCH for each overflow. Prints the
-scales after every update, which updates were applied, and the weights in the end.
+Arguments: the ZeRO stage (0: whole replicas), the number of updates, then UPDATE:RANK:BRANCH for
+each overflow. Prints the scales after every update, which updates were applied, and the final
+weights.
 """
 
 import json

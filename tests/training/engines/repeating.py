@@ -1,6 +1,6 @@
-"""Run by a test in each of two processes: fresh engines of ZeRO 3, as many as told, each trained for four updates.
+"""Run by a test in each of two processes: fresh ZeRO 3 engines, each trained for four updates.
 
-Prints a checksum of each one's weights.
+Argument: the number of engines. Prints a checksum of the weights of each.
 """
 
 import hashlib

@@ -38,10 +38,12 @@ REPLICAS: dict[Wish, tuple[str | None, str]] = {  # the engine's name, or nothin
 ZERO: dict[Wish, tuple[str | None, str]] = {
     **{(engine, stage, "false", 1): (None, ZERO_ALONE.format(stage))
        for engine in ("auto", "deepspeed") for stage in (1, 2, 3)},
-    **{(engine, stage, "false", 2): ("deepspeed", "") for engine in ("auto", "deepspeed") for stage in (1, 2, 3)},
+    **{(engine, stage, "false", 2): ("deepspeed", "")
+       for engine in ("auto", "deepspeed") for stage in (1, 2, 3)},
     **{(engine, stage, "optimizer", n): ("deepspeed", "")
        for engine in ("auto", "deepspeed") for stage in (1, 2, 3) for n in (1, 2)},
-    **{(engine, 3, "parameters", n): ("deepspeed", "") for engine in ("auto", "deepspeed") for n in (1, 2)},
+    **{(engine, 3, "parameters", n): ("deepspeed", "")
+       for engine in ("auto", "deepspeed") for n in (1, 2)},
 }  # fmt: skip
 CASES = REPLICAS | ZERO
 
@@ -71,7 +73,7 @@ def written(path: Path, content: object) -> Path:
 
 @pytest.fixture
 def silent_other() -> Iterator[None]:
-    """Let this process be one of two whose other adds nothing to any sum."""
+    """Make this process one of two, the other of which adds nothing to any sum."""
     torch.distributed.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
     yield
     torch.distributed.destroy_process_group()
@@ -153,7 +155,11 @@ def test_bucket_holds_the_layer_with_most_parameters(changes: list[str]) -> None
         ([], 1, "one process"),
         ([], 4, "4 processes with whole replicas (ddp)"),
         (["runtime.zero_stage=3"], 2, "2 processes with ZeRO 3 (deepspeed)"),
-        (["runtime.zero_stage=2", "runtime.offload=optimizer"], 1, "one process with ZeRO 2 (deepspeed)"),
+        (
+            ["runtime.zero_stage=2", "runtime.offload=optimizer"],
+            1,
+            "one process with ZeRO 2 (deepspeed)",
+        ),
     ],
 )  # fmt: skip
 def test_engine_is_told_in_words(overrides: list[str], n_processes: int, told: str) -> None:

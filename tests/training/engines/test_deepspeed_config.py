@@ -1,4 +1,4 @@
-"""DeepSpeed's configuration: the recipe in its words, what a file may repeat or tune, and what is refused, and why."""
+"""DeepSpeed's configuration: what a recipe sets, what a file may tune, what is refused and why."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,12 @@ STAGES = [(stage, offload) for stage in (1, 2, 3) for offload in ("false", "opti
 
 # What Hugging Face's documentation gives for ZeRO 3, without an optimizer and a scheduler.
 FOR_THE_TRAINER = """{
-    "fp16": {"enabled": "auto", "loss_scale": 0, "loss_scale_window": 1000, "initial_scale_power": 16},
+    "fp16": {
+        "enabled": "auto",
+        "loss_scale": 0,
+        "loss_scale_window": 1000,
+        "initial_scale_power": 16
+    },
     "bf16": {"enabled": "auto"},
     "zero_optimization": {
         "stage": 3,
@@ -60,7 +65,7 @@ def config_of(
 
 
 def refusals(given: dict[str, Any], **how: Any) -> list[str]:
-    """Give the lines that tell what is wrong with a file, one for each key."""
+    """Return the lines that say what is wrong with a file, one for each key."""
     with pytest.raises(UsageError) as caught:
         config_of(given, **how)
     return [line.strip() for line in str(caught.value).splitlines()[1:]]

@@ -1,4 +1,4 @@
-"""The engine of replicas, in one process: one update, what it skips and averages, and what it takes back."""
+"""The engine of replicas, in one process: its updates, what it skips, averages and restores."""
 
 import math
 

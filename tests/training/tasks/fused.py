@@ -1,10 +1,11 @@
-"""What the tests of fused losses share: a transformer that returns losses, with the weights of one that returns logits."""
+"""What tests of fused losses share: a transformer that returns losses, given one of logits."""
 
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.training.tasks.fused_losses import FusedLossTransformer
 
 
 def fused(plain: Transformer) -> FusedLossTransformer:
+    """Build a transformer that returns losses, with the weights of one that returns logits."""
     model = FusedLossTransformer(
         text_vocab_size=plain.text_vocab_size,
         image_vocab_size=plain.image_vocab_size,

@@ -1,4 +1,4 @@
-"""A transformer that returns its losses: those of its logits, under the same names, and still able to sample."""
+"""A transformer that returns losses: those of its logits, and still able to sample."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""The tasks: shares of a loss add up, figures do not depend on batching, and a model can learn what it is shown."""
+"""The tasks: shares of a loss add up, figures do not depend on batching, and models learn."""
 
 import json
 import math
@@ -315,9 +315,12 @@ def test_transformer_learns_sixteen_pairs_by_heart(
     )
     assert ended.code == 0, ended.err
     changes = [
-        *RARELY, "training.steps=450", "training.global_batch_size=16", "optimizer.weight_decay=0.0",
-        "optimizer.warmup_steps=10", "optimizer.lr.start=3e-3", "optimizer.lr.end=5e-4", "optimizer.lr.steps=450",
-        "ema.decay=0.9", "tokenizer.vocab_size=512", "tokenizer.dropout=0.0", "tokenizer.backend=tokenizers",
+        *RARELY, "training.steps=450", "training.global_batch_size=16",
+        "optimizer.weight_decay=0.0",
+        "optimizer.warmup_steps=10", "optimizer.lr.start=3e-3", "optimizer.lr.end=5e-4",
+        "optimizer.lr.steps=450",
+        "ema.decay=0.9", "tokenizer.vocab_size=512", "tokenizer.dropout=0.0",
+        "tokenizer.backend=tokenizers",
         "loss.caption_dropout=0.0", "loss.text_weight=0.0", "model.n_layers=2", "model.d_model=48",
         "model.text_len=12",
     ]  # fmt: skip
@@ -343,9 +346,12 @@ def test_clip_learns_sixteen_pairs_by_heart(
 ) -> None:
     data = make_pairs(tmp_path / "data", 16)
     changes = [
-        *RARELY, "training.steps=200", "training.global_batch_size=16", "optimizer.weight_decay=0.0",
-        "optimizer.warmup_steps=10", "optimizer.lr.start=2e-3", "optimizer.lr.end=1e-4", "optimizer.lr.steps=200",
-        "ema.decay=0.9", "tokenizer.vocab_size=512", "tokenizer.dropout=0.0", "tokenizer.backend=tokenizers",
+        *RARELY, "training.steps=200", "training.global_batch_size=16",
+        "optimizer.weight_decay=0.0",
+        "optimizer.warmup_steps=10", "optimizer.lr.start=2e-3", "optimizer.lr.end=1e-4",
+        "optimizer.lr.steps=200",
+        "ema.decay=0.9", "tokenizer.vocab_size=512", "tokenizer.dropout=0.0",
+        "tokenizer.backend=tokenizers",
     ]  # fmt: skip
     words = ["--data", data, "--valid", data, "--run", tmp_path / "run"]
     ended = dalle("train-clip", "clip/tiny", *words, *with_set(changes))
