@@ -37,7 +37,7 @@ from dalle_cli.storage.model_folder import write_model
 from dalle_cli.storage.run_dir import WEIGHTS, RunDir
 from dalle_cli.training.engines.engine import EngineState
 
-SCHEMA = 1  # of the manifest
+MANIFEST_SCHEMA = 1
 MANIFEST = "manifest.json"
 NUMBERS = "state.json"
 LOG = "log.json"
@@ -65,7 +65,7 @@ def save_checkpoint(path: Path, state: EngineState, world: World) -> None:
         with world.main_first() as is_ours:
             if is_ours:
                 files |= _write_texts(partial, {NUMBERS: state.numbers, LOG: state.unreported})
-                _write_texts(partial, {MANIFEST: {"schema": SCHEMA, "files": files}})
+                _write_texts(partial, {MANIFEST: {"schema": MANIFEST_SCHEMA, "files": files}})
                 sync_to_disk(partial)
                 shutil.rmtree(path, ignore_errors=True)
                 partial.rename(path)
@@ -119,8 +119,8 @@ def check_checkpoint(path: Path) -> list[Path]:
     """
     with _explain_corruption(path):
         manifest = json.loads((path / MANIFEST).read_text())
-        if manifest["schema"] != SCHEMA:
-            found = f"it is of format {manifest['schema']}, not {SCHEMA}"
+        if manifest["schema"] != MANIFEST_SCHEMA:
+            found = f"it is of format {manifest['schema']}, not {MANIFEST_SCHEMA}"
             raise DalleError(f"corrupt checkpoint {path}: {found}")
         for name, expected in manifest["files"].items():
             if file_fingerprint(path / Path(name).name) != expected:
@@ -152,9 +152,9 @@ def _explain_corruption(path: Path) -> Iterator[None]:
         raise DalleError(f"corrupt checkpoint {path}: {error}") from error
 
 
-def checkpoints(run: RunDir) -> list[tuple[int, Path]]:
-    """List the run's checkpoints that have a manifest, oldest first, as step and folder."""
-    named = (path for path in run.checkpoints.glob("step-*") if STEP_NAME.fullmatch(path.name))
+def checkpoints(folder: RunDir) -> list[tuple[int, Path]]:
+    """List a run's checkpoints that have a manifest, oldest first, as step and folder."""
+    named = (path for path in folder.checkpoints.glob("step-*") if STEP_NAME.fullmatch(path.name))
     return sorted((step_of(path), path) for path in named if (path / MANIFEST).is_file())
 
 
@@ -163,12 +163,12 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def incomplete_checkpoints(run: RunDir) -> list[Path]:
+def incomplete_checkpoints(folder: RunDir) -> list[Path]:
     """List the remains of interrupted saves, folders renamed by someone excepted."""
-    complete = {path for _, path in checkpoints(run)}
+    complete = {path for _, path in checkpoints(folder)}
     named = (
         path
-        for path in run.checkpoints.glob("step-*")
+        for path in folder.checkpoints.glob("step-*")
         if STEP_NAME.fullmatch(path.name.removesuffix(PARTIAL))
     )
     return sorted(path for path in named if path not in complete)

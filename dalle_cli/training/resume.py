@@ -37,8 +37,9 @@ class RunRecord:
     """What a run states about itself: its recipe, what `auto` was resolved to, and its data.
 
     zero         DeepSpeed's configuration, None for other engines
-    fingerprint  of the data; n_samples of them, held-out ones included
-    held_out     "a share" of the data, or the fingerprint of those given with --valid
+    fingerprint  of the samples at --data
+    n_samples    the number of samples at --data
+    held_out     "a share" of them, or the fingerprint of the samples at --valid
     """
 
     recipe: Mapping[str, Any]
@@ -120,6 +121,13 @@ class RunRecord:
             raise UsageError(message, hint)
 
 
+def _check_schema(folder: RunDir, schema: object) -> None:
+    if schema != RECORD_SCHEMA:
+        version = f"this version of dalle reads format {RECORD_SCHEMA}"
+        hint = "finish the run with the version that began it, or name a new folder with --run"
+        raise DalleError(f"{folder.recipe} is of format {schema}, {version}", hint)
+
+
 def check_folder(folder: RunDir, recipe: Recipe, resume: str) -> RunRecord | None:
     """Check that a folder may be written, and return the record of the run in it, if there is one.
 
@@ -185,23 +193,23 @@ def _named_checkpoint(folder: RunDir, path: Path) -> Path:
     return path
 
 
-def _check_schema(folder: RunDir, schema: object) -> None:
-    if schema != RECORD_SCHEMA:
-        version = f"this version of dalle reads format {RECORD_SCHEMA}"
-        hint = "finish the run with the version that began it, or name a new folder with --run"
-        raise DalleError(f"{folder.recipe} is of format {schema}, {version}", hint)
+def restore_engine(
+    engine: Engine[ModelT], checkpoint: Path | None, terminal: Terminal
+) -> list[dict[str, float]]:
+    """Restore an engine from a checkpoint, if there is one to go on from.
 
-
-def restore_engine(engine: Engine[ModelT], checkpoint: Path) -> list[dict[str, float]]:
-    """Restore an engine from a checkpoint, and return the log's figures that were not yet reported.
-
-    Raises DalleError where the checkpoint is corrupt or does not fit the engine's model.
+    Returns the log's figures that were not yet reported. Raises DalleError where the checkpoint is
+    corrupt or does not fit the engine's model.
     """
+    if checkpoint is None:
+        return []
+
     state = load_checkpoint(checkpoint)
     try:
         engine.restore(state)
     except (ValueError, KeyError) as error:
         raise DalleError(f"the checkpoint does not fit this run: {error}") from error
+    terminal.say(f"resumed after step {engine.step}")
     return state.unreported
 
 

@@ -24,7 +24,7 @@ from dalle_cli.storage.atomic import exclusive_lock, free_disk
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import Saver, disk_needed, step_of
 from dalle_cli.training.engines.choice import EngineChoice, choose_engine, make_engine
-from dalle_cli.training.engines.engine import Engine, ModelT
+from dalle_cli.training.engines.engine import ModelT
 from dalle_cli.training.loop import Batches, train
 from dalle_cli.training.metric_log import MetricLog, OnReport
 from dalle_cli.training.optimization.gradient_scaling import GradientScales
@@ -148,7 +148,7 @@ class TrainingRun:
                 powersgd=powersgd,
             )
 
-            unreported = [] if self.checkpoint is None else self._restore(engine, self.checkpoint)
+            unreported = restore_engine(engine, self.checkpoint, self.terminal)
             keep = self.recipe.runtime.keep_checkpoints
             saver = Saver(self.folder, model_config, keep=keep, world=self.world)
 
@@ -174,11 +174,6 @@ class TrainingRun:
                     saver=saver,
                 )
             self._report_samples(batches, n_samples)
-
-    def _restore(self, engine: Engine[ModelT], checkpoint: Path) -> list[dict[str, float]]:
-        unreported = restore_engine(engine, checkpoint)
-        self.terminal.say(f"resumed after step {engine.step}")
-        return unreported
 
     @contextmanager
     def _log(

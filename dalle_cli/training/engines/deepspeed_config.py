@@ -38,7 +38,7 @@ REFUSED = {
     "optimizer": RECIPE_HAS_IT,
     "scheduler": RECIPE_HAS_IT,
     "sparse_attention": "its kernels are for torch 1; the recipe's attention is sparse already",
-    "compression_training": "it does not go with ZeRO",
+    "compression_training": "it can't be combined with ZeRO",
     "zero_optimization.zero_hpz_partition_size": SHARDS,
     "zero_optimization.mics_shard_size": SHARDS,
     "zero_optimization.elastic_checkpoint": SHARDS,

@@ -35,9 +35,8 @@ def set_up_transformer(
 ) -> tuple[FusedLossTransformer, GradientScales | None]:
     """Build a transformer on the CPU that will train on the world's device.
 
-        In fp16 each of its branches has a gradient scale.
-
-    Raises UsageError for an attention backend that the device does not support.
+    In fp16 each of its branches has a gradient scale. Raises UsageError for an attention backend
+    that the device does not support.
     """
     torch.manual_seed(recipe.training.seed)
     transformer = build_fused_transformer(recipe.model, text_vocab_size)

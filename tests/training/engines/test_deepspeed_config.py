@@ -268,7 +268,7 @@ def test_contradictions_and_refused_keys_are_told_together() -> None:
         (
             "compression_training.weight_quantization.shared_parameters.enabled",
             True,
-            "does not go with ZeRO",
+            "can't be combined with ZeRO",
         ),
         ("zero_optimization.zero_hpz_partition_size", 8, "expect one part for each process"),
         ("zero_optimization.mics_shard_size", 8, "expect one part for each process"),
