@@ -11,12 +11,12 @@ import torch
 from measuring import measure
 
 from dalle_cli.data.loader import Batch
-from dalle_cli.loading import build_dvae, build_transformer
+from dalle_cli.loading import build_dvae
 from dalle_cli.recipe import load_recipe
 from dalle_cli.runtime.devices import open_device
 from dalle_cli.runtime.precision import Precision, apply_precision
 from dalle_cli.training.attention_backend import choose_attention_backend, set_attention_backend
-from dalle_cli.training.tasks.fused_losses import fuse_losses
+from dalle_cli.training.tasks.fused_losses import build_fused_transformer
 from dalle_cli.training.tasks.transformer import TransformerTask
 
 BATCH_SIZE = 1
@@ -29,14 +29,9 @@ def main(what: str, precision: Precision) -> None:
 
     recipe = load_recipe("transformer/base", [])
     model = recipe.model
-    transformer = build_transformer(model, recipe.tokenizer.vocab_size)
-    fuse_losses(transformer)
-    set_attention_backend(
-        choose_attention_backend("auto", transformer, device),
-        transformer,
-        model.kernel_size,
-        device,
-    )
+    transformer = build_fused_transformer(model, recipe.tokenizer.vocab_size)
+    backend = choose_attention_backend("auto", transformer, device)
+    set_attention_backend(backend, transformer, device=device)
     dvae = build_dvae(load_recipe("dvae/openai", []).model).to(memory_format=torch.channels_last)
     for module in (transformer, dvae):
         apply_precision(module, precision, device)

@@ -21,13 +21,12 @@ from step_sizes import (
 
 from dalle_cli.config import TransformerLossTable, TransformerModelTable
 from dalle_cli.data.loader import Batch
-from dalle_cli.loading import build_transformer
 from dalle_cli.models.attention_masks import attention_mask
-from dalle_cli.models.transformer import Transformer
+from dalle_cli.models.transformer import TransformerBackbone
 from dalle_cli.runtime.devices import open_device
 from dalle_cli.runtime.precision import Precision, apply_precision
 from dalle_cli.training.attention_backend import choose_attention_backend, set_attention_backend
-from dalle_cli.training.tasks.fused_losses import fuse_losses
+from dalle_cli.training.tasks.fused_losses import build_fused_transformer
 from dalle_cli.training.tasks.transformer import TransformerTask
 
 IMAGE_LEN = GRID_SIZE**2
@@ -42,13 +41,11 @@ def main(precision: Precision) -> None:
     torch.manual_seed(0)
     device, _ = open_device("cpu", precision)
 
-    transformer = build_transformer(MODEL, TEXT_VOCAB_SIZE)
+    transformer = build_fused_transformer(MODEL, TEXT_VOCAB_SIZE)
     for head in (transformer.text_head, transformer.image_head):
         head.reset_parameters()  # random as the peer's: zero heads pass zero gradients back
-    fuse_losses(transformer)
-    set_attention_backend(
-        choose_attention_backend("auto", transformer, device), transformer, KERNEL_SIZE, device
-    )
+    backend = choose_attention_backend("auto", transformer, device)
+    set_attention_backend(backend, transformer, device=device)
     apply_precision(transformer, precision, device)
 
     loss = TransformerLossTable(text_weight=1 / 8, caption_dropout=0.0)
@@ -78,7 +75,7 @@ def random_batch() -> Batch:
     )
 
 
-def flops_of_step(transformer: Transformer) -> int:
+def flops_of_step(transformer: TransformerBackbone) -> int:
     """Count the operations that a step needs: forward, and twice that in backward.
 
     Attention counts allowed pairs only.

@@ -158,7 +158,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def text_image_cross_entropy(
     text_logits: Tensor,
     image_logits: Tensor,
-    *,
     text_tokens: Tensor,
     image_tokens: Tensor,
     text_weight: float = 1 / 8,

@@ -1,4 +1,4 @@
-"""How the tests of several processes start them: whole commands, or a script of their own for each."""
+"""How tests start several processes: whole commands, or a script in each process."""
 
 import json
 import os
@@ -22,7 +22,7 @@ SETTINGS = {
 
 
 def words_of(settings: dict[str, object]) -> list[str]:
-    """Spell settings, over those of all these tests, as `--set` words."""
+    """Return settings, on top of those of all these tests, as `--set` words."""
     return [
         word for key, value in (SETTINGS | settings).items() for word in ("--set", f"{key}={value}")
     ]
@@ -50,7 +50,7 @@ def figures(folder: Path, name: str) -> list[float]:
 
 
 def answers(script: Path, n_processes: int, *words: object, limit: int = LIMIT) -> list[Any]:
-    """Run a script in so many processes that find one another; give what each printed last, as JSON."""
+    """Run a script in n processes that find one another; return the last JSON line of each."""
     place = {
         "WORLD_SIZE": str(n_processes),
         "MASTER_ADDR": "127.0.0.1",

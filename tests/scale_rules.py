@@ -1,4 +1,7 @@
-"""How a gradient scale moves, by the published rules (Ramesh et al. 2021, appendix D), one number at a time."""
+"""The published rules for a gradient scale, one number at a time.
+
+Ramesh et al. 2021, appendix D.
+"""
 
 import math
 
@@ -6,7 +9,7 @@ WINDOW = 125
 
 
 def scales_by_hand(start: float, overflows: list[bool], n_replicas: int) -> list[float]:
-    """The published rules, one scale, update by update."""
+    """Return the value of a scale after each update, by the published rules."""
     scale, last_division, scales = start, -math.inf, []
     for update, has_overflowed in enumerate(overflows):
         if not has_overflowed:

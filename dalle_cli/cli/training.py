@@ -105,9 +105,9 @@ def train_dvae(
     checked = load_recipe(recipe, _with_precision(overrides, precision), kind="dvae")
     if _launch_trainers(gpus):
         return
-    from dalle_cli.commands.train_dvae import train_dvae as command
+    from dalle_cli.commands.train_dvae import run_train_dvae
 
-    command(
+    run_train_dvae(
         checked,
         _options(data, run, valid, resume, device, dry_run),
         Terminal(quiet=quiet, as_json=as_json),
@@ -158,11 +158,10 @@ def train_transformer(
     )
     if _launch_trainers(gpus):
         return
-    from dalle_cli.commands.train_transformer import TransformerOptions
-    from dalle_cli.commands.train_transformer import train_transformer as command
+    from dalle_cli.commands.train_transformer import TransformerOptions, run_train_transformer
 
     options = _options(data, run, valid, resume, device, dry_run, deepspeed)
-    command(
+    run_train_transformer(
         checked,
         options,
         TransformerOptions(dvae, tokenizer),
@@ -199,9 +198,9 @@ def train_clip(
     checked = load_recipe(recipe, _with_precision(overrides, precision), kind="clip")
     if _launch_trainers(gpus):
         return
-    from dalle_cli.commands.train_clip import train_clip as command
+    from dalle_cli.commands.train_clip import run_train_clip
 
-    command(
+    run_train_clip(
         checked,
         _options(data, run, valid, resume, device, dry_run),
         tokenizer,

@@ -137,7 +137,7 @@ def _transformer_facts(model: TrainedTransformerTable) -> dict[str, Any]:
         **_checkpoint_facts(CHECKPOINT_COPIES * FP32 * total),
         "activations_gib_per_sample": {
             f"{precision}{', recomputed' * recomputed}": _gib(
-                activation_bytes(model, precision, recomputed)
+                activation_bytes(model, precision, recomputed=recomputed)
             )
             for precision in ("fp32", "bf16")
             for recomputed in (False, True)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from dalle_cli.models.attention import attend
 from dalle_cli.models.attention_masks import Kind, convolution_offsets
-from dalle_cli.models.transformer import GELU_SLOPE, Block, Transformer
+from dalle_cli.models.transformer import GELU_SLOPE, Block, TransformerBackbone
 
 
 class LayerCache(NamedTuple):
@@ -49,7 +49,7 @@ class CachedTransformer(nn.Module):
 
     def __init__(
         self,
-        transformer: Transformer,
+        transformer: TransformerBackbone,
         dtype: torch.dtype = torch.float32,
         *,
         is_packed: bool = True,
@@ -119,7 +119,7 @@ class CachedTransformer(nn.Module):
 
 
 def kv_cache_bytes(
-    transformer: Transformer,
+    transformer: TransformerBackbone,
     n_samples: int,
     *,
     n_captions: int,
@@ -137,14 +137,14 @@ def distinct_captions(text_tokens: Tensor) -> Tensor:
     return text_tokens[:: math.gcd(*counts.tolist())]
 
 
-def _n_cached_slots(kind: Kind, transformer: Transformer) -> int:
+def _n_cached_slots(kind: Kind, transformer: TransformerBackbone) -> int:
     """Return how many image slots a layer keeps for later ones."""
     if kind == "column":
         return transformer.grid_size**2
     return _visible_offsets(kind, transformer)[-1] + 1
 
 
-def _visible_offsets(kind: Kind, transformer: Transformer) -> list[int]:
+def _visible_offsets(kind: Kind, transformer: TransformerBackbone) -> list[int]:
     """Return how many slots back a row or convolutional layer sees, in ascending order."""
     n = transformer.grid_size
     offsets = range(n + 1) if kind == "row" else convolution_offsets(n, transformer.kernel_size)
@@ -161,7 +161,7 @@ class _ImageWindow(nn.Module):
     cache_slots: Tensor  # int64 [I], by position
     bias: Tensor  # [I, M], added to scores: 0 where a slot is visible, else -inf
 
-    def __init__(self, kind: Kind, transformer: Transformer) -> None:
+    def __init__(self, kind: Kind, transformer: TransformerBackbone) -> None:
         super().__init__()
         n = self.grid_size = transformer.grid_size
         self.is_column = kind == "column"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dalle_cli.generation.cached_transformer import CachedTransformer, KVCache, distinct_captions
 from dalle_cli.generation.guidance import GuidedTransformer
-from dalle_cli.models.transformer import Transformer
+from dalle_cli.models.transformer import TransformerBackbone
 from dalle_cli.runtime.compilation import compile_step
 
 BLOCK = 128  # tokens
@@ -125,7 +125,7 @@ class Sampler:
     @torch.inference_mode()
     def __init__(
         self,
-        transformer: Transformer,
+        transformer: TransformerBackbone,
         settings: SamplingSettings,
         *,
         dtype: torch.dtype = torch.float32,

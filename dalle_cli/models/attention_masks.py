@@ -24,7 +24,7 @@ def layer_kinds(n_layers: int) -> list[Kind]:
     return [*kinds[:-1], "convolutional"]
 
 
-def attention_mask(kind: Kind, text_len: int, *, grid_size: int, kernel_size: int = 11) -> Tensor:
+def attention_mask(kind: Kind, text_len: int, grid_size: int, kernel_size: int = 11) -> Tensor:
     """Build the mask of one kind: bool [S, S], True where the query (first axis) may see the key.
 
     Text queries see the text up to themselves and no image; image queries see all text slots,

@@ -89,8 +89,14 @@ class Block(nn.Module):
         return x + self.mlp(x)
 
 
-class Transformer(nn.Module):
-    """Embeddings, sparse blocks, a final LayerNorm and two heads, one for each vocabulary."""
+class TransformerBackbone(nn.Module):
+    """Embeddings, sparse blocks, a final LayerNorm and two heads, one for each vocabulary.
+
+    Everything but `forward`: a subclass defines what the heads return. Subclasses share parameter
+    names and, for a seed, initial weights.
+    """
+
+    head_type: type[nn.Linear] = nn.Linear
 
     def __init__(
         self,
@@ -127,8 +133,8 @@ class Transformer(nn.Module):
 
         self.blocks = nn.ModuleList(Block(d_model, n_heads) for _ in range(n_layers))
         self.final_norm = nn.LayerNorm(d_model)
-        self.text_head = nn.Linear(d_model, text_vocab_size)
-        self.image_head = nn.Linear(d_model, image_vocab_size)
+        self.text_head = self.head_type(d_model, text_vocab_size)
+        self.image_head = self.head_type(d_model, image_vocab_size)
 
         # layers of one kind share a mask; none is saved, since sizes determine them
         for kind in sorted(set(self.kinds)):
@@ -163,22 +169,10 @@ class Transformer(nn.Module):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
 
-    def forward(self, text_tokens: Tensor, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict every token from the tokens before it.
-
-        text_tokens   int64 [B, T], at most T - 1 caption tokens, then -1
-        image_tokens  int64 [B, I] in raster order; unshifted, like text_tokens
-        returns       text logits [B, T, Vt] and image logits [B, I, Vi]; slot p predicts token p
-
-        Raises ValueError for tokens of other shapes.
-        """
-        text, image = self.features(text_tokens, image_tokens)
-        return self.text_head(text), self.image_head(image)
-
     def features(self, text_tokens: Tensor, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the inputs of the heads: text features [B, T, D] and image features [B, I, D].
 
-        The arguments are those of `forward`.
+        The arguments are those of `Transformer.forward`.
         """
         self._check(text_tokens, image_tokens)
         x = torch.cat(
@@ -237,3 +231,19 @@ class Transformer(nn.Module):
         given = (list(text_tokens.shape), list(image_tokens.shape))
         if given != expected:
             raise ValueError(f"expected text and image tokens {expected}, got {given}")
+
+
+class Transformer(TransformerBackbone):
+    """The transformer whose heads return logits."""
+
+    def forward(self, text_tokens: Tensor, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict every token from the tokens before it.
+
+        text_tokens   int64 [B, T], at most T - 1 caption tokens, then -1
+        image_tokens  int64 [B, I] in raster order; unshifted, like text_tokens
+        returns       text logits [B, T, Vt] and image logits [B, I, Vi]; slot p predicts token p
+
+        Raises ValueError for tokens of other shapes.
+        """
+        text, image = self.features(text_tokens, image_tokens)
+        return self.text_head(text), self.image_head(image)

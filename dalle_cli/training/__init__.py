@@ -1,1 +1,1 @@
-"""One loop for every model, and what goes around it: engines, optimizer, schedules, checkpoints, logs."""
+"""Training: one loop for every model, its tasks and engines, checkpoints and logs."""

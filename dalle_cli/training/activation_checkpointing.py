@@ -1,7 +1,8 @@
-"""Activation checkpointing: what a residual branch computes is computed again in backward instead of being kept.
+"""Activation checkpointing: a residual branch is computed again in backward, not kept from forward.
 
-Chen et al. 2016; the paper does it for every branch (Ramesh et al. 2021, section 2.4). ZeRO 3 needs it: what autograd
-keeps of a branch would hold its gathered parameters. Put around branches from outside, last of all that is.
+Chen et al. 2016; the paper does it for every branch (Ramesh et al. 2021, section 2.4). ZeRO 3 needs
+it: what autograd keeps of a branch would hold the branch's gathered parameters. Applied to branches
+from outside, after all other techniques.
 """
 
 from collections.abc import Iterable
@@ -15,16 +16,16 @@ from dalle_cli.runtime.mixins import extend_class
 
 
 def checkpoint_activations(branches: Iterable[nn.Module]) -> None:
-    """Let branches keep nothing but their input between forward and backward, in place.
+    """Make branches keep only their input between forward and backward, in place.
 
-    Results and gradients stay the same to the last bit. A branch draws no random numbers.
+    Results and gradients stay the same to the last bit. A branch must not use random numbers.
     """
     for branch in branches:
-        extend_class(branch, _Recomputed)
+        extend_class(branch, _Checkpointed)
 
 
-class _Recomputed(nn.Module):
-    """What comes before a branch's own class once it is recomputed."""
+class _Checkpointed(nn.Module):
+    """Mixin: runs the module's forward a second time in backward."""
 
     def forward(self, *args: Any) -> Tensor:
         if not torch.is_grad_enabled():

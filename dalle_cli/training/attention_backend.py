@@ -1,6 +1,7 @@
-"""Which computation of attention a transformer trains with: all the same, but in speed and memory.
+"""The attention backend that a transformer trains with.
 
-Put around the transformer from outside; without it, it computes all pairs under a mask.
+All backends give the same results; they differ in speed and memory. Applied to the transformer from
+outside; without a backend, it computes all pairs under a mask.
 """
 
 from typing import Literal
@@ -10,34 +11,42 @@ import torch
 from dalle_cli.errors import UsageError
 from dalle_cli.models.attention import SHORT
 from dalle_cli.models.sparse_attention import SparseAttention
-from dalle_cli.models.transformer import Transformer
+from dalle_cli.models.transformer import TransformerBackbone
 
 AttentionBackend = Literal["dense", "sparse", "flex"]
-SUPPORT = {"sparse": "cpu", "flex": "cuda"}  # the kind of device that each is for
+SUPPORT = {"sparse": "cpu", "flex": "cuda"}  # the kind of device that a backend is for
 
 
 def choose_attention_backend(
-    choice: str, transformer: Transformer, device: torch.device
+    choice: Literal["auto"] | AttentionBackend,
+    transformer: TransformerBackbone,
+    device: torch.device,
 ) -> AttentionBackend:
-    """Turn `auto` into what is fast there: dense for short streams. Raises UsageError for what there is not."""
+    """Return the choice, or the fastest backend for `auto`: dense for short streams.
+
+    Raises UsageError for a backend that the device does not support.
+    """
     if choice == "auto":
-        is_short = transformer.text_len + transformer.image_len <= SHORT
-        return "dense" if is_short else "sparse" if device.type == "cpu" else "flex"
+        if transformer.text_len + transformer.image_len <= SHORT:
+            return "dense"
+        return "sparse" if device.type == "cpu" else "flex"
+
     if choice in SUPPORT and device.type != SUPPORT[choice]:
-        message = f"`runtime.attention` {choice} is for {SUPPORT[choice]}, and this trains on {device.type}"
-        raise UsageError(message, "`--set runtime.attention=auto`")
+        needed = f"`runtime.attention` {choice} is for {SUPPORT[choice]}"
+        hint = "`--set runtime.attention=auto`"
+        raise UsageError(f"{needed}, but this run trains on {device.type}", hint)
     return choice
 
 
 def set_attention_backend(
-    name: AttentionBackend, transformer: Transformer, kernel_size: int, device: torch.device
+    backend: AttentionBackend, transformer: TransformerBackbone, *, device: torch.device
 ) -> None:
-    """Let the transformer compute its attention so, in place."""
-    shape = (transformer.text_len, transformer.grid_size, kernel_size)
+    """Set the attention backend of every layer, in place."""
+    shape = (transformer.text_len, transformer.grid_size, transformer.kernel_size)
     for kind in sorted(set(transformer.kinds)):
-        if name == "sparse":
+        if backend == "sparse":
             transformer.attend[kind] = SparseAttention(kind, *shape)
-        elif name == "flex":
+        elif backend == "flex":
             from dalle_cli.models.flex_attention import FlexAttention  # seconds of imports
 
             transformer.attend[kind] = FlexAttention(kind, *shape, device)

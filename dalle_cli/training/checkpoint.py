@@ -1,8 +1,10 @@
-"""Checkpoints that are either complete or not there, and the model folder that inference reads.
+"""Checkpoints that are either complete or absent, written and read, and which of them are kept.
 
-One format for every engine: safetensors files of whole tensors by parameter name, numbers as JSON, and a manifest of
-sizes and checksums. Written beside, synced, manifest last, then renamed. Nothing is pickled. Where several processes
-train, they write and read in one folder that all of them see; a process holds one file's tensors at a time.
+One format for every engine: safetensors files of whole tensors by parameter name, numbers as JSON,
+and a manifest of sizes and checksums. A checkpoint is written to a temporary folder and synced, the
+manifest last, and then renamed. Nothing is pickled. If several processes train, they write and read
+in a folder that all of them see; a process holds the tensors of one file at a time. Saving also
+renews `model/`, which inference reads.
 """
 
 import json
@@ -32,56 +34,61 @@ from dalle_cli.storage.atomic import (
 )
 from dalle_cli.storage.lazy_tensors import Gathered, Stored
 from dalle_cli.storage.model_folder import write_model
-from dalle_cli.storage.run_dir import RunDir
+from dalle_cli.storage.run_dir import WEIGHTS, RunDir
 from dalle_cli.training.engines.engine import EngineState
 
-SCHEMA = 1
+MANIFEST_SCHEMA = 1
 MANIFEST = "manifest.json"
 NUMBERS = "state.json"
 LOG = "log.json"
 STEP_NAME = re.compile(r"step-\d{8,}")
 CHECKPOINT_COPIES = 4  # of every parameter: itself, two moments, the average
-FILE_BYTES = 2**30  # of tensors in one file, about
+FILE_BYTES = 2**30  # of tensors in a file, about
 PARTIAL = ".partial"  # ends the name of a checkpoint that is being written
 
 
 def save_checkpoint(path: Path, state: EngineState, world: World) -> None:
-    """Write a checkpoint to a folder that appears complete or not at all; all processes take part.
+    """Write a checkpoint to a folder that appears complete or not at all; every process takes part.
 
     Raises DalleError where the disk is full or not writable; what was there before stays.
     """
-    beside = path.with_name(path.name + PARTIAL)
+    partial = path.with_name(path.name + PARTIAL)
     needed = sum(sum(tensor_bytes(tensors).values()) for tensors in state.tensors.values())
-    with explain_disk_failure(f"checkpoint {path}", path, needed), remove_on_failure(beside):
+    with explain_disk_failure(f"checkpoint {path}", path, needed), remove_on_failure(partial):
         with world.main_first() as is_ours:
             if is_ours:
-                shutil.rmtree(beside, ignore_errors=True)
-                beside.mkdir(parents=True)
-        files = dict(world.all_gather(_write_share(beside, state, world)))
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+
+        files = dict(world.all_gather(_write_share(partial, state, world)))
+
         with world.main_first() as is_ours:
             if is_ours:
-                files |= _write_texts(beside, {NUMBERS: state.numbers, LOG: state.unreported})
-                _write_texts(beside, {MANIFEST: {"schema": SCHEMA, "files": files}})
-                sync_to_disk(beside)
+                files |= _write_texts(partial, {NUMBERS: state.numbers, LOG: state.unreported})
+                _write_texts(partial, {MANIFEST: {"schema": MANIFEST_SCHEMA, "files": files}})
+                sync_to_disk(partial)
                 shutil.rmtree(path, ignore_errors=True)
-                beside.rename(path)
+                partial.rename(path)
                 sync_to_disk(path.parent)
 
 
 def _write_share(folder: Path, state: EngineState, world: World) -> list[tuple[str, Fingerprint]]:
-    """Write this process's share of the files of tensors, and describe them by name."""
+    """Write this process's share of the tensor files; return their names and fingerprints."""
     written = []
     for number, (file, tensors, names) in enumerate(_files(state)):
         is_ours = number % world.size == world.ranks.rank
-        gathered = ((name, tensors[name]) for name in names)
-        own = {name: on_cpu(tensor) for name, tensor in gathered if is_ours}
+        gathered = ((name, tensors[name]) for name in names)  # by all processes
+        on_disk = {name: on_cpu(tensor) for name, tensor in gathered if is_ours}
         if is_ours:
-            written.append((file, write_sealed(folder / file, own)))
+            written.append((file, write_sealed(folder / file, on_disk)))
     return written
 
 
 def _files(state: EngineState) -> Iterator[tuple[str, Mapping[str, Tensor], list[str]]]:
-    """Deal the tensors out to files by name: group.safetensors, group.1.safetensors and so on."""
+    """Assign the tensors to files by name: group.safetensors, group.1.safetensors and so on.
+
+    Yields each file's name, the tensors of its group, and the names of those in the file.
+    """
     for group, tensors in state.tensors.items():
         pending: list[str] = []
         n_files = n_bytes = 0
@@ -99,20 +106,22 @@ def _file_name(group: str, number: int) -> str:
 
 
 def _write_texts(folder: Path, contents: dict[str, Any]) -> dict[str, Fingerprint]:
-    """Write JSON files and bring them safely to disk; describe them by name."""
+    """Write JSON files by name and sync them to disk; return their fingerprints."""
     for name, content in contents.items():
         (folder / name).write_text(json.dumps(content, indent=1))
     return {name: seal(folder / name) for name in contents}
 
 
 def check_checkpoint(path: Path) -> list[Path]:
-    """Check every file against the manifest; give their names, or raise DalleError naming what is wrong."""
+    """Check every file against the manifest, and return their names.
+
+    Raises DalleError naming what is wrong.
+    """
     with _explain_corruption(path):
         manifest = json.loads((path / MANIFEST).read_text())
-        if manifest["schema"] != SCHEMA:
-            raise DalleError(
-                f"corrupt checkpoint {path}: it is of format {manifest['schema']}, not {SCHEMA}"
-            )
+        if manifest["schema"] != MANIFEST_SCHEMA:
+            found = f"it is of format {manifest['schema']}, not {MANIFEST_SCHEMA}"
+            raise DalleError(f"corrupt checkpoint {path}: {found}")
         for name, expected in manifest["files"].items():
             if file_fingerprint(path / Path(name).name) != expected:
                 raise DalleError(f"corrupt checkpoint {path}: {name} does not match its checksum")
@@ -120,7 +129,7 @@ def check_checkpoint(path: Path) -> list[Path]:
 
 
 def load_checkpoint(path: Path) -> EngineState:
-    """Read a checkpoint back after checking it, each tensor when it is asked for.
+    """Load a checkpoint after checking it; each tensor is read when it is asked for.
 
     Raises DalleError naming what is wrong.
     """
@@ -128,8 +137,9 @@ def load_checkpoint(path: Path) -> EngineState:
     for name in check_checkpoint(path):
         if name.suffix == ".safetensors":
             files.setdefault(name.name.partition(".")[0], []).append(path / name.name)
+
     with _explain_corruption(path):
-        tensors = {group: Stored(own) for group, own in files.items()}
+        tensors = {group: Stored(paths) for group, paths in files.items()}
         numbers, unreported = (json.loads((path / name).read_text()) for name in (NUMBERS, LOG))
         return EngineState(tensors, numbers, unreported)
 
@@ -142,23 +152,23 @@ def _explain_corruption(path: Path) -> Iterator[None]:
         raise DalleError(f"corrupt checkpoint {path}: {error}") from error
 
 
-def checkpoints(run: RunDir) -> list[tuple[int, Path]]:
-    """List the run's complete-looking checkpoints, oldest first, as step and folder."""
-    named = (path for path in run.checkpoints.glob("step-*") if STEP_NAME.fullmatch(path.name))
+def checkpoints(folder: RunDir) -> list[tuple[int, Path]]:
+    """List a run's checkpoints that have a manifest, oldest first, as step and folder."""
+    named = (path for path in folder.checkpoints.glob("step-*") if STEP_NAME.fullmatch(path.name))
     return sorted((step_of(path), path) for path in named if (path / MANIFEST).is_file())
 
 
 def step_of(path: Path) -> int:
-    """Read the step off a checkpoint's name."""
+    """Parse the step from a checkpoint's name."""
     return int(path.name.removeprefix("step-"))
 
 
-def incomplete_checkpoints(run: RunDir) -> list[Path]:
-    """List what an interrupted save left behind; a folder that someone has renamed is none of ours."""
-    complete = {path for _, path in checkpoints(run)}
+def incomplete_checkpoints(folder: RunDir) -> list[Path]:
+    """List the remains of interrupted saves, folders renamed by someone excepted."""
+    complete = {path for _, path in checkpoints(folder)}
     named = (
         path
-        for path in run.checkpoints.glob("step-*")
+        for path in folder.checkpoints.glob("step-*")
         if STEP_NAME.fullmatch(path.name.removesuffix(PARTIAL))
     )
     return sorted(path for path in named if path not in complete)
@@ -166,9 +176,12 @@ def incomplete_checkpoints(run: RunDir) -> list[Path]:
 
 @dataclass(frozen=True)
 class Saver:
-    """Writes checkpoints and the model folder, and keeps the last few and the best; all processes take part."""
+    """Writes checkpoints and `model/`, and keeps the last few checkpoints and the best.
 
-    run: RunDir
+    Every process takes part in its methods.
+    """
+
+    folder: RunDir
     model_config: dict[str, Any]
     keep: int
     world: World
@@ -176,50 +189,60 @@ class Saver:
     def save(
         self, state: EngineState, weights: Mapping[str, Tensor], valid_loss: float | None
     ) -> None:
-        """Save the model folder, from the weights that inference uses, then the state under its step.
+        """Save `model/` from the weights that inference uses, then the state under its step.
 
-        valid_loss, where it was measured at this step, decides which checkpoint is best.
+        valid_loss  the held-out loss if it was measured at this step; it decides which checkpoint
+                    is best
         """
         if valid_loss is not None:
             state.numbers["valid_loss"] = valid_loss
         step = int(state.numbers["step"])
-        save_model(self.run.model, self.model_config, weights, self.world)
-        save_checkpoint(self.run.checkpoint(step), state, self.world)
+        self.save_model(weights)
+        save_checkpoint(self.folder.checkpoint(step), state, self.world)
         if self.world.is_main:
             self._prune(step)
 
+    def save_model(self, weights: Mapping[str, Tensor]) -> None:
+        """Write `model/`, each file complete or not at all.
+
+        The main process gathers all weights in its memory for that. Raises DalleError like
+        `save_checkpoint`.
+        """
+        gathered = ((name, weights[name]) for name in weights)  # by all processes
+        on_disk = {name: on_cpu(tensor) for name, tensor in gathered if self.world.is_main}
+        with self.world.main_first() as is_ours:
+            if is_ours:
+                write_model(self.folder.model, self.model_config, on_disk)
+
+    def restore_model(self, weights: Mapping[str, Tensor]) -> None:
+        """Write `model/` where a crash has left the run without it."""
+        if not self.world.all_gather([(self.folder.model / WEIGHTS).is_file()])[0]:
+            self.save_model(weights)
+
     def _prune(self, newest: int) -> None:
-        """Remove checkpoints before the last few, but the best; later ones, which were found corrupt, don't count."""
-        saved = [path for step, path in checkpoints(self.run) if step <= newest]
+        """Remove all checkpoints but the best before the last few.
+
+        Later ones than `newest`, which were found corrupt, don't count.
+        """
+        saved = [path for step, path in checkpoints(self.folder) if step <= newest]
         scores = {path: _valid_loss(path) for path in saved}
-        best = min(
-            (path for path in saved if math.isfinite(scores[path])),
-            key=lambda path: scores[path],
-            default=None,
-        )
+        finite = [path for path in saved if math.isfinite(scores[path])]
+        best = min(finite, key=lambda path: scores[path], default=None)
+
         for path in saved[: -self.keep]:
             if path != best:
                 shutil.rmtree(path, ignore_errors=True)
-        for path in self.run.checkpoints.glob(f"step-*{PARTIAL}"):
+        for path in self.folder.checkpoints.glob(f"step-*{PARTIAL}"):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def save_model(
-    folder: Path, config: dict[str, Any], weights: Mapping[str, Tensor], world: World
-) -> None:
-    """Write what inference needs, each file whole or not at all; raises DalleError like `save_checkpoint`.
-
-    The main process gathers all weights in its memory for that.
-    """
-    gathered = ((name, weights[name]) for name in weights)
-    own = {name: on_cpu(tensor) for name, tensor in gathered if world.is_main}
-    with world.main_first() as is_ours:
-        if is_ours:
-            write_model(folder, config, own)
+def disk_needed(n_parameters: int, keep: int) -> int:
+    """Return the bytes of a run's checkpoints: those kept, the best, and one being written."""
+    return CHECKPOINT_COPIES * torch.float32.itemsize * n_parameters * (keep + 2)
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Count the bytes of each tensor; those that are gathered on request are not gathered for that."""
+    """Return each tensor's size in bytes, without gathering those gathered on request."""
     if isinstance(tensors, Gathered):
         return {
             name: shape.numel() * torch.float32.itemsize for name, shape in tensors.shapes.items()

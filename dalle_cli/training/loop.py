@@ -1,6 +1,7 @@
 """The one loop that trains every model.
 
-It knows a task, an engine, batches, a log and a saver; not which model, how many processors, or which precision.
+It knows a task, an engine, batches, a log and a saver; not which model, how many processors, or
+which precision.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from dalle_cli.errors import DalleError
 from dalle_cli.runtime.distributed import World
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import Saver
-from dalle_cli.training.engines.engine import Engine
+from dalle_cli.training.engines.engine import Engine, ModelT
 from dalle_cli.training.metric_log import MetricLog, Metrics
 from dalle_cli.training.stop_signals import Interrupted, StopSignals
 from dalle_cli.training.tasks.task import Task
@@ -33,8 +34,9 @@ class Batches:
 
 
 def train(
-    task: Task,
-    engine: Engine,
+    task: Task[ModelT],
+    engine: Engine[ModelT],
+    *,
     batches: Batches,
     runtime: RuntimeTable,
     steps: int,
@@ -43,66 +45,79 @@ def train(
 ) -> None:
     """Run the task to `steps` updates, reporting, validating and saving on the way.
 
-    Raises Interrupted, after saving, when asked to stop, and DalleError where the gradients stay non-finite.
+    Raises Interrupted, after saving, when asked to stop, and DalleError where the gradients stay
+    non-finite.
     """
-    skipped = 0
+    n_skipped = 0
     with StopSignals() as stop:
-        for batch in save_before_giving_up(batches.training, engine, log, saver):
+        for batch in save_before_giving_up(batches.training, engine, log=log, saver=saver):
             is_applied, metrics = train_step(task, engine, batch, runtime.micro_batch_size)
             log.record(engine.step, metrics)
             request = agreed_request(engine.world, stop.requested)
-            skipped = 0 if is_applied else skipped + 1
-            if skipped == MAX_SKIPPED:
-                message = f"the gradients of {skipped} updates in a row were not finite"
+            n_skipped = 0 if is_applied else n_skipped + 1
+            if n_skipped == MAX_SKIPPED:
+                message = f"the gradients of {n_skipped} updates in a row were not finite"
                 raise DalleError(message, "begin a new run with a lower `optimizer.lr`")
+
             is_last = engine.step == steps
-            is_stopped = request is not None and not is_last
+            stopped_by = None if is_last else request
             with log.paused():
                 valid_loss = evaluate_if_due(
-                    task, engine, batches, runtime, is_last, log, saver.run
+                    task,
+                    engine,
+                    validation=batches.validation,
+                    runtime=runtime,
+                    is_last=is_last,
+                    log=log,
+                    folder=saver.folder,
                 )
-                if is_last or is_stopped or engine.step % runtime.save_every == 0:
-                    save(engine, log, saver, valid_loss)
-            if is_stopped:
-                raise Interrupted(request, engine.step)
+                if is_last or stopped_by is not None or engine.step % runtime.save_every == 0:
+                    save(engine, log=log, saver=saver, valid_loss=valid_loss)
+
+            if stopped_by is not None:
+                raise Interrupted(stopped_by, engine.step)
 
 
 def save_before_giving_up(
-    training: TrainingBatches, engine: Engine, log: MetricLog, saver: Saver
+    training: TrainingBatches, engine: Engine[ModelT], *, log: MetricLog, saver: Saver
 ) -> Iterator[Batch]:
-    """Yield the batches that are left; where too many samples are bad, save before that is told."""
+    """Yield the remaining batches; if too many samples are bad, save before raising that error."""
     try:
         yield from training.start_at(engine.step)
     except TooManyBadSamples:
-        save(engine, log, saver, valid_loss=None)
+        save(engine, log=log, saver=saver, valid_loss=None)
         raise
 
 
-def save(engine: Engine, log: MetricLog, saver: Saver, valid_loss: float | None) -> None:
-    """Write a checkpoint, with the figures that are not reported yet, and the model folder."""
-    saver.save(
-        replace(engine.state(), unreported=log.state()), engine.inference_weights(), valid_loss
-    )
+def save(engine: Engine[ModelT], *, log: MetricLog, saver: Saver, valid_loss: float | None) -> None:
+    """Write a checkpoint, with the figures that are not yet reported, and the model folder."""
+    state = replace(engine.state(), unreported=log.state())
+    saver.save(state, engine.inference_weights(), valid_loss)
 
 
 def agreed_request(world: World, requested: int | None) -> int | None:
-    """Give the signal by which any of the processes was asked to stop."""
+    """Return the signal by which any of the processes was asked to stop, if one was."""
     requests = world.all_gather([] if requested is None else [requested])
     return requests[0] if requests else None
 
 
 def train_step(
-    task: Task, engine: Engine, batch: Batch, micro_batch_size: int
+    task: Task[ModelT], engine: Engine[ModelT], batch: Batch, micro_batch_size: int
 ) -> tuple[bool, Metrics]:
-    """Do one update with a global batch, in micro-batches; say whether it was applied."""
-    totals: Metrics = {}
+    """Update the model by a global batch, in micro-batches.
+
+    Returns whether the update was applied, and its metrics.
+    """
     text_tokens = engine.world.all_reduce_numbers({"text": batch.global_text_tokens})["text"]
     batch = replace(batch, global_text_tokens=int(text_tokens))
+
+    totals: Metrics = {}
     for micro_batch in batch.micro_batches(micro_batch_size, engine.device):
         loss, metrics = task.loss(micro_batch, engine.step)
         engine.backward(loss)
         for name, value in metrics.items():
             totals[name] = totals.get(name, 0.0) + value
+
     totals = engine.world.all_reduce_numbers(totals)
     engine.observe(totals["train/loss"])
     is_applied = engine.update()
@@ -110,34 +125,38 @@ def train_step(
 
 
 def evaluate_if_due(
-    task: Task,
-    engine: Engine,
-    batches: Batches,
+    task: Task[ModelT],
+    engine: Engine[ModelT],
+    *,
+    validation: ValidationBatches,
     runtime: RuntimeTable,
     is_last: bool,
     log: MetricLog,
-    run: RunDir,
+    folder: RunDir,
 ) -> float | None:
-    """Report, validate and draw a preview where that is due after this update; give the held-out loss if measured."""
+    """Report, validate and save a preview, each if it is due after this update.
+
+    Returns the held-out loss if it was measured.
+    """
     done, valid_loss = engine.step, None
     if is_last:
         log.report(done)
+
     if is_last or done % runtime.validate_every == 0:
         with engine.averaged(), torch.no_grad():
-            figures = task.validate(batches.validation.on(engine.device), done)
+            figures = task.validate(validation.on(engine.device), done)
         log.write(done, figures)
         valid_loss = figures["valid/loss"]
+
     if is_last or done % runtime.preview_every == 0:
         with engine.whole_model() as whole, torch.no_grad():
             if whole is not None:
-                save_preview(
-                    task.preview(whole, batches.validation.first(engine.device), done),
-                    run.preview(done),
-                )
+                picture = task.preview(whole, validation.first(engine.device), done)
+                save_preview(picture, folder.preview(done))
     return valid_loss
 
 
 def save_preview(picture: Image.Image, path: Path) -> None:
-    """Write a PNG, making its folder where there is none."""
+    """Write a PNG, making its folder if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)

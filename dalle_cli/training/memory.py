@@ -1,4 +1,7 @@
-"""What training holds in a GPU's memory, reckoned from sizes before anything is paid for."""
+"""Estimates of the memory that training takes on a GPU, from sizes alone.
+
+Nothing is allocated for them.
+"""
 
 from functools import partial
 
@@ -8,34 +11,38 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dalle_cli.config import TrainedTransformerTable
 from dalle_cli.loading import build_transformer
-from dalle_cli.models.transformer import Transformer
+from dalle_cli.models.transformer import TransformerBackbone
 from dalle_cli.runtime.precision import Precision, apply_precision
 from dalle_cli.training.activation_checkpointing import checkpoint_activations
 from dalle_cli.training.optimization.adamw import CHUNK_VALUES
 
 FP32 = 4  # bytes
-# times the largest layer, at ZeRO 3's peak: in use, kept, prefetched, gradients and what sums them
+# times the largest layer, at ZeRO 3's peak: in use, kept, prefetched, gradients and their sums
 GATHERED = 8
 
 
 def largest_layer(model: nn.Module) -> int:
-    """Count the values of the module with most parameters of its own: what ZeRO gathers or sums in one go."""
+    """Return the parameter count of the largest module, children excluded.
+
+    ZeRO gathers or sums as many values at once.
+    """
     return max(
         sum(p.numel() for p in module.parameters(recurse=False)) for module in model.modules()
     )
 
 
 def state_bytes(
-    zero_stage: int, n_parameters: int, largest: int, n_processes: int, has_average: bool = True
+    zero_stage: int, n_parameters: int, largest: int, n_processes: int, *, has_average: bool = True
 ) -> int:
-    """Count the bytes that one process holds for the model, its gradients and the update, at the peak.
+    """Return the peak of bytes that a process needs for the model, its gradients and the update.
 
     zero_stage   0: whole replicas
     largest      see `largest_layer`
-    has_average  of the weights on the same device; on a GPU a rare one is kept in the host's memory
+    has_average  whether an average of the weights is on the same device; a GPU's is in the host's
+                 memory where it is updated only now and then
 
-    Everything is fp32: weights in use, gradients, master weights (in ZeRO), two moments, the average, and what an
-    update takes for a while (in ZeRO gradients laid out flat as well).
+    Everything is fp32: weights in use, gradients, master weights (in ZeRO), two moments, the
+    average, and the temporaries of an update (in ZeRO flattened gradients as well).
     """
     updated = 3 + has_average  # master, two moments, average
     part = n_parameters / n_processes
@@ -48,23 +55,32 @@ def state_bytes(
 
 
 def deepspeed_bf16_bytes(n_parameters: int, largest: int, n_processes: int) -> int:
-    """Count what DeepSpeed's estimator says of its bf16 mode at ZeRO 3, which has no average and counts no buffers."""
+    """Return the estimate of DeepSpeed's estimator for its bf16 mode at ZeRO 3.
+
+    That mode has no average, and the estimate counts no buffers.
+    """
     return FP32 * largest + 18 * n_parameters // n_processes
 
 
-def activation_bytes(model: TrainedTransformerTable, precision: Precision, recomputed: bool) -> int:
-    """Count what autograd keeps of one sample from forward to backward, by a dry run on tensors without values."""
+def activation_bytes(
+    model: TrainedTransformerTable, precision: Precision, *, recomputed: bool
+) -> int:
+    """Return the bytes that autograd keeps of a sample from forward to backward.
+
+    They are counted in a dry run on tensors without values. With `recomputed`, activations are
+    checkpointed.
+    """
+    half = "bf16" if precision == "fp16" else precision  # both halves take two bytes
     with FakeTensorMode(), torch.device("cpu"):
         transformer = build_transformer(model, model.text_vocab_size)
-        apply_precision(
-            transformer, "bf16" if precision == "fp16" else precision, torch.device("cpu")
-        )  # half is half
+        apply_precision(transformer, half, torch.device("cpu"))
         if recomputed:
             checkpoint_activations(transformer.half_precision_modules())
         return _kept(transformer, 2) - _kept(transformer, 1)
 
 
-def _kept(transformer: Transformer, n_samples: int) -> int:
+def _kept(transformer: TransformerBackbone, n_samples: int) -> int:
+    """Return the bytes that autograd keeps of some samples, apart from the model's tensors."""
     own = {
         tensor.untyped_storage()._cdata
         for tensor in [*transformer.parameters(), *transformer.buffers()]

@@ -1,6 +1,7 @@
-"""The figures of a run: averaged between reports, one JSON line a report, and the same to whoever watches.
+"""The metrics of a run: averaged between reports, and written as one JSON line per report.
 
-Tensors stay where they are until a report is due, so that recording never waits for a device.
+Every report is also passed to a callback. Tensors stay on their device until a report is due, so
+that recording never waits for it.
 """
 
 import json
@@ -15,59 +16,66 @@ from torch import Tensor
 from dalle_cli.storage.atomic import atomic_write
 
 Metrics = dict[str, float | Tensor]
+OnReport = Callable[[int, dict[str, float]], None]  # updates done, and the figures
 
 
 class MetricLog:
-    """Collects the metrics of updates and writes them out every so many."""
+    """Collects the metrics of updates and reports their means every `report_every` updates."""
 
     def __init__(
         self,
         path: Path | None,
         report_every: int,
-        pace: Callable[[float], dict[str, float]],
-        watch: Callable[[int, dict[str, float]], None],
+        *,
+        rates: Callable[[float], dict[str, float]],
+        on_report: OnReport,
     ) -> None:
-        """Write to a file; without a path, only `watch` hears of anything.
+        """Write to a file; without a path, reports are only passed on.
 
-        pace   makes figures of the number of updates a second
-        watch  hears of every report, as the number of updates done and the figures
+        rates      computes figures from the number of updates per second
+        on_report  is called with every report
         """
         self._path = path
         self._report_every = report_every
-        self._pace = pace
-        self._watch = watch
+        self._rates = rates
+        self._on_report = on_report
         self._pending: list[Metrics] = []
-        self._n_restored = 0  # of these, how many were not timed here
+        self._n_restored = 0  # pending metrics of an earlier process, whose time is not known
         self._started = time.perf_counter()
 
     def record(self, done: int, metrics: Metrics) -> None:
-        """Take an update's metrics; `done` counts it."""
+        """Record the metrics of update number `done`, counted from 1, and report if that is due."""
         self._pending.append(metrics)
         if done % self._report_every == 0:
             self.report(done)
 
     def state(self) -> list[dict[str, float]]:
-        """Give what has been recorded since the last report, so that a resumed run's next report is the same."""
+        """Return the metrics recorded since the last report.
+
+        With them a resumed run's next report is the same.
+        """
         return [
             {name: float(value) for name, value in metrics.items()} for metrics in self._pending
         ]
 
     def restore(self, state: list[dict[str, float]], step: int) -> None:
-        """Go on after `step` updates from a state; lines that come after them will be written again."""
-        self._pending = list(state)
+        """Go on from a state after `step` updates; later lines are cut off, to be written again."""
+        self._pending = [dict(metrics) for metrics in state]
         self._n_restored = len(state)
         self._truncate(step)
 
     def report(self, done: int) -> None:
-        """Write the means of what has been recorded since the last report, if anything has."""
+        """Write the means of the metrics recorded since the last report, if there are any."""
         if not self._pending:
             return
-        names = self._pending[-1].keys()
+        n_pending = len(self._pending)
         figures = {
-            name: sum(float(m[name]) for m in self._pending) / len(self._pending) for name in names
+            name: sum(float(metrics[name]) for metrics in self._pending) / n_pending
+            for name in self._pending[-1]
         }
+
         elapsed = time.perf_counter() - self._started
-        figures |= self._pace((len(self._pending) - self._n_restored) / elapsed)
+        figures |= self._rates((n_pending - self._n_restored) / elapsed)
         self._pending, self._n_restored = [], 0
         self._started = time.perf_counter()
         self.write(done, figures)
@@ -76,34 +84,38 @@ class MetricLog:
         if self._path is not None and self._path.exists():
             lines = self._path.read_text().splitlines()
             kept = [line for line in lines if _step_of(line) <= step]
-            with atomic_write(self._path) as beside:
-                beside.write_text("".join(f"{line}\n" for line in kept))
+            with atomic_write(self._path) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in kept))
 
     def write(self, done: int, figures: dict[str, float]) -> None:
-        """Write one line and show it; what is in nats stands there in bits as well."""
+        """Write one line and pass it on; figures in nats are repeated in bits."""
         in_bits = {
             name.replace("nats_", "bits_"): value / math.log(2)
             for name, value in figures.items()
             if "/nats_" in name
         }
         figures = figures | in_bits
+
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            known = {name: _or_null(value) for name, value in figures.items()}
             with self._path.open("a") as file:
-                known = {
-                    name: value if math.isfinite(value) else None for name, value in figures.items()
-                }
                 file.write(json.dumps({"step": done, **known}) + "\n")
-        self._watch(done, figures)
+        self._on_report(done, figures)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave what happens inside the `with` out of the throughput."""
+        """Exclude the time spent inside the `with` from the throughput."""
         before = time.perf_counter()
         try:
             yield
         finally:
             self._started += time.perf_counter() - before
+
+
+def _or_null(value: float) -> float | None:
+    """Return None for a non-finite value, which JSON has no word for."""
+    return value if math.isfinite(value) else None
 
 
 def _step_of(line: str) -> int:

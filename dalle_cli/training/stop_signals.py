@@ -1,8 +1,9 @@
-"""Ctrl-C and SIGTERM during training: finish the update, save, then end with the signal's exit code."""
+"""Ctrl-C and SIGTERM during training: finish the update, save, and exit with the signal's code."""
 
 import os
 import signal
 from types import FrameType
+from typing import Any
 
 from dalle_cli.errors import DalleError
 
@@ -10,22 +11,24 @@ NOTICE = b"\nfinishing this step, then saving; once more stops at once\n"
 
 
 class Interrupted(DalleError):
-    """Training was asked to stop and has saved."""
+    """Training was asked to stop, and has saved."""
 
     def __init__(self, signal_number: int, step: int) -> None:
-        super().__init__(
-            f"stopped by {signal.Signals(signal_number).name} after step {step}; saved",
-            "run the same command again to go on",
-            exit_code=128 + signal_number,
-        )
+        name = signal.Signals(signal_number).name
+        hint = "run the same command again to go on"
+        super().__init__(f"stopped by {name} after step {step}; saved", hint)
+        self.exit_code = 128 + signal_number
 
 
 class StopSignals:
-    """Inside a `with`, remembers a request to stop instead of ending at once; a second request ends at once."""
+    """Inside a `with`, records a request to stop in place of ending the process.
+
+    A second request ends it at once.
+    """
 
     def __init__(self) -> None:
         self.requested: int | None = None
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
         for number in (signal.SIGINT, signal.SIGTERM):

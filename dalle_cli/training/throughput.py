@@ -1,4 +1,4 @@
-"""How fast a run trains and what it takes: the figures of a report that belong to the machine, not to the model."""
+"""The throughput of a run: rates, model FLOPs utilisation (MFU), and the peak of memory."""
 
 import resource
 import sys
@@ -6,15 +6,33 @@ from dataclasses import dataclass
 
 import torch
 
+from dalle_cli.runtime.distributed import World
+from dalle_cli.runtime.peak_rates import stored_matmul_rate
+from dalle_cli.runtime.precision import Precision
+
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 
 
 @dataclass(frozen=True)
-class Throughput:
-    """What each update does, over all processes.
+class SampleCost:
+    """What a sample of an update costs; 0 where it is not counted.
 
-    flops        of the model's arithmetic; 0: not reckoned, as for all but transformers
-    matmul_rate  what the devices of all processes can do at best, in operations a second; none: not measured
+    flops  of the model's arithmetic
+    """
+
+    tokens: int = 0
+    flops: int = 0
+
+
+NOT_COUNTED = SampleCost()
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """What an update does over all processes, and computes rates from it.
+
+    matmul_rate  the best rate of the devices of all processes, in operations per second; None: not
+                 measured
     """
 
     images: int
@@ -24,7 +42,7 @@ class Throughput:
     matmul_rate: float | None = None
 
     def figures(self, updates_per_second: float) -> dict[str, float]:
-        """Give rates, the share of what is possible, and the peak of this process's memory so far."""
+        """Return rates, the MFU, and the peak of this process's memory so far."""
         figures = {"train/images_per_second": self.images * updates_per_second}
         if self.tokens:
             figures["train/tokens_per_second"] = self.tokens * updates_per_second
@@ -35,8 +53,25 @@ class Throughput:
         return figures | {"train/peak_memory_gib": peak_bytes(self.device) / 2**30}
 
 
+def throughput_of(
+    cost: SampleCost, batch_size: int, *, precision: Precision, world: World
+) -> Throughput:
+    """Return the throughput of updates with `batch_size` samples.
+
+    Devices are compared with the rates that `dalle doctor --measure` has stored.
+    """
+    rate = stored_matmul_rate(world.device, precision)
+    return Throughput(
+        images=batch_size,
+        device=world.device,
+        tokens=batch_size * cost.tokens,
+        flops=batch_size * cost.flops,
+        matmul_rate=rate and rate * world.size,
+    )
+
+
 def peak_bytes(device: torch.device) -> int:
-    """Count the most bytes that tensors have taken on a GPU, or this process in the host's memory."""
+    """Return the most bytes that tensors have taken on a GPU, or this process in main memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT

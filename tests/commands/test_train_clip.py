@@ -41,7 +41,8 @@ def test_run_folder_is_as_designed(clip_run: Path) -> None:
     saved = {name for name in files if name.startswith("checkpoints/")}
     assert {name.split("/")[1] for name in saved} == {f"step-{step:08d}" for step in (3, 6, 9, 11)}
     assert files - saved == {
-        "recipe.json", "metrics.jsonl", "model/config.json", "model/model.safetensors", "tokenizer/merges.json",
+        "recipe.json", "metrics.jsonl", "model/config.json", "model/model.safetensors",
+        "tokenizer/merges.json",
         *(f"previews/step-{step:08d}.png" for step in (5, 10, 11)),
     }  # fmt: skip
     with Image.open(RunDir(clip_run).preview(11)) as picture:

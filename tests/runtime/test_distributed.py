@@ -123,7 +123,7 @@ def test_only_one_process_speaks(train: Callable, tmp_path: Path) -> None:
 def test_batch_that_cannot_be_dealt_out_is_refused(train: Callable, tmp_path: Path) -> None:
     ended = train("dvae", tmp_path / "run", "--gpus", 2, training__global_batch_size=7)
     assert ended.returncode == 2 and not (tmp_path / "run").exists()
-    assert ended.stderr.count("error: a batch of 7 can't be dealt out evenly to 2 processes") == 1
+    assert ended.stderr.count("error: a batch of 7 can't be divided evenly among 2 processes") == 1
     assert ended.stderr.count("error:") == 1
 
 

@@ -53,7 +53,7 @@ def test_sparse_transformer_computes_what_the_dense_one_does(is_recomputed: bool
     found = []
     for name in ("dense", "sparse"):
         model = transformer(6)
-        set_attention_backend(name, model, 3, CPU)
+        set_attention_backend(name, model, device=CPU)
         if is_recomputed:
             checkpoint_activations(model.half_precision_modules())
         assert set(model.attend) == (

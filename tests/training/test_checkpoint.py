@@ -1,4 +1,4 @@
-"""Checkpoints: complete or not there, checked when read, and pruned so that the newest and the best remain."""
+"""Checkpoints: complete or absent, checked when read, and pruned to the newest and the best."""
 
 import errno
 import json
@@ -29,7 +29,6 @@ from dalle_cli.training.checkpoint import (
     incomplete_checkpoints,
     load_checkpoint,
     save_checkpoint,
-    save_model,
 )
 from dalle_cli.training.engines.engine import EngineState
 
@@ -120,11 +119,11 @@ def test_full_disk_while_the_model_is_written_is_a_known_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = make_state(1).tensors["parameters"]
-    save_model(tmp_path / "model", {"kind": "toy"}, weights, ALONE)
+    Saver(RunDir(tmp_path), {"kind": "toy"}, keep=1, world=ALONE).save_model(weights)
     before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
     fail_when_full(monkeypatch, "save_file")
     with pytest.raises(DalleError, match="No space left"):
-        save_model(tmp_path / "model", {"kind": "other"}, weights, ALONE)
+        Saver(RunDir(tmp_path), {"kind": "other"}, keep=1, world=ALONE).save_model(weights)
     kept = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
     assert {name: kept[name] for name in before} == before
 
@@ -221,7 +220,7 @@ def test_the_last_few_and_the_best_are_kept(tmp_path: Path) -> None:
         (8, 9.0),
     ]:
         save(to, step, loss)
-        kept.append(steps_of(to.run))
+        kept.append(steps_of(to.folder))
     assert kept == [[1], [1, 2], [2, 3], [2, 3, 4], [2, 4, 5], [5, 6], [6, 7], [6, 7, 8]]
 
 
@@ -229,36 +228,36 @@ def test_checkpoints_that_nobody_validated_are_not_the_best(tmp_path: Path) -> N
     to = saver(RunDir(tmp_path), keep=2)
     for step in range(1, 6):
         save(to, step)
-    assert steps_of(to.run) == [4, 5]
+    assert steps_of(to.folder) == [4, 5]
 
 
 def test_diverged_checkpoint_is_not_the_best(tmp_path: Path) -> None:
     to = saver(RunDir(tmp_path), keep=1)
     for step, loss in [(1, float("nan")), (2, 1.0), (3, float("nan")), (4, 3.0)]:
         save(to, step, loss)
-    assert steps_of(to.run) == [2, 4]
+    assert steps_of(to.folder) == [2, 4]
 
 
 def test_pruning_never_takes_the_checkpoint_just_saved(tmp_path: Path) -> None:
-    """A corrupt later one makes a run go on from an earlier one, so that the newest save is not the last step."""
+    """A run may go on before a corrupt checkpoint: the newest save is not the last step then."""
     to = saver(RunDir(tmp_path), keep=1)
     save(to, 9, 1.0)
-    with (to.run.checkpoint(9) / "parameters.safetensors").open("ab") as file:
+    with (to.folder.checkpoint(9) / "parameters.safetensors").open("ab") as file:
         file.write(b"damage")
     save(to, 6, 2.0)
-    assert 6 in steps_of(to.run)
+    assert 6 in steps_of(to.folder)
 
 
 def test_model_folder_follows_the_last_save(tmp_path: Path) -> None:
     to = saver(RunDir(tmp_path))
     for step in (1, 2):
         save(to, step)
-    assert sorted(path.name for path in to.run.model.iterdir()) == [
+    assert sorted(path.name for path in to.folder.model.iterdir()) == [
         "config.json",
         "model.safetensors",
     ]
-    assert json.loads((to.run.model / "config.json").read_text())["kind"] == "toy"
-    weights = load_file(to.run.model / "model.safetensors")
+    assert json.loads((to.folder.model / "config.json").read_text())["kind"] == "toy"
+    weights = load_file(to.folder.model / "model.safetensors")
     torch.testing.assert_close(weights, make_state(2).tensors["ema"], rtol=0, atol=0)
 
 
@@ -369,7 +368,7 @@ def test_file_that_holds_no_tensors_is_refused_at_once(tmp_path: Path) -> None:
 
 
 class Parts:
-    """What a process knows of a state whose tensors all processes put together; notes what it was asked for."""
+    """A process's view of a state that all processes gather; records what it was asked for."""
 
     def __init__(self, state: EngineState) -> None:
         self.asked: list[str] = []
@@ -422,8 +421,7 @@ def test_every_process_gathers_the_weights_of_the_model_and_the_main_one_writes_
     is_main: bool, tmp_path: Path, other: World
 ) -> None:
     parts = Parts(five_tensors())
-    save_model(
-        tmp_path / "model", {"kind": "toy"}, parts.state.tensors["ema"], ALONE if is_main else other
-    )
+    to = Saver(RunDir(tmp_path), {"kind": "toy"}, keep=1, world=ALONE if is_main else other)
+    to.save_model(parts.state.tensors["ema"])
     assert parts.asked == parts.names
     assert (tmp_path / "model" / "model.safetensors").is_file() == is_main

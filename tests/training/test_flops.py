@@ -19,13 +19,14 @@ SMALL = TrainedTransformerTable(
     text_vocab_size=11,
 )
 PAPER = TrainedTransformerTable(
-    text_len=256, grid_size=32, image_vocab_size=8192, n_layers=64, d_model=3968, n_heads=62, kernel_size=11,
+    text_len=256, grid_size=32, image_vocab_size=8192, n_layers=64, d_model=3968, n_heads=62,
+    kernel_size=11,
     text_vocab_size=16_384,
 )  # fmt: skip
 
 
 def flops_by_hand(model: TrainedTransformerTable) -> int:
-    """Two for each weight that a slot meets, and for each width of each pair that a mask allows, twice."""
+    """Two for each weight that a slot meets, and twice for each width of each allowed pair."""
     transformer = build_transformer(model, model.text_vocab_size)
     total = 0
     for _ in range(model.text_len + transformer.image_len):

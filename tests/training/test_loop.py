@@ -1,4 +1,4 @@
-"""The loop, with a task of one number: what is done when, and what a stop or a skipped update changes."""
+"""The loop, with a task of one number: what is done when, stops, and skipped updates."""
 
 import json
 import math
@@ -32,7 +32,8 @@ from dalle_cli.training.metric_log import MetricLog, Metrics
 from dalle_cli.training.stop_signals import Interrupted
 
 OPTIMIZER = OptimizerTable(
-    lr=Cosine(start=0.01, end=0.01, steps=1), warmup_steps=0, betas=[0.9, 0.9], eps=1e-8, weight_decay=0.0,
+    lr=Cosine(start=0.01, end=0.01, steps=1), warmup_steps=0, betas=[0.9, 0.9], eps=1e-8,
+    weight_decay=0.0,
     clip_norm=0.0, clip_second_moment=0.0,
 )  # fmt: skip
 RUNTIME = RuntimeTable(
@@ -52,7 +53,7 @@ class Brightness(nn.Module):
 
 
 class BrightnessTask:
-    """Learns how bright pictures are; can be told to raise a signal, or to lose its way, at some step."""
+    """Learns how bright pictures are; raises a signal, or loses its way, at some step."""
 
     def __init__(
         self, signal_at: int = -1, number: int = signal.SIGTERM, lost: Iterable[int] = ()
@@ -109,18 +110,20 @@ def run_task(pairs: Path, tmp_path: Path) -> Callable[..., RunDir]:
         engine = ReplicaEngine(
             task.module,
             OPTIMIZER,
-            EmaTable(decay=0.9, every=1),
-            single_process(torch.device("cpu")),
+            ema=EmaTable(decay=0.9, every=1),
+            world=single_process(torch.device("cpu")),
         )
         unreported: list[dict[str, float]] = []
         if saved := checkpoints(folder):
             state = load_checkpoint(saved[-1][1])
             engine.restore(state)
             unreported = state.unreported
-        log = MetricLog(folder.metrics, runtime.report_every, lambda _: {}, lambda *_: None)
+        log = MetricLog(
+            folder.metrics, runtime.report_every, rates=lambda _: {}, on_report=lambda *_: None
+        )
         log.restore(unreported, engine.step)
         saver = Saver(folder, {"kind": "toy"}, runtime.keep_checkpoints, engine.world)
-        train(task, engine, batches, runtime, steps, log, saver)
+        train(task, engine, batches=batches, runtime=runtime, steps=steps, log=log, saver=saver)
         return folder
 
     return run
@@ -173,7 +176,7 @@ def test_request_to_stop_saves_after_the_update_under_way(
 def test_stopped_and_resumed_run_equals_one_that_never_stopped(
     step: int, run_task: Callable
 ) -> None:
-    """Also where a report, a validation or a preview was due at the very update after which it stopped."""
+    """Also where a report, a validation or a preview was due at the update it stopped after."""
     whole = run_task(BrightnessTask(), "whole")
     with pytest.raises(Interrupted):
         run_task(BrightnessTask(signal_at=step - 1), "stopped")

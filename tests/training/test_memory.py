@@ -1,4 +1,4 @@
-"""Memory reckoned against memory held; that of several processes is measured where they are tested."""
+"""Estimates of memory against measurements; those of several processes are with their tests."""
 
 import pytest
 import torch
@@ -44,14 +44,15 @@ def bytes_kept(precision: str, is_recomputed: bool, n_samples: int) -> int:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("is_recomputed", [False, True])
-def test_activations_reckoned_are_those_kept(precision: str, is_recomputed: bool) -> None:
+def test_activations_estimated_are_those_kept(precision: str, is_recomputed: bool) -> None:
     kept = [bytes_kept(precision, is_recomputed, n_samples) for n_samples in (2, 3)]
-    reckoned = activation_bytes(SIZES, precision, is_recomputed)
-    assert reckoned == pytest.approx(kept[1] - kept[0], rel=0.05)
+    estimated = activation_bytes(SIZES, precision, recomputed=is_recomputed)
+    assert estimated == pytest.approx(kept[1] - kept[0], rel=0.05)
 
 
 def test_recomputed_activations_are_fewer() -> None:
-    assert activation_bytes(SIZES, "fp32", True) < 0.3 * activation_bytes(SIZES, "fp32", False)
+    kept = activation_bytes(SIZES, "fp32", recomputed=False)
+    assert activation_bytes(SIZES, "fp32", recomputed=True) < 0.3 * kept
 
 
 def test_higher_stages_and_more_processes_hold_less() -> None:

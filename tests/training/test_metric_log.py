@@ -1,4 +1,4 @@
-"""The log of figures: means between reports, lines that other programs read, and a tail that can be cut back."""
+"""The metric log: means between reports, lines that programs read, and a tail to cut back."""
 
 import json
 import math
@@ -16,11 +16,14 @@ def make_log(
 ) -> tuple[MetricLog, list[tuple[int, dict[str, float]]]]:
     seen: list[tuple[int, dict[str, float]]] = []
     return MetricLog(
-        path, report_every, pace, lambda done, figures: seen.append((done, figures))
+        path,
+        report_every,
+        rates=rates,
+        on_report=lambda done, figures: seen.append((done, figures)),
     ), seen
 
 
-def pace(updates_per_second: float) -> dict[str, float]:
+def rates(updates_per_second: float) -> dict[str, float]:
     return {"train/images_per_second": 4 * updates_per_second}
 
 

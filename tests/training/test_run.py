@@ -1,4 +1,4 @@
-"""Runs begun, resumed and refused, through the command line: what a folder holds afterwards, to the bit."""
+"""Runs begun, resumed and refused through the command line, and what their folders hold."""
 
 import json
 import shutil
@@ -72,7 +72,7 @@ def is_of_the_machine(name: str) -> bool:
 
 
 def science_of(run: RunDir, tree: Callable) -> dict[str, str]:
-    """Hash everything that two equal runs share: all but the log with its throughput, and previews."""
+    """Hash everything that two equal runs share: all but previews and the log, with throughput."""
     return {
         name: digest
         for name, digest in tree(run.root).items()
@@ -126,10 +126,7 @@ def test_pictures_that_had_to_be_enlarged_are_counted_once_at_the_end(
     for picture in data.glob("*.png"):
         with Image.open(picture) as whole:
             whole.resize((20, 40)).save(picture)
-    assert (
-        train("dvae", tmp_path / "small", data=data).err.count("enlarged 44 of 44 pictures drawn")
-        == 1
-    )
+    assert train("dvae", tmp_path / "small", data=data).err.count("enlarged 44 of 44 pictures") == 1
 
 
 def test_run_goes_on_from_the_checkpoint_that_is_named(
@@ -175,7 +172,7 @@ def test_finished_run_is_left_as_it_is(
 def test_finished_run_that_lost_its_model_to_a_crash_gets_it_back(
     copy_run: Callable, dvae_run: Path, train: Callable
 ) -> None:
-    """The last checkpoint is written before the model folder; the disk may fill up, or the power fail, in between."""
+    """The disk may fill up, or the power fail, between the last checkpoint and the model folder."""
     run = copy_run("dvae")
     shutil.rmtree(run.model)
     assert train("dvae", run.root).code == 0
@@ -330,6 +327,21 @@ def test_run_with_a_damaged_record_is_a_known_failure(
     assert tree(own_dvae_run) == before
 
 
+def test_run_of_an_earlier_format_is_refused_with_a_way_out(
+    own_dvae_run: Path, train: Callable, tree: Callable
+) -> None:
+    record = json.loads((own_dvae_run / "recipe.json").read_text())
+    assert record["schema"] == 2
+    (own_dvae_run / "recipe.json").write_text(json.dumps(record | {"schema": 1}))
+    before = tree(own_dvae_run)
+    ended = train("dvae", own_dvae_run)
+    assert ended.code == 1
+    assert "recipe.json is of format 1, this version of dalle reads format 2" in ended.err
+    assert "finish the run with the version that began it" in ended.err
+    assert "name a new folder with --run" in ended.err
+    assert tree(own_dvae_run) == before
+
+
 def test_changed_data_are_told(
     own_dvae_run: Path, tmp_path: Path, make_pairs: Callable, train: Callable
 ) -> None:
@@ -376,7 +388,7 @@ def test_transformer_run_can_lend_its_dvae(
 
 
 def test_tokenizer_of_a_run_stays_its_own(own_transformer_run: Path, train: Callable) -> None:
-    """A merge less, as if learnt otherwise: whatever is learnt today, the run keeps reading with its own."""
+    """A merge less, as if learnt otherwise: whatever is learnt today, the run keeps its own."""
     run = RunDir(own_transformer_run)
     before = run.tokenizer.read_bytes()
     cut_power_after(run, 3)

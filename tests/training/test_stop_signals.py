@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: one checkpoint at a step's end, the signal's exit code, and a run that can go on."""
+"""Ctrl-C and SIGTERM: a checkpoint at a step's end, the signal's exit code, a run that goes on."""
 
 import json
 import os
@@ -32,7 +32,8 @@ def test_request_is_remembered_and_the_handlers_before_come_back(number: int) ->
 def test_second_request_ends_at_once(number: int) -> None:
     script = (
         "import signal\nfrom dalle_cli.training.stop_signals import StopSignals\n"
-        f"with StopSignals():\n    signal.raise_signal({int(number)})\n    signal.raise_signal({int(number)})\n"
+        f"with StopSignals():\n"
+        f"    signal.raise_signal({int(number)})\n    signal.raise_signal({int(number)})\n"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 128 + number
 

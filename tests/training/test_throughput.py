@@ -1,9 +1,14 @@
 """What a report says of the machine: rates by hand, and what is left out where it is not known."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from dalle_cli.training.throughput import Throughput
+from dalle_cli.runtime.distributed import World
+from dalle_cli.runtime.peak_rates import PeakRates, keep
+from dalle_cli.runtime.ranks import Ranks
+from dalle_cli.training.throughput import NOT_COUNTED, SampleCost, Throughput, throughput_of
 
 CPU = torch.device("cpu")
 
@@ -26,6 +31,17 @@ def test_what_is_not_reckoned_or_measured_is_left_out() -> None:
         "train/peak_memory_gib",
     }
     assert "train/mfu" not in Throughput(8, CPU, tokens=5, flops=7).figures(1.0)
+
+
+def test_work_of_an_update_is_that_of_its_samples_on_the_devices_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    two, cost = World(Ranks(0, 2, 0), CPU), SampleCost(tokens=5, flops=7)
+    assert throughput_of(cost, 8, precision="fp32", world=two) == Throughput(8, CPU, 40, 56)
+    keep(CPU, PeakRates(matmul_rates={"fp32": 3.0}, bandwidth=1.0, write_rate=1.0))
+    assert throughput_of(cost, 8, precision="fp32", world=two).matmul_rate == 6.0
+    assert throughput_of(NOT_COUNTED, 8, precision="fp32", world=two).flops == 0
 
 
 def test_peak_of_memory_knows_what_was_held_and_is_held_no_more() -> None:

@@ -1,9 +1,11 @@
-"""DeepSpeed's ZeRO behind the verbs of an engine: parameters, gradients and moments dealt out over processes.
+"""DeepSpeed's ZeRO as an engine: parameters, gradients and moments are partitioned over processes.
 
-Rajbhandari et al. 2020. DeepSpeed deals out, gathers, sums and clips; the update, the average and the checkpoints are
-ours, by the `Shard`s of `zero_layout`: where in DeepSpeed's flat fp32 partitions a process's part of a parameter lies.
-Neither its own checkpoints nor its 16-bit modes are used. The only module that imports DeepSpeed; what both know of its
-insides is checked whenever an engine is made, and by the tests of several processes.
+Rajbhandari et al. 2020. DeepSpeed partitions, gathers, sums and clips; the update, the average and
+the checkpoints are ours. They go through the `Shard`s of `zero_layout`, which say where in
+DeepSpeed's flat fp32 partitions a process's part of a parameter lies. Neither DeepSpeed's
+checkpoints nor its 16-bit modes are used. The only module that imports DeepSpeed; what this module
+and `zero_layout` know of its insides is checked whenever an engine is made, and by the tests of
+several processes.
 """
 
 import copy
@@ -13,129 +15,130 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from typing import Any
+from typing import Any, Generic
 
 import deepspeed
 import torch
 import torch.distributed
 from deepspeed.utils import logger
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import Parameter
 
 from dalle_cli.config import EmaTable, OptimizerTable
 from dalle_cli.errors import DalleError
 from dalle_cli.runtime.distributed import World
 from dalle_cli.storage.lazy_tensors import Gathered, check_shapes
-from dalle_cli.training.engines.engine import EngineState, Trainable
+from dalle_cli.training.engines.engine import EngineState, ModelT, Trainable
+from dalle_cli.training.engines.update_state import UpdateState
 from dalle_cli.training.engines.zero_layout import Flats, flat_partitions, shard_of, working_copy
 from dalle_cli.training.metric_log import Metrics
 from dalle_cli.training.optimization.adamw import build_optimizer
-from dalle_cli.training.optimization.ema import Ema
-from dalle_cli.training.optimization.gradient_scaling import BranchScales
-from dalle_cli.training.optimization.learning_rate import LearningRate
+from dalle_cli.training.optimization.gradient_scaling import GradientScales
+
+SPARE = 1.1  # times the whole model's size must be free on a GPU before the model is gathered there
 
 
-class DeepSpeedEngine:
-    """ZeRO of stage 1, 2 or 3, each process doing its share of the batch."""
+class DeepSpeedEngine(Generic[ModelT]):
+    """ZeRO of stage 1, 2 or 3; each process does its share of the batch."""
 
     def __init__(
         self,
-        module: Trainable,
+        module: ModelT,
         optimizer: OptimizerTable,
+        *,
         ema: EmaTable | None,
         world: World,
         config: dict[str, Any],
-        scales: BranchScales | None = None,
+        scales: GradientScales | None = None,
     ) -> None:
-        """config: DeepSpeed's, see `deepspeed_config`; scales: of the module's fp16 branches."""
-        self.step = 0
+        """Partition the module, and the state of its optimizer, over the world's processes.
+
+        config  DeepSpeed's, see `deepspeed_config`
+        scales  of the module's fp16 branches
+        """
         self.world = world
         self.device = world.device
         self._parameters: dict[str, Parameter] = dict(module.named_parameters())
         self._shapes = {name: p.shape for name, p in self._parameters.items()}
         self._hollow = _without_parameters(module)
-        self._optimizer = build_optimizer(module.matrices(), self._parameters.values(), optimizer)
-        self._step_size = LearningRate(optimizer)
-        self._n_applied = 0
-        self._scales = scales
+
         if world.size > 1:
             for parameter in self._parameters.values():
                 parameter.register_hook(self._undo_the_mean)
+        adamw = build_optimizer(module.matrices(), self._parameters.values(), optimizer)
+        self._zero = _initialise(module, adamw, config=config, device=world.device)
+        self.module: ModelT = self._zero  # called like the module, whose hooks it runs
+
         self._stage: int = config["zero_optimization"]["stage"]
-        self.module = _initialise(module, self._optimizer, config, world)
-        self._masters = flat_partitions(self.module.optimizer, self._stage)
+        self._masters = flat_partitions(self._zero.optimizer, self._stage)
         self._shards = {
-            name: shard_of(self.module.optimizer, self._stage, p, world)
+            name: shard_of(p, self._zero.optimizer, stage=self._stage, rank=world.ranks.rank)
             for name, p in self._parameters.items()
         }
         self._check_layout()
-        self._ema = Ema(self._masters, ema) if ema else None
+        self._updates = UpdateState(
+            adamw, self._masters, table=optimizer, ema=ema, scales=scales, world=world
+        )
 
     def _undo_the_mean(self, gradient: Tensor) -> Tensor:
-        """DeepSpeed takes the mean over processes; shares of a loss are to be summed."""
+        """Multiply by the number of processes.
+
+        DeepSpeed averages over processes, but the shares of a loss must be summed.
+        """
         return gradient * self.world.size
 
     def _check_layout(self) -> None:
         for name, shard in self._shards.items():
-            master, used = (
-                shard.of(self._masters),
-                working_copy(self._parameters[name], shard, self._stage),
-            )
+            master = shard.of(self._masters)
+            used = working_copy(self._parameters[name], shard, self._stage)
             if not used.to(master.device).equal(master):
-                raise RuntimeError(
-                    f"DeepSpeed {deepspeed.__version__} lays {name} out in a way that is not known"
-                )
+                version = deepspeed.__version__
+                raise RuntimeError(f"DeepSpeed {version} lays {name} out in an unknown way")
+
+    @property
+    def step(self) -> int:
+        return self._updates.step
 
     def backward(self, loss: Tensor) -> None:
-        self.module.backward(loss)
+        scales = self._updates.scales
+        self._zero.backward(scales.scaled(loss) if scales else loss)
 
     def observe(self, loss: float | Tensor) -> None:
-        self._step_size.observe(self.step, loss)
+        self._updates.observe(loss)
 
     def update(self) -> bool:
-        self._optimizer.prepare(self._n_applied + 1, self._step_size.at(self.step))
-        self.module.step()  # skips by itself, on all processes, where the norm is not finite
-        is_applied = self.module.was_step_applied()
-        if is_applied:
-            self._n_applied += 1
-            if self._ema:
-                self._ema.follow(self._n_applied)
-        if self._scales:
-            self.world.all_reduce(self._scales.overflowed)
-            self._scales.update()
-        self.step += 1
+        self._updates.prepare()
+        self._zero.step()  # skips by itself, on all processes, where the norm is not finite
+        is_applied: bool = self._zero.was_step_applied()
+        self._updates.finish(is_applied=is_applied)
         return is_applied
 
     def metrics(self) -> Metrics:
-        norm, lr = float(self.module.get_global_grad_norm()), self._step_size.at(self.step - 1)
-        return {
-            "train/gradient_norm": norm,
-            "train/lr": lr,
-            **(self._scales.metrics() if self._scales else {}),
-        }
+        return self._updates.metrics(float(self._zero.get_global_grad_norm()))
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        if self._ema is None:
+        if self._updates.ema is None:
             yield
             return
-        self._compute_with(self._ema.weights)
-        yield  # a process that fails in here must not wait for the others
+        self._compute_with(self._updates.ema.weights)
+        yield  # no `finally`: a process that fails in here must not wait for the others
         self._compute_with(self._masters)
 
     @contextmanager
-    def whole_model(self) -> Iterator[nn.Module | None]:
-        """Give it where there is room beside what training holds; None in all processes where there is not."""
+    def whole_model(self) -> Iterator[ModelT | None]:
+        """Yield None in all processes where the model has no room beside what training holds."""
         yield self._whole() if self._has_room_for_all() else None
 
     def _has_room_for_all(self) -> bool:
         if self.device.type != "cuda":
             return True
         needed = torch.float32.itemsize * sum(shape.numel() for shape in self._shapes.values())
-        return self.world.all_gather([torch.cuda.mem_get_info(self.device)[0] > 1.1 * needed])[0]
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return bool(self.world.all_gather([free > SPARE * needed])[0])
 
-    def _whole(self) -> nn.Module | None:
-        """Put the whole model together in the main process."""
+    def _whole(self) -> ModelT | None:
+        """Gather the whole model in the main process."""
         gathered = self.inference_weights().items()
         weights = {name: tensor.cpu() for name, tensor in gathered if self.world.is_main}
         if not self.world.is_main:
@@ -145,57 +148,32 @@ class DeepSpeedEngine:
         return whole.to(self.device)
 
     def inference_weights(self) -> Gathered:
-        return self._gathered(self._ema.weights if self._ema else self._masters)
+        return self._gathered(self._updates.inference_weights())
 
     def state(self) -> EngineState:
-        """Give what a run needs to go on; tensors are gathered one by one, by all processes."""
+        """Return what a run needs to go on; tensors are gathered one by one, by all processes."""
         tensors: dict[str, Mapping[str, Tensor]] = {
-            g: self._gathered(flats) for g, flats in self._groups().items()
+            group: self._gathered(flats) for group, flats in self._updates.weight_groups().items()
         }
-        numbers = {
-            "step": self.step,
-            "optimizer_updates": self._n_applied,
-            **self._step_size.numbers(),
-        }
-        if self._scales:
-            tensors["grad_scales"] = self._scales.state()
-        if self._ema:
-            numbers["ema_updates"] = self._ema.n_updates
-        return EngineState(tensors, numbers)
-
-    def _groups(self) -> dict[str, Flats]:
-        """Name what is laid out like the flat partitions, with themselves, by group."""
-        groups: dict[str, Flats] = {"parameters": self._masters}
-        for moment in ("exp_avg", "exp_avg_sq"):
-            groups[moment] = {
-                name: self._optimizer.moments(flat)[moment] for name, flat in self._masters.items()
-            }
-        return groups | ({"ema": self._ema.weights} if self._ema else {})
+        return EngineState(tensors | self._updates.scale_group(), self._updates.numbers())
 
     @torch.no_grad()
     def restore(self, state: EngineState) -> None:
-        """Take over a state of the same model; raises ValueError that names tensors which do not fit."""
-        for group, flats in self._groups().items():
+        for group, flats in self._updates.weight_groups().items():
             stored = state.tensors.get(group, {})
             check_shapes(self._shapes, stored, group)
             for name, shard in self._shards.items():
                 if shard.length:
                     shard.of(flats).copy_(shard.cut(stored[name]))
-        if self._scales and "grad_scales" in state.tensors:  # a run in another precision has none
-            self._scales.restore(state.tensors["grad_scales"])
         self._compute_with(self._masters)
-        self.step = int(state.numbers["step"])
-        self._n_applied = int(state.numbers["optimizer_updates"])
-        self._step_size.restore(state.numbers)
-        if self._ema:
-            self._ema.n_updates = int(state.numbers["ema_updates"])
+        self._updates.restore(state)
 
     def _gathered(self, flats: Flats) -> Gathered:
         return Gathered(self._shapes, lambda name: self._gather(name, flats))
 
     @torch.no_grad()
     def _gather(self, name: str, flats: Flats) -> Tensor:
-        """Put a parameter, or what is laid out like it, together from all processes' parts, on the device."""
+        """Gather a parameter, or a tensor laid out like it, from all processes, on the device."""
         shard, shape = self._shards[name], self._shapes[name]
         whole = torch.zeros(shape.numel(), device=self.device)
         shard.cut(whole).copy_(shard.of(flats))
@@ -204,8 +182,8 @@ class DeepSpeedEngine:
 
     @torch.no_grad()
     def _compute_with(self, flats: Flats) -> None:
-        """Let forward and backward see these weights."""
-        self.module.empty_partition_cache()  # at stage 3, what is still gathered would be computed with
+        """Make forward and backward use these weights."""
+        self._zero.empty_partition_cache()  # at stage 3, gathered parameters would still be used
         for name, shard in self._shards.items():
             parameter = self._parameters[name]
             if self._stage == 3:
@@ -214,8 +192,8 @@ class DeepSpeedEngine:
                 parameter.data.copy_(self._gather(name, flats))
 
 
-def _without_parameters(module: nn.Module) -> nn.Module:
-    """Copy a module but for its parameters, which take no memory."""
+def _without_parameters(module: ModelT) -> ModelT:
+    """Copy a module with parameters on the meta device, which take no memory."""
     hollow = {
         id(p): Parameter(torch.empty_like(p, device="meta"), requires_grad=False)
         for p in module.parameters()
@@ -224,18 +202,25 @@ def _without_parameters(module: nn.Module) -> nn.Module:
 
 
 def _initialise(
-    module: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any], world: World
-) -> deepspeed.DeepSpeedEngine:
-    """Let DeepSpeed deal everything out, in silence; raises DalleError for what it can't be tuned to."""
-    os.environ["LOCAL_RANK"] = str(world.device.index or 0)  # what it takes for the device's number
+    module: Trainable,
+    optimizer: torch.optim.Optimizer,
+    *,
+    config: dict[str, Any],
+    device: torch.device,
+) -> Any:
+    """Make DeepSpeed's engine, in silence, which partitions the module and its optimizer's state.
+
+    Raises DalleError where DeepSpeed refuses the configuration.
+    """
+    os.environ["LOCAL_RANK"] = str(device.index or 0)  # DeepSpeed takes it for the device's number
     logger.setLevel(logging.INFO if config.get("wall_clock_breakdown") else logging.ERROR)
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
-        False  # is for inference; all would compile it
-    )
-    # it calls what newer torches spell otherwise, once for every tensor that it gathers
+    # an operator for inference, which every process would compile
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # DeepSpeed calls a deprecated function for every tensor that it gathers
     warnings.filterwarnings("ignore", "`torch.distributed.*is deprecated", FutureWarning)
-    if not torch.distributed.is_initialized():  # one process alone, with what is offloaded
-        backend = "nccl" if world.device.type == "cuda" else "gloo"
+
+    if not torch.distributed.is_initialized():  # a single process, which offloads
+        backend = "nccl" if device.type == "cuda" else "gloo"
         torch.distributed.init_process_group(
             backend, store=torch.distributed.HashStore(), rank=0, world_size=1
         )
@@ -244,7 +229,7 @@ def _initialise(
             deepspeed.init_distributed()
             if config["zero_optimization"]["stage"] == 3:
                 for buffer in module.buffers():  # `Init` moves parameters alone
-                    buffer.data = buffer.data.to(world.device)
+                    buffer.data = buffer.data.to(device)
                 deepspeed.zero.Init(module=module, config_dict_or_path=config)
             engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
     except (ValueError, AssertionError) as error:

@@ -1,7 +1,8 @@
-"""DeepSpeed's configuration: what a recipe asks for, merged with a file of the user's.
+"""DeepSpeed's configuration: the recipe's demands, merged with a file of the user's.
 
-The recipe decides what both could say. A file may repeat that, or write "auto", and may tune how ZeRO goes about it;
-what would compute something else than the recipe says is refused. Imports neither torch nor DeepSpeed.
+The recipe decides wherever both have a key. A file may repeat the recipe's value, or write "auto",
+and may tune how ZeRO works; keys that would compute something other than the recipe are refused.
+Imports neither torch nor DeepSpeed.
 """
 
 import json
@@ -14,11 +15,13 @@ from dalle_cli.errors import UsageError
 Json = dict[str, Any]
 
 AUTO = "auto"
-SIXTEEN_BIT = "the branches compute in 16 bits by `runtime.precision`; parameters and what is summed stay fp32"
+SIXTEEN_BIT = (
+    "`runtime.precision` makes the branches compute in 16 bits; parameters and sums stay in fp32"
+)
 RECIPE_HAS_IT = "the recipe has its own, with the published clip"
-SHARDS = "checkpoints read every process's part from memory, and count on one part for each process"
+SHARDS = "checkpoints read every process's part from memory, and expect one part for each process"
 OFFLOADED = {"parameters": "offload_param", "optimizer": "offload_optimizer"}
-DEFAULTS = {f"zero_optimization.{key}.device": "none" for key in OFFLOADED.values()}
+DEFAULTS: Json = {f"zero_optimization.{key}.device": "none" for key in OFFLOADED.values()}
 DEFAULTS |= {
     "communication_data_type": "fp32",
     "prescale_gradients": False,
@@ -35,17 +38,20 @@ REFUSED = {
     "optimizer": RECIPE_HAS_IT,
     "scheduler": RECIPE_HAS_IT,
     "sparse_attention": "its kernels are for torch 1; the recipe's attention is sparse already",
-    "compression_training": "it does not go with ZeRO",
+    "compression_training": "it can't be combined with ZeRO",
     "zero_optimization.zero_hpz_partition_size": SHARDS,
     "zero_optimization.mics_shard_size": SHARDS,
     "zero_optimization.elastic_checkpoint": SHARDS,
     "zero_optimization.round_robin_gradients": SHARDS,
-    "zero_optimization.stage3_module_granularity_threshold": "its backward fails where branches are recomputed",
+    "zero_optimization.stage3_module_granularity_threshold": (
+        "its backward fails with activation checkpointing"
+    ),
 }
-TUNING = {  # what a file may say freely
+TUNING = {  # what a file may set freely
     "steps_per_print", "wall_clock_breakdown",
     "zero_optimization.reduce_bucket_size", "zero_optimization.allgather_bucket_size",
-    "zero_optimization.allgather_partitions", "zero_optimization.overlap_comm", "zero_optimization.sub_group_size",
+    "zero_optimization.allgather_partitions", "zero_optimization.overlap_comm",
+    "zero_optimization.sub_group_size",
     "zero_optimization.stage3_prefetch_bucket_size",
     "zero_optimization.stage3_max_live_parameters", "zero_optimization.stage3_max_reuse_distance",
     "zero_optimization.stage3_param_persistence_threshold",
@@ -57,7 +63,7 @@ TUNING = {  # what a file may say freely
 
 
 def read_config(path: Path) -> Json:
-    """Read a file of DeepSpeed's; raises UsageError where it is none."""
+    """Read a DeepSpeed file; raises UsageError where it can't be read or holds no JSON object."""
     try:
         found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -68,32 +74,33 @@ def read_config(path: Path) -> Json:
 
 
 def overrides_of(path: Path) -> list[str]:
-    """Give what a file says that has keys in a recipe: the stage, and what is offloaded to the host's memory."""
-    said = _flat(read_config(path))
-    stage = said.get("zero_optimization.stage", AUTO)
+    """Return a file's values for keys of the recipe: the stage, and what is offloaded."""
+    given = _flat(read_config(path))
+    stage = given.get("zero_optimization.stage", AUTO)
     offloaded = [
         what
         for what, key in OFFLOADED.items()
-        if said.get(f"zero_optimization.{key}.device") == "cpu"
+        if given.get(f"zero_optimization.{key}.device") == "cpu"
     ]
     overrides = [] if stage == AUTO else [f"runtime.zero_stage={stage}"]
     return overrides + [f"runtime.offload={what}" for what in offloaded[:1]]
 
 
-def zero_config(recipe: TransformerRecipe, n_processes: int, bucket: int, given: Json) -> Json:
-    """Give the configuration of a recipe's ZeRO stage, tuned by what a file says.
+def zero_config(recipe: TransformerRecipe, n_processes: int, *, bucket: int, given: Json) -> Json:
+    """Return the configuration of a recipe's ZeRO stage, tuned by a file.
 
-    bucket  values to gather or to sum in one go: those of the largest layer
+    bucket  the number of values to gather or to sum at once: those of the largest layer
+    given   the file's content
 
-    Raises UsageError listing all keys that contradict the recipe, with both values, or that are refused, with the
-    reason.
+    Raises UsageError listing all keys that contradict the recipe, with both values, and all that
+    are refused, with the reason.
     """
     config = _recipe_config(recipe, n_processes, bucket)
-    expected = DEFAULTS | _flat(config) | _arithmetic(recipe, n_processes)
+    expected = DEFAULTS | _flat(config) | _batch_sizes(recipe, n_processes)
+    in_use = _flat({name: section for name, section in given.items() if not _is_off(section)})
+
     problems = []
-    for key, value in _flat(
-        {name: said for name, said in given.items() if not _is_off(said)}
-    ).items():
+    for key, value in in_use.items():
         if value in (None, AUTO) or value == expected.get(key):
             continue
         if key in TUNING:
@@ -104,16 +111,13 @@ def zero_config(recipe: TransformerRecipe, n_processes: int, bucket: int, given:
             )
         else:
             problems.append(f"`{key}` is refused: {_reason_against(key)}")
+
     if config["zero_optimization"]["overlap_comm"] and recipe.runtime.zero_stage == 1:
-        problems.append(
-            "`zero_optimization.overlap_comm` is refused: at stage 1 micro-batches would not be summed"
-        )
+        reason = "at stage 1 micro-batches would not be summed"
+        problems.append(f"`zero_optimization.overlap_comm` is refused: {reason}")
     if problems:
-        raise UsageError(
-            "\n".join(
-                ["the DeepSpeed file does not go with the recipe:", *(f"  {p}" for p in problems)]
-            )
-        )
+        lines = ["the DeepSpeed file does not fit the recipe:", *(f"  {p}" for p in problems)]
+        raise UsageError("\n".join(lines))
     return config
 
 
@@ -127,15 +131,16 @@ def _reason_against(key: str) -> str:
 
 
 def _recipe_config(recipe: TransformerRecipe, n_processes: int, bucket: int) -> Json:
-    """Say it in DeepSpeed's words.
+    """Return the recipe's settings under DeepSpeed's keys.
 
-    Micro-batches are the loop's: to DeepSpeed, all that comes before an update is one. Gradients must be contiguous:
-    otherwise ZeRO 1 and 2 have been seen not to sum them on CPUs. ZeRO 3's own linear layer would round a 16-bit bias
-    twice, so that stages would differ.
+    The loop counts micro-batches: to DeepSpeed, everything before an update is a single one.
+    Gradients must be contiguous: otherwise ZeRO 1 and 2 have been seen not to sum them on CPUs.
+    ZeRO 3's linear layer would round a 16-bit bias twice, so that stages would differ.
     """
     runtime = recipe.runtime
     share = recipe.training.global_batch_size // n_processes
-    zero = {
+
+    zero: Json = {
         "stage": runtime.zero_stage,
         "contiguous_gradients": True,
         "reduce_scatter": True,
@@ -145,17 +150,20 @@ def _recipe_config(recipe: TransformerRecipe, n_processes: int, bucket: int) -> 
     }
     if runtime.zero_stage == 3:
         zero |= {
-            "sub_group_size": bucket,  # updated in one go; by default so many that temporaries would show
+            # values updated at once; the default is so large that temporaries would show
+            "sub_group_size": bucket,
             "stage3_prefetch_bucket_size": bucket,
             "stage3_max_live_parameters": 2 * bucket,
             "stage3_max_reuse_distance": 2 * bucket,
             "stage3_param_persistence_threshold": 4 * recipe.model.d_model,  # vectors stay whole
             "memory_efficient_linear": False,
         }
+
     if runtime.offload:
         zero["offload_optimizer"] = {"device": "cpu"}
     if runtime.offload == "parameters":
         zero["offload_param"] = {"device": "cpu"}
+
     return {
         "train_batch_size": recipe.training.global_batch_size,
         "train_micro_batch_size_per_gpu": share,
@@ -169,8 +177,8 @@ def _recipe_config(recipe: TransformerRecipe, n_processes: int, bucket: int) -> 
     }
 
 
-def _arithmetic(recipe: TransformerRecipe, n_processes: int) -> Json:
-    """Give the numbers of the loop's micro-batches, as a file would state them."""
+def _batch_sizes(recipe: TransformerRecipe, n_processes: int) -> Json:
+    """Return the loop's micro-batch numbers, as a file would state them."""
     share = recipe.training.global_batch_size // n_processes
     micro = recipe.runtime.micro_batch_size or share
     return {

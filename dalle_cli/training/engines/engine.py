@@ -1,12 +1,13 @@
-"""What differs between one processor and many: backward, update, and the state that a checkpoint holds.
+"""The protocol of an engine: backward, update, and the state that a checkpoint stores.
 
-The loop knows an engine by its verbs alone.
+An engine is all that differs between one processor and many. The loop knows engines by this
+protocol alone, and an engine knows nothing of losses, data or files.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,8 +21,8 @@ from dalle_cli.training.metric_log import Metrics
 class EngineState:
     """Everything a run needs to go on.
 
-    tensors     by group ("parameters", "exp_avg", ...) and name; whole ones, that may come into being, in all processes
-                together, when they are asked for
+    tensors     by group ("parameters", "exp_avg", ...) and name; whole tensors, which may be
+                gathered only when asked for, by all processes together
     numbers     counts, such as the step
     unreported  the log's figures since the last report, see `MetricLog.state`
     """
@@ -36,47 +37,69 @@ class Trainable(Protocol):
 
     def matrices(self) -> list[Parameter]: ...
 
+    def parameters(self) -> Iterator[Parameter]: ...
+
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]: ...
 
-    def to(self, device: torch.device) -> "Trainable": ...
+    def buffers(self) -> Iterator[Tensor]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *, assign: bool) -> object: ...
+
+    def to(self, device: torch.device) -> Self: ...
 
     def __call__(self, *args: Tensor) -> Any: ...
 
 
-class Engine(Protocol):
-    """The verbs of training."""
+ModelT = TypeVar("ModelT", bound=Trainable)
 
-    step: int  # updates tried
+
+class Engine(Protocol[ModelT]):
+    """One update of a model, on one processor or many."""
+
     device: torch.device
     world: World
-    module: Trainable  # the model as a task is to call it
+    module: ModelT  # the model as a task must call it
 
-    def backward(self, loss: Tensor) -> None: ...
+    @property
+    def step(self) -> int:
+        """The number of attempted updates."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss to those accumulated since the last update."""
+        ...
 
     def observe(self, loss: float | Tensor) -> None:
-        """Take note of the global batch's loss, before its update, whose step size may go by it."""
+        """Record the global batch's loss before its update: the learning rate may depend on it."""
         ...
 
     def update(self) -> bool:
-        """Apply the gradients gathered since the last update; False when it was skipped as they were not finite."""
+        """Apply the accumulated gradients; return False where they were not finite, and skipped."""
         ...
 
     def metrics(self) -> Metrics:
-        """Figures of the last update."""
+        """Return figures of the last update."""
         ...
 
-    def state(self) -> EngineState: ...
+    def state(self) -> EngineState:
+        """Return what a run needs to go on; every process takes part, and all get the same."""
+        ...
 
-    def restore(self, state: EngineState) -> None: ...
+    def restore(self, state: EngineState) -> None:
+        """Restore a state of the same model; raises ValueError naming tensors that do not fit."""
+        ...
 
     def averaged(self) -> AbstractContextManager[None]:
         """Compute with the weights that inference will use, inside a `with`."""
         ...
 
-    def whole_model(self) -> AbstractContextManager[Trainable | None]:
-        """Give the main process a model with those weights that can do more than `forward`, inside a `with`."""
+    def whole_model(self) -> AbstractContextManager[ModelT | None]:
+        """Yield a model with those weights that can do more than `forward`.
+
+        Only the main process gets it; the others get None.
+        """
         ...
 
     def inference_weights(self) -> Mapping[str, Tensor]:
-        """Give those weights by name, as in `EngineState`."""
+        """Return those weights by name, as in `EngineState`."""
         ...

@@ -1,8 +1,9 @@
-"""Low-rank compression of what ranks tell one another about the matrices' gradients, with error feedback.
+"""PowerSGD: low-rank compression of the matrices' gradients between ranks, with error feedback.
 
-Vogels et al. 2019, in the form of Ramesh et al. 2021, appendix E. What differs from the paper: P and Q travel as fp32,
-since its 16-bit formats need reductions of their own and bring at most another factor of two; a rank has whole
-matrices, not a machine's shards; a skipped update leaves no trace. Knows nothing of processes or of the optimizer.
+Vogels et al. 2019, in the form of Ramesh et al. 2021, appendix E. It differs from the paper in
+three points: P and Q are sent as fp32, since 16-bit formats need reductions of their own and save
+at most another factor of two; a rank has whole matrices, not a machine's shards; a skipped update
+leaves no trace. Knows nothing of processes or of the optimizer.
 """
 
 import math
@@ -18,13 +19,15 @@ IDENTITY_SHARE = 1e-6  # keeps the QR of a P without full rank well defined
 
 
 class PowerSGD:
-    """One rank's part in the compression: what it has not yet told the others, and how to tell.
+    """One rank's part in the compression, and the errors that it has not yet sent to the others.
 
-    A matrix M, transposed where it is taller than wide, becomes P Q^T with orthonormal P of `rank` columns. P spans
-    M Q0, where Q0 is drawn once: `starts`. What this leaves out joins the next gradient, by `errors`, in fp32, in the
-    parameters' shapes, each rank its own. So outputs and the ranks' errors add up to the gradients so far. (M Q0 is
-    zero for a pure error: which directions are sent is up to the fresh gradient. One that never changed would have the
-    same part of it sent at each update.) Matrices that would not shrink are `uncompressed`.
+    A matrix M, transposed where it is taller than wide, becomes P Q^T, where P has `rank`
+    orthonormal columns. P spans M Q0, and Q0 is sampled once: `starts`. The error of this
+    approximation is added to the next gradient: `errors`, in fp32, in the parameters' shapes,
+    different on each rank. So the outputs and the ranks' errors add up to the gradients so far. (M
+    Q0 is zero for a pure error: the fresh gradient decides which directions are sent. Of a gradient
+    that never changed, the same part would be sent at each update.) Matrices that would not shrink
+    are `uncompressed`.
 
     Every rank must make the same calls in the same order and compute alike, QR included.
     """
@@ -33,14 +36,17 @@ class PowerSGD:
         self,
         shapes: Mapping[str, tuple[int, int]],
         rank: int,
+        *,
         seed: int,
         n_ranks: int,
         device: torch.device,
     ) -> None:
+        """shapes: of the matrices, by name; rank: the columns of P; n_ranks: the processes."""
         self.n_ranks = n_ranks
         self.names = list(shapes)
         self._shapes = dict(shapes)
         self._rank = rank
+
         self.uncompressed = [name for name, (m, n) in shapes.items() if rank * (m + n) >= m * n]
         compressed = {
             name: shape for name, shape in shapes.items() if name not in self.uncompressed
@@ -49,33 +55,38 @@ class PowerSGD:
             name: torch.zeros(shape, device=device) for name, shape in compressed.items()
         }
         self.starts = {
-            name: _gaussian(max(shape), rank, seed, name).to(device)
+            name: _gaussian(max(shape), rank, seed=seed, name=name).to(device)
             for name, shape in compressed.items()
         }
         self._pending: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def reduce(self, gradients: Mapping[str, Tensor], sum_over_ranks: SumOverRanks) -> None:
-        """Replace this rank's gradients by the compressed sum over ranks, in place, where clip and optimizer look.
+        """Replace this rank's gradients by the compressed sum over ranks, in place.
 
         gradients       by name, one for each shape given, fp32
-        sum_over_ranks  sums a flat tensor in place, to the same bits everywhere; called twice at most
+        sum_over_ranks  sums a flat tensor in place, to the same bits everywhere; called twice at
+                        most
 
-        Where any rank's gradients are not finite, or overflow on the way, all ranks' become NaN: they tell by what was
-        summed, so they agree. The errors wait for `settle`. Raises ValueError if names are missing or unknown.
+        If any rank's gradients are not finite, or overflow on the way, the gradients of all ranks
+        become NaN. The ranks decide by the sums, so that they agree. The new errors take effect in
+        `settle`. Raises ValueError where names are missing or unknown.
         """
         if gradients.keys() != self._shapes.keys():
             raise ValueError(
                 f"gradients of {sorted(gradients)} given, of {sorted(self._shapes)} expected"
             )
+
         self._pending = {}
         for name, error in self.errors.items():
             gradients[name].add_(error)
+
         factors = self._factorise(gradients, sum_over_ranks)
         if factors is None:
             for gradient in gradients.values():
                 gradient.fill_(math.nan)
             return
+
         for name, (p, q) in factors.items():
             low_rank = p @ q.T if _is_wide(gradients[name]) else q @ p.T
             self._pending[name] = gradients[name].sub(low_rank, alpha=1 / self.n_ranks)
@@ -84,43 +95,49 @@ class PowerSGD:
     def _factorise(
         self, gradients: Mapping[str, Tensor], sum_over_ranks: SumOverRanks
     ) -> dict[str, tuple[Tensor, Tensor]] | None:
-        """Find P and Q of the sums by name, None if not finite; sum the uncompressed gradients on the way."""
+        """Compute P and Q of the sums by name, and sum the uncompressed gradients in place.
+
+        Returns None where a sum is not finite.
+        """
         matrices = {name: _wide(gradients[name]) for name in self.starts}
         ps = {name: matrix @ self.starts[name] for name, matrix in matrices.items()}
         uncompressed = [gradients[name] for name in self.uncompressed]
         if not _sum_together([*ps.values(), *uncompressed], sum_over_ranks):
             return None
+
         ps = {name: _orthonormal(p) for name, p in ps.items()}
         qs = {name: matrix.T @ ps[name] for name, matrix in matrices.items()}
         if not _sum_together(qs.values(), sum_over_ranks):
             return None
         return {name: (p, qs[name]) for name, p in ps.items()}
 
-    def settle(self, is_applied: bool) -> None:
-        """Say what became of the reduced gradients; a skipped update leaves the errors as if it had never been tried.
+    def settle(self, *, is_applied: bool) -> None:
+        """Keep the new errors if the update was applied; a skipped update leaves no trace in them.
 
-        The paper adds a gradient to its error at once, for want of memory, so that a skipped batch may act later. Here
-        a skipped batch is gone on every rank, as for the other parameters, and no error can ever become non-finite.
+        The paper adds a gradient to its error at once, for want of memory, so that a skipped batch
+        may take effect later. Here a skipped batch is lost on every rank, as it is for the other
+        parameters, and no error can ever become non-finite.
         """
         if is_applied:
             self.errors.update(self._pending)
         self._pending = {}
 
     def bytes_sent(self) -> int:
-        """Count what one rank puts into the sums of one update."""
+        """Return the bytes that one rank sends into the sums of one update."""
         saved = sum(
             m * n - self._rank * (m + n) for m, n in (self._shapes[name] for name in self.errors)
         )
         return self.uncompressed_bytes() - saved * torch.float32.itemsize
 
     def uncompressed_bytes(self) -> int:
-        """Count what it would put into them without compression."""
+        """Return the bytes that one rank would send without compression."""
         return sum(m * n for m, n in self._shapes.values()) * torch.float32.itemsize
 
     def state(self, sum_over_ranks: SumOverRanks) -> dict[str, Tensor]:
-        """Give the errors' sum over ranks by name, on the CPU, and go on from even shares of it, as `restore` would.
+        """Return the errors' sums over ranks by name, on the CPU, and keep an even share of them.
 
-        Only the sum matters, but for rounding; sharing evenly here makes a resumed run equal this one, bit for bit.
+        Only the sums matter, but for rounding. Sharing them here as `restore` does makes a resumed
+        run equal this one, bit for bit.
         """
         sums = {}
         for name, error in self.errors.items():
@@ -131,7 +148,10 @@ class PowerSGD:
         return sums
 
     def restore(self, sums: Mapping[str, Tensor]) -> None:
-        """Take an even share of errors summed over any number of ranks; raises ValueError naming what does not fit."""
+        """Restore an even share of errors that were summed over any number of ranks.
+
+        Raises ValueError naming errors that do not fit.
+        """
         misfits = self.errors.keys() ^ sums.keys()
         misfits |= {
             name
@@ -140,14 +160,18 @@ class PowerSGD:
         }
         if misfits:
             raise ValueError(f"{len(misfits)} errors do not fit: {', '.join(sorted(misfits)[:10])}")
+
         self.errors = {
             name: sums[name].to(error.device) / self.n_ranks for name, error in self.errors.items()
         }
         self._pending = {}
 
 
-def _gaussian(n: int, rank: int, seed: int, name: str) -> Tensor:
-    """Draw a matrix that depends on the seed and the name alone, on the CPU so that all devices have the same."""
+def _gaussian(n: int, rank: int, *, seed: int, name: str) -> Tensor:
+    """Sample a matrix [n, rank] that depends only on the seed and the name.
+
+    It is sampled on the CPU, so that it is the same for all devices.
+    """
     return torch.randn(
         n, rank, generator=torch.Generator().manual_seed(derive_seed(seed, "powersgd", name))
     )
@@ -162,9 +186,10 @@ def _wide(matrix: Tensor) -> Tensor:
 
 
 def _orthonormal(p: Tensor) -> Tensor:
-    """Orthonormalise columns by Householder's QR.
+    """Orthonormalise the columns of P [m, rank] by Householder's QR.
 
-    P is scaled first, its scale being irrelevant: the paper's 1e-6 would outweigh gradients of 1e-8.
+    P is normalised first, since its scale is irrelevant: the paper's 1e-6 would outweigh gradients
+    of 1e-8.
     """
     scale = p.abs().amax().clamp_min(torch.finfo(p.dtype).tiny)
     identity = torch.eye(*p.shape, dtype=p.dtype, device=p.device)
@@ -172,14 +197,14 @@ def _orthonormal(p: Tensor) -> Tensor:
 
 
 def _sum_together(tensors: Iterable[Tensor], sum_over_ranks: SumOverRanks) -> bool:
-    """Sum tensors over ranks in one message, in place; say whether the sums are finite."""
+    """Sum tensors over ranks in one message, in place; return whether the sums are finite."""
     tensors = list(tensors)
     if not tensors:
         return True
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
+
+    flat = torch.cat([tensor.flatten() for tensor in tensors])  # [values of all tensors]
     sum_over_ranks(flat)
-    for tensor, part in zip(
-        tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True
-    ):
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
         tensor.copy_(part.view_as(tensor))
     return bool(flat.isfinite().all())

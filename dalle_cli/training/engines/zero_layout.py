@@ -1,4 +1,4 @@
-"""Where ZeRO keeps a process's part of every parameter: in flat fp32 partitions, by stage.
+"""Where ZeRO stores a process's part of every parameter: in flat fp32 partitions, by stage.
 
 Knows DeepSpeed's insides, but does not import it.
 """
@@ -10,18 +10,16 @@ from typing import Any
 from torch import Tensor
 from torch.nn import Parameter
 
-from dalle_cli.runtime.distributed import World
-
-Flats = Mapping[
-    str, Tensor
-]  # DeepSpeed's flat partitions, or tensors laid out like them, by number
+# DeepSpeed's flat partitions, or tensors laid out like them, by number
+Flats = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A process's part of a parameter: `length` values, those from `start` on of the parameter laid out flat.
+    """A process's part of a parameter: `length` values of the flattened parameter, from `start` on.
 
-    They lie from `offset` on in the flat partition called `flat`, and likewise in what is laid out like it.
+    They lie in the flat partition named `flat`, from `offset` on, and at the same place in tensors
+    laid out like it.
     """
 
     flat: str
@@ -30,35 +28,49 @@ class Shard:
     length: int
 
     def of(self, flats: Flats) -> Tensor:
-        """Give the part's values, [length], as a view."""
+        """Return the part's values, [length], as a view."""
         return flats[self.flat][self.offset : self.offset + self.length]
 
     def cut(self, whole: Tensor) -> Tensor:
-        """Give the same part of a whole tensor."""
+        """Return the same part of a whole tensor."""
         return whole.flatten()[self.start : self.start + self.length]
 
 
 def flat_partitions(zero: Any, stage: int) -> Flats:
-    """Give the partitions that a ZeRO optimizer holds and updates."""
+    """Return the partitions that a ZeRO optimizer holds and updates."""
     flats = (
         zero.fp32_partitioned_groups_flat if stage == 3 else zero.single_partition_of_fp32_groups
     )
     return {str(number): flat for number, flat in enumerate(flats)}
 
 
-def shard_of(zero: Any, stage: int, parameter: Parameter, world: World) -> Shard:
-    """Find this process's part of a parameter; at stage 3 each process has an even part, the last a shorter one."""
+def shard_of(parameter: Parameter, zero: Any, *, stage: int, rank: int) -> Shard:
+    """Find a process's part of a parameter.
+
+    At stage 3 every process has an even part, the last process a shorter one.
+    """
     if stage == 3:
+        n_values: int = parameter.ds_numel  # type: ignore[attr-defined]  # DeepSpeed sets it
         group, offset, length = zero.grad_position[zero.get_param_id(parameter)]
-        start = min(world.ranks.rank * length, parameter.ds_numel)
-        return Shard(str(group), offset, start, min(length, parameter.ds_numel - start))
-    fragment = parameter._hp_mapping
+        start = min(rank * length, n_values)
+        length = min(length, n_values - start)
+        return Shard(flat=str(group), offset=offset, start=start, length=length)
+
+    fragment = parameter._hp_mapping  # type: ignore[attr-defined]  # DeepSpeed sets it
     if fragment is None:
-        return Shard("0", 0, 0, 0)
-    held, place = fragment.hp_fragment_address, fragment.lp_fragment_address
-    return Shard(str(fragment.param_group_index), held.start, place.start, held.numel)
+        return Shard(flat="0", offset=0, start=0, length=0)
+    in_partition, in_parameter = fragment.hp_fragment_address, fragment.lp_fragment_address
+    return Shard(
+        flat=str(fragment.param_group_index),
+        offset=in_partition.start,
+        start=in_parameter.start,
+        length=in_partition.numel,
+    )
 
 
 def working_copy(parameter: Parameter, shard: Shard, stage: int) -> Tensor:
-    """Give what forward computes with of a process's part: at stage 3 it has no more than that."""
-    return parameter.ds_tensor[: shard.length] if stage == 3 else shard.cut(parameter.data)
+    """Return what forward uses of a process's part; at stage 3 the process has nothing else."""
+    if stage == 3:
+        part: Tensor = parameter.ds_tensor  # type: ignore[attr-defined]  # DeepSpeed sets it
+        return part[: shard.length]
+    return shard.cut(parameter.data)

@@ -1,4 +1,7 @@
-"""AdamW with decoupled weight decay and the published clip on the second moment (Ramesh et al. 2021, appendix B.2)."""
+"""AdamW with decoupled weight decay and the published clip on the second moment.
+
+Ramesh et al. 2021, appendix B.2. Knows nothing of schedules, skipped updates or processes.
+"""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,30 +11,30 @@ from torch.nn import Parameter
 
 from dalle_cli.config import OptimizerTable
 
-CHUNK_VALUES = 2**25
+CHUNK_VALUES = 2**25  # parameters updated together, about
 
 
 class AdamW(torch.optim.Optimizer):
-    """Adam with decoupled decay; parameters of a group are updated together, by one call for each operation.
+    """Adam with decoupled decay; one call per operation updates all parameters of a group.
 
-    `prepare` comes before each `step`. A step may be taken in parts, by exchanging `param_groups` for some of them:
-    DeepSpeed does that, with flat partitions for parameters.
+    Call `prepare` before each `step`. A step may be taken in parts, by replacing `param_groups`
+    with some of its groups: DeepSpeed does so, with flat partitions as parameters.
     """
 
     def __init__(self, groups: Iterable[dict], table: OptimizerTable) -> None:
-        """groups as torch has them, each with `params` and `weight_decay`."""
+        """groups: parameter groups as in torch, each with `params` and `weight_decay`."""
         super().__init__(groups, {"lr": 0.0, "update": 0})
         self.betas = tuple(table.betas)
         self.eps = table.eps
         self.clip_second_moment = table.clip_second_moment
 
     def prepare(self, update: int, lr: float) -> None:
-        """Say which update comes next, counted from 1, for bias correction, and its step size."""
+        """Set the next update's number, from 1, for bias correction, and its learning rate."""
         for group in self.param_groups:
             group["update"], group["lr"] = update, lr
 
     def moments(self, parameter: Tensor) -> dict[str, Tensor]:
-        """Give a parameter's `exp_avg` and `exp_avg_sq`, in its shape: zero before its first step."""
+        """Return a parameter's `exp_avg` and `exp_avg_sq`, zeros before its first step."""
         if not self.state[parameter]:
             self.state[parameter] = {
                 name: torch.zeros_like(parameter.data) for name in ("exp_avg", "exp_avg_sq")
@@ -39,17 +42,22 @@ class AdamW(torch.optim.Optimizer):
         return self.state[parameter]
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override]  # takes no closure
         """Update every parameter that has a gradient, once."""
         for group in self.param_groups:
-            for parameters in _lots(p for p in group["params"] if p.grad is not None):
-                self._update(parameters, group["update"], group["lr"], group["weight_decay"])
+            for parameters in _chunks(p for p in group["params"] if p.grad is not None):
+                self._update(
+                    parameters,
+                    update=group["update"],
+                    lr=group["lr"],
+                    weight_decay=group["weight_decay"],
+                )
 
     def _update(
-        self, parameters: list[Parameter], update: int, lr: float, weight_decay: float
+        self, parameters: list[Tensor], *, update: int, lr: float, weight_decay: float
     ) -> None:
         beta1, beta2 = self.betas
-        gradients = [p.grad for p in parameters]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         means = [self.moments(p)["exp_avg"] for p in parameters]
         variances = [self.moments(p)["exp_avg_sq"] for p in parameters]
 
@@ -66,22 +74,22 @@ class AdamW(torch.optim.Optimizer):
         torch._foreach_addcdiv_(parameters, means, deviations, value=-lr / (1 - beta1**update))
 
 
-def _lots(parameters: Iterable[Parameter]) -> Iterator[list[Parameter]]:
-    """Gather parameters into lots of not much more than so many values: temporaries are as large as a lot."""
-    lot: list[Parameter] = []
+def _chunks(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Chunk parameters to about CHUNK_VALUES values, which bounds the temporaries of an update."""
+    chunk: list[Tensor] = []
     for parameter in parameters:
-        lot.append(parameter)
-        if sum(p.numel() for p in lot) >= CHUNK_VALUES:
-            yield lot
-            lot = []
-    if lot:
-        yield lot
+        chunk.append(parameter)
+        if sum(p.numel() for p in chunk) >= CHUNK_VALUES:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
 
 
 def build_optimizer(
     matrices: list[Parameter], parameters: Iterable[Parameter], table: OptimizerTable
 ) -> AdamW:
-    """Decay the matrices and nothing else: gains, biases and embeddings are left alone."""
+    """Build an AdamW that decays the matrices only: gains, biases and embeddings are left alone."""
     decayed = {id(matrix) for matrix in matrices}
     others = [p for p in parameters if id(p) not in decayed]
     groups = [

@@ -1,7 +1,9 @@
-"""The moving average of the weights, which validation, previews and the saved model use (Ramesh et al. 2021, B.2).
+"""The exponential moving average of the weights (EMA), which validation, previews and `model/` use.
 
-Where a GPU trains and the average moves only now and then, it lies in the host's memory, as in the paper: copies are
-sent there when it is due and join the average at the next update, so that nothing waits for them.
+Ramesh et al. 2021, appendix B.2. Where a GPU trains and the average moves only now and then, the
+average stays in the host's memory, as in the paper: copies of the weights are sent there when an
+update of the average is due and join it at the next update of the weights, so that nothing waits
+for them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,14 +18,14 @@ from dalle_cli.config import EmaTable
 class Ema:
     """An average of parameters, or of a process's partitions of them, by name.
 
-    The decay in force after n updates is min(decay, (1 + n) / (10 + n)), so that a short run is not dominated by the
-    initial weights; the first update copies.
+    The decay after n updates is min(decay, (1 + n) / (10 + n)), so that a short run is not
+    dominated by the initial weights; the first update copies.
     """
 
     def __init__(
         self, parameters: Mapping[str, Tensor], table: EmaTable, place: torch.device | None = None
     ) -> None:
-        """place: where the average lies, away from the parameters; none: as `ema_device` says."""
+        """place: a device for the average other than the parameters'; None: see `ema_device`."""
         self.table = table
         self.n_updates = 0
         self._parameters = dict(parameters)
@@ -35,25 +37,23 @@ class Ema:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The average itself, by name."""
-        self._take_in()
+        """The averaged weights, by name."""
+        self._merge_copies()
         return self._weights
 
     def follow(self, n_applied: int) -> None:
-        """Move the average where that is due after so many updates of the parameters."""
-        self._take_in()
+        """Update the average if that is due after `n_applied` updates of the parameters."""
+        self._merge_copies()
         if n_applied % self.table.every == 0:
             self.update()
 
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the parameters."""
-        decay = (
-            min(self.table.decay, (1 + self.n_updates) / (10 + self.n_updates))
-            if self.n_updates
-            else 0.0
-        )
-        self._take_in()
+        self._merge_copies()
+        warm_up = (1 + self.n_updates) / (10 + self.n_updates)
+        decay = min(self.table.decay, warm_up) if self.n_updates else 0.0
+
         parameters = list(self._parameters.values())
         if self._place is None:
             torch._foreach_lerp_(list(self._weights.values()), parameters, 1 - decay)
@@ -62,24 +62,21 @@ class Ema:
         self.n_updates += 1
 
     @torch.no_grad()
-    def _take_in(self) -> None:
-        """Move the average towards the copies that have been sent, if any."""
+    def _merge_copies(self) -> None:
+        """Move the average towards the copies that have been sent, if there are any."""
         if self._sent is not None:
-            torch._foreach_lerp_(
-                list(self._weights.values()), self._sent.arrived(), self._sent.weight
-            )
+            averages = list(self._weights.values())
+            torch._foreach_lerp_(averages, self._sent.arrived(), self._sent.weight)
             self._sent = None
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """Let the parameters' module compute with the averaged weights for a while."""
-        trained, weights = (
-            {name: parameter.data for name, parameter in self._parameters.items()},
-            self.weights,
-        )
+        """Make the parameters' module compute with the averages inside a `with`."""
+        trained = {name: parameter.data for name, parameter in self._parameters.items()}
+        averages = self.weights
         try:
             for name, parameter in self._parameters.items():
-                parameter.data = weights[name].to(parameter.device)
+                parameter.data = averages[name].to(parameter.device)
             yield
         finally:
             for name, parameter in self._parameters.items():
@@ -87,7 +84,7 @@ class Ema:
 
 
 class _Copies:
-    """Copies of tensors on their way to another device, and the weight they will have in the average."""
+    """Copies of tensors on their way to another device, and the weight they get in the average."""
 
     def __init__(self, tensors: list[Tensor], place: torch.device, weight: float) -> None:
         self.weight = weight
@@ -99,12 +96,12 @@ class _Copies:
             self._end.record()
 
     def arrived(self) -> list[Tensor]:
-        """Give the copies, once all are there."""
+        """Wait for the copies and return them."""
         if self._end is not None:
             self._end.synchronize()
         return self._copies
 
 
 def ema_device(table: EmaTable, device: torch.device) -> torch.device | None:
-    """Choose the host's memory for the average of what lies on a GPU, where it moves only now and then; else none."""
+    """Return the CPU where a GPU's weights are averaged only now and then, else None."""
     return torch.device("cpu") if device.type == "cuda" and table.every > 1 else None

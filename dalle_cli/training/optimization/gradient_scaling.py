@@ -1,36 +1,71 @@
-"""fp16 inside residual branches, with a gradient scale for each of them (Ramesh et al. 2021, section 2.4, appendix D).
+"""fp16 inside residual branches, with a gradient scale for each branch.
 
-Gradients shrink from the last branch to the first by more than fp16 can span, so that no one scale serves them all.
-A branch gets its incoming gradient times its own scale; what it hands back to the stream and to its parameters is
-unscaled and fp32, and so is the identity path. Parameters stay fp32 too, but a bias is cast together with its
-matrix, so that its gradient passes through fp16, which the paper avoids. Branches know nothing of all this; nor does
-this module of ranks or of skipping updates.
+Ramesh et al. 2021, section 2.4 and appendix D. From the last branch to the first, gradients shrink
+by more than fp16 can span, so that no single scale suits them all. A branch receives its incoming
+gradient times its scale; the gradients that it passes to the stream and to its parameters are
+unscaled and fp32, and so is the identity path. Parameters stay fp32 too, but a bias is cast
+together with its matrix, so that its gradient passes through fp16, which the paper avoids. Branches
+know nothing of all this; this module knows nothing of ranks or of skipped updates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from dalle_cli.runtime.mixins import extend_class
+from dalle_cli.storage.lazy_tensors import copy_tensors
 from dalle_cli.training.metric_log import Metrics
 
-# in thousandths of a power of two, one of which is the growth of an update without overflow
+# in thousandths of a power of two; an update without overflow raises a scale by one thousandth
 LOWEST, INITIAL, HIGHEST = 7_000, 13_000, 24_000
 DIVISION = 500  # by the square root of two
-WINDOW = 125  # updates, among which a scale is divided once at most
+WINDOW = 125  # updates in which a scale is divided at most once
+
+
+class GradientScales(Protocol):
+    """The gradient scales of a model that trains in fp16: one for its loss, or one per branch.
+
+    overflowed  above zero where a gradient was not finite since the last `update`; to be summed
+                over ranks before it
+    """
+
+    overflowed: Tensor
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """Return the loss to call backward on."""
+        ...
+
+    def update(self) -> None:
+        """Adjust the scales after an attempted update, and clear the flags."""
+        ...
+
+    def metrics(self) -> Metrics:
+        """Return the scales in use, left on their device."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors that a checkpoint stores."""
+        ...
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Restore a state, bit for bit; raises ValueError naming tensors that do not fit."""
+        ...
 
 
 class BranchScales:
-    """One gradient scale for each residual branch, moved by the published rules.
+    """One gradient scale for each residual branch, adjusted by the published rules.
 
-    scales      [n], of which the branches hold views; changed in place, and never between a forward and its backward
-    overflowed  [n], above zero where a parameter gradient of the branch was not finite since the last `update`
+    scales      [n]; branches hold views of it; changed in place, but never between a forward and
+                its backward
+    overflowed  [n], above zero where a parameter gradient of the branch was not finite since the
+                last `update`
 
-    All values that the rules can reach, M * 2^7 to M * 2^24 for M replicas, lie on one grid of 2^(1/1000); a scale
-    moves by whole steps of it. Nothing is rounded twice, and ranks that agree on the overflows agree on every bit.
+    All values that the rules can reach, M * 2^7 to M * 2^24 for M replicas, lie on a grid of
+    2^(1/1000); a scale moves by whole steps of the grid. Nothing is rounded twice, and ranks that
+    agree on the overflows agree on every bit.
     """
 
     def __init__(self, n_branches: int, n_replicas: int, device: torch.device) -> None:
@@ -41,65 +76,65 @@ class BranchScales:
         self._updates_since_division = torch.full((n_branches,), WINDOW, device=device)
 
     def scaled(self, loss: Tensor) -> Tensor:
-        """Give the loss whose backward is to be taken: as it is, since the branches scale for themselves."""
+        """Return the loss unchanged, since each branch scales for itself."""
         return loss
 
     def update(self) -> None:
-        """Move every scale and clear the flags: to be called after each update tried, once ranks agree on the flags.
+        """Adjust every scale and clear the flags.
 
-        A branch without overflow grows even where another's made the update be skipped; one that overflows again
-        within the window stays.
+        Call it after each attempted update, once ranks agree on the flags.
+        A branch without overflow grows even if another branch's overflow made the update be
+        skipped; a branch that overflows again within the window keeps its scale.
         """
         is_clean = self.overflowed == 0
         self._updates_since_division += 1
         is_divided = ~is_clean & (self._updates_since_division >= WINDOW)
         self._updates_since_division.masked_fill_(is_divided, 0)
-        positions = (
-            torch.searchsorted(self._grid, self.scales) + is_clean.long() - DIVISION * is_divided
-        )
+
+        positions = torch.searchsorted(self._grid, self.scales)
+        positions = positions + is_clean.long() - DIVISION * is_divided
         self.scales.copy_(self._grid[positions.clamp(0, HIGHEST - LOWEST)])
         self.overflowed.zero_()
 
     def metrics(self) -> Metrics:
-        """Give the lowest and the highest scale, left on their device."""
+        """Return the lowest and the highest scale, left on their device."""
         return {"grad_scale/min": self.scales.min(), "grad_scale/max": self.scales.max()}
 
     def state(self) -> dict[str, Tensor]:
-        """Give the tensors themselves that the rules go on from."""
+        """Return the tensors that the rules depend on, not copies."""
         return {"scales": self.scales, "updates_since_division": self._updates_since_division}
 
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Take over a state, bit for bit.
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Restore a state, bit for bit; raises ValueError naming tensors that do not fit.
 
-        Another number of replicas keeps the scales, since the loss is divided by the global batch whoever computes
-        it; the first update brings them into its own range.
+        With another number of replicas the scales are kept, since the loss is divided by the global
+        batch whoever computes it; the first update brings them into the range of the new number.
         """
-        for name, tensor in self.state().items():
-            tensor.copy_(state[name])
+        copy_tensors(self.state(), state, "grad_scales")
 
 
 def scale_gradients(
     branches: Sequence[nn.Module], n_replicas: int, device: torch.device
 ) -> BranchScales:
-    """Let residual branches compute in fp16 with a gradient scale each, in place, from outside.
+    """Make residual branches compute in fp16 with a gradient scale each, in place, from outside.
 
-    A branch maps the stream, fp32, and whatever else it is called with to what is added to the stream; its LayerNorm
-    is its own. State keys stay as they are. A deep copy infers, but has lost the hooks that unscale: don't train it.
-    Raises ValueError for a branch that has been here before, whose gradients would be divided twice.
+    A branch maps the stream, fp32, and whatever else it is called with to what is added to the
+    stream; its LayerNorm is part of it. State keys stay as they are. A deep copy can infer, but has
+    lost the hooks that unscale: don't train it. Raises ValueError for a branch that has a scale
+    already, whose gradients would be divided twice.
     """
     again = [type(branch).__name__ for branch in branches if isinstance(branch, _Scaled)]
     if again:
-        raise ValueError(
-            f"{len(again)} of {len(branches)} branches have a gradient scale already: {again[0]}"
-        )
+        n_scaled = f"{len(again)} of {len(branches)} branches"
+        raise ValueError(f"{n_scaled} have a gradient scale already: {again[0]}")
+
     scales = BranchScales(len(branches), n_replicas, device)
     for i, branch in enumerate(branches):
-        _scale_branch(branch, scales.scales[i], scales.overflowed[i])
+        _scale_branch(branch, scale=scales.scales[i], overflowed=scales.overflowed[i])
     return scales
 
 
-def _scale_branch(branch: nn.Module, scale: Tensor, overflowed: Tensor) -> None:
-    """Swap the class of a branch: unlike a wrapper around it, that renames no parameter and survives a deep copy."""
+def _scale_branch(branch: nn.Module, *, scale: Tensor, overflowed: Tensor) -> None:
     extend_class(branch, _Scaled)
     branch.gradient_scale = scale
     for parameter in branch.parameters():
@@ -108,13 +143,16 @@ def _scale_branch(branch: nn.Module, scale: Tensor, overflowed: Tensor) -> None:
 
 
 def unscale(scale: Tensor, overflowed: Tensor, gradient: Tensor) -> Tensor:
-    """Runs on each contribution to a parameter's gradient, before it is accumulated or reduced over ranks."""
+    """Unscale a contribution to a parameter's gradient; raise `overflowed` where it is not finite.
+
+    A hook: it runs before the contribution is accumulated or reduced over ranks.
+    """
     overflowed += ~gradient.isfinite().all()
     return gradient / scale
 
 
 class _Scaled(nn.Module):
-    """What comes before a branch's own class once it is scaled."""
+    """Mixin: runs the branch's forward in fp16 with scaled gradients, and returns fp32."""
 
     gradient_scale: Tensor  # fp32 []; a tensor, so that no step waits for its value
 
@@ -126,12 +164,15 @@ class _Scaled(nn.Module):
 
 
 def _fp16(device: torch.device) -> torch.autocast:
-    """Cast at each use: a weight has one use in a branch, and a cache would hold its copy until the branch ends."""
+    """Return an autocast that casts at each use.
+
+    A weight is used once in a branch, and a cache would keep its copy until the branch ends.
+    """
     return torch.autocast(device.type, torch.float16, cache_enabled=False)
 
 
 class _Enter(torch.autograd.Function):
-    """From the stream into a branch; backward, out of the scaled gradients."""
+    """The identity, from the stream into a branch; its backward unscales the gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
@@ -145,10 +186,10 @@ class _Enter(torch.autograd.Function):
 
 
 class _Leave(torch.autograd.Function):
-    """From a branch back to the stream, in fp32; backward, into the scaled gradients.
+    """The cast to fp32, from a branch back to the stream; its backward scales the gradient.
 
-    What overflows in the cast to fp16 is left to overflow: it shows in the branch's parameter gradients, by which its
-    scale comes down.
+    A gradient that overflows in the cast to fp16 is left to overflow: it shows in the branch's
+    parameter gradients, which lowers the branch's scale.
     """
 
     @staticmethod
@@ -164,5 +205,5 @@ class _Leave(torch.autograd.Function):
 
 
 def _filtered(gradient: Tensor) -> Tensor:
-    """Zero what is not finite, so that one branch's overflow lowers no other's scale."""
+    """Zero non-finite values, so that a branch's overflow lowers no other branch's scale."""
     return gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)

@@ -1,4 +1,8 @@
-"""training.tasks.clip: to be described."""
+"""The task of CLIP: matching the captions and pictures of a batch.
+
+Radford et al. 2021, section 2.3. The loss compares all pairs of the global batch, over all
+processes. Knows nothing of optimizers, engines or files.
+"""
 
 from collections.abc import Iterable
 
@@ -18,7 +22,7 @@ from dalle_cli.viz import labelled_grid
 
 
 class ClipTask:
-    """Telling which caption belongs to which picture of a batch (Radford et al. 2021, section 2.3)."""
+    """Trains a CLIP to find each picture's caption in a batch, and each caption's picture."""
 
     def __init__(self, clip: Clip, world: World) -> None:
         """world: the processes whose pairs are compared with one another."""
@@ -26,24 +30,25 @@ class ClipTask:
         self._world = world
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        """The symmetric cross-entropy over the global batch, which can't be cut: it compares all pairs.
+        """Compute the symmetric cross-entropy over the global batch.
 
-        Every process computes all of the loss, but differentiates by its own embeddings alone, and by its share of the
-        scale: the sum over processes is the gradient.
+        The batch can't be cut into micro-batches, since the loss compares all its pairs.
+
+        Every process computes the whole loss, but its gradient only with respect to its embeddings,
+        and to its share of the scale: the sum over processes is the gradient.
         """
         clip, n_processes = self.module, self._world.size
         clip.clip_scale()
-        images, texts = (self._joined(embeddings) for embeddings in _embeddings(clip, batch))
+        images, texts = (self._gathered(embeddings) for embeddings in _embeddings(clip, batch))
+
         scale = clip.logit_scale.exp()
         scale = scale.detach() + (scale - scale.detach()) / n_processes
-        logits = scale * images @ texts.T
+        logits = scale * images @ texts.T  # [B, B]
         loss = contrastive_loss(logits)
-        hits = (
-            (logits.detach().argmax(dim=1) == torch.arange(len(logits), device=logits.device))
-            .float()
-            .mean()
-        )
-        metrics = {
+
+        own = torch.arange(len(logits), device=logits.device)
+        hits = (logits.detach().argmax(dim=1) == own).float().mean()
+        metrics: Metrics = {
             "train/loss": loss.detach() / n_processes,
             "train/batch_accuracy": hits / n_processes,
             "train/logit_scale": scale.detach() / n_processes,
@@ -51,26 +56,28 @@ class ClipTask:
         }
         return loss, metrics
 
-    def _joined(self, own: Tensor) -> Tensor:
-        """Put those of all processes [B, E] below one another, in the order of the global batch."""
+    def _gathered(self, own: Tensor) -> Tensor:
+        """Concatenate the embeddings of all processes in the order of the global batch: [B, E]."""
         parts = self._world.all_gather_tensors(own)
         parts[self._world.ranks.rank] = own
         return torch.cat(parts)
 
     def validate(self, batches: Iterable[Batch], step: int) -> dict[str, float]:
-        """Measure the loss over all held-out pairs at once, and how often the match is among the first retrieved.
+        """Compute the loss over all held-out pairs at once, and the recall of both retrievals.
 
-        Pictures with the same caption are matches of one another's.
+        Recall at k is how often a match is among the first k retrieved.
+
+               Pictures with the same caption count as matches of one another.
         """
         batches = list(batches)
         clip, captions = self.module, [caption for batch in batches for caption in batch.captions]
-        images, texts = map(
-            torch.cat, zip(*(_embeddings(clip, batch) for batch in batches), strict=True)
-        )
-        cosines = images @ texts.T
+        embeddings = [_embeddings(clip, batch) for batch in batches]
+        images, texts = map(torch.cat, zip(*embeddings, strict=True))  # [N, E] each
+        cosines = images @ texts.T  # [N, N]
         is_match = torch.tensor(
             [[a == b for b in captions] for a in captions], device=cosines.device
-        )
+        )  # [N, N]
+
         figures = {"valid/loss": float(contrastive_loss(clip.logit_scale.exp() * cosines))}
         for name, similarity in (("text", cosines), ("image", cosines.T)):
             ranks = retrieval_ranks(similarity, is_match)
@@ -78,16 +85,12 @@ class ClipTask:
         return figures
 
     def preview(self, whole: Clip, batch: Batch, step: int) -> Image.Image:
-        """For held-out captions, the pictures of the batch, the likeliest first."""
+        """Render the pictures of the batch next to each held-out caption, the likeliest first."""
         images, texts = _embeddings(whole, batch)
         pictures = [to_image(image) for image in batch.images]
         order = (texts @ images.T).argsort(dim=1, descending=True).tolist()
-        return labelled_grid(
-            [
-                (c, [pictures[i] for i in best])
-                for c, best in zip(batch.captions, order, strict=True)
-            ]
-        )
+        rows = zip(batch.captions, order, strict=True)
+        return labelled_grid([(caption, [pictures[i] for i in best]) for caption, best in rows])
 
 
 def _embeddings(clip: Clip, batch: Batch) -> tuple[Tensor, Tensor]:

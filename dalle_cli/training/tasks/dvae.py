@@ -1,4 +1,8 @@
-"""training.tasks.dvae: to be described."""
+"""The task of the discrete VAE: the relaxed evidence lower bound.
+
+Ramesh et al. 2021, section 2.1 and appendix A. A micro-batch's loss is its share of the global
+batch's. Knows nothing of optimizers, engines or files.
+"""
 
 from collections.abc import Iterable
 
@@ -19,7 +23,7 @@ from dalle_cli.viz import labelled_grid
 
 
 class DiscreteVAETask:
-    """The relaxed evidence lower bound on pictures (Ramesh et al. 2021, section 2.1, appendix A)."""
+    """Trains a discrete VAE on the negative bound per pixel value."""
 
     def __init__(self, dvae: DiscreteVAE, loss: DVAELossTable, seed: int) -> None:
         self.module = dvae
@@ -27,21 +31,18 @@ class DiscreteVAETask:
         self._seed = seed
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        """Negative bound per pixel value, in nats, of the micro-batch's share."""
-        images = batch.images
-        if self._table.dequantization:
-            noise = uniform_noise(
-                self._seed, batch.positions, tuple(images.shape[1:]), images.device
-            )
-            images = (images + self._table.dequantization * noise).clamp(0, 1)
+        """Return the micro-batch's share of the negative bound per pixel value, in nats."""
+        images = self._dequantized(batch)
         temperature = cosine(self._table.temperature, step)
         kl_weight = cosine(self._table.kl_weight, step)
         nll, kl, _ = self._bound(images, batch.positions, temperature)
+
         n_values = batch.global_size * images[0].numel()
         reconstruction, kl_sum = nll.sum() / n_values, kl.sum()
-        share = len(images) / batch.global_size
         loss = reconstruction + kl_weight * kl_sum / n_values
-        metrics = {
+
+        share = len(images) / batch.global_size
+        metrics: Metrics = {
             "train/loss": loss.detach(),
             "train/nats_per_value": reconstruction.detach(),
             "train/kl_per_cell": kl_sum.detach() / (batch.global_size * kl[0].numel()),
@@ -50,43 +51,65 @@ class DiscreteVAETask:
         }
         return loss, metrics
 
+    def _dequantized(self, batch: Batch) -> Tensor:
+        """Return the batch's images with uniform noise on their values, as the recipe asks."""
+        images = batch.images
+        if not self._table.dequantization:
+            return images
+        noise = uniform_noise(
+            self._seed, batch.positions, shape=tuple(images.shape[1:]), device=images.device
+        )
+        return (images + self._table.dequantization * noise).clamp(0, 1)
+
     def _bound(
         self, images: Tensor, positions: list[int], temperature: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Give -ln p(x|z) per value [B, 3, H, W], z drawn from the relaxation, the KL per cell [B, g, g], and mu."""
-        logits = self.module.codebook_logits(images)
-        cells = logits.movedim(1, -1)  # noise is laid out as the logits are
-        gumbel = gumbel_noise(self._seed, positions, tuple(cells.shape[1:]), logits.device).movedim(
-            -1, 1
+        """Compute both terms of the bound, with z sampled from the relaxation.
+
+        returns  -ln p(x|z) per value [B, 3, H, W], the KL per cell [B, g, g], and mu [B, 3, H, W]
+        """
+        logits = self.module.codebook_logits(images)  # [B, K, g, g]
+        cells = logits.movedim(1, -1)  # [B, g, g, K], the layout of the noise
+        gumbel = gumbel_noise(
+            self._seed, positions, shape=tuple(cells.shape[1:]), device=logits.device
         )
+        gumbel = gumbel.movedim(-1, 1)  # [B, K, g, g]
+
         mu, log_scale = self.module.decode_soft(relax(logits, temperature, gumbel))
         if self._table.min_log_scale is not False:
             log_scale = log_scale.clamp(min=self._table.min_log_scale)
         return logit_laplace_nll(map_pixels(images), mu, log_scale), kl_to_uniform(logits), mu
 
     def validate(self, batches: Iterable[Batch], step: int) -> dict[str, float]:
-        """Measure the bound with the relaxation in force, and reconstruction and codebook use with hard tokens.
+        """Compute the bound, and reconstruction and codebook use with hard tokens.
 
-        The loss is the one that the schedules end with, so that it can be compared over the run. The relaxed gap is
-        what hard tokens lose against the relaxation, which the temperature is lowered to close (appendix A.2).
+        The bound is taken with the relaxation of this step.
+
+        The loss is the one that the schedules end with, so that it can be compared over the run.
+        The relaxed gap is how much worse hard tokens are than the relaxation; the temperature is
+        lowered to close it (appendix A.2).
         """
         temperature, kl_weight = cosine(self._table.temperature, step), self._table.kl_weight.end
         vocab_size = self.module.vocab_size
         nll = kl = hard_error = relaxed_error = 0.0
         n_values = n_cells = 0
         counts, blank_counts = torch.zeros(2, vocab_size, dtype=torch.int64)
+
         for batch in batches:
             batch_nll, batch_kl, mu = self._bound(batch.images, batch.positions, temperature)
-            image_tokens = self.module.image_tokens(batch.images)
             nll += float(batch_nll.sum())
             kl += float(batch_kl.sum())
+            n_values += batch_nll.numel()
+            n_cells += batch_kl.numel()
+
+            image_tokens = self.module.image_tokens(batch.images)
             relaxed_error += float((unmap_pixels(mu.sigmoid()) - batch.images).square().sum())
             hard_error += float((self.module.decode(image_tokens) - batch.images).square().sum())
+
             counts += code_counts(image_tokens, vocab_size)
             is_blank = blank_cells(batch.images, self.module.grid_size)
             blank_counts += code_counts(image_tokens[is_blank], vocab_size)
-            n_values += batch_nll.numel()
-            n_cells += batch_kl.numel()
+
         n_used = int((counts > 0).sum())
         return {
             "valid/loss": (nll + kl_weight * kl) / n_values,
@@ -101,7 +124,7 @@ class DiscreteVAETask:
         }
 
     def preview(self, whole: DiscreteVAE, batch: Batch, step: int) -> Image.Image:
-        """Held-out pictures above their reconstructions from hard tokens."""
+        """Render held-out pictures above their reconstructions from hard tokens."""
         images = batch.images
         rebuilt = whole.decode(whole.image_tokens(images))
         return labelled_grid(

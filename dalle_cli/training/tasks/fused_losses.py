@@ -1,35 +1,56 @@
-"""A transformer that gives its losses instead of its logits, which at the paper's size would fill gigabytes.
+"""The transformer as it trains: its heads return losses in place of logits.
 
-Put around the transformer from outside, for training: 256 x 16,384 and 1,024 x 8,192 logits of each sample are never in
-memory at once. Captions end early, and slots after the end cost nothing.
+At the paper's size the logits would fill gigabytes: the 256 x 16,384 text logits and the
+1,024 x 8,192 image logits of a sample are never in memory at once. Captions end early, and the
+slots after their end cost nothing. Parameter names and, for a seed, initial weights are those of
+`models.transformer.Transformer`. Knows nothing of batches, nor of how the two losses are weighed.
 """
 
 from torch import Tensor, nn
 
+from dalle_cli.config import TransformerModelTable
 from dalle_cli.losses import linear_cross_entropy
-from dalle_cli.models.transformer import Transformer
+from dalle_cli.models.transformer import TransformerBackbone
 
 
-def fuse_losses(transformer: Transformer) -> None:
-    """Let `forward` give losses, in place; parameters keep their names, and decoding slot by slot goes on as before."""
-    transformer.__class__ = _LossTransformer
-    for head in (transformer.text_head, transformer.image_head):
-        head.__class__ = _LossHead
+class FusedLossHead(nn.Linear):
+    """A head that is called with its targets, too, and returns their loss.
 
+    A module, so that ZeRO 3 gathers its weights for the call.
+    """
 
-class _LossHead(nn.Linear):
-    """A head that is called with what it should have said; a module, so that ZeRO 3 gathers its weights for it."""
+    def forward(  # type: ignore[override]  # targets come second
+        self, features: Tensor, tokens: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the sum of -ln p(token), fp32 [], and how many tokens are the likeliest, int64 [].
 
-    def forward(self, features: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        features  [B, N, D]
+        tokens    int64 [B, N], -1 where there is nothing to predict
+        """
         return linear_cross_entropy(features, tokens, weight=self.weight, bias=self.bias)
 
 
-class _LossTransformer(Transformer):
-    """What a transformer becomes."""
+class FusedLossTransformer(TransformerBackbone):
+    """Transformer whose forward returns summed losses in place of logits."""
+
+    head_type = FusedLossHead
 
     def forward(self, text_tokens: Tensor, image_tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Sum -ln p over all text tokens, and over all image tokens, and count image tokens that were the likeliest."""
-        text, image = self.features(text_tokens, image_tokens)
+        """Compute both losses of predicting every token from those before it.
+
+        text_tokens   int64 [B, T], at most T - 1 caption tokens, then -1
+        image_tokens  int64 [B, I] in raster order; unshifted, like text_tokens
+        returns       the sums of -ln p over all text tokens and over all image tokens, fp32 []
+                      each, and the number of image tokens that were the likeliest, int64 []
+        """
+        text, image = self.features(text_tokens, image_tokens)  # [B, T, D] and [B, I, D]
         text_loss, _ = self.text_head(text, text_tokens)
         image_loss, hits = self.image_head(image, image_tokens)
         return text_loss, image_loss, hits
+
+
+def build_fused_transformer(
+    model: TransformerModelTable, text_vocab_size: int
+) -> FusedLossTransformer:
+    """Build a transformer for training, with the fresh weights of `loading.build_transformer`."""
+    return FusedLossTransformer(**{**model.model_dump(), "text_vocab_size": text_vocab_size})

@@ -1,7 +1,7 @@
-"""Random numbers for the samples of a batch, each from a generator of its own.
+"""Random numbers for the samples of a batch, from a separate generator for each sample.
 
-A sample's noise depends on the seed, its position and the purpose alone: micro-batches and
-resumption change nothing.
+A sample's noise depends only on the seed, its position in the run and the purpose: micro-batches
+and resumption change nothing.
 """
 
 import torch
@@ -11,22 +11,27 @@ from dalle_cli.data.shuffling import derive_seed
 
 
 def gumbel_noise(
-    seed: int, positions: list[int], shape: tuple[int, ...], device: torch.device
+    seed: int, positions: list[int], *, shape: tuple[int, ...], device: torch.device
 ) -> Tensor:
-    """Draw standard Gumbel noise: float32 [len(positions), *shape]."""
-    uniform = _uniform(seed, positions, "gumbel", shape, device)
+    """Sample standard Gumbel noise: float32 [len(positions), *shape]."""
+    uniform = _uniform(seed, positions, purpose="gumbel", shape=shape, device=device)
     return uniform.clamp_(min=torch.finfo(torch.float32).tiny).log_().neg_().log_().neg_()
 
 
 def uniform_noise(
-    seed: int, positions: list[int], shape: tuple[int, ...], device: torch.device
+    seed: int, positions: list[int], *, shape: tuple[int, ...], device: torch.device
 ) -> Tensor:
-    """Draw noise uniform in [-1/2, 1/2): float32 [len(positions), *shape]."""
-    return _uniform(seed, positions, "uniform", shape, device).sub_(0.5)
+    """Sample noise uniform in [-1/2, 1/2): float32 [len(positions), *shape]."""
+    return _uniform(seed, positions, purpose="uniform", shape=shape, device=device).sub_(0.5)
 
 
 def _uniform(
-    seed: int, positions: list[int], purpose: str, shape: tuple[int, ...], device: torch.device
+    seed: int,
+    positions: list[int],
+    *,
+    purpose: str,
+    shape: tuple[int, ...],
+    device: torch.device,
 ) -> Tensor:
     noise = torch.empty(len(positions), *shape, device=device)
     for row, position in zip(noise, positions, strict=True):

@@ -1,31 +1,49 @@
-"""training.tasks.task: to be described."""
+"""The protocol of a task: a model's loss over batches, held-out figures and previews.
+
+A micro-batch's loss is its share of the global batch's, so that shares add up however the batch is
+cut. A task knows nothing of optimizers, processes' engines or files.
+"""
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from dalle_cli.data.loader import Batch
+from dalle_cli.training.engines.engine import ModelT
 from dalle_cli.training.metric_log import Metrics
 
 
-class Task(Protocol):
-    """What a trainable thing says about itself; the loop knows nothing else."""
+class Task(Protocol[ModelT]):
+    """What a model is trained for; the loop knows nothing else of it."""
 
-    module: nn.Module
+    module: ModelT
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        """Share of the global batch's loss that this micro-batch carries; shares, and metrics, add up to the whole.
+        """Return the micro-batch's share of the global batch's loss, and its shares of metrics.
 
-        Among the metrics is `train/loss`.
+        Shares add up to the whole. `train/loss` is among the metrics.
         """
         ...
 
     def validate(self, batches: Iterable[Batch], step: int) -> dict[str, float]:
-        """Figures over all held-out batches, among them `valid/loss`."""
+        """Return figures over all held-out batches, `valid/loss` among them."""
         ...
 
-    def preview(self, whole: nn.Module, batch: Batch, step: int) -> Image.Image:
-        """Show on a few held-out samples how far the model has come; `whole` is like the task's module."""
+    def preview(self, whole: ModelT, batch: Batch, step: int) -> Image.Image:
+        """Render the model's work on a few held-out samples; `whole` is like the task's module."""
         ...
+
+
+if TYPE_CHECKING:
+    from dalle_cli.models.clip import Clip
+    from dalle_cli.models.dvae import DiscreteVAE
+    from dalle_cli.training.tasks.clip import ClipTask
+    from dalle_cli.training.tasks.dvae import DiscreteVAETask
+    from dalle_cli.training.tasks.fused_losses import FusedLossTransformer
+    from dalle_cli.training.tasks.transformer import TransformerTask
+
+    _dvae: type[Task[DiscreteVAE]] = DiscreteVAETask
+    _transformer: type[Task[FusedLossTransformer]] = TransformerTask
+    _clip: type[Task[Clip]] = ClipTask

@@ -1,6 +1,7 @@
-"""What the models are trained for: the losses of the paper over batches, and figures on held-out samples.
+"""The task of the transformer: next-token prediction over caption and image tokens.
 
-A micro-batch's loss is its share of the global batch's, so that shares add up whatever the batch is cut into.
+Ramesh et al. 2021, section 2.2. A micro-batch's loss is its share of the global batch's. Knows
+nothing of optimizers, engines or files.
 """
 
 from collections.abc import Iterable
@@ -15,30 +16,35 @@ from dalle_cli.data.loader import Batch
 from dalle_cli.generation.sampling import Sampler, SamplingSettings, candidate_uniforms
 from dalle_cli.losses import weigh
 from dalle_cli.models.dvae import DiscreteVAE
-from dalle_cli.models.transformer import Transformer
 from dalle_cli.training.metric_log import Metrics
+from dalle_cli.training.tasks.fused_losses import FusedLossTransformer
 from dalle_cli.viz import labelled_grid
 
 
 class TransformerTask:
-    """Next-token prediction over caption and image tokens (Ramesh et al. 2021, section 2.2)."""
+    """Trains a transformer on the weighted cross-entropies of text and image tokens."""
 
     def __init__(
-        self, transformer: Transformer, dvae: DiscreteVAE, loss: TransformerLossTable, seed: int
+        self,
+        transformer: FusedLossTransformer,
+        dvae: DiscreteVAE,
+        loss: TransformerLossTable,
+        seed: int,
     ) -> None:
-        """transformer: one that gives losses; dvae: frozen, from pictures to image tokens and back."""
+        """dvae: frozen; it encodes images as image tokens and decodes them."""
         self.module = transformer
         self._dvae = dvae
         self._table = loss
         self._seed = seed
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        """The weighted cross-entropies' share of the micro-batch, in nats per token of each kind."""
+        """Return the micro-batch's share of the weighted cross-entropies, in nats per token."""
         text, image, hits = self._cross_entropies(
-            batch, batch.global_text_tokens, batch.global_size
+            batch, n_text_tokens=batch.global_text_tokens, n_samples=batch.global_size
         )
         loss = weigh(text, image, self._table.text_weight)
-        metrics = {
+
+        metrics: Metrics = {
             "train/loss": loss.detach(),
             "train/loss_text": text.detach(),
             "train/loss_image": image.detach(),
@@ -48,42 +54,39 @@ class TransformerTask:
         return loss, metrics
 
     def _cross_entropies(
-        self, batch: Batch, n_text_tokens: int, n_samples: int
+        self, batch: Batch, *, n_text_tokens: int, n_samples: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Give both sums of -ln p, divided by the global counts, and how many image tokens were the likeliest."""
+        """Compute both sums of -ln p, divided by the counts, and the count of image tokens hit.
+
+        A token is hit where it is the likeliest.
+        """
         image_tokens = self._image_tokens(batch)
         text, image, hits = self.module(batch.text_tokens, image_tokens)
         return text / max(n_text_tokens, 1), image / (n_samples * self.module.image_len), hits
 
     @torch.no_grad()
     def _image_tokens(self, batch: Batch) -> Tensor:
-        """Give those the batch brings, or what the dVAE makes of its pictures: int64 [B, I]."""
-        return (
-            self._dvae.image_tokens(batch.images)
-            if batch.image_tokens is None
-            else batch.image_tokens
-        )
+        """Return image tokens int64 [B, I], encoded here unless the batch brings them."""
+        if batch.image_tokens is not None:
+            return batch.image_tokens
+        return self._dvae.image_tokens(batch.images)
 
     def validate(self, batches: Iterable[Batch], step: int) -> dict[str, float]:
-        """Measure both cross-entropies and the accuracy over all held-out pairs."""
+        """Compute both cross-entropies and the accuracy over all held-out pairs."""
         text = image = hits = 0.0
         n_text_tokens = n_samples = 0
         for batch in batches:
-            batch_text, batch_image, batch_hits = self._cross_entropies(
-                batch, n_text_tokens=1, n_samples=1
-            )
-            text, image, hits = (
-                text + float(batch_text),
-                image + float(batch_image),
-                hits + int(batch_hits),
-            )
+            sums = self._cross_entropies(batch, n_text_tokens=1, n_samples=1)
+            batch_text, batch_image, batch_hits = sums
+            text += float(batch_text)
+            image += float(batch_image)
+            hits += int(batch_hits)
             n_text_tokens += int((batch.text_tokens >= 0).sum())
             n_samples += len(batch.positions)
+
         n_image_tokens = n_samples * self.module.image_len
-        loss_text, loss_image = (
-            text / max(n_text_tokens, 1),
-            image * self.module.image_len / n_image_tokens,
-        )
+        loss_text = text / max(n_text_tokens, 1)
+        loss_image = image * self.module.image_len / n_image_tokens
         return {
             "valid/loss": weigh(loss_text, loss_image, self._table.text_weight),
             "valid/loss_text": loss_text,
@@ -91,20 +94,20 @@ class TransformerTask:
             "valid/image_token_accuracy": hits / n_image_tokens,
         }
 
-    def preview(self, whole: Transformer, batch: Batch, step: int) -> Image.Image:
-        """For held-out captions, the picture as the dVAE rebuilds it beside one drawn from the caption."""
+    def preview(self, whole: FusedLossTransformer, batch: Batch, step: int) -> Image.Image:
+        """Render reconstructions next to pictures generated from their held-out captions."""
         captions = batch.captions
         uniforms = torch.cat(
             [
-                candidate_uniforms(self._seed, c, numbers=[0], n_tokens=whole.image_len)
-                for c in captions
+                candidate_uniforms(self._seed, caption, numbers=[0], n_tokens=whole.image_len)
+                for caption in captions
             ]
-        )
-        drawn = self._dvae.decode(
-            Sampler(whole, SamplingSettings()).sample(batch.text_tokens, uniforms)
-        )
+        )  # [B, I]
+        sampler = Sampler(whole, SamplingSettings())
+        generated = self._dvae.decode(sampler.sample(batch.text_tokens, uniforms))
         rebuilt = self._dvae.decode(self._image_tokens(batch))
-        rows = zip(captions, rebuilt, drawn, strict=True)
+
+        rows = zip(captions, rebuilt, generated, strict=True)
         return labelled_grid(
             [(caption, [to_image(left), to_image(right)]) for caption, left, right in rows]
         )

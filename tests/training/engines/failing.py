@@ -1,6 +1,6 @@
-"""Run by a test in each of two processes: the second one fails while it computes with the averaged weights.
+"""Run by a test in each of two processes: the second fails while it computes with the average.
 
-Word: the ZeRO stage. Prints what was raised; a process that waited for the other would not come to that.
+Argument: the ZeRO stage. Prints what was raised; a process that waited for the other would not.
 """
 
 import json
@@ -21,7 +21,7 @@ with init_process_group(torch.device("cpu")) as world:
     )
     model = build_transformer(recipe.model, 300)
     checkpoint_activations(model.half_precision_modules())
-    engine = make_engine(choose_engine(recipe, world.size, None), recipe, model, world, None)
+    engine = make_engine(choose_engine(recipe, world.size, None), recipe, model=model, world=world)
     raised = ""
     try:
         with engine.averaged():

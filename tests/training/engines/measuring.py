@@ -1,6 +1,7 @@
-"""Run by a test in each of two processes: the peak of memory that training takes. Word: the ZeRO stage. Linux only.
+"""Run by a test in each of two processes: the peak of memory that training takes.
 
-What is compiled and imported is in memory before; each large block goes back to the system as soon as it is freed.
+Argument: the ZeRO stage. Linux only. Compiled and imported code is in memory before; each large
+block goes back to the system as soon as it is freed.
 """
 
 import gc
@@ -55,7 +56,7 @@ def build(d_model: int, n_layers: int, world: World) -> tuple[Engine, int, int]:
     checkpoint_activations(model.half_precision_modules())
     n_parameters, largest = sum(p.numel() for p in model.parameters()), largest_layer(model)
     return (
-        make_engine(choose_engine(recipe, world.size, None), recipe, model, world, None),
+        make_engine(choose_engine(recipe, world.size, None), recipe, model=model, world=world),
         n_parameters,
         largest,
     )

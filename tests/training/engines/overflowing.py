@@ -1,7 +1,8 @@
-"""Run by tests in each of several processes: branches in fp16 under an engine, with overflows where they are told.
+"""Run by tests in each of several processes: fp16 branches under an engine, and their overflows.
 
-Words: the ZeRO stage (0: whole replicas), the number of updates, then UPDATE:RANK:BRANCH for each overflow. Prints the
-scales after every update, which updates were applied, and the weights in the end.
+Arguments: the ZeRO stage (0: whole replicas), the number of updates, then UPDATE:RANK:BRANCH for
+each overflow. Prints the scales after every update, which updates were applied, and the final
+weights.
 """
 
 import json
@@ -58,7 +59,13 @@ def main(stage: int, n_updates: int, overflows: list[str]) -> None:
         recipe = load_recipe(
             "transformer/tiny", [f"runtime.zero_stage={stage}"], kind="transformer"
         )
-        engine = make_engine(choose_engine(recipe, world.size, None), recipe, model, world, scales)
+        engine = make_engine(
+            choose_engine(recipe, world.size, None),
+            recipe,
+            model=model,
+            world=world,
+            scales=scales,
+        )
         history, applied = [], []
         for update in range(n_updates):
             for number, branch in enumerate(branches):

@@ -1,6 +1,6 @@
-"""Run by a test in each of two processes: fresh engines of ZeRO 3, as many as told, each trained for four updates.
+"""Run by a test in each of two processes: fresh ZeRO 3 engines, each trained for four updates.
 
-Prints a checksum of each one's weights.
+Argument: the number of engines. Prints a checksum of the weights of each.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ def trained(world: World) -> str:
     torch.manual_seed(0)
     model = build_transformer(recipe.model, 300)
     checkpoint_activations(model.half_precision_modules())
-    engine = make_engine(choose_engine(recipe, world.size, None), recipe, model, world, None)
+    engine = make_engine(choose_engine(recipe, world.size, None), recipe, model=model, world=world)
     for update in range(4):
         generator = torch.Generator().manual_seed(update * world.size + world.ranks.rank)
         text = torch.randint(300, (2, 16), generator=generator)

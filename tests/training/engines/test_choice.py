@@ -21,9 +21,9 @@ from dalle_cli.training.engines.choice import EngineChoice, choose_engine, make_
 from dalle_cli.training.engines.replica import ReplicaEngine
 
 CPU = torch.device("cpu")
-LOCAL_AMONG_SEVERAL = "`runtime.engine` is local, which trains in one process, and 2 were started"
-DDP_ALONE = "`runtime.engine` is ddp, for several processes, and this is one alone"
-ZERO_ALONE = "`runtime.zero_stage` {} deals out over processes, and this is one alone"
+LOCAL_AMONG_SEVERAL = "`runtime.engine` is local, for a single process, but 2 were started"
+DDP_ALONE = "`runtime.engine` is ddp, for several processes, but only one was started"
+ZERO_ALONE = "`runtime.zero_stage` {} is for several processes, but only one was started"
 
 Wish = tuple[str, int, str, int]  # engine, zero_stage, offload, number of processes
 
@@ -38,10 +38,12 @@ REPLICAS: dict[Wish, tuple[str | None, str]] = {  # the engine's name, or nothin
 ZERO: dict[Wish, tuple[str | None, str]] = {
     **{(engine, stage, "false", 1): (None, ZERO_ALONE.format(stage))
        for engine in ("auto", "deepspeed") for stage in (1, 2, 3)},
-    **{(engine, stage, "false", 2): ("deepspeed", "") for engine in ("auto", "deepspeed") for stage in (1, 2, 3)},
+    **{(engine, stage, "false", 2): ("deepspeed", "")
+       for engine in ("auto", "deepspeed") for stage in (1, 2, 3)},
     **{(engine, stage, "optimizer", n): ("deepspeed", "")
        for engine in ("auto", "deepspeed") for stage in (1, 2, 3) for n in (1, 2)},
-    **{(engine, 3, "parameters", n): ("deepspeed", "") for engine in ("auto", "deepspeed") for n in (1, 2)},
+    **{(engine, 3, "parameters", n): ("deepspeed", "")
+       for engine in ("auto", "deepspeed") for n in (1, 2)},
 }  # fmt: skip
 CASES = REPLICAS | ZERO
 
@@ -71,7 +73,7 @@ def written(path: Path, content: object) -> Path:
 
 @pytest.fixture
 def silent_other() -> Iterator[None]:
-    """Let this process be one of two whose other adds nothing to any sum."""
+    """Make this process one of two, the other of which adds nothing to any sum."""
     torch.distributed.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
     yield
     torch.distributed.destroy_process_group()
@@ -153,7 +155,11 @@ def test_bucket_holds_the_layer_with_most_parameters(changes: list[str]) -> None
         ([], 1, "one process"),
         ([], 4, "4 processes with whole replicas (ddp)"),
         (["runtime.zero_stage=3"], 2, "2 processes with ZeRO 3 (deepspeed)"),
-        (["runtime.zero_stage=2", "runtime.offload=optimizer"], 1, "one process with ZeRO 2 (deepspeed)"),
+        (
+            ["runtime.zero_stage=2", "runtime.offload=optimizer"],
+            1,
+            "one process with ZeRO 2 (deepspeed)",
+        ),
     ],
 )  # fmt: skip
 def test_engine_is_told_in_words(overrides: list[str], n_processes: int, told: str) -> None:
@@ -171,7 +177,11 @@ def test_gradients_are_compressed_between_several_processes_at_a_rank(
     own = recipe(*(f"powersgd.rank={rank}" for rank in powersgd))
     model = build_transformer(own.model, 300)
     engine = make_engine(
-        choose_engine(own, size, None), own, model, World(Ranks(0, size, 0), CPU), None
+        choose_engine(own, size, None),
+        own,
+        model=model,
+        world=World(Ranks(0, size, 0), CPU),
+        powersgd=own.powersgd,
     )
     assert isinstance(engine, ReplicaEngine)
     assert ("compression_errors" in engine.state().tensors) == is_compressed
@@ -181,7 +191,13 @@ def test_gradients_are_compressed_between_several_processes_at_a_rank(
 def test_errors_of_compression_are_the_matrices_that_shrink() -> None:
     own = recipe("powersgd.rank=4")
     model = build_transformer(own.model, 300)
-    engine = make_engine(choose_engine(own, 2, None), own, model, World(Ranks(0, 2, 0), CPU), None)
+    engine = make_engine(
+        choose_engine(own, 2, None),
+        own,
+        model=model,
+        world=World(Ranks(0, 2, 0), CPU),
+        powersgd=own.powersgd,
+    )
     matrices = {id(matrix) for matrix in model.matrices()}
     shapes = {name: p.shape for name, p in model.named_parameters() if id(p) in matrices}
     shrinking = {name: shape for name, shape in shapes.items() if 4 * sum(shape) < shape.numel()}
@@ -192,6 +208,9 @@ def test_errors_of_compression_are_the_matrices_that_shrink() -> None:
 def test_dvae_in_several_processes_is_not_compressed() -> None:
     own = recipe(name="dvae/tiny")
     engine = make_engine(
-        choose_engine(own, 2, None), own, build_dvae(own.model), World(Ranks(0, 2, 0), CPU), None
+        choose_engine(own, 2, None),
+        own,
+        model=build_dvae(own.model),
+        world=World(Ranks(0, 2, 0), CPU),
     )
     assert isinstance(engine, ReplicaEngine) and "compression_errors" not in engine.state().tensors

@@ -1,4 +1,4 @@
-"""ZeRO in two processes: the figures of one process alone, and state that moves between engines, stages and counts."""
+"""ZeRO in two processes: the figures of a single process, and state that moves between engines."""
 
 import json
 import math
@@ -176,7 +176,7 @@ def test_one_process_can_offload(
 
 @pytest.mark.parametrize("stage", [0, *STAGES])
 def test_overflow_on_one_rank_skips_the_update_on_all(stage: int) -> None:
-    """As if that batch had never been, but for the scales, which move by the rules on every rank."""
+    """As if that batch had never been, but for the scales, which follow the rules everywhere."""
     n_updates, overflows = 8, {1: (2, 1), 2: (2, 1), 5: (0, 3)}  # update: branch and rank
     events = [
         f"{update}:{rank}:{branch}"
@@ -317,11 +317,12 @@ def test_process_that_fails_while_validating_waits_for_no_other(stage: int) -> N
 
 
 def test_estimate_for_bf16_is_deepspeeds() -> None:
-    script = "from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs as estimate\n"
-    script += "import json; cases = [(12_292_840_960, 65_028_096, n) for n in (8, 64, 1024)] + [(77_393, 4_224, 2)]\n"
-    script += (
-        "print(json.dumps([(case, estimate(*case, 1, cpu_offload=False)[1]) for case in cases]))"
-    )
+    script = """
+import json
+from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs as estimate
+cases = [(12_292_840_960, 65_028_096, n) for n in (8, 64, 1024)] + [(77_393, 4_224, 2)]
+print(json.dumps([(case, estimate(*case, 1, cpu_offload=False)[1]) for case in cases]))
+"""
     ended = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=LIMIT, check=True
     )
@@ -330,12 +331,12 @@ def test_estimate_for_bf16_is_deepspeeds() -> None:
 
 
 @pytest.mark.parametrize("stage", [0, *STAGES])
-def test_memory_reckoned_is_within_a_tenth_of_the_peak_measured(stage: int) -> None:
+def test_memory_estimated_is_within_a_tenth_of_the_peak_measured(stage: int) -> None:
     for measured in answers(HERE / "measuring.py", 2, stage):
-        reckoned = state_bytes(
+        estimated = state_bytes(
             stage, measured["parameters"], measured["largest_layer"], n_processes=2
         )
-        assert reckoned == pytest.approx(measured["peak"], rel=0.1)
+        assert estimated == pytest.approx(measured["peak"], rel=0.1)
 
 
 @pytest.mark.slow

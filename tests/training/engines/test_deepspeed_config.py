@@ -1,4 +1,4 @@
-"""DeepSpeed's configuration: the recipe in its words, what a file may repeat or tune, and what is refused, and why."""
+"""DeepSpeed's configuration: what a recipe sets, what a file may tune, what is refused and why."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,12 @@ STAGES = [(stage, offload) for stage in (1, 2, 3) for offload in ("false", "opti
 
 # What Hugging Face's documentation gives for ZeRO 3, without an optimizer and a scheduler.
 FOR_THE_TRAINER = """{
-    "fp16": {"enabled": "auto", "loss_scale": 0, "loss_scale_window": 1000, "initial_scale_power": 16},
+    "fp16": {
+        "enabled": "auto",
+        "loss_scale": 0,
+        "loss_scale_window": 1000,
+        "initial_scale_power": 16
+    },
     "bf16": {"enabled": "auto"},
     "zero_optimization": {
         "stage": 3,
@@ -56,11 +61,11 @@ def recipe(stage: int, **runtime: object) -> TransformerRecipe:
 def config_of(
     given: dict[str, Any], stage: int = 2, n_processes: int = 2, **runtime: object
 ) -> dict[str, Any]:
-    return zero_config(recipe(stage, **runtime), n_processes, BUCKET, given)
+    return zero_config(recipe(stage, **runtime), n_processes, bucket=BUCKET, given=given)
 
 
 def refusals(given: dict[str, Any], **how: Any) -> list[str]:
-    """Give the lines that tell what is wrong with a file, one for each key."""
+    """Return the lines that say what is wrong with a file, one for each key."""
     with pytest.raises(UsageError) as caught:
         config_of(given, **how)
     return [line.strip() for line in str(caught.value).splitlines()[1:]]
@@ -245,13 +250,13 @@ def test_contradictions_and_refused_keys_are_told_together() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
-        ("fp16.enabled", True, "parameters and what is summed stay fp32"),
-        ("bf16.enabled", True, "parameters and what is summed stay fp32"),
-        ("bfloat16.enabled", True, "parameters and what is summed stay fp32"),
-        ("amp.opt_level", "O1", "parameters and what is summed stay fp32"),
-        ("torch_autocast.dtype", "bfloat16", "parameters and what is summed stay fp32"),
-        ("data_types.grad_accum_dtype", "bf16", "parameters and what is summed stay fp32"),
-        ("communication_data_type", "fp16", "parameters and what is summed stay fp32"),
+        ("fp16.enabled", True, "parameters and sums stay in fp32"),
+        ("bf16.enabled", True, "parameters and sums stay in fp32"),
+        ("bfloat16.enabled", True, "parameters and sums stay in fp32"),
+        ("amp.opt_level", "O1", "parameters and sums stay in fp32"),
+        ("torch_autocast.dtype", "bfloat16", "parameters and sums stay in fp32"),
+        ("data_types.grad_accum_dtype", "bf16", "parameters and sums stay in fp32"),
+        ("communication_data_type", "fp16", "parameters and sums stay in fp32"),
         ("optimizer.type", "AdamW", "the recipe has its own, with the published clip"),
         ("optimizer.params.lr", 1e-3, "the recipe has its own, with the published clip"),
         (
@@ -263,13 +268,13 @@ def test_contradictions_and_refused_keys_are_told_together() -> None:
         (
             "compression_training.weight_quantization.shared_parameters.enabled",
             True,
-            "does not go with ZeRO",
+            "can't be combined with ZeRO",
         ),
-        ("zero_optimization.zero_hpz_partition_size", 8, "count on one part for each process"),
-        ("zero_optimization.mics_shard_size", 8, "count on one part for each process"),
-        ("zero_optimization.round_robin_gradients", True, "count on one part for each process"),
+        ("zero_optimization.zero_hpz_partition_size", 8, "expect one part for each process"),
+        ("zero_optimization.mics_shard_size", 8, "expect one part for each process"),
+        ("zero_optimization.round_robin_gradients", True, "expect one part for each process"),
         ("zero_optimization.stage3_module_granularity_threshold", 100, "its backward fails"),
-        ("zero_optimization.elastic_checkpoint", True, "count on one part for each process"),
+        ("zero_optimization.elastic_checkpoint", True, "expect one part for each process"),
         ("zero_optimization.zero_quantized_weights", True, "not among the keys that tune ZeRO"),
         ("zero_optimization.ignore_unused_parameters", False, "not among the keys that tune ZeRO"),
         ("fp16_master_weights_and_grads", True, "not among the keys that tune ZeRO"),

@@ -24,7 +24,7 @@ def compressor(
     seed: int = 0,
     n_ranks: int = 1,
 ) -> PowerSGD:
-    return PowerSGD(shapes, rank, seed, n_ranks, CPU)
+    return PowerSGD(shapes, rank, seed=seed, n_ranks=n_ranks, device=CPU)
 
 
 def compressors(n_ranks: int) -> list[PowerSGD]:
@@ -36,7 +36,7 @@ def alone(_: Tensor) -> None:
 
 
 def together(n_ranks: int, work: Callable[[int, SumOverRanks], T]) -> list[T]:
-    """Let threads play the ranks; one that sums more often than the others breaks the barrier for all."""
+    """Run the ranks as threads; one that sums more often than the others breaks the barrier."""
     barrier = threading.Barrier(n_ranks, timeout=5)
     shown: list[Tensor] = [torch.empty(0)] * n_ranks
 
@@ -73,12 +73,12 @@ def update(
     """Reduce copies of the gradients in place, as an update that is applied."""
     reduced = copied(gradients)
     powersgd.reduce(dict(reduced), sum_over_ranks)
-    powersgd.settle(True)
+    powersgd.settle(is_applied=True)
     return reduced
 
 
 def updates(ranks: list[PowerSGD], seeds: range) -> list[list[Gradients]]:
-    """Update all ranks once for each seed, every rank with gradients of its own; results by rank and update."""
+    """Update all ranks once for each seed, with different gradients; results by rank and update."""
 
     def work(rank: int, sum_over_ranks: SumOverRanks) -> list[Gradients]:
         return [
@@ -109,7 +109,10 @@ def assert_near(left: Gradients, right: Gradients, relative: float) -> None:
 def compress_slowly(
     errors: list[Gradients], gradients: list[Gradients], starts: Gradients
 ) -> Gradients:
-    """Restate one update in fp64: the sum's projection on the range of its product with Q0; errors in place."""
+    """Restate an update in fp64: the sum's projection on the range of its product with Q0.
+
+    Errors are updated in place.
+    """
     reduced = {}
     for name in gradients[0]:
         own = [gradient[name].double() for gradient in gradients]
@@ -173,8 +176,8 @@ def test_one_power_iteration_is_as_good_as_the_theory_of_random_projections_prom
 ) -> None:
     """Halko, Martinsson and Tropp 2011, theorem 10.5.
 
-    For every k below r - 1 the mean squared error is at most 1 + k / (r - k - 1) of that of the best rank k; it is
-    never below that of the best rank r.
+    For every k below r - 1 the mean squared error is at most 1 + k / (r - k - 1) of that of the
+    best rank k; it is never below that of the best rank r.
     """
     rank, (m, n) = 6, (24, 40)
     generator = torch.Generator().manual_seed(2)
@@ -208,7 +211,7 @@ def test_outputs_and_errors_add_up_to_the_gradients_so_far(n_ranks: int) -> None
 
 
 def test_what_was_sent_catches_up_with_noisy_gradients() -> None:
-    """Without feedback most of the mean gradient is never sent; with it the gap stops growing, so its share falls."""
+    """Without feedback most of the mean gradient is never sent; with it the gap stops growing."""
     mean, gaps = torch.randn(24, 40, generator=torch.Generator().manual_seed(3)), {}
     for has_feedback in (False, True):
         powersgd = compressor({"w": (24, 40)}, rank=4)
@@ -217,7 +220,7 @@ def test_what_was_sent_catches_up_with_noisy_gradients() -> None:
         for seed in range(400):
             gradients = {"w": mean + random_gradients(seed, {"w": (24, 40)})["w"]}
             powersgd.reduce(reduced := copied(gradients), alone)
-            powersgd.settle(has_feedback)
+            powersgd.settle(is_applied=has_feedback)
             sent, true = sent + reduced["w"], true + gradients["w"]
             if seed + 1 in (100, 400):
                 gaps[has_feedback].append(float((sent - true).norm() / true.norm()))
@@ -226,7 +229,7 @@ def test_what_was_sent_catches_up_with_noisy_gradients() -> None:
 
 
 def test_a_gradient_that_never_changes_has_the_same_part_sent_each_time() -> None:
-    """The price of a fixed Q0: its product with what is left over is zero, so an error alone opens no new direction."""
+    """The price of a fixed Q0: its product with an error is zero, so that no direction is new."""
     powersgd, gradients = compressor(), random_gradients(0)
     first = update(powersgd, gradients)
     for n_updates in range(2, 6):
@@ -354,7 +357,7 @@ def test_a_bad_batch_on_one_rank_spoils_that_update_on_all_and_leaves_no_trace(
         if rank == 1 or value == 3e38:
             spoiled(gradients, name, value)
         ranks[rank].reduce(gradients, sum_over_ranks)
-        ranks[rank].settle(False)
+        ranks[rank].settle(is_applied=False)
         return gradients
 
     for gradients in together(2, bad_update):
@@ -367,14 +370,14 @@ def test_a_bad_batch_on_one_rank_spoils_that_update_on_all_and_leaves_no_trace(
 
 
 def test_an_overflow_in_q_alone_spoils_the_update_and_not_the_errors() -> None:
-    """One column of large numbers, where Q0 is small: P is finite, its products with the column are not."""
+    """A column of large numbers, where Q0 is small: P is finite, its products with it are not."""
     powersgd = compressor({"w": (16, 40)})
     column = int(powersgd.starts["w"].abs().amax(dim=1).argmin())
     gradients = {"w": torch.zeros(16, 40)}
     gradients["w"][:, column] = 2e38
     assert (gradients["w"] @ powersgd.starts["w"]).isfinite().all()
     powersgd.reduce(gradients, alone)
-    powersgd.settle(True)
+    powersgd.settle(is_applied=True)
     assert gradients["w"].isnan().all()
     assert_same(powersgd.errors, compressor({"w": (16, 40)}).errors)
 
@@ -386,7 +389,7 @@ def test_an_update_skipped_for_other_reasons_leaves_no_trace(is_told: bool) -> N
     for seed in range(4):
         powersgd.reduce(random_gradients(10 + seed), alone)
         if is_told:
-            powersgd.settle(False)
+            powersgd.settle(is_applied=False)
         assert_same(update(powersgd, random_gradients(seed)), update(other, random_gradients(seed)))
 
 
@@ -396,7 +399,7 @@ def test_clipping_the_result_does_not_change_the_errors() -> None:
     powersgd.reduce(gradients, alone)
     for gradient in gradients.values():
         gradient.mul_(0.01)
-    powersgd.settle(True)
+    powersgd.settle(is_applied=True)
     update(other, random_gradients(0))
     assert_same(powersgd.errors, other.errors)
 

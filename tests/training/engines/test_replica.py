@@ -1,4 +1,4 @@
-"""The engine of replicas, in one process: one update, what it skips and averages, and what it takes back."""
+"""The engine of replicas, in one process: its updates, what it skips, averages and restores."""
 
 import math
 
@@ -46,8 +46,8 @@ def make_engine(seed: int = 0, ema: bool = True, **changes: object) -> ReplicaEn
     return ReplicaEngine(
         Line(seed),
         table(**changes),
-        EmaTable(decay=0.9, every=1) if ema else None,
-        single_process(CPU),
+        ema=EmaTable(decay=0.9, every=1) if ema else None,
+        world=single_process(CPU),
     )
 
 
@@ -92,7 +92,7 @@ def test_one_non_finite_value_among_many_skips_the_whole_update() -> None:
 def test_gradients_of_a_skipped_update_do_not_leak_into_the_next() -> None:
     skipping, plain = make_engine(), make_engine()
     try_update(skipping, seed=0, factor=math.nan)
-    plain.step = 1  # the schedule goes on by the step, skipped or not
+    plain._updates.step = 1  # the schedule goes on by the step, skipped or not
     for engine in (skipping, plain):
         assert try_update(engine, seed=1)
     assert_same(skipping.state(), plain.state())
@@ -103,7 +103,7 @@ def test_learning_rate_in_force_is_that_of_the_updates_own_step() -> None:
     for step in range(5):
         try_update(engine, seed=step, factor=math.nan if step == 2 else 1.0)
         assert engine.metrics()["train/lr"] == learning_rate(table(), step)
-        assert engine._optimizer.param_groups[0]["lr"] == learning_rate(
+        assert engine._updates.optimizer.param_groups[0]["lr"] == learning_rate(
             table(), 1 if step == 2 else step
         )
 
@@ -122,7 +122,11 @@ def test_update_after_the_loss_that_ends_the_patience_takes_half_the_step() -> N
         engine.observe(torch.tensor(1.0))
         try_update(engine, seed=step)
         in_force = learning_rate(table(), step) / 2**halvings
-        assert engine.metrics()["train/lr"] == engine._optimizer.param_groups[0]["lr"] == in_force
+        assert (
+            engine.metrics()["train/lr"]
+            == engine._updates.optimizer.param_groups[0]["lr"]
+            == in_force
+        )
 
 
 @pytest.mark.parametrize("stop", [1, 4, 5, 6, 8])
@@ -234,7 +238,9 @@ class Branches(nn.Module):
 def scaled_engine() -> tuple[ReplicaEngine, BranchScales]:
     module = Branches()
     scales = scale_gradients(list(module.branches), 1, CPU)
-    return ReplicaEngine(module, table(), None, single_process(CPU), scales), scales
+    return ReplicaEngine(
+        module, table(), ema=None, world=single_process(CPU), scales=scales
+    ), scales
 
 
 def step_of_branches(engine: ReplicaEngine, size: float = 1.0) -> bool:
@@ -282,14 +288,18 @@ def compressed_engine(rank: int = 1) -> ReplicaEngine:
     module = Branches()
     shapes = {name: tuple(p.shape) for name, p in module.named_parameters() if p.ndim == 2}
     return ReplicaEngine(
-        module, table(), None, single_process(CPU), None, PowerSGD(shapes, rank, 0, 1, CPU)
+        module,
+        table(),
+        ema=None,
+        world=single_process(CPU),
+        compression=PowerSGD(shapes, rank, seed=0, n_ranks=1, device=CPU),
     )
 
 
 def test_compressed_gradients_are_what_the_optimizer_sees() -> None:
     compressed, plain = (
         compressed_engine(),
-        ReplicaEngine(Branches(), table(), None, single_process(CPU)),
+        ReplicaEngine(Branches(), table(), ema=None, world=single_process(CPU)),
     )
     for engine in (compressed, plain):
         engine.backward(

@@ -1,4 +1,4 @@
-"""The average of the weights against a plain loop, its visit to the module, and its life away from the GPU."""
+"""The average of the weights against a plain loop, in the module's place, and off the GPU."""
 
 import pytest
 import torch

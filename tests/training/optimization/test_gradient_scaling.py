@@ -1,6 +1,7 @@
-"""A gradient scale for each residual branch: what it saves from fp16, by which rules it moves, what stays as it was.
+"""A gradient scale for each residual branch: what it saves from fp16, and its rules.
 
-Gradients of a known size are sent down a stream of branches: the loss is the stream's end, times signs of one size.
+Gradients of a known size are sent down a stream of branches: the loss is the stream's end, times
+signs of one size.
 """
 
 import copy
@@ -95,8 +96,9 @@ def scaled_stream(n_branches: int, damping: float = 1.0) -> tuple[Stream, Branch
 def large_noise(n_branches: int, damping: float) -> Tensor:
     """Noise that ends a hundred times as large as what a branch adds to it.
 
-    The gradient that comes through a branch, behind its LayerNorm, is then a hundredth of what passes it by: so many
-    branches before the last one, the gradient is damping ** so many, to about a hundredth.
+    The gradient that comes through a branch, behind its LayerNorm, is then a hundredth of what
+    passes it by: so many branches before the last one, the gradient is damping ** so many, to about
+    a hundredth.
     """
     return 100 * noise() * damping**-n_branches
 
@@ -104,9 +106,10 @@ def large_noise(n_branches: int, damping: float) -> Tensor:
 def test_scales_keep_the_gradients_that_fp16_alone_loses() -> None:
     """The branches get gradients of 1e-6 (the last of 48) down to 1.4e-9.
 
-    What is below half of fp16's smallest number is rounded to zero: that of every branch 26 or more before the last,
-    or 22 of the first 24. Their parameters cannot but get zeros, whatever the inputs: 92 %, and some more within the
-    other two. The first of all comes out at 0.02 once the scale has grown to its bound, well inside of what fp16 holds.
+    What is below half of fp16's smallest number is rounded to zero: that of every branch 26 or more
+    before the last, or 22 of the first 24. Their parameters cannot but get zeros, whatever the
+    inputs: 92 %, and some more within the other two. The first of all comes out at 0.02 once the
+    scale has grown to its bound, well inside of what fp16 holds.
     """
     n_branches, damping, size = 48, 0.87, 1e-6
     x, gradient = large_noise(n_branches, damping), size * signs()
@@ -133,7 +136,7 @@ def test_scales_keep_the_gradients_that_fp16_alone_loses() -> None:
 
 
 def test_a_scale_each_serves_where_no_single_one_does() -> None:
-    """From 1 down to 4e-11, wider than what fp16 spans between its overflow and one per cent of rounding."""
+    """From 1 down to 4e-11: fp16 spans less, between its overflow and one per cent of rounding."""
     n_branches, damping = 48, 0.6
     x = large_noise(n_branches, damping)
     exact = backward(Stream(n_branches, damping), x, signs())
@@ -274,7 +277,7 @@ def test_what_is_not_finite_outside_branches_flags_none(outsider: float) -> None
 
 
 def test_gradients_come_out_as_of_plain_autocast() -> None:
-    """On a power of two the scaling itself rounds nothing; what is left are plain fp16's own subnormal numbers.
+    """On a power of two the scaling rounds nothing; plain fp16's subnormal numbers are left.
 
     Of a quarter's gradient hardly any are; of a tenth's enough that processors differ in them.
     """

@@ -1,4 +1,4 @@
-"""Halving on plateaus against a version that looks back over the whole run, against torch's, and over a restart."""
+"""Halving on plateaus against a slow version, against torch's, and over a restart."""
 
 import math
 import random
@@ -49,7 +49,7 @@ def factors(step_size: LearningRate, losses: list[float], first: int = 0) -> lis
 
 
 def factors_by_hand(losses: list[float], plateau: PlateauTable, warmup_steps: int) -> list[float]:
-    """Look back, at every update, over all smoothed losses since the last halving or the last real fall."""
+    """Look back, at every update, over the smoothed losses since the last halving or real fall."""
     smoothed = [losses[0]]
     for loss in losses[1:]:
         smoothed.append(plateau.smoothing * smoothed[-1] + (1 - plateau.smoothing) * loss)

@@ -1,4 +1,4 @@
-"""One gradient scale for all: its rules, gradients that come out unscaled, and an engine and a run that use it."""
+"""A single gradient scale: its rules, unscaled gradients, and an engine and a run that use it."""
 
 import json
 import math
@@ -19,7 +19,8 @@ from dalle_cli.training.optimization.loss_scaling import WINDOW, LossScale, scal
 
 CPU = torch.device("cpu")
 OPTIMIZER = OptimizerTable(
-    lr=Cosine(start=1e-2, end=1e-2, steps=1), warmup_steps=0, betas=[0.9, 0.95], eps=1e-8, weight_decay=0.0,
+    lr=Cosine(start=1e-2, end=1e-2, steps=1), warmup_steps=0, betas=[0.9, 0.95], eps=1e-8,
+    weight_decay=0.0,
     clip_norm=0.0, clip_second_moment=0.0,
 )  # fmt: skip
 
@@ -43,7 +44,7 @@ def make_engine() -> tuple[ReplicaEngine, LossScale]:
     model = Line()
     apply_precision(model, "fp16", CPU)
     scale = scale_loss(model, CPU)
-    return ReplicaEngine(model, OPTIMIZER, None, single_process(CPU), scale), scale
+    return ReplicaEngine(model, OPTIMIZER, ema=None, world=single_process(CPU), scales=scale), scale
 
 
 def try_update(engine: ReplicaEngine, size: float = 1.0) -> bool:

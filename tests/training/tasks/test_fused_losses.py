@@ -1,13 +1,16 @@
-"""A transformer that gives its losses: those of its logits, under the same names, and still able to draw."""
+"""A transformer that returns losses: those of its logits, and still able to sample."""
 
 import copy
 
 import torch
+from fused import fused
 
 from dalle_cli.generation.sampling import Sampler, SamplingSettings, candidate_uniforms
+from dalle_cli.loading import build_transformer
 from dalle_cli.losses import token_cross_entropy
 from dalle_cli.models.transformer import Transformer
-from dalle_cli.training.tasks.fused_losses import fuse_losses
+from dalle_cli.recipe import load_recipe
+from dalle_cli.training.tasks.fused_losses import build_fused_transformer
 
 
 def transformer() -> Transformer:
@@ -23,8 +26,8 @@ def transformer() -> Transformer:
 def test_losses_and_gradients_are_those_of_the_logits() -> None:
     text = torch.tensor([[1, 2, -1, -1, -1], [4, 5, 6, 7, -1]])
     image = torch.arange(32).view(2, 16) % 13
-    plain, model = transformer(), transformer()
-    fuse_losses(model)
+    plain = transformer()
+    model = fused(plain)
     text_logits, image_logits = plain(text, image)
     expected = [
         token_cross_entropy(text_logits, text, 1),
@@ -50,7 +53,18 @@ def test_it_draws_what_the_plain_one_draws() -> None:
         candidate_uniforms(0, "a ring", numbers=[0], n_tokens=16),
     )
     plain = Sampler(model, SamplingSettings()).sample(text, uniforms)
-    fuse_losses(model)
-    assert torch.equal(
-        Sampler(copy.deepcopy(model), SamplingSettings()).sample(text, uniforms), plain
-    )
+    copied = copy.deepcopy(fused(model))
+    assert torch.equal(Sampler(copied, SamplingSettings()).sample(text, uniforms), plain)
+
+
+def test_weights_for_a_seed_are_those_of_the_plain_one() -> None:
+    """And so are their names, and whatever is sampled next."""
+    recipe = load_recipe("transformer/tiny", [], kind="transformer")
+    states, following = [], []
+    for build in (build_transformer, build_fused_transformer):
+        torch.manual_seed(7)
+        states.append(build(recipe.model, 300).state_dict())
+        following.append(torch.rand(3))
+    assert list(states[0]) == list(states[1])
+    torch.testing.assert_close(states[1], states[0], rtol=0, atol=0)
+    assert torch.equal(*following)

@@ -10,12 +10,12 @@ from torch import Tensor
 from dalle_cli.training.tasks.noise import gumbel_noise, uniform_noise
 
 CPU = torch.device("cpu")
-Noise = Callable[[int, list[int], tuple[int, ...], torch.device], Tensor]
+Noise = Callable[..., Tensor]
 KINDS = [gumbel_noise, uniform_noise]
 
 
 def test_gumbel_noise_has_the_moments_of_the_gumbel_distribution() -> None:
-    noise = gumbel_noise(0, list(range(20)), (10_000,), CPU).double()
+    noise = gumbel_noise(0, list(range(20)), shape=(10_000,), device=CPU).double()
     sigma = math.pi / math.sqrt(6)
     assert noise.dtype == torch.float64 and torch.isfinite(noise).all()
     assert float(noise.mean()) == pytest.approx(0.5772157, abs=5 * sigma / noise.numel() ** 0.5)
@@ -27,14 +27,14 @@ def test_gumbel_noise_has_the_moments_of_the_gumbel_distribution() -> None:
 def test_the_largest_noisy_logit_is_distributed_as_the_softmax() -> None:
     n = 20_000
     logits = torch.tensor([0.0, 1.0, -1.0, 2.0])
-    noise = gumbel_noise(1, [7], (n, 4), CPU)[0]
+    noise = gumbel_noise(1, [7], shape=(n, 4), device=CPU)[0]
     shares = (logits + noise).argmax(dim=1).bincount(minlength=4) / n
     expected = logits.softmax(dim=0)
     assert ((shares - expected).abs() < 5 * (expected * (1 - expected) / n).sqrt()).all()
 
 
 def test_uniform_noise_is_uniform_around_zero() -> None:
-    noise = uniform_noise(0, list(range(20)), (10_000,), CPU)
+    noise = uniform_noise(0, list(range(20)), shape=(10_000,), device=CPU)
     assert noise.min() >= -0.5 and noise.max() < 0.5
     shares = torch.histc(noise, bins=10, min=-0.5, max=0.5) / noise.numel()
     assert (shares - 0.1).abs().max() < 5 * (0.09 / noise.numel()) ** 0.5
@@ -42,17 +42,17 @@ def test_uniform_noise_is_uniform_around_zero() -> None:
 
 @pytest.mark.parametrize("noise", KINDS)
 def test_noise_of_a_sample_does_not_depend_on_its_batch(noise: Noise) -> None:
-    together = noise(3, [4, 9, 2, 7], (5, 3), CPU)
+    together = noise(3, [4, 9, 2, 7], shape=(5, 3), device=CPU)
     assert together.shape == (4, 5, 3) and together.dtype == torch.float32
-    for row, position in zip(together, (4, 9, 2, 7), strict=True):
-        assert torch.equal(row, noise(3, [position], (5, 3), CPU)[0])
+    for row, draw in zip(together, (4, 9, 2, 7), strict=True):
+        assert torch.equal(row, noise(3, [draw], shape=(5, 3), device=CPU)[0])
 
 
 @pytest.mark.parametrize("noise", KINDS)
-def test_noise_depends_on_seed_and_position(noise: Noise) -> None:
+def test_noise_depends_on_seed_and_draw(noise: Noise) -> None:
     rows = [
-        noise(seed, [position], (8,), CPU)[0]
-        for seed, position in ((0, 0), (0, 1), (1, 0), (1, 23), (12, 3))
+        noise(seed, [draw], shape=(8,), device=CPU)[0]
+        for seed, draw in ((0, 0), (0, 1), (1, 0), (1, 23), (12, 3))
     ]
     assert len({tuple(row.tolist()) for row in rows}) == len(rows)
 
@@ -61,14 +61,17 @@ def test_noise_depends_on_seed_and_position(noise: Noise) -> None:
 def test_noise_neither_reads_nor_touches_the_global_generator(noise: Noise) -> None:
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    first = noise(0, [1], (8,), CPU)
+    first = noise(0, [1], shape=(8,), device=CPU)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(1)
-    assert torch.equal(noise(0, [1], (8,), CPU), first)
+    assert torch.equal(noise(0, [1], shape=(8,), device=CPU), first)
 
 
 def test_noise_on_pixels_and_on_logits_of_a_sample_is_unrelated() -> None:
     n = 10_000
-    gumbel, uniform = gumbel_noise(0, [5], (n,), CPU)[0], uniform_noise(0, [5], (n,), CPU)[0]
+    gumbel, uniform = (
+        gumbel_noise(0, [5], shape=(n,), device=CPU)[0],
+        uniform_noise(0, [5], shape=(n,), device=CPU)[0],
+    )
     ranks = torch.exp(-torch.exp(-gumbel))
     assert torch.corrcoef(torch.stack([ranks, uniform]))[0, 1].abs() < 5 / n**0.5

@@ -1,4 +1,4 @@
-"""The tasks: shares of a loss add up, figures do not depend on batching, and a model can learn what it is shown."""
+"""The tasks: shares of a loss add up, figures do not depend on batching, and models learn."""
 
 import json
 import math
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fused import fused
 from torch import Tensor
 
 from dalle_cli.config import (
@@ -31,7 +32,6 @@ from dalle_cli.recipe import load_recipe
 from dalle_cli.runtime.distributed import single_process
 from dalle_cli.training.tasks.clip import ClipTask
 from dalle_cli.training.tasks.dvae import DiscreteVAETask
-from dalle_cli.training.tasks.fused_losses import fuse_losses
 from dalle_cli.training.tasks.noise import gumbel_noise
 from dalle_cli.training.tasks.transformer import TransformerTask
 
@@ -100,8 +100,7 @@ def plain_transformer() -> Transformer:
 
 
 def transformer_task() -> TransformerTask:
-    transformer = plain_transformer()
-    fuse_losses(transformer)
+    transformer = fused(plain_transformer())
     dvae = dvae_task().module.eval().requires_grad_(False)
     return TransformerTask(
         transformer, dvae, TransformerLossTable(text_weight=0.125, caption_dropout=0.1), seed=3
@@ -178,7 +177,9 @@ def test_health_of_the_codebook_follows_its_definitions() -> None:
     with torch.no_grad():
         figures = task.validate([batch], step=0)
         tokens = dvae.image_tokens(images)
-        gumbel = gumbel_noise(3, batch.positions, (4, 4, dvae.vocab_size), CPU).movedim(-1, 1)
+        gumbel = gumbel_noise(
+            3, batch.positions, shape=(4, 4, dvae.vocab_size), device=CPU
+        ).movedim(-1, 1)
         mu, _ = dvae.decode_soft(relax(dvae.codebook_logits(images), 0.9, gumbel))
         errors = [
             float((p - images).square().mean())
@@ -204,9 +205,7 @@ def test_transformer_loss_is_the_published_one() -> None:
         image_tokens = task._dvae.image_tokens(batch.images)
         plain = plain_transformer()
         expected = text_image_cross_entropy(
-            *plain(batch.text_tokens, image_tokens),
-            text_tokens=batch.text_tokens,
-            image_tokens=image_tokens,
+            *plain(batch.text_tokens, image_tokens), batch.text_tokens, image_tokens
         )
         loss, _ = task.loss(batch, step=0)
         figures = task.validate([batch], step=0)
@@ -287,13 +286,13 @@ def test_captions_are_retrieved_by_pictures_and_pictures_by_captions() -> None:
     assert figures["valid/text_recall_at_5"] != figures["valid/image_recall_at_5"]
 
 
-def test_noise_goes_by_the_position_and_not_by_the_place_in_the_batch() -> None:
+def test_noise_goes_by_the_draw_and_not_by_the_place_in_the_batch() -> None:
     task, batch = dvae_task(), global_batch()
     order = [4, 2, 6, 0, 1, 5, 3]
     shuffled = replace(
         batch, images=batch.images[order], positions=[batch.positions[i] for i in order]
     )
-    moved = replace(batch, positions=[position + 1 for position in batch.positions])
+    moved = replace(batch, positions=[draw + 1 for draw in batch.positions])
     with torch.no_grad():
         losses = [
             float(task.loss(next(b.micro_batches(0, CPU)), step=0)[0])
@@ -323,9 +322,12 @@ def test_transformer_learns_sixteen_pairs_by_heart(
     )
     assert ended.code == 0, ended.err
     changes = [
-        *RARELY, "training.steps=450", "training.global_batch_size=16", "optimizer.weight_decay=0.0",
-        "optimizer.warmup_steps=10", "optimizer.lr.start=3e-3", "optimizer.lr.end=5e-4", "optimizer.lr.steps=450",
-        "ema.decay=0.9", "tokenizer.vocab_size=512", "tokenizer.dropout=0.0", "tokenizer.backend=tokenizers",
+        *RARELY, "training.steps=450", "training.global_batch_size=16",
+        "optimizer.weight_decay=0.0",
+        "optimizer.warmup_steps=10", "optimizer.lr.start=3e-3", "optimizer.lr.end=5e-4",
+        "optimizer.lr.steps=450",
+        "ema.decay=0.9", "tokenizer.vocab_size=512", "tokenizer.dropout=0.0",
+        "tokenizer.backend=tokenizers",
         "loss.caption_dropout=0.0", "loss.text_weight=0.0", "model.n_layers=2", "model.d_model=48",
         "model.text_len=12",
     ]  # fmt: skip
@@ -351,9 +353,12 @@ def test_clip_learns_sixteen_pairs_by_heart(
 ) -> None:
     data = make_pairs(tmp_path / "data", 16)
     changes = [
-        *RARELY, "training.steps=200", "training.global_batch_size=16", "optimizer.weight_decay=0.0",
-        "optimizer.warmup_steps=10", "optimizer.lr.start=2e-3", "optimizer.lr.end=1e-4", "optimizer.lr.steps=200",
-        "ema.decay=0.9", "tokenizer.vocab_size=512", "tokenizer.dropout=0.0", "tokenizer.backend=tokenizers",
+        *RARELY, "training.steps=200", "training.global_batch_size=16",
+        "optimizer.weight_decay=0.0",
+        "optimizer.warmup_steps=10", "optimizer.lr.start=2e-3", "optimizer.lr.end=1e-4",
+        "optimizer.lr.steps=200",
+        "ema.decay=0.9", "tokenizer.vocab_size=512", "tokenizer.dropout=0.0",
+        "tokenizer.backend=tokenizers",
     ]  # fmt: skip
     words = ["--data", data, "--valid", data, "--run", tmp_path / "run"]
     ended = dalle("train-clip", "clip/tiny", *words, *with_set(changes))

@@ -1,4 +1,4 @@
-"""The text tokens of a run: learnt once from what it trains on, or given, and from then on its own."""
+"""The tokenizer of a run: learnt once from what it trains on, or given, and kept by the run."""
 
 import json
 import shutil
@@ -172,7 +172,7 @@ def test_a_runs_own_tokenizer_may_be_named_on_resuming(
 def test_vocabulary_that_a_crash_left_unwritten_is_learnt_again(
     kind: str, own_run: Callable, train: Callable, request: pytest.FixtureRequest
 ) -> None:
-    """The record of a new run is its first file; the power may fail before the tokenizer is there."""
+    """The record of a new run is its first file; the power may fail before the tokenizer's."""
     run = own_run(kind)
     for folder in (run.tokenizer.parent, run.checkpoints, run.model):
         shutil.rmtree(folder)

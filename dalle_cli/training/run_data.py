@@ -1,0 +1,110 @@
+"""The data of a run: which samples train, which are held out, and their batches.
+
+Knows nothing of models, nor of what a folder or a recipe's other tables say.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from dalle_cli.config import Recipe
+from dalle_cli.console import Terminal
+from dalle_cli.data.images import BadSample
+from dalle_cli.data.loader import TrainingBatches, ValidationBatches
+from dalle_cli.data.preprocessing import Preprocessing
+from dalle_cli.data.sources import Source, open_dataset, validation_split
+from dalle_cli.runtime.distributed import World
+from dalle_cli.training.loop import Batches
+from dalle_cli.untrusted import printable
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Some of a source's samples."""
+
+    source: Source
+    indices: np.ndarray
+
+    def captions(self) -> Iterator[str]:
+        """Yield all captions of the samples that can be read."""
+        for index in self.indices:
+            try:
+                yield from self.source.captions(int(index))
+            except BadSample:
+                continue  # reported, and counted, when its turn to train comes
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The samples that train, and those that are held out."""
+
+    training: Portion
+    validation: Portion
+
+    @property
+    def held_out(self) -> str:
+        """What is held out: "a share" of the data, or the fingerprint of another source."""
+        is_share = self.validation.source is self.training.source
+        return "a share" if is_share else self.validation.source.fingerprint()
+
+    def batches(
+        self, preprocess: Preprocessing, recipe: Recipe, *, world: World, terminal: Terminal
+    ) -> Batches:
+        """Make batches of preprocessed samples, by no more loader processes than processors."""
+        runtime = recipe.runtime
+        share = world.share(recipe.training.global_batch_size)
+        training = TrainingBatches(
+            self.training.source,
+            self.training.indices,
+            preprocess=preprocess,
+            data=recipe.data,
+            training=recipe.training,
+            workers=min(runtime.workers, _n_processors()),
+            on_bad=lambda key, reason: terminal.warn(f"skipped {printable(key)}: {reason}"),
+            share=share,
+            join=world.all_gather,
+        )
+
+        validation = ValidationBatches(
+            self.validation.source,
+            self.validation.indices,
+            preprocess=preprocess,
+            batch_size=runtime.micro_batch_size or len(share),
+            n_samples=runtime.validation_samples,
+        )
+        return Batches(training, validation)
+
+
+def open_run_data(
+    data: str,
+    valid: str | None,
+    *,
+    validation_share: float,
+    captions_required: bool,
+    tokens_allowed: bool,
+    terminal: Terminal,
+) -> RunData:
+    """Open the data of a run and hold out a share of them, or what `valid` names.
+
+    captions_required, tokens_allowed  as in `open_dataset`
+
+    Raises DalleError like `open_dataset`.
+    """
+    source = open_dataset(data, captions_required=captions_required, tokens_allowed=tokens_allowed)
+    terminal.warn_about(source.problems)
+    if valid is None:
+        indices, held_out = validation_split(source, validation_share)
+        return RunData(Portion(source, indices), Portion(source, held_out))
+    other = open_dataset(valid, captions_required=captions_required, tokens_allowed=tokens_allowed)
+    return RunData(_all_of(source), _all_of(other))
+
+
+def _all_of(source: Source) -> Portion:
+    return Portion(source, np.arange(len(source)))
+
+
+def _n_processors() -> int:
+    """Return how many processors this process may use; not every system can say which."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
