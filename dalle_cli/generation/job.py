@@ -90,7 +90,7 @@ def generate_share(
     """Draw this process's batches of what is missing, slice by slice; in the end all of it is held, by whomever."""
     width = job.widths.sampling
     batches = sorted({place // width for place in missing})
-    own = set(batches[job.world.ranks.rank :: job.world.size])
+    own = set(batches[job.world.rank :: job.world.size])
     places = [place for place in missing if place // width in own]
     for drawn in job.pipeline.generate(
         job.candidates, places, job.widths, job.seed, job.sampling, job.kept

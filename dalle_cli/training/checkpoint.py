@@ -72,7 +72,7 @@ def _write_share(folder: Path, state: EngineState, world: World) -> list[tuple[s
     """Write this process's share of the files of tensors, and describe them by name."""
     written = []
     for number, (file, tensors, names) in enumerate(_files(state)):
-        is_ours = number % world.size == world.ranks.rank
+        is_ours = number % world.size == world.rank
         gathered = ((name, tensors[name]) for name in names)
         own = {name: on_cpu(tensor) for name, tensor in gathered if is_ours}
         if is_ours:

@@ -50,7 +50,7 @@ def shard_of(zero: Any, stage: int, parameter: Parameter, world: World) -> Shard
     """Find this process's part of a parameter; at stage 3 each process has an even part, the last a shorter one."""
     if stage == 3:
         group, offset, length = zero.grad_position[zero.get_param_id(parameter)]
-        start = min(world.ranks.rank * length, parameter.ds_numel)
+        start = min(world.rank * length, parameter.ds_numel)
         return Shard(str(group), offset, start, min(length, parameter.ds_numel - start))
     fragment = parameter._hp_mapping
     if fragment is None:

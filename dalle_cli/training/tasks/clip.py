@@ -54,7 +54,7 @@ class ClipTask:
     def _joined(self, own: Tensor) -> Tensor:
         """Put those of all processes [B, E] below one another, in the order of the global batch."""
         parts = self._world.all_gather_tensors(own)
-        parts[self._world.ranks.rank] = own
+        parts[self._world.rank] = own
         return torch.cat(parts)
 
     def validate(self, batches: Iterable[Batch], step: int) -> dict[str, float]:
