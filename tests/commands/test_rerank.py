@@ -1,4 +1,4 @@
-"""`rerank`: cosines by hand, every way to name pictures, what is written, and a CLIP that is odd."""
+"""`rerank`: cosines by hand, every way to name pictures, what is written, and odd CLIPs."""
 
 import csv
 import json
