@@ -29,9 +29,9 @@ def shapes(
 
     Example: dalle data shapes shapes/ && dalle train-dvae dvae/demo --data shapes/train --run runs/dvae
     """
-    from dalle_cli.commands.data.shapes import data_shapes
+    from dalle_cli.commands.data.shapes import run_data_shapes
 
-    data_shapes(folder, level, pictures, size, unseen_share, seed, Terminal(quiet, as_json))
+    run_data_shapes(folder, level, pictures, size, unseen_share, seed, Terminal(quiet, as_json))
 
 
 @data_app.command()
@@ -49,9 +49,9 @@ def check(
 
     Example: dalle data check 'shards/{000000..000007}.tar'
     """
-    from dalle_cli.commands.data.check import data_check
+    from dalle_cli.commands.data.check import run_data_check
 
-    data_check(data, Terminal(quiet, as_json))
+    run_data_check(data, Terminal(quiet, as_json))
 
 
 @data_app.command()
@@ -79,7 +79,7 @@ def encode(
 
     Example: dalle data encode pictures/ --dvae runs/dvae --out tokens/ --copies 8
     """
-    from dalle_cli.commands.data.encode import EncodeOptions, data_encode
+    from dalle_cli.commands.data.encode import EncodeOptions, run_data_encode
 
     options = EncodeOptions(data, dvae, out, copies, batch_size, device, precision or "auto")
-    data_encode(options, Terminal(quiet, as_json))
+    run_data_encode(options, Terminal(quiet, as_json))

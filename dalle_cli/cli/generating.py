@@ -245,13 +245,12 @@ def rerank(
 
     Example: dalle rerank drawn/ "an armchair in the shape of an avocado" --clip ViT-B-32.pt --top-k 8 --out best/
     """
-    from dalle_cli.commands.rerank import RerankOptions
-    from dalle_cli.commands.rerank import rerank as command
+    from dalle_cli.commands.rerank import RerankOptions, run_rerank
 
     options = RerankOptions(
         pictures, caption, clip, tokenizer, top_k, batch_size, device, precision or "auto", out
     )
-    command(options, Terminal(quiet, as_json))
+    run_rerank(options, Terminal(quiet, as_json))
 
 
 @app.command(rich_help_panel="Use")
@@ -270,10 +269,9 @@ def reconstruct(
 
     Example: dalle reconstruct runs/dvae pictures/ --out compared/
     """
-    from dalle_cli.commands.reconstruct import ReconstructOptions
-    from dalle_cli.commands.reconstruct import reconstruct as command
+    from dalle_cli.commands.reconstruct import ReconstructOptions, run_reconstruct
 
-    command(
+    run_reconstruct(
         ReconstructOptions(run, pictures, out, device, precision or "auto"),
         Terminal(quiet, as_json),
     )
@@ -290,9 +288,9 @@ def export(
 
     Example: dalle export runs/dalle --out dalle-model
     """
-    from dalle_cli.commands.export import export as command
+    from dalle_cli.commands.export import run_export
 
-    command(run, out, Terminal(quiet, as_json))
+    run_export(run, out, Terminal(quiet, as_json))
 
 
 @app.command(rich_help_panel="Use")
@@ -317,7 +315,7 @@ def demo(
 
     Example: dalle demo
     """
-    from dalle_cli.commands.demo import demo as command
+    from dalle_cli.commands.demo import run_demo
 
     overrides = {"dvae": dvae_set, "transformer": transformer_set, "clip": clip_set}
-    command(run, pictures, overrides, Terminal(quiet, as_json))
+    run_demo(run, pictures, overrides, Terminal(quiet, as_json))

@@ -31,6 +31,6 @@ def dvae(
 
     Example: dalle import dvae encoder.pkl decoder.pkl --run runs/openai-dvae
     """
-    from dalle_cli.commands.import_dvae import import_dvae
+    from dalle_cli.commands.import_dvae import run_import_dvae
 
-    import_dvae(encoder, decoder, run, Terminal(quiet, as_json))
+    run_import_dvae(encoder, decoder, run, Terminal(quiet, as_json))

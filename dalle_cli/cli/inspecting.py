@@ -62,9 +62,9 @@ def info(
 
     Example: dalle info transformer/demo --masks masks/
     """
-    from dalle_cli.commands.info import info as command
+    from dalle_cli.commands.info import run_info
 
-    command(name, overrides, masks, Terminal(quiet, as_json))
+    run_info(name, overrides, masks, Terminal(quiet, as_json))
 
 
 @app.command(rich_help_panel="Look")
@@ -79,6 +79,6 @@ def doctor(
 
     Example: dalle doctor --measure
     """
-    from dalle_cli.commands.doctor import doctor as command
+    from dalle_cli.commands.doctor import run_doctor
 
-    command(measured, Terminal(quiet, as_json))
+    run_doctor(measured, Terminal(quiet, as_json))
