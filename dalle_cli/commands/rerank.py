@@ -62,9 +62,8 @@ def run_rerank(options: RerankOptions, terminal: Terminal) -> None:
     }
     folder.check(job)
 
-    for caption in filter(scorer.is_truncated, captions):
-        shown = printable(caption)[:60]
-        terminal.warn(f"caption cut to {scorer.clip.text_len} tokens: {shown}…")
+    for warning in scorer.warnings(captions):
+        terminal.warn(warning)
     where = f", writing {options.out}" if options.out else ""
     terminal.say(f"scoring {len(pictures):,} pictures{where}")
 

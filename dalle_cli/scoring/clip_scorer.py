@@ -5,7 +5,7 @@ Ramesh et al. 2021, section 2.6. Axes: B batch, E CLIP's shared width.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,8 +21,10 @@ from dalle_cli.errors import DalleError
 from dalle_cli.loading import find_clip, find_vocabulary, load_clip, load_clip_tokenizer
 from dalle_cli.models.clip import Clip
 from dalle_cli.runtime.precision import Precision, apply_precision
+from dalle_cli.untrusted import printable
 
 CAPTION_BATCH_SIZE = 256
+CAPTION_SHOWN = 60  # characters of a caption in a warning
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,13 @@ class ClipScorer:
     def is_truncated(self, caption: str) -> bool:
         """Whether a caption has more tokens than fit between CLIP's start and end of text."""
         return len(self.tokenizer.encode(caption)) > self.clip.text_len - 2
+
+    def warnings(self, captions: Sequence[str]) -> Iterator[str]:
+        """Yield a warning for each distinct caption that CLIP reads truncated."""
+        for caption in dict.fromkeys(captions):
+            if self.is_truncated(caption):
+                shown = printable(caption)[:CAPTION_SHOWN]
+                yield f"caption truncated to CLIP's {self.clip.text_len} tokens: {shown}…"
 
     @torch.inference_mode()
     def embed_captions(self, captions: Sequence[str]) -> Tensor:

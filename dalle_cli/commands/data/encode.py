@@ -71,7 +71,7 @@ def run_data_encode(options: EncodeOptions, terminal: Terminal) -> None:
     )
     with exclusive_lock(options.out), explain_out_of_memory():
         _write_missing(shards, encoder, options=options, encoding=encoding, terminal=terminal)
-        record = write_record(options.out, encoding, len(shards), source.problems)
+        record = write_record(options.out, encoding, n_shards=len(shards), problems=source.problems)
 
     terminal.say(f"{record.samples:,} samples encoded, {len(record.bad):,} bad ones left out")
     data = f"--data {options.out} --dvae {options.dvae}"
@@ -111,4 +111,4 @@ def _write_missing(
             samples, bad = encoder.encode(shard, line.advance)
             for key, reason in bad:
                 terminal.warn(f"skipped {printable(key)}: {reason}")
-            write_shard(path, encoding, samples, bad)
+            write_shard(path, encoding, samples=samples, bad=bad)

@@ -35,7 +35,7 @@ def run_data_shapes(
     pairs.mkdir(parents=True)
     for i in range(n_pictures):
         scene = seen[int(rng.integers(len(seen)))]
-        render(scene, side, rng).save(pairs / f"{i:05d}.png")
+        render(scene, side, rng=rng).save(pairs / f"{i:05d}.png")
         (pairs / f"{i:05d}.txt").write_text(scene.caption + "\n")
     for name, group in (("seen", seen), ("unseen", unseen)):
         lines = [f"{caption}\n" for caption in _prompts(group, rng)]
