@@ -47,7 +47,7 @@ def _draw_masks(table: TrainedTransformerTable, folder: Path) -> dict[str, str]:
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for kind in ("row", "column", "convolutional"):
-        mask = image_mask(kind, table.grid_size, table.kernel_size)
+        mask = image_mask(kind, table.grid_size, kernel_size=table.kernel_size)
         picture = Image.fromarray(mask.to(torch.uint8).mul(255).numpy())
         files[kind] = str(folder / f"{kind}.png")
         enlarge(picture, at_least=MASK_SIZE).save(files[kind])

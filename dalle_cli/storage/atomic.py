@@ -111,7 +111,7 @@ def explain_disk_failure(what: str, path: Path, needed: int) -> Iterator[None]:
         needed_mib, free_mib = needed / 2**20, free_disk(path) / 2**20
         raise DalleError(
             f"cannot write {what}: {error}",
-            f"{needed_mib:.1f} MiB are needed and {free_mib:.1f} MiB are free; "
+            f"it needs {needed_mib:.1f} MiB, and {free_mib:.1f} MiB are free; "
             "earlier saves are untouched",
         ) from error
 
