@@ -1,7 +1,7 @@
-"""Models ready for inference, from a run, an export or a public CLIP; nothing that lies there is executed.
+"""Loads models for inference from runs, exports and public CLIPs; nothing in them is executed.
 
-`MODEL_KINDS` has a row for each kind of model that a folder can hold. Loaded modules are frozen, in evaluation mode, on
-the CPU and in fp32.
+`MODEL_KINDS` has a row for each kind of model that a folder can hold. Loaded modules are frozen, in
+evaluation mode, on the CPU and in fp32.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ from dalle_cli.storage.model_folder import (
 from dalle_cli.storage.run_dir import CONFIG, WEIGHTS, RunDir, dvae_model_dir, model_dir
 from dalle_cli.untrusted import printable
 
-N_SPECIAL_TOKENS = 2  # start and end of text, which CLIP has in addition to a tokenizer's ids
+N_SPECIAL_TOKENS = 2  # start and end of text, which CLIP adds to a tokenizer's ids
 ANOTHER_CLIP = "the vocabulary belongs to another CLIP"
 
 
@@ -64,12 +64,12 @@ def build_dvae(model: DVAEModelTable) -> DiscreteVAE:
 
 
 def build_dvae_encoder(model: DVAEEncoderTable) -> DVAEEncoder:
-    """Build a discrete VAE's encoder alone, with fresh weights."""
+    """Build the encoder of a discrete VAE, without its decoder, with fresh weights."""
     return DVAEEncoder(**model.model_dump())
 
 
 def build_transformer(model: TransformerModelTable, text_vocab_size: int) -> Transformer:
-    """Build a transformer with fresh weights, for a text vocabulary of the size that was learnt."""
+    """Build a transformer with fresh weights, for a text vocabulary of the learnt size."""
     return Transformer(**{**model.model_dump(), "text_vocab_size": text_vocab_size})
 
 
@@ -80,7 +80,7 @@ def build_clip(model: TrainedClipTable) -> Clip:
 
 
 def trained_clip_table(model: ClipModelTable, text_vocab_size: int) -> TrainedClipTable:
-    """Return the table of a CLIP that this package trains, given the size of its tokenizer's vocabulary."""
+    """Return the table of a CLIP that this package trains, for a tokenizer's vocabulary size."""
     return TrainedClipTable(
         **model.model_dump(),
         text_vocab_size=text_vocab_size + N_SPECIAL_TOKENS,
@@ -92,12 +92,13 @@ def trained_clip_table(model: ClipModelTable, text_vocab_size: int) -> TrainedCl
 
 @dataclass(frozen=True)
 class ModelKind:
-    """One kind of model.
+    """A kind of model.
 
-    table      its sizes, as `config.json` states them
-    build      a module with fresh weights, from such a table
-    recipe     what trains it; None where nothing here does
-    sizes_for  the table of the largest model that a recipe allows: a learnt vocabulary may come out smaller
+    table      its sizes, as in `config.json`
+    build      builds a module with fresh weights from a table
+    recipe     the recipe that trains it; None if this package does not train it
+    sizes_for  returns the table of the largest model that a recipe allows: a learnt vocabulary may
+               turn out smaller
     """
 
     table: type[ModelTable]
@@ -132,16 +133,16 @@ def build_model(table: ModelTable) -> nn.Module:
 
 
 def largest_table(recipe: Recipe) -> ModelTable:
-    """Return the table of the model that a recipe trains, with the largest text vocabulary it allows."""
+    """Return the table of the model that a recipe trains, with the largest vocabulary it allows."""
     sizes_for = MODEL_KINDS[recipe.kind].sizes_for
     assert sizes_for is not None, recipe.kind
     return sizes_for(recipe)
 
 
 def load_dvae(path: Path | str) -> DiscreteVAE:
-    """Load the discrete VAE of a dVAE run or a model folder, or the copy that a transformer's run keeps.
+    """Load the discrete VAE of a dVAE's run, a model folder, or the copy in a transformer's run.
 
-    Raises DalleError where there is none or it is damaged.
+    Raises DalleError if there is none or it is damaged.
     """
     folder = dvae_model_dir(Path(path))
     model = read_model_table(folder)
@@ -150,14 +151,15 @@ def load_dvae(path: Path | str) -> DiscreteVAE:
         return read_model(folder, partial(build_dvae, model))
     if isinstance(model, DVAEEncoderTable):
         raise DalleError(
-            f"{path} holds only the encoder of a dvae: its decoder is missing, so it can't draw",
+            f"{path} holds only the encoder of a dvae: its decoder is missing, "
+            "so it can't turn tokens into pictures",
             "import the decoder with it: `dalle import dvae ENCODER DECODER --run DIR`",
         )
     raise DalleError(f"{path} holds a {kind_of(model)}, not a dvae")
 
 
 def load_dvae_encoder(path: Path | str) -> DVAEEncoder:
-    """Load what computes image tokens: a discrete VAE, or an encoder imported alone.
+    """Load the part that computes image tokens: a discrete VAE, or an encoder imported alone.
 
     Raises DalleError like `load_dvae`.
     """
@@ -169,7 +171,10 @@ def load_dvae_encoder(path: Path | str) -> DVAEEncoder:
 
 
 def dvae_checksum(path: Path | str) -> str:
-    """Hash the encoder's weights, on which image tokens depend; raises DalleError where there are none."""
+    """Hash the weights of a dVAE's encoder, on which its image tokens depend.
+
+    Raises DalleError if there are none.
+    """
     digest = hashlib.sha256()
     with safe_open(dvae_model_dir(Path(path)) / WEIGHTS, "np") as file:
         names = file.keys()
@@ -180,7 +185,7 @@ def dvae_checksum(path: Path | str) -> str:
 
 
 def load_transformer(path: Path | str) -> Transformer:
-    """Load the transformer of a run or of a model folder; raises DalleError where there is none."""
+    """Load the transformer of a run or of a model folder; raises DalleError if there is none."""
     folder = model_dir(Path(path))
     model = read_model_table(folder)
     if not isinstance(model, TrainedTransformerTable):
@@ -196,7 +201,7 @@ def load_tokenizer(run: RunDir) -> Tokenizer:
 class DalleParts(NamedTuple):
     """Everything between a caption and its picture, as a transformer's run holds it.
 
-    checksum  SHA-256 over the files of all three parts
+    checksum  SHA-256 of the files of all three parts
     """
 
     transformer: Transformer
@@ -206,12 +211,13 @@ class DalleParts(NamedTuple):
 
 
 def load_dalle(run: Path) -> DalleParts:
-    """Load a transformer's run or export; raises DalleError where a part is missing or of another vocabulary."""
-    transformer, dvae, tokenizer = (
-        load_transformer(run),
-        load_dvae(run),
-        load_tokenizer(RunDir(run)),
-    )
+    """Load a transformer's run or export with all its parts.
+
+    Raises DalleError if a part is missing or does not fit the others.
+    """
+    transformer = load_transformer(run)
+    dvae = load_dvae(run)
+    tokenizer = load_tokenizer(RunDir(run))
 
     check_parts_match(transformer, dvae, tokenizer, run=run)
 
@@ -233,19 +239,20 @@ def check_parts_match(
     )
     for name, expected, found in sizes:
         if expected != found:
-            message = (
-                f"the parts of {run} don't belong together: {name} of {expected} and of {found}"
-            )
-            raise DalleError(message)
+            mismatch = f"{name} of {expected} and of {found}"
+            raise DalleError(f"the parts of {run} don't belong together: {mismatch}")
 
 
 def load_clip(path: Path | str) -> Clip:
-    """Load a CLIP from a `train-clip` run or model folder, or from a public checkpoint: a file, a folder, a hub's name.
+    """Load a CLIP from a `train-clip` run, a model folder or a public checkpoint.
 
-    Raises DalleError where there is none, or it is damaged, of a kind that is not supported, or asks to run code.
+    path  a public checkpoint may be a file, a folder or a name on the hub
+
+    Raises DalleError if there is none, it is damaged, its kind is not supported, or it asks to run
+    code.
     """
     place = find_clip(path)
-    if not is_own_model(place):
+    if not _is_own(place):
         public = read_public_clip(place)
         return _assign_weights(public.table, public.weights, place)
 
@@ -261,7 +268,7 @@ def load_clip_tokenizer(
 ) -> ClipTokenizer:
     """Load the tokenizer of a CLIP from its path, or from a vocabulary file.
 
-    Raises DalleError where there is none, or it does not belong to the CLIP.
+    Raises DalleError if there is none, or it does not belong to the CLIP.
     """
     tokenizer = _read_vocabulary(vocabulary or find_vocabulary(find_clip(path)))
     end_of_text = clip.text_vocab_size - 1 if clip.end_of_text is None else clip.end_of_text
@@ -282,7 +289,7 @@ def load_clip_tokenizer(
 
 
 def find_vocabulary(place: Path) -> Path:
-    """Return the vocabulary file of a CLIP on disk; raises DalleError where there is none."""
+    """Return the vocabulary file of a CLIP on disk; raises DalleError if there is none."""
     for run in (RunDir(place), RunDir(place.parent)):  # a run, or the model folder in it
         if run.tokenizer.is_file():
             return run.tokenizer
@@ -303,23 +310,25 @@ def _read_vocabulary(file: Path) -> ClipTokenizer:
 
 
 def find_clip(path: Path | str) -> Path:
-    """Return where a CLIP lies on disk, after fetching it by its name on the hub if need be.
+    """Return the path of a CLIP on disk, after fetching it from the hub if it is a name there.
 
-    Raises DalleError where there is none.
+    Raises DalleError if there is none.
     """
     place = Path(path)
     if place.exists():
         return place
-    if place.parent != Path() and place.parent.exists():  # a folder, not the hub's name of an owner
+    if place.parent != Path() and place.parent.exists():  # a folder, not an owner on the hub
         hint = f"{place.parent} exists, but has no {printable(place.name)}"
         raise DalleError(f"no such CLIP: {printable(str(path))}", hint)
     return fetch_from_hub(str(path))
 
 
-def is_own_model(place: Path) -> bool:
-    """Whether a place is a run or a model folder of this package; other tools have a `config.json`, too."""
-    if not place.is_dir() or place.joinpath("model").is_dir():
-        return place.is_dir()
+def _is_own(place: Path) -> bool:
+    """Whether a path is a run or a model folder of this package; other tools write configs, too."""
+    if not place.is_dir():
+        return False
+    if place.joinpath("model").is_dir():
+        return True
     try:
         return "kind" in json.loads((place / CONFIG).read_bytes())
     except (OSError, ValueError, RecursionError, TypeError):
@@ -327,11 +336,15 @@ def is_own_model(place: Path) -> bool:
 
 
 def _assign_weights(model: TrainedClipTable, weights: dict[str, Tensor], source: Path) -> Clip:
-    """Build a CLIP around weights in fp32; shapes are checked before anything is copied or converted."""
+    """Build a CLIP from weights, converted to fp32.
+
+    Shapes are checked before anything is copied or converted.
+    """
     try:
         with torch.device("meta"):
             clip = build_clip(model)
         expected = shapes_of(clip.state_dict())
+
         check_shapes_match(expected, shapes_of(weights), source)
         in_fp32 = {name: _in_fp32(name, weights[name], source) for name in expected}
         clip.load_state_dict(in_fp32, assign=True)
@@ -348,8 +361,6 @@ def _assign_weights(model: TrainedClipTable, weights: dict[str, Tensor], source:
 def _in_fp32(name: str, weight: Tensor, source: Path) -> Tensor:
     if not weight.is_floating_point():
         kind = str(weight.dtype).removeprefix("torch.")
-        message = (
-            f"{source} does not hold a CLIP: {name} is of type {kind}, not of a floating-point type"
-        )
-        raise DalleError(message)
+        problem = f"{name} is of type {kind}, not of a floating-point type"
+        raise DalleError(f"{source} does not hold a CLIP: {problem}")
     return weight.float().contiguous()

@@ -13,8 +13,8 @@ import typer
 
 import dalle_cli.cli.main  # noqa: F401  fills the application
 from dalle_cli.cli.app import app
+from dalle_cli.commands.reports.recipe_keys import recipe_keys
 from dalle_cli.config import RECIPE_TYPES
-from dalle_cli.recipe_keys import recipe_keys
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dalle_cli"

@@ -1,4 +1,4 @@
-"""Loading: runs and exported folders give the same module; what is damaged, foreign or hostile gives an error."""
+"""Loading: runs and exports give the same module; damaged, foreign and hostile ones an error."""
 
 import json
 import pickle

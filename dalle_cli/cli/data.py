@@ -61,9 +61,9 @@ def shapes(
 
     Some combinations are never rendered, so that a model can be asked for them later.
     """
-    from dalle_cli.commands.data.shapes import data_shapes
+    from dalle_cli.commands.data.shapes import run_data_shapes
 
-    data_shapes(
+    run_data_shapes(
         folder, level, pictures, size, unseen_share, seed, Terminal(quiet=quiet, as_json=as_json)
     )
 
@@ -84,9 +84,9 @@ def check(
 
     Prints counts, sizes, and what is wrong with each bad sample.
     """
-    from dalle_cli.commands.data.check import data_check
+    from dalle_cli.commands.data.check import run_data_check
 
-    data_check(data, Terminal(quiet=quiet, as_json=as_json))
+    run_data_check(data, Terminal(quiet=quiet, as_json=as_json))
 
 
 @add_command(
@@ -138,7 +138,7 @@ def encode(
 
     `dalle train-transformer --data DIR` then learns from the tokens, without the pictures.
     """
-    from dalle_cli.commands.data.encode import EncodeOptions, data_encode
+    from dalle_cli.commands.data.encode import EncodeOptions, run_data_encode
 
     options = EncodeOptions(data, dvae, out, copies, batch_size, device, precision or "auto")
-    data_encode(options, Terminal(quiet=quiet, as_json=as_json))
+    run_data_encode(options, Terminal(quiet=quiet, as_json=as_json))

@@ -36,6 +36,6 @@ def dvae(
 
     Reads pickled modules, state dicts or safetensors; nothing in them is executed.
     """
-    from dalle_cli.commands.import_dvae import import_dvae
+    from dalle_cli.commands.import_dvae import run_import_dvae
 
-    import_dvae(encoder, decoder, run, Terminal(quiet=quiet, as_json=as_json))
+    run_import_dvae(encoder, decoder, run, Terminal(quiet=quiet, as_json=as_json))

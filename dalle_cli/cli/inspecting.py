@@ -14,17 +14,17 @@ from dalle_cli.console import Terminal
 @add_command(recipes_app, "list", example="dalle recipes list")
 def list_recipes(as_json: Json = False, quiet: Quiet = False) -> None:
     """List the shipped recipes and what they are for."""
-    from dalle_cli.commands.recipes import list_recipes as command
+    from dalle_cli.commands.recipes import run_list_recipes
 
-    command(Terminal(quiet=quiet, as_json=as_json))
+    run_list_recipes(Terminal(quiet=quiet, as_json=as_json))
 
 
 @add_command(recipes_app, "show", example="dalle recipes show transformer/demo > mine.toml")
 def show_recipe(recipe: RecipeName, as_json: Json = False, quiet: Quiet = False) -> None:
     """Print the file of a recipe."""
-    from dalle_cli.commands.recipes import show_recipe as command
+    from dalle_cli.commands.recipes import run_show_recipe
 
-    command(recipe, Terminal(quiet=quiet, as_json=as_json))
+    run_show_recipe(recipe, Terminal(quiet=quiet, as_json=as_json))
 
 
 @add_command(recipes_app, "check", example="dalle recipes check mine.toml --set training.steps=500")
@@ -36,9 +36,9 @@ def check_recipe(
     quiet: Quiet = False,
 ) -> None:
     """Check a recipe and print it as resolved."""
-    from dalle_cli.commands.recipes import check_recipe as command
+    from dalle_cli.commands.recipes import run_check_recipe
 
-    command(recipe, overrides, Terminal(quiet=quiet, as_json=as_json))
+    run_check_recipe(recipe, overrides, Terminal(quiet=quiet, as_json=as_json))
 
 
 @add_command(recipes_app, "keys", example="dalle recipes keys transformer")
@@ -54,9 +54,9 @@ def list_recipe_keys(
 
     With its type, bounds, default and meaning.
     """
-    from dalle_cli.commands.recipes import list_keys as command
+    from dalle_cli.commands.recipes import run_list_keys
 
-    command(kind, Terminal(quiet=quiet, as_json=as_json))
+    run_list_keys(kind, Terminal(quiet=quiet, as_json=as_json))
 
 
 @add_command(app, panel=MACHINE, example="dalle info transformer/demo --masks masks/")
@@ -81,9 +81,9 @@ def info(
 
     Parameters, tokens, attention, floating-point operations and bytes.
     """
-    from dalle_cli.commands.info import info as command
+    from dalle_cli.commands.info import run_info
 
-    command(name, overrides, masks, Terminal(quiet=quiet, as_json=as_json))
+    run_info(name, overrides, masks, Terminal(quiet=quiet, as_json=as_json))
 
 
 @add_command(app, panel=MACHINE, example="dalle doctor --measure")
@@ -95,6 +95,6 @@ def doctor(
     quiet: Quiet = False,
 ) -> None:
     """Print what this machine has, lacks and can do."""
-    from dalle_cli.commands.doctor import doctor as command
+    from dalle_cli.commands.doctor import run_doctor
 
-    command(measured, Terminal(quiet=quiet, as_json=as_json))
+    run_doctor(measured, Terminal(quiet=quiet, as_json=as_json))

@@ -89,13 +89,12 @@ def rerank(
 
     A CLIP scores them; the best come first.
     """
-    from dalle_cli.commands.rerank import RerankOptions
-    from dalle_cli.commands.rerank import rerank as command
+    from dalle_cli.commands.rerank import RerankOptions, run_rerank
 
     options = RerankOptions(
         pictures, caption, clip, tokenizer, top_k, batch_size, device, precision or "auto", out
     )
-    command(options, Terminal(quiet=quiet, as_json=as_json))
+    run_rerank(options, Terminal(quiet=quiet, as_json=as_json))
 
 
 @add_command(app, panel=USE, example="dalle reconstruct runs/dvae pictures/ --out compared/")
@@ -115,10 +114,9 @@ def reconstruct(
 
     RUN is a discrete VAE's, or a transformer's, which has a copy of its dVAE.
     """
-    from dalle_cli.commands.reconstruct import ReconstructOptions
-    from dalle_cli.commands.reconstruct import reconstruct as command
+    from dalle_cli.commands.reconstruct import ReconstructOptions, run_reconstruct
 
-    command(
+    run_reconstruct(
         ReconstructOptions(run, pictures, out, device, precision or "auto"),
         Terminal(quiet=quiet, as_json=as_json),
     )
@@ -136,9 +134,9 @@ def export(
 
     The folder holds safetensors and JSON.
     """
-    from dalle_cli.commands.export import export as command
+    from dalle_cli.commands.export import run_export
 
-    command(run, out, Terminal(quiet=quiet, as_json=as_json))
+    run_export(run, out, Terminal(quiet=quiet, as_json=as_json))
 
 
 @add_command(app, panel=TRAIN, example="dalle demo")
@@ -172,7 +170,7 @@ def demo(
 
     Then generates and reranks pictures, and counts how many show their caption.
     """
-    from dalle_cli.commands.demo import demo as command
+    from dalle_cli.commands.demo import run_demo
 
     overrides = {"dvae": dvae_set, "transformer": transformer_set, "clip": clip_set}
-    command(run, pictures, overrides, Terminal(quiet=quiet, as_json=as_json))
+    run_demo(run, pictures, overrides, Terminal(quiet=quiet, as_json=as_json))

@@ -11,7 +11,7 @@ import torch
 from dalle_cli import __version__
 from dalle_cli.console import Terminal
 from dalle_cli.runtime.devices import choose_device, use_fast_fp32_matmul
-from dalle_cli.runtime.peak_rates import keep, measure
+from dalle_cli.runtime.peak_rates import measure_peak_rates, store_peak_rates
 from dalle_cli.runtime.precision import choose_precision
 
 PACKAGES = (
@@ -32,15 +32,16 @@ REMEDIES = {
 }
 
 
-def doctor(measured: bool, terminal: Terminal) -> None:
-    """Print versions, processors, memory, the arithmetic that `auto` chooses, and remedies for what is missing.
+def run_doctor(measured: bool, terminal: Terminal) -> None:
+    """Print versions, processors, memory, the precision of `auto`, and remedies for missing parts.
 
-    With `measured`, also measure the device and keep the figures, for training to be compared with.
+    With `measured`, also measure the device's peak rates and store them for later commands.
     """
     device = choose_device("auto")
     packages = {name: _version(name) for name in PACKAGES}
     tools = {name: shutil.which(name) is not None for name in TOOLS}
-    facts = {
+
+    facts: dict[str, Any] = {
         "dalle": __version__,
         "python": platform.python_version(),
         "packages": packages,
@@ -54,6 +55,7 @@ def doctor(measured: bool, terminal: Terminal) -> None:
     }
     if measured:
         facts["measured"] = _measured(device, terminal)
+
     missing = [name for name, version in packages.items() if version is None]
     missing += [name for name, found in tools.items() if not found]
     facts["remedies"] = {name: REMEDIES[name] for name in missing if name in REMEDIES}
@@ -61,17 +63,20 @@ def doctor(measured: bool, terminal: Terminal) -> None:
 
 
 def _measured(device: torch.device, terminal: Terminal) -> dict[str, str]:
-    found = measure(device)
+    rates = measure_peak_rates(device)
     try:
-        terminal.say(f"kept in {keep(device, found)}: `train/mfu` of later runs goes by it")
+        file = store_peak_rates(device, rates)
+        terminal.say(f"stored in {file}: `train/mfu` of later runs is relative to these rates")
     except OSError as error:
-        terminal.warn(f"not kept: {error}")
-    rates = {
-        f"{p} matrix rate": f"{rate / 1e12:.3g} TFLOP/s" for p, rate in found.matmul_rates.items()
+        terminal.warn(f"the rates are not stored: {error}")
+
+    matmul_rates = {
+        f"{precision} matrix rate": f"{rate / 1e12:.3g} TFLOP/s"
+        for precision, rate in rates.matmul_rates.items()
     }
-    return rates | {
-        "memory bandwidth": f"{found.bandwidth / 1e9:.3g} GB/s",
-        "checkpoint write rate": f"{found.write_rate / 1e9:.3g} GB/s",
+    return matmul_rates | {
+        "memory bandwidth": f"{rates.bandwidth / 1e9:.3g} GB/s",
+        "checkpoint write rate": f"{rates.write_rate / 1e9:.3g} GB/s",
     }
 
 

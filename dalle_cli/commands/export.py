@@ -1,4 +1,4 @@
-"""`dalle export`: what inference needs, as one folder of safetensors and JSON."""
+"""`dalle export`: everything that inference needs, as one folder of safetensors and JSON."""
 
 import shutil
 from pathlib import Path
@@ -7,10 +7,11 @@ from dalle_cli.console import Terminal
 from dalle_cli.storage.run_dir import CONFIG, WEIGHTS, RunDir, check_new_folder, model_dir
 
 
-def export(run_path: Path, out: Path, terminal: Terminal) -> None:
-    """Copy a run's model, and the dVAE and tokenizer it has, without its training state."""
+def run_export(run_path: Path, out: Path, terminal: Terminal) -> None:
+    """Copy a run's model, and its dVAE and tokenizer if it has them, without its training state."""
     check_new_folder(out)
     run, target = RunDir(run_path), RunDir(out)
+
     folders = [(model_dir(run_path), target.model)]
     if run.dvae.is_dir():
         folders.append((model_dir(run.dvae), target.dvae))
@@ -19,6 +20,7 @@ def export(run_path: Path, out: Path, terminal: Terminal) -> None:
     ]
     if run.tokenizer.is_file():
         files.append((run.tokenizer, target.tokenizer))
+
     for source, copy in files:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, copy)

@@ -1,4 +1,4 @@
-"""`dalle import dvae`: OpenAI's released discrete VAE, made into a run."""
+"""`dalle import dvae`: OpenAI's released discrete VAE, converted to a run."""
 
 from pathlib import Path
 
@@ -9,16 +9,20 @@ from dalle_cli.storage.model_folder import write_model
 from dalle_cli.storage.run_dir import RunDir, check_new_folder
 
 
-def import_dvae(encoder: Path, decoder: Path | None, run: Path, terminal: Terminal) -> None:
-    """Write the weights of both files, or of an encoder alone, as a run's model folder; nothing in them is run."""
+def run_import_dvae(encoder: Path, decoder: Path | None, run: Path, terminal: Terminal) -> None:
+    """Write the weights of both files, or of an encoder alone, as a run's model folder.
+
+    Nothing in the files is executed.
+    """
     check_new_folder(run)
     terminal.say(f"writing {run}")
     public = read_openai_dvae(encoder, decoder)
     kind = kind_of(public.table)
     config = {"kind": kind, "model": public.table.model_dump()}
     write_model(RunDir(run).model, config, public.weights)
+
     if decoder is None:
-        terminal.say("an encoder alone makes image tokens and draws nothing")
+        terminal.say("without a decoder, it computes image tokens and generates no pictures")
         terminal.say(f"next: dalle data encode SRC --dvae {run} --out DIR")
     else:
         terminal.say(f"next: dalle reconstruct {run} PICTURES... --out DIR")

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import groupby
 
+from dalle_cli.commands.reports.recipe_keys import RecipeKey, recipe_keys
 from dalle_cli.config import RECIPE_TYPES
 from dalle_cli.console import Terminal
 from dalle_cli.errors import UsageError
 from dalle_cli.recipe import load_recipe, read_recipe, shipped_recipes
-from dalle_cli.recipe_keys import RecipeKey, recipe_keys
 
 KEYS_INTRODUCTION = """\
 # Recipe keys
@@ -27,7 +27,7 @@ KEYS_HEADER = """\
 Sections = dict[str, list[RecipeKey]]
 
 
-def list_recipes(terminal: Terminal) -> None:
+def run_list_recipes(terminal: Terminal) -> None:
     """List the shipped recipes, each with the first comment of its file."""
     about = {
         name: _first_comment(path.read_text("utf-8")) for name, path in shipped_recipes().items()
@@ -35,20 +35,20 @@ def list_recipes(terminal: Terminal) -> None:
     terminal.result("\n".join(f"{name:<22}{text}" for name, text in about.items()), about)
 
 
-def show_recipe(name: str, terminal: Terminal) -> None:
+def run_show_recipe(name: str, terminal: Terminal) -> None:
     """Print a recipe's file, comments included, to be redirected into a new one."""
     text = read_recipe(name)
     terminal.result(text.rstrip("\n"), {"name": name, "text": text})
 
 
-def check_recipe(name: str, overrides: list[str], terminal: Terminal) -> None:
+def run_check_recipe(name: str, overrides: list[str], terminal: Terminal) -> None:
     """Check a recipe and print it as resolved; raises UsageError listing every problem."""
     resolved = load_recipe(name, overrides).model_dump()
     terminal.say(f"{name} is valid")
     terminal.result(json.dumps(resolved, indent=1), resolved)
 
 
-def list_keys(kind: str | None, terminal: Terminal) -> None:
+def run_list_keys(kind: str | None, terminal: Terminal) -> None:
     """Print the keys of one kind of recipe, or of all: as Markdown, or as a list under `--json`.
 
     Raises UsageError for a kind that does not exist.

@@ -233,7 +233,7 @@ def generate_share(
     """
     size = job.sizes.sampling
     batches = sorted({position // size for position in missing})
-    dealt = set(batches[job.world.ranks.rank :: job.world.size])
+    dealt = set(batches[job.world.rank :: job.world.size])
     positions = [position for position in missing if position // size in dealt]
 
     for batch in job.pipeline.generate(job.candidates, positions, job.sizes):

@@ -1,1 +1,1 @@
-"""runtime."""
+"""Where arithmetic runs, in training and inference: devices, precision, processes, compilation."""

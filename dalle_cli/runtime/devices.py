@@ -1,4 +1,7 @@
-"""runtime.devices: to be described."""
+"""Choosing and setting up the device that computes, its free memory, and out-of-memory errors.
+
+Knows nothing of models: which of their modules run in 16 bits is `runtime.precision`'s business.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,83 +13,93 @@ from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.runtime.allocator import keep_freed_memory
 from dalle_cli.runtime.precision import Precision, choose_precision
 
-
-@contextmanager
-def explain_out_of_memory() -> Iterator[None]:
-    """Turn an allocation that the device refuses into a message with a way out."""
-    try:
-        yield
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            hint = (
-                "try `--set runtime.micro_batch_size=N` in training (a transformer has `runtime.activation_checkpointing=true` and "
-                "`runtime.zero_stage`, too; a CLIP a smaller `training.global_batch_size`), `--batch-size N` in "
-                "drawing and ranking"
-            )
-            raise DalleError(f"out of memory: {str(error).splitlines()[0]}", hint) from error
-        raise
+ASSUMED_FREE = 2**31  # bytes, if the system does not report its free memory
+FP32_ERROR = 1e-6  # relative error of a matrix product, above which it was not computed in fp32
+OUT_OF_MEMORY_HINT = (
+    "try `--set runtime.micro_batch_size=N` in training (for a transformer also "
+    "`runtime.activation_checkpointing=true` and `runtime.zero_stage`; for a CLIP a smaller "
+    "`training.global_batch_size`), or `--batch-size N` in generating and ranking"
+)
 
 
 def choose_device(name: str) -> torch.device:
-    """Turn `auto` into the best device there is; raises DalleError for one that is not there."""
+    """Return the device for a `--device` option; `auto` is a GPU if there is one, else the CPU.
+
+    Raises UsageError for an unknown name and DalleError if this machine has no such device.
+    """
     has_gpu = torch.cuda.is_available()
     if name == "auto":
         name = "cuda" if has_gpu else "cpu"
+
     if name not in ("cpu", "cuda"):
         raise UsageError(f"no such device: {name}", "--device is auto, cpu or cuda")
     if name == "cuda" and not has_gpu:
-        raise DalleError(
-            "no such device on this machine: cuda", "`dalle doctor` says what there is"
-        )
+        hint = "`dalle doctor` lists the devices of this machine"
+        raise DalleError("no such device on this machine: cuda", hint)
     return torch.device(name)
 
 
 def open_device(device: str, precision: str) -> tuple[torch.device, Precision]:
-    """Choose where and how to compute, and see to it that fp32 is fp32 there.
+    """Choose a device and a precision, and make fp32 mean fp32 on that device.
 
-    Not quite on a CPU: what is too small for fp32's full digits (below 1.2e-38) counts as 0. A processor takes many
-    times as long for such numbers, and a softmax of low temperature is full of them.
+    There is one exception: on a CPU, subnormal numbers (below 1.2e-38) are flushed to zero. A
+    processor takes many times as long for them, and a softmax of low temperature is full of them.
     """
     chosen = choose_device(device)
     if chosen.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = (
-            False  # by default cuDNN's convolutions keep 10 bits of fp32's 23
-        )
+        # by default cuDNN's convolutions keep 10 of the 23 bits of fp32's mantissa
+        torch.backends.cudnn.allow_tf32 = False
     else:
         keep_freed_memory()
-        torch.set_flush_denormal(
-            True
-        )  # before torch computes anything: threads have it from the one that starts them
+        # before torch computes anything: threads inherit this from the thread that starts them
+        torch.set_flush_denormal(True)
         use_fast_fp32_matmul()
+
     return chosen, choose_precision(precision, chosen)
 
 
 def use_fast_fp32_matmul() -> bool:
-    """Take torch's other fp32 matrix route on the CPU where it is still true fp32; say whether it was taken.
+    """Enable torch's "medium" fp32 matrix products on the CPU where they are still fp32.
 
-    On some CPUs it is twice as fast, on others it computes in bf16: its error is checked once.
+    On some CPUs they are twice as fast, on others they are computed in bf16, which the error of a
+    single product reveals. Returns whether they are enabled.
     """
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 256, 256, generator=generator)
     exact = a.double() @ b.double()
+
     torch.set_float32_matmul_precision("medium")
     error = float((a @ b - exact).norm() / exact.norm())
-    is_exact = error < 1e-6
+    is_exact = error < FP32_ERROR
     if not is_exact:
         torch.set_float32_matmul_precision("highest")
     return is_exact
 
 
-MODEST = 2**31  # bytes, where the system does not say what is free
-
-
 def free_memory(device: torch.device) -> int:
-    """Ask how many bytes of memory can still be had: the GPU's, what torch holds unused included, or the computer's."""
+    """Return the bytes that can still be allocated.
+
+    On a GPU this includes what torch has reserved and does not use; on a CPU it is the memory that
+    the system reports as available.
+    """
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
     try:
-        facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(facts["MemAvailable"].split()[0]) * 1024
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        entries = dict(line.split(":") for line in lines)
+        return int(entries["MemAvailable"].split()[0]) * 1024
     except (OSError, ValueError, KeyError):
-        return MODEST
+        return ASSUMED_FREE
+
+
+@contextmanager
+def explain_out_of_memory() -> Iterator[None]:
+    """Convert a failed allocation into a DalleError; its hint names settings that save memory."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            message = f"out of memory: {str(error).splitlines()[0]}"
+            raise DalleError(message, OUT_OF_MEMORY_HINT) from error
+        raise

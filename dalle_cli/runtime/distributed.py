@@ -1,7 +1,7 @@
-"""The processes that train one model together, and what they have to agree on.
+"""The processes that train or generate together, and their collective operations.
 
-A `World` of one process does nothing, so that nobody needs to ask how many there are. All its methods are collective:
-every process calls them in the same order.
+Every rank calls the collectives of a `World` in the same order. In a world of one process they are
+no-ops, so that callers need not ask for its size.
 """
 
 import os
@@ -18,97 +18,106 @@ from torch import Tensor
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.runtime.ranks import LOST_ANOTHER, Ranks, ranks_of_environment
 
-PATIENCE = timedelta(
-    hours=1
-)  # the others wait while one learns a vocabulary or saves; a dead one is noticed at once
-BUCKET = 2**25  # values summed at once
+# ranks wait while one learns a vocabulary or saves; a process that dies is noticed at once
+TIMEOUT = timedelta(hours=1)
+BUCKET_VALUES = 2**25  # gradient values in one all-reduce
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run, as one of them sees them."""
+    """The group of processes that run together, as seen by one of them."""
 
     ranks: Ranks
     device: torch.device
 
     @property
+    def rank(self) -> int:
+        """Rank of this process."""
+        return self.ranks.rank
+
+    @property
     def size(self) -> int:
-        """Count the processes."""
+        """Number of processes."""
         return self.ranks.size
 
     @property
     def is_main(self) -> bool:
-        """Whether this process speaks and writes for all."""
+        """Whether this is rank 0, which prints and writes for all."""
         return self.ranks.is_main
 
     def share(self, n: int) -> range:
-        """Say which of n things, n divisible by the number of processes, are this process's."""
-        own = n // self.size
-        return range(self.ranks.rank * own, (self.ranks.rank + 1) * own)
+        """Return this rank's part of range(n); n is divisible by the number of processes."""
+        n_each = n // self.size
+        return range(self.rank * n_each, (self.rank + 1) * n_each)
 
     def all_reduce(self, tensor: Tensor) -> None:
-        """Sum a tensor over all processes, in place, to the same bits everywhere."""
+        """Sum a tensor over all ranks, in place; every rank gets the same bits."""
         if self.size > 1:
             torch.distributed.all_reduce(tensor)
 
     def all_reduce_numbers(
         self, numbers: Mapping[str, float | Tensor]
     ) -> dict[str, float | Tensor]:
-        """Sum numbers by name over all processes; they come back as fp64 scalars on the device."""
+        """Sum named numbers over all ranks; returns fp64 scalars on the device."""
         if self.size == 1:
             return dict(numbers)
         values = [
             torch.as_tensor(value, dtype=torch.float64, device=self.device)
             for value in numbers.values()
         ]
-        stacked = torch.stack(values)
+        stacked = torch.stack(values)  # [numbers]
         self.all_reduce(stacked)
         return dict(zip(numbers, stacked.unbind(), strict=True))
 
     def all_reduce_gradients(self, gradients: Iterable[Tensor]) -> None:
-        """Sum gradients over all processes in place, many in one message."""
+        """Sum gradients over all ranks, in place, with many of them in each message."""
         if self.size == 1:
             return
         for bucket in _buckets(gradients):
-            flat = torch.cat([gradient.flatten() for gradient in bucket])
+            flat = torch.cat([gradient.flatten() for gradient in bucket])  # [values]
             self.all_reduce(flat)
-            for gradient, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+            summed = flat.split([gradient.numel() for gradient in bucket])
+            for gradient, part in zip(bucket, summed, strict=True):
                 gradient.copy_(part.view_as(gradient))
 
     def all_gather_tensors(self, tensor: Tensor) -> list[Tensor]:
-        """Collect tensors of one shape from all processes, without their gradients."""
+        """Gather a tensor of one shape from all ranks, in rank order and without gradients."""
         if self.size == 1:
             return [tensor.detach()]
-        found = [torch.empty_like(tensor) for _ in range(self.size)]
-        torch.distributed.all_gather(found, tensor.detach().contiguous())
-        return found
+        gathered = [torch.empty_like(tensor) for _ in range(self.size)]
+        torch.distributed.all_gather(gathered, tensor.detach().contiguous())
+        return gathered
 
     def all_gather(self, items: list[Any]) -> list[Any]:
-        """Join the lists of all processes, in the order of their ranks; costs little where all are empty."""
+        """Gather lists of picklable objects from all ranks and concatenate them in rank order.
+
+        Costs a single small message if all lists are empty.
+        """
         if self.size == 1:
             return items
         count = torch.tensor([len(items)], device=self.device)
         self.all_reduce(count)
         if not int(count):
             return []
-        found: list[list[Any]] = [[] for _ in range(self.size)]
-        torch.distributed.all_gather_object(found, items)
-        return [item for part in found for item in part]
 
-    def broadcast(self, thing: Any) -> Any:
-        """Give all processes what the main one has; what the others have does not matter."""
-        return self.all_gather([thing] if self.is_main else [])[0]
+        gathered: list[list[Any]] = [[] for _ in range(self.size)]
+        torch.distributed.all_gather_object(gathered, items)
+        return [item for part in gathered for item in part]
+
+    def broadcast(self, item: Any) -> Any:
+        """Broadcast a picklable object from rank 0; the argument of other ranks is ignored."""
+        return self.all_gather([item] if self.is_main else [])[0]
 
     def barrier(self) -> None:
-        """Go on only when all processes have come here."""
+        """Wait until every rank has reached this call."""
         if self.size > 1:
             arrived = torch.zeros(1, device=self.device)
             self.all_reduce(arrived)
-            arrived.item()  # NCCL sums in the background: who reads the result waits
+            arrived.item()  # NCCL sums in the background: reading the result waits for it
 
     @contextmanager
     def main_first(self) -> Iterator[bool]:
-        """Let the main process do something, as told inside the `with`, while the others wait for its end."""
+        """Yield whether this is rank 0, which does the work of the `with` while the others wait."""
         yield self.is_main
         self.barrier()
 
@@ -116,7 +125,7 @@ class World:
 def _buckets(gradients: Iterable[Tensor]) -> Iterator[list[Tensor]]:
     bucket: list[Tensor] = []
     for gradient in gradients:
-        if bucket and sum(g.numel() for g in bucket) + gradient.numel() > BUCKET:
+        if bucket and sum(g.numel() for g in bucket) + gradient.numel() > BUCKET_VALUES:
             yield bucket
             bucket = []
         bucket.append(gradient)
@@ -125,27 +134,16 @@ def _buckets(gradients: Iterable[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def single_process(device: torch.device) -> World:
-    """Make the world of a process that trains alone."""
+    """Return the world of a process that runs alone."""
     return World(Ranks(), device)
-
-
-def _own_gpu(ranks: Ranks) -> torch.device:
-    """Take the GPU of this process's number, or the only one that SLURM lets it see."""
-    n_devices = torch.cuda.device_count()
-    if n_devices == 1 and "SLURM_LOCALID" in os.environ:
-        return torch.device("cuda", 0)
-    if ranks.local_rank >= n_devices:
-        raise UsageError(
-            f"process {ranks.local_rank} of this machine has no GPU: there are {n_devices}"
-        )
-    return torch.device("cuda", ranks.local_rank)
 
 
 @contextmanager
 def init_process_group(device: torch.device) -> Iterator[World]:
-    """Join the processes that were started together, through gloo on CPUs and NCCL on GPUs; leave them in the end.
+    """Join the processes that were started together, for the duration of a `with`.
 
-    Raises DalleError where the others can't be reached, UsageError where the environment makes no sense.
+    They communicate through gloo on CPUs and through NCCL on GPUs. Raises DalleError if the others
+    cannot be reached or one is lost, and UsageError if the environment contradicts itself.
     """
     ranks = ranks_of_environment()
     if ranks.size == 1:
@@ -155,22 +153,12 @@ def init_process_group(device: torch.device) -> Iterator[World]:
             if torch.distributed.is_initialized():  # by DeepSpeed's engine
                 torch.distributed.destroy_process_group()
         return
+
     if device.type == "cuda":
-        device = _own_gpu(ranks)
+        device = _gpu_of_rank(ranks)
         torch.cuda.set_device(device)
-    os.environ.setdefault("MASTER_ADDR", os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"))
-    os.environ.setdefault("MASTER_PORT", "29500")
-    try:
-        torch.distributed.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            rank=ranks.rank,
-            world_size=ranks.size,
-            timeout=PATIENCE,
-        )
-    except (RuntimeError, ValueError) as error:
-        raise DalleError(
-            f"process {ranks.rank} of {ranks.size} can't reach the others: {error}"
-        ) from error
+    _connect(ranks, "nccl" if device.type == "cuda" else "gloo")
+
     try:
         yield World(ranks, device)
     except RuntimeError as error:
@@ -182,3 +170,27 @@ def init_process_group(device: torch.device) -> Iterator[World]:
         ) from error
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _gpu_of_rank(ranks: Ranks) -> torch.device:
+    """Return the GPU numbered by the local rank, or the only one that SLURM makes visible."""
+    n_devices = torch.cuda.device_count()
+    if n_devices == 1 and "SLURM_LOCALID" in os.environ:
+        return torch.device("cuda", 0)
+
+    if ranks.local_rank >= n_devices:
+        message = f"process {ranks.local_rank} of this machine has no GPU: there are {n_devices}"
+        raise UsageError(message)
+    return torch.device("cuda", ranks.local_rank)
+
+
+def _connect(ranks: Ranks, backend: str) -> None:
+    os.environ.setdefault("MASTER_ADDR", os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"))
+    os.environ.setdefault("MASTER_PORT", "29500")
+    try:
+        torch.distributed.init_process_group(
+            backend, rank=ranks.rank, world_size=ranks.size, timeout=TIMEOUT
+        )
+    except (RuntimeError, ValueError) as error:
+        message = f"process {ranks.rank} of {ranks.size} can't reach the others: {error}"
+        raise DalleError(message) from error

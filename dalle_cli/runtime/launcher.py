@@ -1,6 +1,7 @@
-"""`--gpus N`: the same command in N processes of this machine, watched until the last one has ended.
+"""The launcher behind `--gpus N`: the same command in N processes of this machine.
 
-Where one fails, the others are stopped, since they would wait for it for ever. Imports no torch.
+It waits until all have ended. If one fails, the others are stopped, since they would wait for it
+forever. Imports no torch.
 """
 
 import os
@@ -15,67 +16,73 @@ from contextlib import contextmanager
 from dalle_cli.errors import DalleError
 from dalle_cli.runtime.ranks import LOST_ANOTHER
 
-GRACE = 20.0  # seconds that the others have to notice a failure and end by themselves
+GRACE = 20.0  # seconds that the others have to notice a failure and exit
 POLL = 0.1  # seconds
-TOLD = (
-    2,
-    130,
-    143,
-)  # wrong usage and requests to stop: the first process has said all there is to say
+# wrong usage and requests to stop: the first process has already printed everything about them
+SELF_EXPLAINED = (2, 130, 143)
 
 
 def launch(n_processes: int, words: list[str]) -> None:
-    """Run `dalle` with the words of its command line in n processes; raises DalleError naming the one that failed."""
+    """Run `dalle` with the words of its command line in n processes and wait for them.
+
+    Raises DalleError naming the process that failed.
+    """
+    port = free_port()
     children = [
-        _start(rank, n_processes, port, words)
-        for port in [free_port()]
-        for rank in range(n_processes)
+        _start(rank, words, n_processes=n_processes, port=port) for rank in range(n_processes)
     ]
-    with _signals_passed_on(children):
+    with _signals_forwarded(children):
         failed = _wait(children)
-    if failed is not None:
-        code = children[failed].returncode
-        if code in TOLD:
-            sys.exit(code)
-        how = (
-            f"was ended by {signal.Signals(-code).name}"
-            if code < 0
-            else f"ended with exit code {code}"
-        )
-        raise DalleError(
-            f"process {failed} of {n_processes} {how}; the others were stopped",
-            exit_code=128 - code if code < 0 else code,
-        )
+    if failed is None:
+        return
 
-
-def _start(rank: int, n_processes: int, port: int, words: list[str]) -> subprocess.Popen:
-    threads = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // n_processes, 1))}
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n_processes, "MASTER_PORT": port}
-    environment = threads | os.environ | {name: str(value) for name, value in place.items()}
-    command = [sys.executable, "-m", "dalle_cli", *words]
-    return subprocess.Popen(
-        command, env=environment | {"MASTER_ADDR": "127.0.0.1"}, process_group=0
+    code = children[failed].returncode
+    if code in SELF_EXPLAINED:
+        sys.exit(code)
+    by_signal = f"was ended by {signal.Signals(-code).name}" if code < 0 else None
+    how = by_signal or f"ended with exit code {code}"
+    raise DalleError(
+        f"process {failed} of {n_processes} {how}; the others were stopped",
+        exit_code=128 - code if code < 0 else code,
     )
 
 
+def _start(rank: int, words: list[str], *, n_processes: int, port: int) -> subprocess.Popen:
+    threads = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // n_processes, 1))}
+    place = {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(n_processes),
+        "MASTER_PORT": str(port),
+        "MASTER_ADDR": "127.0.0.1",
+    }
+    command = [sys.executable, "-m", "dalle_cli", *words]
+    return subprocess.Popen(command, env=threads | os.environ | place, process_group=0)
+
+
 def _wait(children: list[subprocess.Popen]) -> int | None:
-    """Wait for all, or for a failure; give the number of the one that failed of itself, once all have ended."""
+    """Wait until all children have ended, or one has failed and the others are stopped.
+
+    Returns the rank of the child that failed first by itself, if any.
+    """
     while not any(child.poll() for child in children) and any(
         child.poll() is None for child in children
     ):
         time.sleep(POLL)
-    codes = _end(children)
+
+    codes = _stop(children)
     failed = [rank for rank, code in enumerate(codes) if code]
     return min(
-        failed, key=lambda rank: (codes[rank] == LOST_ANOTHER, codes[rank] > 0), default=None
+        failed, key=lambda rank: (codes[rank] == LOST_ANOTHER, (codes[rank] or 0) > 0), default=None
     )
 
 
-def _end(children: list[subprocess.Popen]) -> list[int | None]:
-    """Let the children end by themselves for a while, then make them; give the exit codes of those that did."""
+def _stop(children: list[subprocess.Popen]) -> list[int | None]:
+    """Wait a while for the children to exit, then kill the rest, whose exit code is None here."""
     deadline = time.monotonic() + GRACE
     while time.monotonic() < deadline and any(child.poll() is None for child in children):
         time.sleep(POLL)
+
     codes = [child.poll() for child in children]
     for child in children:
         child.kill()
@@ -84,14 +91,17 @@ def _end(children: list[subprocess.Popen]) -> list[int | None]:
 
 
 @contextmanager
-def _signals_passed_on(children: list[subprocess.Popen]) -> Iterator[None]:
-    """Pass a request to stop on to the children, which save; in groups of their own, they hear of it once."""
+def _signals_forwarded(children: list[subprocess.Popen]) -> Iterator[None]:
+    """Forward requests to stop to the children, which then save.
 
-    def pass_on(number: int, _: object) -> None:
+    The children are in process groups of their own, so that Ctrl-C reaches them only once.
+    """
+
+    def forward(number: int, _: object) -> None:
         for child in children:
             child.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
@@ -100,7 +110,7 @@ def _signals_passed_on(children: list[subprocess.Popen]) -> Iterator[None]:
 
 
 def free_port() -> int:
-    """Find a port of this machine that nobody listens at."""
+    """Return a port of this machine that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -1,6 +1,8 @@
-"""What a device can do at best, measured once by `dalle doctor --measure` and kept for training to be compared with.
+"""Peak rates of a device, measured by `dalle doctor --measure` and stored for later commands.
 
-Kept in a file of the user's, by device: its figures are a convenience, and a file that can't be read holds none.
+Training compares its speed with them (MFU), and `dalle info` estimates how long a checkpoint takes
+to write. They are stored by device in the user's cache folder, as a convenience: a file that cannot
+be read counts as empty.
 """
 
 import json
@@ -16,12 +18,12 @@ import torch
 
 from dalle_cli.runtime.precision import DTYPES, Precision
 from dalle_cli.storage.atomic import atomic_write, write_sealed
-from dalle_cli.storage.run_dir import cache_file
+from dalle_cli.storage.run_dir import cache_folder
 
 ROUNDS = 5
-ORDER = {"cpu": 2048, "cuda": 8192}  # of the matrices multiplied
-WRITTEN = 2**28  # bytes
-COPIED = {"cpu": 2**27, "cuda": 2**30}  # bytes, beyond any cache
+MATRIX_ORDER = {"cpu": 2048, "cuda": 8192}
+COPIED_BYTES = {"cpu": 2**27, "cuda": 2**30}  # more than any cache holds
+WRITTEN_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class PeakRates:
 
     matmul_rates  floating-point operations a second, by precision
     bandwidth     bytes a second read and written by a copy
-    write_rate    bytes a second that a checkpoint brings to the disk here, checksums included
+    write_rate    bytes a second of a checkpoint on its way to the disk here, checksums included
     """
 
     matmul_rates: dict[str, float]
@@ -38,49 +40,39 @@ class PeakRates:
     write_rate: float
 
 
-def measured_file() -> Path:
-    """Name the file, in the user's cache folder."""
-    return cache_file().with_name("measured.json")
-
-
-def device_key(device: torch.device) -> str:
-    """Name what has been measured: a kind of GPU, or so many threads of this computer's processor."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.node()}, {torch.get_num_threads()} threads"
-
-
-def measure(device: torch.device) -> PeakRates:
-    """Multiply and copy for a few seconds."""
+def measure_peak_rates(device: torch.device) -> PeakRates:
+    """Multiply, copy and write for a few seconds."""
     dtypes = {precision: DTYPES.get(precision, torch.float32) for precision in get_args(Precision)}
     if device.type == "cpu":
         del dtypes["fp16"]  # nobody trains in it there
-    rates = {
-        precision: matmul_rate(device, dtype, ORDER[device.type])
-        for precision, dtype in dtypes.items()
-    }
-    return PeakRates(rates, bandwidth(device, COPIED[device.type]), write_rate(Path.cwd(), WRITTEN))
+
+    order = MATRIX_ORDER[device.type]
+    return PeakRates(
+        {name: measure_matmul_rate(device, dtype, order=order) for name, dtype in dtypes.items()},
+        measure_bandwidth(device, COPIED_BYTES[device.type]),
+        measure_write_rate(Path.cwd(), WRITTEN_BYTES),
+    )
 
 
-def matmul_rate(device: torch.device, dtype: torch.dtype, order: int) -> float:
-    """Multiply two square matrices; give operations a second."""
+def measure_matmul_rate(device: torch.device, dtype: torch.dtype, *, order: int) -> float:
+    """Multiply two square matrices; returns floating-point operations a second."""
     a, b = torch.randn(2, order, order, device=device).to(dtype)
     return 2 * order**3 / _best_seconds(lambda: torch.mm(a, b), device)
 
 
-def bandwidth(device: torch.device, n_bytes: int) -> float:
-    """Copy from memory to memory; give bytes a second, read and written."""
+def measure_bandwidth(device: torch.device, n_bytes: int) -> float:
+    """Copy from memory to memory; returns bytes a second, read and written."""
     source = torch.zeros(n_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * n_bytes / _best_seconds(lambda: target.copy_(source), device)
 
 
-def write_rate(folder: Path, n_bytes: int) -> float:
-    """Write a file as a checkpoint's are written, synced and read again for its checksum; give bytes a second."""
+def measure_write_rate(folder: Path, n_bytes: int) -> float:
+    """Write and seal a file as a checkpoint does; returns bytes a second."""
     tensors = {"zeros": torch.zeros(n_bytes, dtype=torch.uint8)}
-    with tempfile.TemporaryDirectory(dir=folder) as beside:
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
         start = time.perf_counter()
-        write_sealed(Path(beside) / "zeros.safetensors", tensors)
+        write_sealed(Path(temporary) / "zeros.safetensors", tensors)
         return n_bytes / (time.perf_counter() - start)
 
 
@@ -95,34 +87,47 @@ def _best_seconds(work: Callable[[], object], device: torch.device) -> float:
     return min(times)
 
 
-def keep(device: torch.device, measured: PeakRates) -> Path:
-    """Write down what has been measured, beside what is known of other devices; raises OSError where that fails."""
-    path = measured_file()
+def peak_rates_file() -> Path:
+    """Return the path of the file in the user's cache folder."""
+    return cache_folder() / "measured.json"
+
+
+def device_key(device: torch.device) -> str:
+    """Return the key of stored rates: a model of GPU, or this computer and its threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.node()}, {torch.get_num_threads()} threads"
+
+
+def store_peak_rates(device: torch.device, rates: PeakRates) -> Path:
+    """Store the rates of a device and keep those of others; raises OSError if that fails."""
+    path = peak_rates_file()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as beside:
-        beside.write_text(json.dumps(_kept() | {device_key(device): asdict(measured)}, indent=1))
+    with atomic_write(path) as temporary:
+        stored = _read_stored() | {device_key(device): asdict(rates)}
+        temporary.write_text(json.dumps(stored, indent=1))
     return path
 
 
 def stored_matmul_rate(device: torch.device, precision: Precision) -> float | None:
-    """Look up what has been measured of such a device, if it has."""
+    """Return the operations a second measured for a device in a precision; None if not measured."""
     try:
-        return float(_kept()[device_key(device)]["matmul_rates"][precision])
+        return float(_read_stored()[device_key(device)]["matmul_rates"][precision])
     except (KeyError, TypeError, ValueError):
         return None
 
 
 def stored_write_rate(device: torch.device) -> float | None:
-    """Look up how fast this machine has been found to write, if it has."""
+    """Return the bytes a second that this machine was measured to write; None if not measured."""
     try:
-        return float(_kept()[device_key(device)]["write_rate"])
+        return float(_read_stored()[device_key(device)]["write_rate"])
     except (KeyError, TypeError, ValueError):
         return None
 
 
-def _kept() -> dict:
+def _read_stored() -> dict:
     try:
-        found = json.loads(measured_file().read_text("utf-8"))
+        found = json.loads(peak_rates_file().read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

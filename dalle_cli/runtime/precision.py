@@ -1,12 +1,13 @@
-"""Which arithmetic a run uses, and how it is put around a model from outside.
+"""Mixed precision: the arithmetic that a run uses, applied around a model from outside.
 
-Under bf16 the parts that the paper runs in 16 bits multiply in bf16 and hand back fp32; parameters, embeddings, the
-transformer's residual stream, logits and losses stay fp32. Models say which parts, and know nothing of how. fp16 alone
-is for inference: to train in it, `gradient_scaling` or `loss_scaling` is needed.
+Under bf16 the modules that the paper runs in 16 bits multiply in bf16 and return fp32; parameters,
+embeddings, the transformer's residual stream, logits and losses stay fp32. Models list these
+modules and know nothing else of precision. fp16 alone is for inference: training in it needs
+`gradient_scaling` or `loss_scaling`.
 """
 
 import time
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,58 +23,62 @@ RACE_ROUNDS = 15
 
 
 class MixedPrecisionModel(Protocol):
-    """A model that can say which of its parts the paper runs in 16 bits."""
+    """A model that lists the modules which the paper runs in 16 bits."""
 
     def half_precision_modules(self) -> list[nn.Module]: ...
 
 
 def choose_precision(choice: str, device: torch.device) -> Precision:
-    """Turn `auto` into bf16 where the device multiplies it clearly faster than fp32, else into fp32.
+    """Return the precision for a `--precision` option.
 
-    Raises UsageError for a precision there is not.
+    `auto` is bf16 if the device multiplies clearly faster in it than in fp32, else fp32. Raises
+    UsageError for an unknown name.
     """
     if choice not in ("auto", *get_args(Precision)):
         raise UsageError(f"no such precision: {choice}", "--precision is auto, fp32, bf16 or fp16")
+
     if choice != "auto":
-        return choice
+        return cast(Precision, choice)
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    fp32, bf16 = _race((torch.float32, torch.bfloat16))
+    fp32, bf16 = _best_seconds_by_dtype((torch.float32, torch.bfloat16))
     return "bf16" if fp32 > CLEARLY_FASTER * bf16 else "fp32"
 
 
 def apply_precision(model: MixedPrecisionModel, precision: Precision, device: torch.device) -> None:
-    """Let the model's 16-bit parts compute in a precision, in place; a deep copy of the model does so too."""
+    """Run the model's 16-bit modules in a precision, in place; deep copies of the model keep it."""
     if precision == "fp32":
         return
-    for part in model.half_precision_modules():
-        extend_class(part, _SixteenBit)
-        part.arithmetic = device.type, DTYPES[precision]
+    for module in model.half_precision_modules():
+        extend_class(module, _Autocast).autocast_arguments = device.type, DTYPES[precision]
 
 
-class _SixteenBit(nn.Module):
-    """What comes before a part's own class once it computes in 16 bits; it hands back fp32."""
+class _Autocast(nn.Module):
+    """Mixin: runs the module's forward under autocast and returns fp32."""
 
-    arithmetic: tuple[str, torch.dtype]  # of which kind of device, and in what
+    autocast_arguments: tuple[str, torch.dtype]  # the device's type and the 16-bit dtype
 
     def forward(self, *args: Any) -> Tensor:
-        with torch.autocast(*self.arithmetic):
+        with torch.autocast(*self.autocast_arguments):
             return super().forward(*args).float()
 
 
-def _race(dtypes: tuple[torch.dtype, ...]) -> list[float]:
-    """Seconds that the best of several matrix multiplications takes in each dtype.
+def _best_seconds_by_dtype(dtypes: tuple[torch.dtype, ...]) -> list[float]:
+    """Measure the fastest of several matrix multiplications in each dtype, in seconds.
 
-    In turn and on one thread, since the machine may be busy: threads waiting for one another would hide the ratio.
+    The dtypes take turns on a single thread, since the machine may be busy: threads that wait for
+    one another would hide the ratio.
     """
-    operands = [torch.ones(RACE_SIZE, RACE_SIZE, dtype=dtype) for dtype in dtypes]
+    matrices = [torch.ones(RACE_SIZE, RACE_SIZE, dtype=dtype) for dtype in dtypes]
     times: list[list[float]] = [[] for _ in dtypes]
+
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for _ in range(RACE_ROUNDS):
-        for own, matrix in zip(times, operands, strict=True):
+        for times_of_dtype, matrix in zip(times, matrices, strict=True):
             start = time.perf_counter()
             torch.mm(matrix, matrix)
-            own.append(time.perf_counter() - start)
+            times_of_dtype.append(time.perf_counter() - start)
     torch.set_num_threads(n_threads)
-    return [min(own) for own in times]
+
+    return [min(times_of_dtype) for times_of_dtype in times]

@@ -1,6 +1,6 @@
-"""Which of several training processes this one is, as whoever started it says in the environment.
+"""The rank of this process, as stated by its launcher in environment variables.
 
-`dalle ... --gpus N`, torchrun, DeepSpeed's launcher and SLURM's srun are understood. Imports no torch.
+Understands `dalle ... --gpus N`, torchrun, DeepSpeed's launcher and SLURM's srun. Imports no torch.
 """
 
 import os
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dalle_cli.errors import UsageError
 
-LOST_ANOTHER = 76  # exit code of a process whose only trouble is that another one has gone
+LOST_ANOTHER = 76  # exit code of a process that failed only because another one has gone
 
 SPELLINGS = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
@@ -19,7 +19,7 @@ SPELLINGS = (
 
 @dataclass(frozen=True)
 class Ranks:
-    """The number of this process, of all of them, and its number on its own machine."""
+    """The rank of this process, the number of processes, and its rank on its own machine."""
 
     rank: int = 0
     size: int = 1
@@ -27,30 +27,34 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process speaks and writes for all."""
+        """Whether this is rank 0, which prints and writes for all."""
         return self.rank == 0
 
 
-def check_not_left_alone(environment: Mapping[str, str] = os.environ) -> None:
-    """Raise UsageError in a SLURM job of several tasks whose script has started this process without srun."""
-    n_tasks = environment.get("SLURM_NTASKS", "1")
-    if ranks_of_environment(environment).size == 1 and n_tasks.isdigit() and int(n_tasks) > 1:
-        message = f"SLURM was asked for {n_tasks} processes, and this is one alone"
-        raise UsageError(message, "start it with `srun`, or with `--gpus N` in a job of one task")
-
-
 def ranks_of_environment(environment: Mapping[str, str] = os.environ) -> Ranks:
-    """Read the ranks; one process alone where nothing is said. Raises UsageError for what makes no sense."""
+    """Read the ranks from environment variables; without any, this is a single process.
+
+    Raises UsageError if the variables contradict one another.
+    """
     for names in SPELLINGS:
         if not all(name in environment for name in names[:2]):
             continue
+
         try:
             rank, size, local_rank = (int(environment.get(name, "0")) for name in names)
         except ValueError:
             raise UsageError(f"{', '.join(names)} are not all numbers") from None
+
         if not 0 <= rank < size:
-            raise UsageError(
-                f"{names[0]} is {rank} and {names[1]} {size}: no process has that number"
-            )
+            message = f"{names[0]} is {rank} and {names[1]} {size}: no process has that number"
+            raise UsageError(message)
         return Ranks(rank, size, local_rank)
     return Ranks()
+
+
+def check_not_left_alone(environment: Mapping[str, str] = os.environ) -> None:
+    """Raise UsageError if a SLURM job of several tasks started this process without srun."""
+    n_tasks = environment.get("SLURM_NTASKS", "1")
+    if ranks_of_environment(environment).size == 1 and n_tasks.isdigit() and int(n_tasks) > 1:
+        message = f"SLURM was asked for {n_tasks} processes, and this is one alone"
+        raise UsageError(message, "start it with `srun`, or with `--gpus N` in a job of one task")

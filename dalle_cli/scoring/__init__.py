@@ -1,1 +1,1 @@
-"""scoring."""
+"""Scoring of pictures against captions with a CLIP, for reranking."""

@@ -1,5 +1,4 @@
-"""A CLIP that scores pictures against captions on a device, and the checksums that its scores
-depend on.
+"""A CLIP that scores pictures against captions, and the checksums that its scores depend on.
 
 Ramesh et al. 2021, section 2.6. Axes: B batch, E CLIP's shared width.
 """
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from dalle_cli.data.augment import clip_square
+from dalle_cli.data.augment import CLIP_SQUARE_VERSION, clip_square
 from dalle_cli.data.clip_tokenizer import ClipTokenizer
 from dalle_cli.errors import DalleError
 from dalle_cli.loading import find_clip, find_vocabulary, load_clip, load_clip_tokenizer
@@ -39,13 +38,24 @@ class ClipScorer:
     clip: Clip
     tokenizer: ClipTokenizer
     device: torch.device
+    precision: Precision = "fp32"
     checksum: str = ""
     vocabulary_checksum: str = ""
 
     @property
     def identity(self) -> str:
-        """Everything that scores depend on."""
+        """Everything, apart from the precision, that scores depend on."""
         return f"{self.checksum}-{self.vocabulary_checksum}"
+
+    @property
+    def embedding_key(self) -> str:
+        """Everything, apart from a picture's bytes, that its embedding depends on."""
+        return f"{self.checksum} {self.precision} {CLIP_SQUARE_VERSION}"
+
+    @property
+    def width(self) -> int:
+        """Width of an embedding, E."""
+        return self.clip.text_projection.shape[1]
 
     def square(self, picture: Image.Image) -> np.ndarray:
         """Scale and crop a picture to CLIP's input: uint8 [H, W, 3]."""
@@ -54,13 +64,12 @@ class ClipScorer:
     @torch.inference_mode()
     def embed_pictures(self, squares: Sequence[np.ndarray]) -> Tensor:
         """Compute embeddings of squares uint8 [H, W, 3]: unit vectors fp32 [B, E], on the CPU."""
-        pixels = (
-            torch.from_numpy(np.stack(squares)).to(self.device).permute(0, 3, 1, 2)
-        )  # [B, 3, H, W]
+        pixels = torch.from_numpy(np.stack(squares))  # [B, H, W, 3]
+        pixels = pixels.to(self.device).permute(0, 3, 1, 2)  # [B, 3, H, W]
         return _unit_vectors(self.clip.encode_image(self.clip.normalise(pixels.float() / 255)))
 
     def is_truncated(self, caption: str) -> bool:
-        """Whether a caption has more tokens than fit between start and end of text."""
+        """Whether a caption has more tokens than fit between CLIP's start and end of text."""
         return len(self.tokenizer.encode(caption)) > self.clip.text_len - 2
 
     def warnings(self, captions: Sequence[str]) -> Iterator[str]:
@@ -72,15 +81,14 @@ class ClipScorer:
 
     @torch.inference_mode()
     def embed_captions(self, captions: Sequence[str]) -> Tensor:
-        """Compute embeddings of captions, truncated to CLIP's length.
+        """Compute embeddings of captions: unit vectors fp32 [B, E], on the CPU.
 
-        Unit vectors fp32 [B, E], on the CPU.
+        Captions are truncated to CLIP's length.
         """
         parts = []
         for start in range(0, len(captions), CAPTION_BATCH_SIZE):
-            tokens = self.tokenizer(
-                captions[start : start + CAPTION_BATCH_SIZE], self.clip.text_len
-            )
+            batch = captions[start : start + CAPTION_BATCH_SIZE]
+            tokens = self.tokenizer(batch, self.clip.text_len)  # [B, T]
 
             # attention is causal: padding after the end of text changes nothing
             ends = (tokens == self.tokenizer.end_of_text).int().argmax(dim=1)  # [B]
@@ -99,7 +107,10 @@ def _unit_vectors(embeddings: Tensor) -> Tensor:
 
 
 def clip_checksum(clip: Clip) -> str:
-    """Hash a CLIP's weights and everything else that its embeddings depend on."""
+    """Hash a CLIP's weights, sizes and everything else that its embeddings depend on.
+
+    The checksum does not depend on where the CLIP was loaded from.
+    """
     facts = {"image_size": clip.image_size, "mean": clip.pixel_mean, "std": clip.pixel_std}
     sizes = [asdict(tower) for tower in (clip.vision, clip.text)]
     digest = hashlib.sha256(json.dumps([facts, sizes, clip.activation, clip.end_of_text]).encode())
@@ -116,9 +127,9 @@ def load_clip_scorer(
     """Load a CLIP and its vocabulary onto a device.
 
     name        a run, a public checkpoint or a name on the hub, see `loading.load_clip`
-    vocabulary  the vocabulary's file; None: the one that comes with the CLIP
+    vocabulary  the vocabulary's file; None is the file that comes with the CLIP
 
-    Raises DalleError where either is missing or they don't belong together.
+    Raises DalleError if either is missing or they do not belong together.
     """
     place = find_clip(name)
     clip = load_clip(place)
@@ -129,4 +140,11 @@ def load_clip_scorer(
     vocabulary_checksum = hashlib.sha256(file.read_bytes()).hexdigest()
 
     apply_precision(clip, precision, device)
-    return ClipScorer(clip.to(device), tokenizer, device, checksum, vocabulary_checksum)
+    return ClipScorer(
+        clip=clip.to(device),
+        tokenizer=tokenizer,
+        device=device,
+        precision=precision,
+        checksum=checksum,
+        vocabulary_checksum=vocabulary_checksum,
+    )

@@ -1,8 +1,9 @@
-"""Picture embeddings kept between commands, so that another caption for the same pictures costs next to nothing.
+"""A cache of picture embeddings, which makes another caption for the same pictures cheap.
 
-One SQLite file in the user's cache folder, by a name for all that makes embeddings of pixels and the checksum of the
-picture's bytes. It is a convenience: where it cannot be used, everything is computed anew and `problem` says why; what
-is in it but is no embedding counts as unknown. Axis: E width of an embedding.
+It is a SQLite file in the user's cache folder, keyed by the model that embeds and by the checksum
+of a picture's bytes. It is a convenience: if it cannot be used, everything is computed anew and
+`problem` states why; an entry that is not an embedding counts as missing. Axis: E width of an
+embedding.
 """
 
 import sqlite3
@@ -12,25 +13,34 @@ from typing import TypeVar
 
 import numpy as np
 
+from dalle_cli.storage.run_dir import cache_folder
+
 Result = TypeVar("Result")
 
 BUSY_SECONDS = 10  # how long to wait for another command that is writing
-AT_ONCE = 500  # values in one query; SQLite's own limit is higher
+QUERY_SIZE = 500  # pictures in one query; SQLite's limit is higher
 
-SCHEMA = """
+CREATE_TABLE = """
 CREATE TABLE IF NOT EXISTS embeddings (
-    model TEXT NOT NULL, picture TEXT NOT NULL, embedding BLOB NOT NULL, PRIMARY KEY (model, picture)
+    model TEXT NOT NULL, picture TEXT NOT NULL, embedding BLOB NOT NULL,
+    PRIMARY KEY (model, picture)
 ) WITHOUT ROWID
 """
 
 
+def embedding_cache_file() -> Path:
+    """Return the path of the file in the user's cache folder."""
+    return cache_folder() / "embeddings.sqlite"
+
+
 class EmbeddingCache:
-    """The embeddings that one model has made of pictures."""
+    """The cached picture embeddings of one model."""
 
     def __init__(self, path: Path, model: str, width: int) -> None:
-        """Open the file, or make it.
+        """Open the file, or create it.
 
-        model  names all that an embedding depends on beside its picture's bytes: weights, precision, preprocessing
+        model  everything that an embedding depends on, apart from the picture's bytes: weights,
+               precision, preprocessing
         width  of an embedding, E
         """
         self.problem: str | None = None
@@ -40,29 +50,30 @@ class EmbeddingCache:
         self._connection = self._try(self._open)
 
     def find(self, pictures: Iterable[str]) -> dict[str, np.ndarray]:
-        """Look pictures up by their checksums: float32 [E] for each that is known."""
+        """Look up pictures by checksum: float32 [E] for each that is cached."""
         pictures = list(pictures)
         found: dict[str, np.ndarray] = {}
-        for start in range(0, len(pictures), AT_ONCE):
-            found |= self._try(self._select, pictures[start : start + AT_ONCE]) or {}
+        for start in range(0, len(pictures), QUERY_SIZE):
+            found |= self._try(self._select, pictures[start : start + QUERY_SIZE]) or {}
         return found
 
     def add(self, embeddings: Mapping[str, np.ndarray]) -> None:
-        """Keep embeddings float32 [E] by their pictures' checksums."""
+        """Store embeddings float32 [E] by the checksums of their pictures."""
         self._try(self._insert, embeddings)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._connection is not None:
             self._connection.close()
 
     def _open(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS)
-        connection.execute(SCHEMA)
+        connection.execute(CREATE_TABLE)
         return connection
 
     def _select(self, pictures: list[str]) -> dict[str, np.ndarray]:
+        assert self._connection is not None  # after a failed open, nothing is tried
         marks = ", ".join("?" * len(pictures))
         query = (
             "SELECT picture, embedding FROM embeddings WHERE model = ? "
@@ -72,6 +83,7 @@ class EmbeddingCache:
         return {picture: np.frombuffer(embedding, np.float32) for picture, embedding in rows}
 
     def _insert(self, embeddings: Mapping[str, np.ndarray]) -> None:
+        assert self._connection is not None  # after a failed open, nothing is tried
         rows = [
             (self._model, picture, np.float32(vector).tobytes())
             for picture, vector in embeddings.items()
@@ -80,7 +92,7 @@ class EmbeddingCache:
             self._connection.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)", rows)
 
     def _try(self, action: Callable[..., Result], *arguments: object) -> Result | None:
-        """Do something with the file, unless something has failed before; remember what failed."""
+        """Run an action on the file and record its failure; after a failure, do nothing."""
         if self.problem is not None:
             return None
         try:

@@ -1,6 +1,7 @@
-"""From picture files to embeddings: known ones from the cache, others decoded in threads and embedded in batches.
+"""Embeddings of picture files, from the cache or computed in batches; files are decoded in threads.
 
-A file that cannot be read or decoded is told apart and stops nothing. Axis: E CLIP's shared width.
+A file that cannot be read or decoded is reported with its problem and stops nothing. Axis: E CLIP's
+shared width.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Embedded:
-    """What became of a file: the checksum of its bytes, and its embedding float32 [E] or why there is none."""
+    """A file's checksum, and its embedding float32 [E] or the problem that it has instead."""
 
     checksum: str
     embedding: np.ndarray | None = None
@@ -31,8 +32,8 @@ class Embedded:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A picture ready to be embedded, uint8 [H, W, 3], or why it is not."""
+class _Prepared:
+    """A picture ready to be embedded, uint8 [H, W, 3], or the problem that it has instead."""
 
     checksum: str
     square: np.ndarray | None = None
@@ -40,20 +41,23 @@ class Prepared:
 
 
 def embed_files(
-    files: list[Path],
+    files: Sequence[Path],
     scorer: ClipScorer,
+    *,
     cache: EmbeddingCache,
     batch_size: int,
     advance: Callable[[], None],
 ) -> list[Embedded]:
-    """Embed the pictures of files; equal ones, and those known from an earlier time, are not computed again.
+    """Embed the pictures in files; each distinct picture is computed once, unless it is cached.
 
     advance  called once for each file
     """
     with ThreadPoolExecutor() as pool:
-        read = list(pool.map(checksum_of, files))
+        hashed = list(pool.map(checksum_of, files))
         file_of = {
-            one.checksum: file for one, file in zip(read, files, strict=True) if one.problem is None
+            result.checksum: file
+            for result, file in zip(hashed, files, strict=True)
+            if result.problem is None
         }
         embedded = {
             checksum: Embedded(checksum, vector) for checksum, vector in cache.find(file_of).items()
@@ -61,34 +65,29 @@ def embed_files(
         new = [checksum for checksum in file_of if checksum not in embedded]
         for _ in range(len(files) - len(new)):
             advance()
-        for batch in prefetch(
-            pool, lambda checksum: prepare(checksum, file_of[checksum], scorer), new, batch_size
-        ):
-            embedded |= embed_batch(batch, scorer, cache)
+
+        def prepare(checksum: str) -> _Prepared:
+            return _prepare(checksum, file_of[checksum], scorer)
+
+        for batch in prefetch(prepare, new, pool=pool, batch_size=batch_size):
+            embedded |= _embed_batch(batch, scorer, cache)
             for _ in batch:
                 advance()
-    return [one if one.problem is not None else embedded[one.checksum] for one in read]
 
-
-def embed_batch(
-    batch: list[Prepared], scorer: ClipScorer, cache: EmbeddingCache
-) -> dict[str, Embedded]:
-    """Embed what is readable in a batch, keep it for later, and give all of the batch by checksum."""
-    readable = [one for one in batch if one.square is not None]
-    embeddings = {one.checksum: Embedded(one.checksum, problem=one.problem) for one in batch}
-    if readable:
-        vectors = scorer.embed_pictures([one.square for one in readable]).numpy()
-        fresh = dict(zip((one.checksum for one in readable), vectors, strict=True))
-        cache.add(fresh)
-        embeddings |= {checksum: Embedded(checksum, vector) for checksum, vector in fresh.items()}
-    return embeddings
+    return [
+        result if result.problem is not None else embedded[result.checksum] for result in hashed
+    ]
 
 
 def prefetch(
-    pool: ThreadPoolExecutor, work: Callable[[Item], Answer], items: Sequence[Item], size: int
+    work: Callable[[Item], Answer],
+    items: Sequence[Item],
+    *,
+    pool: ThreadPoolExecutor,
+    batch_size: int,
 ) -> Iterator[list[Answer]]:
-    """Do work on items in threads, a batch prefetch of what is asked for."""
-    batches = [items[start : start + size] for start in range(0, len(items), size)]
+    """Run work on items in threads, a batch ahead of the consumer; yield the answers in order."""
+    batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
     pending = [pool.submit(work, item) for item in (batches[0] if batches else [])]
     for batch in itertools.islice(itertools.chain(batches, [[]]), 1, None):
         current, pending = pending, [pool.submit(work, item) for item in batch]
@@ -96,7 +95,7 @@ def prefetch(
 
 
 def checksum_of(file: Path) -> Embedded:
-    """Hash a file's bytes, or say why it cannot be read."""
+    """Hash a file's bytes; the result has a problem if it cannot be read."""
     try:
         if file.exists() and not file.is_file():  # a pipe or a device might never end
             return Embedded("", problem="not a file, but a folder, a pipe or a device")
@@ -106,16 +105,29 @@ def checksum_of(file: Path) -> Embedded:
         return Embedded("", problem=getattr(error, "strerror", None) or str(error))
 
 
-def prepare(checksum: str, file: Path, scorer: ClipScorer) -> Prepared:
-    """Decode the picture that has a checksum and cut CLIP's square out of it, or say why that cannot be done."""
+def _prepare(checksum: str, file: Path, scorer: ClipScorer) -> _Prepared:
+    """Decode the picture that has a checksum and crop it to CLIP's square."""
     try:
         data = file.read_bytes()
-        if (
-            hashlib.sha256(data).hexdigest() != checksum
-        ):  # kept under it, another picture's embedding would stay
-            return Prepared(checksum, problem="changed while it was read")
-        return Prepared(checksum, scorer.square(decode_image(data)))
+        # cached under the old checksum, the embedding of another picture would persist
+        if hashlib.sha256(data).hexdigest() != checksum:
+            return _Prepared(checksum, problem="changed while it was read")
+        return _Prepared(checksum, scorer.square(decode_image(data)))
     except BadSample as error:
-        return Prepared(checksum, problem=error.reason)
+        return _Prepared(checksum, problem=error.reason)
     except OSError as error:
-        return Prepared(checksum, problem=error.strerror)
+        return _Prepared(checksum, problem=error.strerror)
+
+
+def _embed_batch(
+    batch: list[_Prepared], scorer: ClipScorer, cache: EmbeddingCache
+) -> dict[str, Embedded]:
+    """Embed and cache the readable pictures of a batch; return the whole batch by checksum."""
+    embedded = {one.checksum: Embedded(one.checksum, problem=one.problem) for one in batch}
+    squares = {one.checksum: one.square for one in batch if one.square is not None}
+    if squares:
+        vectors = scorer.embed_pictures(list(squares.values())).numpy()  # [B, E]
+        fresh = dict(zip(squares, vectors, strict=True))
+        cache.add(fresh)
+        embedded |= {checksum: Embedded(checksum, vector) for checksum, vector in fresh.items()}
+    return embedded

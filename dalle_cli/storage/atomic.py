@@ -1,4 +1,8 @@
-"""storage.atomic: to be described."""
+"""File primitives that survive an interruption: atomic writes, exclusive locks and sealed files.
+
+A file is sealed once it has reached the disk and its size and checksum are known. Knows nothing of
+what the files hold.
+"""
 
 import fcntl
 import hashlib
@@ -15,82 +19,63 @@ from torch import Tensor
 
 from dalle_cli.errors import DalleError
 
+Fingerprint = dict[str, Any]
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a path beside another to write to; it takes the other's place once it is written."""
-    beside = path.with_name(f".{path.name}")
+    """Yield a temporary path in the same folder, which replaces `path` at the end of the `with`.
+
+    If the `with` raises, the temporary file is removed and `path` stays as it was.
+    """
+    temporary = path.with_name(f".{path.name}")
     try:
-        yield beside
-        os.replace(beside, path)
+        yield temporary
+        os.replace(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Keep other commands from writing to a folder inside a `with`; raises DalleError where one is at it already.
+    """Lock a folder against other commands that write to it, for the duration of a `with`.
 
-    The lock is the system's, ends with the process and leaves nothing behind. File systems without locks go without.
+    The lock is the operating system's: it ends with the process and leaves no file behind. A folder
+    on a file system without locks stays unlocked. Raises DalleError if another command holds the
+    lock.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            hint = "wait for its end, or name another folder"
-            raise DalleError(f"another command is writing to {folder}", hint) from None
-        except OSError:
-            pass
+        _lock_descriptor(descriptor, folder)
         yield
     finally:
         os.close(descriptor)
 
 
-Fingerprint = dict[str, Any]
+def _lock_descriptor(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        hint = "wait until it has finished, or name another folder"
+        raise DalleError(f"another command is writing to {folder}", hint) from None
+    except OSError:
+        pass  # this file system has no locks
 
 
 def write_sealed(file: Path, tensors: dict[str, Tensor]) -> Fingerprint:
-    """Write a safetensors file, bring it safely to disk and describe it."""
+    """Write tensors to a safetensors file, sync it to disk and return its size and checksum."""
     save_file(tensors, file)
     return seal(file)
 
 
-@contextmanager
-def explain_disk_failure(what: str, path: Path, needed: int) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        free = free_disk(path)
-        raise DalleError(
-            f"cannot write {what}: {error}",
-            f"it needs {needed / 2**20:.1f} MiB, free are {free / 2**20:.1f} MiB; what was saved before is untouched",
-        ) from error
-
-
-def free_disk(path: Path) -> int:
-    """How much room there is where a file or folder, existing or not, would lie."""
-    return shutil.disk_usage(
-        next(parent for parent in path.absolute().parents if parent.exists())
-    ).free
-
-
-@contextmanager
-def remove_on_failure(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
 def seal(path: Path) -> Fingerprint:
-    """Bring a file safely to disk and describe it."""
+    """Sync a file to disk and return its size and checksum."""
     sync_to_disk(path)
     return file_fingerprint(path)
 
 
 def file_fingerprint(path: Path) -> Fingerprint:
+    """Return a file's size in bytes and its SHA-256."""
     with path.open("rb") as file:
         return {
             "bytes": path.stat().st_size,
@@ -99,8 +84,39 @@ def file_fingerprint(path: Path) -> Fingerprint:
 
 
 def sync_to_disk(path: Path) -> None:
+    """Flush a file or a folder from the system's cache to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def remove_on_failure(folder: Path) -> Iterator[None]:
+    """Remove a folder if the `with` ends in an exception."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def explain_disk_failure(what: str, path: Path, needed: int) -> Iterator[None]:
+    """Convert a failed write into a DalleError that names the bytes needed and the bytes free."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        needed_mib, free_mib = needed / 2**20, free_disk(path) / 2**20
+        raise DalleError(
+            f"cannot write {what}: {error}",
+            f"it needs {needed_mib:.1f} MiB, and {free_mib:.1f} MiB are free; "
+            "earlier saves are untouched",
+        ) from error
+
+
+def free_disk(path: Path) -> int:
+    """Return the free bytes of the disk that a path is on; the path itself need not exist."""
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    return shutil.disk_usage(nearest).free

@@ -1,6 +1,7 @@
-"""Files written in a thread of its own, in the order asked for, while the next pictures are computed.
+"""Background thread that writes files in the order submitted, while the next pictures are computed.
 
-Knows nothing of what is written. Compressing and writing release Python's lock, so that both go on at once.
+Knows nothing of what is written. Compressing and writing release Python's global lock, so that they
+run at the same time as the computation.
 """
 
 from collections import deque
@@ -12,15 +13,15 @@ MOST_WAITING = 256  # pictures are small beside a model, but computing may be fa
 
 
 class BackgroundWriter:
-    """Inside a `with`, does what is asked, one thing after another; after a failure nothing more.
+    """Context manager that runs submitted writes one after another, and none after a failure.
 
-    The failure is raised where the next thing is asked for, where somebody waits, or at the end of the `with`. An
-    exception in the `with` lets what was asked for be done first.
+    A failure is raised by the next `submit`, by `flush`, or at the end of the `with`. If the `with`
+    itself raises, the writes submitted before are finished first.
     """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1)
-        self._asked: deque[Future] = deque(maxlen=MOST_WAITING)
+        self._submitted: deque[Future] = deque(maxlen=MOST_WAITING)
 
     def __enter__(self) -> "BackgroundWriter":
         return self
@@ -31,22 +32,25 @@ class BackgroundWriter:
             self.flush()
 
     def submit(self, write: Callable[..., None], *arguments: Any) -> None:
-        """Have something written when all before it is; waits where too much is waiting already."""
-        if len(self._asked) == MOST_WAITING:
-            self._asked[0].result()
-        before = self._asked[-1] if self._asked else None
-        if before is not None and before.done():
-            before.result()
-        self._asked.append(self._thread.submit(_after, before, write, arguments))
+        """Schedule a write after all earlier ones; block while the queue is full."""
+        if len(self._submitted) == MOST_WAITING:
+            self._submitted[0].result()
+
+        previous = self._submitted[-1] if self._submitted else None
+        if previous is not None and previous.done():
+            previous.result()
+        self._submitted.append(self._thread.submit(_write_after, previous, write, arguments))
 
     def flush(self) -> None:
-        """Go on only when everything is written."""
-        if self._asked:
-            self._asked[-1].result()
+        """Wait until everything submitted has been written."""
+        if self._submitted:
+            self._submitted[-1].result()
 
 
-def _after(before: Future | None, write: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    """Write, unless what came before has failed: its exception is passed on."""
-    if before is not None:
-        before.result()
+def _write_after(
+    previous: Future | None, write: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
+    """Run a write unless the previous one failed; in that case raise its exception again."""
+    if previous is not None:
+        previous.result()
     write(*arguments)

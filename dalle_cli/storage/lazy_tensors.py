@@ -1,4 +1,7 @@
-"""Tensors by name that come into being when they are asked for: one at a time, a model's state has room anywhere."""
+"""Mappings of named tensors that are read or gathered on access.
+
+Only one tensor at a time is in memory, so that the state of a model of any size can be streamed.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -9,7 +12,7 @@ from torch import Tensor
 
 
 class Gathered(Mapping[str, Tensor]):
-    """Tensors by name that are put together from all processes' parts when they are asked for, by all of them."""
+    """Named tensors that are sharded over the ranks; access is collective and gathers a tensor."""
 
     def __init__(self, shapes: Mapping[str, torch.Size], gather: Callable[[str], Tensor]) -> None:
         self.shapes = shapes
@@ -29,12 +32,16 @@ class Gathered(Mapping[str, Tensor]):
 
 
 class Stored(Mapping[str, Tensor]):
-    """Tensors by name, each read from safetensors files when it is asked for."""
+    """Named tensors in safetensors files, read on access."""
 
     def __init__(self, files: Iterable[Path]) -> None:
-        """Raises SafetensorError for a file that is none."""
+        """Open the files; raises SafetensorError if one is not a safetensors file."""
         opened = [safe_open(file, "pt") for file in files]
-        self._files = {name: file for file in opened for name in file.keys()}  # noqa: SIM118  it is no mapping
+        self._files = {
+            name: file
+            for file in opened
+            for name in file.keys()  # noqa: SIM118  not a mapping
+        }
 
     def __getitem__(self, name: str) -> Tensor:
         return self._files[name].get_tensor(name)
@@ -50,7 +57,7 @@ class Stored(Mapping[str, Tensor]):
 
     @property
     def shapes(self) -> dict[str, torch.Size]:
-        """Tell the shapes, without reading the tensors."""
+        """Shapes by name, without reading the tensors."""
         return {
             name: torch.Size(file.get_slice(name).get_shape()) for name, file in self._files.items()
         }
@@ -72,7 +79,8 @@ def check_shapes(
         if isinstance(sources, Stored | Gathered)
         else {name: tensor.shape for name, tensor in sources.items()}
     )
-    misfits = [name for name in expected if found.get(name) != expected[name]]
-    misfits += [name for name in sources if name not in expected]
-    if misfits:
-        raise ValueError(f"{len(misfits)} tensors of {group} do not fit: {', '.join(misfits[:10])}")
+    mismatches = [name for name in expected if found.get(name) != expected[name]]
+    mismatches += [name for name in sources if name not in expected]
+    if mismatches:
+        first = ", ".join(mismatches[:10])
+        raise ValueError(f"{len(mismatches)} tensors of {group} do not fit: {first}")

@@ -1,8 +1,7 @@
-"""The `model/` folder of a run, written and read: `config.json` and `model.safetensors`, and
-nothing else.
+"""Reading and writing a `model/` folder: `config.json`, `model.safetensors` and nothing else.
 
-It holds what inference needs. The config says of which kind a model is and how large; the weights
-are stored by parameter name. Knows nothing of how a model is built. Nothing in a folder is
+It holds everything that inference needs. The config states a model's kind and sizes; the weights
+are stored by parameter name. Knows nothing of how a model is built. Nothing in the folder is
 executed.
 """
 
@@ -26,7 +25,7 @@ from dalle_cli.untrusted import printable
 Module = TypeVar("Module", bound=nn.Module)
 Shapes = dict[str, list[int]]
 
-SCHEMA = 1
+MODEL_SCHEMA = 1
 
 
 def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
@@ -35,17 +34,19 @@ def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, T
     config   `kind` and `model`, the model's table as a dictionary
     weights  contiguous tensors on the CPU, by parameter name
 
-    Raises DalleError where the disk is full or not writable; what was there before stays.
+    Raises DalleError if the disk is full or not writable; the previous files then stay.
     """
     n_bytes = sum(tensor.nbytes for tensor in weights.values())
     with explain_disk_failure(f"model {folder}", folder, n_bytes):
         folder.mkdir(parents=True, exist_ok=True)
+
         with (
             atomic_write(folder / CONFIG) as new_config,
             atomic_write(folder / WEIGHTS) as new_weights,
         ):
-            new_config.write_text(json.dumps({"schema": SCHEMA, **config}, indent=1))
+            new_config.write_text(json.dumps({"schema": MODEL_SCHEMA, **config}, indent=1))
             save_file(dict(weights), new_weights)
+
             sync_to_disk(new_config)
             sync_to_disk(new_weights)
         sync_to_disk(folder)
@@ -54,7 +55,7 @@ def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, T
 def read_model_table(path: Path) -> ModelTable:
     """Read a model's kind and sizes from a run or its model folder.
 
-    Raises DalleError where there are none.
+    Raises DalleError if there is no model or its config is damaged.
     """
     config = model_dir(path) / CONFIG
     try:
@@ -72,8 +73,8 @@ def read_model(folder: Path, build: Callable[[], Module]) -> Module:
     """Build a module and load its weights: frozen, in evaluation mode, on the CPU.
 
     Shapes are compared on the meta device first, so that a config that does not describe the
-    weights allocates nothing. Raises DalleError where the weights are missing, damaged or another
-    model's.
+    weights allocates nothing. Raises DalleError if the weights are missing, damaged or those of
+    another model.
     """
     path = folder / WEIGHTS
     try:
@@ -94,7 +95,7 @@ def read_model(folder: Path, build: Callable[[], Module]) -> Module:
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """Read a model folder's weights by parameter name.
 
-    Raises DalleError where they are missing or damaged.
+    Raises DalleError if they are missing or damaged.
     """
     path = folder / WEIGHTS
     try:
@@ -109,13 +110,14 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
 
 
 def check_shapes_match(expected: Shapes, found: Shapes, path: Path) -> None:
-    """Raise DalleError, naming the first mismatch, unless a file's tensors are those of a model."""
+    """Raise DalleError, naming the first mismatch, unless a file's shapes are the expected ones."""
     mismatches = sorted(
         name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
     )
     if mismatches:
         first = mismatches[0]
+        shapes = f"{found.get(first, 'missing')} instead of {expected.get(first, 'none')}"
         raise DalleError(
-            f"{path} does not hold this model's weights: {len(mismatches)} tensors are not as expected, first "
-            f"{printable(first)}: {found.get(first, 'missing')} instead of {expected.get(first, 'none')}"
+            f"{path} does not hold this model's weights: {len(mismatches)} tensors are not as "
+            f"expected, first {printable(first)}: {shapes}"
         )

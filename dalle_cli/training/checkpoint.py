@@ -76,7 +76,7 @@ def _write_share(folder: Path, state: EngineState, world: World) -> list[tuple[s
     """Write this process's share of the tensor files; return their names and fingerprints."""
     written = []
     for number, (file, tensors, names) in enumerate(_files(state)):
-        is_ours = number % world.size == world.ranks.rank
+        is_ours = number % world.size == world.rank
         gathered = ((name, tensors[name]) for name in names)  # by all processes
         on_disk = {name: on_cpu(tensor) for name, tensor in gathered if is_ours}
         if is_ours:

@@ -45,7 +45,7 @@ def cosines(run: Path, files: Iterable[Path], caption: str) -> list[float]:
 
 
 def check_ranked(scores: list[dict], run: Path, expected: dict[str, list[Path]]) -> None:
-    """Compare with the cosines of each caption's pictures, captions in order, the best picture first."""
+    """Compare with the cosines of each caption's pictures: captions in order, best first."""
     assert list(dict.fromkeys(score["caption"] for score in scores)) == list(expected)
     assert all(list(score) == COLUMNS for score in scores)
     for caption, files in expected.items():

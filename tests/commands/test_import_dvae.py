@@ -1,4 +1,4 @@
-"""`import dvae`: a run like any other, whose tokens, logits and pictures are those of what was released."""
+"""`import dvae`: a run like any other, with the released tokens, logits and pictures."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""`rerank`: cosines by hand, every way to name pictures, what is written, and a CLIP that is odd."""
+"""`rerank`: cosines by hand, every way to name pictures, what is written, and odd CLIPs."""
 
 import csv
 import json
@@ -232,6 +232,7 @@ def test_clip_with_a_weight_that_is_no_number_is_told_and_ranks_nothing(
 
 def test_caption_longer_than_clip_reads_is_told(command: Callable, pictures: Path) -> None:
     assert (
-        "warning: caption cut to 16 tokens: a ring a ring" in command(pictures, "a ring " * 30).err
+        "warning: caption truncated to CLIP's 16 tokens: a ring a ring"
+        in command(pictures, "a ring " * 30).err
     )
-    assert "cut" not in command(pictures, "a ring").err
+    assert "truncated" not in command(pictures, "a ring").err

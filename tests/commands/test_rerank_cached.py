@@ -1,4 +1,4 @@
-"""`rerank` and the pictures it has embedded before: never anew, never those of another CLIP, never in the way."""
+"""`rerank` and cached embeddings: never computed anew, never another CLIP's, never in the way."""
 
 import json
 import sqlite3
@@ -18,8 +18,8 @@ from ranked import (
     spoilt_clip,
 )
 
-from dalle_cli.commands import rerank as rerank_command
 from dalle_cli.models.clip import Clip
+from dalle_cli.scoring import clip_scorer
 
 
 def test_second_caption_embeds_no_picture_again(
@@ -68,7 +68,7 @@ def test_pictures_cut_in_another_way_are_not_taken(
 ) -> None:
     rerank(pictures, RING)
     embedded.clear()
-    monkeypatch.setattr(rerank_command, "CLIP_SQUARE_VERSION", -1)
+    monkeypatch.setattr(clip_scorer, "CLIP_SQUARE_VERSION", -1)
     rerank(pictures, RING)
     assert sum(embedded) == 7
 
@@ -111,7 +111,7 @@ def test_broken_cache_is_told_and_changes_no_score(
     fresh_cache.parent.mkdir(parents=True)
     fresh_cache.write_text("not a database" * 100)
     ended = command(pictures, RING, "--json", "--quiet")
-    assert ended.code == 0 and ended.err.startswith("warning: embeddings are not kept: ")
+    assert ended.code == 0 and ended.err.startswith("warning: embeddings are not cached: ")
     assert str(fresh_cache.parent) in ended.err and len(ended.err.splitlines()) == 1
     check_ranked(json.loads(ended.out)["scores"], clip_run, {RING: files_of(pictures)})
 

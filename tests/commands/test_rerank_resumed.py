@@ -1,4 +1,4 @@
-"""`rerank` into a folder that is there: gone on with where the job is the same, refused where it is not."""
+"""`rerank` into an existing folder: resumed if the job is the same, refused if it is not."""
 
 from collections.abc import Callable
 from pathlib import Path

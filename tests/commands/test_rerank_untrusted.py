@@ -1,4 +1,4 @@
-"""`rerank` and what it can't trust: pictures that can't be read, names and captions that terminals would obey."""
+"""`rerank` and untrusted input: unreadable pictures, hostile names and captions."""
 
 import json
 import shutil
@@ -124,7 +124,8 @@ def test_caption_whose_pictures_are_all_unreadable_still_stands_above_them(
 
 
 HOSTILE = [
-    "[bold red]x[/bold red]", "[/nonsense] {task} %s", "\x1b[31mred\x1b[0m \x1b]0;owned\x07", "\u202eder\u202c \u2066",
+    "[bold red]x[/bold red]", "[/nonsense] {task} %s",
+    "\x1b[31mred\x1b[0m \x1b]0;owned\x07", "\u202eder\u202c \u2066",
     "red\x9b31m\x7f", "\n\r\t", "\udcff", "🦜 鹦鹉", "=1+1", ' "quoted", ',
 ]  # fmt: skip
 

@@ -24,7 +24,10 @@ for _ in range(8):
     reason="the C library has no mallopt",
 )
 def test_large_tensors_take_new_pages_once() -> None:
-    """Soon, if not at once: small pieces may fall between them. What is chosen holds for a process as a whole."""
+    """Soon, if not at once: small pieces may fall between them.
+
+    What is chosen holds for a process as a whole.
+    """
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
     )

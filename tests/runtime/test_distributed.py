@@ -148,7 +148,7 @@ def children_of(parent: int) -> list[int]:
 
 @pytest.fixture
 def endless(pairs: Path, tmp_path: Path) -> subprocess.Popen:
-    """Two processes that train for longer than any test waits, under way, and save at every step."""
+    """Two running processes that train for longer than any test waits, and save at every step."""
     words = ["train-dvae", "dvae/tiny", "--data", pairs, "--run", tmp_path / "run", "--gpus", 2]
     changes = words_of({"training.steps": 10**6, "runtime.save_every": 1})
     with subprocess.Popen(command(*words, *changes), stderr=subprocess.PIPE, text=True) as process:

@@ -56,7 +56,7 @@ def test_failure_is_told_of_the_one_that_failed(
     assert caught.value.exit_code == code
 
 
-@pytest.mark.parametrize("code", launcher.TOLD)
+@pytest.mark.parametrize("code", launcher.SELF_EXPLAINED)
 def test_what_the_first_process_has_told_is_not_told_again(code: int, launch) -> None:
     with pytest.raises(SystemExit) as ended:
         launch(str(code), str(code))

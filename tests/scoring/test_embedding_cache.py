@@ -1,4 +1,4 @@
-"""The embedding cache: exact, apart by model, safe with two writers, and never in the way when it is broken."""
+"""The embedding cache: exact, apart by model, safe with two writers, harmless when broken."""
 
 import sqlite3
 import subprocess
@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from dalle_cli.scoring import embedding_cache
-from dalle_cli.scoring.embedding_cache import AT_ONCE, EmbeddingCache
-from dalle_cli.storage.run_dir import cache_file
+from dalle_cli.scoring.embedding_cache import QUERY_SIZE, EmbeddingCache, embedding_cache_file
 
 N_ADDED = 20
 WIDTH = 64  # of an embedding
@@ -64,8 +63,8 @@ def test_embeddings_survive_bit_for_bit(file: Path) -> None:
 
 
 def test_only_what_is_known_is_found_however_many_are_looked_for(file: Path) -> None:
-    embeddings = filled(file, 2 * AT_ONCE + 3)
-    asked = [*reversed(embeddings), *(f"other {i}" for i in range(AT_ONCE))]
+    embeddings = filled(file, 2 * QUERY_SIZE + 3)
+    asked = [*reversed(embeddings), *(f"other {i}" for i in range(QUERY_SIZE))]
     cache = EmbeddingCache(file, "model", WIDTH)
     assert bits(cache.find(asked)) == bits(embeddings)
     assert cache.find([]) == {} and cache.find(["", "' OR 1=1 --"]) == {} and cache.problem is None
@@ -192,4 +191,4 @@ def test_file_lies_in_the_users_cache(
     monkeypatch.delenv("XDG_CACHE_HOME")
     if cache_home is not None:
         monkeypatch.setenv("XDG_CACHE_HOME", cache_home)
-    assert cache_file() == Path(root) / "dalle" / "embeddings.sqlite"
+    assert embedding_cache_file() == Path(root) / "dalle" / "embeddings.sqlite"

@@ -1,4 +1,4 @@
-"""Embedding files: as by hand whatever the batches, in order, each picture once, and damage tells apart."""
+"""Embedding files: as by hand in any batches, in order, each picture once, damage told apart."""
 
 import hashlib
 import os
@@ -134,7 +134,9 @@ def test_results_are_those_by_hand_in_the_order_of_the_files_in_batches_of_any_s
     batch_size: int, files: list[Path], scorer: ClipScorer, cache: EmbeddingCache
 ) -> None:
     counted = []
-    found = embed_files(files, scorer, cache, batch_size, lambda: counted.append(1))
+    found = embed_files(
+        files, scorer, cache=cache, batch_size=batch_size, advance=lambda: counted.append(1)
+    )
     assert len(found) == len(files) == len(counted)
     for file, one in zip(files, found, strict=True):
         assert one.problem == PROBLEMS.get(file.name)
@@ -148,7 +150,13 @@ def test_results_are_those_by_hand_in_the_order_of_the_files_in_batches_of_any_s
 def test_equal_pictures_are_embedded_once_and_have_one_checksum(
     files: list[Path], scorer: ClipScorer, cache: EmbeddingCache
 ) -> None:
-    found = dict(zip(files, embed_files(files, scorer, cache, 4, lambda: None), strict=True))
+    found = dict(
+        zip(
+            files,
+            embed_files(files, scorer, cache=cache, batch_size=4, advance=lambda: None),
+            strict=True,
+        )
+    )
     assert sum(scorer.clip.batches) == 7
     checksums = {file.name: one.checksum for file, one in found.items()}
     assert (
@@ -161,17 +169,19 @@ def test_equal_pictures_are_embedded_once_and_have_one_checksum(
 def test_pictures_are_embedded_in_batches(
     pictures: list[Path], scorer: ClipScorer, cache: EmbeddingCache
 ) -> None:
-    embed_files(pictures, scorer, cache, 3, lambda: None)
+    embed_files(pictures, scorer, cache=cache, batch_size=3, advance=lambda: None)
     assert scorer.clip.batches == [3, 3, 1]
 
 
 def test_known_pictures_are_not_embedded_again_and_give_the_same_bits(
     files: list[Path], scorer: ClipScorer, cache: EmbeddingCache
 ) -> None:
-    first = embed_files(files, scorer, cache, 4, lambda: None)
+    first = embed_files(files, scorer, cache=cache, batch_size=4, advance=lambda: None)
     scorer.clip.refuses_after = 0
     counted = []
-    again = embed_files(files[::-1], scorer, cache, 2, lambda: counted.append(1))
+    again = embed_files(
+        files[::-1], scorer, cache=cache, batch_size=2, advance=lambda: counted.append(1)
+    )
     assert len(counted) == len(files)
     assert [summary(one) for one in again] == [summary(one) for one in reversed(first)]
 
@@ -185,9 +195,9 @@ def test_interrupted_run_keeps_what_it_had_embedded(
 ) -> None:
     scorer.clip.refuses_after = 2
     with pytest.raises(KeyboardInterrupt):
-        embed_files(pictures, scorer, cache, 2, lambda: None)
+        embed_files(pictures, scorer, cache=cache, batch_size=2, advance=lambda: None)
     scorer.clip.batches.clear()
-    assert len(embed_files(pictures, scorer, cache, 2, lambda: None)) == 7
+    assert len(embed_files(pictures, scorer, cache=cache, batch_size=2, advance=lambda: None)) == 7
     assert scorer.clip.batches == [2, 1]
 
 
@@ -196,11 +206,12 @@ def test_cache_that_fails_changes_no_result(
 ) -> None:
     (tmp_path / "file").touch()
     broken = EmbeddingCache(tmp_path / "file" / "cache.sqlite", "model", WIDTH)
-    found = embed_files(files, scorer, broken, 3, lambda: None)
+    found = embed_files(files, scorer, cache=broken, batch_size=3, advance=lambda: None)
     assert broken.problem is not None
     sound = EmbeddingCache(tmp_path / "cache.sqlite", "model", WIDTH)
     assert [summary(one) for one in found] == [
-        summary(one) for one in embed_files(files, scorer, sound, 3, lambda: None)
+        summary(one)
+        for one in embed_files(files, scorer, cache=sound, batch_size=3, advance=lambda: None)
     ]
 
 
@@ -229,9 +240,9 @@ def test_picture_that_changes_while_it_is_read_is_told_and_not_kept_under_its_fi
     steady, changed = embed_files(
         [pictures[2], changing],
         scorer,
-        LateCache(tmp_path / "late.sqlite", "model", WIDTH),
-        2,
-        lambda: None,
+        cache=LateCache(tmp_path / "late.sqlite", "model", WIDTH),
+        batch_size=2,
+        advance=lambda: None,
     )
     assert steady.problem is None and summary(changed) == (
         checksum,
@@ -245,7 +256,7 @@ def test_picture_that_changes_while_it_is_read_is_told_and_not_kept_under_its_fi
 
 
 def test_no_files_give_nothing(scorer: ClipScorer, cache: EmbeddingCache) -> None:
-    assert embed_files([], scorer, cache, 3, lambda: None) == []
+    assert embed_files([], scorer, cache=cache, batch_size=3, advance=lambda: None) == []
     assert scorer.clip.batches == []
 
 
@@ -257,7 +268,7 @@ def halves(x: int) -> float:
 @pytest.mark.parametrize("size", [1, 3, 100])
 def test_ahead_gives_answers_in_order_in_whole_batches(n: int, size: int) -> None:
     with ThreadPoolExecutor(4) as pool:
-        batches = list(prefetch(pool, halves, list(range(n)), size))
+        batches = list(prefetch(halves, list(range(n)), pool=pool, batch_size=size))
     assert [len(batch) for batch in batches] == [
         min(size, n - start) for start in range(0, n, size)
     ]
@@ -267,7 +278,7 @@ def test_ahead_gives_answers_in_order_in_whole_batches(n: int, size: int) -> Non
 def test_ahead_works_on_the_next_batch_and_no_further(hang_guard: None) -> None:
     started = [threading.Event() for _ in range(9)]
     with ThreadPoolExecutor(1) as pool:
-        batches = prefetch(pool, lambda x: started[x].set(), list(range(9)), 2)
+        batches = prefetch(lambda x: started[x].set(), list(range(9)), pool=pool, batch_size=2)
         assert not any(event.is_set() for event in started)
         for end in (4, 6, 8, 9, 9):
             next(batches)
@@ -282,7 +293,9 @@ def test_ahead_works_on_the_next_batch_and_no_further(hang_guard: None) -> None:
 def test_ahead_does_not_wait_for_the_next_batch() -> None:
     released = threading.Event()
     with ThreadPoolExecutor(2) as pool:
-        batches = prefetch(pool, lambda x: x < 2 or released.wait(5), list(range(4)), 2)
+        batches = prefetch(
+            lambda x: x < 2 or released.wait(5), list(range(4)), pool=pool, batch_size=2
+        )
         assert next(batches) == [True, True]
         released.set()
         assert next(batches) == [True, True]

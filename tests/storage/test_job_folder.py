@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.storage.job_folder import SCHEMA, JobFolder
+from dalle_cli.storage.job_folder import JOB_SCHEMA, JobFolder
 
 JOB = {
     "command": "paint",
@@ -33,7 +33,7 @@ def test_folder_that_is_new_or_empty_is_begun(is_there: bool, tmp_path: Path) ->
     assert recorded_job(folder) is None and folder.exists() == is_there
     begin_job(folder, JOB)
     assert [path.name for path in folder.iterdir()] == ["job.json"]
-    assert recorded_job(folder) == {"schema": SCHEMA, **json.loads(json.dumps(JOB))}
+    assert recorded_job(folder) == {"schema": JOB_SCHEMA, **json.loads(json.dumps(JOB))}
 
 
 def test_same_job_goes_on_and_touches_nothing(tmp_path: Path, tree: Callable) -> None:

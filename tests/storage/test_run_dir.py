@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from dalle_cli.errors import DalleError
-from dalle_cli.storage.atomic import exclusive_lock
 from dalle_cli.storage.run_dir import RunDir, model_dir
 
 
@@ -44,16 +43,3 @@ def test_run_that_has_not_saved_yet_is_told_apart_from_no_run(
     ]:
         with pytest.raises(DalleError, match=re.escape(message)):
             model_dir(folder)
-
-
-def test_folder_is_held_by_one_at_a_time_and_left_as_it_was(tmp_path: Path) -> None:
-    with exclusive_lock(tmp_path):
-        with (
-            pytest.raises(DalleError, match="another command is writing to"),
-            exclusive_lock(tmp_path),
-        ):
-            pass
-        with pytest.raises(DalleError, match="another command"), exclusive_lock(tmp_path):
-            pass
-    with exclusive_lock(tmp_path):
-        assert not list(tmp_path.iterdir())

@@ -1,1 +1,1 @@
-"""commands/data."""
+"""The subcommands of `dalle data`."""

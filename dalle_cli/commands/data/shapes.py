@@ -1,4 +1,4 @@
-"""`dalle data shapes`: draw captioned toy scenes to train and to measure on."""
+"""`dalle data shapes`: renders captioned toy scenes to train on and to measure with."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from dalle_cli.storage.run_dir import check_new_folder
 PROMPTS = 200  # in each of the two lists
 
 
-def data_shapes(
+def run_data_shapes(
     folder: Path,
     level: int,
     n_pictures: int,
@@ -21,11 +21,15 @@ def data_shapes(
     seed: int,
     terminal: Terminal,
 ) -> None:
-    """Write train/ (pictures with captions), seen.txt and unseen.txt (prompts) and shapes.json (what was asked for)."""
+    """Write pictures and captions to train/, prompts to seen.txt and unseen.txt, and shapes.json.
+
+    shapes.json records the arguments.
+    """
     check_new_folder(folder)
     everything = scenes(level)
     seen = [scene for scene in everything if not is_unseen(scene, unseen_share)]
     unseen = [scene for scene in everything if is_unseen(scene, unseen_share)]
+
     rng = np.random.default_rng(seed)
     pairs = folder / "train"
     pairs.mkdir(parents=True)
@@ -34,9 +38,9 @@ def data_shapes(
         render(scene, side, rng=rng).save(pairs / f"{i:05d}.png")
         (pairs / f"{i:05d}.txt").write_text(scene.caption + "\n")
     for name, group in (("seen", seen), ("unseen", unseen)):
-        (folder / f"{name}.txt").write_text(
-            "".join(f"{caption}\n" for caption in _prompts(group, rng))
-        )
+        lines = [f"{caption}\n" for caption in _prompts(group, rng)]
+        (folder / f"{name}.txt").write_text("".join(lines))
+
     facts = {
         "level": level,
         "side": side,
@@ -45,9 +49,9 @@ def data_shapes(
         "seed": seed,
     }
     (folder / "shapes.json").write_text(json.dumps(facts, indent=1))
-    terminal.say(
-        f"{n_pictures:,} pictures of {len(seen):,} combinations; {len(unseen):,} more are never drawn"
-    )
+
+    combinations = f"{len(seen):,} combinations; {len(unseen):,} more are never rendered"
+    terminal.say(f"{n_pictures:,} pictures of {combinations}")
     terminal.result(str(pairs), {"train": str(pairs), "seen": len(seen), "unseen": len(unseen)})
 
 

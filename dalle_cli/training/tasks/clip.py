@@ -59,7 +59,7 @@ class ClipTask:
     def _gathered(self, own: Tensor) -> Tensor:
         """Concatenate the embeddings of all processes in the order of the global batch: [B, E]."""
         parts = self._world.all_gather_tensors(own)
-        parts[self._world.ranks.rank] = own
+        parts[self._world.rank] = own
         return torch.cat(parts)
 
     def validate(self, batches: Iterable[Batch], step: int) -> dict[str, float]:

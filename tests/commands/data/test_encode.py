@@ -1,4 +1,4 @@
-"""`data encode`, and training on what it writes: the same tokens, losses and split as of the pictures themselves."""
+"""`data encode`, and training on its output: the same tokens, losses and split as with pictures."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def encode(dvae_run: Path, dalle: Callable) -> Callable:
 def tokens(
     tmp_path_factory: pytest.TempPathFactory, pairs: Path, dvae_run: Path, dalle: Callable
 ) -> Path:
-    """One copy of each of the shared pairs, whose pictures leave a crop no choice; for reading only."""
+    """A copy of each shared pair, whose pictures leave a crop no choice; for reading only."""
     out = tmp_path_factory.mktemp("tokens") / "tokens"
     ended = dalle(
         "data",

@@ -69,8 +69,8 @@ def main(stage: int, n_updates: int, overflows: list[str]) -> None:
         history, applied = [], []
         for update in range(n_updates):
             for number, branch in enumerate(branches):
-                branch.gain = INFINITE if (update, world.ranks.rank, number) in events else 1.0
-            generator = torch.Generator().manual_seed(update * world.size + world.ranks.rank)
+                branch.gain = INFINITE if (update, world.rank, number) in events else 1.0
+            generator = torch.Generator().manual_seed(update * world.size + world.rank)
             loss = engine.module(torch.randn(3, WIDTH, generator=generator)).square().mean() * 1e-3
             engine.backward(loss)
             applied.append(engine.update())

@@ -23,7 +23,7 @@ def trained(world: World) -> str:
     checkpoint_activations(model.half_precision_modules())
     engine = make_engine(choose_engine(recipe, world.size, None), recipe, model=model, world=world)
     for update in range(4):
-        generator = torch.Generator().manual_seed(update * world.size + world.ranks.rank)
+        generator = torch.Generator().manual_seed(update * world.size + world.rank)
         text = torch.randint(300, (2, 16), generator=generator)
         text[:, -1] = -1
         logits = engine.module(text, torch.randint(64, (2, 16), generator=generator))

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from dalle_cli.commands.reports.recipe_keys import RecipeKey, recipe_keys
 from dalle_cli.config import RECIPE_TYPES
 from dalle_cli.recipe import load_recipe, shipped_recipes
-from dalle_cli.recipe_keys import RecipeKey, recipe_keys
 
 every_kind = pytest.mark.parametrize("kind", RECIPE_TYPES)
 

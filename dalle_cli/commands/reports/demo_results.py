@@ -1,0 +1,100 @@
+"""What a demo's models have learnt: figures and a grid of its pictures, for `dalle demo`.
+
+A demo's folder holds `data`, the runs `dvae`, `transformer` and `clip`, and the pictures generated
+for two lists of prompts: `seen` combinations, which occur in training, and `unseen` ones.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from dalle_cli.data.shapes import Recogniser
+from dalle_cli.storage.run_dir import GRID, MANIFEST, RunDir
+from dalle_cli.viz import labelled_grid, side_by_side
+
+SINGLE = 4  # samples of a prompt that are shown, not selected
+CANDIDATES = 8  # of which CLIP selects one
+GRID_PROMPTS = 8  # of each kind
+BEST = f"unseen_best_of_{CANDIDATES}"
+
+Record = dict[str, Any]  # a line of a manifest
+
+
+def demo_figures(folder: Path) -> dict[str, Any]:
+    """Return the validation figures of the dVAE and the CLIP, and the caption accuracies."""
+    seen, unseen = read_records(folder / "seen"), read_records(folder / "unseen")
+    best = [record for record in unseen if record["rank"] == 1]
+    accuracies = {
+        "seen": _caption_accuracy(folder, "seen", seen),
+        "unseen": _caption_accuracy(folder, "unseen", unseen),
+        BEST: _caption_accuracy(folder, "unseen", best),
+    }
+
+    dvae, clip = _last_validation(folder / "dvae"), _last_validation(folder / "clip")
+    return {
+        "dvae_psnr": round(dvae["valid/psnr"], 2),
+        "codes_used": int(dvae["valid/codes_used"]),
+        "clip_text_recall_at_1": round(clip["valid/text_recall_at_1"], 4),
+        "caption_accuracy": {name: round(share, 4) for name, share in accuracies.items()},
+    }
+
+
+def read_records(folder: Path) -> list[Record]:
+    """Read the manifest of a folder that `generate` wrote."""
+    return [json.loads(line) for line in (folder / MANIFEST).read_text().splitlines()]
+
+
+def _caption_accuracy(folder: Path, name: str, records: list[Record]) -> float:
+    """Return the share of pictures that show their caption, with every attribute right."""
+    facts = json.loads((folder / "data" / "shapes.json").read_text())
+    pictures = (Image.open(folder / name / record["file"]).convert("RGB") for record in records)
+    captions = [record["caption"] for record in records]
+    return Recogniser(facts["level"], facts["side"]).accuracy(pictures, captions)
+
+
+def _last_validation(run: Path) -> dict[str, float]:
+    """Read the last validation figures of a run."""
+    lines = [json.loads(line) for line in RunDir(run).metrics.read_text().splitlines()]
+    return next(line for line in reversed(lines) if "valid/loss" in line)
+
+
+def save_demo_grid(folder: Path) -> None:
+    """Lay out single samples of a few prompts of each kind, and CLIP's best of the unseen ones."""
+    seen, unseen = _shown_records(folder / "seen"), _shown_records(folder / "unseen")
+    best = {
+        caption: [record for record in records if record["rank"] == 1]
+        for caption, records in unseen.items()
+    }
+
+    sheets = [
+        _sheet(folder / name, [(f"{caption} ({name})", own[:SINGLE]) for caption, own in shown])
+        for name, shown in (("seen", seen.items()), ("unseen", unseen.items()))
+    ]
+    sheets.append(
+        _sheet(folder / "unseen", [(f"best of {CANDIDATES}", own) for own in best.values()])
+    )
+    side_by_side(sheets).save(folder / GRID)
+
+
+def _shown_records(folder: Path) -> dict[str, list[Record]]:
+    """Return the records of a few prompts, spread evenly over the list, in the order generated."""
+    records = read_records(folder)
+    captions = list(dict.fromkeys(record["caption"] for record in records))
+    shown = captions[:: max(len(captions) // GRID_PROMPTS, 1)][:GRID_PROMPTS]
+    return {
+        caption: sorted(
+            (record for record in records if record["caption"] == caption),
+            key=lambda record: record["number"],
+        )
+        for caption in shown
+    }
+
+
+def _sheet(folder: Path, rows: list[tuple[str, list[Record]]]) -> Image.Image:
+    opened = [
+        (label, [Image.open(folder / record["file"]).convert("RGB") for record in records])
+        for label, records in rows
+    ]
+    return labelled_grid(opened)

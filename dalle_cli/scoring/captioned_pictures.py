@@ -1,0 +1,70 @@
+"""Which pictures are compared with which captions.
+
+A caption for all pictures takes precedence over those of a manifest. Paths only: whether a picture
+can be read is found out when it is.
+"""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from dalle_cli.data.picture_lists import ListedPicture, list_pictures
+from dalle_cli.data.sources.captions import clean_captions
+from dalle_cli.errors import DalleError, UsageError
+from dalle_cli.untrusted import SURROGATE, printable
+
+
+class CaptionedPicture(NamedTuple):
+    """A picture's path, and the caption that it is compared with."""
+
+    path: Path
+    caption: str
+
+
+def list_captioned_pictures(
+    spec: str, caption: str | None, *, out: Path | None
+) -> list[CaptionedPicture]:
+    """List pictures, each with the given caption, or with its own if None is given.
+
+    spec  a folder, a list, a manifest or a picture, see `data.picture_lists.list_pictures`
+    out   a folder whose pictures are left out: an earlier job has copied its best ones there
+
+    Raises DalleError if there are no pictures, and UsageError if one has no caption.
+    """
+    pictures = list_pictures(spec)
+    if out is not None:
+        folder = os.path.realpath(out)
+        pictures = [picture for picture in pictures if not _is_inside(picture.path, folder)]
+    if not pictures:
+        raise DalleError(f"no pictures in {printable(spec)} apart from those of {out} itself")
+
+    if caption is not None:
+        cleaned = _clean_caption(caption)
+        return [CaptionedPicture(picture.path, cleaned) for picture in pictures]
+    return [_with_own_caption(picture) for picture in pictures]
+
+
+def _is_inside(file: Path, folder: str) -> bool:
+    """Whether a file is below a folder, links followed; a path that leads nowhere is not."""
+    try:
+        return Path(folder) in Path(os.path.realpath(file)).parents
+    except ValueError:  # a NUL byte
+        return False
+
+
+def _clean_caption(caption: str) -> str:
+    if SURROGATE.search(caption):
+        raise UsageError("the caption is not UTF-8")
+    cleaned = clean_captions([caption])
+    if not cleaned:
+        hint = "give it in quotes, or leave it out if a manifest has captions"
+        raise UsageError("an empty caption", hint)
+    return cleaned[0]
+
+
+def _with_own_caption(picture: ListedPicture) -> CaptionedPicture:
+    if picture.caption is None:
+        message = f"no caption for {printable(str(picture.path))}"
+        hint = 'give one for all, as in: dalle rerank PICTURES "a caption", or a manifest'
+        raise UsageError(message, hint)
+    return CaptionedPicture(picture.path, picture.caption)

@@ -1,0 +1,91 @@
+"""The output folder of ranked pictures: copies of the best, a grid of them, and tables of all.
+
+Every file appears complete or not at all.
+"""
+
+import csv
+import itertools
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+from PIL import Image
+
+from dalle_cli.data.images import BadSample, decode_image
+from dalle_cli.scoring.picture_ranking import PictureScore
+from dalle_cli.storage.atomic import atomic_write
+from dalle_cli.storage.run_dir import GRID, SCORES, SCORES_TABLE
+from dalle_cli.viz import GRID_PICTURES, captioned_rows, labelled_grid
+
+TILE_SIZE = 256  # pixels; larger pictures are shown smaller
+
+
+def write_ranked_folder(
+    folder: Path, scores: Sequence[PictureScore], *, top_k: int
+) -> list[PictureScore]:
+    """Copy the best of each caption, in order, and write the grid and the tables.
+
+    Returns the scores with the names of the copies.
+    """
+    written = _copy_best(folder, scores, top_k)
+    _write_grid(folder, written)
+    _write_tables(folder, written)
+    return written
+
+
+def _copy_best(folder: Path, scores: Sequence[PictureScore], top_k: int) -> list[PictureScore]:
+    written: list[PictureScore] = []
+    numbers = itertools.count()
+    for score in scores:
+        if score.rank is not None and score.rank <= top_k:
+            name = f"{next(numbers):04d}{Path(score.picture).suffix.lower()}"
+            with atomic_write(folder / name) as temporary:
+                shutil.copyfile(score.picture, temporary)
+            score = replace(score, file=name)
+        written.append(score)
+    return written
+
+
+def _write_grid(folder: Path, scores: Sequence[PictureScore]) -> None:
+    """Lay the copies out in rows, under their captions."""
+    copies = [(score.caption, score.file) for score in scores if score.file is not None]
+    tiles: dict[str, list[Image.Image]] = {}
+    for caption, file in copies[:GRID_PICTURES]:
+        tiles.setdefault(caption, []).append(_tile(folder / file))
+
+    if tiles:
+        with atomic_write(folder / GRID) as temporary:
+            labelled_grid(captioned_rows(tiles.items())).save(temporary, format="PNG")
+
+
+def _tile(file: Path) -> Image.Image:
+    """Fit a picture into a square of the grid; small pictures are enlarged pixel by pixel."""
+    square = Image.new("RGB", (TILE_SIZE, TILE_SIZE), "white")
+    try:
+        picture = decode_image(file.read_bytes())
+    except BadSample:  # it has changed since it was scored
+        return square
+
+    picture.thumbnail((TILE_SIZE, TILE_SIZE))
+    factor = TILE_SIZE // max(picture.size)
+    size = picture.width * factor, picture.height * factor
+    picture = picture.resize(size, Image.Resampling.NEAREST)
+    square.paste(picture, ((TILE_SIZE - picture.width) // 2, (TILE_SIZE - picture.height) // 2))
+    return square
+
+
+def _write_tables(folder: Path, scores: Sequence[PictureScore]) -> None:
+    rows = [asdict(score) for score in scores]
+    with atomic_write(folder / SCORES) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    with (
+        atomic_write(folder / SCORES_TABLE) as temporary,
+        # a file name that is not UTF-8 is written as its bytes
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        table = csv.DictWriter(file, [field.name for field in fields(PictureScore)])
+        table.writeheader()
+        table.writerows(rows)

@@ -1,0 +1,21 @@
+"""Locks: a folder has one writer at a time."""
+
+from pathlib import Path
+
+import pytest
+
+from dalle_cli.errors import DalleError
+from dalle_cli.storage.atomic import exclusive_lock
+
+
+def test_folder_is_held_by_one_at_a_time_and_left_as_it_was(tmp_path: Path) -> None:
+    with exclusive_lock(tmp_path):
+        with (
+            pytest.raises(DalleError, match="another command is writing to"),
+            exclusive_lock(tmp_path),
+        ):
+            pass
+        with pytest.raises(DalleError, match="another command"), exclusive_lock(tmp_path):
+            pass
+    with exclusive_lock(tmp_path):
+        assert not list(tmp_path.iterdir())
