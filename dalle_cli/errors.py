@@ -1,8 +1,16 @@
-"""Failures with a cause that the user can act on.
+"""Failures with a cause that the user can act on, and untrusted text that is safe in their
+messages.
 
 Everything below the command line raises `DalleError`; the command line prints its message as
-`error:` and its hint as `hint:`, and exits with its exit code.
+`error:` and its hint as `hint:`, and exits with its exit code. Captions and the names of files and
+tensors may come from strangers: `printable` makes them fit for a terminal.
 """
+
+import re
+
+# C0 except tab, DEL, C1, and the marks, embeddings, overrides and isolates of text direction
+CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class DalleError(Exception):
@@ -27,3 +35,11 @@ class UsageError(DalleError):
     """A command line or a recipe that cannot be right; exits with code 2."""
 
     exit_code = 2
+
+
+def printable(text: str) -> str:
+    """Replace characters that must not reach a terminal with U+FFFD.
+
+    These are control and text-direction characters, and those that cannot be encoded.
+    """
+    return SURROGATE.sub("\ufffd", CONTROL.sub("\ufffd", text))

@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,21 +37,27 @@ from dalle_cli.data.clip_tokenizer import (
     read_clip_vocabulary,
 )
 from dalle_cli.data.tokenizer import Tokenizer
-from dalle_cli.errors import DalleError
+from dalle_cli.errors import DalleError, printable
 from dalle_cli.interop.clip_checkpoints import read_public_clip
 from dalle_cli.interop.hub import fetch_from_hub
 from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD, Clip, Tower
 from dalle_cli.models.dvae import DiscreteVAE, DVAEEncoder
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.storage.model_folder import (
+    check_floating_point,
     check_shapes_match,
     read_model,
     read_model_table,
-    read_weights,
     shapes_of,
 )
-from dalle_cli.storage.run_dir import CONFIG, WEIGHTS, RunDir, dvae_model_dir, model_dir
-from dalle_cli.untrusted import printable
+from dalle_cli.storage.run_dir import (
+    CONFIG,
+    WEIGHTS,
+    RunDir,
+    dalle_paths,
+    dvae_model_dir,
+    model_dir,
+)
 
 N_SPECIAL_TOKENS = 2  # start and end of text, which CLIP adds to a tokenizer's ids
 ANOTHER_CLIP = "the vocabulary belongs to another CLIP"
@@ -71,6 +76,11 @@ def build_dvae_encoder(model: DVAEEncoderTable) -> DVAEEncoder:
 def build_transformer(model: TransformerModelTable, text_vocab_size: int) -> Transformer:
     """Build a transformer with fresh weights, for a text vocabulary of the learnt size."""
     return Transformer(**{**model.model_dump(), "text_vocab_size": text_vocab_size})
+
+
+def build_trained_transformer(model: TrainedTransformerTable) -> Transformer:
+    """Build a transformer with fresh weights, of the sizes in its `config.json`."""
+    return build_transformer(model, model.text_vocab_size)
 
 
 def build_clip(model: TrainedClipTable) -> Clip:
@@ -112,7 +122,7 @@ MODEL_KINDS = {
     "dvae-encoder": ModelKind(DVAEEncoderTable, build_dvae_encoder),
     "transformer": ModelKind(
         TrainedTransformerTable,
-        lambda table: build_transformer(table, table.text_vocab_size),
+        build_trained_transformer,
         TransformerRecipe,
         lambda recipe: TrainedTransformerTable(
             **recipe.model.model_dump(), text_vocab_size=recipe.tokenizer.vocab_size
@@ -145,17 +155,13 @@ def load_dvae(path: Path | str) -> DiscreteVAE:
     Raises DalleError if there is none or it is damaged.
     """
     folder = dvae_model_dir(Path(path))
-    model = read_model_table(folder)
-
-    if isinstance(model, DVAEModelTable):
-        return read_model(folder, partial(build_dvae, model))
-    if isinstance(model, DVAEEncoderTable):
-        raise DalleError(
-            f"{path} holds only the encoder of a dvae: its decoder is missing, "
-            "so it can't turn tokens into pictures",
-            "import the decoder with it: `dalle import dvae ENCODER DECODER --run DIR`",
-        )
-    raise DalleError(f"{path} holds a {kind_of(model)}, not a dvae")
+    if type(read_model_table(folder)) is not DVAEEncoderTable:
+        return read_model(folder, "dvae", build_dvae)
+    raise DalleError(
+        f"{path} holds only the encoder of a dvae: its decoder is missing, "
+        "so it can't turn tokens into pictures",
+        "import the decoder with it: `dalle import dvae ENCODER DECODER --run DIR`",
+    )
 
 
 def load_dvae_encoder(path: Path | str) -> DVAEEncoder:
@@ -164,10 +170,9 @@ def load_dvae_encoder(path: Path | str) -> DVAEEncoder:
     Raises DalleError like `load_dvae`.
     """
     folder = dvae_model_dir(Path(path))
-    model = read_model_table(folder)
-    if type(model) is not DVAEEncoderTable:
-        return load_dvae(path)
-    return read_model(folder, partial(build_dvae_encoder, model))
+    if type(read_model_table(folder)) is DVAEEncoderTable:
+        return read_model(folder, "dvae-encoder", build_dvae_encoder)
+    return load_dvae(path)
 
 
 def dvae_checksum(path: Path | str) -> str:
@@ -186,11 +191,7 @@ def dvae_checksum(path: Path | str) -> str:
 
 def load_transformer(path: Path | str) -> Transformer:
     """Load the transformer of a run or of a model folder; raises DalleError if there is none."""
-    folder = model_dir(Path(path))
-    model = read_model_table(folder)
-    if not isinstance(model, TrainedTransformerTable):
-        raise DalleError(f"{path} holds a {kind_of(model)}, not a transformer")
-    return read_model(folder, partial(build_transformer, model, model.text_vocab_size))
+    return read_model(model_dir(Path(path)), "transformer", build_trained_transformer)
 
 
 def load_tokenizer(run: RunDir) -> Tokenizer:
@@ -201,13 +202,16 @@ def load_tokenizer(run: RunDir) -> Tokenizer:
 class DalleParts(NamedTuple):
     """Everything between a caption and its picture, as a transformer's run holds it.
 
-    checksum  SHA-256 of the files of all three parts
+    checksum         SHA-256 of the files of all three parts
+    caption_dropout  how often training replaced a caption by the empty one; None if the recipe is
+                     missing, as in an export
     """
 
     transformer: Transformer
     dvae: DiscreteVAE
     tokenizer: Tokenizer
     checksum: str
+    caption_dropout: float | None
 
 
 def load_dalle(run: Path) -> DalleParts:
@@ -215,23 +219,28 @@ def load_dalle(run: Path) -> DalleParts:
 
     Raises DalleError if a part is missing or does not fit the others.
     """
-    transformer = load_transformer(run)
-    dvae = load_dvae(run)
-    tokenizer = load_tokenizer(RunDir(run))
-
+    paths = dalle_paths(run)
+    transformer = read_model(paths.transformer, "transformer", build_trained_transformer)
+    dvae = read_model(paths.dvae, "dvae", build_dvae)
+    tokenizer = Tokenizer.load(paths.tokenizer)
     check_parts_match(transformer, dvae, tokenizer, run=run)
 
     digest = hashlib.sha256()
-    for path in (model_dir(run) / WEIGHTS, dvae_model_dir(run) / WEIGHTS, RunDir(run).tokenizer):
+    for path in (paths.transformer / WEIGHTS, paths.dvae / WEIGHTS, paths.tokenizer):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return DalleParts(transformer, dvae, tokenizer, digest.hexdigest())
+
+    try:
+        caption_dropout = json.loads(paths.recipe.read_bytes())["recipe"]["loss"]["caption_dropout"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        caption_dropout = None
+    return DalleParts(transformer, dvae, tokenizer, digest.hexdigest(), caption_dropout)
 
 
 def check_parts_match(
     transformer: Transformer, dvae: DiscreteVAE, tokenizer: Tokenizer, *, run: Path
 ) -> None:
-    """Raise DalleError unless a run's transformer has its tokenizer's vocabulary and its dVAE's grid and vocabulary."""
+    """Raise DalleError unless the transformer's sizes are those of its tokenizer and dVAE."""
     sizes = (
         ("text vocabulary", transformer.text_vocab_size, tokenizer.vocab_size),
         ("token grid", transformer.grid_size, dvae.grid_size),
@@ -256,11 +265,23 @@ def load_clip(path: Path | str) -> Clip:
         public = read_public_clip(place)
         return _assign_weights(public.table, public.weights, place)
 
-    folder = model_dir(place)
-    model = read_model_table(folder)
-    if not isinstance(model, TrainedClipTable):
-        raise DalleError(f"{path} holds a {kind_of(model)}, not a clip")
-    return _assign_weights(model, read_weights(folder), folder / WEIGHTS)
+    return read_model(model_dir(place), "clip", build_clip)
+
+
+class ClipParts(NamedTuple):
+    """A CLIP with the tokenizer that its captions need, and the tokenizer's file."""
+
+    clip: Clip
+    tokenizer: ClipTokenizer
+    vocabulary: Path
+
+
+def load_clip_parts(path: Path | str, vocabulary: Path | None = None) -> ClipParts:
+    """Load a CLIP like `load_clip`, and its tokenizer like `load_clip_tokenizer`."""
+    place = find_clip(path)
+    clip = load_clip(place)
+    file = vocabulary or find_vocabulary(place)
+    return ClipParts(clip, load_clip_tokenizer(place, clip, file), file)
 
 
 def load_clip_tokenizer(
@@ -346,21 +367,11 @@ def _assign_weights(model: TrainedClipTable, weights: dict[str, Tensor], source:
         expected = shapes_of(clip.state_dict())
 
         check_shapes_match(expected, shapes_of(weights), source)
-        in_fp32 = {name: _in_fp32(name, weights[name], source) for name in expected}
+        check_floating_point(weights, source)
+        in_fp32 = {name: weights[name].float().contiguous() for name in expected}
         clip.load_state_dict(in_fp32, assign=True)
-    except (
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:  # torch raises all three for absurd sizes
+    except (RuntimeError, TypeError, ValueError) as error:
+        # torch raises all three for absurd sizes
         reason = str(error).partition("\n")[0]
         raise DalleError(f"{source} does not hold a CLIP: {reason}") from error
     return clip.eval().requires_grad_(False)
-
-
-def _in_fp32(name: str, weight: Tensor, source: Path) -> Tensor:
-    if not weight.is_floating_point():
-        kind = str(weight.dtype).removeprefix("torch.")
-        problem = f"{name} is of type {kind}, not of a floating-point type"
-        raise DalleError(f"{source} does not hold a CLIP: {problem}")
-    return weight.float().contiguous()

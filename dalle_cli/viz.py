@@ -9,7 +9,7 @@ from rich.color import Color
 from rich.style import Style
 from rich.text import Text
 
-from dalle_cli.untrusted import printable
+from dalle_cli.errors import printable
 
 GAP = 4  # pixels between pictures
 MIN_TILE = 96  # smaller pictures are enlarged, pixel by pixel, so that they can be seen

@@ -1,4 +1,7 @@
-"""What many tests stand on: toy pairs, a tiny run of each model, and the command line called in this process."""
+"""What many tests stand on.
+
+Toy pairs, a tiny run of each model, and the command line called in this process.
+"""
 
 import contextlib
 import hashlib
@@ -49,7 +52,7 @@ class Outcome:
 
 
 def run_dalle(*words: object, stdin: bytes | TextIO = b"") -> Outcome:
-    """Run the `dalle` command in this process, from the words of its command line to its exit code."""
+    """Run the `dalle` command in this process, given the words of its command line."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     arguments = mock.patch.object(sys, "argv", ["dalle", *map(str, words)])
     stream = io.TextIOWrapper(io.BytesIO(stdin), "utf-8") if isinstance(stdin, bytes) else stdin
@@ -67,7 +70,7 @@ def run_dalle(*words: object, stdin: bytes | TextIO = b"") -> Outcome:
 
 
 def sets(**changes: object) -> list[str]:
-    """Spell the settings of the shared runs, and changes to them (with __ for the dot), as `--set` words."""
+    """Spell the settings of the shared runs, and changes (__ for the dot), as `--set` words."""
     settings = SETTINGS | {key.replace("__", "."): value for key, value in changes.items()}
     return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
 
@@ -104,7 +107,10 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def every_small_number() -> None:
-    """Undo what a command run in this process chose for it: denormal numbers as zero, which hypothesis refuses."""
+    """Undo what a command run in this process chose for it.
+
+    Denormal numbers as zero, which hypothesis refuses.
+    """
     torch.set_flush_denormal(False)
 
 

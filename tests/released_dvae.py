@@ -1,4 +1,5 @@
-"""OpenAI's released discrete VAE stated plainly, and its modules pickled as the released files were.
+"""OpenAI's released discrete VAE stated plainly, and its modules pickled as the released files
+were.
 
 The classes call themselves `dall_e`'s; a package of that name is there only while they are pickled.
 """
@@ -161,7 +162,10 @@ def package() -> Iterator[None]:
 
 
 def pickle_module(module: nn.Module, path: Path, archive: bool = True) -> Path:
-    """Write a module as a whole, in an archive or as torch did before; classes of no file have no source to add."""
+    """Write a module as a whole, in an archive or as torch did before.
+
+    Classes of no file have no source to add.
+    """
     with package(), warnings.catch_warnings(action="ignore"):
         torch.save(module, path, _use_new_zipfile_serialization=archive)
     return path

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1] / "dalle_cli"
 
 # from the ground up: a module imports what stands in an earlier row, or in its own folder
 LAYERS = [
-    {"", "errors", "untrusted"},
+    {"", "errors"},
     {"config", "models", "losses", "metrics"},
     {"storage", "data.shuffling"},
     {"runtime"},
@@ -27,7 +27,6 @@ LAYERS = [
 ]
 TORCH_FREE = {
     "errors",
-    "untrusted",
     "config",
     "recipe",
     "console",

@@ -1,4 +1,7 @@
-"""The grammar of recipes: science has no defaults, types are strict, tables are closed and frozen."""
+"""The grammar of recipes.
+
+Science has no defaults, types are strict, tables are closed and frozen.
+"""
 
 import itertools
 import types

@@ -208,6 +208,20 @@ def test_clip_of_other_numbers_is_refused_by_name(
         load_clip(own_clip_run if kind == "run" else path)
 
 
+@pytest.mark.parametrize("kind", ["dvae", "transformer"])
+def test_model_of_other_numbers_is_refused_by_name(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Copied into fp32, they would be a model that generates nonsense."""
+    run = shutil.copytree(request.getfixturevalue(f"{kind}_run"), tmp_path / "run")
+    path = run / "model" / "model.safetensors"
+    weights = load_file(path)
+    name = min(weights)
+    save_file(weights | {name: weights[name].int()}, path)
+    with pytest.raises(DalleError, match=rf"{name} is of type int32, not of a floating-point"):
+        LOADERS[kind](run)
+
+
 def test_clip_that_does_not_fit_is_refused_before_anything_is_converted(own_clip_run: Path) -> None:
     path = own_clip_run / "model" / "model.safetensors"
     weights = {name: tensor.int() for name, tensor in load_file(path).items()}

@@ -1,4 +1,7 @@
-"""Names and arguments that other programs rely on: a rename or a keyword-only argument would break them."""
+"""Names and arguments that other programs rely on.
+
+A rename or a keyword-only argument would break them.
+"""
 
 import inspect
 

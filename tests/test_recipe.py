@@ -1,4 +1,7 @@
-"""Recipes: every shipped one loads, every mistake is told at once, and `--set` says what it means."""
+"""Recipes.
+
+Every shipped one loads, every mistake is told at once, and `--set` says what it means.
+"""
 
 import json
 import shutil

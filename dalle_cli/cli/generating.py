@@ -213,14 +213,14 @@ def generate(
         seed=seed,
         sampling=SamplingSettings(temperature, top_k, top_p, guidance),
         image=None if image is None else ImagePrompt(image, keep_rows, redrawn),
-        ranking=RankingOptions(clip, tokenizer, rank is not None, best, keep_all),
         batch_size=n_together,
         device=device,
         precision=precision or "auto",
         out=out,
         show=show,
     )
-    run_generate(options, Terminal(quiet=quiet, as_json=as_json))
+    selection = RankingOptions(clip, tokenizer, rank is not None, best, keep_all)
+    run_generate(options, selection, Terminal(quiet=quiet, as_json=as_json))
 
 
 def _check_sampling(temperature: float, guidance: float, top_p: float) -> None:

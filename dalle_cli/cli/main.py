@@ -13,9 +13,8 @@ from dalle_cli.cli import (  # noqa: F401
     using,
 )
 from dalle_cli.cli.app import app
-from dalle_cli.errors import DalleError, UsageError
+from dalle_cli.errors import DalleError, UsageError, printable
 from dalle_cli.runtime.ranks import Ranks, ranks_of_environment
-from dalle_cli.untrusted import printable
 
 
 def main() -> None:

@@ -1,7 +1,4 @@
-"""`dalle demo`: all of DALL-E on toy scenes in minutes, by the commands that a user would type.
-
-Each command is printed before it runs. An interrupted demo continues where it stopped.
-"""
+"""`dalle demo`: all of DALL-E on toy scenes in minutes, by the commands that a user would type."""
 
 import json
 import shlex
@@ -15,13 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dalle_cli.commands.reports.demo_results import (
-    BEST,
-    CANDIDATES,
-    SINGLE,
-    demo_figures,
-    save_demo_grid,
-)
+from dalle_cli.commands.reports import demo_results
+from dalle_cli.commands.reports.demo_results import BEST, CANDIDATES, SINGLE
 from dalle_cli.console import Terminal
 from dalle_cli.errors import DalleError
 from dalle_cli.storage.run_dir import GRID
@@ -54,8 +46,8 @@ def run_demo(
         prompts = ["--prompts", data / f"{group}.txt", "--out", folder / group]
         _run(["generate", transformer, *prompts, *options], terminal)
 
-    figures = demo_figures(folder)
-    save_demo_grid(folder)
+    figures = demo_results.demo_figures(folder)
+    demo_results.save_demo_grid(folder)
     summary = {"seconds": round(time.perf_counter() - started, 1), **figures}
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     terminal.result(_text(folder, summary), summary)

@@ -26,8 +26,8 @@ PACKAGES = (
 )
 TOOLS = ("g++", "ninja", "nvcc")
 REMEDIES = {
-    "youtokentome": "`make install` builds it; tokenizers learns the text vocabulary until then",
-    "deepspeed": "`make install` brings it; needed on several GPUs only",
+    "youtokentome": "`make install` builds it; until then, tokenizers learns text vocabularies",
+    "deepspeed": "`make install` or `pip install 'dalle-cli[deepspeed]'`; only ZeRO needs it",
     "g++": "install a C++ compiler; youtokentome and deepspeed are built with it",
 }
 

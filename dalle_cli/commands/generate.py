@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dalle_cli.console import Terminal
+from dalle_cli.errors import printable
 from dalle_cli.generation.dalle import DallePipeline
 from dalle_cli.generation.image_prompt import ImagePrompt
 from dalle_cli.generation.job import explain_how_to_resume, plan_job, run_job, run_worker
@@ -15,7 +16,6 @@ from dalle_cli.runtime.distributed import init_process_group
 from dalle_cli.storage.atomic import exclusive_lock
 from dalle_cli.storage.job_folder import JobFolder
 from dalle_cli.storage.run_dir import GRID
-from dalle_cli.untrusted import printable
 from dalle_cli.viz import half_blocks
 
 
@@ -34,7 +34,6 @@ class GenerateOptions:
     seed: int
     sampling: SamplingSettings
     image: ImagePrompt | None
-    ranking: RankingOptions
     batch_size: int
     device: str
     precision: str
@@ -42,9 +41,11 @@ class GenerateOptions:
     show: bool
 
 
-def run_generate(options: GenerateOptions, terminal: Terminal) -> None:
+def run_generate(options: GenerateOptions, selection: RankingOptions, terminal: Terminal) -> None:
     """Write n pictures of each caption, or the best of them, into a folder with a grid and a
     manifest.
+
+    selection  what ranks the pictures of a caption, and how many of them are written
 
     The same command resumes a folder that it did not finish, with another number of processes if
     need be.
@@ -64,12 +65,12 @@ def run_generate(options: GenerateOptions, terminal: Terminal) -> None:
             seed=options.seed,
             image=options.image,
         )
-        ranking = load_ranking(options.ranking, pipeline, options.captions)
+        ranking = load_ranking(selection, pipeline, options.captions)
         job = plan_job(
             pipeline,
             options.captions,
             n=options.n,
-            selection=options.ranking,
+            selection=selection,
             ranking=ranking,
             batch_size=options.batch_size,
             folder=folder,
@@ -94,9 +95,10 @@ def run_generate(options: GenerateOptions, terminal: Terminal) -> None:
             has_new = run_job(job, output, terminal)
             if has_new or not (path / GRID).is_file():
                 output.save_grid(n_kept=job.n_kept, n_shown=job.n_shown)
+    summary = output.summary()
 
     if options.show and terminal.picture_columns:
         for caption, pictures in output.groups(n_kept=job.n_kept, n_shown=job.n_shown):
             terminal.say(printable(caption))
             terminal.show(half_blocks(pictures, terminal.picture_columns))
-    terminal.result(str(path), output.summary())
+    terminal.result(str(path), summary)

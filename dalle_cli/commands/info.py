@@ -14,6 +14,7 @@ from dalle_cli.loading import largest_table
 from dalle_cli.models.attention_masks import image_mask
 from dalle_cli.recipe import load_recipe
 from dalle_cli.storage.model_folder import read_model_table
+from dalle_cli.storage.run_dir import model_dir
 from dalle_cli.viz import enlarge
 
 MASK_SIZE = 512  # pixels, at least
@@ -38,7 +39,7 @@ def _read_table(name: str, overrides: list[str]) -> ModelTable:
     if Path(name).is_dir():
         if overrides:
             raise UsageError("the sizes of a run are fixed: `--set` goes with a recipe")
-        return read_model_table(Path(name))
+        return read_model_table(model_dir(Path(name)))
     return largest_table(load_recipe(name, overrides))
 
 

@@ -14,13 +14,12 @@ from dalle_cli.console import Terminal
 from dalle_cli.data.augment import centre_crop
 from dalle_cli.data.images import BadSample, decode_image, to_image, to_tensor
 from dalle_cli.data.picture_lists import find_pictures
-from dalle_cli.errors import DalleError
+from dalle_cli.errors import DalleError, printable
 from dalle_cli.loading import load_dvae
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.runtime.devices import open_device
 from dalle_cli.runtime.precision import apply_precision
 from dalle_cli.storage.run_dir import GRID, check_new_folder
-from dalle_cli.untrusted import printable
 from dalle_cli.viz import grid
 
 GRID_COLUMNS = 8

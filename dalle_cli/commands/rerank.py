@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dalle_cli.console import Terminal
+from dalle_cli.errors import printable
 from dalle_cli.runtime.devices import explain_out_of_memory, open_device
 from dalle_cli.scoring.captioned_pictures import list_captioned_pictures
 from dalle_cli.scoring.clip_scorer import load_clip_scorer
@@ -19,7 +20,6 @@ from dalle_cli.scoring.picture_ranking import (
 from dalle_cli.scoring.ranked_folder import write_ranked_folder
 from dalle_cli.storage.atomic import exclusive_lock
 from dalle_cli.storage.job_folder import JobFolder
-from dalle_cli.untrusted import printable
 
 BATCH_SIZE = {"cpu": 32, "cuda": 512}  # by default
 

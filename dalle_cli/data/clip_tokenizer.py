@@ -23,8 +23,7 @@ from tokenizers import Regex, normalizers, pre_tokenizers
 from torch import Tensor
 
 from dalle_cli.data.tokenizer import Tokenizer
-from dalle_cli.errors import DalleError
-from dalle_cli.untrusted import SURROGATE, printable
+from dalle_cli.errors import SURROGATE, DalleError, printable
 
 MERGE_LISTS = ("bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt")
 VOCABULARY, MERGES, TOKENIZER = "vocab.json", "merges.txt", "tokenizer.json"  # Hugging Face's

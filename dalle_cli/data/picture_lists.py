@@ -14,9 +14,8 @@ from dalle_cli.data.images import BadSample
 from dalle_cli.data.sources.captions import clean_captions
 from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES
 from dalle_cli.data.tables import TABLE_SUFFIXES, read_table
-from dalle_cli.errors import DalleError
+from dalle_cli.errors import DalleError, printable
 from dalle_cli.storage.run_dir import JOB, MANIFEST
-from dalle_cli.untrusted import printable
 
 
 class ListedPicture(NamedTuple):

@@ -7,8 +7,7 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
 
-from dalle_cli.errors import DalleError
-from dalle_cli.untrusted import printable
+from dalle_cli.errors import DalleError, printable
 
 TABLE_SUFFIXES = (".csv", ".jsonl")
 

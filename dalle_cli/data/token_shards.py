@@ -21,10 +21,9 @@ from safetensors.numpy import save
 
 from dalle_cli.config import Positive
 from dalle_cli.data.images import BadSample, Problem
-from dalle_cli.errors import DalleError
+from dalle_cli.errors import DalleError, printable
 from dalle_cli.storage.atomic import atomic_write
 from dalle_cli.storage.run_dir import ENCODING
-from dalle_cli.untrusted import printable
 
 SHARD_SAMPLES = 4096  # of the source, some of which may be bad
 AGAIN = "encode into a new folder"

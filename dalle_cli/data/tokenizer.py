@@ -223,7 +223,8 @@ def learn_merges(
         return Tokenizer(merges, name)
 
     raise DalleError(
-        f"the library that learns merges is not installed: {backend}", "`make install` installs it"
+        f"the library that learns merges is not installed: {backend}",
+        "`make install` builds it; `tokenizer.backend=tokenizers` needs no compiler",
     )
 
 

@@ -5,7 +5,6 @@ from the run it is opened from, or of which pictures are worth keeping.
 """
 
 import itertools
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +17,7 @@ from torch import Tensor
 from dalle_cli.data.images import to_image
 from dalle_cli.data.preprocessing import pad_tokens
 from dalle_cli.data.tokenizer import Tokenizer
+from dalle_cli.errors import printable
 from dalle_cli.generation.cached_transformer import kv_cache_bytes
 from dalle_cli.generation.image_prompt import ImagePrompt, keep_tokens
 from dalle_cli.generation.pipeline import BatchSizes, Candidate, GeneratedBatch
@@ -26,8 +26,6 @@ from dalle_cli.loading import load_dalle
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.runtime.precision import DTYPES, Precision, apply_precision
-from dalle_cli.storage.run_dir import RunDir
-from dalle_cli.untrusted import printable
 
 FP32_BYTES = 4
 SAMPLING_BYTES_PER_LOGIT = 64  # guided and unguided logits, probabilities, bisection, sums in fp64
@@ -91,7 +89,7 @@ class DallePipeline:
         Raises DalleError where a part is missing or does not belong to the others, and UsageError
         where nothing of the picture could be kept or sampled.
         """
-        transformer, dvae, tokenizer, checksum = load_dalle(run)
+        transformer, dvae, tokenizer, checksum, caption_dropout = load_dalle(run)
         for model in (transformer.to(device), dvae.to(device)):
             apply_precision(model, precision, device)
 
@@ -113,7 +111,7 @@ class DallePipeline:
             seed=seed,
             sampling=sampling,
             kept_tokens=kept.tokens if kept else None,
-            knows_empty_caption=_caption_dropout(run) != 0,
+            knows_empty_caption=caption_dropout != 0,
             settings=settings,
         )
 
@@ -238,14 +236,3 @@ class DallePipeline:
                 "guidance compares with the empty caption, which this run never saw in training: "
                 "`loss.caption_dropout` was 0"
             )
-
-
-def _caption_dropout(run: Path) -> float | None:
-    """Return how often a run trained the empty caption.
-
-    None where its recipe is missing, as in an export.
-    """
-    try:
-        return json.loads(RunDir(run).recipe.read_bytes())["recipe"]["loss"]["caption_dropout"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None

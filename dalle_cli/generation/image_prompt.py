@@ -16,9 +16,8 @@ from torch import Tensor
 
 from dalle_cli.data.augment import centre_crop
 from dalle_cli.data.images import BadSample, decode_image, to_tensor
-from dalle_cli.errors import UsageError
+from dalle_cli.errors import UsageError, printable
 from dalle_cli.models.dvae import DiscreteVAE
-from dalle_cli.untrusted import printable
 
 DEFAULT_KEPT_SHARE = 15, 32  # of the rows
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from dalle_cli.data.images import BadSample
 from dalle_cli.data.sources.captions import clean_captions
 from dalle_cli.data.tables import TABLE_SUFFIXES, read_table
-from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.untrusted import SURROGATE, printable
+from dalle_cli.errors import SURROGATE, DalleError, UsageError, printable
 
 
 def read_captions(captions: list[str], prompts: str | None) -> list[str]:

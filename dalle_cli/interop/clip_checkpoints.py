@@ -7,11 +7,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from dalle_cli.errors import DalleError
+from dalle_cli.errors import DalleError, printable
 from dalle_cli.interop.hugging_face import HF_CONFIG, read_hugging_face
 from dalle_cli.interop.open_clip import read_open_clip
 from dalle_cli.interop.public_clip import PublicClip
-from dalle_cli.untrusted import printable
 
 
 def read_public_clip(path: Path) -> PublicClip:

@@ -7,8 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from dalle_cli.errors import DalleError
-from dalle_cli.untrusted import printable
+from dalle_cli.errors import DalleError, printable
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 CONFIGS = ("*config.json", "vocab.json", "merges.txt", "tokenizer.json")

@@ -14,13 +14,12 @@ from pydantic import Field
 from torch import Tensor
 
 from dalle_cli.config import Positive, TowerTable, TrainedClipTable
-from dalle_cli.errors import DalleError
+from dalle_cli.errors import DalleError, printable
 from dalle_cli.interop.clip_names import TRAINING_CHECKPOINT, from_openai
 from dalle_cli.interop.hugging_face import HF_CONFIG
 from dalle_cli.interop.public_clip import ForeignTable, PublicClip, find_only_weights, read_json
 from dalle_cli.interop.torch_files import read_tensors
 from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD, Activation
-from dalle_cli.untrusted import printable
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")

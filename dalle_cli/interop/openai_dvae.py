@@ -15,10 +15,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from dalle_cli.config import DVAEEncoderTable, DVAEModelTable
-from dalle_cli.errors import DalleError
+from dalle_cli.errors import DalleError, printable
 from dalle_cli.interop.torch_files import read_tensors
 from dalle_cli.models.dvae import DiscreteVAE, DVAEEncoder
-from dalle_cli.untrusted import printable
 
 IMAGE_SIZE, N_GROUPS = 256, 4  # the same in every release; no shape shows them
 FIRST_BLOCKS = re.compile(

@@ -9,8 +9,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from dalle_cli.config import TrainedClipTable
-from dalle_cli.errors import DalleError
-from dalle_cli.untrusted import printable
+from dalle_cli.errors import DalleError, printable
 
 MAX_NAMED = 5
 

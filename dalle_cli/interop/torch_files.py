@@ -11,12 +11,11 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dalle_cli.errors import DalleError
+from dalle_cli.errors import DalleError, printable
 from dalle_cli.interop.archives import read_archive
 from dalle_cli.interop.pickle_chains import MAGIC, read_pickle_chain
 from dalle_cli.interop.tensor_pickle import RefusedError, TensorPickle
 from dalle_cli.interop.tensor_records import MAX_PICKLE
-from dalle_cli.untrusted import printable
 
 HINT = (
     "only tensors are read from other people's files, and nothing in them is run: "

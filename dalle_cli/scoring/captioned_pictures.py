@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 from dalle_cli.data.picture_lists import ListedPicture, list_pictures
 from dalle_cli.data.sources.captions import clean_captions
-from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.untrusted import SURROGATE, printable
+from dalle_cli.errors import SURROGATE, DalleError, UsageError, printable
 
 
 class CaptionedPicture(NamedTuple):

@@ -17,11 +17,10 @@ from torch import Tensor
 
 from dalle_cli.data.augment import CLIP_SQUARE_VERSION, clip_square
 from dalle_cli.data.clip_tokenizer import ClipTokenizer
-from dalle_cli.errors import DalleError
-from dalle_cli.loading import find_clip, find_vocabulary, load_clip, load_clip_tokenizer
+from dalle_cli.errors import DalleError, printable
+from dalle_cli.loading import load_clip_parts
 from dalle_cli.models.clip import Clip
 from dalle_cli.runtime.precision import Precision, apply_precision
-from dalle_cli.untrusted import printable
 
 CAPTION_BATCH_SIZE = 256
 CAPTION_SHOWN = 60  # characters of a caption in a warning
@@ -131,11 +130,7 @@ def load_clip_scorer(
 
     Raises DalleError if either is missing or they do not belong together.
     """
-    place = find_clip(name)
-    clip = load_clip(place)
-    file = vocabulary or find_vocabulary(place)
-    tokenizer = load_clip_tokenizer(place, clip, file)
-
+    clip, tokenizer, file = load_clip_parts(name, vocabulary)
     checksum = clip_checksum(clip)
     vocabulary_checksum = hashlib.sha256(file.read_bytes()).hexdigest()
 

@@ -16,11 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dalle_cli.config import MODEL_TABLES, ModelTable
-from dalle_cli.errors import DalleError
+from dalle_cli.config import MODEL_TABLES, ModelTable, kind_of
+from dalle_cli.errors import DalleError, printable
 from dalle_cli.storage.atomic import atomic_write, explain_disk_failure, sync_to_disk
-from dalle_cli.storage.run_dir import CONFIG, WEIGHTS, model_dir
-from dalle_cli.untrusted import printable
+from dalle_cli.storage.run_dir import CONFIG, WEIGHTS
 
 Module = TypeVar("Module", bound=nn.Module)
 Shapes = dict[str, list[int]]
@@ -52,12 +51,9 @@ def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, T
         sync_to_disk(folder)
 
 
-def read_model_table(path: Path) -> ModelTable:
-    """Read a model's kind and sizes from a run or its model folder.
-
-    Raises DalleError if there is no model or its config is damaged.
-    """
-    config = model_dir(path) / CONFIG
+def read_model_table(folder: Path) -> ModelTable:
+    """Read a model's kind and sizes from its folder; raises DalleError if its config is damaged."""
+    config = folder / CONFIG
     try:
         description = json.loads(config.read_text("utf-8"))
         return MODEL_TABLES[str(description["kind"])].model_validate(description["model"])
@@ -69,39 +65,46 @@ def read_model_table(path: Path) -> ModelTable:
         raise DalleError(f"{config} is not a model's config: {error}") from error
 
 
-def read_model(folder: Path, build: Callable[[], Module]) -> Module:
-    """Build a module and load its weights: frozen, in evaluation mode, on the CPU.
+def read_model(folder: Path, kind: str, build: Callable[[Any], Module]) -> Module:
+    """Build a model from its folder and load its weights: frozen, in evaluation mode, on the CPU.
+
+    build  builds a module with fresh weights from a table of the kind
 
     Shapes are compared on the meta device first, so that a config that does not describe the
-    weights allocates nothing. Raises DalleError if the weights are missing, damaged or those of
-    another model.
+    weights allocates nothing. Raises DalleError if the folder holds another kind of model, or if
+    the weights are missing, damaged or those of another model.
     """
+    table = read_model_table(folder)
+    if type(table) is not MODEL_TABLES[kind]:
+        raise DalleError(f"{folder} holds a {kind_of(table)}, not a {kind}")
+
     path = folder / WEIGHTS
     try:
         with torch.device("meta"):
-            expected = shapes_of(build().state_dict())
+            expected = shapes_of(build(table).state_dict())
         with safe_open(path, "pt") as file:
             names = file.keys()
             found = {name: file.get_slice(name).get_shape() for name in names}
         check_shapes_match(expected, found, path)
 
-        module = build()
-        module.load_state_dict(load_file(path))
+        weights = load_file(path)
+        check_floating_point(weights, path)
+        module = build(table)
+        module.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
         raise DalleError(f"{path} does not hold this model's weights: {error}") from error
     return module.eval().requires_grad_(False)
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Read a model folder's weights by parameter name.
-
-    Raises DalleError if they are missing or damaged.
-    """
-    path = folder / WEIGHTS
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise DalleError(f"{path} does not hold this model's weights: {error}") from error
+def check_floating_point(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Raise DalleError, naming the first, if weights are integers, booleans or complex numbers."""
+    for name, weight in weights.items():
+        if not weight.is_floating_point():
+            kind = str(weight.dtype).removeprefix("torch.")
+            raise DalleError(
+                f"{path} does not hold this model's weights: {printable(name)} is of type {kind}, "
+                "not of a floating-point type"
+            )
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:

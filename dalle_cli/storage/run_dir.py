@@ -6,6 +6,7 @@ Knows nothing of what the files hold.
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from dalle_cli.errors import DalleError, UsageError
 
@@ -89,6 +90,21 @@ def check_new_folder(path: Path) -> None:
     """Raise UsageError unless an output folder is absent or empty."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UsageError(f"{path} already holds something", "name a new folder")
+
+
+class DallePaths(NamedTuple):
+    """Where a transformer's run or export keeps what generates pictures."""
+
+    transformer: Path
+    dvae: Path
+    tokenizer: Path
+    recipe: Path
+
+
+def dalle_paths(run: Path) -> DallePaths:
+    """Resolve the paths of a transformer's run; raises DalleError like `model_dir`."""
+    files = RunDir(run)
+    return DallePaths(model_dir(run), dvae_model_dir(run), files.tokenizer, files.recipe)
 
 
 def dvae_model_dir(path: Path) -> Path:

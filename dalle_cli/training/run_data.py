@@ -15,9 +15,9 @@ from dalle_cli.data.images import BadSample
 from dalle_cli.data.loader import TrainingBatches, ValidationBatches
 from dalle_cli.data.preprocessing import Preprocessing
 from dalle_cli.data.sources import Source, open_dataset, validation_split
+from dalle_cli.errors import printable
 from dalle_cli.runtime.distributed import World
 from dalle_cli.training.loop import Batches
-from dalle_cli.untrusted import printable
 
 
 @dataclass(frozen=True)

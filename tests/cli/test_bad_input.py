@@ -573,15 +573,15 @@ WRONG_USAGE = {  # exit code 2
     ),
     "ZeRO in one process": (
         lambda p: p.train_transformer("--set", "runtime.zero_stage=2"),
-        ["`runtime.zero_stage` 2", "this is one alone", "--gpus N", "runtime.zero_stage=0"],
+        ["`runtime.zero_stage` 2", "only one was started", "--gpus N", "runtime.zero_stage=0"],
     ),
     "ZeRO in one process, by a file": (
         lambda p: p.train_with_zero('{"zero_optimization": {"stage": 3}}'),
-        ["`runtime.zero_stage` 3", "this is one alone", "--gpus N"],
+        ["`runtime.zero_stage` 3", "only one was started", "--gpus N"],
     ),
     "replicas in one process": (
         lambda p: p.train_transformer("--set", "runtime.engine=ddp"),
-        ["ddp", "this is one alone", "--gpus N"],
+        ["ddp", "only one was started", "--gpus N"],
     ),
     "ZeRO with another engine": (
         lambda p: p.train_transformer(

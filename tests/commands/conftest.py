@@ -1,4 +1,7 @@
-"""What the tests of `rerank` share: a few pictures, a cache of its own, the command, and a count of what CLIP sees."""
+"""What the tests of `rerank` share.
+
+A few pictures, a cache of its own, the command, and a count of what CLIP sees.
+"""
 
 import json
 import shutil

@@ -1,4 +1,7 @@
-"""`generate`: what a picture depends on, which are kept, what is written, and what captions may do to a terminal."""
+"""`generate`.
+
+What a picture depends on, which are kept, what is written, and what captions may do to a terminal.
+"""
 
 import json
 import re
@@ -129,9 +132,16 @@ def test_manifest_and_text_chunks_say_how_a_picture_came_to_be(
         records, [(c, n) for c in ("a red circle", "ein grüner Ring") for n in (0, 1)], strict=True
     ):
         expected = {
-            "caption": caption, "number": number, "seed": 12, "temperature": 0.5, "top_k": 7, "top_p": 0.9,
-            "sampling_batch_size": 3, "device": "cpu", "guidance": 1.5,
-        }  # fmt: skip
+            "caption": caption,
+            "number": number,
+            "seed": 12,
+            "temperature": 0.5,
+            "top_k": 7,
+            "top_p": 0.9,
+            "sampling_batch_size": 3,
+            "device": "cpu",
+            "guidance": 1.5,
+        }
         assert expected.items() <= record.items() and len(record["model"]) == 64
         with Image.open(tmp_path / "drawn" / record["file"]) as picture:
             assert picture.text == {name: str(value) for name, value in record.items()}

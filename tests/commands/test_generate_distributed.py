@@ -1,4 +1,7 @@
-"""`generate` in several processes: the files that one process writes, whichever of them die on the way."""
+"""`generate` in several processes.
+
+The files that one process writes, whichever of them die on the way.
+"""
 
 import os
 import signal

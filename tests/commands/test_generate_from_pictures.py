@@ -1,4 +1,7 @@
-"""`generate` from a picture, with guidance, and on a terminal: what is kept, what is recorded, what is shown."""
+"""`generate` from a picture, with guidance, and on a terminal.
+
+What is kept, what is recorded, what is shown.
+"""
 
 import hashlib
 import json

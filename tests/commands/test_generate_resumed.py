@@ -1,4 +1,7 @@
-"""`generate` into a folder it has begun: the same pictures as without an interruption, and never another job's."""
+"""`generate` into a folder it has begun.
+
+The same pictures as without an interruption, and never another job's.
+"""
 
 import json
 import os
@@ -64,7 +67,10 @@ ranked = pytest.mark.parametrize("finished", ["keep all"], indirect=True)
 
 
 def interrupted(folder: Path, copy: Path, n_lines: int) -> Path:
-    """Copy a finished folder as an interruption would have left it: the next picture and line half written."""
+    """Copy a finished folder as an interruption would have left it.
+
+    The next picture and line half written.
+    """
     shutil.copytree(folder, copy)
     (copy / "grid.png").unlink()
     lines = (copy / "manifest.jsonl").read_bytes().splitlines(keepends=True)
@@ -80,7 +86,9 @@ def interrupted(folder: Path, copy: Path, n_lines: int) -> Path:
 
 
 def snapshot(folder: Path) -> dict[Path, Any]:
-    """Everything that writing would change, times set back so that no clock is too coarse to show it."""
+    """Everything that writing would change, times set back so that no clock is too coarse to show
+    it.
+    """
     paths = [folder, *sorted(folder.iterdir())]
     for path in paths:
         os.utime(path, (0, 0))
@@ -224,12 +232,23 @@ OTHER_JOBS = {
     "captions, n, seed": lambda words: [*words, "a green square", "-n", 4, "--seed", 1],
     "best, keep_all": lambda words: [*words[:-1], "--best", 2],
     "precision, sampling_batch_size, temperature": lambda words: [
-        *words, "--batch-size", 2, "--precision", "bf16", "--temperature", 0.9,
+        *words,
+        "--batch-size",
+        2,
+        "--precision",
+        "bf16",
+        "--temperature",
+        0.9,
     ],
-    "clip, ranked_by": lambda words: [*words[: words.index("--clip")], "--rank", "perplexity", *words[-3:]],
+    "clip, ranked_by": lambda words: [
+        *words[: words.index("--clip")],
+        "--rank",
+        "perplexity",
+        *words[-3:],
+    ],
     "model": lambda words: [words[0], "OTHER TRANSFORMER", *words[2:]],
     "clip": lambda words: [*words, "--clip", "OTHER CLIP"],
-}  # fmt: skip
+}
 
 
 @ranked

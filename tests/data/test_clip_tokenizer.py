@@ -33,8 +33,10 @@ SHARED_DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 LIST, PACKED_LIST = "bpe_simple_vocab_16e6.txt", "bpe_simple_vocab_16e6.txt.gz"
 START, END = "<|startoftext|>", "<|endoftext|>"
 HEADER = '"a list of merges#version: 0.2'
-CORPUS = """a photo of a cat , a photo of the cat 's mat . they 're here , i 've 2 hats ! it 's the café , 猫 猫 坐在
- 🐱 🐱 don 't do that !! i 'll be there , we 'd say ... über über straße straße naïve 12 12 ½ ½ e\u0301te\u0301"""
+CORPUS = """a photo of a cat , a photo of the cat 's mat . they 're here , i 've 2 hats !
+ it 's the café , 猫 猫 坐在
+ 🐱 🐱 don 't do that !! i 'll be there , we 'd say ... über über straße straße
+ naïve 12 12 ½ ½ e\u0301te\u0301"""
 NASTY = [
     "",
     " \t\r\n ",

@@ -77,9 +77,10 @@ def test_drawn_folder_is_read_by_its_manifest() -> None:
 
 
 @pytest.mark.parametrize(
-    "job", [None, '{"command": "rerank"}', "{}", "[]", '"generate"', "{", "", b"\xff", "[" * 100_000],
+    "job",
+    [None, '{"command": "rerank"}', "{}", "[]", '"generate"', "{", "", b"\xff", "[" * 100_000],
     ids=lambda job: str(job)[:40],
-)  # fmt: skip
+)
 def test_manifest_in_a_folder_that_was_not_drawn_does_not_count(job: str | bytes | None) -> None:
     touch("theirs/a.png", "theirs/b.png")
     Path("theirs/manifest.jsonl").write_text('{"file": "a.png", "caption": "a ring"}\n')
@@ -202,11 +203,19 @@ GOOD = '{"file": "a.png", "caption": "a ring"}'
 @pytest.mark.parametrize(
     "row",
     [
-        "{}", "[]", "3", "null", "{", '{"caption": "a ring"}', '{"file": ""}', '{"file": 3}', '{"file": ["a.png"]}',
+        "{}",
+        "[]",
+        "3",
+        "null",
+        "{",
+        '{"caption": "a ring"}',
+        '{"file": ""}',
+        '{"file": 3}',
+        '{"file": ["a.png"]}',
         "[" * 100_000,
     ],
     ids=lambda row: row[:40],
-)  # fmt: skip
+)
 def test_row_that_names_no_picture_is_told_by_its_number(row: str) -> None:
     Path("rows.jsonl").write_text(f"{GOOD}\n{GOOD}\n{row}\n{GOOD}\n")
     with pytest.raises(

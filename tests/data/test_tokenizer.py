@@ -183,7 +183,8 @@ def test_a_saved_tokenizer_is_readable_and_comes_back_whole(backend, tmp_path, c
 def test_loading_and_encoding_import_no_tokenizer_library(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "merges.json")
     program = (
-        "import sys; from dalle_cli.data.tokenizer import Tokenizer; Tokenizer.load(sys.argv[1]).encode('the cat');"
+        "import sys; from dalle_cli.data.tokenizer import Tokenizer;"
+        "Tokenizer.load(sys.argv[1]).encode('the cat');"
         "print(*{'youtokentome', 'tokenizers', 'torch'} & set(sys.modules))"
     )
     command = [sys.executable, "-c", program, tmp_path / "merges.json"]

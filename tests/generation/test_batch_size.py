@@ -1,4 +1,7 @@
-"""How wide pictures are drawn: no wider than pays or memory holds, and reckoned no less than what is taken."""
+"""How wide pictures are drawn.
+
+No wider than pays or memory holds, and reckoned no less than what is taken.
+"""
 
 import itertools
 import math
@@ -148,7 +151,10 @@ def test_batches_hold_captions_whole_or_even_parts_of_one(
 
 
 def most_captions(n_captions: int, n: int, width: int) -> int:
-    """Count the captions whose keys and values one batch needs: as many as samples, where they come unevenly."""
+    """Count the captions whose keys and values one batch needs.
+
+    As many as samples, where they come unevenly.
+    """
     owners = [place // n for place in range(n_captions * n)]
     most = 0
     for first in range(0, len(owners) - width + 1, width):

@@ -1,4 +1,7 @@
-"""The painter: a picture depends on its caption, number and seed, and on nothing that is drawn before or beside it."""
+"""The painter.
+
+A picture depends on its caption, number and seed, and on nothing that is drawn before or beside it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,7 +32,7 @@ WIDTHS = BatchSizes(sampling=4, decoding=4)
 
 @pytest.fixture(scope="module")
 def painter() -> DallePipeline:
-    """Every parameter random, so that tokens and pictures depend on everything that they may depend on."""
+    """Every parameter is random, so that everything depends on everything that it may."""
     torch.manual_seed(0)
     tokenizer = Tokenizer([("r", "i"), ("ri", "n")], "tokenizers")
     dvae = DiscreteVAE(32, VOCAB_SIZE, n_hidden=4, n_init=4, n_groups=4, blocks_per_group=1)
@@ -110,7 +113,9 @@ def test_pictures_differ_by_caption_and_by_number(painter: DallePipeline) -> Non
 
 @pytest.mark.parametrize("width", [4, 2])
 def test_batches_and_slices_are_always_equally_wide(width: int, painter: DallePipeline) -> None:
-    """Bits depend on the shape of a multiplication, on some processors even where pictures happen to agree."""
+    """Bits depend on the shape of a multiplication, on some processors even where pictures happen
+    to agree.
+    """
     computed = set()
     parts = (painter.transformer.final_norm, painter.dvae.decoder.trunk)
     hooks = [

@@ -1,4 +1,7 @@
-"""Pictures to begin from: cut and encoded as for validation, kept where asked, refused where that makes no sense."""
+"""Pictures to begin from.
+
+Cut and encoded as for validation, kept where asked, refused where that makes no sense.
+"""
 
 import hashlib
 from pathlib import Path

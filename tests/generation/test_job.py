@@ -1,4 +1,7 @@
-"""Generation jobs: they know a pipeline by its protocol alone, so a toy that paints colours serves as well as a model."""
+"""Generation jobs.
+
+They know a pipeline by its protocol alone, so a toy that paints colours serves as well as a model.
+"""
 
 import json
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,7 @@
-"""The folder of drawn pictures: what is held aside is whole and keeps, and what an interruption spoils does not."""
+"""The folder of drawn pictures.
+
+What is held aside is whole and keeps, and what an interruption spoils does not.
+"""
 
 import math
 from pathlib import Path

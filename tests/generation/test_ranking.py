@@ -159,7 +159,14 @@ def test_clip_scores_are_the_cosines_of_pictures_and_their_own_captions(
         expected.append(dot / math.dist(image, [0] * 8) / math.dist(text, [0] * 8))
 
     ranking = rank_by_clip(
-        ClipScorer(clip, clip_tokenizer, torch.device("cpu"), "of weights", "of words"), captions
+        ClipScorer(
+            clip,
+            clip_tokenizer,
+            torch.device("cpu"),
+            checksum="of weights",
+            vocabulary_checksum="of words",
+        ),
+        captions,
     )
     candidates = [Candidate(caption, i) for i, caption in enumerate(captions)]
     drawn = GeneratedBatch(0, candidates, pictures, [0, 1, 2, 3])

@@ -20,7 +20,7 @@ from dalle_cli.models.clip import Clip, Tower
 SNAPSHOT = "models--owner--tiny-clip/snapshots/0123456789abcdef0123456789abcdef01234567"
 FETCH = """
 import json, socket, sys
-from dalle_cli.errors import DalleError
+
 from dalle_cli.interop.hub import fetch_from_hub
 
 calls = []

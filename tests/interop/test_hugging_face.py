@@ -36,37 +36,70 @@ HF_CONFIGS: dict[str, Config] = {
     "largest id ends": {
         "projection_dim": 28,
         "text_config": {
-            "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4,
-            "max_position_embeddings": 9, "vocab_size": 60, "hidden_act": "quick_gelu", "eos_token_id": 2,
+            "hidden_size": 48,
+            "intermediate_size": 80,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 9,
+            "vocab_size": 60,
+            "hidden_act": "quick_gelu",
+            "eos_token_id": 2,
         },
         "vision_config": {
-            "hidden_size": 40, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 5,
-            "image_size": 24, "patch_size": 8, "hidden_act": "quick_gelu",
+            "hidden_size": 40,
+            "intermediate_size": 96,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 5,
+            "image_size": 24,
+            "patch_size": 8,
+            "hidden_act": "quick_gelu",
         },
     },
     "id inside ends": {
         "projection_dim": 20,
         "text_config": {
-            "hidden_size": 24, "intermediate_size": 100, "num_hidden_layers": 3, "num_attention_heads": 3,
-            "max_position_embeddings": 12, "vocab_size": 50, "hidden_act": "gelu", "eos_token_id": 7,
+            "hidden_size": 24,
+            "intermediate_size": 100,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 3,
+            "max_position_embeddings": 12,
+            "vocab_size": 50,
+            "hidden_act": "gelu",
+            "eos_token_id": 7,
         },
         "vision_config": {
-            "hidden_size": 36, "intermediate_size": 52, "num_hidden_layers": 1, "num_attention_heads": 2,
-            "image_size": 20, "patch_size": 5, "hidden_act": "gelu",
+            "hidden_size": 36,
+            "intermediate_size": 52,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 20,
+            "patch_size": 5,
+            "hidden_act": "gelu",
         },
     },
     "last id ends": {
         "projection_dim": 66,
         "text_config": {
-            "hidden_size": 64, "intermediate_size": 30, "num_hidden_layers": 1, "num_attention_heads": 8,
-            "max_position_embeddings": 7, "vocab_size": 40, "hidden_act": "quick_gelu", "eos_token_id": 39,
+            "hidden_size": 64,
+            "intermediate_size": 30,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 8,
+            "max_position_embeddings": 7,
+            "vocab_size": 40,
+            "hidden_act": "quick_gelu",
+            "eos_token_id": 39,
         },
         "vision_config": {
-            "hidden_size": 128, "intermediate_size": 70, "num_hidden_layers": 2, "num_attention_heads": 4,
-            "image_size": 16, "patch_size": 16, "hidden_act": "quick_gelu",
+            "hidden_size": 128,
+            "intermediate_size": 70,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "image_size": 16,
+            "patch_size": 16,
+            "hidden_act": "quick_gelu",
         },
     },
-}  # fmt: skip
+}
 SMALL = HF_CONFIGS["last id ends"]
 TOWERS = ("text_config", "vision_config")
 UNUSED_TOKENS = {
@@ -201,12 +234,21 @@ def test_sizes_are_found_where_older_configs_have_them(
 
 
 L_14 = {
-    "text": {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "projection_dim": 768},
-    "vision": {
-        "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24,
-        "patch_size": 14, "projection_dim": 768,
+    "text": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_attention_heads": 12,
+        "projection_dim": 768,
     },
-}  # fmt: skip
+    "vision": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 24,
+        "patch_size": 14,
+        "projection_dim": 768,
+    },
+}
 SPARSE_CONFIGS = {
     "nothing": {},
     "empty towers": {"projection_dim": 512, "text_config": {}, "vision_config": {}},

@@ -87,9 +87,12 @@ def transformers_clip(sizes: dict[str, Any]) -> Any:
 
     def tower(own: Tower) -> dict[str, Any]:
         return {
-            "num_hidden_layers": own.n_layers, "hidden_size": own.d_model, "num_attention_heads": own.n_heads,
-            "intermediate_size": own.d_mlp, "hidden_act": sizes["activation"],
-        }  # fmt: skip
+            "num_hidden_layers": own.n_layers,
+            "hidden_size": own.d_model,
+            "num_attention_heads": own.n_heads,
+            "intermediate_size": own.d_mlp,
+            "hidden_act": sizes["activation"],
+        }
 
     eos = 2 if sizes["end_of_text"] is None else sizes["end_of_text"]  # 2 stands for the largest
     lengths = {"max_position_embeddings": sizes["text_len"], "vocab_size": VOCAB}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dalle_cli.runtime.distributed import World
-from dalle_cli.runtime.peak_rates import PeakRates, keep
+from dalle_cli.runtime.peak_rates import PeakRates, store_peak_rates
 from dalle_cli.runtime.ranks import Ranks
 from dalle_cli.training.throughput import NOT_COUNTED, SampleCost, Throughput, throughput_of
 
@@ -39,7 +39,7 @@ def test_work_of_an_update_is_that_of_its_samples_on_the_devices_of_all(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     two, cost = World(Ranks(0, 2, 0), CPU), SampleCost(tokens=5, flops=7)
     assert throughput_of(cost, 8, precision="fp32", world=two) == Throughput(8, CPU, 40, 56)
-    keep(CPU, PeakRates(matmul_rates={"fp32": 3.0}, bandwidth=1.0, write_rate=1.0))
+    store_peak_rates(CPU, PeakRates(matmul_rates={"fp32": 3.0}, bandwidth=1.0, write_rate=1.0))
     assert throughput_of(cost, 8, precision="fp32", world=two).matmul_rate == 6.0
     assert throughput_of(NOT_COUNTED, 8, precision="fp32", world=two).flops == 0
 

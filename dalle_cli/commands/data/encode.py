@@ -17,12 +17,12 @@ from dalle_cli.data.token_shards import (
     write_record,
     write_shard,
 )
+from dalle_cli.errors import printable
 from dalle_cli.loading import dvae_checksum, load_dvae_encoder
 from dalle_cli.runtime.devices import explain_out_of_memory, open_device
 from dalle_cli.runtime.precision import apply_precision
 from dalle_cli.storage.atomic import exclusive_lock
 from dalle_cli.storage.job_folder import JobFolder
-from dalle_cli.untrusted import printable
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from dalle_cli.data.images import BadSample, decode_image
 from dalle_cli.data.sources import Source, TokenSource
 from dalle_cli.data.token_shards import Encoding
-from dalle_cli.untrusted import printable
+from dalle_cli.errors import printable
 
 COMMON_SIZES = 5  # that are listed
 

@@ -8,7 +8,7 @@ reads.
 from collections.abc import Iterable
 
 from dalle_cli.data.images import BadSample
-from dalle_cli.untrusted import CONTROL, SURROGATE
+from dalle_cli.errors import CONTROL, SURROGATE
 
 NO_CAPTION = "picture without caption"
 

@@ -12,7 +12,7 @@ from dalle_cli.data.images import BadSample, Problem
 from dalle_cli.data.sources.captions import NO_CAPTION, clean_captions
 from dalle_cli.data.sources.source import Sample, fingerprint_of
 from dalle_cli.data.tables import read_table
-from dalle_cli.untrusted import printable
+from dalle_cli.errors import printable
 
 
 class ManifestSource:

@@ -16,8 +16,7 @@ from dalle_cli.data.sources.source import Source
 from dalle_cli.data.sources.tokens import TokenSource
 from dalle_cli.data.tables import TABLE_SUFFIXES
 from dalle_cli.data.token_shards import is_encoded
-from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.untrusted import printable
+from dalle_cli.errors import DalleError, UsageError, printable
 
 LAYOUTS = (
     "a folder with pictures (001.jpg) and caption files of the same names (001.txt), tar shards of"

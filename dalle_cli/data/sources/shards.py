@@ -17,7 +17,7 @@ from dalle_cli.data.images import Problem
 from dalle_cli.data.sources.captions import parse_captions
 from dalle_cli.data.sources.pairing import pair_up, split_name
 from dalle_cli.data.sources.source import Sample, fingerprint_of
-from dalle_cli.untrusted import printable
+from dalle_cli.errors import printable
 
 Span = tuple[int, int]  # offset and size of a member's content in its shard, in bytes
 

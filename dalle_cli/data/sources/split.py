@@ -10,8 +10,7 @@ import math
 import numpy as np
 
 from dalle_cli.data.sources.source import Source, key_bytes
-from dalle_cli.errors import DalleError
-from dalle_cli.untrusted import printable
+from dalle_cli.errors import DalleError, printable
 
 
 def validation_split(source: Source, share: float) -> tuple[np.ndarray, np.ndarray]:

@@ -7,8 +7,7 @@ import numpy as np
 from dalle_cli.data.images import BadSample, Problem
 from dalle_cli.data.sources.source import Sample
 from dalle_cli.data.token_shards import AGAIN, Encoding, TokenShard, read_record, shard_path
-from dalle_cli.errors import DalleError
-from dalle_cli.untrusted import printable
+from dalle_cli.errors import DalleError, printable
 
 
 class TokenSource:

@@ -61,7 +61,8 @@ def choose_engine(recipe: Recipe, n_processes: int, deepspeed_file: Path | None)
         return EngineChoice(name, n_processes)
 
     if importlib.util.find_spec("deepspeed") is None:
-        raise DalleError("DeepSpeed is not installed", "`make install` brings it")
+        hint = "`make install` or `pip install 'dalle-cli[deepspeed]'` installs it"
+        raise DalleError("DeepSpeed is not installed", hint)
     with torch.device("meta"):
         bucket = largest_layer(build_model(largest_table(recipe)))
     given = {} if deepspeed_file is None else read_config(deepspeed_file)

@@ -11,7 +11,10 @@ from dalle_cli.errors import DalleError
 
 def test_rows_with_the_same_picture_add_captions(tmp_path: Path) -> None:
     write_files(tmp_path, {"a.jpg": b"1", "b.jpg": b"2"})
-    rows = 'image,caption,licence\r\na.jpg,"one, two",x\r\nb.jpg,other,x\r\n./a.jpg,"line\nbreak",x\r\n'
+    rows = (
+        'image,caption,licence\r\na.jpg,"one, two",x\r\nb.jpg,other,x\r\n'
+        './a.jpg,"line\nbreak",x\r\n'
+    )
     (tmp_path / "rows.CSV").write_bytes(b"\xef\xbb\xbf" + rows.encode())
     source = open_dataset(str(tmp_path / "rows.CSV"), captions_required=True)
     assert samples(source) == [

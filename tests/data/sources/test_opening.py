@@ -6,8 +6,7 @@ import pytest
 from layouts import keys, pairs, write_files, write_tar
 
 from dalle_cli.data.sources import open_dataset
-from dalle_cli.errors import DalleError
-from dalle_cli.untrusted import printable
+from dalle_cli.errors import DalleError, printable
 
 
 @pytest.mark.parametrize("spec", ["s-{08..11}.tar", "s-*.tar", "s-{0..1}{0..9}.tar", ""])

@@ -5,7 +5,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dalle_cli.untrusted import printable
+from dalle_cli.errors import printable
 
 
 @given(st.text())
