@@ -1,7 +1,7 @@
 """The protocol of a task: a model's loss over batches, held-out figures and previews.
 
 A micro-batch's loss is its share of the global batch's, so that shares add up however the batch is
-cut. A task knows nothing of optimizers, processes' engines or files.
+cut. A task knows nothing of optimizers, engines or files.
 """
 
 from collections.abc import Iterable
