@@ -149,6 +149,11 @@ def largest_table(recipe: Recipe) -> ModelTable:
     return sizes_for(recipe)
 
 
+def build_largest_model(recipe: Recipe) -> nn.Module:
+    """Build the largest model that a recipe allows, with fresh weights."""
+    return MODEL_KINDS[recipe.kind].build(largest_table(recipe))
+
+
 def load_dvae(path: Path | str) -> DiscreteVAE:
     """Load the discrete VAE of a dVAE's run, a model folder, or the copy in a transformer's run.
 

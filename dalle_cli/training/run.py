@@ -16,7 +16,7 @@ from dalle_cli.config import PowerSGDTable, Recipe
 from dalle_cli.console import Terminal
 from dalle_cli.data.preprocessing import Preprocessing
 from dalle_cli.errors import UsageError
-from dalle_cli.loading import build_model, largest_table
+from dalle_cli.loading import build_largest_model
 from dalle_cli.runtime.devices import explain_out_of_memory, open_device
 from dalle_cli.runtime.distributed import World
 from dalle_cli.runtime.precision import Precision
@@ -66,7 +66,7 @@ class TrainingRun:
     def describe(self) -> None:
         """Print where the run writes and what it will do."""
         with torch.device("meta"):
-            model = build_model(largest_table(self.recipe))
+            model = build_largest_model(self.recipe)
         n_parameters = sum(parameter.numel() for parameter in model.parameters())
         training, data = self.recipe.training, self.data
         self.terminal.say(

@@ -13,7 +13,7 @@ import torch
 
 from dalle_cli.config import PowerSGDTable, Recipe, RuntimeTable, TransformerRecipe
 from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.loading import build_model, largest_table
+from dalle_cli.loading import build_largest_model
 from dalle_cli.runtime.distributed import World
 from dalle_cli.training.engines.deepspeed_config import read_config, zero_config
 from dalle_cli.training.engines.engine import Engine, ModelT, Trainable
@@ -64,7 +64,7 @@ def choose_engine(recipe: Recipe, n_processes: int, deepspeed_file: Path | None)
         hint = "`make install` or `pip install 'dalle-cli[deepspeed]'` installs it"
         raise DalleError("DeepSpeed is not installed", hint)
     with torch.device("meta"):
-        bucket = largest_layer(build_model(largest_table(recipe)))
+        bucket = largest_layer(build_largest_model(recipe))
     given = {} if deepspeed_file is None else read_config(deepspeed_file)
     of_transformer = cast(TransformerRecipe, recipe)  # the other recipes refuse a zero_stage
     zero = zero_config(of_transformer, n_processes, bucket=bucket, given=given)
