@@ -6,7 +6,7 @@ Untrusted text (captions, file names) passes through as literal text, never as m
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
@@ -17,13 +17,12 @@ from rich.text import Text
 
 from dalle_cli.runtime.ranks import ranks_of_environment
 
-SHOWN = {  # the figures of the progress line, in order, with their formats
+# the progress line of training: losses first, then a task's own figures, then what all tasks have
+LOSS_FORMATS = {
     "train/loss": "loss {:.4f}",
-    "train/loss_text": "text {:.3f}",
-    "train/loss_image": "image {:.3f}",
-    "train/kl_per_cell": "kl {:.2f}",
-    "train/image_token_accuracy": "accuracy {:.1%}",
-    "train/batch_accuracy": "accuracy {:.1%}",
+    "valid/loss": "held-out loss {:.4f}",
+}
+COMMON_FORMATS = {
     "train/loss_scale": "scale {:.0f}",
     "grad_scale/min": "scales {:.0f}",
     "grad_scale/max": "to {:.0f}",
@@ -32,19 +31,6 @@ SHOWN = {  # the figures of the progress line, in order, with their formats
     "train/tflops_per_second": "{:.3g} TFLOP/s",
     "train/mfu": "MFU {:.0%}",
     "train/peak_memory_gib": "{:.1f} GiB",
-    "valid/loss": "held-out loss {:.4f}",
-    "valid/psnr": "PSNR {:.2f} dB",
-    "valid/relaxed_gap_db": "({:+.2f} dB relaxed)",
-    "valid/codes_used": "codes in use {:.0f}",
-    "valid/perplexity": "perplexity {:.1f}",
-    "valid/perplexity_without_blanks": "({:.1f} without blank cells)",
-    "valid/nats_per_image_token": "image {:.3f} nats/token",
-    "valid/bits_per_image_token": "{:.3f} bits/token",
-    "valid/image_token_accuracy": "accuracy {:.1%}",
-    "valid/text_recall_at_1": "text recall@1 {:.1%}",
-    "valid/text_recall_at_5": "@5 {:.1%}",
-    "valid/image_recall_at_1": "image recall@1 {:.1%}",
-    "valid/image_recall_at_5": "@5 {:.1%}",
 }
 
 MOST_PROBLEMS_SHOWN = 10
@@ -135,10 +121,16 @@ class ProgressLine:
         if bar is not None:
             self._task = bar.add_task("", total=total, completed=done, figures="")
 
-    def report(self, done: int, figures: dict[str, float]) -> None:
-        """Show the figures of a report; those of held-out data stay on the screen."""
+    def report(
+        self, done: int, figures: Mapping[str, float], *, formats: Mapping[str, str]
+    ) -> None:
+        """Show the figures of a report; those of held-out data stay on the screen.
+
+        formats  of the figures that belong to the task, in the order in which they are shown
+        """
+        all_formats = {**LOSS_FORMATS, **formats, **COMMON_FORMATS}
         text = "  ".join(
-            form.format(figures[name]) for name, form in SHOWN.items() if name in figures
+            form.format(figures[name]) for name, form in all_formats.items() if name in figures
         )
 
         is_lasting = any(name.startswith("valid/") for name in figures)

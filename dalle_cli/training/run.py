@@ -4,7 +4,7 @@ Commands decide what is trained; this module looks at folder, data and device, w
 and runs the loop.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,9 +163,12 @@ class TrainingRun:
                 preprocess, self.recipe, world=self.world, terminal=self.terminal
             )
             n_samples = (steps - engine.step) * self.recipe.training.global_batch_size
-            with self._log(engine.step, unreported, cost=cost, on_report=on_report) as log:
+            task = task_on(engine.module)
+            with self._log(
+                engine.step, unreported, cost=cost, formats=task.formats, on_report=on_report
+            ) as log:
                 train(
-                    task_on(engine.module),
+                    task,
                     engine,
                     batches=batches,
                     runtime=self.recipe.runtime,
@@ -182,6 +185,7 @@ class TrainingRun:
         unreported: list[dict[str, float]],
         *,
         cost: SampleCost,
+        formats: Mapping[str, str],
         on_report: OnReport,
     ) -> Iterator[MetricLog]:
         """Yield the log of a run that goes on after `step`, which also shows its progress."""
@@ -192,7 +196,7 @@ class TrainingRun:
         with self.terminal.progress(training.steps, step, "step") as line:
 
             def show(done: int, figures: dict[str, float]) -> None:
-                line.report(done, figures)
+                line.report(done, figures, formats=formats)
                 on_report(done, figures)
 
             log = MetricLog(

@@ -4,7 +4,7 @@ Radford et al. 2021, section 2.3. The loss compares all pairs of the global batc
 processes. Knows nothing of optimizers, engines or files.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,14 @@ from dalle_cli.viz import labelled_grid
 
 class ClipTask:
     """Trains a CLIP to find each picture's caption in a batch, and each caption's picture."""
+
+    formats: Mapping[str, str] = {
+        "train/batch_accuracy": "accuracy {:.1%}",
+        "valid/text_recall_at_1": "text recall@1 {:.1%}",
+        "valid/text_recall_at_5": "@5 {:.1%}",
+        "valid/image_recall_at_1": "image recall@1 {:.1%}",
+        "valid/image_recall_at_5": "@5 {:.1%}",
+    }
 
     def __init__(self, clip: Clip, world: World) -> None:
         """world: the processes whose pairs are compared with one another."""

@@ -4,7 +4,7 @@ Ramesh et al. 2021, section 2.1 and appendix A. A micro-batch's loss is its shar
 batch's. Knows nothing of optimizers, engines or files.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from PIL import Image
@@ -24,6 +24,15 @@ from dalle_cli.viz import labelled_grid
 
 class DiscreteVAETask:
     """Trains a discrete VAE on the negative bound per pixel value."""
+
+    formats: Mapping[str, str] = {
+        "train/kl_per_cell": "kl {:.2f}",
+        "valid/psnr": "PSNR {:.2f} dB",
+        "valid/relaxed_gap_db": "({:+.2f} dB relaxed)",
+        "valid/codes_used": "codes in use {:.0f}",
+        "valid/perplexity": "perplexity {:.1f}",
+        "valid/perplexity_without_blanks": "({:.1f} without blank cells)",
+    }
 
     def __init__(self, dvae: DiscreteVAE, loss: DVAELossTable, seed: int) -> None:
         self.module = dvae

@@ -4,7 +4,7 @@ A micro-batch's loss is its share of the global batch's, so that shares add up h
 cut. A task knows nothing of optimizers, engines or files.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from PIL import Image
@@ -16,9 +16,13 @@ from dalle_cli.training.metric_log import Metrics
 
 
 class Task(Protocol[ModelT]):
-    """What a model is trained for; the loop knows nothing else of it."""
+    """What a model is trained for; the loop knows nothing else of it.
+
+    formats  how the progress line shows the figures that only this task has, by name and in order
+    """
 
     module: ModelT
+    formats: Mapping[str, str]
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         """Return the micro-batch's share of the global batch's loss, and its shares of metrics.

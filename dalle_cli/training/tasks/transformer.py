@@ -4,7 +4,7 @@ Ramesh et al. 2021, section 2.2. A micro-batch's loss is its share of the global
 nothing of optimizers, engines or files.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from PIL import Image
@@ -23,6 +23,15 @@ from dalle_cli.viz import labelled_grid
 
 class TransformerTask:
     """Trains a transformer on the weighted cross-entropies of text and image tokens."""
+
+    formats: Mapping[str, str] = {
+        "train/loss_text": "text {:.3f}",
+        "train/loss_image": "image {:.3f}",
+        "train/image_token_accuracy": "accuracy {:.1%}",
+        "valid/nats_per_image_token": "image {:.3f} nats/token",
+        "valid/bits_per_image_token": "{:.3f} bits/token",
+        "valid/image_token_accuracy": "accuracy {:.1%}",
+    }
 
     def __init__(
         self,
