@@ -221,7 +221,7 @@ def load_dalle(run: Path) -> DalleParts:
     """
     paths = dalle_paths(run)
     transformer = read_model(paths.transformer, "transformer", build_trained_transformer)
-    dvae = read_model(paths.dvae, "dvae", build_dvae)
+    dvae = load_dvae(paths.dvae)
     tokenizer = Tokenizer.load(paths.tokenizer)
     check_parts_match(transformer, dvae, tokenizer, run=run)
 
