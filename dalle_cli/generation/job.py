@@ -1,9 +1,9 @@
 """A generation job, run by one process or by several: each stages its share, and the main process
 adds all in order.
 
-Whole batches are dealt out, so that the pictures are those of a single process. While they
-generate, processes communicate through files alone: what one has staged is there for the next
-attempt, whatever becomes of the process.
+Ranks get whole batches, so that the pictures are those of a single process. While they generate,
+processes communicate through files alone: a staged candidate is there for the next attempt,
+whatever becomes of the process that generated it.
 """
 
 import math
@@ -37,7 +37,7 @@ from dalle_cli.storage.job_folder import JobFolder
 
 @dataclass(frozen=True)
 class GenerationJob:
-    """What is generated and how: the same on every rank.
+    """Captions and everything that determines their pictures: the same on every rank.
 
     n          candidates of each caption
     selection  how many of each n are added, the best first where there is a ranking
@@ -115,7 +115,7 @@ def plan_job(
         pipeline,
         len(captions),
         n=n,
-        # processes share the memory of a CPU, while each has a GPU of its own
+        # processes share the memory of a CPU, while each has a separate GPU
         free_bytes=free_bytes / world.size if pipeline.device.type == "cpu" else free_bytes,
         n_processes=world.size,
     )

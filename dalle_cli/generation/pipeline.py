@@ -80,7 +80,7 @@ class Pipeline(Protocol):
         ...
 
     def warnings(self, captions: list[str]) -> Iterator[str]:
-        """Yield what is worth a warning before captions are generated."""
+        """Yield warnings about captions, to be printed before they are generated."""
         ...
 
     def n_steps(self, n_batches: int) -> int:

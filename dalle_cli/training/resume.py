@@ -1,6 +1,6 @@
-"""How a run goes on: its record, `recipe.json`, and the checkpoint it starts from.
+"""How a run is resumed: its record, `recipe.json`, and the checkpoint it starts from.
 
-The record is written when a run begins and compared when it goes on. Checking a folder changes
+The record is written when a run begins and compared when it is resumed. Checking a folder changes
 nothing in it. Knows nothing of models, nor of how they train.
 """
 
@@ -182,7 +182,7 @@ def _named_checkpoint(folder: RunDir, path: Path) -> Path:
     """
     steps = {saved.resolve(): step for step, saved in checkpoints(folder)}
     if path.resolve() not in steps:
-        hint = f"they lie in {folder.checkpoints}"
+        hint = f"its checkpoints are in {folder.checkpoints}"
         raise UsageError(f"no such checkpoint of {folder.root}: {path}", hint)
 
     later = [step for step in steps.values() if step > steps[path.resolve()]]
