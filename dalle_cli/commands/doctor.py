@@ -1,4 +1,4 @@
-"""`dalle doctor`: what this machine has, what is missing, and what it can do."""
+"""`dalle doctor`: the parts of this machine and its software, with remedies for missing ones."""
 
 import os
 import platform

@@ -54,7 +54,7 @@ class DallePipeline:
     dtype        of the arithmetic in the transformer's residual branches
     kept_tokens  int64 [I]: tokens that all pictures share, -1 where one is to be sampled; None: all
                  are sampled
-    settings     what a picture's record says of all this
+    settings     the fields of a picture's record that state all this
 
     `knows_empty_caption` states whether the transformer was trained with empty captions, which
     guidance compares with.

@@ -55,7 +55,7 @@ class Pipeline(Protocol):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What a picture's record says of how it was generated.
+        """The fields of a picture's record that state how it was generated.
 
         JSON values, the models' checksum among them.
         """

@@ -70,7 +70,7 @@ class Ranking:
 
     score     computes a number for each picture of a batch
     checksum  of the CLIP that scores depend on, if any
-    warnings  what is worth a warning: captions that CLIP reads truncated
+    warnings  to be printed before generation: captions that CLIP reads truncated
     """
 
     by: Literal["clip", "perplexity"]
@@ -93,7 +93,7 @@ class ScoredCandidate:
     ranked_by: str | None = None
 
     def record(self) -> dict[str, Any]:
-        """Return what a manifest says of it."""
+        """Return the candidate's fields in a manifest."""
         if self.score is None:
             return asdict(self.candidate)
         ranked = {"rank": self.rank, "score": round(self.score, 6), "ranked_by": self.ranked_by}

@@ -228,11 +228,11 @@ def open_run(
     captions_required: bool,
     tokens_allowed: bool = False,
 ) -> TrainingRun:
-    """Look at the run folder, the data and the device without changing anything.
+    """Check the run folder, the data and the device, without writing anything.
 
     captions_required, tokens_allowed  as in `open_dataset`
 
-    Raises DalleError for whatever is wrong with them.
+    Every process takes part. Raises DalleError for whatever is wrong with them.
     """
     batch_size = recipe.training.global_batch_size
     if batch_size % world.size:
@@ -275,7 +275,10 @@ def open_run(
 def _choose_precision(
     recipe: Recipe, options: TrainOptions, *, record: RunRecord | None, world: World
 ) -> Precision:
-    """Open the device and return the precision; `auto` stays what it came to when the run began."""
+    """Open the device and return the precision; `auto` stays as resolved when the run began.
+
+    Every process takes part.
+    """
     choice = recipe.runtime.precision
     recalled = record.precision if record and choice == "auto" else choice
     _, precision = open_device(options.device, recalled)

@@ -102,7 +102,7 @@ def make_engine(
     scales: GradientScales | None = None,
     powersgd: PowerSGDTable | None = None,
 ) -> Engine[ModelT]:
-    """Make the engine that was chosen.
+    """Build the engine that was chosen; every process takes part.
 
     model     on the CPU; the engine moves it to the world's device
     scales    of a model that trains in fp16

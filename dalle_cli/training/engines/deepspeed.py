@@ -154,7 +154,7 @@ class DeepSpeedEngine(Generic[ModelT]):
         return self._gathered(self._updates.inference_weights())
 
     def state(self) -> EngineState:
-        """Return what a run needs to go on; tensors are gathered one by one, by all processes."""
+        """Return everything a run needs to resume; all processes gather the tensors one by one."""
         tensors: dict[str, Mapping[str, Tensor]] = {
             group: self._gathered(flats) for group, flats in self._updates.weight_groups().items()
         }
