@@ -77,11 +77,11 @@ class Terminal:
                 f"and {len(problems) - MOST_PROBLEMS_SHOWN} more; `dalle data check` lists all"
             )
 
-    def result(self, text: str, data: Any) -> None:
-        """Write a result to stdout: the text, or under --json the same as data."""
+    def result(self, text: str, facts: Any) -> None:
+        """Write a result to stdout: the text, or under --json the same facts as JSON."""
         if self._is_silent:
             return
-        sys.stdout.write((json.dumps(data) if self._as_json else text) + "\n")
+        sys.stdout.write((json.dumps(facts) if self._as_json else text) + "\n")
         sys.stdout.flush()
 
     @contextmanager

@@ -226,7 +226,7 @@ def load_dalle(run: Path) -> DalleParts:
     """
     paths = dalle_paths(run)
     transformer = read_model(paths.transformer, "transformer", build_trained_transformer)
-    dvae = read_model(paths.dvae, "dvae", build_dvae)
+    dvae = load_dvae(paths.dvae)
     tokenizer = Tokenizer.load(paths.tokenizer)
     check_parts_match(transformer, dvae, tokenizer, run=run)
 
@@ -265,12 +265,12 @@ def load_clip(path: Path | str) -> Clip:
     Raises DalleError if there is none, it is damaged, its kind is not supported, or it asks to run
     code.
     """
-    place = find_clip(path)
-    if not _is_own(place):
-        public = read_public_clip(place)
-        return _assign_weights(public.table, public.weights, place)
+    local_path = find_clip(path)
+    if not _is_run_or_model(local_path):
+        public = read_public_clip(local_path)
+        return _assign_weights(public.table, public.weights, local_path)
 
-    return read_model(model_dir(place), "clip", build_clip)
+    return read_model(model_dir(local_path), "clip", build_clip)
 
 
 class ClipParts(NamedTuple):
@@ -283,10 +283,10 @@ class ClipParts(NamedTuple):
 
 def load_clip_parts(path: Path | str, vocabulary: Path | None = None) -> ClipParts:
     """Load a CLIP like `load_clip`, and its tokenizer like `load_clip_tokenizer`."""
-    place = find_clip(path)
-    clip = load_clip(place)
-    file = vocabulary or find_vocabulary(place)
-    return ClipParts(clip, load_clip_tokenizer(place, clip, file), file)
+    local_path = find_clip(path)
+    clip = load_clip(local_path)
+    file = vocabulary or find_vocabulary(local_path)
+    return ClipParts(clip, load_clip_tokenizer(local_path, clip, file), file)
 
 
 def load_clip_tokenizer(
@@ -314,16 +314,16 @@ def load_clip_tokenizer(
     return tokenizer
 
 
-def find_vocabulary(place: Path) -> Path:
+def find_vocabulary(local_path: Path) -> Path:
     """Return the vocabulary file of a CLIP on disk; raises DalleError if there is none."""
-    for run in (RunDir(place), RunDir(place.parent)):  # a run, or the model folder in it
+    for run in (RunDir(local_path), RunDir(local_path.parent)):  # a run, or the model folder in it
         if run.tokenizer.is_file():
             return run.tokenizer
 
-    found = find_clip_vocabulary(place if place.is_dir() else place.parent)
+    found = find_clip_vocabulary(local_path if local_path.is_dir() else local_path.parent)
     if found is None:
         raise DalleError(
-            f"{place} has no vocabulary to read captions with",
+            f"{local_path} has no vocabulary to read captions with",
             f"put {MERGE_LISTS[0]} next to it, or name the file with `--tokenizer`",
         )
     return found
@@ -340,25 +340,27 @@ def find_clip(path: Path | str) -> Path:
 
     Raises DalleError if there is none.
     """
-    place = Path(path)
-    if place.exists():
-        return place
-    if place.parent != Path() and place.parent.exists():  # a folder, not an owner on the hub
-        hint = f"{place.parent} exists, but has no {printable(place.name)}"
+    local_path = Path(path)
+    if local_path.exists():
+        return local_path
+    if (
+        local_path.parent != Path() and local_path.parent.exists()
+    ):  # a folder, not an owner on the hub
+        hint = f"{local_path.parent} exists, but has no {printable(local_path.name)}"
         raise DalleError(f"no such CLIP: {printable(str(path))}", hint)
     return fetch_from_hub(str(path))
 
 
-def _is_own(place: Path) -> bool:
+def _is_run_or_model(local_path: Path) -> bool:
     """Whether a path is a run or a model folder of this package; other tools write configs, too."""
-    if not place.is_dir():
+    if not local_path.is_dir():
         return False
-    if place.joinpath("model").is_dir():
+    if local_path.joinpath("model").is_dir():
         return True
     try:
-        return "kind" in json.loads((place / CONFIG).read_bytes())
+        return "kind" in json.loads((local_path / CONFIG).read_bytes())
     except (OSError, ValueError, RecursionError, TypeError):
-        return RunDir(place).is_run
+        return RunDir(local_path).is_run
 
 
 def _assign_weights(model: TrainedClipTable, weights: dict[str, Tensor], source: Path) -> Clip:

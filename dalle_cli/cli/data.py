@@ -64,7 +64,13 @@ def shapes(
     from dalle_cli.commands.data.shapes import run_data_shapes
 
     run_data_shapes(
-        folder, level, pictures, size, unseen_share, seed, Terminal(quiet=quiet, as_json=as_json)
+        folder,
+        Terminal(quiet=quiet, as_json=as_json),
+        level=level,
+        n_pictures=pictures,
+        side=size,
+        unseen_share=unseen_share,
+        seed=seed,
     )
 
 
@@ -140,5 +146,13 @@ def encode(
     """
     from dalle_cli.commands.data.encode import EncodeOptions, run_data_encode
 
-    options = EncodeOptions(data, dvae, out, copies, batch_size, device, precision or "auto")
+    options = EncodeOptions(
+        data=data,
+        dvae=dvae,
+        out=out,
+        copies=copies,
+        batch_size=batch_size,
+        device=device,
+        precision=precision or "auto",
+    )
     run_data_encode(options, Terminal(quiet=quiet, as_json=as_json))

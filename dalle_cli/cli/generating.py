@@ -219,7 +219,13 @@ def generate(
         out=out,
         show=show,
     )
-    selection = RankingOptions(clip, tokenizer, rank is not None, best, keep_all)
+    selection = RankingOptions(
+        clip=clip,
+        vocabulary=tokenizer,
+        by_perplexity=rank is not None,
+        best=best,
+        keep_all=keep_all,
+    )
     run_generate(options, selection, Terminal(quiet=quiet, as_json=as_json))
 
 

@@ -97,4 +97,4 @@ def doctor(
     """Print what this machine has, lacks and can do."""
     from dalle_cli.commands.doctor import run_doctor
 
-    run_doctor(measured, Terminal(quiet=quiet, as_json=as_json))
+    run_doctor(Terminal(quiet=quiet, as_json=as_json), measured=measured)

@@ -41,6 +41,7 @@ def _with_precision(overrides: list[str], precision: str | None) -> list[str]:
 def _options(
     data: str,
     run: Path,
+    *,
     valid: str | None,
     resume: str,
     device: str,
@@ -109,7 +110,7 @@ def train_dvae(
 
     run_train_dvae(
         checked,
-        _options(data, run, valid, resume, device, dry_run),
+        _options(data, run, valid=valid, resume=resume, device=device, dry_run=dry_run),
         Terminal(quiet=quiet, as_json=as_json),
     )
 
@@ -160,7 +161,15 @@ def train_transformer(
         return
     from dalle_cli.commands.train_transformer import TransformerOptions, run_train_transformer
 
-    options = _options(data, run, valid, resume, device, dry_run, deepspeed)
+    options = _options(
+        data,
+        run,
+        valid=valid,
+        resume=resume,
+        device=device,
+        dry_run=dry_run,
+        deepspeed=deepspeed,
+    )
     run_train_transformer(
         checked,
         options,
@@ -202,7 +211,7 @@ def train_clip(
 
     run_train_clip(
         checked,
-        _options(data, run, valid, resume, device, dry_run),
+        _options(data, run, valid=valid, resume=resume, device=device, dry_run=dry_run),
         tokenizer,
         Terminal(quiet=quiet, as_json=as_json),
     )

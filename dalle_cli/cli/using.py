@@ -92,7 +92,15 @@ def rerank(
     from dalle_cli.commands.rerank import RerankOptions, run_rerank
 
     options = RerankOptions(
-        pictures, caption, clip, tokenizer, top_k, batch_size, device, precision or "auto", out
+        pictures=pictures,
+        caption=caption,
+        clip=clip,
+        tokenizer=tokenizer,
+        top_k=top_k,
+        batch_size=batch_size,
+        device=device,
+        precision=precision or "auto",
+        out=out,
     )
     run_rerank(options, Terminal(quiet=quiet, as_json=as_json))
 

@@ -1,4 +1,7 @@
-"""`dalle demo`: all of DALL-E on toy scenes in minutes, by the commands that a user would type."""
+"""`dalle demo`: all of DALL-E on toy scenes in minutes, by the commands that a user would type.
+
+Each command is printed before it runs. An interrupted demo resumes where it stopped.
+"""
 
 import json
 import shlex

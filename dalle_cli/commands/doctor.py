@@ -1,4 +1,4 @@
-"""`dalle doctor`: what this machine has, what is missing, and what it can do."""
+"""`dalle doctor`: the parts of this machine and its software, with remedies for missing ones."""
 
 import os
 import platform
@@ -32,7 +32,7 @@ REMEDIES = {
 }
 
 
-def run_doctor(measured: bool, terminal: Terminal) -> None:
+def run_doctor(terminal: Terminal, *, measured: bool) -> None:
     """Print versions, processors, memory, the precision of `auto`, and remedies for missing parts.
 
     With `measured`, also measure the device's peak rates and store them for later commands.

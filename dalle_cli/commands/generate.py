@@ -55,12 +55,11 @@ def run_generate(options: GenerateOptions, selection: RankingOptions, terminal: 
     device, precision = open_device(options.device, choice)
 
     with init_process_group(device) as world:
+        precision = world.broadcast(precision)  # `auto` is a race, which may end differently
         pipeline = DallePipeline.open(
             options.run,
             device=world.device,
-            precision=world.broadcast(
-                precision
-            ),  # a race chose it, and may end otherwise elsewhere
+            precision=precision,
             sampling=options.sampling,
             seed=options.seed,
             image=options.image,
@@ -89,7 +88,7 @@ def run_generate(options: GenerateOptions, selection: RankingOptions, terminal: 
             return
 
         path = options.out or create_samples_folder(options.run)
-        JobFolder(path, folder.recorded).begin(job.description)
+        JobFolder.open(path).begin(job.description)
         output = OutputFolder(world.broadcast(path), job.settings)
         with exclusive_lock(path), explain_how_to_resume(path, terminal):
             has_new = run_job(job, output, terminal)

@@ -59,8 +59,8 @@ def run_list_keys(kind: str | None, terminal: Terminal) -> None:
         )
 
     keys = {kind: recipe_keys(kind) for kind in ([kind] if kind else RECIPE_TYPES)}
-    data = [{"kind": kind, **asdict(key)} for kind, rows in keys.items() for key in rows]
-    terminal.result("\n\n".join([KEYS_INTRODUCTION, *_chapters(keys)]), data)
+    facts = [{"kind": kind, **asdict(key)} for kind, rows in keys.items() for key in rows]
+    terminal.result("\n\n".join([KEYS_INTRODUCTION, *_chapters(keys)]), facts)
 
 
 def _chapters(keys: dict[str, list[RecipeKey]]) -> Iterator[str]:

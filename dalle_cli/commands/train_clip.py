@@ -18,7 +18,7 @@ from dalle_cli.training.tasks.tokenizer_choice import choose_tokenizer, keep_tok
 def run_train_clip(
     recipe: ClipRecipe, options: TrainOptions, tokenizer_file: Path | None, terminal: Terminal
 ) -> None:
-    """Begin a run or go on with it; raises DalleError for what a user can cause."""
+    """Start or resume a run; raises DalleError for whatever a user can cause."""
     with init_process_group(choose_device(options.device)) as world:
         _train(recipe, options, tokenizer_file=tokenizer_file, terminal=terminal, world=world)
 

@@ -14,7 +14,7 @@ from dalle_cli.training.tasks.model_setup import set_up_dvae
 
 
 def run_train_dvae(recipe: DVAERecipe, options: TrainOptions, terminal: Terminal) -> None:
-    """Begin a run or go on with it; raises DalleError for what a user can cause."""
+    """Start or resume a run; raises DalleError for whatever a user can cause."""
     with init_process_group(choose_device(options.device)) as world:
         _train(recipe, options, terminal=terminal, world=world)
 

@@ -28,25 +28,25 @@ from dalle_cli.training.throughput import SampleCost
 
 @dataclass(frozen=True)
 class TransformerOptions:
-    """The options that only this command has."""
+    """The inputs that only this command has: a dVAE's run, and a tokenizer's merges."""
 
     dvae: Path
     tokenizer: Path | None = None
 
 
 def run_train_transformer(
-    recipe: TransformerRecipe, options: TrainOptions, own: TransformerOptions, terminal: Terminal
+    recipe: TransformerRecipe, options: TrainOptions, inputs: TransformerOptions, terminal: Terminal
 ) -> None:
-    """Begin a run or go on with it; raises DalleError for what a user can cause."""
+    """Start or resume a run; raises DalleError for whatever a user can cause."""
     with init_process_group(choose_device(options.device)) as world:
-        _train(recipe, options, own=own, terminal=terminal, world=world)
+        _train(recipe, options, inputs=inputs, terminal=terminal, world=world)
 
 
 def _train(
     recipe: TransformerRecipe,
     options: TrainOptions,
     *,
-    own: TransformerOptions,
+    inputs: TransformerOptions,
     terminal: Terminal,
     world: World,
 ) -> None:
@@ -59,24 +59,24 @@ def _train(
         tokens_allowed=True,
     )
     sources = [run.data.training.source, run.data.validation.source]
-    dvae = load_frozen_dvae(own.dvae, recipe.model, sources)
+    dvae = load_frozen_dvae(inputs.dvae, recipe.model, sources)
     run.describe()
     if options.dry_run:
         facts = {"run": str(options.run), "dry_run": True}
         terminal.result(f"nothing written to {options.run}", facts)
         return
 
-    tokenizer = choose_tokenizer(run, recipe.tokenizer, own.tokenizer)
+    tokenizer = choose_tokenizer(run, recipe.tokenizer, inputs.tokenizer)
     transformer, scales = set_up_transformer(
         recipe, tokenizer.vocab_size, precision=run.precision, world=world
     )
     prepare_for_inference(dvae, precision=run.precision, device=world.device)
 
-    check_kept_dvae(run.folder, own.dvae)
+    check_kept_dvae(run.folder, inputs.dvae)
     with world.main_first() as is_ours:
         if is_ours:
             run.record()
-            keep_dvae(run.folder, own.dvae)
+            keep_dvae(run.folder, inputs.dvae)
             keep_tokenizer(run.folder, tokenizer)
 
     model = TrainedTransformerTable(

@@ -20,7 +20,7 @@ def choose_batch_sizes(
     together.
 
     free_bytes   memory that each process may fill, see `runtime.devices.free_memory`
-    n_processes  that share the work: none of them is to be without a batch
+    n_processes  that share the work, each with so much memory: none is to be without a batch
     """
     kind = pipeline.device.type
     usable = USABLE_SHARE * free_bytes
@@ -28,9 +28,8 @@ def choose_batch_sizes(
 
     while True:
         size = even_batch_size(n_captions, n, bound)
-        sampling = pipeline.sampling_bytes(
-            size, _captions_per_batch(size, n)
-        )  # stays while decoding
+        # stays allocated while pictures are decoded
+        sampling = pipeline.sampling_bytes(size, _captions_per_batch(size, n))
         if size == 1 or sampling + pipeline.decoding_bytes() <= usable:
             break
         bound = size - 1

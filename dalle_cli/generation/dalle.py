@@ -30,9 +30,8 @@ from dalle_cli.runtime.precision import DTYPES, Precision, apply_precision
 FP32_BYTES = 4
 SAMPLING_BYTES_PER_LOGIT = 64  # guided and unguided logits, probabilities, bisection, sums in fp64
 SAMPLING_VALUES_PER_SLOT = 32  # times the width: what a block normalises, fuses, expands, in fp32
-DECODING_VALUES_PER_PIXEL = (
-    8  # times the last channels: twice as many come in, a ReLU, a new layout
-)
+# times the last channels: twice as many come in, a ReLU, a new layout
+DECODING_VALUES_PER_PIXEL = 8
 CAPTION_SHOWN = 60  # characters of a caption in a warning
 
 
@@ -54,9 +53,11 @@ class DallePipeline:
 
     dtype        of the arithmetic in the transformer's residual branches
     kept_tokens  int64 [I]: tokens that all pictures share, -1 where one is to be sampled; None: all
-                 are sampled knows_empty_caption whether the transformer was trained with empty
-                 captions, which guidance compares with
-    settings     what a picture's record says of all this
+                 are sampled
+    settings     the fields of a picture's record that state all this
+
+    `knows_empty_caption` states whether the transformer was trained with empty captions, which
+    guidance compares with.
     """
 
     transformer: Transformer
@@ -215,9 +216,8 @@ class DallePipeline:
         return n_batches * self.transformer.image_len
 
     def warnings(self, captions: list[str]) -> Iterator[str]:
-        """Yield what is worth a warning.
-
-        Repeated captions, truncated ones, guidance that was not trained for.
+        """Yield a warning for repeated and truncated captions, and for guidance that was not
+        trained for.
         """
         for caption, n_times in Counter(captions).items():
             if n_times > 1:

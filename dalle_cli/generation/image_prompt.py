@@ -56,8 +56,7 @@ class KeptTokens:
 
 
 def keep_tokens(prompt: ImagePrompt, dvae: DiscreteVAE) -> KeptTokens:
-    """Crop, scale and encode a picture as for validation, and keep the tokens that the prompt asks
-    for.
+    """Crop, scale and encode a picture as for validation, and mark the tokens to be sampled.
 
     Raises UsageError, before anything is computed, for rows or a box outside the grid and for an
     unusable picture.

@@ -1,9 +1,9 @@
 """A generation job, run by one process or by several: each stages its share, and the main process
 adds all in order.
 
-Whole batches are dealt out, so that the pictures are those of a single process. While they
-generate, processes communicate through files alone: what one has staged is there for the next
-attempt, whatever becomes of the process.
+Ranks get whole batches, so that the pictures are those of a single process. While they generate,
+processes communicate through files alone: a staged candidate is there for the next attempt,
+whatever becomes of the process that generated it.
 """
 
 import math
@@ -37,7 +37,7 @@ from dalle_cli.storage.job_folder import JobFolder
 
 @dataclass(frozen=True)
 class GenerationJob:
-    """What is generated and how: the same on every rank.
+    """Captions and everything that determines their pictures: the same on every rank.
 
     n          candidates of each caption
     selection  how many of each n are added, the best first where there is a ranking
@@ -68,7 +68,7 @@ class GenerationJob:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a picture's record says of how it was generated."""
+        """The fields of a picture's record that state how it was generated."""
         return {
             **self.pipeline.settings,
             "sampling_batch_size": self.sizes.sampling,
@@ -102,12 +102,12 @@ def plan_job(
     folder: JobFolder,
     world: World,
 ) -> GenerationJob:
-    """Choose batch sizes and whether to compile, or recall what the folder's job was begun with.
+    """Choose batch sizes and whether to compile, or recall those the folder's job was begun with.
 
     batch_size  candidates sampled together; 0: automatic
 
-    Raises DalleError where the job was begun with compiled sampling and this machine has no
-    compiler, and UsageError where the folder was begun for another job.
+    Every rank takes part. Raises DalleError where the job was begun with compiled sampling and this
+    machine has no compiler, and UsageError where the folder was begun for another job.
     """
     n_candidates = len(captions) * n
     free_bytes = min(world.all_gather([free_memory(pipeline.device)]))
@@ -115,7 +115,7 @@ def plan_job(
         pipeline,
         len(captions),
         n=n,
-        # processes share the memory of a CPU, while each has a GPU of its own
+        # processes share the memory of a CPU, while each has a separate GPU
         free_bytes=free_bytes / world.size if pipeline.device.type == "cpu" else free_bytes,
         n_processes=world.size,
     )
@@ -139,8 +139,9 @@ def recall_batch_sizes(folder: JobFolder, automatic: BatchSizes) -> BatchSizes:
 
 
 def recall_compilation(folder: JobFolder, *, is_long: bool, world: World) -> bool:
-    """Return whether sampling is compiled: as the job was begun, or because it is long; on all
-    ranks or on none.
+    """Return whether sampling is compiled: as when the job was begun, or because it is long.
+
+    Every rank takes part, and all get the same answer.
 
     Raises DalleError where the job was begun with compiled sampling and this machine has no
     compiler.
@@ -168,9 +169,9 @@ def explain_how_to_resume(out: Path, terminal: Terminal) -> Iterator[None]:
 
 
 def run_job(job: GenerationJob, folder: OutputFolder, terminal: Terminal) -> bool:
-    """Generate what a folder lacks, together with every rank that calls `run_worker`.
+    """Generate the pictures that a folder lacks, while every other rank calls `run_worker`.
 
-    Return whether it lacked any.
+    Returns whether there were any.
     """
     n_wanted = len(job.candidates) // job.n * job.n_kept
     n_added = folder.truncate(job.n_kept if job.ranking else 1)
@@ -191,7 +192,7 @@ def run_job(job: GenerationJob, folder: OutputFolder, terminal: Terminal) -> boo
 
 
 def run_worker(job: GenerationJob, folder: OutputFolder) -> None:
-    """Generate this rank's share of what the main process finds missing in a folder."""
+    """Generate this rank's share of the candidates that the main process finds missing."""
     missing = job.world.broadcast(None)
     with BackgroundWriter() as writer:
         for _ in generate_share(job, folder, missing, writer):
@@ -227,9 +228,11 @@ def _generate_and_add(
 def generate_share(
     job: GenerationJob, folder: OutputFolder, missing: list[int], writer: BackgroundWriter
 ) -> Iterator[None]:
-    """Generate and stage this rank's batches of what is missing.
+    """Generate and stage this rank's batches of the missing candidates.
 
-    Yields after each batch, and once more when the shares of all ranks are staged.
+    missing  their positions, the same on every rank: all ranks meet at a barrier if there are any
+
+    Yields after each decoded batch, and once more when the shares of all ranks are staged.
     """
     size = job.sizes.sampling
     batches = sorted({position // size for position in missing})

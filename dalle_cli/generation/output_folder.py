@@ -1,9 +1,9 @@
 """The folder that `generate` fills: pictures, a manifest with a line for each, a grid, and staged
 candidates.
 
-A candidate is first staged, completely or not at all, by the process that generated it; then one
-process adds them all in order. An interruption leaves staged candidates and whole lines of the
-manifest, or it is truncated to whole lines.
+A candidate is first staged, completely or not at all, by the process that generated it; then the
+main process adds them all in order. An interruption leaves staged candidates, and a manifest that
+`truncate` cuts back to whole lines.
 """
 
 import json
@@ -26,7 +26,7 @@ SCORE = "score"
 
 
 class OutputFolder:
-    """What such a folder holds.
+    """The folder of a generation job.
 
     settings  that all its pictures were generated with, for their records
     """

@@ -55,7 +55,7 @@ class Pipeline(Protocol):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What a picture's record says of how it was generated.
+        """The fields of a picture's record that state how it was generated.
 
         JSON values, the models' checksum among them.
         """
@@ -80,7 +80,7 @@ class Pipeline(Protocol):
         ...
 
     def warnings(self, captions: list[str]) -> Iterator[str]:
-        """Yield what is worth a warning before captions are generated."""
+        """Yield warnings about captions, to be printed before they are generated."""
         ...
 
     def n_steps(self, n_batches: int) -> int:

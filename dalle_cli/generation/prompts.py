@@ -53,18 +53,18 @@ def _read(prompts: str) -> list[str]:
     return [_caption(row, f"{name}, line {line}") for line, row in rows]
 
 
-def _caption(row: object, place: str) -> str:
+def _caption(row: object, where: str) -> str:
     if not isinstance(row, dict):
         hint = 'a line of JSON looks like {"caption": "a red circle"}'
-        raise UsageError(f"{place}: not a JSON object", hint)
+        raise UsageError(f"{where}: not a JSON object", hint)
     caption = row.get("caption")
     if not isinstance(caption, str):
-        raise UsageError(f"{place}: no text as `caption`")
+        raise UsageError(f"{where}: no text as `caption`")
 
     try:
         cleaned = clean_captions([caption])
     except BadSample as error:
-        raise UsageError(f"{place}: {error.reason}") from None
+        raise UsageError(f"{where}: {error.reason}") from None
     if not cleaned:
-        raise UsageError(f"{place}: an empty caption")
+        raise UsageError(f"{where}: an empty caption")
     return cleaned[0]

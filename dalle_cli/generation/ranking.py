@@ -41,7 +41,7 @@ def image_perplexity(
 
 @dataclass(frozen=True)
 class RankingOptions:
-    """What ranks candidates, if anything does, and how many of each caption's n are written.
+    """The ranking of candidates, if there is one, and how many of each caption's n are written.
 
     clip        a CLIP to rank by: a run, a public checkpoint or a name on the hub
     vocabulary  the CLIP's vocabulary file, where it does not come with it
@@ -70,7 +70,7 @@ class Ranking:
 
     score     computes a number for each picture of a batch
     checksum  of the CLIP that scores depend on, if any
-    warnings  what is worth a warning: captions that CLIP reads truncated
+    warnings  to be printed before generation: captions that CLIP reads truncated
     """
 
     by: Literal["clip", "perplexity"]
@@ -81,9 +81,9 @@ class Ranking:
 
 @dataclass(frozen=True)
 class ScoredCandidate:
-    """A candidate and its position among all of a job.
+    """A candidate, its position among all of a job, and where candidates are ranked its score.
 
-    Where candidates are ranked, its score and rank, from 1.
+    rank  from 1, once all candidates of its caption are scored
     """
 
     position: int
@@ -93,7 +93,7 @@ class ScoredCandidate:
     ranked_by: str | None = None
 
     def record(self) -> dict[str, Any]:
-        """Return what a manifest says of it."""
+        """Return the candidate's fields in a manifest."""
         if self.score is None:
             return asdict(self.candidate)
         ranked = {"rank": self.rank, "score": round(self.score, 6), "ranked_by": self.ranked_by}
@@ -104,7 +104,7 @@ def rank_by_perplexity(transformer: Transformer) -> Ranking:
     """Rank by the likelihood under the transformer, which needs no second model."""
 
     def perplexities(batch: GeneratedBatch) -> list[float]:
-        assert isinstance(batch, TokenBatch), "a transformer's own pipeline generates tokens"
+        assert isinstance(batch, TokenBatch), "perplexity needs the tokens of a batch"
         return image_perplexity(transformer, batch.text_tokens, batch.image_tokens)
 
     return Ranking("perplexity", perplexities)
@@ -175,7 +175,7 @@ def keep_best(
 
     candidates = iter(candidates)
     while group := list(itertools.islice(candidates, n)):
-        # higher cosines are better, lower perplexities are
+        # a higher cosine is better, and a lower perplexity
         group.sort(key=_score_of, reverse=ranking.by == "clip")
         for rank, scored in enumerate(group[:n_kept], start=1):
             yield replace(scored, rank=rank, ranked_by=ranking.by)

@@ -30,9 +30,9 @@ ON_CUDA: Options = {"max_autotune": True}  # by races: on GPUs, bits may differ 
 
 
 def has_compiler(device: torch.device) -> bool:
-    """Return whether this machine has a C++ compiler and Python's headers, or Triton.
+    """Return whether this machine can compile a step.
 
-    These are what a step is compiled with.
+    That takes Python's headers and a C++ compiler, or on a GPU also Triton and a C compiler.
     """
     if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
         return False

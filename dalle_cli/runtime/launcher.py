@@ -39,17 +39,21 @@ def launch(n_processes: int, words: list[str]) -> None:
     code = children[failed].returncode
     if code in SELF_EXPLAINED:
         sys.exit(code)
-    by_signal = f"was ended by {signal.Signals(-code).name}" if code < 0 else None
-    how = by_signal or f"ended with exit code {code}"
+    ended_by_signal = code < 0
+    how = (
+        f"was ended by {signal.Signals(-code).name}"
+        if ended_by_signal
+        else f"ended with exit code {code}"
+    )
     raise DalleError(
         f"process {failed} of {n_processes} {how}; the others were stopped",
-        exit_code=128 - code if code < 0 else code,
+        exit_code=128 - code if ended_by_signal else code,
     )
 
 
 def _start(rank: int, words: list[str], *, n_processes: int, port: int) -> subprocess.Popen:
     threads = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // n_processes, 1))}
-    place = {
+    ranks = {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(n_processes),
@@ -57,7 +61,7 @@ def _start(rank: int, words: list[str], *, n_processes: int, port: int) -> subpr
         "MASTER_ADDR": "127.0.0.1",
     }
     command = [sys.executable, "-m", "dalle_cli", *words]
-    return subprocess.Popen(command, env=threads | os.environ | place, process_group=0)
+    return subprocess.Popen(command, env=threads | os.environ | ranks, process_group=0)
 
 
 def _wait(children: list[subprocess.Popen]) -> int | None:

@@ -41,7 +41,7 @@ class PeakRates:
 
 
 def measure_peak_rates(device: torch.device) -> PeakRates:
-    """Multiply, copy and write for a few seconds."""
+    """Measure a device by multiplying, copying and writing for a few seconds."""
     dtypes = {precision: DTYPES.get(precision, torch.float32) for precision in get_args(Precision)}
     if device.type == "cpu":
         del dtypes["fp16"]  # nobody trains in it there
@@ -55,20 +55,23 @@ def measure_peak_rates(device: torch.device) -> PeakRates:
 
 
 def measure_matmul_rate(device: torch.device, dtype: torch.dtype, *, order: int) -> float:
-    """Multiply two square matrices; returns floating-point operations a second."""
+    """Measure the floating-point operations a second of a product of two square matrices."""
     a, b = torch.randn(2, order, order, device=device).to(dtype)
     return 2 * order**3 / _best_seconds(lambda: torch.mm(a, b), device)
 
 
 def measure_bandwidth(device: torch.device, n_bytes: int) -> float:
-    """Copy from memory to memory; returns bytes a second, read and written."""
+    """Measure the bytes a second, read and written, of a copy from memory to memory."""
     source = torch.zeros(n_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * n_bytes / _best_seconds(lambda: target.copy_(source), device)
 
 
 def measure_write_rate(folder: Path, n_bytes: int) -> float:
-    """Write and seal a file as a checkpoint does; returns bytes a second."""
+    """Measure the bytes a second of a file that is written and sealed as a checkpoint's files are.
+
+    Sealing syncs the file to disk and reads it again for its checksum.
+    """
     tensors = {"zeros": torch.zeros(n_bytes, dtype=torch.uint8)}
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         start = time.perf_counter()

@@ -123,8 +123,10 @@ def _embed_batch(
     batch: list[_Prepared], scorer: ClipScorer, cache: EmbeddingCache
 ) -> dict[str, Embedded]:
     """Embed and cache the readable pictures of a batch; return the whole batch by checksum."""
-    embedded = {one.checksum: Embedded(one.checksum, problem=one.problem) for one in batch}
-    squares = {one.checksum: one.square for one in batch if one.square is not None}
+    embedded = {
+        picture.checksum: Embedded(picture.checksum, problem=picture.problem) for picture in batch
+    }
+    squares = {picture.checksum: picture.square for picture in batch if picture.square is not None}
     if squares:
         vectors = scorer.embed_pictures(list(squares.values())).numpy()  # [B, E]
         fresh = dict(zip(squares, vectors, strict=True))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-MOST_WAITING = 256  # pictures are small beside a model, but computing may be faster than writing
+MOST_WAITING = 256  # pictures are small next to a model, but computing may be faster than writing
 
 
 class BackgroundWriter:

@@ -71,11 +71,13 @@ class JobFolder:
     def begin(self, job: Mapping[str, Any]) -> Path:
         """Write the job's description, or check it against the recorded one; return the folder.
 
+        The folder is read again, since another command may have started a job in it meanwhile.
         Raises UsageError, without touching anything, if the folder belongs to another job.
         """
         assert self.path is not None, "a job needs a folder"
-        if self.recorded is not None:
-            self.check(job, is_complete=True)
+        current = JobFolder.open(self.path)
+        if current.recorded is not None:
+            current.check(job, is_complete=True)
             return self.path
 
         self.path.mkdir(parents=True, exist_ok=True)

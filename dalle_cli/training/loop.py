@@ -96,7 +96,7 @@ def save(engine: Engine[ModelT], *, log: MetricLog, saver: Saver, valid_loss: fl
 
 
 def agreed_request(world: World, requested: int | None) -> int | None:
-    """Return the signal by which any of the processes was asked to stop, if one was."""
+    """Return the signal by which any process was asked to stop, or None; all take part."""
     requests = world.all_gather([] if requested is None else [requested])
     return requests[0] if requests else None
 

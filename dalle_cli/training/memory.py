@@ -81,7 +81,7 @@ def activation_bytes(
 
 def _kept(transformer: TransformerBackbone, n_samples: int) -> int:
     """Return the bytes that autograd keeps of some samples, apart from the model's tensors."""
-    own = {
+    of_model = {
         tensor.untyped_storage()._cdata
         for tensor in [*transformer.parameters(), *transformer.buffers()]
     }
@@ -97,4 +97,4 @@ def _kept(transformer: TransformerBackbone, n_samples: int) -> int:
         transformer.features(
             zeros(n_samples, transformer.text_len), zeros(n_samples, transformer.image_len)
         )
-    return sum(storage.nbytes() for key, storage in kept.items() if key not in own)
+    return sum(storage.nbytes() for key, storage in kept.items() if key not in of_model)

@@ -1,6 +1,6 @@
-"""How a run goes on: its record, `recipe.json`, and the checkpoint it starts from.
+"""How a run is resumed: its record, `recipe.json`, and the checkpoint it starts from.
 
-The record is written when a run begins and compared when it goes on. Checking a folder changes
+The record is written when a run begins and compared when it is resumed. Checking a folder changes
 nothing in it. Knows nothing of models, nor of how they train.
 """
 
@@ -28,7 +28,7 @@ from dalle_cli.training.checkpoint import (
 from dalle_cli.training.engines.engine import Engine, ModelT
 
 RECORD_SCHEMA = 2  # of recipe.json
-# keys that may differ when a run goes on; a table ends in a dot
+# keys that may differ when a run is resumed; a table ends in a dot
 FREE_TO_CHANGE = ("training.steps", "data.max_bad_share", "runtime.")
 
 
@@ -151,7 +151,7 @@ def check_folder(folder: RunDir, recipe: Recipe, resume: str) -> RunRecord | Non
 
 
 def starting_checkpoint(folder: RunDir, resume: str, terminal: Terminal) -> Path | None:
-    """Return the checkpoint to go on from: the one named, or the newest intact one.
+    """Return the checkpoint to resume from: the one named, or the newest intact one.
 
     Returns None for a new run. Raises DalleError where all checkpoints are corrupt.
     """
@@ -182,7 +182,7 @@ def _named_checkpoint(folder: RunDir, path: Path) -> Path:
     """
     steps = {saved.resolve(): step for step, saved in checkpoints(folder)}
     if path.resolve() not in steps:
-        hint = f"they lie in {folder.checkpoints}"
+        hint = f"its checkpoints are in {folder.checkpoints}"
         raise UsageError(f"no such checkpoint of {folder.root}: {path}", hint)
 
     later = [step for step in steps.values() if step > steps[path.resolve()]]
@@ -196,7 +196,7 @@ def _named_checkpoint(folder: RunDir, path: Path) -> Path:
 def restore_engine(
     engine: Engine[ModelT], checkpoint: Path | None, terminal: Terminal
 ) -> list[dict[str, float]]:
-    """Restore an engine from a checkpoint, if there is one to go on from.
+    """Restore an engine from a checkpoint, if there is one to resume from.
 
     Returns the log's figures that were not yet reported. Raises DalleError where the checkpoint is
     corrupt or does not fit the engine's model.

@@ -51,7 +51,7 @@ class TrainOptions:
 class TrainingRun:
     """A run about to train.
 
-    checkpoint  where it goes on; None where it begins
+    checkpoint  the one that it resumes from; None for a new run
     """
 
     recipe: Recipe
@@ -80,8 +80,8 @@ class TrainingRun:
         needed = disk_needed(n_parameters, self.recipe.runtime.keep_checkpoints)
         free = free_disk(self.folder.root)
         if needed > free:
-            gib = f"{needed / 2**30:.1f} GiB, free are {free / 2**30:.1f}"
-            self.terminal.warn(f"the checkpoints will take {gib}")
+            sizes = f"{needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free"
+            self.terminal.warn(f"the checkpoints will take {sizes}")
 
     def _micro_batches(self) -> str:
         """Describe how a batch is divided, if it is."""
@@ -93,7 +93,7 @@ class TrainingRun:
         return f" = {micro} x {-(-share // micro)} micro-batches x {self.world.size} processes"
 
     def record(self) -> None:
-        """Write the run's record, as the first file of a new run, or renewed when it goes on.
+        """Write the run's record: the first file of a new run, renewed when a run is resumed.
 
         Only the main process writes, and only if there is an update left.
         """
@@ -136,6 +136,9 @@ class TrainingRun:
         powersgd      compression of gradients between processes
         cost          of a sample, for the throughput
         on_report     is called with every report, as in `MetricLog`
+
+        Every process takes part. Raises DalleError if another command trains in the folder, if the
+        checkpoint does not fit, or if memory runs out, and Interrupted after a request to stop.
         """
         lock = exclusive_lock(self.folder.root) if self.world.is_main else nullcontext()
         with lock, explain_out_of_memory():
@@ -155,8 +158,8 @@ class TrainingRun:
             steps = self.recipe.training.steps
             if engine.step >= steps:
                 saver.restore_model(engine.inference_weights())
-                place = f"{self.folder.root} is already at step {engine.step} of {steps}"
-                self.terminal.say(f"{place}: nothing to do")
+                done = f"{self.folder.root} is already at step {engine.step} of {steps}"
+                self.terminal.say(f"{done}: nothing to do")
                 return
 
             batches = self.data.batches(
@@ -188,7 +191,7 @@ class TrainingRun:
         formats: Mapping[str, str],
         on_report: OnReport,
     ) -> Iterator[MetricLog]:
-        """Yield the log of a run that goes on after `step`, which also shows its progress."""
+        """Yield the log of a run that continues after `step`, which also shows its progress."""
         training, runtime = self.recipe.training, self.recipe.runtime
         throughput = throughput_of(
             cost, training.global_batch_size, precision=self.precision, world=self.world
@@ -229,11 +232,11 @@ def open_run(
     captions_required: bool,
     tokens_allowed: bool = False,
 ) -> TrainingRun:
-    """Look at the run folder, the data and the device without changing anything.
+    """Check the run folder, the data and the device, without writing anything.
 
     captions_required, tokens_allowed  as in `open_dataset`
 
-    Raises DalleError for whatever is wrong with them.
+    Every process takes part. Raises DalleError for whatever is wrong with them.
     """
     batch_size = recipe.training.global_batch_size
     if batch_size % world.size:
@@ -276,7 +279,10 @@ def open_run(
 def _choose_precision(
     recipe: Recipe, options: TrainOptions, *, record: RunRecord | None, world: World
 ) -> Precision:
-    """Open the device and return the precision; `auto` stays what it came to when the run began."""
+    """Open the device and return the precision; `auto` stays as resolved when the run began.
+
+    Every process takes part.
+    """
     choice = recipe.runtime.precision
     recalled = record.precision if record and choice == "auto" else choice
     _, precision = open_device(options.device, recalled)

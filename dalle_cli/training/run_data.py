@@ -1,6 +1,6 @@
 """The data of a run: which samples train, which are held out, and their batches.
 
-Knows nothing of models, nor of what a folder or a recipe's other tables say.
+Knows nothing of models, nor of the run's folder.
 """
 
 import os
@@ -52,7 +52,7 @@ class RunData:
     def batches(
         self, preprocess: Preprocessing, recipe: Recipe, *, world: World, terminal: Terminal
     ) -> Batches:
-        """Make batches of preprocessed samples, by no more loader processes than processors."""
+        """Build the batches of a run, with at most one loader process per processor."""
         runtime = recipe.runtime
         share = world.share(recipe.training.global_batch_size)
         training = TrainingBatches(

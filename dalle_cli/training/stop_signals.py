@@ -16,8 +16,8 @@ class Interrupted(DalleError):
     def __init__(self, signal_number: int, step: int) -> None:
         name = signal.Signals(signal_number).name
         hint = "run the same command again to go on"
-        super().__init__(f"stopped by {name} after step {step}; saved", hint)
-        self.exit_code = 128 + signal_number
+        message = f"stopped by {name} after step {step}; saved"
+        super().__init__(message, hint, exit_code=128 + signal_number)
 
 
 class StopSignals:

@@ -15,7 +15,7 @@ MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 
 @dataclass(frozen=True)
 class SampleCost:
-    """What a sample of an update costs; 0 where it is not counted.
+    """The work of one sample of an update; 0 where it is not counted, as for all but transformers.
 
     flops  of the model's arithmetic
     """
@@ -29,8 +29,9 @@ NOT_COUNTED = SampleCost()
 
 @dataclass(frozen=True)
 class Throughput:
-    """What an update does over all processes, and computes rates from it.
+    """The work of an update over all processes, from which rates are computed.
 
+    flops        of the model's arithmetic; 0: not counted
     matmul_rate  the best rate of the devices of all processes, in operations per second; None: not
                  measured
     """

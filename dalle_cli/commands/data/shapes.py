@@ -14,12 +14,13 @@ PROMPTS = 200  # in each of the two lists
 
 def run_data_shapes(
     folder: Path,
+    terminal: Terminal,
+    *,
     level: int,
     n_pictures: int,
     side: int,
     unseen_share: float,
     seed: int,
-    terminal: Terminal,
 ) -> None:
     """Write pictures and captions to train/, prompts to seen.txt and unseen.txt, and shapes.json.
 

@@ -53,8 +53,8 @@ class TokenEncoder:
         bad: list[Problem] = []
         with ThreadPoolExecutor() as pool:
             for batch in prefetch(self._crop, indices, pool=pool, batch_size=self.batch_size):
-                bad += [(one.key, one.problem) for one in batch if one.problem is not None]
-                samples += self._encode_batch([one for one in batch if one.problem is None])
+                bad += [(crop.key, crop.problem) for crop in batch if crop.problem is not None]
+                samples += self._encode_batch([crop for crop in batch if crop.problem is None])
                 for _ in batch:
                     advance()
         return samples, bad
@@ -82,9 +82,8 @@ class TokenEncoder:
             for part in crops.split(self.batch_size)
         ]
         tokens = torch.cat(parts)  # [N * C, I]
-        tokens_of_sample = tokens.view(
-            len(samples), -1, self.dvae.grid_size**2
-        ).numpy()  # [N, C, I]
+        shape = (len(samples), -1, self.dvae.grid_size**2)
+        tokens_of_sample = tokens.view(shape).numpy()  # [N, C, I]
         return [
             EncodedSample(sample.key, sample.captions, image_tokens)
             for sample, image_tokens in zip(samples, tokens_of_sample, strict=True)

@@ -69,11 +69,13 @@ def save_demo_grid(folder: Path) -> None:
     }
 
     sheets = [
-        _sheet(folder / name, [(f"{caption} ({name})", own[:SINGLE]) for caption, own in shown])
+        _sheet(
+            folder / name, [(f"{caption} ({name})", records[:SINGLE]) for caption, records in shown]
+        )
         for name, shown in (("seen", seen.items()), ("unseen", unseen.items()))
     ]
     sheets.append(
-        _sheet(folder / "unseen", [(f"best of {CANDIDATES}", own) for own in best.values()])
+        _sheet(folder / "unseen", [(f"best of {CANDIDATES}", records) for records in best.values()])
     )
     side_by_side(sheets).save(folder / GRID)
 

@@ -7,7 +7,7 @@ import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 
@@ -63,11 +63,11 @@ def choose_engine(recipe: Recipe, n_processes: int, deepspeed_file: Path | None)
     if importlib.util.find_spec("deepspeed") is None:
         hint = "`make install` or `pip install 'dalle-cli[deepspeed]'` installs it"
         raise DalleError("DeepSpeed is not installed", hint)
+    assert isinstance(recipe, TransformerRecipe)  # the other recipes refuse a zero_stage
     with torch.device("meta"):
         bucket = largest_layer(build_largest_model(recipe))
     given = {} if deepspeed_file is None else read_config(deepspeed_file)
-    of_transformer = cast(TransformerRecipe, recipe)  # the other recipes refuse a zero_stage
-    zero = zero_config(of_transformer, n_processes, bucket=bucket, given=given)
+    zero = zero_config(recipe, n_processes, bucket=bucket, given=given)
     return EngineChoice(name, n_processes, zero)
 
 
@@ -102,7 +102,7 @@ def make_engine(
     scales: GradientScales | None = None,
     powersgd: PowerSGDTable | None = None,
 ) -> Engine[ModelT]:
-    """Make the engine that was chosen.
+    """Build the engine that was chosen; every process takes part.
 
     model     on the CPU; the engine moves it to the world's device
     scales    of a model that trains in fp16

@@ -2,7 +2,7 @@
 
 Rajbhandari et al. 2020. DeepSpeed partitions, gathers, sums and clips; the update, the average and
 the checkpoints are ours. They go through the `Shard`s of `zero_layout`, which say where in
-DeepSpeed's flat fp32 partitions a process's part of a parameter lies. Neither DeepSpeed's
+DeepSpeed's flat fp32 partitions a process's part of a parameter is. Neither DeepSpeed's
 checkpoints nor its 16-bit modes are used. The only module that imports DeepSpeed; what this module
 and `zero_layout` know of its insides is checked whenever an engine is made, and by the tests of
 several processes.
@@ -72,7 +72,7 @@ class DeepSpeedEngine(Generic[ModelT]):
         self._stage: int = config["zero_optimization"]["stage"]
         self._masters = flat_partitions(self._zero.optimizer, self._stage)
         self._shards = {
-            name: shard_of(p, self._zero.optimizer, stage=self._stage, rank=world.ranks.rank)
+            name: shard_of(p, self._zero.optimizer, stage=self._stage, rank=world.rank)
             for name, p in self._parameters.items()
         }
         self._check_layout()
@@ -127,7 +127,10 @@ class DeepSpeedEngine(Generic[ModelT]):
 
     @contextmanager
     def whole_model(self) -> Iterator[ModelT | None]:
-        """Yield None in all processes where the model has no room beside what training holds."""
+        """Yield a whole model in the main process, and None in the others.
+
+        All processes get None if the model does not fit in memory next to the training state.
+        """
         yield self._whole() if self._has_room_for_all() else None
 
     def _has_room_for_all(self) -> bool:
@@ -151,7 +154,7 @@ class DeepSpeedEngine(Generic[ModelT]):
         return self._gathered(self._updates.inference_weights())
 
     def state(self) -> EngineState:
-        """Return what a run needs to go on; tensors are gathered one by one, by all processes."""
+        """Return everything a run needs to resume; all processes gather the tensors one by one."""
         tensors: dict[str, Mapping[str, Tensor]] = {
             group: self._gathered(flats) for group, flats in self._updates.weight_groups().items()
         }

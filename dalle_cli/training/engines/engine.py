@@ -19,7 +19,7 @@ from dalle_cli.training.metric_log import Metrics
 
 @dataclass
 class EngineState:
-    """Everything a run needs to go on.
+    """Everything that a run needs to resume.
 
     tensors     by group ("parameters", "exp_avg", ...) and name; whole tensors, which may be
                 gathered only when asked for, by all processes together
@@ -82,7 +82,7 @@ class Engine(Protocol[ModelT]):
         ...
 
     def state(self) -> EngineState:
-        """Return what a run needs to go on; every process takes part, and all get the same."""
+        """Return everything a run needs to resume; all processes take part and get the same."""
         ...
 
     def restore(self, state: EngineState) -> None:

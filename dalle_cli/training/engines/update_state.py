@@ -1,4 +1,4 @@
-"""What every engine counts, schedules and stores alike around the update of its weights.
+"""The state around an update that all engines share: optimizer, schedule, average and counts.
 
 Knows nothing of how gradients come about, nor whether the weights are whole parameters or a
 process's partitions.
@@ -38,7 +38,7 @@ class UpdateState:
         scales: GradientScales | None,
         world: World,
     ) -> None:
-        """weights: what the optimizer updates, by name; scales: of a model that trains in fp16."""
+        """weights: the tensors that the optimizer updates, by name; scales: of an fp16 model."""
         self.step = 0
         self.n_applied = 0
         self.optimizer = optimizer
@@ -59,7 +59,7 @@ class UpdateState:
     def finish(self, *, is_applied: bool) -> None:
         """Count an attempted update, then update the average and the scales.
 
-        Every process takes part.
+        Every process takes part, since the overflow flags are summed over ranks.
         """
         if is_applied:
             self.n_applied += 1

@@ -23,15 +23,15 @@ class Ema:
     """
 
     def __init__(
-        self, parameters: Mapping[str, Tensor], table: EmaTable, place: torch.device | None = None
+        self, parameters: Mapping[str, Tensor], table: EmaTable, device: torch.device | None = None
     ) -> None:
-        """place: a device for the average other than the parameters'; None: see `ema_device`."""
+        """device: a device for the average other than the parameters'; None: see `ema_device`."""
         self.table = table
         self.n_updates = 0
         self._parameters = dict(parameters)
-        self._place = place or ema_device(table, next(iter(self._parameters.values())).device)
+        self._device = device or ema_device(table, next(iter(self._parameters.values())).device)
         self._weights = {
-            name: p.detach().to(self._place, copy=True) for name, p in self._parameters.items()
+            name: p.detach().to(self._device, copy=True) for name, p in self._parameters.items()
         }
         self._sent: _Copies | None = None
 
@@ -55,10 +55,10 @@ class Ema:
         decay = min(self.table.decay, warm_up) if self.n_updates else 0.0
 
         parameters = list(self._parameters.values())
-        if self._place is None:
+        if self._device is None:
             torch._foreach_lerp_(list(self._weights.values()), parameters, 1 - decay)
         else:
-            self._sent = _Copies(parameters, self._place, 1 - decay)
+            self._sent = _Copies(parameters, self._device, 1 - decay)
         self.n_updates += 1
 
     @torch.no_grad()
@@ -86,10 +86,10 @@ class Ema:
 class _Copies:
     """Copies of tensors on their way to another device, and the weight they get in the average."""
 
-    def __init__(self, tensors: list[Tensor], place: torch.device, weight: float) -> None:
+    def __init__(self, tensors: list[Tensor], device: torch.device, weight: float) -> None:
         self.weight = weight
         self._copies = [
-            tensor.detach().to(place, non_blocking=True, copy=True) for tensor in tensors
+            tensor.detach().to(device, non_blocking=True, copy=True) for tensor in tensors
         ]
         self._end = torch.cuda.Event() if tensors[0].is_cuda else None
         if self._end is not None:

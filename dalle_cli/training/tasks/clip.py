@@ -40,10 +40,9 @@ class ClipTask:
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         """Compute the symmetric cross-entropy over the global batch.
 
-        The batch can't be cut into micro-batches, since the loss compares all its pairs.
-
-        Every process computes the whole loss, but its gradient only with respect to its embeddings,
-        and to its share of the scale: the sum over processes is the gradient.
+        The batch can't be cut into micro-batches, since the loss compares all its pairs. Every
+        process computes the whole loss, but its gradient only with respect to its embeddings, and
+        to its share of the scale: the sum over processes is the gradient.
         """
         clip, n_processes = self.module, self._world.size
         clip.clip_scale()
@@ -54,8 +53,8 @@ class ClipTask:
         logits = scale * images @ texts.T  # [B, B]
         loss = contrastive_loss(logits)
 
-        own = torch.arange(len(logits), device=logits.device)
-        hits = (logits.detach().argmax(dim=1) == own).float().mean()
+        pairs = torch.arange(len(logits), device=logits.device)
+        hits = (logits.detach().argmax(dim=1) == pairs).float().mean()
         metrics: Metrics = {
             "train/loss": loss.detach() / n_processes,
             "train/batch_accuracy": hits / n_processes,
@@ -64,18 +63,17 @@ class ClipTask:
         }
         return loss, metrics
 
-    def _gathered(self, own: Tensor) -> Tensor:
+    def _gathered(self, embeddings: Tensor) -> Tensor:
         """Concatenate the embeddings of all processes in the order of the global batch: [B, E]."""
-        parts = self._world.all_gather_tensors(own)
-        parts[self._world.rank] = own
+        parts = self._world.all_gather_tensors(embeddings)
+        parts[self._world.rank] = embeddings  # gathered tensors have no gradients
         return torch.cat(parts)
 
     def validate(self, batches: Iterable[Batch], step: int) -> dict[str, float]:
         """Compute the loss over all held-out pairs at once, and the recall of both retrievals.
 
-        Recall at k is how often a match is among the first k retrieved.
-
-               Pictures with the same caption count as matches of one another.
+        Recall at k is how often a match is among the first k retrieved. Pictures with the same
+        caption count as matches of one another.
         """
         batches = list(batches)
         clip, captions = self.module, [caption for batch in batches for caption in batch.captions]

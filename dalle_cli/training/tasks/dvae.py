@@ -92,11 +92,10 @@ class DiscreteVAETask:
     def validate(self, batches: Iterable[Batch], step: int) -> dict[str, float]:
         """Compute the bound, and reconstruction and codebook use with hard tokens.
 
-        The bound is taken with the relaxation of this step.
-
-        The loss is the one that the schedules end with, so that it can be compared over the run.
-        The relaxed gap is how much worse hard tokens are than the relaxation; the temperature is
-        lowered to close it (appendix A.2).
+        The bound is taken with the relaxation of this step. The loss has the KL weight that its
+        schedule ends with, so that it can be compared over the run. The relaxed gap is how much
+        worse hard tokens are than the relaxation; the temperature is lowered to close it (appendix
+        A.2).
         """
         temperature, kl_weight = cosine(self._table.temperature, step), self._table.kl_weight.end
         vocab_size = self.module.vocab_size
