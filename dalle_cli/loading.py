@@ -157,16 +157,9 @@ def build_largest_model(recipe: Recipe) -> nn.Module:
 def load_dvae(path: Path | str) -> DiscreteVAE:
     """Load the discrete VAE of a dVAE's run, a model folder, or the copy in a transformer's run.
 
-    Raises DalleError if there is none or it is damaged.
+    Raises DalleError if there is none, it lacks its decoder, or it is damaged.
     """
-    folder = dvae_model_dir(Path(path))
-    if type(read_model_table(folder)) is not DVAEEncoderTable:
-        return read_model(folder, "dvae", build_dvae)
-    raise DalleError(
-        f"{path} holds only the encoder of a dvae: its decoder is missing, "
-        "so it can't turn tokens into pictures",
-        "import the decoder with it: `dalle import dvae ENCODER DECODER --run DIR`",
-    )
+    return read_model(dvae_model_dir(Path(path)), "dvae", build_dvae)
 
 
 def load_dvae_encoder(path: Path | str) -> DVAEEncoder:
@@ -226,7 +219,7 @@ def load_dalle(run: Path) -> DalleParts:
     """
     paths = dalle_paths(run)
     transformer = read_model(paths.transformer, "transformer", build_trained_transformer)
-    dvae = load_dvae(paths.dvae)
+    dvae = read_model(paths.dvae, "dvae", build_dvae)
     tokenizer = Tokenizer.load(paths.tokenizer)
     check_parts_match(transformer, dvae, tokenizer, run=run)
 
@@ -343,9 +336,8 @@ def find_clip(path: Path | str) -> Path:
     local_path = Path(path)
     if local_path.exists():
         return local_path
-    if (
-        local_path.parent != Path() and local_path.parent.exists()
-    ):  # a folder, not an owner on the hub
+    # an existing folder is not the name of an owner on the hub
+    if local_path.parent != Path() and local_path.parent.exists():
         hint = f"{local_path.parent} exists, but has no {printable(local_path.name)}"
         raise DalleError(f"no such CLIP: {printable(str(path))}", hint)
     return fetch_from_hub(str(path))

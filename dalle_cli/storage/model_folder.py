@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dalle_cli.config import MODEL_TABLES, ModelTable, kind_of
+from dalle_cli.config import MODEL_TABLES, ModelTable
 from dalle_cli.errors import DalleError, printable
 from dalle_cli.storage.atomic import atomic_write, explain_disk_failure, sync_to_disk
 from dalle_cli.storage.run_dir import CONFIG, WEIGHTS
@@ -25,6 +25,10 @@ Module = TypeVar("Module", bound=nn.Module)
 Shapes = dict[str, list[int]]
 
 MODEL_SCHEMA = 1
+MISMATCH_HINTS = {
+    "dvae-encoder": "it can't turn tokens into pictures; import its decoder with it: "
+    "`dalle import dvae ENCODER DECODER --run DIR`"
+}
 
 
 def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
@@ -53,10 +57,15 @@ def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, T
 
 def read_model_table(folder: Path) -> ModelTable:
     """Read a model's kind and sizes from its folder; raises DalleError if its config is damaged."""
+    return _read_config(folder)[1]
+
+
+def _read_config(folder: Path) -> tuple[str, ModelTable]:
     config = folder / CONFIG
     try:
         description = json.loads(config.read_text("utf-8"))
-        return MODEL_TABLES[str(description["kind"])].model_validate(description["model"])
+        kind = str(description["kind"])
+        return kind, MODEL_TABLES[kind].model_validate(description["model"])
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
@@ -74,9 +83,9 @@ def read_model(folder: Path, kind: str, build: Callable[[Any], Module]) -> Modul
     weights allocates nothing. Raises DalleError if the folder holds another kind of model, or if
     the weights are missing, damaged or those of another model.
     """
-    table = read_model_table(folder)
-    if type(table) is not MODEL_TABLES[kind]:
-        raise DalleError(f"{folder} holds a {kind_of(table)}, not a {kind}")
+    actual, table = _read_config(folder)
+    if actual != kind:
+        raise DalleError(f"{folder} holds a {actual}, not a {kind}", MISMATCH_HINTS.get(actual, ""))
 
     path = folder / WEIGHTS
     try:

@@ -184,11 +184,8 @@ def test_what_needs_a_decoder_says_that_it_is_missing(
         train(encoder_run),
         dalle("reconstruct", encoder_run, pairs, "--out", tmp_path / "pictures"),
     ):
-        assert (
-            ended.code == 1
-            and "holds only the encoder of a dvae: its decoder is missing" in ended.err
-        )
-        assert "hint: import the decoder with it: `dalle import dvae" in ended.err
+        assert ended.code == 1 and "holds a dvae-encoder, not a dvae" in ended.err
+        assert "import its decoder with it: `dalle import dvae" in ended.err
 
 
 def test_folder_that_holds_something_is_left_alone(
