@@ -54,26 +54,30 @@ class RunRecord:
 
     def write(self, folder: RunDir) -> None:
         """Write the record with the versions in use, making the run's folder if need be."""
+        resolved = {
+            "device": self.device,
+            "precision": self.precision,
+            "processes": self.n_processes,
+            "engine": self.engine,
+            "deepspeed": self.zero,
+        }
+        versions = {
+            "dalle": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
+        data = {
+            "fingerprint": self.fingerprint,
+            "samples": self.n_samples,
+            "held_out": self.held_out,
+        }
+
         record = {
             "schema": RECORD_SCHEMA,
             "recipe": self.recipe,
-            "resolved": {
-                "device": self.device,
-                "precision": self.precision,
-                "processes": self.n_processes,
-                "engine": self.engine,
-                "deepspeed": self.zero,
-            },
-            "versions": {
-                "dalle": __version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
-            "data": {
-                "fingerprint": self.fingerprint,
-                "samples": self.n_samples,
-                "held_out": self.held_out,
-            },
+            "resolved": resolved,
+            "versions": versions,
+            "data": data,
         }
         folder.root.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder.recipe) as temporary:
