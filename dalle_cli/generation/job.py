@@ -232,8 +232,9 @@ def generate_share(
 
     missing  their positions, the same on every rank: all ranks meet at a barrier if there are any
 
-    Yields after each decoded batch, and once more when the shares of all ranks are staged.
+    Yields at the start, after each decoded batch, and when the shares of all ranks are staged.
     """
+    yield
     size = job.sizes.sampling
     batches = sorted({position // size for position in missing})
     dealt = set(batches[job.world.rank :: job.world.size])

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from dalle_cli.errors import UsageError
 from dalle_cli.generation.job import GenerationJob, generate_share, plan_job, run_job
 from dalle_cli.generation.output_folder import OutputFolder
 from dalle_cli.generation.pipeline import BatchSizes, Candidate, GeneratedBatch, Pipeline
-from dalle_cli.generation.ranking import Ranking, RankingOptions
+from dalle_cli.generation.ranking import Ranking, RankingOptions, ScoredCandidate
 from dalle_cli.runtime.distributed import World, single_process
 from dalle_cli.runtime.ranks import Ranks
 from dalle_cli.storage.background_writer import BackgroundWriter
@@ -126,6 +127,28 @@ def test_job_goes_on_from_what_an_interruption_left(
     assert painted(cut) == painted(whole)
     n_kept_back = n_lines // 2 * N if ranking else n_lines
     assert resumed_job.pipeline.asked_for == list(range(n_kept_back, 12))
+
+
+def test_what_is_staged_already_is_added_before_anything_is_generated(tmp_path: Path) -> None:
+    job = job_of(Painter())
+    folder = folder_of(job, tmp_path / "out")
+    for position in range(5):
+        colour = (position // N, position % N, 0)
+        staged = ScoredCandidate(position, job.candidates[position], None)
+        folder.stage(staged, Image.new("RGB", (2, 2), colour))
+
+    n_added = []
+    generate = Painter.generate
+
+    def watched(self: Painter, *arguments: object) -> Iterator[GeneratedBatch]:
+        for batch in generate(self, *arguments):
+            n_added.append(sum(folder.is_staged(p) for p in range(5)))
+            yield batch
+
+    with mock.patch.object(Painter, "generate", watched):
+        run_job(job, folder, Terminal(quiet=True))
+    assert n_added[-1] == 0 and job.pipeline.asked_for == list(range(5, 12))
+    assert painted(folder) == [(c.caption, c.number) for c in job.candidates]
 
 
 def test_finished_job_generates_nothing(tmp_path: Path) -> None:

@@ -123,3 +123,15 @@ def test_command_without_a_folder_recalls_nothing_and_fits_any_job() -> None:
     folder = JobFolder.open(None)
     folder.check(JOB)
     assert folder.recall("sizes", 1) == 1
+
+
+def test_folder_that_another_command_has_taken_meanwhile_is_left_to_it(
+    tmp_path: Path, tree: Callable
+) -> None:
+    """Minutes may lie between reading a folder and beginning a job in it."""
+    early = JobFolder.open(tmp_path / "out")
+    begin_job(tmp_path / "out", JOB)
+    before = tree(tmp_path)
+    with pytest.raises(UsageError, match="with other sizes"):
+        early.begin({**JOB, "sizes": (1, 1)})
+    assert tree(tmp_path) == before
