@@ -4,7 +4,7 @@ They know a pipeline by its protocol alone, so a toy that paints colours serves 
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from unittest import mock
@@ -137,17 +137,23 @@ def test_what_is_staged_already_is_added_before_anything_is_generated(tmp_path: 
         staged = ScoredCandidate(position, job.candidates[position], None)
         folder.stage(staged, Image.new("RGB", (2, 2), colour))
 
-    n_added = []
+    n_left = []
     generate = Painter.generate
 
     def watched(self: Painter, *arguments: object) -> Iterator[GeneratedBatch]:
         for batch in generate(self, *arguments):
-            n_added.append(sum(folder.is_staged(p) for p in range(5)))
+            n_left.append(sum(folder.is_staged(p) for p in range(5)))
             yield batch
 
-    with mock.patch.object(Painter, "generate", watched):
+    def at_once(self: BackgroundWriter, write: Callable[..., None], *arguments: object) -> None:
+        write(*arguments)
+
+    with (
+        mock.patch.object(Painter, "generate", watched),
+        mock.patch.object(BackgroundWriter, "submit", at_once),
+    ):
         run_job(job, folder, Terminal(quiet=True))
-    assert n_added[-1] == 0 and job.pipeline.asked_for == list(range(5, 12))
+    assert n_left == [0] * 7 and job.pipeline.asked_for == list(range(5, 12))
     assert painted(folder) == [(c.caption, c.number) for c in job.candidates]
 
 
