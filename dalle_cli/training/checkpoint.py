@@ -42,7 +42,6 @@ MANIFEST = "manifest.json"
 NUMBERS = "state.json"
 LOG = "log.json"
 STEP_NAME = re.compile(r"step-\d{8,}")
-CHECKPOINT_COPIES = 4  # of every parameter: itself, two moments, the average
 FILE_BYTES = 2**30  # of tensors in a file, about
 PARTIAL = ".partial"  # ends the name of a checkpoint that is being written
 
@@ -234,11 +233,6 @@ class Saver:
                 shutil.rmtree(path, ignore_errors=True)
         for path in self.folder.checkpoints.glob(f"step-*{PARTIAL}"):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def disk_needed(n_parameters: int, keep: int) -> int:
-    """Return the bytes of a run's checkpoints: those kept, the best, and one being written."""
-    return CHECKPOINT_COPIES * torch.float32.itemsize * n_parameters * (keep + 2)
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> dict[str, int]:

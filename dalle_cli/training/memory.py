@@ -1,4 +1,4 @@
-"""Estimates of the memory that training takes on a GPU, from sizes alone.
+"""Estimates of the memory that training takes on a GPU, and of a checkpoint, from sizes alone.
 
 Nothing is allocated for them.
 """
@@ -17,8 +17,14 @@ from dalle_cli.training.activation_checkpointing import checkpoint_activations
 from dalle_cli.training.optimization.adamw import CHUNK_VALUES
 
 FP32 = 4  # bytes
+CHECKPOINT_COPIES = 4  # of every parameter: itself, two moments, the average
 # times the largest layer, at ZeRO 3's peak: in use, kept, prefetched, gradients and their sums
 GATHERED = 8
+
+
+def checkpoint_bytes(n_parameters: int) -> int:
+    """Return the size of a checkpoint."""
+    return CHECKPOINT_COPIES * FP32 * n_parameters
 
 
 def largest_layer(model: nn.Module) -> int:

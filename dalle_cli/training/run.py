@@ -22,10 +22,11 @@ from dalle_cli.runtime.distributed import World
 from dalle_cli.runtime.precision import Precision
 from dalle_cli.storage.atomic import exclusive_lock, free_disk
 from dalle_cli.storage.run_dir import RunDir
-from dalle_cli.training.checkpoint import Saver, disk_needed, step_of
+from dalle_cli.training.checkpoint import Saver, step_of
 from dalle_cli.training.engines.choice import EngineChoice, choose_engine, make_engine
 from dalle_cli.training.engines.engine import ModelT
 from dalle_cli.training.loop import Batches, train
+from dalle_cli.training.memory import checkpoint_bytes
 from dalle_cli.training.metric_log import MetricLog, OnReport
 from dalle_cli.training.optimization.gradient_scaling import GradientScales
 from dalle_cli.training.resume import RunRecord, check_folder, restore_engine, starting_checkpoint
@@ -77,7 +78,9 @@ class TrainingRun:
             f"{training.steps:,} steps of {training.global_batch_size}{self._micro_batches()}"
         )
 
-        needed = disk_needed(n_parameters, self.recipe.runtime.keep_checkpoints)
+        # those kept, the best, and one being written
+        n_checkpoints = self.recipe.runtime.keep_checkpoints + 2
+        needed = checkpoint_bytes(n_parameters) * n_checkpoints
         free = free_disk(self.folder.root)
         if needed > free:
             sizes = f"{needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free"

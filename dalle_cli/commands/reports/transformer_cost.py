@@ -8,11 +8,11 @@ from dalle_cli.models.transformer import Transformer
 from dalle_cli.runtime.devices import choose_device
 from dalle_cli.runtime.peak_rates import stored_write_rate
 from dalle_cli.runtime.precision import Precision
-from dalle_cli.training.checkpoint import CHECKPOINT_COPIES
 from dalle_cli.training.flops import forward_flops, train_flops
 from dalle_cli.training.memory import (
     FP32,
     activation_bytes,
+    checkpoint_bytes,
     deepspeed_bf16_bytes,
     largest_layer,
     state_bytes,
@@ -35,7 +35,7 @@ def transformer_cost(table: TrainedTransformerTable, transformer: Transformer) -
             "of each caption": _mib(kv_cache_bytes(transformer, n_samples=0, n_captions=1)),
             "of each sample": _mib(kv_cache_bytes(transformer, n_samples=1, n_captions=0)),
         },
-        **_checkpoint_facts(CHECKPOINT_COPIES * FP32 * n_parameters),
+        **_checkpoint_facts(checkpoint_bytes(n_parameters)),
         **_activation_facts(table),
         **_state_facts(n_parameters, largest_layer(transformer)),
     }
