@@ -26,7 +26,7 @@ SAMPLES = $(RUN)/samples/$(basename $(notdir $(PROMPTS)))
 TRAIN = '$(RECIPE)' --data '$(DATA)' --run '$(RUN)' $(if $(GPUS),--gpus $(GPUS)) $(ARGS)
 
 given-%:
-	@test -n '$($*)' || { echo "$* is not given: make TARGET $*=..." >&2; exit 2; }
+	@test -n '$($*)' || { echo "$* is not given: make $(MAKECMDGOALS) $*=..." >&2; exit 2; }
 
 .PHONY: help install test test-slow test-distributed smoke bench bench-peer lint docs demo clean train-dvae train-transformer train-clip generate rerank
 .DEFAULT_GOAL := help

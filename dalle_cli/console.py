@@ -73,9 +73,8 @@ class Terminal:
         for where, reason in problems[:MOST_PROBLEMS_SHOWN]:
             self.warn(f"{where}: {reason}")
         if len(problems) > MOST_PROBLEMS_SHOWN:
-            self.warn(
-                f"and {len(problems) - MOST_PROBLEMS_SHOWN} more; `dalle data check` lists all"
-            )
+            n_more = len(problems) - MOST_PROBLEMS_SHOWN
+            self.warn(f"and {n_more} more; `dalle data check --json` lists all")
 
     def result(self, text: str, facts: Any) -> None:
         """Write a result to stdout: the text, or under --json the same facts as JSON."""

@@ -116,7 +116,8 @@ def parse_recipe(raw: dict[str, Any], source: str) -> Recipe:
     recipe_type = RECIPE_TYPES.get(str(raw.get("kind")))
     if recipe_type is None:
         kinds = " or ".join(f'"{kind}"' for kind in RECIPE_TYPES)
-        raise UsageError(f"{source}: `kind` must be {kinds}: {raw.get('kind', 'missing')!r}")
+        found = f": {raw['kind']!r}" if "kind" in raw else ", but is missing"
+        raise UsageError(f"{source}: `kind` must be {kinds}{found}")
     try:
         return recipe_type.model_validate(raw)
     except ValidationError as error:

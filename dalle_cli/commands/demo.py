@@ -19,6 +19,7 @@ from dalle_cli.commands.reports import demo_results
 from dalle_cli.commands.reports.demo_results import BEST, CANDIDATES, SINGLE
 from dalle_cli.console import Terminal
 from dalle_cli.errors import DalleError
+from dalle_cli.storage.job_folder import JobFolder
 from dalle_cli.storage.run_dir import GRID
 
 DVAE_RECIPE, TRANSFORMER_RECIPE, CLIP_RECIPE = "dvae/demo", "transformer/demo", "clip/demo"
@@ -30,8 +31,11 @@ def run_demo(
     """Render scenes, train three models on them, generate and rank; write a grid and a summary.
 
     overrides  further `--set` values for "dvae", "transformer" and "clip"
+
+    Raises UsageError, touching nothing, for a folder that holds something else than a demo.
     """
     started = time.perf_counter()
+    JobFolder.open(folder).begin({"command": "demo", "pictures": n_pictures})
     data, dvae, transformer, clip = (
         folder / name for name in ("data", "dvae", "transformer", "clip")
     )
@@ -67,7 +71,7 @@ def _run(arguments: list[Any], terminal: Terminal) -> None:
 
     if code:
         raise DalleError(
-            f"`dalle {words[0]}` did not finish",
+            f"`dalle {' '.join(words[: 2 if words[0] == 'data' else 1])}` did not finish",
             "run the same demo again to go on",
             exit_code=code if code > 0 else 128 - code,
         )

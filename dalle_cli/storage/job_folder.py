@@ -101,7 +101,9 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise DalleError(f"{file} is damaged: it does not describe a job", NEW_FOLDER)
     if job.get("schema") != JOB_SCHEMA:
         found = job.get("schema", 1)
-        message = f"{file} is of format {found}, this version of dalle reads format {JOB_SCHEMA}"
+        message = (
+            f"{file} is of format {found}, but this version of dalle reads format {JOB_SCHEMA}"
+        )
         hint = "finish the job with the version that started it, or name a new folder"
         raise DalleError(message, hint)
     return job

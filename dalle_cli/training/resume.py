@@ -129,7 +129,7 @@ def _check_schema(folder: RunDir, schema: object) -> None:
     if schema != RECORD_SCHEMA:
         version = f"this version of dalle reads format {RECORD_SCHEMA}"
         hint = "finish the run with the version that began it, or name a new folder with --run"
-        raise DalleError(f"{folder.recipe} is of format {schema}, {version}", hint)
+        raise DalleError(f"{folder.recipe} is of format {schema}, but {version}", hint)
 
 
 def check_folder(folder: RunDir, recipe: Recipe, resume: str) -> RunRecord | None:

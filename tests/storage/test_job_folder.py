@@ -96,7 +96,9 @@ def test_description_that_is_a_folder_belongs_to_someone_else(tmp_path: Path) ->
 
 def test_job_of_another_format_is_refused_with_a_way_out(tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text('{"command": "paint", "decode_width": 8}')
-    with pytest.raises(DalleError, match=r"job\.json is of format 1, this version of dalle reads"):
+    with pytest.raises(
+        DalleError, match=r"job\.json is of format 1, but this version of dalle reads"
+    ):
         JobFolder.open(tmp_path)
 
 

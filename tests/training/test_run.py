@@ -336,7 +336,7 @@ def test_run_of_an_earlier_format_is_refused_with_a_way_out(
     before = tree(own_dvae_run)
     ended = train("dvae", own_dvae_run)
     assert ended.code == 1
-    assert "recipe.json is of format 1, this version of dalle reads format 2" in ended.err
+    assert "recipe.json is of format 1, but this version of dalle reads format 2" in ended.err
     assert "finish the run with the version that began it" in ended.err
     assert "name a new folder with --run" in ended.err
     assert tree(own_dvae_run) == before
