@@ -21,6 +21,7 @@ SNAPSHOT = "models--owner--tiny-clip/snapshots/0123456789abcdef0123456789abcdef0
 FETCH = """
 import json, socket, sys
 
+from dalle_cli.errors import DalleError
 from dalle_cli.interop.hub import fetch_from_hub
 
 calls = []
