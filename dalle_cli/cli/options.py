@@ -26,6 +26,16 @@ Overrides = Annotated[
         rich_help_panel=RECIPE,
     ),
 ]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        "--steps",
+        metavar="N",
+        min=1,
+        help="Length of the run in updates; all schedules are scaled with it.",
+        rich_help_panel=RECIPE,
+    ),
+]
 
 DataSource = Annotated[
     str,

@@ -22,6 +22,7 @@ from dalle_cli.cli.options import (
     RecipeName,
     Resume,
     RunFolder,
+    Steps,
     TokenizerFile,
     ValidSource,
 )
@@ -93,6 +94,7 @@ def train_dvae(
     *,
     run: RunFolder,
     valid: ValidSource = None,
+    steps: Steps = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
     resume: Resume = "auto",
     device: Device = "auto",
@@ -103,7 +105,7 @@ def train_dvae(
     quiet: Quiet = False,
 ) -> None:
     """Train a discrete VAE on pictures."""
-    checked = load_recipe(recipe, _with_precision(overrides, precision), kind="dvae")
+    checked = load_recipe(recipe, _with_precision(overrides, precision), kind="dvae", steps=steps)
     if _launch_trainers(gpus):
         return
     from dalle_cli.commands.train_dvae import run_train_dvae
@@ -137,6 +139,7 @@ def train_transformer(
     ],
     tokenizer: TokenizerFile = None,
     valid: ValidSource = None,
+    steps: Steps = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
     resume: Resume = "auto",
     device: Device = "auto",
@@ -155,6 +158,7 @@ def train_transformer(
         recipe,
         _with_precision(overrides, precision),
         kind="transformer",
+        steps=steps,
         fallbacks=_zero_overrides(deepspeed),
     )
     if _launch_trainers(gpus):
@@ -191,6 +195,7 @@ def train_clip(
     run: RunFolder,
     tokenizer: TokenizerFile = None,
     valid: ValidSource = None,
+    steps: Steps = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
     resume: Resume = "auto",
     device: Device = "auto",
@@ -204,7 +209,7 @@ def train_clip(
 
     It ranks generated pictures where no public CLIP is to be had.
     """
-    checked = load_recipe(recipe, _with_precision(overrides, precision), kind="clip")
+    checked = load_recipe(recipe, _with_precision(overrides, precision), kind="clip", steps=steps)
     if _launch_trainers(gpus):
         return
     from dalle_cli.commands.train_clip import run_train_clip

@@ -101,7 +101,8 @@ def _row(key: RecipeKey) -> str:
 def _default(key: RecipeKey) -> str:
     if key.required:
         return "required"
-    return "optional" if key.type == "table" else f"`{json.dumps(key.default)}`"
+    is_optional = key.type == "table" or key.default is None
+    return "optional" if is_optional else f"`{json.dumps(key.default)}`"
 
 
 def _first_comment(text: str) -> str:

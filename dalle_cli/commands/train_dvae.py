@@ -31,7 +31,7 @@ def _train(recipe: DVAERecipe, options: TrainOptions, *, terminal: Terminal, wor
     run.record()
     run.train(
         dvae,
-        partial(DiscreteVAETask, loss=recipe.loss, seed=recipe.training.seed),
+        partial(DiscreteVAETask, loss=run.recipe.loss, seed=recipe.training.seed),
         preprocess=DVAEPreprocessing(recipe.model.image_size),
         model_config={"kind": "dvae", "model": recipe.model.model_dump()},
         scales=scales,

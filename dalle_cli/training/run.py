@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import torch
 
@@ -20,6 +20,7 @@ from dalle_cli.loading import build_largest_model
 from dalle_cli.runtime.devices import explain_out_of_memory, open_device
 from dalle_cli.runtime.distributed import World
 from dalle_cli.runtime.precision import Precision
+from dalle_cli.schedules import RecipeT, fix_schedules
 from dalle_cli.storage.atomic import exclusive_lock, free_disk
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import Saver, step_of
@@ -49,13 +50,16 @@ class TrainOptions:
 
 
 @dataclass(frozen=True)
-class TrainingRun:
+class TrainingRun(Generic[RecipeT]):
     """A run about to train.
 
+    recipe      with the lengths of its schedules in updates
+    asked       the recipe as it was given, lengths as shares included
     checkpoint  the one that it resumes from; None for a new run
     """
 
-    recipe: Recipe
+    recipe: RecipeT
+    asked: RecipeT
     folder: RunDir
     terminal: Terminal
     world: World
@@ -107,7 +111,7 @@ class TrainingRun:
 
         source = self.data.training.source
         record = RunRecord(
-            recipe=self.recipe.model_dump(),
+            recipe=self.asked.model_dump(),
             device=self.world.device.type,
             precision=self.precision,
             n_processes=self.world.size,
@@ -227,14 +231,14 @@ class TrainingRun:
 
 
 def open_run(
-    recipe: Recipe,
+    recipe: RecipeT,
     options: TrainOptions,
     *,
     terminal: Terminal,
     world: World,
     captions_required: bool,
     tokens_allowed: bool = False,
-) -> TrainingRun:
+) -> TrainingRun[RecipeT]:
     """Check the run folder, the data and the device, without writing anything.
 
     captions_required, tokens_allowed  as in `open_dataset`
@@ -268,7 +272,8 @@ def open_run(
 
     world.barrier()  # no process writes before all have looked
     return TrainingRun(
-        recipe=recipe,
+        recipe=fix_schedules(recipe),
+        asked=recipe,
         folder=folder,
         terminal=terminal,
         world=world,
