@@ -108,7 +108,7 @@ def train_dvae(
     checked = load_recipe(recipe, _with_precision(overrides, precision), kind="dvae", steps=steps)
     if _launch_trainers(gpus):
         return
-    from dalle_cli.commands.train_dvae import run_train_dvae
+    from dalle_cli.commands.training.train_dvae import run_train_dvae
 
     run_train_dvae(
         checked,
@@ -163,7 +163,10 @@ def train_transformer(
     )
     if _launch_trainers(gpus):
         return
-    from dalle_cli.commands.train_transformer import TransformerOptions, run_train_transformer
+    from dalle_cli.commands.training.train_transformer import (
+        TransformerOptions,
+        run_train_transformer,
+    )
 
     options = _options(
         data,
@@ -212,7 +215,7 @@ def train_clip(
     checked = load_recipe(recipe, _with_precision(overrides, precision), kind="clip", steps=steps)
     if _launch_trainers(gpus):
         return
-    from dalle_cli.commands.train_clip import run_train_clip
+    from dalle_cli.commands.training.train_clip import run_train_clip
 
     run_train_clip(
         checked,
