@@ -80,10 +80,10 @@ def sets(**changes: object) -> list[str]:
     return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
 
 
-def fixed(kind: str, steps: int) -> list[str]:
+def fixed(kind: str, steps: int, warmup_steps: int = 2) -> list[str]:
     """Spell the lengths of all schedules of a tiny recipe in updates, as `--set` words."""
     keys = [f"{key}.steps" for key in SHORT_SCHEDULES[kind]]
-    settings = {**dict.fromkeys(keys, steps), "optimizer.warmup_steps": 2}
+    settings = {**dict.fromkeys(keys, steps), "optimizer.warmup_steps": warmup_steps}
     return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
 
 
@@ -224,6 +224,7 @@ def train(pairs: Path, dvae_run: Path) -> Callable[..., subprocess.CompletedProc
         kind: str, folder: Path, *words: object, **settings: object
     ) -> subprocess.CompletedProcess:
         own = ["--dvae", dvae_run] if kind == "transformer" else []
+        own += fixed(kind, 1, warmup_steps=1)  # whatever the length of the run
         changes = words_of({key.replace("__", "."): value for key, value in settings.items()})
         return run(
             f"train-{kind}",

@@ -118,9 +118,7 @@ def encode(
     *,
     out: Annotated[
         Path,
-        typer.Option(
-            metavar="DIR", help="New folder, or one to go on with.", rich_help_panel=OUTPUT
-        ),
+        typer.Option(metavar="DIR", help="New folder, or one to resume.", rich_help_panel=OUTPUT),
     ],
     copies: Annotated[
         int,

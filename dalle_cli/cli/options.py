@@ -46,6 +46,15 @@ DataSource = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
+OtherData = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="SRC",
+        help="The data, where they are elsewhere now than when the run began.",
+        rich_help_panel=INPUT,
+    ),
+]
 PairSource = Annotated[
     str,
     typer.Option(
@@ -102,6 +111,12 @@ DryRun = Annotated[
     ),
 ]
 
+RunToResume = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN", help="Folder that a training command writes.", rich_help_panel=RUN
+    ),
+]
 RunToUse = Annotated[Path, typer.Argument(metavar="RUN", help="A run, or an exported one.")]
 ClipVocabulary = Annotated[
     Path | None,

@@ -6,10 +6,17 @@ from dataclasses import asdict
 from itertools import groupby
 
 from dalle_cli.commands.reports.recipe_keys import RecipeKey, recipe_keys
+from dalle_cli.commands.reports.recipe_text import toml_text
 from dalle_cli.config import RECIPE_TYPES
 from dalle_cli.console import Terminal
 from dalle_cli.errors import UsageError
-from dalle_cli.recipe import load_recipe, read_recipe, shipped_recipes
+from dalle_cli.recipe import (
+    find_recipe,
+    load_recipe,
+    read_recipe,
+    read_tables,
+    shipped_recipes,
+)
 
 KEYS_INTRODUCTION = """\
 # Recipe keys
@@ -36,8 +43,12 @@ def run_list_recipes(terminal: Terminal) -> None:
 
 
 def run_show_recipe(name: str, terminal: Terminal) -> None:
-    """Print a recipe's file, comments included, to be redirected into a new one."""
-    text = read_recipe(name)
+    """Print a recipe's file, comments included, to be redirected into a new one.
+
+    What a run has recorded is printed as TOML, too.
+    """
+    is_recorded = find_recipe(name).suffix == ".json"
+    text = toml_text(read_tables(name)) if is_recorded else read_recipe(name)
     terminal.result(text.rstrip("\n"), {"name": name, "text": text})
 
 

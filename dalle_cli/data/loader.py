@@ -151,7 +151,7 @@ class TrainingBatches:
             raise TooManyBadSamples(
                 f"{n_bad} samples are bad, more than `data.max_bad_share` allows: "
                 f"{int(self._most_bad)}",
-                "`dalle data check` lists them with reasons; to continue from here, allow a larger "
+                "`dalle data check` lists them with reasons; to resume from here, allow a larger "
                 "share with `--set`",
             )
 

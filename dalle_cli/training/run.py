@@ -4,9 +4,10 @@ Commands decide what is trained; this module looks at folder, data and device, w
 and runs the loop.
 """
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic
 
@@ -23,6 +24,7 @@ from dalle_cli.runtime.precision import Precision
 from dalle_cli.schedules import RecipeT, fix_schedules
 from dalle_cli.storage.atomic import exclusive_lock, free_disk
 from dalle_cli.storage.run_dir import RunDir
+from dalle_cli.storage.run_record import RunRecord
 from dalle_cli.training.checkpoint import Saver, step_of
 from dalle_cli.training.engines.choice import EngineChoice, choose_engine, make_engine
 from dalle_cli.training.engines.engine import ModelT
@@ -30,7 +32,7 @@ from dalle_cli.training.loop import Batches, train
 from dalle_cli.training.memory import checkpoint_bytes
 from dalle_cli.training.metric_log import MetricLog, OnReport
 from dalle_cli.training.optimization.gradient_scaling import GradientScales
-from dalle_cli.training.resume import RunRecord, check_folder, restore_engine, starting_checkpoint
+from dalle_cli.training.resume import check_folder, restore_engine, starting_checkpoint
 from dalle_cli.training.run_data import RunData, open_run_data
 from dalle_cli.training.tasks.task import Task
 from dalle_cli.training.throughput import NOT_COUNTED, SampleCost, throughput_of
@@ -38,7 +40,11 @@ from dalle_cli.training.throughput import NOT_COUNTED, SampleCost, throughput_of
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """The options that the three training commands share."""
+    """The options that the three training commands share.
+
+    command       the command and its inputs, for the run's record
+    is_extension  whether the recipe is that of the run in the folder, made longer
+    """
 
     data: str
     run: Path
@@ -47,6 +53,8 @@ class TrainOptions:
     device: str = "auto"
     dry_run: bool = False
     deepspeed: Path | None = None
+    command: Mapping[str, Any] = field(default_factory=dict)
+    is_extension: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,11 +63,13 @@ class TrainingRun(Generic[RecipeT]):
 
     recipe      with the lengths of its schedules in updates
     asked       the recipe as it was given, lengths as shares included
+    command     the command and its inputs, for the run's record
     checkpoint  the one that it resumes from; None for a new run
     """
 
     recipe: RecipeT
     asked: RecipeT
+    command: Mapping[str, Any]
     folder: RunDir
     terminal: Terminal
     world: World
@@ -112,6 +122,7 @@ class TrainingRun(Generic[RecipeT]):
         source = self.data.training.source
         record = RunRecord(
             recipe=self.asked.model_dump(),
+            command=self.command,
             device=self.world.device.type,
             precision=self.precision,
             n_processes=self.world.size,
@@ -166,7 +177,8 @@ class TrainingRun(Generic[RecipeT]):
             if engine.step >= steps:
                 saver.restore_model(engine.inference_weights())
                 done = f"{self.folder.root} is already at step {engine.step} of {steps}"
-                self.terminal.say(f"{done}: nothing to do")
+                longer = f"`dalle resume {shlex.quote(str(self.folder.root))} --extend N`"
+                self.terminal.say(f"{done}: nothing to do\nhint: {longer} trains N more")
                 return
 
             batches = self.data.batches(
@@ -198,7 +210,7 @@ class TrainingRun(Generic[RecipeT]):
         formats: Mapping[str, str],
         on_report: OnReport,
     ) -> Iterator[MetricLog]:
-        """Yield the log of a run that continues after `step`, which also shows its progress."""
+        """Yield the log of a run that resumes after `step`, which also shows its progress."""
         training, runtime = self.recipe.training, self.recipe.runtime
         throughput = throughput_of(
             cost, training.global_batch_size, precision=self.precision, world=self.world
@@ -252,7 +264,7 @@ def open_run(
     engine = choose_engine(recipe, world.size, options.deepspeed)
 
     folder = RunDir(options.run)
-    record = check_folder(folder, recipe, options.resume)
+    record = check_folder(folder, recipe, resume=options.resume, is_extension=options.is_extension)
     checkpoint = starting_checkpoint(folder, options.resume, terminal)
     precision = _choose_precision(recipe, options, record=record, world=world)
 
@@ -274,6 +286,7 @@ def open_run(
     return TrainingRun(
         recipe=fix_schedules(recipe),
         asked=recipe,
+        command=options.command,
         folder=folder,
         terminal=terminal,
         world=world,

@@ -1,7 +1,9 @@
 """Ctrl-C and SIGTERM during training: finish the update, save, and exit with the signal's code."""
 
 import os
+import shlex
 import signal
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -13,9 +15,9 @@ NOTICE = b"\nfinishing this step, then saving; once more stops at once\n"
 class Interrupted(DalleError):
     """Training was asked to stop, and has saved."""
 
-    def __init__(self, signal_number: int, step: int) -> None:
+    def __init__(self, signal_number: int, step: int, run: Path) -> None:
         name = signal.Signals(signal_number).name
-        hint = "run the same command again to go on"
+        hint = f"`dalle resume {shlex.quote(str(run))}` resumes the run"
         message = f"stopped by {name} after step {step}; saved"
         super().__init__(message, hint, exit_code=128 + signal_number)
 

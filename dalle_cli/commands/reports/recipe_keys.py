@@ -1,7 +1,7 @@
 """Every key that a recipe may have, as data: what `dalle recipes keys` prints.
 
-All is read from the tables of `config` and the strings below their fields, parsed on demand: pydantic
-would collect them (`use_attribute_docstrings`) at every start, which takes a tenth of a second.
+All is read from the tables of `config` and the strings below their fields, parsed on demand:
+pydantic would collect them (`use_attribute_docstrings`) at every start, in a tenth of a second.
 """
 
 import ast
