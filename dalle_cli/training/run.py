@@ -210,6 +210,7 @@ class TrainingRun:
                 runtime.report_every,
                 rates=throughput.figures,
                 on_report=show,
+                on_update=line.reach,
             )
             log.restore(unreported, step)
             yield log
