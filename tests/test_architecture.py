@@ -35,6 +35,7 @@ TORCH_FREE = {
     "storage.run_dir",
     "runtime.ranks",
     "runtime.launcher",
+    "runtime.signals",
 }
 EMPTY_VERBS = {"Give", "Say", "Tell", "Let", "Take"}  # they say nothing about a function
 SINGLE_IMPORTERS = {

@@ -21,6 +21,7 @@ from dalle_cli.data.preprocessing import Example, Preprocessing
 from dalle_cli.data.shuffling import derive_seed, sample_at
 from dalle_cli.data.sources import Sample, Source
 from dalle_cli.errors import DalleError
+from dalle_cli.runtime.signals import STOP_SIGNALS
 
 PREVIEW_SAMPLES = 8
 READ_ATTEMPTS = 3
@@ -323,5 +324,5 @@ def _ignore_signals(worker: int) -> None:
 
     The training process handles them: it wants to save first.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -226,6 +226,7 @@ class TrainingRun(Generic[RecipeT]):
                 runtime.report_every,
                 rates=throughput.figures,
                 on_report=show,
+                on_update=line.reach,
             )
             log.restore(unreported, step)
             yield log

@@ -68,7 +68,7 @@ def figures_of(run: RunDir) -> list[dict[str, float]]:
 
 
 def is_of_the_machine(name: str) -> bool:
-    return name.endswith(("_per_second", "mfu", "peak_memory_gib"))
+    return name.endswith(("_per_second", "mfu", "peak_memory_gib", "train/seconds"))
 
 
 def science_of(run: RunDir, tree: Callable) -> dict[str, str]:
