@@ -27,22 +27,41 @@ Overrides = Annotated[
     ),
 ]
 
+FORMS = "folder of captioned pictures, tar shards, CSV, JSONL, COCO, parquet, hf:owner/name"
+
 DataSource = Annotated[
-    str,
+    list[str],
     typer.Option(
         "--data",
-        metavar="SRC",
-        help="Folder of pictures and captions, tar shards, or a CSV or JSONL file.",
+        metavar="SRC[@WEIGHT]",
+        help=f"Pictures: {FORMS}. Given again, mixes several.",
         rich_help_panel=INPUT,
     ),
 ]
 PairSource = Annotated[
-    str,
+    list[str],
     typer.Option(
         "--data",
-        metavar="SRC",
-        help="Folder of pictures and captions, or of tokens (`dalle data encode`), tar shards, "
-        "or a CSV or JSONL file.",
+        metavar="SRC[@WEIGHT]",
+        help=f"Pictures: {FORMS}; or a folder of `dalle data encode`. Given again, mixes several.",
+        rich_help_panel=INPUT,
+    ),
+]
+ImageColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--image-column",
+        metavar="NAME",
+        help="Column of the pictures, if a table has another than the usual names.",
+        rich_help_panel=INPUT,
+    ),
+]
+CaptionColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--caption-column",
+        metavar="NAME",
+        help="Column of the captions, or key in .json files beside pictures, likewise.",
         rich_help_panel=INPUT,
     ),
 ]

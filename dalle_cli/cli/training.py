@@ -9,11 +9,13 @@ from dalle_cli.cli.app import app
 from dalle_cli.cli.help import TRAIN, add_command
 from dalle_cli.cli.options import (
     INPUT,
+    CaptionColumn,
     DataSource,
     DeepSpeedFile,
     Device,
     DryRun,
     Gpus,
+    ImageColumn,
     Json,
     Overrides,
     PairSource,
@@ -39,9 +41,11 @@ def _with_precision(overrides: list[str], precision: str | None) -> list[str]:
 
 
 def _options(
-    data: str,
+    data: list[str],
     run: Path,
     *,
+    image_column: str | None,
+    caption_column: str | None,
     valid: str | None,
     resume: str,
     device: str,
@@ -51,8 +55,10 @@ def _options(
     from dalle_cli.training.run import TrainOptions
 
     return TrainOptions(
-        data=data,
+        data=tuple(data),
         run=run,
+        image_column=image_column,
+        caption_column=caption_column,
         valid=valid,
         resume=resume,
         device=device,
@@ -93,6 +99,8 @@ def train_dvae(
     *,
     run: RunFolder,
     valid: ValidSource = None,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
     resume: Resume = "auto",
     device: Device = "auto",
@@ -110,7 +118,16 @@ def train_dvae(
 
     run_train_dvae(
         checked,
-        _options(data, run, valid=valid, resume=resume, device=device, dry_run=dry_run),
+        _options(
+            data,
+            run,
+            image_column=image_column,
+            caption_column=caption_column,
+            valid=valid,
+            resume=resume,
+            device=device,
+            dry_run=dry_run,
+        ),
         Terminal(quiet=quiet, as_json=as_json),
     )
 
@@ -137,6 +154,8 @@ def train_transformer(
     ],
     tokenizer: TokenizerFile = None,
     valid: ValidSource = None,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
     resume: Resume = "auto",
     device: Device = "auto",
@@ -164,6 +183,8 @@ def train_transformer(
     options = _options(
         data,
         run,
+        image_column=image_column,
+        caption_column=caption_column,
         valid=valid,
         resume=resume,
         device=device,
@@ -191,6 +212,8 @@ def train_clip(
     run: RunFolder,
     tokenizer: TokenizerFile = None,
     valid: ValidSource = None,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
     resume: Resume = "auto",
     device: Device = "auto",
@@ -211,7 +234,16 @@ def train_clip(
 
     run_train_clip(
         checked,
-        _options(data, run, valid=valid, resume=resume, device=device, dry_run=dry_run),
+        _options(
+            data,
+            run,
+            image_column=image_column,
+            caption_column=caption_column,
+            valid=valid,
+            resume=resume,
+            device=device,
+            dry_run=dry_run,
+        ),
         tokenizer,
         Terminal(quiet=quiet, as_json=as_json),
     )

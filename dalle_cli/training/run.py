@@ -4,6 +4,7 @@ Commands decide what is trained; this module looks at folder, data and device, w
 and runs the loop.
 """
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import torch
 from dalle_cli.config import PowerSGDTable, Recipe
 from dalle_cli.console import Terminal
 from dalle_cli.data.preprocessing import Preprocessing
+from dalle_cli.data.sources import Columns
 from dalle_cli.errors import UsageError
 from dalle_cli.loading import build_largest_model
 from dalle_cli.runtime.devices import explain_out_of_memory, open_device
@@ -39,13 +41,23 @@ from dalle_cli.training.throughput import NOT_COUNTED, SampleCost, throughput_of
 class TrainOptions:
     """The options that the three training commands share."""
 
-    data: str
+    data: tuple[str, ...]
     run: Path
+    image_column: str | None = None
+    caption_column: str | None = None
     valid: str | None = None
     resume: str = "auto"
     device: str = "auto"
     dry_run: bool = False
     deepspeed: Path | None = None
+
+    @property
+    def data_words(self) -> str:
+        """The options that name the data, as on a command line."""
+        words = [word for spec in self.data for word in ("--data", spec)]
+        for option, column in (("--image", self.image_column), ("--caption", self.caption_column)):
+            words += [] if column is None else [f"{option}-column", column]
+        return shlex.join(words)
 
 
 @dataclass(frozen=True)
@@ -255,13 +267,16 @@ def open_run(
     data = open_run_data(
         options.data,
         options.valid,
+        columns=Columns(options.image_column, options.caption_column),
         validation_share=recipe.data.validation_share,
         captions_required=captions_required,
         tokens_allowed=tokens_allowed,
         terminal=terminal,
     )
     if record and record.fingerprint != data.training.source.fingerprint():
-        terminal.warn(f"{options.data} is not what this run began with: its samples have changed")
+        terminal.warn(
+            f"{', '.join(options.data)} is not what this run began with: its samples have changed"
+        )
     if record and record.held_out != data.held_out:
         hint = "give the same --valid, or none, as then"
         raise UsageError(f"{folder.root} was begun with other held-out data", hint)

@@ -23,7 +23,7 @@ def test_ranges_globs_and_folders_open_all_shards_in_order(tmp_path: Path, spec:
     [
         ("a-{0..999999999}.tar", "shard is missing: .*a-1.tar"),
         ("a-{1..0}.tar", "empty range"),
-        ("b-*.tar", "no tar file matches"),
+        ("b-*.tar", "no tar or parquet file matches"),
         ("nowhere", "no such file or folder"),
         ("\x1b31m", "no such file or folder: .*\ufffd31m"),
         ("a.md", "not a data set"),

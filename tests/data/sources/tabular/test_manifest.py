@@ -44,11 +44,11 @@ def test_faulty_rows_are_told_by_their_line(tmp_path: Path) -> None:
     assert problems(source) == {
         "3": "not a JSON object",
         "4": "not a JSON object",
-        "5": "row without `image`",
+        "5": "row without picture",
         "6": "no such file: gone.jpg",
         "7": "caption is not UTF-8",
         "8": "caption is not UTF-8",
-        "9": "`caption` must be text, `captions` a list of texts",
+        "9": "`captions` must be text or a list of texts",
         "10": "picture without caption",
         "11": "not a JSON object",
     }
@@ -66,10 +66,10 @@ def test_manifest_may_name_pictures_anywhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message", "hint"),
     [
-        ("picture,text\na.jpg,x\n", "no column `image`", "found: picture, text"),
-        ("image;caption\na.jpg;x\n", "no column `image`", "separated by commas"),
-        ("image\na.jpg\n", "no column `caption`", "found: image"),
-        ("", "no column `image`", "the first line"),
+        ("bild,text\na.jpg,x\n", "no column with pictures", "columns found: bild, text"),
+        ("image;caption\na.jpg;x\n", "no column with pictures", "separated by commas"),
+        ("image\na.jpg\n", "no column with captions", "columns found: image"),
+        ("", "no captioned pictures", "nothing that could be a sample"),
         ('image,caption\na.jpg,"never closed\n', "line 2: unexpected end", "quote"),
     ],
 )
