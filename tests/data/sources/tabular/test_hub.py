@@ -41,9 +41,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_data_set_opens_by_name_with_its_pictures_undecoded(hub: Path) -> None:
     source = open_dataset("hf:owner/birds", captions_required=True)
-    assert samples(source) == [
-        Sample(f"train/{n}", b"%d" % n, [f"number {n}"]) for n in range(5)
-    ]
+    assert samples(source) == [Sample(f"train/{n}", b"%d" % n, [f"number {n}"]) for n in range(5)]
     assert source.captions(3) == ["number 3"]
     assert source.form == (
         "Hugging Face data set, split train, pictures in `image`, captions in `text`"

@@ -1,4 +1,4 @@
-"""Parquet: embedded pictures are read a row group at a time, named ones like those of a manifest."""
+"""Parquet: embedded pictures come a row group at a time, named ones like those of a manifest."""
 
 import pickle
 import subprocess
@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from layouts import keys, problems, samples, write_files
+from layouts import keys, problems, samples, write_files, write_tar
 
 from dalle_cli.data.images import BadSample
 from dalle_cli.data.sources import Columns, Sample, Source, open_dataset
@@ -111,7 +111,7 @@ def test_columns_are_chosen_or_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(DalleError, match="no column with captions") as caught:
         opened(file)
     assert "columns found: a, b, image, words, n" in caught.value.hint
-    with pytest.raises(DalleError, match="column `n` of .* holds int64, not text") as caught:
+    with pytest.raises(DalleError, match=r"column `n` of .* holds int64, not text") as caught:
         opened(file, image="b", caption="n")
     assert caught.value.hint == "columns with text: image, words"
     with pytest.raises(DalleError, match="no column `gone`"):
@@ -160,8 +160,6 @@ def test_fingerprint_sees_rows_sizes_and_columns(tmp_path: Path) -> None:
 
 
 def test_img2dataset_parquet_gives_the_captions_that_its_shard_lacks(tmp_path: Path) -> None:
-    from layouts import write_tar
-
     write_tar(tmp_path / "00000.tar", [(f"{n}.jpg", b"%d" % n) for n in range(3)])
     write_tar(tmp_path / "00001.tar", [("7.jpg", b"7"), ("7.txt", b"own"), ("8.jpg", b"8")])
     beside = [{"key": str(n), "caption": f"number {n}"} for n in (2, 0, 7, 8)]
