@@ -90,7 +90,7 @@ def check(
         str,
         typer.Argument(
             metavar="SRC",
-            help=f"Pictures: {FORMS}; or a folder of tokens.",
+            help=f"{FORMS}, or a folder of tokens.",
         ),
     ],
     *,
@@ -122,7 +122,7 @@ def encode(
         str,
         typer.Argument(
             metavar="SRC",
-            help=f"Pictures: {FORMS}.",
+            help=f"{FORMS}.",
         ),
     ],
     dvae: Annotated[

@@ -27,14 +27,14 @@ Overrides = Annotated[
     ),
 ]
 
-FORMS = "folder of captioned pictures, tar shards, CSV, JSONL, COCO, parquet, hf:owner/name"
+FORMS = "Folder of captioned pictures, tar shards, CSV, JSONL, COCO, parquet or hf:owner/name"
 
 DataSource = Annotated[
     list[str],
     typer.Option(
         "--data",
         metavar="SRC[@WEIGHT]",
-        help=f"Pictures: {FORMS}. Given again, mixes several.",
+        help=f"{FORMS}; may be repeated, to mix sources.",
         rich_help_panel=INPUT,
     ),
 ]
@@ -43,7 +43,7 @@ PairSource = Annotated[
     typer.Option(
         "--data",
         metavar="SRC[@WEIGHT]",
-        help=f"Pictures: {FORMS}; or a folder of `dalle data encode`. Given again, mixes several.",
+        help=f"{FORMS}, or a folder of `dalle data encode`; may be repeated, to mix sources.",
         rich_help_panel=INPUT,
     ),
 ]
@@ -52,7 +52,7 @@ ImageColumn = Annotated[
     typer.Option(
         "--image-column",
         metavar="NAME",
-        help="Column of the pictures, if a table has another than the usual names.",
+        help="Column of a table that holds or names pictures, if not a usual one.",
         rich_help_panel=INPUT,
     ),
 ]
@@ -61,7 +61,7 @@ CaptionColumn = Annotated[
     typer.Option(
         "--caption-column",
         metavar="NAME",
-        help="Column of the captions, or key in .json files beside pictures, likewise.",
+        help="Column of captions, or key in .json caption files, if not a usual one.",
         rich_help_panel=INPUT,
     ),
 ]
