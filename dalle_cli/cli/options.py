@@ -37,17 +37,19 @@ Steps = Annotated[
     ),
 ]
 
+FORMS = "Folder of captioned pictures, tar shards, CSV, JSONL, COCO, parquet or hf:owner/name"
+
 DataSource = Annotated[
-    str,
+    list[str],
     typer.Option(
         "--data",
-        metavar="SRC",
-        help="Folder of pictures and captions, tar shards, or a CSV or JSONL file.",
+        metavar="SRC[@WEIGHT]",
+        help=f"{FORMS}; may be repeated, to mix sources.",
         rich_help_panel=INPUT,
     ),
 ]
 OtherData = Annotated[
-    str | None,
+    list[str],
     typer.Option(
         "--data",
         metavar="SRC",
@@ -56,12 +58,29 @@ OtherData = Annotated[
     ),
 ]
 PairSource = Annotated[
-    str,
+    list[str],
     typer.Option(
         "--data",
-        metavar="SRC",
-        help="Folder of pictures and captions, or of tokens (`dalle data encode`), tar shards, "
-        "or a CSV or JSONL file.",
+        metavar="SRC[@WEIGHT]",
+        help=f"{FORMS}, or a folder of `dalle data encode`; may be repeated, to mix sources.",
+        rich_help_panel=INPUT,
+    ),
+]
+ImageColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--image-column",
+        metavar="NAME",
+        help="Column of a table that holds or names pictures, if not a usual one.",
+        rich_help_panel=INPUT,
+    ),
+]
+CaptionColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--caption-column",
+        metavar="NAME",
+        help="Column of captions, or key in .json caption files, if not a usual one.",
         rich_help_panel=INPUT,
     ),
 ]

@@ -10,11 +10,13 @@ from dalle_cli.cli.help import TRAIN, add_command
 from dalle_cli.cli.options import (
     INPUT,
     RUN,
+    CaptionColumn,
     DataSource,
     DeepSpeedFile,
     Device,
     DryRun,
     Gpus,
+    ImageColumn,
     Json,
     OtherData,
     Overrides,
@@ -54,9 +56,11 @@ def _with_precision(overrides: list[str], precision: str | None) -> list[str]:
 
 def _options(
     asked: "Asked",
-    data: str,
+    data: list[str],
     *,
     run: Path,
+    image_column: str | None,
+    caption_column: str | None,
     valid: str | None,
     resume: str,
     device: str,
@@ -71,12 +75,16 @@ def _options(
     inputs = {"valid": valid, "dvae": dvae, "tokenizer": tokenizer, "deepspeed": deepspeed}
     command = {
         **asked._asdict(),
-        "data": [absolute_source(data)],
+        "data": [absolute_source(source) for source in data],
+        "image_column": image_column,
+        "caption_column": caption_column,
         **{name: given and absolute_source(str(given)) for name, given in inputs.items()},
     }
     return TrainOptions(
-        data=data,
+        data=tuple(data),
         run=run,
+        image_column=image_column,
+        caption_column=caption_column,
         valid=valid,
         resume=resume,
         device=device,
@@ -119,6 +127,8 @@ def train_dvae(
     run: RunFolder,
     valid: ValidSource = None,
     steps: Steps = None,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
     resume: Resume = "auto",
     device: Device = "auto",
@@ -139,6 +149,8 @@ def train_dvae(
         Asked("train-dvae", recipe, steps, changes),
         data,
         run=run,
+        image_column=image_column,
+        caption_column=caption_column,
         valid=valid,
         resume=resume,
         device=device,
@@ -170,6 +182,8 @@ def train_transformer(
     tokenizer: TokenizerFile = None,
     valid: ValidSource = None,
     steps: Steps = None,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
     resume: Resume = "auto",
     device: Device = "auto",
@@ -203,6 +217,8 @@ def train_transformer(
         Asked("train-transformer", recipe, steps, changes),
         data,
         run=run,
+        image_column=image_column,
+        caption_column=caption_column,
         valid=valid,
         resume=resume,
         device=device,
@@ -233,6 +249,8 @@ def train_clip(
     tokenizer: TokenizerFile = None,
     valid: ValidSource = None,
     steps: Steps = None,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
     resume: Resume = "auto",
     device: Device = "auto",
@@ -256,6 +274,8 @@ def train_clip(
         Asked("train-clip", recipe, steps, changes),
         data,
         run=run,
+        image_column=image_column,
+        caption_column=caption_column,
         valid=valid,
         resume=resume,
         device=device,
@@ -268,7 +288,7 @@ def train_clip(
 @add_command(app, panel=TRAIN, example="dalle resume runs/dalle")
 def resume(
     run: RunToResume,
-    data: OtherData = None,
+    data: OtherData = [],  # noqa: B006  typer copies it
     *,
     extend: Annotated[
         int | None,

@@ -16,6 +16,7 @@ import torch
 from dalle_cli.config import PowerSGDTable, Recipe
 from dalle_cli.console import Terminal
 from dalle_cli.data.preprocessing import Preprocessing
+from dalle_cli.data.sources import Columns
 from dalle_cli.errors import UsageError
 from dalle_cli.loading import build_largest_model
 from dalle_cli.runtime.devices import explain_out_of_memory, open_device
@@ -46,8 +47,10 @@ class TrainOptions:
     is_extension  whether the recipe is that of the run in the folder, made longer
     """
 
-    data: str
+    data: tuple[str, ...]
     run: Path
+    image_column: str | None = None
+    caption_column: str | None = None
     valid: str | None = None
     resume: str = "auto"
     device: str = "auto"
@@ -55,6 +58,14 @@ class TrainOptions:
     deepspeed: Path | None = None
     command: Mapping[str, Any] = field(default_factory=dict)
     is_extension: bool = False
+
+    @property
+    def data_words(self) -> str:
+        """The options that name the data, as on a command line."""
+        words = [word for spec in self.data for word in ("--data", spec)]
+        for option, column in (("--image", self.image_column), ("--caption", self.caption_column)):
+            words += [] if column is None else [f"{option}-column", column]
+        return shlex.join(words)
 
 
 @dataclass(frozen=True)
@@ -272,13 +283,16 @@ def open_run(
     data = open_run_data(
         options.data,
         options.valid,
+        columns=Columns(options.image_column, options.caption_column),
         validation_share=recipe.data.validation_share,
         captions_required=captions_required,
         tokens_allowed=tokens_allowed,
         terminal=terminal,
     )
     if record and record.fingerprint != data.training.source.fingerprint():
-        terminal.warn(f"{options.data} is not what this run began with: its samples have changed")
+        terminal.warn(
+            f"{', '.join(options.data)} is not what this run began with: its samples have changed"
+        )
     if record and record.held_out != data.held_out:
         hint = "give the same --valid, or none, as then"
         raise UsageError(f"{folder.root} was begun with other held-out data", hint)

@@ -23,7 +23,7 @@ PANELS = {
     "reconstruct": ["Arguments", "Output", "Machine", "Options"],
     "export": ["Arguments", "Output", "Options"],
     "data shapes": ["Arguments", "Scenes", "Options"],
-    "data check": ["Arguments", "Options"],
+    "data check": ["Arguments", "Input", "Options"],
     "data encode": ["Arguments", "Input", "Output", "Machine", "Options"],
     "import dvae": ["Arguments", "Run", "Options"],
     "info": ["Arguments", "Output", "Recipe", "Options"],

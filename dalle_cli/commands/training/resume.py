@@ -1,6 +1,7 @@
 """`dalle resume`: a run's own record becomes the command that resumes it, or makes it longer."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,11 +37,11 @@ class ResumePlan:
 
 
 def plan_resume(
-    root: Path, *, data: str | None, device: str, extend: int | None, restart_lr: bool
+    root: Path, *, data: Sequence[str], device: str, extend: int | None, restart_lr: bool
 ) -> ResumePlan:
     """Read what a run was begun with; nothing is written.
 
-    data        in place of the recorded `--data`
+    data        in place of the recorded `--data`, unless it is empty
     extend      number of updates beyond the recipe's last step, for a finished run
     restart_lr  whether the learning rate restarts for them
 
@@ -77,16 +78,18 @@ def _explain_extension(recipe: Recipe, folder: RunDir, *, n_more: int, restart_l
 
 
 def _options(
-    record: RunRecord, folder: RunDir, *, data: str | None, device: str, is_extension: bool
+    record: RunRecord, folder: RunDir, *, data: Sequence[str], device: str, is_extension: bool
 ) -> TrainOptions:
     """Return the options that the run was begun with; raises DalleError if they are damaged."""
     command = dict(record.command)
-    if data is not None:
-        command["data"] = [absolute_source(data)]
+    if data:
+        command["data"] = [absolute_source(source) for source in data]
     try:
         return TrainOptions(
-            data=str(command["data"][-1]),
+            data=tuple(command["data"]),
             run=folder.root,
+            image_column=command["image_column"],
+            caption_column=command["caption_column"],
             valid=command["valid"],
             device=device,
             deepspeed=_path(command["deepspeed"]),
@@ -103,14 +106,17 @@ def _words(
 ) -> tuple[str, ...]:
     """Return the training command that does the same."""
     given = {
-        "--data": options.data,
+        "--image-column": options.image_column,
+        "--caption-column": options.caption_column,
         "--valid": options.valid,
         "--dvae": dvae,
         "--deepspeed": options.deepspeed,
         "--run": folder.root,
         "--device": None if options.device == "auto" else options.device,
     }
-    pairs = ((option, str(value)) for option, value in given.items() if value is not None)
+    sources = [("--data", source) for source in options.data]
+    others = [(option, str(value)) for option, value in given.items() if value is not None]
+    pairs = [*sources, *others]
     return (name, str(folder.recipe), *(word for pair in pairs for word in pair))
 
 

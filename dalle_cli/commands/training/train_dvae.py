@@ -38,6 +38,6 @@ def _train(recipe: DVAERecipe, options: TrainOptions, *, terminal: Terminal, wor
         on_report=CollapseMonitor(recipe.model.vocab_size, recipe.training.steps, terminal.warn),
     )
 
-    command = f"dalle train-transformer RECIPE --data {options.data} --dvae {options.run} --run DIR"
-    terminal.say(f"next: {command}")
+    inputs = f"{options.data_words} --dvae {options.run}"
+    terminal.say(f"next: dalle train-transformer RECIPE {inputs} --run DIR")
     terminal.result(str(options.run), {"run": str(options.run)})
