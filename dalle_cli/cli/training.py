@@ -15,6 +15,7 @@ from dalle_cli.cli.options import (
     Device,
     DryRun,
     Gpus,
+    InitFrom,
     Json,
     OtherData,
     Overrides,
@@ -61,12 +62,14 @@ def _options(
     resume: str,
     device: str,
     dry_run: bool,
+    init_from: Path | None,
     dvae: Path | None = None,
     tokenizer: Path | None = None,
     deepspeed: Path | None = None,
 ) -> "TrainOptions":
     from dalle_cli.storage.run_record import absolute_source
     from dalle_cli.training.run import TrainOptions
+    from dalle_cli.training.tasks.tokenizer_choice import LEARN
 
     inputs = {"valid": valid, "dvae": dvae, "tokenizer": tokenizer, "deepspeed": deepspeed}
     command = {
@@ -74,6 +77,8 @@ def _options(
         "data": [absolute_source(data)],
         **{name: given and absolute_source(str(given)) for name, given in inputs.items()},
     }
+    if tokenizer == LEARN:
+        command["tokenizer"] = str(LEARN)
     return TrainOptions(
         data=data,
         run=run,
@@ -82,6 +87,7 @@ def _options(
         device=device,
         dry_run=dry_run,
         deepspeed=deepspeed,
+        init_from=None if init_from is None else init_from.absolute(),
         command=command,
     )
 
@@ -118,6 +124,7 @@ def train_dvae(
     *,
     run: RunFolder,
     valid: ValidSource = None,
+    init_from: InitFrom = None,
     steps: Steps = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
     resume: Resume = "auto",
@@ -143,6 +150,7 @@ def train_dvae(
         resume=resume,
         device=device,
         dry_run=dry_run,
+        init_from=init_from,
     )
     run_train_dvae(checked, options, Terminal(quiet=quiet, as_json=as_json))
 
@@ -169,6 +177,7 @@ def train_transformer(
     ],
     tokenizer: TokenizerFile = None,
     valid: ValidSource = None,
+    init_from: InitFrom = None,
     steps: Steps = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
     resume: Resume = "auto",
@@ -207,6 +216,7 @@ def train_transformer(
         resume=resume,
         device=device,
         dry_run=dry_run,
+        init_from=init_from,
         dvae=dvae,
         tokenizer=tokenizer,
         deepspeed=deepspeed,
@@ -232,6 +242,7 @@ def train_clip(
     run: RunFolder,
     tokenizer: TokenizerFile = None,
     valid: ValidSource = None,
+    init_from: InitFrom = None,
     steps: Steps = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
     resume: Resume = "auto",
@@ -260,6 +271,7 @@ def train_clip(
         resume=resume,
         device=device,
         dry_run=dry_run,
+        init_from=init_from,
         tokenizer=tokenizer,
     )
     run_train_clip(checked, options, tokenizer, Terminal(quiet=quiet, as_json=as_json))
