@@ -9,6 +9,7 @@ from dalle_cli.cli.app import app
 from dalle_cli.cli.help import TRAIN, add_command
 from dalle_cli.cli.options import (
     INPUT,
+    RUN,
     DataSource,
     DeepSpeedFile,
     Device,
@@ -137,6 +138,14 @@ def train_transformer(
     ],
     tokenizer: TokenizerFile = None,
     valid: ValidSource = None,
+    preview_captions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Captions, one a line, for which previews show pictures.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
     resume: Resume = "auto",
     device: Device = "auto",
@@ -173,7 +182,7 @@ def train_transformer(
     run_train_transformer(
         checked,
         options,
-        TransformerOptions(dvae, tokenizer),
+        TransformerOptions(dvae, tokenizer, preview_captions),
         Terminal(quiet=quiet, as_json=as_json),
     )
 
