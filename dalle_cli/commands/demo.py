@@ -73,7 +73,7 @@ def _run(arguments: list[Any], terminal: Terminal) -> None:
     if code:
         raise DalleError(
             f"`dalle {' '.join(words[: 2 if words[0] == 'data' else 1])}` did not finish",
-            "run the same demo again to go on",
+            "run the same demo again to resume it",
             exit_code=code if code > 0 else 128 - code,
         )
 

@@ -77,7 +77,7 @@ def train(
                     save(engine, log=log, saver=saver, valid_loss=valid_loss)
 
             if stopped_by is not None:
-                raise Interrupted(stopped_by, engine.step)
+                raise Interrupted(stopped_by, engine.step, saver.folder.root)
 
 
 def save_before_giving_up(

@@ -5,10 +5,12 @@ A request is answered at once, even while torch computes and no Python code runs
 """
 
 import os
+import shlex
 import signal
 import socket
 import threading
 import time
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -25,9 +27,9 @@ CLEAR_LINE = b"\r\x1b[2K"  # the bar, which is drawn again below
 class Interrupted(DalleError):
     """Training was asked to stop, and has saved."""
 
-    def __init__(self, signal_number: int, step: int) -> None:
+    def __init__(self, signal_number: int, step: int, run: Path) -> None:
         name = signal.Signals(signal_number).name
-        hint = "run the same command again to go on"
+        hint = f"`dalle resume {shlex.quote(str(run))}` resumes the run"
         message = f"stopped by {name} after step {step}; saved"
         super().__init__(message, hint, exit_code=128 + signal_number)
 

@@ -178,7 +178,7 @@ KNOWN_FAILURES = {  # exit code 1
     ),
     "corrupt checkpoints": (
         lambda p: ["train-dvae", "dvae/tiny", "--data", p.pairs, "--run", corrupt_run(p),
-                   "--set", "training.steps=12"],
+                   "--set", "training.steps=11"],
         ["corrupt"],
     ),
     "corrupt checkpoint by name": (
@@ -190,7 +190,7 @@ KNOWN_FAILURES = {  # exit code 1
             "--run",
             corrupt_run(p),
             "--set",
-            "training.steps=12",
+            "training.steps=11",
             "--resume",
             p.dvae / "checkpoints" / "step-00000011",
         ],

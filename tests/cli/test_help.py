@@ -12,6 +12,7 @@ PANELS = {
     "train-dvae": ["Recipe", "Input", "Run", "Machine", "Options"],
     "train-transformer": ["Recipe", "Input", "Run", "Machine", "Options"],
     "train-clip": ["Recipe", "Input", "Run", "Machine", "Options"],
+    "resume": ["Run", "Input", "Machine", "Options"],
     "demo": ["Run", "Input", "Recipe", "Options"],
     "recipes list": ["Options"],
     "recipes show": ["Recipe", "Options"],
@@ -22,7 +23,7 @@ PANELS = {
     "reconstruct": ["Arguments", "Output", "Machine", "Options"],
     "export": ["Arguments", "Output", "Options"],
     "data shapes": ["Arguments", "Scenes", "Options"],
-    "data check": ["Arguments", "Options"],
+    "data check": ["Arguments", "Input", "Options"],
     "data encode": ["Arguments", "Input", "Output", "Machine", "Options"],
     "import dvae": ["Arguments", "Run", "Options"],
     "info": ["Arguments", "Output", "Recipe", "Options"],
@@ -31,7 +32,7 @@ PANELS = {
 COMMANDS = list(PANELS)
 COMMAND_PANELS = {
     "": {
-        "Train": ["train-dvae", "train-transformer", "train-clip", "demo", "recipes"],
+        "Train": ["train-dvae", "train-transformer", "train-clip", "resume", "demo", "recipes"],
         "Use": ["generate", "rerank", "reconstruct", "export"],
         "Data": ["data", "import"],
         "Machine": ["info", "doctor"],

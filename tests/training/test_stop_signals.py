@@ -138,9 +138,11 @@ def test_stopped_training_saves_once_and_goes_on(
     pairs: Path,
     dalle: Callable,
     settings: Callable,
+    fixed_schedules: Callable,
 ) -> None:
     run = RunDir(tmp_path / "run")
     words = ["train-dvae", "dvae/tiny", "--data", pairs, "--run", run.root]
+    words += fixed_schedules("dvae", 1)
     rare = {
         "runtime__save_every": 10**6,
         "runtime__validate_every": 10**6,
@@ -170,6 +172,7 @@ def test_stopped_training_saves_once_and_goes_on(
     [(step, path)] = checkpoints(run)
     assert incomplete_checkpoints(run) == []
     assert f"stopped by {number.name} after step {step}; saved" in err
+    assert f"hint: `dalle resume {run.root}` resumes the run" in err
     assert load_checkpoint(path).numbers["step"] == step
     assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == list(
         range(1, step + 1)

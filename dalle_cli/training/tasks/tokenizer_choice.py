@@ -1,6 +1,7 @@
 """The tokenizer of a run: the one it began with, a given one, or one learnt from its captions."""
 
 from pathlib import Path
+from typing import Any
 
 from dalle_cli.config import TokenizerTable
 from dalle_cli.data.tokenizer import Tokenizer, learn_merges
@@ -10,7 +11,7 @@ from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.run import TrainingRun
 
 
-def choose_tokenizer(run: TrainingRun, table: TokenizerTable, given: Path | None) -> Tokenizer:
+def choose_tokenizer(run: TrainingRun[Any], table: TokenizerTable, given: Path | None) -> Tokenizer:
     """Return the run's tokenizer, or the given one, or learn one from the training captions.
 
     Raises UsageError where the given one is not the run's, or is larger than the recipe allows.
@@ -33,7 +34,7 @@ def choose_tokenizer(run: TrainingRun, table: TokenizerTable, given: Path | None
     return _learn(run, table)
 
 
-def _learn(run: TrainingRun, table: TokenizerTable) -> Tokenizer:
+def _learn(run: TrainingRun[Any], table: TokenizerTable) -> Tokenizer:
     """Learn a tokenizer in the main process, for all processes."""
     tokenizer = None
     if run.world.is_main:

@@ -66,8 +66,7 @@ def _train(
         captions_required=True,
         tokens_allowed=True,
     )
-    sources = [run.data.training.source, run.data.validation.source]
-    dvae = load_frozen_dvae(inputs.dvae, recipe.model, sources)
+    dvae = load_frozen_dvae(inputs.dvae, recipe.model, run.data.sources)
     run.describe()
     if options.dry_run:
         facts = {"run": str(options.run), "dry_run": True}

@@ -31,13 +31,13 @@ def _train(recipe: DVAERecipe, options: TrainOptions, *, terminal: Terminal, wor
     run.record()
     run.train(
         dvae,
-        partial(DiscreteVAETask, loss=recipe.loss, seed=recipe.training.seed),
+        partial(DiscreteVAETask, loss=run.recipe.loss, seed=recipe.training.seed),
         preprocess=DVAEPreprocessing(recipe.model.image_size),
         model_config={"kind": "dvae", "model": recipe.model.model_dump()},
         scales=scales,
         on_report=CollapseMonitor(recipe.model.vocab_size, recipe.training.steps, terminal.warn),
     )
 
-    command = f"dalle train-transformer RECIPE --data {options.data} --dvae {options.run} --run DIR"
-    terminal.say(f"next: {command}")
+    inputs = f"{options.data_words} --dvae {options.run}"
+    terminal.say(f"next: dalle train-transformer RECIPE {inputs} --run DIR")
     terminal.result(str(options.run), {"run": str(options.run)})
