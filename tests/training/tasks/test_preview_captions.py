@@ -66,7 +66,7 @@ def test_preview_shows_the_captions_of_a_file_that_may_be_given_when_a_run_is_re
     assert ended.code == 0, ended.err
 
     widths = []
-    for step in (10, 11):
+    for step in (5, 11):
         with Image.open(run.preview(step)) as preview:
             widths.append(preview.width)
     assert widths[1] > widths[0]
