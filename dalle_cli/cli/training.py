@@ -190,6 +190,14 @@ def train_transformer(
     tokenizer: TokenizerFile = None,
     valid: ValidSource = None,
     init_from: InitFrom = None,
+    preview_captions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Captions, one a line, for which previews show pictures.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     steps: Steps = None,
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
@@ -240,7 +248,7 @@ def train_transformer(
     run_train_transformer(
         checked,
         options,
-        TransformerOptions(dvae, tokenizer),
+        TransformerOptions(dvae, tokenizer, preview_captions),
         Terminal(quiet=quiet, as_json=as_json),
     )
 

@@ -223,14 +223,15 @@ class Saver:
 
         Later ones than `newest`, which were found corrupt, don't count.
         """
-        saved = [path for step, path in checkpoints(self.folder) if step <= newest]
-        scores = {path: _valid_loss(path) for path in saved}
-        finite = [path for path in saved if math.isfinite(scores[path])]
-        best = min(finite, key=lambda path: scores[path], default=None)
+        saved = [step for step, _ in checkpoints(self.folder) if step <= newest]
+        losses = {
+            step: loss for step, loss in held_out_losses(self.folder).items() if step in saved
+        }
+        best = min(losses, key=lambda step: losses[step], default=None)
 
-        for path in saved[: -self.keep]:
-            if path != best:
-                shutil.rmtree(path, ignore_errors=True)
+        for step in saved[: -self.keep]:
+            if step != best:
+                shutil.rmtree(self.folder.checkpoint(step), ignore_errors=True)
         for path in self.folder.checkpoints.glob(f"step-*{PARTIAL}"):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -247,6 +248,12 @@ def tensor_bytes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
 def on_cpu(tensor: Tensor) -> Tensor:
     """Return a tensor as safetensors stores it: contiguous, on the CPU."""
     return tensor.detach().cpu().contiguous()
+
+
+def held_out_losses(folder: RunDir) -> dict[int, float]:
+    """Return the held-out loss at each checkpoint's step, oldest first, where it was measured."""
+    losses = {step: _valid_loss(path) for step, path in checkpoints(folder)}
+    return {step: loss for step, loss in losses.items() if math.isfinite(loss)}
 
 
 def _valid_loss(path: Path) -> float:

@@ -4,6 +4,7 @@ Commands decide what is trained; this module looks at folder, data and device, w
 and runs the loop.
 """
 
+import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -27,7 +28,7 @@ from dalle_cli.storage.atomic import exclusive_lock, free_disk
 from dalle_cli.storage.model_folder import check_model_kind
 from dalle_cli.storage.run_dir import RunDir, model_dir
 from dalle_cli.storage.run_record import RunRecord
-from dalle_cli.training.checkpoint import Saver, step_of
+from dalle_cli.training.checkpoint import Saver, held_out_losses, step_of
 from dalle_cli.training.engines.choice import EngineChoice, choose_engine, make_engine
 from dalle_cli.training.engines.engine import ModelT
 from dalle_cli.training.loop import Batches, train
@@ -215,6 +216,7 @@ class TrainingRun(Generic[RecipeT]):
                     saver=saver,
                 )
             self._report_samples(batches, n_samples)
+            self._report_best()
 
     @contextmanager
     def _log(
@@ -257,6 +259,23 @@ class TrainingRun(Generic[RecipeT]):
         if n_enlarged:
             share = f"{n_enlarged:,} of {n_samples:,} pictures"
             self.terminal.say(f"enlarged {share}: they were smaller than the model's")
+
+    def _report_best(self) -> None:
+        """Print at which checkpoint the held-out loss was lowest, unless that is the last one."""
+        losses = held_out_losses(self.folder)
+        best = min(losses, key=lambda step: losses[step], default=None)
+        now = losses.get(self.recipe.training.steps, math.inf)
+        if best is None or losses[best] >= now:
+            return
+
+        root = self.folder.root
+        use = (
+            f"`dalle generate {root} --checkpoint best` draws from it"
+            if self.recipe.kind == "transformer"
+            else f"`dalle export {root} --checkpoint best --out DIR` copies it"
+        )
+        figures = f"{losses[best]:.3f}; now {now:.3f}"
+        self.terminal.say(f"held-out loss was lowest at step {best:,} ({figures}): {use}")
 
 
 def open_run(

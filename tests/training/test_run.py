@@ -410,3 +410,26 @@ def test_tokenizer_of_a_run_stays_its_own(own_transformer_run: Path, train: Call
     cut_power_after(run, 3)
     assert "learnt a vocabulary" not in train("transformer", run.root).err
     assert run.tokenizer.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "hint"), [("transformer", "dalle generate"), ("dvae", "dalle export")]
+)
+@pytest.mark.parametrize("is_better", [True, False])
+def test_checkpoint_better_than_the_last_is_named_at_the_end(
+    kind: str, hint: str, is_better: bool, copy_run: Callable, train: Callable
+) -> None:
+    run = copy_run(kind)
+    numbers = run.checkpoint(6) / "state.json"
+    loss = -100.0 if is_better else 100.0
+    numbers.write_text(json.dumps({**json.loads(numbers.read_text()), "valid_loss": loss}))
+
+    shutil.rmtree(run.checkpoint(11))
+    ended = train(kind, run.root)
+    assert ended.code == 0, ended.err
+    named = f"held-out loss was lowest at step 6 (-100.000; now {last_loss(run):.3f}): `{hint}"
+    assert (named in ended.err) == is_better
+
+
+def last_loss(run: RunDir) -> float:
+    return [line["valid/loss"] for line in figures_of(run) if "valid/loss" in line][-1]

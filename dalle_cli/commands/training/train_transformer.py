@@ -22,6 +22,7 @@ from dalle_cli.training.tasks.frozen_dvae import (
 )
 from dalle_cli.training.tasks.initial_weights import start_from, warn_of_another_dvae
 from dalle_cli.training.tasks.model_setup import set_up_transformer
+from dalle_cli.training.tasks.preview_captions import read_preview_captions
 from dalle_cli.training.tasks.tokenizer_choice import choose_tokenizer, keep_tokenizer
 from dalle_cli.training.tasks.transformer import TransformerTask
 from dalle_cli.training.throughput import SampleCost
@@ -29,10 +30,16 @@ from dalle_cli.training.throughput import SampleCost
 
 @dataclass(frozen=True)
 class TransformerOptions:
-    """The inputs that only this command has: a dVAE's run, and a tokenizer's merges."""
+    """The inputs that only this command has.
+
+    dvae              the dVAE's run
+    tokenizer         its merges, if they are not to be learnt
+    preview_captions  a file of captions for which previews show pictures
+    """
 
     dvae: Path
     tokenizer: Path | None = None
+    preview_captions: Path | None = None
 
 
 def run_train_transformer(
@@ -51,6 +58,7 @@ def _train(
     terminal: Terminal,
     world: World,
 ) -> None:
+    previewed = read_preview_captions(inputs.preview_captions)
     run = open_run(
         recipe,
         options,
@@ -89,7 +97,13 @@ def _train(
     )
     run.train(
         transformer,
-        partial(TransformerTask, dvae=dvae, loss=recipe.loss, seed=recipe.training.seed),
+        partial(
+            TransformerTask,
+            dvae=dvae,
+            loss=recipe.loss,
+            seed=recipe.training.seed,
+            preview_captions=previewed.encoded(tokenizer, model.text_len, device=world.device),
+        ),
         preprocess=TransformerPreprocessing(
             image_size=dvae.image_size,
             text_len=recipe.model.text_len,
