@@ -6,7 +6,6 @@ from dataclasses import asdict
 from itertools import groupby
 
 from dalle_cli.commands.reports.recipe_keys import RecipeKey, recipe_keys
-from dalle_cli.commands.reports.recipe_text import toml_text
 from dalle_cli.config import RECIPE_TYPES
 from dalle_cli.console import Terminal
 from dalle_cli.errors import UsageError
@@ -17,6 +16,7 @@ from dalle_cli.recipe import (
     read_tables,
     shipped_recipes,
 )
+from dalle_cli.recipe_text import toml_text
 
 KEYS_INTRODUCTION = """\
 # Recipe keys

@@ -9,11 +9,11 @@ from dalle_cli.config import Recipe
 from dalle_cli.loading import largest_table
 from dalle_cli.training.planning.cost import count_parameters, sample_flops
 from dalle_cli.training.planning.memory import checkpoint_bytes
+from dalle_cli.training.planning.situation import EFFICIENCY
 
 MANY_PASSES = 2_000  # over the data, of which nothing is left to learn
 FEW_HELD_OUT = 8  # samples, whose loss says little
-LONG = 7 * 24 * 3600  # seconds: a week
-EFFICIENCY = 0.15  # of the peak rate of matrix products, as small models reach it
+WEEK = 7 * 24 * 3600  # seconds
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class Forecast:
     def doubts(self, recipe: Recipe, free_disk: int) -> list[tuple[str, str]]:
         """Return what makes no sense in it, each with what helps."""
         found = []
-        if self.seconds > LONG:
-            steps = int(recipe.training.steps * LONG / self.seconds / 7)
+        if self.seconds > WEEK:
+            steps = int(recipe.training.steps * WEEK / self.seconds / 7)
             found.append(
                 (
                     f"that is {self.seconds / 86400:,.0f} days on this machine",
