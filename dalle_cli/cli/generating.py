@@ -12,6 +12,7 @@ from dalle_cli.cli.help import MACHINE, USE, add_command
 from dalle_cli.cli.options import (
     OUTPUT,
     RANKING,
+    Checkpoint,
     ClipVocabulary,
     Device,
     Gpus,
@@ -40,6 +41,7 @@ def generate(
         list[str] | None, typer.Argument(metavar="CAPTION", help="What the pictures should show.")
     ] = None,
     *,
+    checkpoint: Checkpoint = None,
     prompts: Annotated[
         str | None,
         typer.Option(
@@ -195,7 +197,7 @@ def generate(
         message = "standard input can't be read by several processes"
         raise typer.BadParameter(message, param_hint="--prompts")
     if gpus is not None:
-        model_dir(run)  # a missing run is reported once, not by every process
+        model_dir(run, "transformer")  # a missing run is reported once, not by every process
     if launch_workers(gpus):
         return
 
@@ -208,6 +210,7 @@ def generate(
     redrawn = None if box is None else Box(*box)
     options = GenerateOptions(
         run=run,
+        checkpoint=checkpoint,
         captions=read_captions(captions or [], prompts),
         n=n,
         seed=seed,

@@ -93,6 +93,24 @@ DryRun = Annotated[
 ]
 
 RunToUse = Annotated[Path, typer.Argument(metavar="RUN", help="A run, or an exported one.")]
+
+
+def _check_checkpoint(choice: str | None) -> str | None:
+    if choice is not None and choice not in ("best", "last") and not choice.isdecimal():
+        raise typer.BadParameter(f"must be best, last or a step: {choice}")
+    return choice
+
+
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="best|last|STEP",
+        callback=_check_checkpoint,
+        help="Use the weights of this checkpoint; by default those in the run's model folder.",
+        rich_help_panel=RUN,
+    ),
+]
 ClipVocabulary = Annotated[
     Path | None,
     typer.Option(

@@ -82,15 +82,18 @@ class DallePipeline:
         sampling: SamplingSettings,
         seed: int,
         image: ImagePrompt | None = None,
+        checkpoint: str | None = None,
     ) -> "DallePipeline":
         """Load a run's transformer, dVAE and tokenizer onto a device.
 
-        image  a picture whose tokens are kept in part
+        image       a picture whose tokens are kept in part
+        checkpoint  "best", "last" or a step: whose weights are used; None: the run's model
 
         Raises DalleError where a part is missing or does not belong to the others, and UsageError
         where nothing of the picture could be kept or sampled.
         """
-        transformer, dvae, tokenizer, checksum, caption_dropout = load_dalle(run)
+        parts = load_dalle(run, checkpoint)
+        transformer, dvae = parts.transformer, parts.dvae
         for model in (transformer.to(device), dvae.to(device)):
             apply_precision(model, precision, device)
 
@@ -100,19 +103,20 @@ class DallePipeline:
             **asdict(sampling),
             "device": device.type,
             "precision": precision,
-            "model": checksum,
+            "model": parts.checksum,
+            **({} if parts.step is None else {"checkpoint": parts.step}),
             **(kept.record if kept else {}),
         }
         return cls(
             transformer=transformer,
             dvae=dvae,
-            tokenizer=tokenizer,
+            tokenizer=parts.tokenizer,
             device=device,
             dtype=DTYPES.get(precision, torch.float32),
             seed=seed,
             sampling=sampling,
             kept_tokens=kept.tokens if kept else None,
-            knows_empty_caption=caption_dropout != 0,
+            knows_empty_caption=parts.caption_dropout != 0,
             settings=settings,
         )
 

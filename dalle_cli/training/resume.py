@@ -18,13 +18,9 @@ from dalle_cli.config import Recipe
 from dalle_cli.console import Terminal
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.storage.atomic import atomic_write
+from dalle_cli.storage.checkpoint_folder import check_checkpoint, checkpoints
 from dalle_cli.storage.run_dir import RunDir
-from dalle_cli.training.checkpoint import (
-    check_checkpoint,
-    checkpoints,
-    incomplete_checkpoints,
-    load_checkpoint,
-)
+from dalle_cli.training.checkpoint import incomplete_checkpoints, load_checkpoint
 from dalle_cli.training.engines.engine import Engine, ModelT
 
 RECORD_SCHEMA = 2  # of recipe.json

@@ -21,8 +21,9 @@ from dalle_cli.runtime.devices import explain_out_of_memory, open_device
 from dalle_cli.runtime.distributed import World
 from dalle_cli.runtime.precision import Precision
 from dalle_cli.storage.atomic import exclusive_lock, free_disk
+from dalle_cli.storage.checkpoint_folder import step_of
 from dalle_cli.storage.run_dir import RunDir
-from dalle_cli.training.checkpoint import Saver, step_of
+from dalle_cli.training.checkpoint import Saver
 from dalle_cli.training.engines.choice import EngineChoice, choose_engine, make_engine
 from dalle_cli.training.engines.engine import ModelT
 from dalle_cli.training.loop import Batches, train
