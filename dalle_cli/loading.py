@@ -36,8 +36,9 @@ from dalle_cli.data.clip_tokenizer import (
     own_clip_tokenizer,
     read_clip_vocabulary,
 )
+from dalle_cli.data.text.known_words import KnownWords
 from dalle_cli.data.tokenizer import Tokenizer
-from dalle_cli.errors import DalleError, printable
+from dalle_cli.errors import DalleError, UsageError, printable
 from dalle_cli.interop.clip_checkpoints import read_public_clip
 from dalle_cli.interop.hub import fetch_from_hub
 from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD, Clip, Tower
@@ -207,6 +208,7 @@ class DalleParts(NamedTuple):
     caption_dropout  how often training replaced a caption by the empty one; None if the recipe is
                      missing
     step             of the checkpoint that the transformer comes from; None: the run's model
+    known_words      of the training captions; None if the run has not recorded them
     """
 
     transformer: Transformer
@@ -215,6 +217,7 @@ class DalleParts(NamedTuple):
     checksum: str
     caption_dropout: float | None
     step: int | None
+    known_words: KnownWords | None
 
 
 def load_dalle(run: Path, checkpoint: str | None = None) -> DalleParts:
@@ -246,8 +249,16 @@ def load_dalle(run: Path, checkpoint: str | None = None) -> DalleParts:
         caption_dropout = json.loads(paths.recipe.read_bytes())["recipe"]["loss"]["caption_dropout"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         caption_dropout = None
-    step = saved.step if saved else None
-    return DalleParts(transformer, dvae, tokenizer, digest.hexdigest(), caption_dropout, step)
+    words = RunDir(run).known_words
+    return DalleParts(
+        transformer,
+        dvae,
+        tokenizer,
+        checksum=digest.hexdigest(),
+        caption_dropout=caption_dropout,
+        step=saved.step if saved else None,
+        known_words=KnownWords.load(words) if words.is_file() else None,
+    )
 
 
 def check_parts_match(
@@ -354,7 +365,7 @@ def find_clip(path: Path | str) -> Path:
     # an existing folder is not the name of an owner on the hub
     if local_path.parent != Path() and local_path.parent.exists():
         hint = f"{local_path.parent} exists, but has no {printable(local_path.name)}"
-        raise DalleError(f"no such CLIP: {printable(str(path))}", hint)
+        raise UsageError(f"no such CLIP: {printable(str(path))}", hint)
     return fetch_from_hub(str(path))
 
 

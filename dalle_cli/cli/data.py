@@ -7,7 +7,7 @@ import typer
 
 from dalle_cli.cli.app import data_app
 from dalle_cli.cli.help import MACHINE, add_command
-from dalle_cli.cli.options import INPUT, OUTPUT, Device, Json, Precision, Quiet
+from dalle_cli.cli.options import INPUT, OUTPUT, Device, Json, PrecisionToUse, Quiet
 from dalle_cli.console import Terminal
 
 SCENES = "Scenes"
@@ -136,7 +136,7 @@ def encode(
         typer.Option(metavar="N", min=1, help="Crops encoded at once.", rich_help_panel=MACHINE),
     ] = 16,
     device: Device = "auto",
-    precision: Precision = None,
+    precision: PrecisionToUse = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

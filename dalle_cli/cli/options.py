@@ -136,6 +136,15 @@ Precision = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]
+PrecisionToUse = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        metavar="auto|fp32|bf16|fp16",
+        help="Arithmetic of the model; auto: bf16 where it is clearly faster, else fp32.",
+        rich_help_panel=MACHINE,
+    ),
+]
 DeepSpeedFile = Annotated[
     Path | None,
     typer.Option(

@@ -78,6 +78,8 @@ def run_generate(options: GenerateOptions, selection: RankingOptions, terminal: 
             folder=folder,
             world=world,
         )
+        if "checkpoint" in pipeline.settings:
+            terminal.say(f"using the checkpoint of step {pipeline.settings['checkpoint']:,}")
         for warning in (
             *pipeline.warnings(options.captions),
             *(ranking.warnings if ranking else ()),

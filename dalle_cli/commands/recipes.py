@@ -6,6 +6,7 @@ from dataclasses import asdict
 from itertools import groupby
 
 from dalle_cli.commands.reports.recipe_keys import RecipeKey, recipe_keys
+from dalle_cli.commands.reports.wrapped_rows import wrapped_rows
 from dalle_cli.config import RECIPE_TYPES
 from dalle_cli.console import Terminal
 from dalle_cli.errors import UsageError
@@ -32,7 +33,7 @@ def run_list_recipes(terminal: Terminal) -> None:
     about = {
         name: _first_comment(path.read_text("utf-8")) for name, path in shipped_recipes().items()
     }
-    terminal.result("\n".join(f"{name:<22}{text}" for name, text in about.items()), about)
+    terminal.result(wrapped_rows(about), about)
 
 
 def run_show_recipe(name: str, terminal: Terminal) -> None:

@@ -21,7 +21,11 @@ from dalle_cli.training.tasks.frozen_dvae import (
     prepare_for_inference,
 )
 from dalle_cli.training.tasks.model_setup import set_up_transformer
-from dalle_cli.training.tasks.tokenizer_choice import choose_tokenizer, keep_tokenizer
+from dalle_cli.training.tasks.tokenizer_choice import (
+    choose_tokenizer,
+    keep_known_words,
+    keep_tokenizer,
+)
 from dalle_cli.training.tasks.transformer import TransformerTask
 from dalle_cli.training.throughput import SampleCost
 
@@ -77,6 +81,7 @@ def _train(
         if is_ours:
             run.record()
             keep_dvae(run.folder, inputs.dvae)
+            keep_known_words(run)
             keep_tokenizer(run.folder, tokenizer)
 
     model = TrainedTransformerTable(

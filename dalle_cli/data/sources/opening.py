@@ -35,7 +35,7 @@ def open_dataset(spec: str, *, captions_required: bool, tokens_allowed: bool = F
     Raises `DalleError` if nothing is usable.
     """
     if spec.startswith("pipe:") or "://" in spec:
-        raise DalleError(
+        raise UsageError(
             f"data must be local files: {printable(spec)}",
             "download them first; commands are never run",
         )
@@ -91,7 +91,7 @@ def _shard_paths(spec: str) -> list[str]:
     if paths := sorted(path for path in matches if is_tar(path) and os.path.isfile(path)):
         return paths
     what = "no tar file matches" if glob.has_magic(spec) else "no such file or folder:"
-    raise DalleError(f"{what} {printable(spec) or '(nothing)'}", f"expected {LAYOUTS}")
+    raise UsageError(f"{what} {printable(spec) or '(nothing)'}", f"expected {LAYOUTS}")
 
 
 def _shards_of_range(spec: str) -> list[str]:

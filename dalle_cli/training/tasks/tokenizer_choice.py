@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dalle_cli.config import TokenizerTable
+from dalle_cli.data.text.known_words import KnownWords
 from dalle_cli.data.tokenizer import Tokenizer, learn_merges
 from dalle_cli.errors import UsageError
 from dalle_cli.storage.atomic import atomic_write
@@ -15,6 +16,8 @@ def choose_tokenizer(run: TrainingRun, table: TokenizerTable, given: Path | None
 
     Raises UsageError where the given one is not the run's, or is larger than the recipe allows.
     """
+    if given is not None and not given.exists():
+        raise UsageError(f"no such tokenizer: {given}", "name a merges.json of another run")
     named = None if given is None else Tokenizer.load(given)
     if run.folder.is_run and run.folder.tokenizer.is_file():
         tokenizer = Tokenizer.load(run.folder.tokenizer)
@@ -53,3 +56,12 @@ def keep_tokenizer(folder: RunDir, tokenizer: Tokenizer) -> None:
         folder.tokenizer.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder.tokenizer) as temporary:
             tokenizer.save(temporary)
+
+
+def keep_known_words(run: TrainingRun) -> None:
+    """Write the words of the training captions beside the tokenizer of a new run.
+
+    A run that has its tokenizer already keeps what it has: its captions may have changed.
+    """
+    if not run.folder.tokenizer.is_file():
+        KnownWords.of_captions(run.data.training.captions()).save(run.folder.known_words)
