@@ -47,10 +47,27 @@ class Cosine(Table):
     """Value at the first update."""
 
     end: Rate
-    """Value after `steps` updates, and from then on."""
+    """Value when the half cosine has ended, and from then on."""
 
-    steps: Updates
-    """Length of the half cosine from `start` to `end`."""
+    share: Annotated[float | None, Field(gt=0, le=1)] = None
+    """Length of the half cosine from `start` to `end` as a share of `training.steps`; either this
+    or `steps`."""
+
+    steps: Annotated[int | None, Field(ge=1), Unit("updates")] = None
+    """Length of the half cosine from `start` to `end`, whatever the length of the run."""
+
+    @model_validator(mode="after")
+    def _check_length(self) -> "Cosine":
+        if (self.share is None) == (self.steps is None):
+            raise ValueError("must have either `share` or `steps`, and not both")
+        return self
+
+    def length(self, total: int) -> int:
+        """Return the length of the half cosine in a run of `total` updates."""
+        if self.share is None:
+            assert self.steps is not None  # as the table checks
+            return self.steps
+        return max(round(self.share * total), 1)
 
 
 class PlateauTable(Table):
@@ -70,14 +87,29 @@ class PlateauTable(Table):
     """Decay, per update, of the moving average of the loss."""
 
 
+class Restart(Table):
+    """A restart of the learning rate, which `dalle resume --extend N --restart-lr` writes."""
+
+    after: Updates
+    """Updates before the restart."""
+
+    steps: Updates
+    """Length of the half cosine, which is warmed up as at first."""
+
+
 class OptimizerTable(Table):
     """AdamW with decoupled weight decay."""
 
     lr: Cosine
     """Schedule of the learning rate, before warm-up and the halvings of `[optimizer.plateau]`."""
 
-    warmup_steps: Annotated[Count, Unit("updates")]
-    """Length of the linear ramp that the learning rate begins with; 0: none."""
+    warmup_share: Annotated[float | None, Field(ge=0, lt=1)] = None
+    """Length of the linear ramp that the learning rate begins with as a share of `training.steps`;
+    0: none. Either this or `warmup_steps`."""
+
+    warmup_steps: Annotated[int | None, Field(ge=0), Unit("updates")] = None
+    """Length of the linear ramp that the learning rate begins with, whatever the length of the run;
+    0: none."""
 
     betas: Annotated[list[Share], Field(min_length=2, max_length=2)]
     """Decay of Adam's moving averages: of the gradient, and of its square."""
@@ -98,6 +130,23 @@ class OptimizerTable(Table):
     plateau: PlateauTable | None = None
     """Halves the learning rate whenever the smoothed training loss stops falling, warm-up excepted;
     without it, only the schedule lowers it."""
+
+    restarts: Annotated[list[Restart], Field(max_length=1000)] = []
+    """Restarts of the learning rate in a run that was extended: tables of `after`, the updates
+    before it, and `steps`, the length of its half cosine."""
+
+    @model_validator(mode="after")
+    def _check_warmup(self) -> "OptimizerTable":
+        if (self.warmup_share is None) == (self.warmup_steps is None):
+            raise ValueError("must have either `warmup_share` or `warmup_steps`, and not both")
+        return self
+
+    def warmup_length(self, total: int) -> int:
+        """Return the length of the warm-up in a run of `total` updates."""
+        if self.warmup_share is None:
+            assert self.warmup_steps is not None  # as the table checks
+            return self.warmup_steps
+        return round(self.warmup_share * total)
 
 
 class EmaTable(Table):
@@ -130,7 +179,7 @@ class TrainingTable(Table):
     """Length of the run, batch size and seed."""
 
     steps: Updates
-    """Length of the run. Schedules have lengths of their own and do not follow it."""
+    """Length of the run. Schedules that are shares of it follow it, as in the shipped recipes."""
 
     global_batch_size: Samples
     """Samples in one update, over all processes and micro-batches."""

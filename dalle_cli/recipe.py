@@ -1,12 +1,15 @@
 """From a recipe's name or path, and changes on the command line, to a checked and typed recipe.
 
+A recipe is a TOML file, or what a run has recorded of its own in `recipe.json`.
+
 Every problem is reported at once, with the key's path and the likely spelling. Imports no torch, so
 that a mistake in a recipe is reported at once.
 """
 
 import difflib
+import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
@@ -15,6 +18,16 @@ from pydantic import BaseModel, ValidationError
 
 from dalle_cli.config import RECIPE_TYPES, ClipRecipe, DVAERecipe, Recipe, TransformerRecipe
 from dalle_cli.errors import UsageError
+from dalle_cli.schedules import scale_steps, unfinished_schedules
+from dalle_cli.storage.run_dir import RunDir
+
+# keys of which a table has one: to set it is to remove the other
+ALTERNATIVES = {
+    "share": "steps",
+    "steps": "share",
+    "warmup_share": "warmup_steps",
+    "warmup_steps": "warmup_share",
+}
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -31,69 +44,138 @@ def _shipped_root() -> Path:
     return installed if installed.is_dir() else Path(__file__).parents[1] / "recipes"
 
 
-def find_recipe(name: str) -> Path:
-    """Resolve a path or the name of a shipped recipe; raises UsageError if it is neither."""
+def find_recipe(name: str, *, kind: str | None = None) -> Path:
+    """Resolve a path, the name of a shipped recipe, or the folder of a run, to a file.
+
+    kind  what the command trains: its recipes are the first to be suggested
+
+    Raises UsageError if it is none of them.
+    """
     try:
         if Path(name).is_file():
             return Path(name)
+        record = RunDir(Path(name)).recipe
+        is_run = record.is_file()
     except OSError as error:  # for example, a name that is too long
         raise UsageError(f"no such recipe: {error.strerror}") from None
 
     shipped = shipped_recipes()
     if name in shipped:
         return shipped[name]
-    close = difflib.get_close_matches(name, shipped, n=1)
-    hint = f"did you mean `{close[0]}`?" if close else "`dalle recipes list` shows the shipped ones"
+    if is_run:
+        return record
+    close = _likely_recipe(name, list(shipped), kind)
+    hint = f"did you mean `{close}`?" if close else "`dalle recipes list` shows the shipped ones"
     raise UsageError(f"no such recipe: {name}", hint)
 
 
-def read_recipe(name: str) -> str:
+def _likely_recipe(name: str, shipped: list[str], kind: str | None) -> str | None:
+    """Return the shipped recipe that was probably meant, one of the command's kind if possible."""
+    of_kind = [recipe for recipe in shipped if kind and recipe.startswith(f"{kind}/")]
+    for wanted, candidates in ((name, of_kind), (f"{kind}/{name}", of_kind), (name, shipped)):
+        close = difflib.get_close_matches(wanted, candidates, n=1)
+        if close:
+            return close[0]
+    return None
+
+
+def read_recipe(name: str, *, kind: str | None = None) -> str:
     """Read a recipe's file, comments included; raises UsageError for a file that is not text."""
-    path = find_recipe(name)
+    path = find_recipe(name, kind=kind)
     try:
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"{name} is not valid TOML: {error}") from None
 
 
+def read_tables(name: str, *, kind: str | None = None) -> dict[str, Any]:
+    """Read the tables of a recipe from TOML, or from the record of a run; nothing is checked.
+
+    Raises UsageError for a file that is neither.
+    """
+    text = read_recipe(name, kind=kind)
+    if find_recipe(name).suffix == ".json":
+        return _recorded_tables(text, name)
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{name} is not valid TOML: {error}") from None
+
+
+def _recorded_tables(text: str, name: str) -> dict[str, Any]:
+    """Return the recipe in a run's `recipe.json`."""
+    try:
+        tables = json.loads(text)["recipe"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        tables = None
+    if not isinstance(tables, dict):
+        raise UsageError(f"{name} holds no recipe", "a run's `recipe.json` does, as its `recipe`")
+    return without_absent(tables)
+
+
 @overload
 def load_recipe(
-    name: str, overrides: list[str], *, kind: Literal["dvae"], fallbacks: Sequence[str] = ()
+    name: str,
+    overrides: list[str],
+    *,
+    kind: Literal["dvae"],
+    steps: int | None = None,
+    fallbacks: Sequence[str] = (),
 ) -> DVAERecipe: ...
 
 
 @overload
 def load_recipe(
-    name: str, overrides: list[str], *, kind: Literal["transformer"], fallbacks: Sequence[str] = ()
+    name: str,
+    overrides: list[str],
+    *,
+    kind: Literal["transformer"],
+    steps: int | None = None,
+    fallbacks: Sequence[str] = (),
 ) -> TransformerRecipe: ...
 
 
 @overload
 def load_recipe(
-    name: str, overrides: list[str], *, kind: Literal["clip"], fallbacks: Sequence[str] = ()
+    name: str,
+    overrides: list[str],
+    *,
+    kind: Literal["clip"],
+    steps: int | None = None,
+    fallbacks: Sequence[str] = (),
 ) -> ClipRecipe: ...
 
 
 @overload
 def load_recipe(
-    name: str, overrides: list[str], *, kind: str | None = None, fallbacks: Sequence[str] = ()
+    name: str,
+    overrides: list[str],
+    *,
+    kind: str | None = None,
+    steps: int | None = None,
+    fallbacks: Sequence[str] = (),
 ) -> Recipe: ...
 
 
 def load_recipe(
-    name: str, overrides: list[str], *, kind: str | None = None, fallbacks: Sequence[str] = ()
+    name: str,
+    overrides: list[str],
+    *,
+    kind: str | None = None,
+    steps: int | None = None,
+    fallbacks: Sequence[str] = (),
 ) -> Recipe:
     """Read a recipe, apply `section.key=value` overrides and check the result.
 
     kind       what the recipe must train, where the command requires one kind
+    steps      length of the run, before the overrides; lengths in updates are scaled with it
     fallbacks  overrides for keys that no other override names and that the recipe lacks or has off
 
     Raises UsageError listing every problem.
     """
-    try:
-        raw = tomllib.loads(read_recipe(name))
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{name} is not valid TOML: {error}") from None
+    raw = read_tables(name, kind=kind)
+    if steps is not None:
+        raw = _with_steps(raw, steps, source=name)
 
     for override in overrides:
         _apply(raw, override)
@@ -108,7 +190,26 @@ def load_recipe(
         raise UsageError(
             f"{name} is a recipe for {found}, not for {kind}", f"try `dalle train-{found} {name}`"
         )
+    if steps is not None and _look_up(raw, "training.steps") != steps:
+        raise UsageError(
+            f"`--steps {steps}` contradicts `--set training.steps`", "leave out one of them"
+        )
     return parse_recipe(raw, source=name)
+
+
+def _with_steps(raw: dict[str, Any], steps: int, *, source: str) -> dict[str, Any]:
+    """Return a recipe's tables with its lengths in updates scaled to a run of `steps` updates."""
+    recipe = parse_recipe(raw, source=source)
+    return without_absent(scale_steps(recipe, steps).model_dump())
+
+
+def without_absent(tables: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe's tables without the keys that are absent from it, which are None."""
+    return {
+        key: without_absent(value) if isinstance(value, dict) else value
+        for key, value in tables.items()
+        if value is not None
+    }
 
 
 def parse_recipe(raw: dict[str, Any], source: str) -> Recipe:
@@ -119,12 +220,24 @@ def parse_recipe(raw: dict[str, Any], source: str) -> Recipe:
         found = f": {raw['kind']!r}" if "kind" in raw else ", but is missing"
         raise UsageError(f"{source}: `kind` must be {kinds}{found}")
     try:
-        return recipe_type.model_validate(raw)
+        recipe = recipe_type.model_validate(raw)
     except ValidationError as error:
-        problems = _problems(error, recipe_type)
-        plural = "problem" if len(problems) == 1 else "problems"
-        lines = "\n".join(f"  {problem}" for problem in problems)
-        raise UsageError(f"{len(problems)} {plural} in recipe {source}:\n{lines}") from None
+        raise UsageError(_listing(_problems(error, recipe_type), source)) from None
+
+    if unfinished := unfinished_schedules(recipe):
+        steps = recipe.training.steps
+        hint = (
+            f"`--steps {steps}`, without `--set training.steps`, shortens all schedules with the "
+            "run; `share = 1.0` in place of `steps` makes one follow it"
+        )
+        raise UsageError(_listing(unfinished, source), hint)
+    return recipe
+
+
+def _listing(problems: list[str], source: str) -> str:
+    plural = "problem" if len(problems) == 1 else "problems"
+    lines = "\n".join(f"  {problem}" for problem in problems)
+    return f"{len(problems)} {plural} in recipe {source}:\n{lines}"
 
 
 def _problems(error: ValidationError, recipe_type: type[BaseModel]) -> list[str]:
@@ -163,6 +276,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         table[keys[-1]] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         table[keys[-1]] = text.strip()
+    table.pop(ALTERNATIVES.get(keys[-1], ""), None)
 
 
 def _describe(problem: Any, recipe_type: type[BaseModel]) -> str:
@@ -171,10 +285,8 @@ def _describe(problem: Any, recipe_type: type[BaseModel]) -> str:
     key = ".".join(location) or "recipe"
 
     if problem["type"] == "extra_forbidden":
-        known = _table_of(recipe_type, location[:-1]).model_fields
-        close = difflib.get_close_matches(location[-1], known, n=1)
-        likely = ".".join((*location[:-1], *close))
-        return f"`{key}` is not a key" + (f"; did you mean `{likely}`?" if close else "")
+        likely = _likely_key(recipe_type, location)
+        return f"`{key}` is not a key" + (f"; did you mean `{likely}`?" if likely else "")
     if problem["type"] == "missing":
         return f"`{key}` is missing"
     if problem["type"] == "model_type":
@@ -185,6 +297,25 @@ def _describe(problem: Any, recipe_type: type[BaseModel]) -> str:
     if problem["type"] == "value_error":
         return f"`{key}`: {message}"
     return f"`{key}`: {message[0].lower()}{message[1:]}: {problem['input']!r}"
+
+
+def _likely_key(recipe_type: type[BaseModel], location: tuple[str, ...]) -> str | None:
+    """Return the key that was probably meant: of that table, or the only one of that name."""
+    known = _table_of(recipe_type, location[:-1]).model_fields
+    close = difflib.get_close_matches(location[-1], known, n=1)
+    if close:
+        return ".".join((*location[:-1], *close))
+    elsewhere = [path for path in _key_names(recipe_type) if path.split(".")[-1] == location[-1]]
+    return min(elsewhere, key=lambda path: path.count("."), default=None)
+
+
+def _key_names(table: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted path of every key of a table and of those in it."""
+    for name in table.model_fields:
+        inner = _table_at(table, name)
+        yield prefix + name
+        if inner is not None:
+            yield from _key_names(inner, f"{prefix}{name}.")
 
 
 def _key_path(recipe_type: type[BaseModel], problem: Any) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Sheets of pictures: grids, with captions if there are any, and small previews for terminals."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -14,6 +14,8 @@ from dalle_cli.errors import printable
 GAP = 4  # pixels between pictures
 MIN_TILE = 96  # smaller pictures are enlarged, pixel by pixel, so that they can be seen
 TEXT_HEIGHT = 18
+FONT_SIZE = 13
+CAPTION_WIDTH = 400  # pixels of a caption that a narrow sheet is widened for
 ROW_PICTURES = 8
 GRID_PICTURES = 256  # a sheet of more would be too large to open
 PREVIEW_SIDE = 24  # columns of a picture on a terminal
@@ -47,20 +49,27 @@ def captioned_rows(groups: Iterable[Row]) -> list[Row]:
     return rows
 
 
-def labelled_grid(rows: list[Row]) -> Image.Image:
-    """Lay out rows of pictures of one size, each row under its caption."""
+def labelled_grid(rows: list[Row], *, columns: Sequence[str] = ()) -> Image.Image:
+    """Lay out rows of pictures of one size, each row under its caption.
+
+    columns  headings of the first columns, if any
+    """
     tiles = [(caption, [enlarge(picture) for picture in pictures]) for caption, pictures in rows]
     tile_width, tile_height = tiles[0][1][0].size
     heights = [tile_height + GAP + (TEXT_HEIGHT if caption else 0) for caption, _ in tiles]
+    heading_height = TEXT_HEIGHT if columns else 0
 
     n_columns = max(len(pictures) for _, pictures in tiles)
-    size = (n_columns * (tile_width + GAP) + GAP, sum(heights) + GAP)
-    sheet = Image.new("RGB", size, "white")
+    width = max(n_columns * (tile_width + GAP) + GAP, _caption_width(rows))
+    sheet = Image.new("RGB", (width, heading_height + sum(heights) + GAP), "white")
+    for column, heading in enumerate(columns):
+        left = GAP + column * (tile_width + GAP)
+        _write(sheet, heading, left=left, top=GAP, width=tile_width)
 
-    top = GAP
+    top = GAP + heading_height
     for (caption, pictures), height in zip(tiles, heights, strict=True):
         if caption:
-            _write(sheet, caption, top=top)
+            _write(sheet, caption, left=GAP, top=top, width=sheet.width - 2 * GAP)
         picture_top = top + height - GAP - tile_height
         for column, picture in enumerate(pictures):
             sheet.paste(picture, (GAP + column * (tile_width + GAP), picture_top))
@@ -102,12 +111,20 @@ def half_blocks(pictures: list[Image.Image], n_columns: int) -> Text:
     return text
 
 
-def _write(sheet: Image.Image, caption: str, *, top: int) -> None:
-    """Write a caption across the sheet, cut to its width."""
-    font = ImageFont.load_default(size=13)
-    pen = ImageDraw.Draw(sheet)
-    width = sheet.width - 2 * GAP
-    caption = caption[:MAX_CAPTION]
-    while caption and pen.textlength(caption, font=font) > width:
-        caption = caption.removesuffix("…")[:-1] + "…" if len(caption) > 2 else ""
-    pen.text((GAP, top), caption, fill="black", font=font)
+def _caption_width(rows: list[Row]) -> int:
+    """Return the width of a sheet that the longest caption asks for, within reason."""
+    longest = max((_text_width(caption[:MAX_CAPTION]) for caption, _ in rows), default=0)
+    return min(math.ceil(longest), CAPTION_WIDTH) + 2 * GAP
+
+
+def _text_width(text: str) -> float:
+    return ImageFont.load_default(size=FONT_SIZE).getlength(text)
+
+
+def _write(sheet: Image.Image, text: str, *, left: int, top: int, width: int) -> None:
+    """Write a line of text, cut to a width."""
+    text = text[:MAX_CAPTION]
+    while text and _text_width(text) > width:
+        text = text.removesuffix("…")[:-1] + "…" if len(text) > 2 else ""
+    font = ImageFont.load_default(size=FONT_SIZE)
+    ImageDraw.Draw(sheet).text((left, top), text, fill="black", font=font)

@@ -40,6 +40,11 @@ SETTINGS = {
     "runtime.save_every": 3,
     "runtime.keep_checkpoints": 10,
 }
+SHORT_SCHEDULES = {  # which a run may be longer than, so that it may be resumed for more steps
+    "dvae": ["optimizer.lr", "loss.kl_weight", "loss.temperature"],
+    "transformer": ["optimizer.lr"],
+    "clip": ["optimizer.lr"],
+}
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,13 @@ def run_dalle(*words: object, stdin: bytes | TextIO = b"") -> Outcome:
 def sets(**changes: object) -> list[str]:
     """Spell the settings of the shared runs, and changes (__ for the dot), as `--set` words."""
     settings = SETTINGS | {key.replace("__", "."): value for key, value in changes.items()}
+    return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+
+
+def fixed(kind: str, steps: int, warmup_steps: int = 2) -> list[str]:
+    """Spell the lengths of all schedules of a tiny recipe in updates, as `--set` words."""
+    keys = [f"{key}.steps" for key in SHORT_SCHEDULES[kind]]
+    settings = {**dict.fromkeys(keys, steps), "optimizer.warmup_steps": warmup_steps}
     return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
 
 
@@ -122,6 +134,11 @@ def dalle() -> Callable[..., Outcome]:
 @pytest.fixture(scope="session")
 def settings() -> Callable[..., list[str]]:
     return sets
+
+
+@pytest.fixture(scope="session")
+def fixed_schedules() -> Callable[[str, int], list[str]]:
+    return fixed
 
 
 @pytest.fixture(scope="session")
@@ -207,6 +224,7 @@ def train(pairs: Path, dvae_run: Path) -> Callable[..., subprocess.CompletedProc
         kind: str, folder: Path, *words: object, **settings: object
     ) -> subprocess.CompletedProcess:
         own = ["--dvae", dvae_run] if kind == "transformer" else []
+        own += fixed(kind, 1, warmup_steps=1)  # whatever the length of the run
         changes = words_of({key.replace("__", "."): value for key, value in settings.items()})
         return run(
             f"train-{kind}",

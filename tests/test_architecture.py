@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1] / "dalle_cli"
 LAYERS = [
     {"", "errors"},
     {"config", "models", "losses", "metrics"},
-    {"storage", "data.shuffling"},
+    {"storage", "data.shuffling", "schedules"},
     {"runtime"},
     {"data", "interop", "viz", "recipe", "console"},
     {"loading"},
@@ -29,11 +29,13 @@ TORCH_FREE = {
     "errors",
     "config",
     "recipe",
+    "schedules",
     "console",
     "cli",
     "storage.run_dir",
     "runtime.ranks",
     "runtime.launcher",
+    "runtime.signals",
 }
 EMPTY_VERBS = {"Give", "Say", "Tell", "Let", "Take"}  # they say nothing about a function
 SINGLE_IMPORTERS = {

@@ -124,7 +124,13 @@ OPTIONAL |= {
     ("TokenizerTable", "backend"),
     ("TransformerRecipe", "powersgd"),
     ("OptimizerTable", "plateau"),
+    ("OptimizerTable", "restarts"),
 }
+EITHER = {  # a table has one of the two
+    Cosine: {"share", "steps"},
+    OptimizerTable: {"warmup_share", "warmup_steps"},
+}
+OPTIONAL |= {(table.__name__, key) for table, keys in EITHER.items() for key in keys}
 
 
 def refused(table: type[Table], **changes: object) -> str:
@@ -157,7 +163,8 @@ def test_every_table_is_strict_frozen_and_closed(table: type[BaseModel]) -> None
 def test_examples_are_good_and_every_key_of_them_is_needed(table: type[Table]) -> None:
     table(**GOOD[table])
     for key in GOOD[table]:
-        with pytest.raises(ValidationError, match="Field required"):
+        told = "must have either" if key in EITHER.get(table, ()) else "Field required"
+        with pytest.raises(ValidationError, match=told):
             table(**{name: value for name, value in GOOD[table].items() if name != key})
 
 
@@ -171,6 +178,37 @@ def test_tables_cannot_be_changed_and_take_no_unknown_key() -> None:
 @pytest.mark.parametrize("steps", [0, -1, 1.5, "5", True, None])
 def test_a_schedule_takes_a_whole_number_of_updates(steps: object) -> None:
     assert "steps" in refused(Cosine, steps=steps)
+
+
+@pytest.mark.parametrize("share", [0, -0.5, 1.5, "1.0", True])
+def test_a_schedule_takes_a_share_of_the_run(share: object) -> None:
+    changes = {"share": share, "steps": None}
+    assert "share" in refused(Cosine, **changes)
+
+
+@pytest.mark.parametrize("table", EITHER, ids=lambda table: table.__name__)
+def test_a_length_is_a_share_or_in_updates_and_not_both(table: type[Table]) -> None:
+    share, steps = sorted(EITHER[table])
+    table(**{**GOOD[table], share: 0.5, steps: None})
+    told = f"must have either `{share}` or `{steps}`, and not both"
+    assert told in refused(table, **{share: 0.5, steps: 5})
+    assert told in refused(table, **{share: None, steps: None})
+
+
+@pytest.mark.parametrize(
+    ("share", "total", "length"), [(1.0, 8, 8), (0.5, 11, 6), (0.0333, 3000, 100), (0.1, 2, 1)]
+)
+def test_a_share_is_rounded_to_updates_and_is_never_nothing(
+    share: float, total: int, length: int
+) -> None:
+    assert Cosine(start=1, end=0, share=share).length(total) == length
+    assert Cosine(start=1, end=0, steps=7).length(total) == 7
+
+
+@pytest.mark.parametrize(("share", "length"), [(0.0, 0), (0.25, 2), (0.01, 0)])
+def test_a_warm_up_may_be_nothing(share: float, length: int) -> None:
+    changes = {"warmup_share": share, "warmup_steps": None}
+    assert OptimizerTable(**{**GOOD[OptimizerTable], **changes}).warmup_length(8) == length
 
 
 @pytest.mark.parametrize("end", ["0.5", True, None])

@@ -102,6 +102,20 @@ def test_a_key_like_no_other_is_told_without_a_guess() -> None:
     assert problems("dvae/tiny", "model.xyzzy=1") == ["`model.xyzzy` is not a key"]
 
 
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("steps", "training.steps"),
+        ("n_hidden", "model.n_hidden"),
+        ("training.weight_decay", "optimizer.weight_decay"),
+        ("data.start", "optimizer.lr.start"),
+    ],
+)
+def test_a_key_in_the_wrong_table_is_told_with_the_right_one(key: str, meant: str) -> None:
+    (told,) = problems("transformer/tiny" if key == "data.start" else "dvae/tiny", f"{key}=1")
+    assert told == f"`{key}` is not a key; did you mean `{meant}`?"
+
+
 def test_missing_keys_are_told_with_their_paths(recipe_file: Path) -> None:
     text = recipe_file.read_text()
     recipe_file.write_text(text.replace("vocab_size = 64\n", "").replace("seed = 0\n", ""))
@@ -152,10 +166,11 @@ def test_set_reads_values_as_toml_or_else_as_text(
 
 def test_set_reaches_any_depth_and_takes_whole_tables() -> None:
     recipe = load_recipe(
-        "dvae/tiny", ["loss.kl_weight.end=3.0", "optimizer.lr={start=1.0, end=0.5, steps=9}"]
+        "dvae/tiny", ["loss.kl_weight.end=3.0", "optimizer.lr={start=1.0, end=0.5, steps=7}"]
     )
     assert (recipe.loss.kl_weight.start, recipe.loss.kl_weight.end) == (0.0, 3.0)
-    assert recipe.optimizer.lr.model_dump() == {"start": 1.0, "end": 0.5, "steps": 9}
+    expected = {"start": 1.0, "end": 0.5, "share": None, "steps": 7}
+    assert recipe.optimizer.lr.model_dump() == expected
 
 
 def test_the_last_of_two_settings_wins_and_nothing_else_changes() -> None:
@@ -214,6 +229,22 @@ def test_a_missing_kind_is_told(tmp_path: Path) -> None:
 def test_an_unknown_recipe_is_told_with_the_likely_one(name: str, meant: str) -> None:
     error = complaint(name)
     assert name in error.message and f"`{meant}`" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "meant"),
+    [
+        ("emoji", "transformer", "transformer/emoji"),
+        ("demo", "clip", "clip/demo"),
+        ("tinny", "dvae", "dvae/tiny"),
+        ("transformer/tyni", "dvae", "transformer/tiny"),
+        ("openai", "dvae", "dvae/openai"),
+    ],
+)
+def test_recipes_of_the_commands_own_kind_are_suggested_first(
+    name: str, kind: str, meant: str
+) -> None:
+    assert f"`{meant}`" in complaint(name, kind=kind).hint
 
 
 @pytest.mark.parametrize("name", ["something/else", "", ".", "dvae"])

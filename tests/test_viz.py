@@ -9,6 +9,7 @@ from PIL import Image
 from rich.console import Console
 
 from dalle_cli.viz import (
+    CAPTION_WIDTH,
     GAP,
     MIN_TILE,
     PREVIEW_SIDE,
@@ -64,6 +65,21 @@ def test_long_captions_are_cut_to_the_sheet(caption: str) -> None:
     line = sheet[:TEXT_HEIGHT]
     assert (line < 128).any()
     assert (line[:, -GAP + 1 :] == 255).all()
+
+
+def test_narrow_sheet_is_widened_for_its_caption_within_reason() -> None:
+    widths = [labelled_grid([("a word " * n, [flat(0, 10)])]).width for n in (0, 1, 5, 500, 50_000)]
+    assert widths[0] == widths[1] == 100 + 2 * GAP
+    assert widths[1] < widths[2] < widths[3] == widths[4] == CAPTION_WIDTH + 2 * GAP
+
+
+def test_headings_stand_over_their_columns() -> None:
+    sheet = np.asarray(labelled_grid([("", [flat(0)] * 2)], columns=("left", "right " * 50)))
+    plain = np.asarray(labelled_grid([("", [flat(0)] * 2)]))
+    assert np.array_equal(sheet[TEXT_HEIGHT + GAP :], plain[GAP:])
+    for left in (GAP, GAP + MIN_TILE + GAP):
+        assert (sheet[GAP:TEXT_HEIGHT, left : left + MIN_TILE] < 128).any()
+    assert (sheet[:TEXT_HEIGHT, GAP + MIN_TILE : GAP + MIN_TILE + GAP] == 255).all()
 
 
 def test_captions_stand_over_the_first_row_of_their_pictures() -> None:

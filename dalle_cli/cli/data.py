@@ -7,7 +7,17 @@ import typer
 
 from dalle_cli.cli.app import data_app
 from dalle_cli.cli.help import MACHINE, add_command
-from dalle_cli.cli.options import INPUT, OUTPUT, Device, Json, PrecisionToUse, Quiet
+from dalle_cli.cli.options import (
+    FORMS,
+    INPUT,
+    OUTPUT,
+    CaptionColumn,
+    Device,
+    ImageColumn,
+    Json,
+    PrecisionToUse,
+    Quiet,
+)
 from dalle_cli.console import Terminal
 
 SCENES = "Scenes"
@@ -80,9 +90,12 @@ def check(
         str,
         typer.Argument(
             metavar="SRC",
-            help="Folder of pictures or of tokens, tar shards, or a CSV or JSONL file.",
+            help=f"{FORMS}, or a folder of tokens.",
         ),
     ],
+    *,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -92,7 +105,12 @@ def check(
     """
     from dalle_cli.commands.data.check import run_data_check
 
-    run_data_check(data, Terminal(quiet=quiet, as_json=as_json))
+    run_data_check(
+        data,
+        Terminal(quiet=quiet, as_json=as_json),
+        image_column=image_column,
+        caption_column=caption_column,
+    )
 
 
 @add_command(
@@ -104,7 +122,7 @@ def encode(
         str,
         typer.Argument(
             metavar="SRC",
-            help="Captioned pictures: a folder, tar shards, or a CSV or JSONL file.",
+            help=f"{FORMS}.",
         ),
     ],
     dvae: Annotated[
@@ -118,10 +136,10 @@ def encode(
     *,
     out: Annotated[
         Path,
-        typer.Option(
-            metavar="DIR", help="New folder, or one to go on with.", rich_help_panel=OUTPUT
-        ),
+        typer.Option(metavar="DIR", help="New folder, or one to resume.", rich_help_panel=OUTPUT),
     ],
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
     copies: Annotated[
         int,
         typer.Option(
@@ -148,6 +166,8 @@ def encode(
 
     options = EncodeOptions(
         data=data,
+        image_column=image_column,
+        caption_column=caption_column,
         dvae=dvae,
         out=out,
         copies=copies,

@@ -12,7 +12,7 @@ from dalle_cli.cli import (  # noqa: F401
     training,
     using,
 )
-from dalle_cli.cli.app import app
+from dalle_cli.cli.app import Stopped, app
 from dalle_cli.errors import DalleError, UsageError, printable
 from dalle_cli.runtime.ranks import Ranks, ranks_of_environment
 
@@ -46,8 +46,10 @@ def _run() -> None:
         sys.exit(1)
     except OSError as error:  # of a path that the user named
         _fail(DalleError(f"{error.filename}: {error.strerror}" if error.filename else str(error)))
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped\n")
+    except (Stopped, KeyboardInterrupt):
+        if _ranks().is_main:
+            # a terminal has written ^C at the start of the line
+            sys.stderr.write("\nstopped\n" if sys.stderr.isatty() else "stopped\n")
         sys.exit(130)
 
 

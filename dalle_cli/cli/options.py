@@ -13,7 +13,7 @@ RecipeName = Annotated[
     str,
     typer.Argument(
         metavar="RECIPE",
-        help="Path of a recipe, or the name of a shipped one.",
+        help="Path of a recipe, the name of a shipped one, or a run.",
         rich_help_panel=RECIPE,
     ),
 ]
@@ -26,23 +26,61 @@ Overrides = Annotated[
         rich_help_panel=RECIPE,
     ),
 ]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        "--steps",
+        metavar="N",
+        min=1,
+        help="Length of the run in updates; all schedules are scaled with it.",
+        rich_help_panel=RECIPE,
+    ),
+]
+
+FORMS = "Folder of captioned pictures, tar shards, CSV, JSONL, COCO, parquet or hf:owner/name"
 
 DataSource = Annotated[
-    str,
+    list[str],
+    typer.Option(
+        "--data",
+        metavar="SRC[@WEIGHT]",
+        help=f"{FORMS}; may be repeated, to mix sources.",
+        rich_help_panel=INPUT,
+    ),
+]
+OtherData = Annotated[
+    list[str],
     typer.Option(
         "--data",
         metavar="SRC",
-        help="Folder of pictures and captions, tar shards, or a CSV or JSONL file.",
+        help="The data, where they are elsewhere now than when the run began.",
         rich_help_panel=INPUT,
     ),
 ]
 PairSource = Annotated[
-    str,
+    list[str],
     typer.Option(
         "--data",
-        metavar="SRC",
-        help="Folder of pictures and captions, or of tokens (`dalle data encode`), tar shards, "
-        "or a CSV or JSONL file.",
+        metavar="SRC[@WEIGHT]",
+        help=f"{FORMS}, or a folder of `dalle data encode`; may be repeated, to mix sources.",
+        rich_help_panel=INPUT,
+    ),
+]
+ImageColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--image-column",
+        metavar="NAME",
+        help="Column of a table that holds or names pictures, if not a usual one.",
+        rich_help_panel=INPUT,
+    ),
+]
+CaptionColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--caption-column",
+        metavar="NAME",
+        help="Column of captions, or key in .json caption files, if not a usual one.",
         rich_help_panel=INPUT,
     ),
 ]
@@ -59,8 +97,17 @@ TokenizerFile = Annotated[
     Path | None,
     typer.Option(
         "--tokenizer",
-        metavar="FILE",
-        help="A merges.json; by default one is learnt from the captions.",
+        metavar="FILE|learn",
+        help="A merges.json; by default that of --init-from, or one learnt from the captions.",
+        rich_help_panel=INPUT,
+    ),
+]
+InitFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "--init-from",
+        metavar="RUN",
+        help="Run or export whose weights a new run starts from, as far as they fit.",
         rich_help_panel=INPUT,
     ),
 ]
@@ -92,6 +139,12 @@ DryRun = Annotated[
     ),
 ]
 
+RunToResume = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN", help="Folder that a training command writes.", rich_help_panel=RUN
+    ),
+]
 RunToUse = Annotated[Path, typer.Argument(metavar="RUN", help="A run, or an exported one.")]
 
 

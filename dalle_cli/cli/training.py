@@ -1,7 +1,7 @@
-"""`dalle train-dvae`, `dalle train-transformer` and `dalle train-clip`."""
+"""`dalle train-dvae`, `dalle train-transformer`, `dalle train-clip` and `dalle resume`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -9,12 +9,17 @@ from dalle_cli.cli.app import app
 from dalle_cli.cli.help import TRAIN, add_command
 from dalle_cli.cli.options import (
     INPUT,
+    RUN,
+    CaptionColumn,
     DataSource,
     DeepSpeedFile,
     Device,
     DryRun,
     Gpus,
+    ImageColumn,
+    InitFrom,
     Json,
+    OtherData,
     Overrides,
     PairSource,
     Precision,
@@ -22,6 +27,8 @@ from dalle_cli.cli.options import (
     RecipeName,
     Resume,
     RunFolder,
+    RunToResume,
+    Steps,
     TokenizerFile,
     ValidSource,
 )
@@ -31,7 +38,17 @@ from dalle_cli.recipe import load_recipe
 from dalle_cli.runtime.ranks import check_not_left_alone
 
 if TYPE_CHECKING:
+    from dalle_cli.commands.training.resume import ResumePlan
     from dalle_cli.training.run import TrainOptions
+
+
+class Asked(NamedTuple):
+    """A training command's name and how its recipe was named, for the run's record."""
+
+    name: str
+    recipe: str
+    steps: int | None
+    overrides: list[str]
 
 
 def _with_precision(overrides: list[str], precision: str | None) -> list[str]:
@@ -39,25 +56,47 @@ def _with_precision(overrides: list[str], precision: str | None) -> list[str]:
 
 
 def _options(
-    data: str,
-    run: Path,
+    asked: "Asked",
+    data: list[str],
     *,
+    run: Path,
+    image_column: str | None,
+    caption_column: str | None,
     valid: str | None,
     resume: str,
     device: str,
     dry_run: bool,
+    init_from: Path | None,
+    dvae: Path | None = None,
+    tokenizer: Path | None = None,
     deepspeed: Path | None = None,
 ) -> "TrainOptions":
+    from dalle_cli.storage.run_record import absolute_source
     from dalle_cli.training.run import TrainOptions
+    from dalle_cli.training.tasks.tokenizer_choice import LEARN
 
+    inputs = {"valid": valid, "dvae": dvae, "tokenizer": tokenizer, "deepspeed": deepspeed}
+    command = {
+        **asked._asdict(),
+        "data": [absolute_source(source) for source in data],
+        "image_column": image_column,
+        "caption_column": caption_column,
+        **{name: given and absolute_source(str(given)) for name, given in inputs.items()},
+    }
+    if tokenizer == LEARN:
+        command["tokenizer"] = str(LEARN)
     return TrainOptions(
-        data=data,
+        data=tuple(data),
         run=run,
+        image_column=image_column,
+        caption_column=caption_column,
         valid=valid,
         resume=resume,
         device=device,
         dry_run=dry_run,
         deepspeed=deepspeed,
+        init_from=None if init_from is None else init_from.absolute(),
+        command=command,
     )
 
 
@@ -93,6 +132,10 @@ def train_dvae(
     *,
     run: RunFolder,
     valid: ValidSource = None,
+    init_from: InitFrom = None,
+    steps: Steps = None,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
     resume: Resume = "auto",
     device: Device = "auto",
@@ -103,16 +146,25 @@ def train_dvae(
     quiet: Quiet = False,
 ) -> None:
     """Train a discrete VAE on pictures."""
-    checked = load_recipe(recipe, _with_precision(overrides, precision), kind="dvae")
+    changes = _with_precision(overrides, precision)
+    checked = load_recipe(recipe, changes, kind="dvae", steps=steps)
     if _launch_trainers(gpus):
         return
-    from dalle_cli.commands.train_dvae import run_train_dvae
+    from dalle_cli.commands.training.train_dvae import run_train_dvae
 
-    run_train_dvae(
-        checked,
-        _options(data, run, valid=valid, resume=resume, device=device, dry_run=dry_run),
-        Terminal(quiet=quiet, as_json=as_json),
+    options = _options(
+        Asked("train-dvae", recipe, steps, changes),
+        data,
+        run=run,
+        image_column=image_column,
+        caption_column=caption_column,
+        valid=valid,
+        resume=resume,
+        device=device,
+        dry_run=dry_run,
+        init_from=init_from,
     )
+    run_train_dvae(checked, options, Terminal(quiet=quiet, as_json=as_json))
 
 
 @add_command(
@@ -137,6 +189,18 @@ def train_transformer(
     ],
     tokenizer: TokenizerFile = None,
     valid: ValidSource = None,
+    init_from: InitFrom = None,
+    preview_captions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Captions, one a line, for which previews show pictures.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    steps: Steps = None,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
     resume: Resume = "auto",
     device: Device = "auto",
@@ -151,29 +215,40 @@ def train_transformer(
 
     A discrete VAE turns the pictures into tokens.
     """
+    changes = _with_precision(overrides, precision)
     checked = load_recipe(
         recipe,
-        _with_precision(overrides, precision),
+        changes,
         kind="transformer",
+        steps=steps,
         fallbacks=_zero_overrides(deepspeed),
     )
     if _launch_trainers(gpus):
         return
-    from dalle_cli.commands.train_transformer import TransformerOptions, run_train_transformer
+    from dalle_cli.commands.training.train_transformer import (
+        TransformerOptions,
+        run_train_transformer,
+    )
 
     options = _options(
+        Asked("train-transformer", recipe, steps, changes),
         data,
-        run,
+        run=run,
+        image_column=image_column,
+        caption_column=caption_column,
         valid=valid,
         resume=resume,
         device=device,
         dry_run=dry_run,
+        init_from=init_from,
+        dvae=dvae,
+        tokenizer=tokenizer,
         deepspeed=deepspeed,
     )
     run_train_transformer(
         checked,
         options,
-        TransformerOptions(dvae, tokenizer),
+        TransformerOptions(dvae, tokenizer, preview_captions),
         Terminal(quiet=quiet, as_json=as_json),
     )
 
@@ -191,6 +266,10 @@ def train_clip(
     run: RunFolder,
     tokenizer: TokenizerFile = None,
     valid: ValidSource = None,
+    init_from: InitFrom = None,
+    steps: Steps = None,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
     resume: Resume = "auto",
     device: Device = "auto",
@@ -204,14 +283,81 @@ def train_clip(
 
     It ranks generated pictures where no public CLIP is to be had.
     """
-    checked = load_recipe(recipe, _with_precision(overrides, precision), kind="clip")
+    changes = _with_precision(overrides, precision)
+    checked = load_recipe(recipe, changes, kind="clip", steps=steps)
     if _launch_trainers(gpus):
         return
-    from dalle_cli.commands.train_clip import run_train_clip
+    from dalle_cli.commands.training.train_clip import run_train_clip
 
-    run_train_clip(
-        checked,
-        _options(data, run, valid=valid, resume=resume, device=device, dry_run=dry_run),
-        tokenizer,
-        Terminal(quiet=quiet, as_json=as_json),
+    options = _options(
+        Asked("train-clip", recipe, steps, changes),
+        data,
+        run=run,
+        image_column=image_column,
+        caption_column=caption_column,
+        valid=valid,
+        resume=resume,
+        device=device,
+        dry_run=dry_run,
+        init_from=init_from,
+        tokenizer=tokenizer,
     )
+    run_train_clip(checked, options, tokenizer, Terminal(quiet=quiet, as_json=as_json))
+
+
+@add_command(app, panel=TRAIN, example="dalle resume runs/dalle")
+def resume(
+    run: RunToResume,
+    data: OtherData = [],  # noqa: B006  typer copies it
+    *,
+    extend: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Train a finished run for N more steps.", rich_help_panel=RUN
+        ),
+    ] = None,
+    restart_lr: Annotated[
+        bool,
+        typer.Option(
+            "--restart-lr",
+            help="With --extend, restart the learning rate's schedule and warm-up.",
+            rich_help_panel=RUN,
+        ),
+    ] = False,
+    device: Device = "auto",
+    gpus: Gpus = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Resume a run of a training command.
+
+    It knows its recipe, its data and its other inputs: nothing is typed again.
+    """
+    from dalle_cli.commands.training.resume import plan_resume
+
+    plan = plan_resume(run, data=data, device=device, extend=extend, restart_lr=restart_lr)
+    if _launch_trainers(gpus):
+        return
+    terminal = Terminal(quiet=quiet, as_json=as_json)
+    plan.describe(terminal)
+    _run_plan(plan, terminal)
+
+
+def _run_plan(plan: "ResumePlan", terminal: Terminal) -> None:
+    """Run the training command that a plan stands for."""
+    if plan.recipe.kind == "dvae":
+        from dalle_cli.commands.training.train_dvae import run_train_dvae
+
+        run_train_dvae(plan.recipe, plan.options, terminal)
+    elif plan.recipe.kind == "clip":
+        from dalle_cli.commands.training.train_clip import run_train_clip
+
+        run_train_clip(plan.recipe, plan.options, None, terminal)
+    else:
+        from dalle_cli.commands.training.train_transformer import (
+            TransformerOptions,
+            run_train_transformer,
+        )
+
+        inputs = TransformerOptions(dvae=plan.options.run)
+        run_train_transformer(plan.recipe, plan.options, inputs, terminal)

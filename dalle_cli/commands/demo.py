@@ -6,12 +6,9 @@ Each command is printed before it runs. An interrupted demo resumes where it sto
 import json
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from dalle_cli.commands.reports import demo_results
 from dalle_cli.commands.reports.demo_results import BEST, CANDIDATES, SINGLE
 from dalle_cli.console import Terminal
 from dalle_cli.errors import DalleError
+from dalle_cli.runtime.signals import stop_signals_forwarded
 from dalle_cli.storage.job_folder import JobFolder
 from dalle_cli.storage.run_dir import GRID
 
@@ -66,32 +64,18 @@ def _run(arguments: list[Any], terminal: Terminal) -> None:
     terminal.say(f"\n$ dalle {shlex.join(words)}")
     quiet = ["--quiet"] if terminal.is_quiet else []
     command = [sys.executable, "-m", "dalle_cli", *words, *quiet]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child, _signals_left_to(child):
+    with (
+        subprocess.Popen(command, stdout=subprocess.DEVNULL) as child,
+        stop_signals_forwarded([child], same_group=True),  # the child saves and exits
+    ):
         code = child.wait()
 
     if code:
         raise DalleError(
             f"`dalle {' '.join(words[: 2 if words[0] == 'data' else 1])}` did not finish",
-            "run the same demo again to go on",
+            "run the same demo again to resume it",
             exit_code=code if code > 0 else 128 - code,
         )
-
-
-@contextmanager
-def _signals_left_to(child: subprocess.Popen) -> Iterator[None]:
-    """Forward a request to stop to the running command, which saves and exits.
-
-    Ctrl-C reaches the child without that, as it goes to the terminal's whole process group.
-    """
-    before = {
-        signal.SIGINT: signal.signal(signal.SIGINT, lambda number, _: None),
-        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number)),
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _clear_unless_finished(folder: Path, last_file: str) -> bool:

@@ -6,11 +6,18 @@ from dataclasses import asdict
 from itertools import groupby
 
 from dalle_cli.commands.reports.recipe_keys import RecipeKey, recipe_keys
+from dalle_cli.commands.reports.recipe_text import toml_text
 from dalle_cli.commands.reports.wrapped_rows import wrapped_rows
 from dalle_cli.config import RECIPE_TYPES
 from dalle_cli.console import Terminal
 from dalle_cli.errors import UsageError
-from dalle_cli.recipe import load_recipe, read_recipe, shipped_recipes
+from dalle_cli.recipe import (
+    find_recipe,
+    load_recipe,
+    read_recipe,
+    read_tables,
+    shipped_recipes,
+)
 
 KEYS_INTRODUCTION = """\
 # Recipe keys
@@ -30,15 +37,18 @@ Sections = dict[str, list[RecipeKey]]
 
 def run_list_recipes(terminal: Terminal) -> None:
     """List the shipped recipes, each with the first comment of its file."""
-    about = {
-        name: _first_comment(path.read_text("utf-8")) for name, path in shipped_recipes().items()
-    }
+    texts = {name: path.read_text("utf-8") for name, path in shipped_recipes().items()}
+    about = {name: _first_comment(text) for name, text in texts.items()}
     terminal.result(wrapped_rows(about), about)
 
 
 def run_show_recipe(name: str, terminal: Terminal) -> None:
-    """Print a recipe's file, comments included, to be redirected into a new one."""
-    text = read_recipe(name)
+    """Print a recipe's file, comments included, to be redirected into a new one.
+
+    What a run has recorded is printed as TOML, too.
+    """
+    is_recorded = find_recipe(name).suffix == ".json"
+    text = toml_text(read_tables(name)) if is_recorded else read_recipe(name)
     terminal.result(text.rstrip("\n"), {"name": name, "text": text})
 
 
@@ -102,7 +112,8 @@ def _row(key: RecipeKey) -> str:
 def _default(key: RecipeKey) -> str:
     if key.required:
         return "required"
-    return "optional" if key.type == "table" else f"`{json.dumps(key.default)}`"
+    is_optional = key.type == "table" or key.default is None
+    return "optional" if is_optional else f"`{json.dumps(key.default)}`"
 
 
 def _first_comment(text: str) -> str:

@@ -7,8 +7,9 @@ neither worker processes nor micro-batches change anything.
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -18,9 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 from dalle_cli.config import DataTable, TrainingTable
 from dalle_cli.data.images import BadSample, Problem
 from dalle_cli.data.preprocessing import Example, Preprocessing
-from dalle_cli.data.shuffling import derive_seed, sample_at
+from dalle_cli.data.shuffling import SampleOrder, Stream, derive_seed
 from dalle_cli.data.sources import Sample, Source
 from dalle_cli.errors import DalleError
+from dalle_cli.runtime.signals import STOP_SIGNALS
 
 PREVIEW_SAMPLES = 8
 READ_ATTEMPTS = 3
@@ -87,20 +89,26 @@ class TrainingBatches:
         training: TrainingTable,
         workers: int,
         on_bad: Callable[[str, str], None],
+        streams: Sequence[Stream] | None = None,
         share: range | None = None,
         join: Callable[[list[Problem]], list[Problem]] = lambda bad: bad,
     ) -> None:
         """Prepare to read the samples at `indices`.
 
-        on_bad  called once for each bad sample, with its key and the reason
-        share   which samples of a global batch this process loads; None for all
-        join    gathers the bad samples of all processes at each step, so that all stop together
+        on_bad   called once for each bad sample, with its key and the reason
+        streams  which share of the draws the first, the next ... of the indices have; None for one
+        share    which samples of a global batch this process loads; None for all
+        join     gathers the bad samples of all processes at each step, so that all stop together
         """
         self._steps = _Steps(
             source,
             indices,
             preprocess=preprocess,
-            shuffle_block=data.shuffle_block,
+            order=SampleOrder(
+                streams or [Stream(len(indices), Fraction(1))],
+                seed=training.seed,
+                block=data.shuffle_block,
+            ),
             training=training,
             share=share if share is not None else range(training.global_batch_size),
         )
@@ -151,7 +159,7 @@ class TrainingBatches:
             raise TooManyBadSamples(
                 f"{n_bad} samples are bad, more than `data.max_bad_share` allows: "
                 f"{int(self._most_bad)}",
-                "`dalle data check` lists them with reasons; to continue from here, allow a larger "
+                "`dalle data check` lists them with reasons; to resume from here, allow a larger "
                 "share with `--set`",
             )
 
@@ -168,14 +176,14 @@ class _Steps(Dataset):
         indices: np.ndarray,
         *,
         preprocess: Preprocessing,
-        shuffle_block: int,
+        order: SampleOrder,
         training: TrainingTable,
         share: range,
     ) -> None:
         self._source = source
         self._indices = indices
         self._preprocess = preprocess
-        self._shuffle_block = shuffle_block
+        self._order = order
         self._training = training
         self._share = share
 
@@ -195,16 +203,11 @@ class _Steps(Dataset):
         If its sample is bad, the next good one in the epoch's order replaces it; no other position
         is affected.
         """
-        n_samples, seed = len(self._indices), self._training.seed
-        epoch_start = position - position % n_samples
-
-        for offset in range(n_samples):
-            candidate = epoch_start + (position + offset - epoch_start) % n_samples
-            sample = sample_at(candidate, n_samples, seed=seed, block=self._shuffle_block)
+        for sample in self._order.candidates(position):
             index = int(self._indices[sample])
             try:
                 return self._preprocess(
-                    read_sample(self._source, index), derive_seed(seed, position)
+                    read_sample(self._source, index), derive_seed(self._training.seed, position)
                 )
             except BadSample as problem:
                 bad.append((self._source.key(index), problem.reason))
@@ -323,5 +326,5 @@ def _ignore_signals(worker: int) -> None:
 
     The training process handles them: it wants to save first.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

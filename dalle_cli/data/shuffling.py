@@ -4,9 +4,16 @@ Position p of a run is position p mod N of epoch p div N. An epoch's order is co
 position, never as a list of N: blocks of consecutive samples are permuted, then samples inside
 windows of 16 blocks, so that disks read nearly sequentially. A data set smaller than a window is
 permuted as a whole.
+
+Several data sets are streams, each with epochs of its own. Which stream a position draws from, and
+how often it has been drawn from before, follow from the position and the shares alone.
 """
 
 import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple
 
 BLOCKS_IN_WINDOW = 16
 
@@ -65,3 +72,54 @@ def sample_at(position: int, n_samples: int, *, seed: int, block: int) -> int:
         i = permute(i // block, n_blocks, key=key) * block + i % block
 
     return (i + derive_seed(seed, epoch, "start")) % n_samples
+
+
+class Stream(NamedTuple):
+    """A data set among others: the number of its samples, and its share of all draws."""
+
+    n_samples: int
+    share: Fraction
+
+
+def stream_at(position: int, shares: Sequence[Fraction]) -> tuple[int, int]:
+    """Return the stream that a position draws from, and the position within that stream.
+
+    The shares sum to 1. Of the first p positions, floor(p * share) draw from the first stream; the
+    others are divided among the rest in the same way.
+    """
+    left = Fraction(1)
+    for stream, share in enumerate(shares):
+        if not share:
+            continue
+        part = share / left
+        before, after = int(position * part), int((position + 1) * part)
+        if after > before:
+            return stream, before
+        position -= before
+        left -= share
+    raise ValueError(f"shares must sum to 1: {', '.join(map(str, shares))}")
+
+
+@dataclass(frozen=True)
+class SampleOrder:
+    """The order of the samples of one stream or several, numbered stream after stream."""
+
+    streams: Sequence[Stream]
+    seed: int
+    block: int
+
+    def candidates(self, position: int) -> Iterator[int]:
+        """Yield the sample at a position, then those that may replace it if it is bad.
+
+        These are the samples that follow in the epoch of its stream.
+        """
+        stream, place = stream_at(position, [share for _, share in self.streams])
+        n_samples = self.streams[stream].n_samples
+        first = sum(n for n, _ in self.streams[:stream])
+        # a single data set is in the same order as it was before there were streams
+        seed = self.seed if len(self.streams) == 1 else derive_seed(self.seed, "stream", stream)
+
+        epoch_start = place - place % n_samples
+        for offset in range(n_samples):
+            candidate = epoch_start + (place + offset - epoch_start) % n_samples
+            yield first + sample_at(candidate, n_samples, seed=seed, block=self.block)

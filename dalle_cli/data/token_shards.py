@@ -224,6 +224,6 @@ def is_encoded(folder: Path) -> bool:
     if shard_path(folder, 0).is_file():
         raise DalleError(
             f"encoding was not finished: {folder}",
-            "the same `dalle data encode` command continues it",
+            "the same `dalle data encode` command resumes it",
         )
     return False

@@ -10,16 +10,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from dalle_cli.errors import DalleError
 from dalle_cli.runtime.ranks import LOST_ANOTHER
+from dalle_cli.runtime.signals import STOP_SIGNALS, stop_signals_forwarded
 
 GRACE = 20.0  # seconds that the others have to notice a failure and exit
 POLL = 0.1  # seconds
 # wrong usage and requests to stop: the first process has already printed everything about them
-SELF_EXPLAINED = (2, 130, 143)
+SELF_EXPLAINED = (2, *(128 + number for number in STOP_SIGNALS))
 
 
 def launch(n_processes: int, words: list[str]) -> None:
@@ -31,7 +30,7 @@ def launch(n_processes: int, words: list[str]) -> None:
     children = [
         _start(rank, words, n_processes=n_processes, port=port) for rank in range(n_processes)
     ]
-    with _signals_forwarded(children):
+    with stop_signals_forwarded(children):
         failed = _wait(children)
     if failed is None:
         return
@@ -61,6 +60,7 @@ def _start(rank: int, words: list[str], *, n_processes: int, port: int) -> subpr
         "MASTER_ADDR": "127.0.0.1",
     }
     command = [sys.executable, "-m", "dalle_cli", *words]
+    # in process groups of their own, so that Ctrl-C reaches them only once: forwarded
     return subprocess.Popen(command, env=threads | os.environ | ranks, process_group=0)
 
 
@@ -92,25 +92,6 @@ def _stop(children: list[subprocess.Popen]) -> list[int | None]:
         child.kill()
         child.wait()
     return codes
-
-
-@contextmanager
-def _signals_forwarded(children: list[subprocess.Popen]) -> Iterator[None]:
-    """Forward requests to stop to the children, which then save.
-
-    The children are in process groups of their own, so that Ctrl-C reaches them only once.
-    """
-
-    def forward(number: int, _: object) -> None:
-        for child in children:
-            child.send_signal(number)
-
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def free_port() -> int:

@@ -37,6 +37,27 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside `folder`, an absent or empty one, to move there at the end.
+
+    If the `with` raises, the hidden folder is removed; what an earlier command left of it is, too.
+    """
+    target = folder.absolute()
+    staging = target.with_name(f".{target.name}.unfinished")
+    shutil.rmtree(staging, ignore_errors=True)
+    with remove_on_failure(staging):
+        staging.mkdir(parents=True)
+        yield staging
+
+        if target.exists():  # it may be a shell's current folder, which must not be replaced
+            for path in staging.iterdir():
+                path.rename(target / path.name)
+            staging.rmdir()
+        else:
+            staging.rename(target)
+
+
+@contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
     """Lock a folder against other commands that write to it, for the duration of a `with`.
 

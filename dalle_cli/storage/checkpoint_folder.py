@@ -8,7 +8,7 @@ written last. `training.checkpoint` writes them. Knows nothing of training.
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -45,20 +45,25 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def held_out_loss(path: Path) -> float:
-    """Return a checkpoint's held-out loss; infinity if it was not measured or is not a number."""
+def held_out_losses(folder: RunDir) -> dict[int, float]:
+    """Return the held-out loss at each checkpoint's step, oldest first, where it was measured."""
+    losses = {step: _valid_loss(path) for step, path in checkpoints(folder)}
+    return {step: loss for step, loss in losses.items() if math.isfinite(loss)}
+
+
+def best_step(losses: Mapping[int, float]) -> int | None:
+    """Return the step with the lowest held-out loss, the first of several; None if there is none.
+
+    losses  see `held_out_losses`
+    """
+    return min(losses, key=lambda step: losses[step], default=None)
+
+
+def _valid_loss(path: Path) -> float:
     try:
-        loss = float(json.loads((path / NUMBERS).read_text()).get("valid_loss", math.inf))
+        return float(json.loads((path / NUMBERS).read_text()).get("valid_loss", math.inf))
     except (OSError, ValueError, TypeError, AttributeError):
         return math.inf
-    return loss if math.isfinite(loss) else math.inf
-
-
-def best_checkpoint(saved: list[tuple[int, Path]]) -> tuple[int, Path] | None:
-    """Return the checkpoint with the lowest held-out loss, or None if none was measured."""
-    losses = {path: held_out_loss(path) for _, path in saved}
-    measured = [(step, path) for step, path in saved if losses[path] < math.inf]
-    return min(measured, key=lambda entry: losses[entry[1]], default=None)
 
 
 def find_saved_weights(folder: RunDir, choice: str) -> SavedWeights:
@@ -69,24 +74,21 @@ def find_saved_weights(folder: RunDir, choice: str) -> SavedWeights:
     Raises UsageError, listing the steps there are, if the run has no such checkpoint, and
     DalleError if it is corrupt.
     """
-    saved = checkpoints(folder)
+    saved = dict(checkpoints(folder))
     if not saved:
         hint = "leave out `--checkpoint` for the weights in its model folder"
         raise UsageError(f"{folder.root} has no checkpoints", hint)
 
-    found = {"best": best_checkpoint(saved), "last": saved[-1]}
-    found |= {str(step): (step, path) for step, path in saved}
-    if choice.isdecimal():
-        choice = str(int(choice))
-    chosen = found.get(choice)
+    named = {"best": best_step(held_out_losses(folder)), "last": max(saved)}
+    step = named[choice] if choice in named else int(choice)
+    if step is not None and step in saved:
+        return SavedWeights(step, _weight_files(saved[step]))
 
-    if chosen is None:
-        steps = f"its checkpoints are of step {', '.join(str(step) for step, _ in saved)}"
-        if choice == "best":
-            message = f"no checkpoint of {folder.root} has a held-out loss"
-            raise UsageError(message, f"name one by its step: {steps}")
-        raise UsageError(f"{folder.root} has no checkpoint of step {choice}", steps)
-    return SavedWeights(chosen[0], _weight_files(chosen[1]))
+    steps = f"its checkpoints are of step {', '.join(map(str, saved))}"
+    if step is None:
+        message = f"no checkpoint of {folder.root} has a held-out loss"
+        raise UsageError(message, f"name one by its step: {steps}")
+    raise UsageError(f"{folder.root} has no checkpoint of step {step}", steps)
 
 
 def _weight_files(path: Path) -> list[Path]:

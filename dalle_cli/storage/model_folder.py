@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dalle_cli.config import MODEL_TABLES, ModelTable
@@ -91,10 +91,7 @@ def read_model(
     weights allocates nothing. Raises UsageError if the folder holds another kind of model, and
     DalleError if the weights are missing, damaged or those of another model.
     """
-    actual, table = _read_config(folder)
-    if actual != kind:
-        raise UsageError(f"{folder} holds a {actual}, not a {kind}", _hint(folder, actual, kind))
-
+    table = check_model_kind(folder, kind)
     files = [folder / WEIGHTS] if weights is None else list(weights)
     try:
         with torch.device("meta"):
@@ -115,12 +112,35 @@ def read_model(
     return module.eval().requires_grad_(False)
 
 
+def check_model_kind(folder: Path, kind: str) -> ModelTable:
+    """Return a model's sizes; raises UsageError if the folder holds another kind of model."""
+    actual, table = _read_config(folder)
+    if actual != kind:
+        raise UsageError(f"{folder} holds a {actual}, not a {kind}", _hint(folder, actual, kind))
+    return table
+
+
 def _hint(folder: Path, actual: str, kind: str) -> str:
     """Return what to name in place of a folder that holds another kind of model."""
     run = folder.parent if folder.name == "model" else folder
     beside = suggest_runs(run.parent, kind)
     is_there = f"({kind})" in beside
     return MISMATCH_HINTS.get(actual) or (beside if is_there else f"name a {kind}'s run")
+
+
+def read_weights(folder: Path, kind: str) -> dict[str, Tensor]:
+    """Read the weights of a model of some kind by parameter name, whatever its sizes.
+
+    Raises UsageError and DalleError like `read_model`.
+    """
+    check_model_kind(folder, kind)
+    path = folder / WEIGHTS
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise DalleError(f"{path} does not hold this model's weights: {error}") from error
+    check_floating_point(weights, path)
+    return weights
 
 
 def check_floating_point(weights: Mapping[str, Tensor], path: Path) -> None:

@@ -32,10 +32,11 @@ from dalle_cli.storage.checkpoint_folder import (
     MANIFEST_SCHEMA,
     NUMBERS,
     STEP_NAME,
-    best_checkpoint,
+    best_step,
     check_checkpoint,
     checkpoints,
     explain_corruption,
+    held_out_losses,
 )
 from dalle_cli.storage.lazy_tensors import Gathered, Stored
 from dalle_cli.storage.model_folder import write_model
@@ -188,12 +189,13 @@ class Saver:
 
         Later ones than `newest`, which were found corrupt, don't count.
         """
-        saved = [(step, path) for step, path in checkpoints(self.folder) if step <= newest]
-        best = best_checkpoint(saved)
+        saved = [step for step, _ in checkpoints(self.folder) if step <= newest]
+        losses = held_out_losses(self.folder)
+        best = best_step({step: losses[step] for step in saved if step in losses})
 
-        for step, path in saved[: -self.keep]:
-            if (step, path) != best:
-                shutil.rmtree(path, ignore_errors=True)
+        for step in saved[: -self.keep]:
+            if step != best:
+                shutil.rmtree(self.folder.checkpoint(step), ignore_errors=True)
         for path in self.folder.checkpoints.glob(f"step-*{PARTIAL}"):
             shutil.rmtree(path, ignore_errors=True)
 

@@ -51,7 +51,9 @@ def train(
     n_skipped = 0
     with StopSignals() as stop:
         for batch in save_before_giving_up(batches.training, engine, log=log, saver=saver):
+            stop.step_begins()
             is_applied, metrics = train_step(task, engine, batch, runtime.micro_batch_size)
+            stop.step_ends()
             log.record(engine.step, metrics)
             request = agreed_request(engine.world, stop.requested)
             n_skipped = 0 if is_applied else n_skipped + 1
@@ -75,7 +77,7 @@ def train(
                     save(engine, log=log, saver=saver, valid_loss=valid_loss)
 
             if stopped_by is not None:
-                raise Interrupted(stopped_by, engine.step)
+                raise Interrupted(stopped_by, engine.step, saver.folder.root)
 
 
 def save_before_giving_up(

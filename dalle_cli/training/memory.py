@@ -3,6 +3,7 @@
 Nothing is allocated for them.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -87,9 +88,22 @@ def activation_bytes(
 
 def _kept(transformer: TransformerBackbone, n_samples: int) -> int:
     """Return the bytes that autograd keeps of some samples, apart from the model's tensors."""
+    zeros = partial(torch.zeros, dtype=torch.long)
+    return kept_bytes(
+        transformer,
+        lambda: transformer.features(
+            zeros(n_samples, transformer.text_len), zeros(n_samples, transformer.image_len)
+        ),
+    )
+
+
+def kept_bytes(model: nn.Module, forward: Callable[[], object]) -> int:
+    """Return the bytes that autograd keeps of a call for backward, apart from the model's tensors.
+
+    It is to be called under a `FakeTensorMode`, where nothing is allocated.
+    """
     of_model = {
-        tensor.untyped_storage()._cdata
-        for tensor in [*transformer.parameters(), *transformer.buffers()]
+        tensor.untyped_storage()._cdata for tensor in [*model.parameters(), *model.buffers()]
     }
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -98,9 +112,6 @@ def _kept(transformer: TransformerBackbone, n_samples: int) -> int:
         kept.setdefault(storage._cdata, storage)
         return tensor
 
-    zeros = partial(torch.zeros, dtype=torch.long)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        transformer.features(
-            zeros(n_samples, transformer.text_len), zeros(n_samples, transformer.image_len)
-        )
+        forward()
     return sum(storage.nbytes() for key, storage in kept.items() if key not in of_model)

@@ -17,6 +17,8 @@ from dalle_cli.storage.atomic import atomic_write
 
 Metrics = dict[str, float | Tensor]
 OnReport = Callable[[int, dict[str, float]], None]  # updates done, and the figures
+OnUpdate = Callable[[int], None]  # updates done
+SECONDS = "train/seconds"  # since the run began, over all its starts
 
 
 class MetricLog:
@@ -29,25 +31,31 @@ class MetricLog:
         *,
         rates: Callable[[float], dict[str, float]],
         on_report: OnReport,
+        on_update: OnUpdate = lambda done: None,
     ) -> None:
         """Write to a file; without a path, reports are only passed on.
 
         rates      computes figures from the number of updates per second
         on_report  is called with every report
+        on_update  is called after every update that no report follows
         """
         self._path = path
         self._report_every = report_every
         self._rates = rates
         self._on_report = on_report
+        self._on_update = on_update
         self._pending: list[Metrics] = []
         self._n_restored = 0  # pending metrics of an earlier process, whose time is not known
-        self._started = time.perf_counter()
+        self._started = self._opened = time.perf_counter()
+        self._earlier_seconds = 0.0  # of the run's earlier starts, until their last report
 
     def record(self, done: int, metrics: Metrics) -> None:
         """Record the metrics of update number `done`, counted from 1, and report if that is due."""
         self._pending.append(metrics)
         if done % self._report_every == 0:
             self.report(done)
+        else:
+            self._on_update(done)
 
     def state(self) -> list[dict[str, float]]:
         """Return the metrics recorded since the last report.
@@ -62,7 +70,7 @@ class MetricLog:
         """Go on from a state after `step` updates; later lines are cut off, to be written again."""
         self._pending = [dict(metrics) for metrics in state]
         self._n_restored = len(state)
-        self._truncate(step)
+        self._earlier_seconds = self._truncate(step)
 
     def report(self, done: int) -> None:
         """Write the means of the metrics recorded since the last report, if there are any."""
@@ -74,18 +82,24 @@ class MetricLog:
             for name in self._pending[-1]
         }
 
-        elapsed = time.perf_counter() - self._started
-        figures |= self._rates((n_pending - self._n_restored) / elapsed)
+        now = time.perf_counter()
+        figures |= self._rates((n_pending - self._n_restored) / (now - self._started))
+        figures[SECONDS] = self._earlier_seconds + now - self._opened
         self._pending, self._n_restored = [], 0
-        self._started = time.perf_counter()
+        self._started = now
         self.write(done, figures)
 
-    def _truncate(self, step: int) -> None:
-        if self._path is not None and self._path.exists():
-            lines = self._path.read_text().splitlines()
-            kept = [line for line in lines if _step_of(line) <= step]
-            with atomic_write(self._path) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in kept))
+    def _truncate(self, step: int) -> float:
+        """Remove the lines after a step, and return the seconds until the last one that stays."""
+        if self._path is None or not self._path.exists():
+            return 0.0
+        lines = self._path.read_text().splitlines()
+        kept = [line for line in lines if _step_of(line) <= step]
+        with atomic_write(self._path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept))
+
+        seconds = (json.loads(line).get(SECONDS) for line in reversed(kept))
+        return next((float(value) for value in seconds if value is not None), 0.0)
 
     def write(self, done: int, figures: dict[str, float]) -> None:
         """Write one line and pass it on; figures in nats are repeated in bits."""

@@ -1,135 +1,98 @@
-"""How a run is resumed: its record, `recipe.json`, and the checkpoint it starts from.
+"""How a run is resumed: whether its recipe is the same, and the checkpoint it starts from.
 
-The record is written when a run begins and compared when it is resumed. Checking a folder changes
-nothing in it. Knows nothing of models, nor of how they train.
+Checking a folder changes nothing in it. Knows nothing of models, nor of how they train.
 """
 
-import json
-import platform
+import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from dalle_cli import __version__
 from dalle_cli.config import Recipe
 from dalle_cli.console import Terminal
 from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.storage.atomic import atomic_write
+from dalle_cli.recipe import parse_recipe
+from dalle_cli.schedules import fix_schedules, follows_steps
 from dalle_cli.storage.checkpoint_folder import check_checkpoint, checkpoints
-from dalle_cli.storage.run_dir import RunDir
+from dalle_cli.storage.job_folder import JobFolder
+from dalle_cli.storage.run_dir import JOB, RunDir
+from dalle_cli.storage.run_record import RunRecord
 from dalle_cli.training.checkpoint import incomplete_checkpoints, load_checkpoint
 from dalle_cli.training.engines.engine import Engine, ModelT
 
-RECORD_SCHEMA = 2  # of recipe.json
 # keys that may differ when a run is resumed; a table ends in a dot
 FREE_TO_CHANGE = ("training.steps", "data.max_bad_share", "runtime.")
 
 
-@dataclass(frozen=True)
-class RunRecord:
-    """What a run states about itself: its recipe, what `auto` was resolved to, and its data.
+def check_same_recipe(record: RunRecord, folder: RunDir, recipe: Recipe) -> None:
+    """Raise UsageError, listing the keys that differ, if the run began with another recipe.
 
-    zero         DeepSpeed's configuration, None for other engines
-    fingerprint  of the samples at --data
-    n_samples    the number of samples at --data
-    held_out     "a share" of them, or the fingerprint of the samples at --valid
+    Schedules are compared by their lengths in updates. Another length of the run is refused where
+    it would change them.
     """
+    begun = recorded_recipe(record, folder)
+    steps = begun.training.steps
+    if steps != recipe.training.steps and (follows_steps(begun) or follows_steps(recipe)):
+        raise UsageError(
+            f"{folder.root} is a run of {steps:,} steps: with another `training.steps`, "
+            f"{recipe.training.steps:,}, its schedules would change",
+            f"{resuming(folder.root)}; with `--extend N` for N more steps",
+        )
 
-    recipe: Mapping[str, Any]
-    device: str
-    precision: str
-    n_processes: int
-    engine: str
-    zero: Mapping[str, Any] | None
-    fingerprint: str
-    n_samples: int
-    held_out: str
-
-    def write(self, folder: RunDir) -> None:
-        """Write the record with the versions in use, making the run's folder if need be."""
-        resolved = {
-            "device": self.device,
-            "precision": self.precision,
-            "processes": self.n_processes,
-            "engine": self.engine,
-            "deepspeed": self.zero,
-        }
-        versions = {
-            "dalle": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        }
-        data = {
-            "fingerprint": self.fingerprint,
-            "samples": self.n_samples,
-            "held_out": self.held_out,
-        }
-
-        record = {
-            "schema": RECORD_SCHEMA,
-            "recipe": self.recipe,
-            "resolved": resolved,
-            "versions": versions,
-            "data": data,
-        }
-        folder.root.mkdir(parents=True, exist_ok=True)
-        with atomic_write(folder.recipe) as temporary:
-            temporary.write_text(json.dumps(record, indent=1))
-
-    @classmethod
-    def read(cls, folder: RunDir) -> "RunRecord":
-        """Read a run's record; raises DalleError where it is damaged or of another format."""
-        try:
-            record = json.loads(folder.recipe.read_text("utf-8"))
-            _check_schema(folder, record["schema"])
-
-            resolved, data = record["resolved"], record["data"]
-            return cls(
-                recipe=dict(record["recipe"]),
-                device=resolved["device"],
-                precision=resolved["precision"],
-                n_processes=resolved["processes"],
-                engine=resolved["engine"],
-                zero=resolved["deepspeed"],
-                fingerprint=data["fingerprint"],
-                n_samples=data["samples"],
-                held_out=data["held_out"],
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            hint = "the run can't be resumed; name a new folder"
-            raise DalleError(f"{folder.recipe} is damaged: {error}", hint) from error
-
-    def check_recipe(self, folder: RunDir, recipe: Recipe) -> None:
-        """Raise UsageError, listing the keys that differ, if the run began with another recipe."""
-        before, now = _flat(self.recipe), _flat(recipe.model_dump())
-        differing = [
-            key
-            for key in sorted(before.keys() | now.keys())
-            if repr(before.get(key)) != repr(now.get(key)) and not key.startswith(FREE_TO_CHANGE)
+    before, now = (
+        _flat(fix_schedules(begun).model_dump()),
+        _flat(fix_schedules(recipe).model_dump()),
+    )
+    differing = [
+        key
+        for key in sorted(before.keys() | now.keys())
+        if repr(before.get(key)) != repr(now.get(key)) and not key.startswith(FREE_TO_CHANGE)
+    ]
+    if differing:
+        lines = [
+            f"  `{key}`: {before.get(key, 'absent')} then, {now.get(key, 'absent')} now"
+            for key in differing
         ]
-
-        if differing:
-            lines = [
-                f"  `{key}`: {before.get(key, 'absent')} then, {now.get(key, 'absent')} now"
-                for key in differing
-            ]
-            message = "\n".join([f"{folder.root} was begun with another recipe:", *lines])
-            hint = "give the same recipe and --set values, or name a new folder with --run"
-            raise UsageError(message, hint)
+        message = "\n".join([f"{folder.root} was begun with another recipe:", *lines])
+        raise UsageError(message, f"{resuming(folder.root)}; or name a new folder with --run")
 
 
-def _check_schema(folder: RunDir, schema: object) -> None:
-    if schema != RECORD_SCHEMA:
-        version = f"this version of dalle reads format {RECORD_SCHEMA}"
-        hint = "finish the run with the version that began it, or name a new folder with --run"
-        raise DalleError(f"{folder.recipe} is of format {schema}, but {version}", hint)
+def recorded_recipe(record: RunRecord, folder: RunDir) -> Recipe:
+    """Return the recipe of a run's record; raises DalleError where it is damaged."""
+    try:
+        return parse_recipe(dict(record.recipe), source=str(folder.recipe))
+    except UsageError as error:
+        hint = "the run can't be resumed; name a new folder"
+        raise DalleError(f"{folder.recipe} is damaged: {error.message}", hint) from error
 
 
-def check_folder(folder: RunDir, recipe: Recipe, resume: str) -> RunRecord | None:
+def resuming(root: Path) -> str:
+    """Return a hint: the command that resumes a run."""
+    return f"`dalle resume {shlex.quote(str(root))}` resumes it"
+
+
+def check_is_run(folder: RunDir) -> None:
+    """Raise DalleError unless the folder holds the run of a training command.
+
+    Folders of other commands are told apart here, by the `command` in their `job.json`.
+    """
+    if folder.is_run:
+        return
+    if folder.is_empty:
+        raise DalleError(f"no such run: {folder.root}")
+    hint = "a run holds `recipe.json`"
+    if (folder.root / JOB).is_file():
+        command = JobFolder.open(folder.root).recall("command", "generate")
+        hint = f"to resume it, run the same `dalle {command}` command again"
+    raise DalleError(f"{folder.root} is not a run of a training command", hint)
+
+
+def check_folder(
+    folder: RunDir, recipe: Recipe, *, resume: str, is_extension: bool
+) -> RunRecord | None:
     """Check that a folder may be written, and return the record of the run in it, if there is one.
+
+    is_extension  whether the recipe is that of the run, made longer
 
     Raises UsageError, touching nothing, for a folder of other files, for a run under `never`, or
     for a run with another recipe.
@@ -146,7 +109,8 @@ def check_folder(folder: RunDir, recipe: Recipe, resume: str) -> RunRecord | Non
         raise UsageError(f"{root} already holds a run", hint)
 
     record = RunRecord.read(folder)
-    record.check_recipe(folder, recipe)
+    if not is_extension:
+        check_same_recipe(record, folder, recipe)
     return record
 
 

@@ -4,25 +4,31 @@ Commands decide what is trained; this module looks at folder, data and device, w
 and runs the loop.
 """
 
+import math
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import torch
 
 from dalle_cli.config import PowerSGDTable, Recipe
 from dalle_cli.console import Terminal
 from dalle_cli.data.preprocessing import Preprocessing
+from dalle_cli.data.sources import Columns
 from dalle_cli.errors import UsageError
 from dalle_cli.loading import build_largest_model
 from dalle_cli.runtime.devices import explain_out_of_memory, open_device
 from dalle_cli.runtime.distributed import World
 from dalle_cli.runtime.precision import Precision
+from dalle_cli.schedules import RecipeT, fix_schedules
 from dalle_cli.storage.atomic import exclusive_lock, free_disk
-from dalle_cli.storage.checkpoint_folder import step_of
-from dalle_cli.storage.run_dir import RunDir
+from dalle_cli.storage.checkpoint_folder import best_step, held_out_losses, step_of
+from dalle_cli.storage.model_folder import check_model_kind
+from dalle_cli.storage.run_dir import RunDir, model_dir
+from dalle_cli.storage.run_record import RunRecord
 from dalle_cli.training.checkpoint import Saver
 from dalle_cli.training.engines.choice import EngineChoice, choose_engine, make_engine
 from dalle_cli.training.engines.engine import ModelT
@@ -30,7 +36,7 @@ from dalle_cli.training.loop import Batches, train
 from dalle_cli.training.memory import checkpoint_bytes
 from dalle_cli.training.metric_log import MetricLog, OnReport
 from dalle_cli.training.optimization.gradient_scaling import GradientScales
-from dalle_cli.training.resume import RunRecord, check_folder, restore_engine, starting_checkpoint
+from dalle_cli.training.resume import check_folder, restore_engine, starting_checkpoint
 from dalle_cli.training.run_data import RunData, open_run_data
 from dalle_cli.training.tasks.task import Task
 from dalle_cli.training.throughput import NOT_COUNTED, SampleCost, throughput_of
@@ -38,25 +44,50 @@ from dalle_cli.training.throughput import NOT_COUNTED, SampleCost, throughput_of
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """The options that the three training commands share."""
+    """The options that the three training commands share.
 
-    data: str
+    init_from     a run or an export whose weights a new run starts from
+    command       the command and its inputs, for the run's record
+    is_extension  whether the recipe is that of the run in the folder, made longer
+    """
+
+    data: tuple[str, ...]
     run: Path
+    image_column: str | None = None
+    caption_column: str | None = None
     valid: str | None = None
     resume: str = "auto"
     device: str = "auto"
     dry_run: bool = False
     deepspeed: Path | None = None
+    init_from: Path | None = None
+    command: Mapping[str, Any] = field(default_factory=dict)
+    is_extension: bool = False
+
+    @property
+    def data_words(self) -> str:
+        """The options that name the data, as on a command line."""
+        words = [word for spec in self.data for word in ("--data", spec)]
+        for option, column in (("--image", self.image_column), ("--caption", self.caption_column)):
+            words += [] if column is None else [f"{option}-column", column]
+        return shlex.join(words)
 
 
 @dataclass(frozen=True)
-class TrainingRun:
+class TrainingRun(Generic[RecipeT]):
     """A run about to train.
 
+    recipe      with the lengths of its schedules in updates
+    asked       the recipe as it was given, lengths as shares included
+    command     the command and its inputs, for the run's record
+    init_from   a run or an export whose weights it starts from, if it has no checkpoint
     checkpoint  the one that it resumes from; None for a new run
     """
 
-    recipe: Recipe
+    recipe: RecipeT
+    asked: RecipeT
+    command: Mapping[str, Any]
+    init_from: Path | None
     folder: RunDir
     terminal: Terminal
     world: World
@@ -108,7 +139,8 @@ class TrainingRun:
 
         source = self.data.training.source
         record = RunRecord(
-            recipe=self.recipe.model_dump(),
+            recipe=self.asked.model_dump(),
+            command=self.command,
             device=self.world.device.type,
             precision=self.precision,
             n_processes=self.world.size,
@@ -163,7 +195,8 @@ class TrainingRun:
             if engine.step >= steps:
                 saver.restore_model(engine.inference_weights())
                 done = f"{self.folder.root} is already at step {engine.step} of {steps}"
-                self.terminal.say(f"{done}: nothing to do")
+                longer = f"`dalle resume {shlex.quote(str(self.folder.root))} --extend N`"
+                self.terminal.say(f"{done}: nothing to do\nhint: {longer} trains N more")
                 return
 
             batches = self.data.batches(
@@ -184,6 +217,7 @@ class TrainingRun:
                     saver=saver,
                 )
             self._report_samples(batches, n_samples)
+            self._report_best()
 
     @contextmanager
     def _log(
@@ -195,7 +229,7 @@ class TrainingRun:
         formats: Mapping[str, str],
         on_report: OnReport,
     ) -> Iterator[MetricLog]:
-        """Yield the log of a run that continues after `step`, which also shows its progress."""
+        """Yield the log of a run that resumes after `step`, which also shows its progress."""
         training, runtime = self.recipe.training, self.recipe.runtime
         throughput = throughput_of(
             cost, training.global_batch_size, precision=self.precision, world=self.world
@@ -211,6 +245,7 @@ class TrainingRun:
                 runtime.report_every,
                 rates=throughput.figures,
                 on_report=show,
+                on_update=line.reach,
             )
             log.restore(unreported, step)
             yield log
@@ -226,16 +261,33 @@ class TrainingRun:
             share = f"{n_enlarged:,} of {n_samples:,} pictures"
             self.terminal.say(f"enlarged {share}: they were smaller than the model's")
 
+    def _report_best(self) -> None:
+        """Print at which checkpoint the held-out loss was lowest, unless that is the last one."""
+        losses = held_out_losses(self.folder)
+        best = best_step(losses)
+        now = losses.get(self.recipe.training.steps, math.inf)
+        if best is None or losses[best] >= now:
+            return
+
+        root = self.folder.root
+        use = (
+            f"`dalle generate {root} --checkpoint best` draws from it"
+            if self.recipe.kind == "transformer"
+            else f"`dalle export {root} --checkpoint best --out DIR` copies it"
+        )
+        figures = f"{losses[best]:.3f}; now {now:.3f}"
+        self.terminal.say(f"held-out loss was lowest at step {best:,} ({figures}): {use}")
+
 
 def open_run(
-    recipe: Recipe,
+    recipe: RecipeT,
     options: TrainOptions,
     *,
     terminal: Terminal,
     world: World,
     captions_required: bool,
     tokens_allowed: bool = False,
-) -> TrainingRun:
+) -> TrainingRun[RecipeT]:
     """Check the run folder, the data and the device, without writing anything.
 
     captions_required, tokens_allowed  as in `open_dataset`
@@ -249,27 +301,36 @@ def open_run(
     engine = choose_engine(recipe, world.size, options.deepspeed)
 
     folder = RunDir(options.run)
-    record = check_folder(folder, recipe, options.resume)
+    record = check_folder(folder, recipe, resume=options.resume, is_extension=options.is_extension)
     checkpoint = starting_checkpoint(folder, options.resume, terminal)
+    begun_from = options.init_from if record is None else _recorded_init(record, folder, options)
+    if begun_from is not None and checkpoint is None:
+        check_model_kind(model_dir(begun_from), recipe.kind)
     precision = _choose_precision(recipe, options, record=record, world=world)
 
     data = open_run_data(
         options.data,
         options.valid,
+        columns=Columns(options.image_column, options.caption_column),
         validation_share=recipe.data.validation_share,
         captions_required=captions_required,
         tokens_allowed=tokens_allowed,
         terminal=terminal,
     )
     if record and record.fingerprint != data.training.source.fingerprint():
-        terminal.warn(f"{options.data} is not what this run began with: its samples have changed")
+        terminal.warn(
+            f"{', '.join(options.data)} is not what this run began with: its samples have changed"
+        )
     if record and record.held_out != data.held_out:
         hint = "give the same --valid, or none, as then"
         raise UsageError(f"{folder.root} was begun with other held-out data", hint)
 
     world.barrier()  # no process writes before all have looked
     return TrainingRun(
-        recipe=recipe,
+        recipe=fix_schedules(recipe),
+        asked=recipe,
+        command={**options.command, "init_from": None if begun_from is None else str(begun_from)},
+        init_from=begun_from if checkpoint is None else None,
         folder=folder,
         terminal=terminal,
         world=world,
@@ -278,6 +339,16 @@ def open_run(
         data=data,
         checkpoint=checkpoint,
     )
+
+
+def _recorded_init(record: RunRecord, folder: RunDir, options: TrainOptions) -> Path | None:
+    """Return what the run started from; raises UsageError where something else is given now."""
+    recorded = record.command.get("init_from")
+    begun_from = None if recorded is None else Path(recorded)
+    if options.init_from is not None and options.init_from.absolute() != begun_from:
+        message = f"{folder.root} did not start from {options.init_from}"
+        raise UsageError(message, "leave out --init-from, or name a new folder with --run")
+    return begun_from
 
 
 def _choose_precision(

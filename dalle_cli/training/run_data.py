@@ -4,8 +4,9 @@ Knows nothing of models, nor of the run's folder.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -14,7 +15,16 @@ from dalle_cli.console import Terminal
 from dalle_cli.data.images import BadSample
 from dalle_cli.data.loader import TrainingBatches, ValidationBatches
 from dalle_cli.data.preprocessing import Preprocessing
-from dalle_cli.data.sources import Source, open_dataset, validation_split
+from dalle_cli.data.shuffling import Stream
+from dalle_cli.data.sources import (
+    Columns,
+    MixedSource,
+    Source,
+    describe_unread,
+    open_dataset,
+    open_datasets,
+    validation_split,
+)
 from dalle_cli.errors import printable
 from dalle_cli.runtime.distributed import World
 from dalle_cli.training.loop import Batches
@@ -26,6 +36,31 @@ class Portion:
 
     source: Source
     indices: np.ndarray
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        """The sources that the source consists of."""
+        return self.source.sources if isinstance(self.source, MixedSource) else [self.source]
+
+    @property
+    def streams(self) -> list[Stream]:
+        """The number of samples of each source, and its share of the draws."""
+        if isinstance(self.source, MixedSource):
+            return self.source.streams(self.indices)
+        return [Stream(len(self.indices), Fraction(1))]
+
+    def describe(self) -> str:
+        """Describe every source: its form, what in it is not read, and its share of the draws."""
+        streams = self.streams
+        lines = []
+        for source, (n_samples, share) in zip(self.sources, streams, strict=True):
+            words = [f"data: {printable(source.name)}: {source.form}"]
+            if len(streams) > 1:
+                words.append(f"{n_samples:,} samples, {float(share):.1%} of all draws")
+            if unread := describe_unread(source.unread):
+                words.append(f"not read: {unread}")
+            lines.append("; ".join(words))
+        return "\n".join(lines)
 
     def captions(self) -> Iterator[str]:
         """Yield all captions of the samples that can be read."""
@@ -42,6 +77,11 @@ class RunData:
 
     training: Portion
     validation: Portion
+
+    @property
+    def sources(self) -> list[Source]:
+        """All sources, of samples that train and of those that are held out."""
+        return [*self.training.sources, *self.validation.sources]
 
     @property
     def held_out(self) -> str:
@@ -63,6 +103,7 @@ class RunData:
             training=recipe.training,
             workers=min(runtime.workers, _n_processors()),
             on_bad=lambda key, reason: terminal.warn(f"skipped {printable(key)}: {reason}"),
+            streams=self.training.streams,
             share=share,
             join=world.all_gather,
         )
@@ -78,9 +119,10 @@ class RunData:
 
 
 def open_run_data(
-    data: str,
+    data: Sequence[str],
     valid: str | None,
     *,
+    columns: Columns,
     validation_share: float,
     captions_required: bool,
     tokens_allowed: bool,
@@ -88,17 +130,29 @@ def open_run_data(
 ) -> RunData:
     """Open the data of a run and hold out a share of them, or what `valid` names.
 
-    captions_required, tokens_allowed  as in `open_dataset`
+    data                                        sources, with weights or without
+    columns, captions_required, tokens_allowed  as in `open_dataset`
 
-    Raises DalleError like `open_dataset`.
+    Raises DalleError like `open_datasets`.
     """
-    source = open_dataset(data, captions_required=captions_required, tokens_allowed=tokens_allowed)
+    source = open_datasets(
+        data, captions_required=captions_required, tokens_allowed=tokens_allowed, columns=columns
+    )
     terminal.warn_about(source.problems)
+
     if valid is None:
         indices, held_out = validation_split(source, validation_share)
-        return RunData(Portion(source, indices), Portion(source, held_out))
-    other = open_dataset(valid, captions_required=captions_required, tokens_allowed=tokens_allowed)
-    return RunData(_all_of(source), _all_of(other))
+        run_data = RunData(Portion(source, indices), Portion(source, held_out))
+    else:
+        other = open_dataset(
+            valid,
+            captions_required=captions_required,
+            tokens_allowed=tokens_allowed,
+            columns=columns,
+        )
+        run_data = RunData(_all_of(source), _all_of(other))
+    terminal.say(run_data.training.describe())
+    return run_data
 
 
 def _all_of(source: Source) -> Portion:

@@ -163,7 +163,7 @@ KNOWN_FAILURES = {  # exit code 1
     ),
     "corrupt checkpoints": (
         lambda p: ["train-dvae", "dvae/tiny", "--data", p.pairs, "--run", corrupt_run(p),
-                   "--set", "training.steps=12"],
+                   "--set", "training.steps=11"],
         ["corrupt"],
     ),
     "corrupt checkpoint by name": (
@@ -175,7 +175,7 @@ KNOWN_FAILURES = {  # exit code 1
             "--run",
             corrupt_run(p),
             "--set",
-            "training.steps=12",
+            "training.steps=11",
             "--resume",
             p.dvae / "checkpoints" / "step-00000011",
         ],
@@ -287,7 +287,7 @@ WRONG_USAGE = {  # exit code 2
         ["has no checkpoint of step 7"],
     ),
     "data of a pattern that fits nothing": (
-        lambda p: p.train_dvae(data=p.root / "*.tar"), ["no tar file matches"],
+        lambda p: p.train_dvae(data=p.root / "*.tar"), ["no tar or parquet file matches"],
     ),
     "missing folder": (lambda p: p.train_dvae(data=p.root / "absent"), ["absent"]),
     "held-out data that are missing": (

@@ -288,6 +288,7 @@ def test_doctor_measures_what_training_is_compared_with(
     tmp_path: Path, pairs: Path, dvae_run: Path, dalle: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")  # so that every figure of a report is shown
     measured = result_of(dalle("doctor", "--measure", "--json"))["measured"]
     assert set(measured) == {
         "fp32 matrix rate",

@@ -1,11 +1,13 @@
 """Two commands never write to one folder at once."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dalle_cli.storage.atomic import exclusive_lock
+from dalle_cli.storage.run_dir import RunDir
 
 
 def test_training_keeps_out_of_a_run_under_way(
@@ -18,8 +20,9 @@ def test_training_keeps_out_of_a_run_under_way(
         pairs,
         "--run",
         own_dvae_run,
-        *settings(training__steps=12),
+        *settings(),
     ]
+    shutil.rmtree(RunDir(own_dvae_run).checkpoint(11))
 
     with exclusive_lock(own_dvae_run):
         ended = dalle(*words)

@@ -12,6 +12,7 @@ PANELS = {
     "train-dvae": ["Recipe", "Input", "Run", "Machine", "Options"],
     "train-transformer": ["Recipe", "Input", "Run", "Machine", "Options"],
     "train-clip": ["Recipe", "Input", "Run", "Machine", "Options"],
+    "resume": ["Run", "Input", "Machine", "Options"],
     "demo": ["Run", "Input", "Recipe", "Options"],
     "recipes list": ["Options"],
     "recipes show": ["Recipe", "Options"],
@@ -31,7 +32,7 @@ PANELS = {
     "reconstruct": ["Arguments", "Output", "Machine", "Options"],
     "export": ["Arguments", "Output", "Run", "Options"],
     "data shapes": ["Arguments", "Scenes", "Options"],
-    "data check": ["Arguments", "Options"],
+    "data check": ["Arguments", "Input", "Options"],
     "data encode": ["Arguments", "Input", "Output", "Machine", "Options"],
     "import dvae": ["Arguments", "Run", "Options"],
     "info": ["Arguments", "Output", "Recipe", "Options"],
@@ -40,7 +41,7 @@ PANELS = {
 COMMANDS = list(PANELS)
 COMMAND_PANELS = {
     "": {
-        "Train": ["train-dvae", "train-transformer", "train-clip", "demo", "recipes"],
+        "Train": ["train-dvae", "train-transformer", "train-clip", "resume", "demo", "recipes"],
         "Use": ["generate", "rerank", "reconstruct", "export"],
         "Data": ["data", "import"],
         "Machine": ["info", "doctor"],
@@ -153,7 +154,7 @@ def test_brackets_in_help_are_no_markup(help_of: Callable) -> None:
         ("generate", "generate RUN [CAPTION]... [OPTIONS]"),
         ("rerank", "rerank PICTURES [CAPTION] --clip CLIP [OPTIONS]"),
         ("reconstruct", "reconstruct RUN PICTURES... --out DIR [OPTIONS]"),
-        ("train-dvae", "train-dvae RECIPE --data SRC --run DIR [OPTIONS]"),
+        ("import dvae", "import dvae ENCODER [DECODER] --run DIR [OPTIONS]"),
     ],
 )
 def test_usage_names_arguments_and_required_options(

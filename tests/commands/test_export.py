@@ -91,7 +91,7 @@ def test_export_has_the_recipe_and_no_path(
 def test_paths_in_a_record_are_left_out(own_dvae_run: Path, export: Callable) -> None:
     path = own_dvae_run / "recipe.json"
     record = json.loads(path.read_text())
-    record["data"]["sources"] = record["options"] = ["/home/me/pictures"]
+    record["data"]["sources"] = record["command"] = ["/home/me/pictures"]
     record["resolved"]["deepspeed"] = {"nvme_path": "/home/me/nvme"}
     path.write_text(json.dumps(record))
     assert "/home/me" not in (export(own_dvae_run) / "recipe.json").read_text()

@@ -35,6 +35,8 @@ class MemorySource:
     bad: set[int] = field(default_factory=set)
     failures: dict[int, int] = field(default_factory=dict)
     name: str = "memory"
+    form: str = "samples in memory"
+    unread: dict[str, int] = field(default_factory=dict)
     problems: list[tuple[str, str]] = field(default_factory=list)
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from dalle_cli.data.augment import centre_crop
 from dalle_cli.data.images import decode_image
 from dalle_cli.data.loader import Batch, TooManyBadSamples, TrainingBatches, ValidationBatches
 from dalle_cli.data.preprocessing import DVAEPreprocessing, Preprocessing, pad_tokens
-from dalle_cli.data.shuffling import derive_seed, sample_at
+from dalle_cli.data.shuffling import Stream, derive_seed, sample_at
 from dalle_cli.data.sources import Sample, Source, open_dataset
 from dalle_cli.errors import DalleError
 
@@ -44,6 +45,8 @@ def batches(
     size: int = SIZE,
     max_bad_share: float = 0.9,
     heard: list[tuple[str, str]] | None = None,
+    streams: list[Stream] | None = None,
+    share: range | None = None,
 ) -> TrainingBatches:
     data = DataTable(validation_share=0.1, shuffle_block=64, max_bad_share=max_bad_share)
     training = TrainingTable(steps=steps, global_batch_size=size, seed=5)
@@ -57,6 +60,8 @@ def batches(
         training=training,
         workers=workers,
         on_bad=on_bad,
+        streams=streams,
+        share=share,
     )
 
 
@@ -365,3 +370,47 @@ def test_a_worker_that_dies_is_a_known_failure() -> None:
     with pytest.raises(DalleError, match="a loader process died") as caught:
         list(batches(DeadlySource(), workers=1).start_at(0))
     assert "runtime.workers" in caught.value.hint
+
+
+STREAMS = [Stream(7, Fraction(7, 10)), Stream(3, Fraction(3, 10))]
+UNEQUAL = [Stream(7, Fraction(1, 4)), Stream(3, Fraction(3, 4))]
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+@pytest.mark.parametrize("start", [0, 3])
+def test_mixed_batches_are_the_same_from_any_step_and_with_any_workers(
+    workers: int, start: int
+) -> None:
+    source = MemorySource(bad={1, 8})
+    whole = list(batches(source, PAIRS, streams=UNEQUAL).start_at(0))
+    assert_same(
+        list(batches(source, PAIRS, workers, streams=UNEQUAL).start_at(start)), whole[start:]
+    )
+
+
+def test_processes_share_a_mixed_batch_as_one_would_load_it() -> None:
+    whole = list(batches(MemorySource(), streams=UNEQUAL).start_at(0))
+    parts = [
+        list(batches(MemorySource(), streams=UNEQUAL, share=share).start_at(0))
+        for share in (range(0, 2), range(2, 4))
+    ]
+    for step, batch in enumerate(whole):
+        assert numbers(batch) == [number for part in parts for number in numbers(part[step])]
+
+
+@pytest.mark.parametrize("streams", [STREAMS, UNEQUAL], ids=["by size", "by weight"])
+def test_streams_are_mixed_in_their_shares(streams: list[Stream]) -> None:
+    drawn = [
+        n
+        for batch in batches(MemorySource(), steps=10, streams=streams).start_at(0)
+        for n in numbers(batch)
+    ]
+    assert sum(n < 7 for n in drawn) == int(40 * streams[0].share)
+    assert drawn[:10] != sorted(drawn[:10])
+
+
+def test_a_bad_sample_is_replaced_from_its_stream() -> None:
+    source = MemorySource(bad={7, 8})
+    drawn = [n for batch in batches(source, streams=UNEQUAL).start_at(0) for n in numbers(batch)]
+    assert sum(n < 7 for n in drawn) == STEPS * SIZE // 4
+    assert {n for n in drawn if n >= 7} == {9}

@@ -1,13 +1,22 @@
 """The order of samples: permutations all, near enough for a disk, and the same for ever."""
 
 import math
+from fractions import Fraction
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dalle_cli.data.shuffling import BLOCKS_IN_WINDOW, derive_seed, permute, sample_at
+from dalle_cli.data.shuffling import (
+    BLOCKS_IN_WINDOW,
+    SampleOrder,
+    Stream,
+    derive_seed,
+    permute,
+    sample_at,
+    stream_at,
+)
 
 # below, exactly and above a window; with and without a short block or a short window at the end
 SIZES = [
@@ -191,3 +200,75 @@ def test_first_and_last_sample_are_uniform_over_seeds(
         counts[sample_at(place % n_samples, n_samples, seed=seed, block=block)] += 1
     chi_square = sum((count - 200) ** 2 / 200 for count in counts)
     assert chi_square < (n_samples - 1) + 5 * math.sqrt(2 * (n_samples - 1))
+
+
+SHARES = [
+    ["1"],
+    ["1/2", "1/2"],
+    ["0.7", "0.3"],
+    ["0.001", "0.999"],
+    ["0", "1/3", "0", "2/3", "0"],
+    ["1/7", "2/7", "3/7", "1/7"],
+]
+
+
+@pytest.mark.parametrize("shares", SHARES, ids=str)
+def test_streams_are_drawn_from_one_place_after_another_in_their_shares(shares: list[str]) -> None:
+    fractions = [Fraction(share) for share in shares]
+    drawn = [0] * len(shares)
+    for position in range(2000):
+        stream, place = stream_at(position, fractions)
+        assert place == drawn[stream]
+        drawn[stream] += 1
+        for share, count in zip(fractions, drawn, strict=True):
+            assert abs(count - (position + 1) * share) < len(shares)
+
+
+@given(st.integers(0, 10**15), st.lists(st.integers(1, 10**6), min_size=1, max_size=5))
+def test_any_position_draws_from_a_stream(position: int, weights: list[int]) -> None:
+    shares = [Fraction(weight, sum(weights)) for weight in weights]
+    stream, place = stream_at(position, shares)
+    assert abs(place - position * shares[stream]) < len(shares)
+
+
+def test_shares_that_do_not_sum_to_1_are_refused() -> None:
+    with pytest.raises(ValueError, match="shares must sum to 1: 1/3, 1/3"):
+        for position in range(3):
+            stream_at(position, [Fraction(1, 3)] * 2)
+
+
+def test_streams_in_proportion_to_their_sizes_take_every_sample_once_an_epoch() -> None:
+    sizes = [50, 7, 130]
+    streams = [Stream(n, Fraction(n, sum(sizes))) for n in sizes]
+    order = SampleOrder(streams, seed=3, block=4)
+    for epoch in range(3):
+        positions = range(epoch * sum(sizes), (epoch + 1) * sum(sizes))
+        samples = [next(order.candidates(position)) for position in positions]
+        assert sorted(samples) == list(range(sum(sizes)))
+
+
+def test_a_stream_keeps_the_order_of_its_epochs_whatever_its_share() -> None:
+    def drawn(share: str) -> list[int]:
+        streams = [Stream(10, 1 - Fraction(share)), Stream(20, Fraction(share))]
+        order = SampleOrder(streams, seed=3, block=4)
+        samples = [next(order.candidates(position)) for position in range(400)]
+        return [sample for sample in samples if sample >= 10]
+
+    rarely, often = drawn("0.1"), drawn("0.9")
+    assert len(rarely) == 40 and len(often) == 360
+    assert often[:40] == rarely
+    assert sorted(rarely[:20]) == sorted(rarely[20:]) == list(range(10, 30))
+
+
+def test_a_single_stream_is_in_the_order_of_its_samples() -> None:
+    order = SampleOrder([Stream(10, Fraction(1))], seed=5, block=4)
+    assert [next(order.candidates(position)) for position in range(30)] == [
+        sample_at(position, 10, seed=5, block=4) for position in range(30)
+    ]
+
+
+def test_a_sample_is_replaced_by_others_of_its_stream() -> None:
+    order = SampleOrder([Stream(6, Fraction(1, 4)), Stream(5, Fraction(3, 4))], seed=1, block=4)
+    for position in range(40):
+        candidates = list(order.candidates(position))
+        assert sorted(candidates) in (list(range(6)), list(range(6, 11)))

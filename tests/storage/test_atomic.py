@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dalle_cli.errors import DalleError
-from dalle_cli.storage.atomic import exclusive_lock
+from dalle_cli.storage.atomic import atomic_folder, exclusive_lock
 
 
 def test_folder_is_held_by_one_at_a_time_and_left_as_it_was(tmp_path: Path) -> None:
@@ -19,3 +19,15 @@ def test_folder_is_held_by_one_at_a_time_and_left_as_it_was(tmp_path: Path) -> N
             pass
     with exclusive_lock(tmp_path):
         assert not list(tmp_path.iterdir())
+
+
+def test_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "new") as staging:
+        (staging / "a").write_text("whole")
+        assert not (tmp_path / "new").exists()
+    assert (tmp_path / "new" / "a").read_text() == "whole"
+
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "other") as staging:
+        (staging / "a").touch()
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]

@@ -130,7 +130,8 @@ def run_task(pairs: Path, tmp_path: Path) -> Callable[..., RunDir]:
 
 
 def figures_of(run: RunDir) -> list[dict[str, float]]:
-    return [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [{name: line[name] for name in line if name != "train/seconds"} for line in lines]
 
 
 def steps_with(run: RunDir, name: str) -> list[int]:

@@ -62,6 +62,35 @@ def test_pauses_are_left_out_of_the_throughput(
     assert rates == [4 * 2 / 4, 4 * 2 / 2]
 
 
+def test_seconds_add_up_over_the_starts_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    for start in range(2):
+        log, _ = make_log(tmp_path / "metrics.jsonl", report_every=2)
+        log.restore([], 2 * start)
+        for done in (1, 2):
+            clock[0] += 10
+            log.record(2 * start + done, {"train/loss": 0.0})
+        clock[0] += 1000
+    assert [line["train/seconds"] for line in lines_of(tmp_path / "metrics.jsonl")] == [20, 40]
+
+
+def test_every_update_is_told_once_by_a_report_or_alone(tmp_path: Path) -> None:
+    told: list[int] = []
+    log = MetricLog(
+        None,
+        3,
+        rates=lambda _: {},
+        on_report=lambda done, _: told.append(done),
+        on_update=told.append,
+    )
+    for done in range(1, 8):
+        log.record(done, {"train/loss": 0.0})
+    assert told == list(range(1, 8))
+
+
 def test_cut_back_run_has_no_gaps_and_no_repeats(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     log, _ = make_log(path, report_every=1)

@@ -68,7 +68,7 @@ def figures_of(run: RunDir) -> list[dict[str, float]]:
 
 
 def is_of_the_machine(name: str) -> bool:
-    return name.endswith(("_per_second", "mfu", "peak_memory_gib"))
+    return name.endswith(("_per_second", "mfu", "peak_memory_gib", "train/seconds"))
 
 
 def science_of(run: RunDir, tree: Callable) -> dict[str, str]:
@@ -150,12 +150,29 @@ def test_named_checkpoint_that_cannot_be_right_is_refused_untouched(
     assert tree(run.root) == before
 
 
-def test_longer_recipe_goes_on_where_the_shorter_ended(copy_run: Callable, train: Callable) -> None:
-    run = copy_run("dvae")
-    ended = train("dvae", run.root, training__steps=13)
-    assert ended.code == 0 and "resumed after step 11" in ended.err
-    assert [line["step"] for line in figures_of(run) if "train/loss" in line] == list(range(1, 14))
-    assert checkpoints(run)[-1][0] == 13
+def test_longer_recipe_resumes_where_the_shorter_ended(
+    tmp_path: Path, train: Callable, fixed_schedules: Callable
+) -> None:
+    """Schedules in updates stay as they are, so that the length of the run is free to change."""
+    run = RunDir(tmp_path / "run")
+    for steps, told in ((4, "4 steps of 4"), (6, "resumed after step 4")):
+        ended = train("dvae", run.root, *fixed_schedules("dvae", 3), training__steps=steps)
+        assert ended.code == 0 and told in ended.err
+    assert [line["step"] for line in figures_of(run) if "train/loss" in line] == list(range(1, 7))
+    assert checkpoints(run)[-1][0] == 6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_length_is_refused_where_schedules_would_change(
+    kind: str, copy_run: Callable, train: Callable, tree: Callable
+) -> None:
+    run = copy_run(kind)
+    before = tree(run.root)
+    ended = train(kind, run.root, training__steps=13)
+    assert ended.code == 2
+    assert "is a run of 11 steps: with another `training.steps`, 13, its schedules" in ended.err
+    assert f"`dalle resume {run.root}` resumes it; with `--extend N`" in ended.err
+    assert tree(run.root) == before
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -255,7 +272,6 @@ def test_every_changed_science_key_is_listed_and_refused(
         "ema.decay": 0.5,
     }
     free = {
-        "training.steps": 99,
         "runtime.workers": 0,
         "runtime.save_every": 7,
         "runtime.precision": '"bf16"',
@@ -331,12 +347,12 @@ def test_run_of_an_earlier_format_is_refused_with_a_way_out(
     own_dvae_run: Path, train: Callable, tree: Callable
 ) -> None:
     record = json.loads((own_dvae_run / "recipe.json").read_text())
-    assert record["schema"] == 2
-    (own_dvae_run / "recipe.json").write_text(json.dumps(record | {"schema": 1}))
+    assert record["schema"] == 3
+    (own_dvae_run / "recipe.json").write_text(json.dumps(record | {"schema": 2}))
     before = tree(own_dvae_run)
     ended = train("dvae", own_dvae_run)
     assert ended.code == 1
-    assert "recipe.json is of format 1, but this version of dalle reads format 2" in ended.err
+    assert "recipe.json is of format 2, but this version of dalle reads format 3" in ended.err
     assert "finish the run with the version that began it" in ended.err
     assert "name a new folder with --run" in ended.err
     assert tree(own_dvae_run) == before
@@ -394,3 +410,26 @@ def test_tokenizer_of_a_run_stays_its_own(own_transformer_run: Path, train: Call
     cut_power_after(run, 3)
     assert "learnt a vocabulary" not in train("transformer", run.root).err
     assert run.tokenizer.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "hint"), [("transformer", "dalle generate"), ("dvae", "dalle export")]
+)
+@pytest.mark.parametrize("is_better", [True, False])
+def test_checkpoint_better_than_the_last_is_named_at_the_end(
+    kind: str, hint: str, is_better: bool, copy_run: Callable, train: Callable
+) -> None:
+    run = copy_run(kind)
+    numbers = run.checkpoint(6) / "state.json"
+    loss = -100.0 if is_better else 100.0
+    numbers.write_text(json.dumps({**json.loads(numbers.read_text()), "valid_loss": loss}))
+
+    shutil.rmtree(run.checkpoint(11))
+    ended = train(kind, run.root)
+    assert ended.code == 0, ended.err
+    named = f"held-out loss was lowest at step 6 (-100.000; now {last_loss(run):.3f}): `{hint}"
+    assert (named in ended.err) == is_better
+
+
+def last_loss(run: RunDir) -> float:
+    return [line["valid/loss"] for line in figures_of(run) if "valid/loss" in line][-1]

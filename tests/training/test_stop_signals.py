@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a checkpoint at a step's end, the signal's exit code, a run that goes on."""
+"""Requests to stop: a checkpoint at a step's end, the signal's exit code, a run that goes on."""
 
 import json
 import os
@@ -11,14 +11,31 @@ from pathlib import Path
 
 import pytest
 
+from dalle_cli.runtime.signals import STOP_SIGNALS
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import checkpoints, incomplete_checkpoints, load_checkpoint
-from dalle_cli.training.stop_signals import StopSignals
+from dalle_cli.training.stop_signals import SAME_REQUEST, StopSignals
 
 PATIENCE = 120  # seconds until a process that does not do as it should is given up
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+BEGIN = """
+import os, signal, time
+from dalle_cli.training.stop_signals import StopSignals
+"""
+
+
+def run_script(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", BEGIN + script],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_request_is_remembered_and_the_handlers_before_come_back(number: int) -> None:
     before = signal.getsignal(number)
     with StopSignals() as stop:
@@ -28,14 +45,66 @@ def test_request_is_remembered_and_the_handlers_before_come_back(number: int) ->
     assert signal.getsignal(number) is before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_second_request_ends_at_once(number: int) -> None:
-    script = (
-        "import signal\nfrom dalle_cli.training.stop_signals import StopSignals\n"
+    ended = run_script(
         f"with StopSignals():\n"
-        f"    signal.raise_signal({int(number)})\n    signal.raise_signal({int(number)})\n"
+        f"    os.kill(os.getpid(), {int(number)})\n    time.sleep({2 * SAME_REQUEST})\n"
+        f"    os.kill(os.getpid(), {int(number)})\n    time.sleep({PATIENCE})\n"
     )
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 128 + number
+    assert ended.returncode == 128 + number
+
+
+def test_signal_that_arrives_by_two_ways_is_one_request() -> None:
+    """A parent forwards what the whole process group gets."""
+    ended = run_script(
+        "with StopSignals() as stop:\n"
+        "    for _ in range(3): os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"    time.sleep({SAME_REQUEST})\n"
+        "    print(stop.requested)\n"
+    )
+    assert (ended.returncode, ended.stdout) == (0, f"{int(signal.SIGTERM)}\n")
+    assert ended.stderr.count("finishing this step") == 1
+
+
+def test_answer_tells_how_long_the_step_will_take() -> None:
+    ended = run_script(
+        "clock = [0.0]\n"
+        "time.monotonic = lambda: clock[0]\n"
+        "with StopSignals() as stop:\n"
+        "    stop.step_begins(); clock[0] += 50; stop.step_ends()\n"
+        "    stop.step_begins(); clock[0] += 10\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(0.5)\n"
+    )
+    assert ended.stderr == (
+        "finishing this step (about 40 s), then saving; press Ctrl-C again to stop at once\n"
+    )
+
+
+def test_answer_does_not_wait_until_python_code_runs_again() -> None:
+    """Nor does the end that a second request asks for."""
+    ended = run_script(
+        "import hashlib, threading\n"
+        "def request_twice():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        f"    time.sleep({2 * SAME_REQUEST})\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "with StopSignals():\n"
+        "    threading.Timer(0.2, request_twice).start()\n"
+        "    hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)\n"
+    )
+    assert ended.returncode == 130 and "finishing this step" in ended.stderr
+
+
+def test_nohup_stays_in_force() -> None:
+    ended = run_script(
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "with StopSignals() as stop:\n"
+        "    os.kill(os.getpid(), signal.SIGHUP)\n"
+        "    print(stop.requested)\n"
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "None\n", "")
 
 
 def wait_for_figures(run: RunDir, process: subprocess.Popen[str]) -> None:
@@ -56,6 +125,10 @@ def wait_for_figures(run: RunDir, process: subprocess.Popen[str]) -> None:
             signal.SIGTERM, os.killpg, id="timeout or a job scheduler", marks=pytest.mark.slow
         ),
         pytest.param(signal.SIGINT, os.kill, id="kill -INT", marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, os.kill, id="notice of a job scheduler"),
+        pytest.param(
+            signal.SIGHUP, os.killpg, id="terminal that is closed", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_stopped_training_saves_once_and_goes_on(
@@ -65,9 +138,11 @@ def test_stopped_training_saves_once_and_goes_on(
     pairs: Path,
     dalle: Callable,
     settings: Callable,
+    fixed_schedules: Callable,
 ) -> None:
     run = RunDir(tmp_path / "run")
     words = ["train-dvae", "dvae/tiny", "--data", pairs, "--run", run.root]
+    words += fixed_schedules("dvae", 1)
     rare = {
         "runtime__save_every": 10**6,
         "runtime__validate_every": 10**6,
@@ -97,6 +172,7 @@ def test_stopped_training_saves_once_and_goes_on(
     [(step, path)] = checkpoints(run)
     assert incomplete_checkpoints(run) == []
     assert f"stopped by {number.name} after step {step}; saved" in err
+    assert f"hint: `dalle resume {run.root}` resumes the run" in err
     assert load_checkpoint(path).numbers["step"] == step
     assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == list(
         range(1, step + 1)

@@ -5,18 +5,21 @@ from typing import Any
 
 from dalle_cli.commands.reports.dataset_findings import DatasetFindings
 from dalle_cli.console import Terminal
-from dalle_cli.data.sources import TokenSource, open_dataset
+from dalle_cli.data.sources import Columns, TokenSource, describe_unread, open_dataset
 from dalle_cli.errors import DalleError
 
 MOST_SHOWN = 20
 
 
-def run_data_check(spec: str, terminal: Terminal) -> None:
+def run_data_check(
+    spec: str, terminal: Terminal, *, image_column: str | None, caption_column: str | None
+) -> None:
     """Read and decode everything; results are counts, sizes, and each bad sample with its reason.
 
     Raises DalleError if no sample is usable.
     """
-    source = open_dataset(spec, captions_required=False, tokens_allowed=True)
+    columns = Columns(image_column, caption_column)
+    source = open_dataset(spec, captions_required=False, tokens_allowed=True, columns=columns)
     findings = DatasetFindings(bad=list(source.problems))
     with terminal.progress(len(source), 0, "sample") as line:
         for index in range(len(source)):
@@ -33,13 +36,15 @@ def run_data_check(spec: str, terminal: Terminal) -> None:
 
 
 def _text(facts: dict[str, Any]) -> str:
-    captionless = facts["without_caption"]
+    captionless, unread = facts["without_caption"], facts["not_read"]
     usable = f"{facts['samples']:,} usable, {len(captionless):,} of them without a usable caption"
     longest = f"{facts['longest_caption']:,} characters"
     lines = [
+        f"form            {facts['form']}",
         f"samples         {usable}",
         f"captions        {facts['captions']:,}, the longest {longest}",
         *(_token_lines(facts) if "copies" in facts else _size_lines(facts)),
+        *([f"not read        {describe_unread(unread)}"] if unread else []),
         f"bad             {len(facts['bad']):,}",
     ]
 

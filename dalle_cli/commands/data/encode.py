@@ -9,7 +9,7 @@ import torch
 from dalle_cli.commands.data.token_encoding import TokenEncoder
 from dalle_cli.console import Terminal
 from dalle_cli.data.preprocessing import EncodingPreprocessing
-from dalle_cli.data.sources import open_dataset
+from dalle_cli.data.sources import Columns, open_dataset
 from dalle_cli.data.token_shards import (
     SHARD_SAMPLES,
     Encoding,
@@ -30,6 +30,8 @@ class EncodeOptions:
     """The command line of `data encode`."""
 
     data: str
+    image_column: str | None
+    caption_column: str | None
     dvae: Path
     out: Path
     copies: int
@@ -44,7 +46,9 @@ def run_data_encode(options: EncodeOptions, terminal: Terminal) -> None:
     Bad samples are reported, recorded and left out. Raises DalleError for what a user can cause.
     """
     folder = JobFolder.open(options.out)
-    source = open_dataset(options.data, captions_required=True)
+    columns = Columns(options.image_column, options.caption_column)
+    source = open_dataset(options.data, captions_required=True, columns=columns)
+    terminal.say(f"data: {printable(source.name)}: {source.form}")
     terminal.warn_about(source.problems)
 
     choice = folder.recall_choice("precision", options.precision)

@@ -7,6 +7,7 @@ import numpy as np
 
 from dalle_cli.console import Terminal
 from dalle_cli.data.shapes import Scene, is_unseen, render, scenes
+from dalle_cli.storage.atomic import atomic_folder
 from dalle_cli.storage.run_dir import check_new_folder
 
 PROMPTS = 200  # in each of the two lists
@@ -24,7 +25,7 @@ def run_data_shapes(
 ) -> None:
     """Write pictures and captions to train/, prompts to seen.txt and unseen.txt, and shapes.json.
 
-    shapes.json records the arguments.
+    shapes.json records the arguments. An interrupted command leaves nothing in the folder.
     """
     check_new_folder(folder)
     everything = scenes(level)
@@ -32,16 +33,6 @@ def run_data_shapes(
     unseen = [scene for scene in everything if is_unseen(scene, unseen_share)]
 
     rng = np.random.default_rng(seed)
-    pairs = folder / "train"
-    pairs.mkdir(parents=True)
-    for i in range(n_pictures):
-        scene = seen[int(rng.integers(len(seen)))]
-        render(scene, side, rng=rng).save(pairs / f"{i:05d}.png")
-        (pairs / f"{i:05d}.txt").write_text(scene.caption + "\n")
-    for name, group in (("seen", seen), ("unseen", unseen)):
-        lines = [f"{caption}\n" for caption in _prompts(group, rng)]
-        (folder / f"{name}.txt").write_text("".join(lines))
-
     facts = {
         "level": level,
         "side": side,
@@ -49,11 +40,27 @@ def run_data_shapes(
         "pictures": n_pictures,
         "seed": seed,
     }
-    (folder / "shapes.json").write_text(json.dumps(facts, indent=1))
+    with atomic_folder(folder) as staging:
+        _write_pairs(staging / "train", seen, n_pictures=n_pictures, side=side, rng=rng)
+        for name, group in (("seen", seen), ("unseen", unseen)):
+            lines = [f"{caption}\n" for caption in _prompts(group, rng)]
+            (staging / f"{name}.txt").write_text("".join(lines))
+        (staging / "shapes.json").write_text(json.dumps(facts, indent=1))
 
+    pairs = folder / "train"
     combinations = f"{len(seen):,} combinations; {len(unseen):,} more are never rendered"
     terminal.say(f"{n_pictures:,} pictures of {combinations}")
     terminal.result(str(pairs), {"train": str(pairs), "seen": len(seen), "unseen": len(unseen)})
+
+
+def _write_pairs(
+    folder: Path, group: list[Scene], *, n_pictures: int, side: int, rng: np.random.Generator
+) -> None:
+    folder.mkdir()
+    for i in range(n_pictures):
+        scene = group[int(rng.integers(len(group)))]
+        render(scene, side, rng=rng).save(folder / f"{i:05d}.png")
+        (folder / f"{i:05d}.txt").write_text(scene.caption + "\n")
 
 
 def _prompts(group: list[Scene], rng: np.random.Generator) -> list[str]:

@@ -56,6 +56,8 @@ class DatasetFindings:
 
         return {
             "data": spec,
+            "form": source.form,
+            "not_read": source.unread,
             "samples": self.n_usable,
             "captions": len(self.caption_lengths),
             "without_caption": self.without_caption,

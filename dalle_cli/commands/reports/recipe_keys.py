@@ -1,8 +1,7 @@
 """Every key that a recipe may have, as data: what `dalle recipes keys` prints.
 
-Everything is read from the tables of `config` and from the strings below their fields. Those are
-parsed here, on demand: pydantic could collect them (`use_attribute_docstrings`), but would do so at
-every start of the command line, which takes a tenth of a second.
+All is read from the tables of `config` and the strings below their fields, parsed on demand:
+pydantic would collect them (`use_attribute_docstrings`) at every start, in a tenth of a second.
 """
 
 import ast
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
@@ -49,7 +49,6 @@ def _keys(table: type[BaseModel], prefix: str = "") -> Iterator[RecipeKey]:
     for name, field in table.model_fields.items():
         inner = _table_in(field.annotation)
         meaning = _text_below(table, name) or inspect.getdoc(inner) or ""
-
         yield RecipeKey(
             name=prefix + name,
             type="table" if inner else _type(field.annotation),
@@ -64,8 +63,8 @@ def _keys(table: type[BaseModel], prefix: str = "") -> Iterator[RecipeKey]:
 
 
 def _table_in(annotation: Any) -> type[BaseModel] | None:
-    """Return the table that an annotation allows, if it allows one."""
-    candidates = (annotation, *get_args(annotation))
+    """Return the table that an annotation allows, if it allows one that is not in a list."""
+    candidates = () if get_origin(annotation) is list else (annotation, *get_args(annotation))
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
 
 
@@ -79,8 +78,8 @@ def _type(annotation: Any) -> str:
     if origin is list:
         return f"list of {_type(arguments[0])}s"
     if arguments:
-        return " or ".join(_type(argument) for argument in arguments)
-    return TYPES[annotation]
+        return " or ".join(_type(argument) for argument in arguments if argument is not NoneType)
+    return "table" if issubclass(annotation, BaseModel) else TYPES[annotation]
 
 
 def _bounds(field: FieldInfo) -> str:
@@ -88,9 +87,10 @@ def _bounds(field: FieldInfo) -> str:
     if get_origin(field.annotation) is not list:
         return _range(field.metadata)
 
+    length = next((note.min_length for note in field.metadata if hasattr(note, "min_length")), 0)
     (item,) = get_args(field.annotation)
-    length = next(note.min_length for note in field.metadata if hasattr(note, "min_length"))
-    return f"of length {length}, each {_range(FieldInfo.from_annotation(item).metadata)}"
+    bounds = _range(FieldInfo.from_annotation(item).metadata)
+    return f"of length {length}, each {bounds}" if length else ""
 
 
 def _range(metadata: list[Any]) -> str:

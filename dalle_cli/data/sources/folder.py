@@ -8,8 +8,15 @@ import os
 from collections.abc import Iterator
 
 from dalle_cli.data.images import Problem
-from dalle_cli.data.sources.captions import parse_captions
-from dalle_cli.data.sources.pairing import pair_up, split_name
+from dalle_cli.data.sources.captions import JSON_SUFFIX, parse_captions, parse_json_captions
+from dalle_cli.data.sources.columns import Columns
+from dalle_cli.data.sources.pairing import (
+    caption_suffixes,
+    count_unread,
+    describe_captions,
+    pair_up,
+    split_name,
+)
 from dalle_cli.data.sources.source import Sample, fingerprint_of
 from dalle_cli.errors import printable
 
@@ -22,11 +29,21 @@ class FolderSource:
     """
 
     def __init__(
-        self, name: str, files: list[str], *, skipped: list[Problem], captions_required: bool
+        self,
+        name: str,
+        files: list[str],
+        *,
+        skipped: list[Problem],
+        columns: Columns,
+        captions_required: bool,
     ) -> None:
         self.name = name
+        self._columns = columns
         self._captions_required = captions_required
+
         self._pairs, unpaired = pair_up(files, captions_required=captions_required)
+        self.form = f"folder of pictures {describe_captions(caption_suffixes(self._pairs))}"
+        self.unread = count_unread(files, self._pairs)
 
         ignored = "tar file next to loose pictures, ignored"
         shards = [(file, ignored) for file in files if is_tar(file)]
@@ -48,7 +65,10 @@ class FolderSource:
         file = self._pairs[index].caption
         if file is None:
             return []
-        return parse_captions(self._bytes(file), required=self._captions_required)
+        text, required = self._bytes(file), self._captions_required
+        if file.lower().endswith(JSON_SUFFIX):
+            return parse_json_captions(text, self._columns, required=required)
+        return parse_captions(text, required=required)
 
     def fingerprint(self) -> str:
         return fingerprint_of(

@@ -1,36 +1,49 @@
-"""Opening the data set of `--data`: a folder, tar shards, a manifest, or a folder of tokens."""
+"""Opening what `--data` names: which form of data it is, and what to say where it is none."""
 
 import glob
 import os
-import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
 from dalle_cli.data.sources.captions import NO_CAPTION
+from dalle_cli.data.sources.columns import Columns
 from dalle_cli.data.sources.folder import FolderSource, is_tar, list_files
-from dalle_cli.data.sources.manifest import ManifestSource
-from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES, split_name
+from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES, UNSUPPORTED_SUFFIXES, split_name
+from dalle_cli.data.sources.paths import expand_files
 from dalle_cli.data.sources.shards import ShardSource
 from dalle_cli.data.sources.source import Source
+from dalle_cli.data.sources.tabular.coco import open_coco
+from dalle_cli.data.sources.tabular.hub_dataset import HUB_PREFIX, open_hub
+from dalle_cli.data.sources.tabular.image_folder import metadata_files, open_image_folder
+from dalle_cli.data.sources.tabular.manifest import open_manifest
+from dalle_cli.data.sources.tabular.parquet import is_parquet, open_parquet
 from dalle_cli.data.sources.tokens import TokenSource
 from dalle_cli.data.tables import TABLE_SUFFIXES
 from dalle_cli.data.token_shards import is_encoded
 from dalle_cli.errors import DalleError, UsageError, printable
 
 LAYOUTS = (
-    "a folder with pictures (001.jpg) and caption files of the same names (001.txt), tar shards of"
-    " them (one.tar, 'all-*.tar', 'train-{0000..0041}.tar'), or a .csv or .jsonl manifest with"
-    " `image` and `caption`"
+    "a folder of pictures (001.jpg) with captions in files of the same names (001.txt, .caption or"
+    " .json) or in metadata.csv or .jsonl, tar shards (one.tar, 'all-*.tar',"
+    " 'train-{0000..0041}.tar'), a .csv or .jsonl manifest, COCO's captions .json, .parquet files,"
+    " or hf:owner/name"
 )
-_RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
+MOST_COUNTED = 6  # kinds of files that are not read
 
 
-def open_dataset(spec: str, *, captions_required: bool, tokens_allowed: bool = False) -> Source:
-    """Index the captioned pictures of a folder, tar shards (one, a glob, a range) or a manifest.
+def open_dataset(
+    spec: str,
+    *,
+    captions_required: bool,
+    tokens_allowed: bool = False,
+    columns: Columns = Columns(),  # noqa: B008  it is frozen
+) -> Source:
+    """Index the captioned pictures that a spec names, in any form that `LAYOUTS` lists.
 
     captions_required  leave out pictures without captions
     tokens_allowed     accept a folder of image tokens in place of pictures
+    columns            those of pictures and captions, where the form has columns
 
     Raises `DalleError` if nothing is usable.
     """
@@ -43,7 +56,7 @@ def open_dataset(spec: str, *, captions_required: bool, tokens_allowed: bool = F
     try:
         if os.path.isdir(spec) and is_encoded(Path(spec)):
             return _open_tokens(spec, are_allowed=tokens_allowed)
-        source = _open_pictures(spec, captions_required=captions_required)
+        source = _open_pictures(spec, columns, captions_required=captions_required)
     except OSError as error:
         place = printable(str(error.filename or spec))
         raise DalleError(f"cannot read {place}: {error.strerror or error}") from error
@@ -51,6 +64,14 @@ def open_dataset(spec: str, *, captions_required: bool, tokens_allowed: bool = F
     if not len(source):
         raise _nothing_usable(source, captions_required=captions_required)
     return source
+
+
+def describe_unread(unread: Mapping[str, int]) -> str:
+    """Describe the numbers of files that a source holds but does not read, by suffix."""
+    counts = list(unread.items())
+    parts = [f"{n:,} {printable(suffix)}" for suffix, n in counts[:MOST_COUNTED]]
+    n_more = sum(n for _, n in counts[MOST_COUNTED:])
+    return ", ".join([*parts, f"{n_more:,} others"] if n_more else parts)
 
 
 def _open_tokens(folder: str, *, are_allowed: bool) -> TokenSource:
@@ -62,65 +83,51 @@ def _open_tokens(folder: str, *, are_allowed: bool) -> TokenSource:
     return TokenSource(folder)
 
 
-def _open_pictures(spec: str, *, captions_required: bool) -> Source:
+def _open_pictures(spec: str, columns: Columns, *, captions_required: bool) -> Source:
     if os.path.isdir(spec):
-        return _open_folder(spec, captions_required=captions_required)
+        return _open_folder(spec, columns, captions_required=captions_required)
+    if spec.startswith(HUB_PREFIX) and not os.path.exists(spec):
+        return open_hub(spec, columns=columns, captions_required=captions_required)
     if os.path.isfile(spec) and spec.lower().endswith(TABLE_SUFFIXES):
-        return ManifestSource(spec, captions_required=captions_required)
-    return ShardSource(spec, _shard_paths(spec), captions_required=captions_required)
+        return open_manifest(spec, columns=columns, captions_required=captions_required)
+    if os.path.isfile(spec) and spec.lower().endswith(".json"):
+        return open_coco(spec, captions_required=captions_required)
+
+    files = expand_files(spec)
+    if shards := [file for file in files if is_tar(file)]:
+        return ShardSource(spec, shards, columns=columns, captions_required=captions_required)
+    if tables := [file for file in files if is_parquet(file)]:
+        return open_parquet(spec, tables, columns=columns, captions_required=captions_required)
+    raise _not_a_dataset(spec)
 
 
-def _open_folder(folder: str, *, captions_required: bool) -> Source:
+def _open_folder(folder: str, columns: Columns, *, captions_required: bool) -> Source:
+    """Open a folder with metadata, pictures, shards or parquet files, looked for in this order."""
     files, skipped = list_files(folder)
-    shards = [os.path.join(folder, *file.split("/")) for file in files if is_tar(file)]
-    if shards and not any(split_name(file)[1] in PICTURE_SUFFIXES for file in files):
-        return ShardSource(folder, shards, captions_required=captions_required)
-    return FolderSource(folder, files, skipped=skipped, captions_required=captions_required)
-
-
-def _shard_paths(spec: str) -> list[str]:
-    if os.path.isfile(spec):
-        if is_tar(spec):
-            return [spec]
-        raise DalleError(f"not a data set: {printable(spec)}", f"expected {LAYOUTS}")
-
-    if _RANGE.search(spec):
-        return _shards_of_range(spec)
-
-    matches = glob.glob(spec, recursive=True)
-    if paths := sorted(path for path in matches if is_tar(path) and os.path.isfile(path)):
-        return paths
-    what = "no tar file matches" if glob.has_magic(spec) else "no such file or folder:"
-    raise UsageError(f"{what} {printable(spec) or '(nothing)'}", f"expected {LAYOUTS}")
-
-
-def _shards_of_range(spec: str) -> list[str]:
-    paths = []
-    for path in _expand_ranges(spec):  # stops at the first gap, however long the range is
-        if not os.path.isfile(path):
-            raise DalleError(
-                f"shard is missing: {printable(path)}", "give the range of shards that exist"
-            )
-        paths.append(path)
-
-    if not paths:
-        raise DalleError(
-            f"empty range: {printable(spec)}", "the first number must not be above the second"
+    if metadata_files(files):
+        return open_image_folder(
+            folder, files, columns=columns, captions_required=captions_required
         )
-    return paths
+
+    paths = [os.path.join(folder, *file.split("/")) for file in files]
+    has_pictures = any(split_name(file)[1] in PICTURE_SUFFIXES for file in files)
+    shards = [path for path in paths if is_tar(path)]
+    tables = [path for path in paths if is_parquet(path)]
+    if shards and not has_pictures:
+        return ShardSource(folder, shards, columns=columns, captions_required=captions_required)
+    if tables and not has_pictures:
+        return open_parquet(folder, tables, columns=columns, captions_required=captions_required)
+    return FolderSource(
+        folder, files, skipped=skipped, columns=columns, captions_required=captions_required
+    )
 
 
-def _expand_ranges(spec: str) -> Iterator[str]:
-    """Expand every `{000..041}`, padded with zeros to the width of the first number."""
-    match = _RANGE.search(spec)
-    if not match:
-        yield spec
-        return
-
-    low, high = match.groups()
-    before, after = spec[: match.start()], spec[match.end() :]
-    for number in range(int(low), int(high) + 1):
-        yield from _expand_ranges(f"{before}{number:0{len(low)}d}{after}")
+def _not_a_dataset(spec: str) -> DalleError:
+    if os.path.isfile(spec):
+        return DalleError(f"not a data set: {printable(spec)}", f"expected {LAYOUTS}")
+    is_pattern = glob.has_magic(spec)
+    what = "no tar or parquet file matches" if is_pattern else "no such file or folder:"
+    return UsageError(f"{what} {printable(spec) or '(nothing)'}", f"expected {LAYOUTS}")
 
 
 def _nothing_usable(source: Source, *, captions_required: bool) -> DalleError:
@@ -132,8 +139,22 @@ def _nothing_usable(source: Source, *, captions_required: bool) -> DalleError:
     if list(counts) == [NO_CAPTION] and isinstance(source, FolderSource):
         picture = example[NO_CAPTION]
         advice = f"put {os.path.splitext(picture)[0]}.txt next to {picture}"
-        return DalleError(message, f"found {counts[NO_CAPTION]} pictures but no captions: {advice}")
+        found = f"found {counts[NO_CAPTION]} pictures but no captions: {advice}"
+        return DalleError(message, found + _advice_on_tables(source))
 
+    unread = describe_unread(source.unread)
     reasons = [f"{n} x {reason} ({example[reason]})" for reason, n in counts.most_common(3)]
-    found = "; ".join(reasons) or "nothing that could be a sample"
-    return DalleError(message, f"found {found}; expected {LAYOUTS}")
+    found = "; ".join([unread, *reasons] if unread else reasons)
+    found = found or "nothing that could be a sample"
+    convert = (
+        "; convert them to JPEG, PNG, WebP or GIF"
+        if any(suffix in UNSUPPORTED_SUFFIXES for suffix in source.unread)
+        else ""
+    )
+    advice = convert + _advice_on_tables(source)
+    return DalleError(message, f"found {found}{advice}; expected {LAYOUTS}")
+
+
+def _advice_on_tables(source: Source) -> str:
+    tables = [s for s in source.unread if s in (*TABLE_SUFFIXES, ".json", ".parquet")]
+    return f"; to read the {tables[0]} file, name it instead of the folder" if tables else ""

@@ -2,18 +2,20 @@
 
 A key is a name without its suffix, including folders (`birds/001` for `birds/001.jpg`), so equal
 file names in different folders never meet. Of two pictures with one key, the first suffix in
-`PICTURE_SUFFIXES` wins. Hidden files and files `__like_this__` are not samples.
+`PICTURE_SUFFIXES` wins, and of two caption files the first in `CAPTION_SUFFIXES`. Hidden files and
+files `__like_this__` are not samples.
 """
 
 import posixpath
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from dalle_cli.data.images import Problem
-from dalle_cli.data.sources.captions import NO_CAPTION
+from dalle_cli.data.sources.captions import JSON_SUFFIX, NO_CAPTION
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
-CAPTION_SUFFIX = ".txt"
+CAPTION_SUFFIXES = (".txt", ".caption", JSON_SUFFIX)
 UNSUPPORTED_SUFFIXES = (
     ".avif",
     ".bmp",
@@ -26,7 +28,7 @@ UNSUPPORTED_SUFFIXES = (
     ".tif",
     ".tiff",
 )
-_KNOWN_SUFFIXES = {*PICTURE_SUFFIXES, CAPTION_SUFFIX, *UNSUPPORTED_SUFFIXES}
+_KNOWN_SUFFIXES = {*PICTURE_SUFFIXES, *CAPTION_SUFFIXES, *UNSUPPORTED_SUFFIXES}
 
 
 class Pair(NamedTuple):
@@ -44,6 +46,29 @@ def split_name(name: str) -> tuple[str, str]:
     is_ignored = stem.startswith(".") or (stem.startswith("__") and stem.endswith("__"))
     suffix = suffix.lower()
     return key, suffix if suffix in _KNOWN_SUFFIXES and not is_ignored else ""
+
+
+def count_unread(names: Iterable[str], pairs: Iterable[Pair]) -> dict[str, int]:
+    """Count by suffix the files that are neither pictures of a known format nor caption files."""
+    keys = {pair.key for pair in pairs}
+    counts: Counter[str] = Counter()
+    for name in names:
+        key, suffix = split_name(name)
+        is_sidecar = suffix in CAPTION_SUFFIXES and (suffix != JSON_SUFFIX or key in keys)
+        if suffix not in PICTURE_SUFFIXES and not is_sidecar:
+            counts[posixpath.splitext(name)[1].lower() or "no suffix"] += 1
+    return dict(counts.most_common())
+
+
+def caption_suffixes(pairs: Iterable[Pair]) -> set[str]:
+    """Return the suffixes of the pairs' caption files."""
+    return {split_name(pair.caption)[1] for pair in pairs if pair.caption is not None}
+
+
+def describe_captions(suffixes: set[str]) -> str:
+    """Describe in which files captions are."""
+    found = [suffix for suffix in CAPTION_SUFFIXES if suffix in suffixes]
+    return f"with {' and '.join(found)} captions" if found else "without captions"
 
 
 def pair_up(names: Iterable[str], *, captions_required: bool) -> tuple[list[Pair], list[Problem]]:
@@ -75,14 +100,15 @@ def pair_up(names: Iterable[str], *, captions_required: bool) -> tuple[list[Pair
 def _pair(
     key: str, files: dict[str, str], *, captions_required: bool
 ) -> tuple[Pair | None, list[Problem]]:
-    caption = files.get(CAPTION_SUFFIX)
+    caption = next((files[suffix] for suffix in CAPTION_SUFFIXES if suffix in files), None)
     pictures = [files[suffix] for suffix in PICTURE_SUFFIXES if suffix in files]
     unsupported = [files[suffix] for suffix in UNSUPPORTED_SUFFIXES if suffix in files]
 
     if not pictures:
         if unsupported:
             return None, [(name, "unsupported picture format") for name in unsupported]
-        return None, [(caption or key, "caption without picture")]
+        is_other_json = list(files) == [JSON_SUFFIX]  # it may be anything
+        return None, [] if is_other_json else [(caption or key, "caption without picture")]
 
     left_over = [
         (name, "another picture of this name is used") for name in (pictures + unsupported)[1:]

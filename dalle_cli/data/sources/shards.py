@@ -3,21 +3,39 @@
 Shards are uncompressed. Headers are scanned once; afterwards a sample is two reads at known
 offsets. Nothing is ever extracted, and member names are opaque keys: `../x` is a name like any
 other. Members pair up within their shard, in any order. Keys leave out the shard's name, so the
-same key in two shards makes two samples.
+same key in two shards makes two samples. The captions of a shard without any are taken from the
+parquet file beside it.
 """
 
 import errno
 import os
+import posixpath
 import tarfile
+from collections import Counter
 from typing import BinaryIO
 
 import numpy as np
 
 from dalle_cli.data.images import Problem
-from dalle_cli.data.sources.captions import parse_captions
-from dalle_cli.data.sources.pairing import pair_up, split_name
+from dalle_cli.data.sources.captions import (
+    JSON_SUFFIX,
+    NO_CAPTION,
+    clean_captions,
+    parse_captions,
+    parse_json_captions,
+)
+from dalle_cli.data.sources.columns import Columns
+from dalle_cli.data.sources.pairing import (
+    Pair,
+    caption_suffixes,
+    count_unread,
+    describe_captions,
+    pair_up,
+    split_name,
+)
 from dalle_cli.data.sources.source import Sample, fingerprint_of
-from dalle_cli.errors import printable
+from dalle_cli.data.sources.tabular.row_groups import captions_beside
+from dalle_cli.errors import DalleError, printable
 
 Span = tuple[int, int]  # offset and size of a member's content in its shard, in bytes
 
@@ -37,15 +55,23 @@ _TAR_ERRORS = (
 class ShardSource:
     """Source over the members of tar shards, shard after shard, in the order they were written."""
 
-    def __init__(self, name: str, paths: list[str], *, captions_required: bool) -> None:
+    def __init__(
+        self, name: str, paths: list[str], *, columns: Columns, captions_required: bool
+    ) -> None:
         self.name = name
         self.problems: list[Problem] = []
         self._paths = paths
+        self._columns = columns
         self._captions_required = captions_required
         self._keys: list[str] = []
+        self._beside: dict[int, str] = {}  # captions of samples, from parquet files
+        self._suffixes: set[str] = set()  # of caption files
+        counts: Counter[str] = Counter()
 
-        # int64 [N, 5]: number of the shard, span of the picture, span of the captions
-        self._spans = np.concatenate([self._index(shard) for shard in range(len(paths))])
+        # int64 [N, 6]: number of the shard, span of the picture, span of the captions, JSON or not
+        self._spans = np.concatenate([self._index(shard, counts) for shard in range(len(paths))])
+        self.form = self._describe()
+        self.unread = dict(counts.most_common())
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -54,43 +80,95 @@ class ShardSource:
         return self._keys[index]
 
     def read(self, index: int) -> Sample:
-        shard, *spans = self._spans[index].tolist()
+        shard, offset, size, *_ = self._spans[index].tolist()
         # Opened anew each time, so that processes share no file position
         with open(self._paths[shard], "rb") as file:
-            picture = _read(file, *spans[:2])
-            captions = self._read_captions(file, *spans[2:])
+            picture = _read(file, offset, size)
+            captions = self._read_captions(file, index)
         return Sample(self.key(index), picture, captions=captions)
 
     def captions(self, index: int) -> list[str]:
-        shard, _, _, *span = self._spans[index].tolist()
-        with open(self._paths[shard], "rb") as file:
-            return self._read_captions(file, *span)
+        with open(self._paths[self._spans[index, 0]], "rb") as file:
+            return self._read_captions(file, index)
 
     def fingerprint(self) -> str:
         sizes = self._spans[:, [2, 4]].tolist()
         return fingerprint_of((key, *pair) for key, pair in zip(self._keys, sizes, strict=True))
 
-    def _read_captions(self, file: BinaryIO, offset: int, size: int) -> list[str]:
+    def _read_captions(self, file: BinaryIO, index: int) -> list[str]:
+        if index in self._beside:
+            return clean_captions([self._beside[index]])
+        *_, offset, size, is_json = self._spans[index].tolist()
         if offset < 0:
             return []
-        return parse_captions(_read(file, offset, size), required=self._captions_required)
 
-    def _index(self, shard: int) -> np.ndarray:
+        text, required = _read(file, offset, size), self._captions_required
+        if is_json:
+            return parse_json_captions(text, self._columns, required=required)
+        return parse_captions(text, required=required)
+
+    def _describe(self) -> str:
+        kind = "tar shard" if len(self._paths) == 1 else f"{len(self._paths):,} tar shards"
+        if self._beside:
+            return f"{kind} with captions from parquet files beside them"
+        return f"{kind} of pictures {describe_captions(self._suffixes)}"
+
+    def _index(self, shard: int, counts: Counter[str]) -> np.ndarray:
+        """Index a shard and count its unread files; returns the rows of `_spans`."""
         path = self._paths[shard]
         members, problems = scan_shard(path)
         names = [name for name, _ in members]
-        pairs, unpaired = pair_up(names, captions_required=self._captions_required)
+        pairs, unpaired = pair_up(names, captions_required=False)
+        counts.update(count_unread(names, pairs))
+        pairs, captionless = self._find_captions(path, pairs)
 
         # Reversed, so that the first of equal names counts
         spans: dict[str | None, Span] = {None: _NO_SPAN, **dict(reversed(members))}
-        rows = [(shard, *spans[pair.picture], *spans[pair.caption]) for pair in pairs]
+        rows = [
+            (shard, *spans[pair.picture], *spans[pair.caption], _is_json(pair)) for pair in pairs
+        ]
 
         self._keys += [pair.key for pair in pairs]
         self.problems += [
             (printable(f"{path}:{name}" if name else path), reason)
-            for name, reason in problems + unpaired
+            for name, reason in problems + unpaired + captionless
         ]
-        return np.array(rows, np.int64).reshape(-1, 5)
+        return np.array(rows, np.int64).reshape(-1, 6)
+
+    def _find_captions(self, path: str, pairs: list[Pair]) -> tuple[list[Pair], list[Problem]]:
+        """Note where the captions of a shard are; return the usable samples, and the problems."""
+        suffixes = caption_suffixes(pairs)
+        self._suffixes |= suffixes
+        beside = {} if suffixes else self._captions_beside(path)
+
+        has_caption = [pair.caption or posixpath.basename(pair.key) in beside for pair in pairs]
+        usable = [
+            pair
+            for pair, is_captioned in zip(pairs, has_caption, strict=True)
+            if is_captioned or not self._captions_required
+        ]
+        captionless = [
+            (pair.picture, NO_CAPTION)
+            for pair, is_captioned in zip(pairs, has_caption, strict=True)
+            if self._captions_required and not is_captioned
+        ]
+
+        for index, pair in enumerate(usable, len(self._keys)):
+            if caption := beside.get(posixpath.basename(pair.key)):
+                self._beside[index] = caption
+        return usable, captionless
+
+    def _captions_beside(self, path: str) -> dict[str, str]:
+        try:
+            return captions_beside(path)
+        except DalleError:
+            if self._captions_required:
+                raise
+            return {}
+
+
+def _is_json(pair: Pair) -> bool:
+    return pair.caption is not None and pair.caption.lower().endswith(JSON_SUFFIX)
 
 
 def scan_shard(path: str) -> tuple[list[tuple[str, Span]], list[Problem]]:

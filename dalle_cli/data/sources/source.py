@@ -29,11 +29,15 @@ class Source(Protocol):
     """Samples by number, in an order that depends only on the files. Pickles, for loader workers.
 
     name      what the user typed
+    form      what it was taken for, in words, safe to print
     problems  (where, reason) for everything that indexing left out, safe to print
+    unread    the number of files that it holds but does not read, by suffix
     """
 
     name: str
+    form: str
     problems: list[Problem]
+    unread: dict[str, int]
 
     def __len__(self) -> int: ...
 

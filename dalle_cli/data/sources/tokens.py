@@ -16,6 +16,8 @@ class TokenSource:
     def __init__(self, name: str) -> None:
         """Open a folder; raises DalleError if sizes show that the record or a shard is damaged."""
         self.name = name
+        self.form = "folder of image tokens"
+        self.unread: dict[str, int] = {}
         self._record = read_record(Path(name))
         self.encoding: Encoding = self._record.encoding
         self.problems: list[Problem] = [

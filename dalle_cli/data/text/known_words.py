@@ -77,6 +77,10 @@ class KnownWords:
         frequent = sorted(counts, key=lambda word: (-counts[word], word))[:most]
         return cls(frozenset(frequent), is_complete=False)
 
+    def with_those_of(self, other: "KnownWords") -> "KnownWords":
+        """Return the words of both."""
+        return KnownWords(self.words | other.words, self.is_complete and other.is_complete)
+
     def unknown_in(self, caption: str) -> list[str]:
         """List the words of a caption that are not known, each once, in order."""
         return [word for word in dict.fromkeys(split_words(caption)) if word not in self.words]

@@ -1,5 +1,7 @@
 """The learning rate of each update: a schedule, halved when the training loss reaches a plateau.
 
+Lengths are in updates here, as `schedules.fix_schedules` makes them.
+
 Ramesh et al. 2021, appendix B.2, say only that it was halved whenever the loss plateaued: what
 counts as a plateau, the recipe says. It depends on the loss of the global batch, which all
 processes know to the same bit, so that they agree.
@@ -9,11 +11,12 @@ import math
 
 from torch import Tensor
 
-from dalle_cli.config import Cosine, OptimizerTable, PlateauTable
+from dalle_cli.config import Cosine, OptimizerTable, PlateauTable, Restart
 
 
 def cosine(schedule: Cosine, step: int) -> float:
     """Return the value of a schedule at update number `step`, counted from 0."""
+    assert schedule.steps is not None  # as in a recipe with fixed schedules
     progress = min(step / schedule.steps, 1)
     return schedule.end + 0.5 * (schedule.start - schedule.end) * (1 + math.cos(math.pi * progress))
 
@@ -21,10 +24,31 @@ def cosine(schedule: Cosine, step: int) -> float:
 def learning_rate(optimizer: OptimizerTable, step: int) -> float:
     """Return the scheduled learning rate at update number `step`.
 
-    A cosine, under a linear ramp that reaches 1 at the last warm-up update.
+    A cosine, under a linear ramp that reaches 1 at the last warm-up update; a restart begins both
+    again.
     """
-    ramp = min((step + 1) / optimizer.warmup_steps, 1) if optimizer.warmup_steps else 1
-    return ramp * cosine(optimizer.lr, step)
+    restart = _latest_restart(optimizer, step)
+    if restart is None:
+        return _ramp(optimizer, step) * cosine(optimizer.lr, step)
+
+    schedule = optimizer.lr.model_copy(update={"steps": restart.steps})
+    since = step - restart.after
+    return _ramp(optimizer, since) * cosine(schedule, since)
+
+
+def is_warming_up(optimizer: OptimizerTable, step: int) -> bool:
+    """Return whether update number `step` is in the warm-up, or in that of a restart."""
+    restart = _latest_restart(optimizer, step)
+    return step - (restart.after if restart else 0) < (optimizer.warmup_steps or 0)
+
+
+def _ramp(optimizer: OptimizerTable, step: int) -> float:
+    return min((step + 1) / optimizer.warmup_steps, 1) if optimizer.warmup_steps else 1
+
+
+def _latest_restart(optimizer: OptimizerTable, step: int) -> Restart | None:
+    begun = [restart for restart in optimizer.restarts if restart.after <= step]
+    return max(begun, key=lambda restart: restart.after, default=None)
 
 
 class LearningRate:
@@ -47,7 +71,7 @@ class LearningRate:
         """
         plateau = self._table.plateau
         if plateau is not None and math.isfinite(loss):
-            self._follow(plateau, float(loss), is_warming_up=step < self._table.warmup_steps)
+            self._follow(plateau, float(loss), is_warming_up=is_warming_up(self._table, step))
 
     def _follow(self, plateau: PlateauTable, loss: float, *, is_warming_up: bool) -> None:
         if math.isnan(self._smoothed):

@@ -96,7 +96,10 @@ class ClipTask:
         pictures = [to_image(image) for image in batch.images]
         order = (texts @ images.T).argsort(dim=1, descending=True).tolist()
         rows = zip(batch.captions, order, strict=True)
-        return labelled_grid([(caption, [pictures[i] for i in best]) for caption, best in rows])
+        return labelled_grid(
+            [(caption, [pictures[i] for i in best]) for caption, best in rows],
+            columns=("likeliest",),
+        )
 
 
 def _embeddings(clip: Clip, batch: Batch) -> tuple[Tensor, Tensor]:

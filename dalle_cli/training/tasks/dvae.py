@@ -135,6 +135,5 @@ class DiscreteVAETask:
         """Render held-out pictures above their reconstructions from hard tokens."""
         images = batch.images
         rebuilt = whole.decode(whole.image_tokens(images))
-        return labelled_grid(
-            [("", [to_image(x) for x in images]), ("", [to_image(x) for x in rebuilt])]
-        )
+        rows = (("original", images), ("reconstruction", rebuilt))
+        return labelled_grid([(label, [to_image(x) for x in part]) for label, part in rows])

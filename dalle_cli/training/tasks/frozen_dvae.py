@@ -77,7 +77,7 @@ def check_kept_dvae(folder: RunDir, path: Path) -> None:
     """Raise DalleError where the run keeps a copy of another dVAE than the one at `path`."""
     kept, given = folder.dvae / WEIGHTS, dvae_model_dir(path) / WEIGHTS
     if kept.is_file() and not filecmp.cmp(kept, given, shallow=False):
-        hint = f"`--dvae {folder.root}` goes on with the run's copy"
+        hint = f"`--dvae {folder.root}` uses the run's copy"
         raise DalleError(f"{path} is not the dVAE this run began with", hint)
 
 

@@ -1,6 +1,7 @@
 """The tokenizer of a run: the one it began with, a given one, or one learnt from its captions."""
 
 from pathlib import Path
+from typing import Any
 
 from dalle_cli.config import TokenizerTable
 from dalle_cli.data.text.known_words import KnownWords
@@ -10,15 +11,23 @@ from dalle_cli.storage.atomic import atomic_write
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.run import TrainingRun
 
+LEARN = Path("learn")  # what `--tokenizer` names in place of a file
 
-def choose_tokenizer(run: TrainingRun, table: TokenizerTable, given: Path | None) -> Tokenizer:
+
+def choose_tokenizer(run: TrainingRun[Any], table: TokenizerTable, given: Path | None) -> Tokenizer:
     """Return the run's tokenizer, or the given one, or learn one from the training captions.
+
+    A run that starts from another keeps that one's tokenizer, as is usual in fine-tuning: few new
+    captions would teach a small vocabulary, and the words that only the other run has seen would
+    fall apart. `LEARN` in place of a file learns one all the same.
 
     Raises UsageError where the given one is not the run's, or is larger than the recipe allows.
     """
-    if given is not None and not given.exists():
-        raise UsageError(f"no such tokenizer: {given}", "name a merges.json of another run")
-    named = None if given is None else Tokenizer.load(given)
+    named = None
+    if given is not None and given != LEARN:
+        if not given.exists():
+            raise UsageError(f"no such tokenizer: {given}", "name a merges.json of another run")
+        named = Tokenizer.load(given)
     if run.folder.is_run and run.folder.tokenizer.is_file():
         tokenizer = Tokenizer.load(run.folder.tokenizer)
         if named is not None and named.merges != tokenizer.merges:
@@ -26,17 +35,19 @@ def choose_tokenizer(run: TrainingRun, table: TokenizerTable, given: Path | None
             raise UsageError(message, "leave out --tokenizer")
         return tokenizer
 
-    allowed = table.vocab_size
-    if named is not None:
-        size = named.vocab_size
-        if size > allowed:
-            message = f"{given} has {size:,} entries, `tokenizer.vocab_size` allows {allowed:,}"
-            raise UsageError(message, f"`--set tokenizer.vocab_size={size}`")
-        return named
-    return _learn(run, table)
+    if given is None and run.init_from is not None:
+        given = RunDir(run.init_from).tokenizer
+        named = Tokenizer.load(given) if given.is_file() else None
+    if named is None:
+        return _learn(run, table)
+    if named.vocab_size > table.vocab_size:
+        size, allowed = named.vocab_size, table.vocab_size
+        message = f"{given} has {size:,} entries, `tokenizer.vocab_size` allows {allowed:,}"
+        raise UsageError(message, f"`--set tokenizer.vocab_size={size}`")
+    return named
 
 
-def _learn(run: TrainingRun, table: TokenizerTable) -> Tokenizer:
+def _learn(run: TrainingRun[Any], table: TokenizerTable) -> Tokenizer:
     """Learn a tokenizer in the main process, for all processes."""
     tokenizer = None
     if run.world.is_main:
@@ -58,10 +69,20 @@ def keep_tokenizer(folder: RunDir, tokenizer: Tokenizer) -> None:
             tokenizer.save(temporary)
 
 
-def keep_known_words(run: TrainingRun) -> None:
+def keep_known_words(run: TrainingRun[Any]) -> None:
     """Write the words of the training captions beside the tokenizer of a new run.
 
-    A run that has its tokenizer already keeps what it has: its captions may have changed.
+    A run that starts from another knows that one's words, too; where they are not recorded, what it
+    knows is not known either. A run that has its tokenizer already keeps what it has: its captions
+    may have changed.
     """
-    if not run.folder.tokenizer.is_file():
-        KnownWords.of_captions(run.data.training.captions()).save(run.folder.known_words)
+    if run.folder.tokenizer.is_file():
+        return
+    known = KnownWords.of_captions(run.data.training.captions())
+
+    if run.init_from is not None:
+        earlier = RunDir(run.init_from).known_words
+        if not earlier.is_file():
+            return
+        known = known.with_those_of(KnownWords.load(earlier))
+    known.save(run.folder.known_words)

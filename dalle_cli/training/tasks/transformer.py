@@ -18,7 +18,8 @@ from dalle_cli.losses import weigh
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.training.metric_log import Metrics
 from dalle_cli.training.tasks.fused_losses import FusedLossTransformer
-from dalle_cli.viz import labelled_grid
+from dalle_cli.training.tasks.preview_captions import NO_PREVIEW_CAPTIONS, PreviewCaptions
+from dalle_cli.viz import labelled_grid, side_by_side
 
 
 class TransformerTask:
@@ -39,12 +40,18 @@ class TransformerTask:
         dvae: DiscreteVAE,
         loss: TransformerLossTable,
         seed: int,
+        *,
+        preview_captions: PreviewCaptions = NO_PREVIEW_CAPTIONS,
     ) -> None:
-        """dvae: frozen; it encodes images as image tokens and decodes them."""
+        """dvae: frozen; it encodes images as image tokens and decodes them.
+
+        preview_captions  captions for previews besides those held out
+        """
         self.module = transformer
         self._dvae = dvae
         self._table = loss
         self._seed = seed
+        self._preview_captions = preview_captions
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         """Return the micro-batch's share of the weighted cross-entropies, in nats per token."""
@@ -104,8 +111,33 @@ class TransformerTask:
         }
 
     def preview(self, whole: FusedLossTransformer, batch: Batch, step: int) -> Image.Image:
-        """Render reconstructions next to pictures generated from their held-out captions."""
-        captions = batch.captions
+        """Render reconstructions next to pictures generated from their held-out captions.
+
+        Beside them are pictures generated from the captions for previews, if there are any.
+        """
+        generated = self._generate(whole, batch.captions, batch.text_tokens)
+        rebuilt = map(to_image, self._dvae.decode(self._image_tokens(batch)))
+        rows = zip(batch.captions, rebuilt, generated, strict=True)
+        held_out = labelled_grid(
+            [(caption, [left, right]) for caption, left, right in rows],
+            columns=("reconstruction", "generated"),
+        )
+        if not self._preview_captions.captions:
+            return held_out
+
+        wanted = [
+            (caption, [picture])
+            for captions, text_tokens in self._preview_captions.batches(len(batch.captions))
+            for caption, picture in zip(
+                captions, self._generate(whole, captions, text_tokens), strict=True
+            )
+        ]
+        return side_by_side([held_out, labelled_grid(wanted, columns=("generated",))])
+
+    def _generate(
+        self, whole: FusedLossTransformer, captions: list[str], text_tokens: Tensor
+    ) -> list[Image.Image]:
+        """Generate a picture of each caption, from the same random numbers in every preview."""
         uniforms = torch.cat(
             [
                 candidate_uniforms(self._seed, caption, numbers=[0], n_tokens=whole.image_len)
@@ -113,10 +145,5 @@ class TransformerTask:
             ]
         )  # [B, I]
         sampler = Sampler(whole, SamplingSettings())
-        generated = self._dvae.decode(sampler.sample(batch.text_tokens, uniforms))
-        rebuilt = self._dvae.decode(self._image_tokens(batch))
-
-        rows = zip(captions, rebuilt, generated, strict=True)
-        return labelled_grid(
-            [(caption, [to_image(left), to_image(right)]) for caption, left, right in rows]
-        )
+        image_tokens = sampler.sample(text_tokens, uniforms)  # [B, I]
+        return [to_image(image) for image in self._dvae.decode(image_tokens)]

@@ -18,6 +18,7 @@ from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.loading import load_dvae
 from dalle_cli.storage.run_dir import ENCODING, RunDir
 
+FIXED = {"optimizer__lr__steps": 2, "optimizer__warmup_steps": 2}  # whatever the run's length
 ONE_STEP = ["--set", "training.steps=1", "--set", "runtime.workers=0"]
 
 
@@ -149,9 +150,9 @@ def test_resumed_training_equals_uninterrupted_training(
 ) -> None:
     data = write_wide_pairs(tmp_path / "data", 12)
     assert encode(data, tmp_path / "tokens", "--copies", 3).code == 0
-    assert train(tmp_path / "tokens", tmp_path / "whole").code == 0
-    assert train(tmp_path / "tokens", tmp_path / "cut", training__steps=6).code == 0
-    ended = train(tmp_path / "tokens", tmp_path / "cut")
+    assert train(tmp_path / "tokens", tmp_path / "whole", **FIXED).code == 0
+    assert train(tmp_path / "tokens", tmp_path / "cut", training__steps=6, **FIXED).code == 0
+    ended = train(tmp_path / "tokens", tmp_path / "cut", **FIXED)
     assert ended.code == 0 and "resumed after step 6" in ended.err
     whole, cut = (
         (tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "cut")
@@ -208,8 +209,8 @@ def test_another_vocabulary_is_refused_with_both_numbers(
 def test_run_goes_on_with_its_own_copy_of_the_dvae(
     tmp_path: Path, train: Callable, tokens: Path
 ) -> None:
-    assert train(tokens, tmp_path / "run", training__steps=2).code == 0
-    assert train(tokens, tmp_path / "run", dvae=tmp_path / "run", training__steps=3).code == 0
+    for steps, dvae in ((2, {}), (3, {"dvae": tmp_path / "run"})):
+        assert train(tokens, tmp_path / "run", training__steps=steps, **dvae, **FIXED).code == 0
 
 
 @pytest.mark.parametrize(

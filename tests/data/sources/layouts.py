@@ -1,6 +1,7 @@
 """Folders, shards and manifests made for a test, and what a source says of them."""
 
 import io
+import json
 import tarfile
 from pathlib import Path
 
@@ -36,6 +37,12 @@ def pairs(*keys: str) -> dict[str, bytes]:
             (f"{key}.txt", f"caption {key}\n".encode()),
         ]
     }
+
+
+def write_lines(path: Path, rows: list[dict]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
 
 
 def every_form(tmp_path: Path, files: dict[str, bytes]) -> list[Source]:

@@ -1,12 +1,13 @@
 """Caption files: one clean caption per line, and a fault where one is needed and none is there."""
 
+import json
 from pathlib import Path
 
 import pytest
-from layouts import write_files
+from layouts import write_files, write_tar
 
 from dalle_cli.data.images import BadSample
-from dalle_cli.data.sources import open_dataset
+from dalle_cli.data.sources import Columns, open_dataset
 
 
 @pytest.mark.parametrize(
@@ -43,4 +44,52 @@ def test_caption_without_text_is_a_fault_only_where_captions_are_needed(
     folder = write_files(tmp_path, {"a.jpg": b"", "a.txt": content})
     assert open_dataset(folder, captions_required=False).captions(0) == []
     with pytest.raises(BadSample, match="empty caption"):
+        open_dataset(folder, captions_required=True).read(0)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"caption": "a bird\n", "key": "00001", "url": "x"}, ["a bird"]),
+        ({"captions": ["one", " ", "two\x1b"], "caption": "three"}, ["one", "two"]),
+        ({"text": "a bird", "title": "else"}, ["a bird"]),
+    ],
+)
+def test_json_beside_a_picture_gives_its_captions(
+    tmp_path: Path, content: dict, expected: list[str]
+) -> None:
+    files = {"a.jpg": b"", "a.json": json.dumps(content).encode()}
+    folder = open_dataset(write_files(tmp_path / "folder", files), captions_required=True)
+    shard = open_dataset(write_tar(tmp_path / "a.tar", list(files.items())), captions_required=True)
+    for source in (folder, shard):
+        assert source.captions(0) == source.read(0).captions == expected
+        assert source.form.endswith("with .json captions")
+
+
+def test_key_of_json_captions_can_be_chosen(tmp_path: Path) -> None:
+    folder = write_files(tmp_path, {"a.jpg": b"", "a.json": b'{"caption": "x", "words": "y"}'})
+    for word, expected in (("words", ["y"]), ("caption", ["x"])):
+        columns = Columns(caption=word)
+        assert open_dataset(folder, captions_required=True, columns=columns).captions(0) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "caption file is not JSON"),
+        (b"[" * 100_000, "caption file is not JSON"),
+        (b'"\xff"', "caption file is not JSON"),
+        (b"[]", "caption file is not a JSON object"),
+        (b'{"caption": null}', "no `caption` in its .json"),
+        (b'{"width": 3}', "no `caption` in its .json"),
+        (b'{"caption": 3}', "`caption` must be text or a list of texts"),
+        (b'{"caption": "\\ud800"}', "caption is not UTF-8"),
+    ],
+)
+def test_json_without_captions_is_a_fault_only_where_captions_are_needed(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
+    folder = write_files(tmp_path, {"a.jpg": b"", "a.json": content})
+    assert open_dataset(folder, captions_required=False).captions(0) == []
+    with pytest.raises(BadSample, match=reason):
         open_dataset(folder, captions_required=True).read(0)

@@ -1,11 +1,12 @@
 """What `--data` may say: which specs open what, and how those that lead nowhere are refused."""
 
+import os
 from pathlib import Path
 
 import pytest
 from layouts import keys, pairs, write_files, write_tar
 
-from dalle_cli.data.sources import open_dataset
+from dalle_cli.data.sources import describe_unread, open_dataset
 from dalle_cli.errors import DalleError, printable
 
 
@@ -23,7 +24,7 @@ def test_ranges_globs_and_folders_open_all_shards_in_order(tmp_path: Path, spec:
     [
         ("a-{0..999999999}.tar", "shard is missing: .*a-1.tar"),
         ("a-{1..0}.tar", "empty range"),
-        ("b-*.tar", "no tar file matches"),
+        ("b-*.tar", "no tar or parquet file matches"),
         ("nowhere", "no such file or folder"),
         ("\x1b31m", "no such file or folder: .*\ufffd31m"),
         ("a.md", "not a data set"),
@@ -73,6 +74,55 @@ def test_hint_counts_what_was_found_and_names_the_layouts(tmp_path: Path) -> Non
     assert f"2 x caption without picture ({folder}/b.txt)" in caught.value.hint
     assert f"1 x picture without caption ({folder}/a.jpg)" in caught.value.hint
     assert "manifest" in caught.value.hint
+
+
+def test_refusal_counts_what_was_found_and_advises(tmp_path: Path) -> None:
+    files = {f"{n}.tiff": b"" for n in range(12)} | {f"{n}.mp4": b"" for n in range(3)}
+    folder = write_files(tmp_path, files | {"rows.csv": b"image,caption\n"})
+    with pytest.raises(DalleError, match="no pictures in") as caught:
+        open_dataset(folder, captions_required=False)
+    assert "found 12 .tiff, 3 .mp4, 1 .csv; 12 x unsupported picture format" in caught.value.hint
+    assert "convert them to JPEG, PNG, WebP or GIF" in caught.value.hint
+    assert "to read the .csv file, name it instead of the folder" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("files", "spec", "form"),
+    [
+        (pairs("a"), "", "folder of pictures with .txt captions"),
+        ({"a.jpg": b""}, "", "folder of pictures without captions"),
+        (
+            {"a.jpg": b"", "b.jpg": b"", "b.caption": b"x"} | pairs("c"),
+            "",
+            "folder of pictures with .txt and .caption captions",
+        ),
+        (
+            {"a.jpg": b"", "a.csv": b"image,title\na.jpg,x\n"},
+            "a.csv",
+            "CSV file, pictures in `image`, captions in `title`",
+        ),
+        (
+            {"a.jpg": b"", "a.jsonl": b'{"path": "a.jpg"}\n'},
+            "a.jsonl",
+            "JSON Lines file, pictures in `path`, no captions",
+        ),
+    ],
+)
+def test_source_says_what_it_was_taken_for(
+    tmp_path: Path, files: dict[str, bytes], spec: str, form: str
+) -> None:
+    folder = write_files(tmp_path / "folder", files)
+    assert open_dataset(os.path.join(folder, spec), captions_required=False).form == form
+    if not spec:
+        shard = write_tar(tmp_path / "a.tar", list(files.items()))
+        expected = form.replace("folder", "tar shard")
+        assert open_dataset(shard, captions_required=False).form == expected
+
+
+def test_many_kinds_of_files_are_summed_up() -> None:
+    unread = {f".{n}": 20 - n for n in range(8)}
+    assert describe_unread(unread) == "20 .0, 19 .1, 18 .2, 17 .3, 16 .4, 15 .5, 27 others"
+    assert describe_unread({".\x1b": 1000}) == "1,000 .\ufffd" and describe_unread({}) == ""
 
 
 def test_file_names_reach_problems_and_messages_printable(tmp_path: Path) -> None:

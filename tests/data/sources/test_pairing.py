@@ -44,3 +44,24 @@ def test_hidden_and_unrelated_files_are_ignored(tmp_path: Path) -> None:
     )
     assert keys(folder) == keys(shard) == ["a"]
     assert folder.problems == shard.problems == []
+
+
+def test_of_several_caption_files_the_first_known_suffix_counts(tmp_path: Path) -> None:
+    captions = {"a.txt": b"lines", "a.caption": b"kohya", "a.json": b'{"caption": "img2dataset"}'}
+    files = {"a.jpg": b"1", **captions}
+    folder = write_files(tmp_path, files)
+    for name, expected in zip(captions, ["lines", "kohya", "img2dataset"], strict=True):
+        source = open_dataset(folder, captions_required=True)
+        assert samples(source) == [Sample("a", b"1", [expected])]
+        assert source.problems == [] and source.unread == {}
+        (tmp_path / name).unlink()
+
+
+def test_what_is_not_read_is_counted_by_suffix(tmp_path: Path) -> None:
+    others = {"b.mp4": b"", "c.MP4": b"", "d.tiff": b"", "README": b"", "stats.json": b"{}"}
+    files = pairs("a") | others
+    expected = {".mp4": 2, ".tiff": 1, ".json": 1, "no suffix": 1}
+    folder = open_dataset(write_files(tmp_path / "folder", files), captions_required=True)
+    shard = open_dataset(write_tar(tmp_path / "a.tar", list(files.items())), captions_required=True)
+    assert folder.unread == shard.unread == expected
+    assert shard.problems == [(f"{tmp_path}/a.tar:d.tiff", "unsupported picture format")]

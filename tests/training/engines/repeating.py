@@ -12,12 +12,14 @@ import torch
 from dalle_cli.loading import build_transformer
 from dalle_cli.recipe import load_recipe
 from dalle_cli.runtime.distributed import World, init_process_group
+from dalle_cli.schedules import fix_schedules
 from dalle_cli.training.activation_checkpointing import checkpoint_activations
 from dalle_cli.training.engines.choice import choose_engine, make_engine
 
 
 def trained(world: World) -> str:
-    recipe = load_recipe("transformer/tiny", ["runtime.zero_stage=3"], kind="transformer")
+    given = load_recipe("transformer/tiny", ["runtime.zero_stage=3"], kind="transformer")
+    recipe = fix_schedules(given)
     torch.manual_seed(0)
     model = build_transformer(recipe.model, 300)
     checkpoint_activations(model.half_precision_modules())

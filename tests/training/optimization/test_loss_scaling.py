@@ -131,9 +131,9 @@ def test_restored_scale_is_the_one_that_was_saved() -> None:
 
 
 def test_dvae_trains_in_fp16_and_goes_on_in_it(
-    tmp_path: Path, pairs: Path, dalle: Callable, settings: Callable
+    tmp_path: Path, pairs: Path, dalle: Callable, settings: Callable, fixed_schedules: Callable
 ) -> None:
-    words = ["train-dvae", "dvae/tiny", "--data", pairs]
+    words = ["train-dvae", "dvae/tiny", "--data", pairs, *fixed_schedules("dvae", 5)]
     fp16 = settings(runtime__precision="fp16")
     for steps, run in ((11, "whole"), (6, "cut"), (11, "cut")):
         ended = dalle(*words, "--run", tmp_path / run, *fp16, "--set", f"training.steps={steps}")

@@ -149,8 +149,9 @@ def test_another_tokenizer_is_refused_on_resuming_and_nothing_is_touched(
     kind: str, own_run: Callable, train: Callable, other_file: Path, tree: Callable
 ) -> None:
     run = own_run(kind)
+    shutil.rmtree(run.checkpoint(11))
     before = tree(run.root)
-    ended = train(kind, run.root, "--tokenizer", other_file, training__steps=12)
+    ended = train(kind, run.root, "--tokenizer", other_file)
     assert ended.code == 2 and "is not the tokenizer this run began with" in ended.err
     assert "hint: leave out --tokenizer" in ended.err
     assert tree(run.root) == before
@@ -161,10 +162,11 @@ def test_a_runs_own_tokenizer_may_be_named_on_resuming(
     kind: str, own_run: Callable, train: Callable
 ) -> None:
     run = own_run(kind)
-    ended = train(kind, run.root, "--tokenizer", run.tokenizer, training__steps=12)
+    shutil.rmtree(run.checkpoint(11))
+    ended = train(kind, run.root, "--tokenizer", run.tokenizer)
     assert (
         ended.code == 0
-        and "resumed after step 11" in ended.err
+        and "resumed after step 9" in ended.err
         and "learnt a vocabulary" not in ended.err
     )
 
@@ -177,7 +179,7 @@ def test_vocabulary_that_a_crash_left_unwritten_is_learnt_again(
     run = own_run(kind)
     for folder in (run.tokenizer.parent, run.checkpoints, run.model):
         shutil.rmtree(folder)
-    assert train(kind, run.root, training__steps=1).code == 0
+    assert train(kind, run.root).code == 0
     whole = RunDir(request.getfixturevalue(f"{kind}_run"))
     assert run.tokenizer.read_bytes() == whole.tokenizer.read_bytes()
 
@@ -194,15 +196,15 @@ def test_words_of_the_training_captions_are_kept_beside_the_tokenizer(
 
 
 def test_resumed_run_keeps_its_words_and_gets_none_that_it_lacks(
-    own_transformer_run: Path, train: Callable
+    own_transformer_run: Path, dalle: Callable
 ) -> None:
     words = RunDir(own_transformer_run).known_words
     KnownWords(frozenset({"zebra"})).save(words)
-    assert train("transformer", own_transformer_run, training__steps=12).code == 0
+    assert dalle("resume", own_transformer_run, "--extend", 1).code == 0
     assert KnownWords.load(words).words == {"zebra"}
 
     words.unlink()
-    assert train("transformer", own_transformer_run, training__steps=13).code == 0
+    assert dalle("resume", own_transformer_run, "--extend", 1).code == 0
     assert not words.exists()
 
 
@@ -211,3 +213,22 @@ def test_given_tokenizer_comes_with_the_words_of_the_captions(
 ) -> None:
     assert begin("transformer", "--tokenizer", other_file).code == 0
     assert "circle" in KnownWords.load(RunDir(tmp_path / "run").known_words).words
+
+
+def test_run_that_starts_from_another_knows_its_words_too(
+    begin: Callable, own_run: Callable, tmp_path: Path
+) -> None:
+    earlier = own_run("transformer")
+    KnownWords(frozenset({"zebra"})).save(earlier.known_words)
+    assert begin("transformer", "--init-from", earlier.root).code == 0
+    known = KnownWords.load(RunDir(tmp_path / "run").known_words)
+    assert {"zebra", "circle"} <= known.words
+
+
+def test_words_are_not_recorded_where_those_of_the_earlier_run_are_not(
+    begin: Callable, own_run: Callable, tmp_path: Path
+) -> None:
+    earlier = own_run("transformer")
+    earlier.known_words.unlink()
+    assert begin("transformer", "--init-from", earlier.root).code == 0
+    assert not RunDir(tmp_path / "run").known_words.exists()

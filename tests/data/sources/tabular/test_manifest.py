@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from layouts import keys, problems, samples, write_files
+from layouts import keys, problems, samples, write_files, write_lines
 
-from dalle_cli.data.sources import Sample, open_dataset
+from dalle_cli.data.sources import Columns, Sample, open_dataset
 from dalle_cli.errors import DalleError
 
 
@@ -44,11 +44,11 @@ def test_faulty_rows_are_told_by_their_line(tmp_path: Path) -> None:
     assert problems(source) == {
         "3": "not a JSON object",
         "4": "not a JSON object",
-        "5": "row without `image`",
+        "5": "row without picture",
         "6": "no such file: gone.jpg",
         "7": "caption is not UTF-8",
         "8": "caption is not UTF-8",
-        "9": "`caption` must be text, `captions` a list of texts",
+        "9": "`captions` must be text or a list of texts",
         "10": "picture without caption",
         "11": "not a JSON object",
     }
@@ -63,13 +63,31 @@ def test_manifest_may_name_pictures_anywhere(tmp_path: Path) -> None:
     assert keys(source) == ["../pictures/a", f"{tmp_path}/pictures/b"]
 
 
+@pytest.mark.parametrize("column", ["image", "file_name", "filename", "filepath", "path", "IMG"])
+def test_pictures_are_in_any_column_of_a_usual_name(tmp_path: Path, column: str) -> None:
+    write_files(tmp_path, {"a.jpg": b"1"})
+    (tmp_path / "rows.csv").write_text(f"id,{column},text\n7,a.jpg,one\n")
+    write_lines(tmp_path / "rows.jsonl", [{"id": 7, column: "a.jpg", "text": "one"}])
+    for name in ("rows.csv", "rows.jsonl"):
+        source = open_dataset(str(tmp_path / name), captions_required=True)
+        assert samples(source) == [Sample("a", b"1", ["one"])]
+
+
+def test_columns_can_be_chosen(tmp_path: Path) -> None:
+    write_files(tmp_path, {"a.jpg": b"1", "b.jpg": b"2"})
+    (tmp_path / "rows.csv").write_text("image,bild,caption,text\na.jpg,b.jpg,one,two\n")
+    chosen = Columns(image="bild", caption="text")
+    source = open_dataset(str(tmp_path / "rows.csv"), captions_required=True, columns=chosen)
+    assert samples(source) == [Sample("b", b"2", ["two"])]
+
+
 @pytest.mark.parametrize(
     ("content", "message", "hint"),
     [
-        ("picture,text\na.jpg,x\n", "no column `image`", "found: picture, text"),
-        ("image;caption\na.jpg;x\n", "no column `image`", "separated by commas"),
-        ("image\na.jpg\n", "no column `caption`", "found: image"),
-        ("", "no column `image`", "the first line"),
+        ("bild,text\na.jpg,x\n", "no column with pictures", "columns found: bild, text"),
+        ("image;caption\na.jpg;x\n", "no column with pictures", "separated by commas"),
+        ("image\na.jpg\n", "no column with captions", "columns found: image"),
+        ("", "no captioned pictures", "nothing that could be a sample"),
         ('image,caption\na.jpg,"never closed\n', "line 2: unexpected end", "quote"),
     ],
 )

@@ -20,7 +20,9 @@ from dalle_cli.training.tasks.frozen_dvae import (
     load_frozen_dvae,
     prepare_for_inference,
 )
+from dalle_cli.training.tasks.initial_weights import start_from, warn_of_another_dvae
 from dalle_cli.training.tasks.model_setup import set_up_transformer
+from dalle_cli.training.tasks.preview_captions import read_preview_captions
 from dalle_cli.training.tasks.tokenizer_choice import (
     choose_tokenizer,
     keep_known_words,
@@ -32,10 +34,16 @@ from dalle_cli.training.throughput import SampleCost
 
 @dataclass(frozen=True)
 class TransformerOptions:
-    """The inputs that only this command has: a dVAE's run, and a tokenizer's merges."""
+    """The inputs that only this command has.
+
+    dvae              the dVAE's run
+    tokenizer         its merges, if they are not to be learnt
+    preview_captions  a file of captions for which previews show pictures
+    """
 
     dvae: Path
     tokenizer: Path | None = None
+    preview_captions: Path | None = None
 
 
 def run_train_transformer(
@@ -54,6 +62,7 @@ def _train(
     terminal: Terminal,
     world: World,
 ) -> None:
+    previewed = read_preview_captions(inputs.preview_captions)
     run = open_run(
         recipe,
         options,
@@ -62,8 +71,7 @@ def _train(
         captions_required=True,
         tokens_allowed=True,
     )
-    sources = [run.data.training.source, run.data.validation.source]
-    dvae = load_frozen_dvae(inputs.dvae, recipe.model, sources)
+    dvae = load_frozen_dvae(inputs.dvae, recipe.model, run.data.sources)
     run.describe()
     if options.dry_run:
         facts = {"run": str(options.run), "dry_run": True}
@@ -74,6 +82,11 @@ def _train(
     transformer, scales = set_up_transformer(
         recipe, tokenizer.vocab_size, precision=run.precision, world=world
     )
+    if run.init_from is not None:
+        start_from(
+            run.init_from, transformer, "transformer", tokenizer=tokenizer, terminal=terminal
+        )
+        warn_of_another_dvae(run.init_from, inputs.dvae, terminal)
     prepare_for_inference(dvae, precision=run.precision, device=world.device)
 
     check_kept_dvae(run.folder, inputs.dvae)
@@ -89,7 +102,13 @@ def _train(
     )
     run.train(
         transformer,
-        partial(TransformerTask, dvae=dvae, loss=recipe.loss, seed=recipe.training.seed),
+        partial(
+            TransformerTask,
+            dvae=dvae,
+            loss=recipe.loss,
+            seed=recipe.training.seed,
+            preview_captions=previewed.encoded(tokenizer, model.text_len, device=world.device),
+        ),
         preprocess=TransformerPreprocessing(
             image_size=dvae.image_size,
             text_len=recipe.model.text_len,

@@ -10,6 +10,7 @@ from dalle_cli.runtime.distributed import World, init_process_group
 from dalle_cli.training.run import TrainOptions, open_run
 from dalle_cli.training.tasks.codebook_health import CollapseMonitor
 from dalle_cli.training.tasks.dvae import DiscreteVAETask
+from dalle_cli.training.tasks.initial_weights import start_from
 from dalle_cli.training.tasks.model_setup import set_up_dvae
 
 
@@ -28,16 +29,18 @@ def _train(recipe: DVAERecipe, options: TrainOptions, *, terminal: Terminal, wor
         return
 
     dvae, scales = set_up_dvae(recipe, precision=run.precision, device=world.device)
+    if run.init_from is not None:
+        start_from(run.init_from, dvae, "dvae", terminal=terminal)
     run.record()
     run.train(
         dvae,
-        partial(DiscreteVAETask, loss=recipe.loss, seed=recipe.training.seed),
+        partial(DiscreteVAETask, loss=run.recipe.loss, seed=recipe.training.seed),
         preprocess=DVAEPreprocessing(recipe.model.image_size),
         model_config={"kind": "dvae", "model": recipe.model.model_dump()},
         scales=scales,
         on_report=CollapseMonitor(recipe.model.vocab_size, recipe.training.steps, terminal.warn),
     )
 
-    command = f"dalle train-transformer RECIPE --data {options.data} --dvae {options.run} --run DIR"
-    terminal.say(f"next: {command}")
+    inputs = f"{options.data_words} --dvae {options.run}"
+    terminal.say(f"next: dalle train-transformer RECIPE {inputs} --run DIR")
     terminal.result(str(options.run), {"run": str(options.run)})

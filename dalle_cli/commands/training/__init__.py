@@ -1,0 +1,1 @@
+"""Subcommands that train a model, or resume its training."""

@@ -1,0 +1,124 @@
+"""`dalle resume`: a run's own record becomes the command that resumes it, or makes it longer."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dalle_cli.config import Recipe
+from dalle_cli.console import Terminal
+from dalle_cli.errors import DalleError, UsageError
+from dalle_cli.schedules import extend_recipe
+from dalle_cli.storage.run_dir import RunDir
+from dalle_cli.storage.run_record import RunRecord, absolute_source
+from dalle_cli.training.checkpoint import checkpoints
+from dalle_cli.training.resume import check_is_run, recorded_recipe, resuming
+from dalle_cli.training.run import TrainOptions
+
+
+@dataclass(frozen=True)
+class ResumePlan:
+    """What a training command needs to resume a run.
+
+    words  the command that this stands for
+    about  what becomes of the schedules of a run that is made longer, or ""
+    """
+
+    recipe: Recipe
+    options: TrainOptions
+    words: tuple[str, ...]
+    about: str
+
+    def describe(self, terminal: Terminal) -> None:
+        """Print the command that this stands for, and how the run is made longer, if it is."""
+        terminal.say(f"$ dalle {shlex.join(self.words)}")
+        if self.about:
+            terminal.say(self.about)
+
+
+def plan_resume(
+    root: Path, *, data: Sequence[str], device: str, extend: int | None, restart_lr: bool
+) -> ResumePlan:
+    """Read what a run was begun with; nothing is written.
+
+    data        in place of the recorded `--data`, unless it is empty
+    extend      number of updates beyond the recipe's last step, for a finished run
+    restart_lr  whether the learning rate restarts for them
+
+    Raises DalleError where the folder holds no run, or its record is damaged, and UsageError where
+    a run that has not finished is to be extended.
+    """
+    if restart_lr and extend is None:
+        raise UsageError("`--restart-lr` needs `--extend N`")
+    folder = RunDir(root)
+    check_is_run(folder)
+    record = RunRecord.read(folder)
+    recipe, about = recorded_recipe(record, folder), ""
+    if extend is not None:
+        about = _explain_extension(recipe, folder, n_more=extend, restart_lr=restart_lr)
+        recipe = extend_recipe(recipe, extend, restart_lr=restart_lr)
+
+    options = _options(record, folder, data=data, device=device, is_extension=extend is not None)
+    dvae = root if recipe.kind == "transformer" else None  # it keeps a copy
+    words = _words(f"train-{recipe.kind}", folder, options, dvae=dvae)
+    return ResumePlan(recipe, options, words, about)
+
+
+def _explain_extension(recipe: Recipe, folder: RunDir, *, n_more: int, restart_lr: bool) -> str:
+    """Return what becomes of the schedules; raises UsageError for a run that has not finished."""
+    steps, done = recipe.training.steps, max((step for step, _ in checkpoints(folder)), default=0)
+    if done < steps:
+        message = f"{folder.root} is at step {done:,} of {steps:,}: only a finished run is extended"
+        raise UsageError(message, resuming(folder.root))
+
+    hold = "all schedules hold their last values"
+    if restart_lr:
+        hold += f", except the learning rate's, which runs once more over {n_more:,} steps"
+    return f"from step {steps:,} to {steps + n_more:,}: {hold}"
+
+
+def _options(
+    record: RunRecord, folder: RunDir, *, data: Sequence[str], device: str, is_extension: bool
+) -> TrainOptions:
+    """Return the options that the run was begun with; raises DalleError if they are damaged."""
+    command = dict(record.command)
+    if data:
+        command["data"] = [absolute_source(source) for source in data]
+    try:
+        return TrainOptions(
+            data=tuple(command["data"]),
+            run=folder.root,
+            image_column=command["image_column"],
+            caption_column=command["caption_column"],
+            valid=command["valid"],
+            device=device,
+            deepspeed=_path(command["deepspeed"]),
+            command=command,
+            is_extension=is_extension,
+        )
+    except (KeyError, IndexError, TypeError) as error:
+        hint = "type the training command again, which renews it"
+        raise DalleError(f"{folder.recipe} is damaged: its `command`: {error}", hint) from error
+
+
+def _words(
+    name: str, folder: RunDir, options: TrainOptions, *, dvae: Path | None
+) -> tuple[str, ...]:
+    """Return the training command that does the same."""
+    given = {
+        "--image-column": options.image_column,
+        "--caption-column": options.caption_column,
+        "--valid": options.valid,
+        "--dvae": dvae,
+        "--deepspeed": options.deepspeed,
+        "--run": folder.root,
+        "--device": None if options.device == "auto" else options.device,
+    }
+    sources = [("--data", source) for source in options.data]
+    others = [(option, str(value)) for option, value in given.items() if value is not None]
+    pairs = [*sources, *others]
+    return (name, str(folder.recipe), *(word for pair in pairs for word in pair))
+
+
+def _path(name: str | None) -> Path | None:
+    return None if name is None else Path(name)

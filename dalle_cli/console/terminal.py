@@ -1,0 +1,78 @@
+"""A command's output: notes, warnings and progress on stderr, results on stdout.
+
+Untrusted text (captions, file names) passes through as literal text, never as markup.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from dalle_cli.console.progress import ProgressLine, make_bar
+from dalle_cli.runtime.ranks import ranks_of_environment
+
+MOST_PROBLEMS_SHOWN = 10
+
+
+class Terminal:
+    """The two output streams of a command; of several processes, only the main one prints."""
+
+    def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
+        self._as_json = as_json
+        self._is_silent = not ranks_of_environment().is_main
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=self._is_silent)
+        self.is_quiet = quiet
+
+    def say(self, text: str) -> None:
+        """Print a note; silent under --quiet."""
+        if not self.is_quiet:
+            self._console.print(Text(text))
+
+    @property
+    def picture_columns(self) -> int:
+        """The number of columns for previews of pictures.
+
+        It is 0 if stderr is not a terminal or has no colours, and under --quiet.
+        """
+        console = self._console
+        is_able = console.is_terminal and console.color_system is not None and not console.no_color
+        return console.width if is_able and not self.is_quiet else 0
+
+    def show(self, picture: Text) -> None:
+        """Print a picture that is made of characters."""
+        self._console.print(picture)
+
+    def warn(self, text: str) -> None:
+        """Print a warning, even under --quiet."""
+        self._console.print(Text("warning: ", style="yellow").append(text, style="default"))
+
+    def warn_about(self, problems: list[tuple[str, str]]) -> None:
+        """Warn about the first problems of a data set, (where, reason) each, and count the rest."""
+        for where, reason in problems[:MOST_PROBLEMS_SHOWN]:
+            self.warn(f"{where}: {reason}")
+        if len(problems) > MOST_PROBLEMS_SHOWN:
+            n_more = len(problems) - MOST_PROBLEMS_SHOWN
+            self.warn(f"and {n_more} more; `dalle data check --json` lists all")
+
+    def result(self, text: str, facts: Any) -> None:
+        """Write a result to stdout: the text, or under --json the same facts as JSON."""
+        if self._is_silent:
+            return
+        sys.stdout.write((json.dumps(facts) if self._as_json else text) + "\n")
+        sys.stdout.flush()
+
+    @contextmanager
+    def progress(self, total: int, done: int, unit: str) -> Iterator[ProgressLine]:
+        """Show the progress of some work: with a bar on a terminal, else with plain lines."""
+        console = self._console
+        can_redraw = console.is_terminal and not console.is_dumb_terminal
+        is_shown = can_redraw and not self.is_quiet and not self._is_silent
+        bar = make_bar(console, unit) if is_shown else None
+        with bar or nullcontext():
+            yield ProgressLine(
+                self.say, bar, total=total, done=done, unit=unit, width=console.width
+            )

@@ -1,0 +1,1 @@
+"""Sources that are tables: rows that name pictures, or hold them, and their captions."""

@@ -1,0 +1,1 @@
+"""From pictures, a device and a time to recipes, and what a run will cost."""

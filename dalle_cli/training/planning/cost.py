@@ -1,0 +1,66 @@
+"""What an update costs: operations and memory for each sample, from the sizes of a model alone.
+
+The transformer's are those of `training.flops` and `training.memory`; of the other models, torch
+counts them on tensors without values.
+"""
+
+from functools import partial
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from dalle_cli.config import ModelTable, TrainedTransformerTable
+from dalle_cli.loading import build_model
+from dalle_cli.models.clip import Clip
+from dalle_cli.models.dvae import DiscreteVAE, relax
+from dalle_cli.runtime.precision import Precision
+from dalle_cli.training.flops import train_flops
+from dalle_cli.training.memory import activation_bytes, kept_bytes, largest_layer, state_bytes
+
+
+def sample_flops(table: ModelTable) -> int:
+    """Return the floating-point operations of an update for one sample."""
+    if isinstance(table, TrainedTransformerTable):
+        return train_flops(table)
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        _run_forward(build_model(table), 1)
+    return 3 * counter.get_total_flops()  # backward takes twice the operations of forward
+
+
+def sample_bytes(table: ModelTable, precision: Precision) -> int:
+    """Return the bytes that autograd keeps of one sample from forward to backward."""
+    if isinstance(table, TrainedTransformerTable):
+        return activation_bytes(table, precision, recomputed=False)
+    with FakeTensorMode(), torch.device("cpu"):
+        model = build_model(table)
+        two, one = (kept_bytes(model, partial(_run_forward, model, n)) for n in (2, 1))
+        return two - one
+
+
+def count_parameters(table: ModelTable) -> int:
+    """Return the number of parameters of a model."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build_model(table).parameters())
+
+
+def model_bytes(table: ModelTable, n_processes: int, *, zero_stage: int = 0) -> int:
+    """Return the bytes that each process needs for the model, its optimizer and the update."""
+    with torch.device("meta"):
+        largest = largest_layer(build_model(table))
+    return state_bytes(zero_stage, count_parameters(table), largest, n_processes)
+
+
+def _run_forward(model: nn.Module, n_samples: int) -> None:
+    """Run what a task computes of samples, as far as it depends on the model."""
+    if isinstance(model, DiscreteVAE):
+        side = model.image_size
+        logits = model.codebook_logits(torch.zeros(n_samples, 3, side, side))
+        model.decode_soft(relax(logits, 1.0, torch.zeros_like(logits)))
+        return
+
+    assert isinstance(model, Clip)
+    side = model.image_size
+    model.encode_image(torch.zeros(n_samples, 3, side, side))
+    model.encode_text(torch.zeros(n_samples, model.text_len, dtype=torch.int64))

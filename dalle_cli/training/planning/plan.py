@@ -1,0 +1,141 @@
+"""From a situation to recipes: a pure function, and the fit of their lengths to a measured pace.
+
+A plan is made in two steps. `plan_training` chooses sizes, and estimates the lengths from the
+operations that they take; `fit_steps` replaces the lengths once a few updates have been timed.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from dalle_cli.config import ModelTable, Recipe
+from dalle_cli.runtime.precision import Precision
+from dalle_cli.training.planning.cost import model_bytes, sample_bytes, sample_flops
+from dalle_cli.training.planning.planned_recipes import Length, intervals, planned_recipe
+from dalle_cli.training.planning.situation import Situation
+from dalle_cli.training.planning.sizes import SHARES, Choice, choose_sizes
+
+USABLE_MEMORY = 0.7  # of what is free
+START_SECONDS = 8  # of a command, before its first update
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a kind of model may train, and in how many updates.
+
+    samples, passes  training ends at the larger of these: beyond, it learns little
+    updates          the batch grows where there would be more
+    smallest         batch, in samples
+    largest          batch of one device, by whether it is a GPU
+    """
+
+    samples: int
+    passes: int
+    updates: int
+    smallest: int
+    largest: Mapping[bool, int]
+
+    def most_samples(self, n_pictures: int) -> int:
+        """Return the number of samples at which training ends, however much time there is."""
+        return max(self.samples, self.passes * n_pictures)
+
+
+LIMITS = {
+    "dvae": Limits(80_000, 400, 4_000, 8, {False: 32, True: 64}),
+    "transformer": Limits(50_000, 300, 3_000, 8, {False: 32, True: 64}),
+    "clip": Limits(60_000, 100, 500, 32, {False: 128, True: 256}),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Recipes in the order in which they are trained, and the reasons for what is in them.
+
+    seconds  that the training of each is expected to take
+    """
+
+    recipes: Mapping[str, Recipe]
+    seconds: Mapping[str, float]
+    choices: tuple[Choice, ...]
+
+
+def plan_training(situation: Situation, precision: Precision = "fp32") -> Plan:
+    """Choose models, batches and lengths for a situation."""
+    tables, choices = choose_sizes(situation)
+    machine = situation.machine
+    recipes, seconds = {}, {}
+    for kind, table in tables.items():
+        seconds_per_sample = sample_flops(table) / (machine.flops * machine.n_devices)
+        n_samples = _n_samples(kind, situation, seconds_per_sample)
+        batch_size = _batch_size(kind, situation, n_samples)
+
+        length = Length(
+            steps=round_steps(n_samples / batch_size),
+            batch_size=batch_size,
+            micro_batch_size=_micro_batch_size(kind, table, batch_size, situation, precision),
+        )
+        recipes[kind] = planned_recipe(table, length, situation)
+        seconds[kind] = length.steps * batch_size * seconds_per_sample
+    return Plan(recipes, seconds, tuple(choices))
+
+
+def fit_steps(plan: Plan, situation: Situation, seconds_per_step: Mapping[str, float]) -> Plan:
+    """Return the plan with as many updates as the time allows at the pace that was measured."""
+    recipes, seconds = {}, {}
+    for kind, recipe in plan.recipes.items():
+        pace, batch_size = seconds_per_step[kind], recipe.training.global_batch_size
+        n_samples = _n_samples(kind, situation, pace / batch_size)
+        steps = round_steps(n_samples / batch_size)
+
+        recipes[kind] = _with_steps(recipe, steps)
+        seconds[kind] = steps * pace
+    return replace(plan, recipes=recipes, seconds=seconds)
+
+
+def _with_steps(recipe: Recipe, steps: int) -> Recipe:
+    """Return a recipe of another length; its schedules are shares of it."""
+    training = recipe.training.model_copy(update={"steps": steps})
+    runtime = recipe.runtime.model_copy(update=intervals(steps))
+    return recipe.model_copy(update={"training": training, "runtime": runtime})
+
+
+def round_steps(steps: float) -> int:
+    """Round a number of updates down to two digits: it is an estimate, and should look like one."""
+    if steps < 1:
+        return 1
+    unit = 10 ** max(math.floor(math.log10(steps)) - 1, 0)
+    return int(steps // unit * unit)
+
+
+def _n_samples(kind: str, situation: Situation, seconds_per_sample: float) -> float:
+    """Return how many samples a model trains on: what its time allows, or what is of use."""
+    share = SHARES[kind] * situation.seconds - START_SECONDS
+    possible = max(share, 0) / seconds_per_sample
+    return min(possible, LIMITS[kind].most_samples(situation.pictures.n_samples))
+
+
+def _batch_size(kind: str, situation: Situation, n_samples: float) -> int:
+    """Return a batch that gives the usual number of updates: a power of two for each device."""
+    limits, machine = LIMITS[kind], situation.machine
+    wanted = max(n_samples / limits.updates, limits.smallest)
+    allowed = min(
+        limits.largest[machine.is_gpu] * machine.n_devices, situation.pictures.n_samples / 2
+    )
+    for_device = max(min(wanted, allowed) / machine.n_devices, 1)
+    return 2 ** math.floor(math.log2(for_device)) * machine.n_devices
+
+
+def _micro_batch_size(
+    kind: str, table: ModelTable, batch_size: int, situation: Situation, precision: Precision
+) -> int:
+    """Return the largest part of a device's batch that its memory holds; 0: all of it.
+
+    A CLIP's batch can't be cut, and is small.
+    """
+    machine = situation.machine
+    share = batch_size // machine.n_devices
+    room = USABLE_MEMORY * machine.memory - model_bytes(table, machine.n_devices)
+    held = max(room / sample_bytes(table, precision), 1)
+    if kind == "clip" or held >= share:
+        return 0
+    return 2 ** math.floor(math.log2(held))

@@ -1,0 +1,1 @@
+"""Makes `layouts` importable from the folders below."""

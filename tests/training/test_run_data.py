@@ -1,0 +1,107 @@
+"""The data of a run: what is said of each source, and runs on several that resume as they were."""
+
+import json
+import shutil
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from dalle_cli.console import Terminal
+from dalle_cli.data.sources import Columns
+from dalle_cli.training.run_data import RunData, open_run_data
+
+TINY = ["--set", "runtime.workers=0", "--set", "training.global_batch_size=4"]
+
+
+def opened(*specs: object, valid: object = None) -> RunData:
+    return open_run_data(
+        [str(spec) for spec in specs],
+        None if valid is None else str(valid),
+        columns=Columns(),
+        validation_share=0.1,
+        captions_required=False,
+        tokens_allowed=False,
+        terminal=Terminal(quiet=True),
+    )
+
+
+@pytest.fixture
+def rings(make_pairs: Callable, tmp_path: Path) -> Path:
+    """A second source, with a file that is not read."""
+    folder = make_pairs(tmp_path / "rings", 8)
+    (folder / "clip.mp4").touch()
+    return folder
+
+
+def test_one_source_is_described_by_its_form(pairs: Path) -> None:
+    text = opened(pairs).training.describe()
+    assert text == f"data: {pairs}: folder of pictures with .txt captions"
+
+
+def test_each_of_several_sources_is_described_with_its_share(pairs: Path, rings: Path) -> None:
+    training = opened(pairs, f"{rings}@0.3").training
+    (first, second) = training.describe().splitlines()
+    n_samples = [n for n, _ in training.streams]
+    assert first.endswith(f"captions; {n_samples[0]} samples, 70.0% of all draws")
+    assert second.startswith(f"data: {rings}: folder of pictures")
+    assert second.endswith(f"{n_samples[1]} samples, 30.0% of all draws; not read: 1 .mp4")
+
+
+def test_shares_are_of_the_samples_that_train(pairs: Path, rings: Path) -> None:
+    data = opened(pairs, rings)
+    counts = [n for n, _ in data.training.streams]
+    total = len(data.training.indices)
+    assert [share for _, share in data.training.streams] == [Fraction(n, total) for n in counts]
+    assert total + len(data.validation.indices) == 23 + 8
+    assert len(data.sources) == 4
+
+
+def test_held_out_data_may_be_named_for_several_sources(pairs: Path, rings: Path) -> None:
+    data = opened(pairs, rings, valid=rings)
+    assert len(data.training.indices) == 31 and len(data.validation.indices) == 8
+    assert data.held_out == data.validation.source.fingerprint() and len(data.sources) == 3
+
+
+def test_run_on_several_sources_resumes_as_if_it_had_not_stopped(
+    pairs: Path, rings: Path, tmp_path: Path, dalle: Callable
+) -> None:
+    def train(run: str, steps: int, *specs: object) -> str:
+        data = [word for spec in specs for word in ("--data", spec)]
+        steps_set = ["--set", f"training.steps={steps}"]
+        ended = dalle("train-dvae", "dvae/tiny", *data, "--run", tmp_path / run, *TINY, *steps_set)
+        assert ended.code == 0, ended.err
+        return ended.err
+
+    def weights(run: str) -> bytes:
+        return (tmp_path / run / "model" / "model.safetensors").read_bytes()
+
+    both = [pairs, f"{rings}@0.3"]
+    shown = train("whole", 6, *both)
+    assert "30.0% of all draws" in shown and f"--data {pairs} --data {rings}@0.3" in shown
+    train("stopped", 3, *both)
+    assert "samples have changed" not in train("stopped", 6, *both)
+    assert weights("stopped") == weights("whole")
+
+    train("first", 6, pairs)
+    assert weights("first") != weights("whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "other")
+    assert "samples have changed" in train("other", 7, pairs, f"{rings}@0.4")
+
+
+def test_columns_reach_training_and_the_next_command(
+    pairs: Path, tmp_path: Path, dalle: Callable
+) -> None:
+    table = tmp_path / "table.jsonl"
+    rows = [{"pic": str(path), "words": "a ring"} for path in sorted(pairs.glob("*.png"))]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["train-dvae", "dvae/tiny", "--data", table, "--run", tmp_path / "run", *TINY]
+
+    refused = dalle(*words, "--dry-run")
+    assert refused.code == 1 and "choose with `--image-column pic`" in refused.err
+    columns = ["--image-column", "pic", "--caption-column", "words"]
+    ended = dalle(*words, *columns, "--set", "training.steps=1")
+    assert ended.code == 0, ended.err
+    assert "pictures in `pic`, captions in `words`" in ended.err
+    assert f"--data {table} {' '.join(columns)} --dvae" in ended.err
