@@ -22,10 +22,11 @@ from dalle_cli.runtime.distributed import World
 from dalle_cli.runtime.precision import Precision
 from dalle_cli.schedules import RecipeT, fix_schedules
 from dalle_cli.storage.atomic import exclusive_lock, free_disk
+from dalle_cli.storage.checkpoint_folder import best_step, held_out_losses, step_of
 from dalle_cli.storage.model_folder import check_model_kind
 from dalle_cli.storage.run_dir import RunDir, model_dir
 from dalle_cli.storage.run_record import RunRecord
-from dalle_cli.training.checkpoint import Saver, held_out_losses, step_of
+from dalle_cli.training.checkpoint import Saver
 from dalle_cli.training.engines.choice import EngineChoice, choose_engine, make_engine
 from dalle_cli.training.engines.engine import Engine, ModelT
 from dalle_cli.training.loop import Batches, train
@@ -285,7 +286,7 @@ class TrainingRun(Generic[RecipeT]):
     def _report_best(self) -> None:
         """Print at which checkpoint the held-out loss was lowest, unless that is the last one."""
         losses = held_out_losses(self.folder)
-        best = min(losses, key=lambda step: losses[step], default=None)
+        best = best_step(losses)
         now = losses.get(self.recipe.training.steps, math.inf)
         if best is None or losses[best] >= now:
             return
