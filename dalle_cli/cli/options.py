@@ -13,7 +13,7 @@ RecipeName = Annotated[
     str,
     typer.Argument(
         metavar="RECIPE",
-        help="Path of a recipe, or the name of a shipped one.",
+        help="Path of a recipe, the name of a shipped one, or a run.",
         rich_help_panel=RECIPE,
     ),
 ]
@@ -97,8 +97,17 @@ TokenizerFile = Annotated[
     Path | None,
     typer.Option(
         "--tokenizer",
-        metavar="FILE",
-        help="A merges.json; by default one is learnt from the captions.",
+        metavar="FILE|learn",
+        help="A merges.json; by default that of --init-from, or one learnt from the captions.",
+        rich_help_panel=INPUT,
+    ),
+]
+InitFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "--init-from",
+        metavar="RUN",
+        help="Run or export whose weights a new run starts from, as far as they fit.",
         rich_help_panel=INPUT,
     ),
 ]

@@ -17,6 +17,7 @@ from dalle_cli.cli.options import (
     DryRun,
     Gpus,
     ImageColumn,
+    InitFrom,
     Json,
     OtherData,
     Overrides,
@@ -65,12 +66,14 @@ def _options(
     resume: str,
     device: str,
     dry_run: bool,
+    init_from: Path | None,
     dvae: Path | None = None,
     tokenizer: Path | None = None,
     deepspeed: Path | None = None,
 ) -> "TrainOptions":
     from dalle_cli.storage.run_record import absolute_source
     from dalle_cli.training.run import TrainOptions
+    from dalle_cli.training.tasks.tokenizer_choice import LEARN
 
     inputs = {"valid": valid, "dvae": dvae, "tokenizer": tokenizer, "deepspeed": deepspeed}
     command = {
@@ -80,6 +83,8 @@ def _options(
         "caption_column": caption_column,
         **{name: given and absolute_source(str(given)) for name, given in inputs.items()},
     }
+    if tokenizer == LEARN:
+        command["tokenizer"] = str(LEARN)
     return TrainOptions(
         data=tuple(data),
         run=run,
@@ -90,6 +95,7 @@ def _options(
         device=device,
         dry_run=dry_run,
         deepspeed=deepspeed,
+        init_from=None if init_from is None else init_from.absolute(),
         command=command,
     )
 
@@ -126,6 +132,7 @@ def train_dvae(
     *,
     run: RunFolder,
     valid: ValidSource = None,
+    init_from: InitFrom = None,
     steps: Steps = None,
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
@@ -155,6 +162,7 @@ def train_dvae(
         resume=resume,
         device=device,
         dry_run=dry_run,
+        init_from=init_from,
     )
     run_train_dvae(checked, options, Terminal(quiet=quiet, as_json=as_json))
 
@@ -181,6 +189,7 @@ def train_transformer(
     ],
     tokenizer: TokenizerFile = None,
     valid: ValidSource = None,
+    init_from: InitFrom = None,
     preview_captions: Annotated[
         Path | None,
         typer.Option(
@@ -231,6 +240,7 @@ def train_transformer(
         resume=resume,
         device=device,
         dry_run=dry_run,
+        init_from=init_from,
         dvae=dvae,
         tokenizer=tokenizer,
         deepspeed=deepspeed,
@@ -256,6 +266,7 @@ def train_clip(
     run: RunFolder,
     tokenizer: TokenizerFile = None,
     valid: ValidSource = None,
+    init_from: InitFrom = None,
     steps: Steps = None,
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
@@ -288,6 +299,7 @@ def train_clip(
         resume=resume,
         device=device,
         dry_run=dry_run,
+        init_from=init_from,
         tokenizer=tokenizer,
     )
     run_train_clip(checked, options, tokenizer, Terminal(quiet=quiet, as_json=as_json))

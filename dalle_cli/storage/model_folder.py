@@ -83,10 +83,7 @@ def read_model(folder: Path, kind: str, build: Callable[[Any], Module]) -> Modul
     weights allocates nothing. Raises DalleError if the folder holds another kind of model, or if
     the weights are missing, damaged or those of another model.
     """
-    actual, table = _read_config(folder)
-    if actual != kind:
-        raise DalleError(f"{folder} holds a {actual}, not a {kind}", MISMATCH_HINTS.get(actual, ""))
-
+    table = check_model_kind(folder, kind)
     path = folder / WEIGHTS
     try:
         with torch.device("meta"):
@@ -103,6 +100,29 @@ def read_model(folder: Path, kind: str, build: Callable[[Any], Module]) -> Modul
     except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
         raise DalleError(f"{path} does not hold this model's weights: {error}") from error
     return module.eval().requires_grad_(False)
+
+
+def check_model_kind(folder: Path, kind: str) -> ModelTable:
+    """Return a model's sizes; raises DalleError if the folder holds another kind of model."""
+    actual, table = _read_config(folder)
+    if actual != kind:
+        raise DalleError(f"{folder} holds a {actual}, not a {kind}", MISMATCH_HINTS.get(actual, ""))
+    return table
+
+
+def read_weights(folder: Path, kind: str) -> dict[str, Tensor]:
+    """Read the weights of a model of some kind by parameter name, whatever its sizes.
+
+    Raises DalleError like `read_model`.
+    """
+    check_model_kind(folder, kind)
+    path = folder / WEIGHTS
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise DalleError(f"{path} does not hold this model's weights: {error}") from error
+    check_floating_point(weights, path)
+    return weights
 
 
 def check_floating_point(weights: Mapping[str, Tensor], path: Path) -> None:

@@ -25,7 +25,8 @@ from dalle_cli.runtime.distributed import World
 from dalle_cli.runtime.precision import Precision
 from dalle_cli.schedules import RecipeT, fix_schedules
 from dalle_cli.storage.atomic import exclusive_lock, free_disk
-from dalle_cli.storage.run_dir import RunDir
+from dalle_cli.storage.model_folder import check_model_kind
+from dalle_cli.storage.run_dir import RunDir, model_dir
 from dalle_cli.storage.run_record import RunRecord
 from dalle_cli.training.checkpoint import Saver, held_out_losses, step_of
 from dalle_cli.training.engines.choice import EngineChoice, choose_engine, make_engine
@@ -44,6 +45,7 @@ from dalle_cli.training.throughput import NOT_COUNTED, SampleCost, throughput_of
 class TrainOptions:
     """The options that the three training commands share.
 
+    init_from     a run or an export whose weights a new run starts from
     command       the command and its inputs, for the run's record
     is_extension  whether the recipe is that of the run in the folder, made longer
     """
@@ -57,6 +59,7 @@ class TrainOptions:
     device: str = "auto"
     dry_run: bool = False
     deepspeed: Path | None = None
+    init_from: Path | None = None
     command: Mapping[str, Any] = field(default_factory=dict)
     is_extension: bool = False
 
@@ -76,12 +79,14 @@ class TrainingRun(Generic[RecipeT]):
     recipe      with the lengths of its schedules in updates
     asked       the recipe as it was given, lengths as shares included
     command     the command and its inputs, for the run's record
+    init_from   a run or an export whose weights it starts from, if it has no checkpoint
     checkpoint  the one that it resumes from; None for a new run
     """
 
     recipe: RecipeT
     asked: RecipeT
     command: Mapping[str, Any]
+    init_from: Path | None
     folder: RunDir
     terminal: Terminal
     world: World
@@ -297,6 +302,9 @@ def open_run(
     folder = RunDir(options.run)
     record = check_folder(folder, recipe, resume=options.resume, is_extension=options.is_extension)
     checkpoint = starting_checkpoint(folder, options.resume, terminal)
+    begun_from = options.init_from if record is None else _recorded_init(record, folder, options)
+    if begun_from is not None and checkpoint is None:
+        check_model_kind(model_dir(begun_from), recipe.kind)
     precision = _choose_precision(recipe, options, record=record, world=world)
 
     data = open_run_data(
@@ -320,7 +328,8 @@ def open_run(
     return TrainingRun(
         recipe=fix_schedules(recipe),
         asked=recipe,
-        command=options.command,
+        command={**options.command, "init_from": None if begun_from is None else str(begun_from)},
+        init_from=begun_from if checkpoint is None else None,
         folder=folder,
         terminal=terminal,
         world=world,
@@ -329,6 +338,16 @@ def open_run(
         data=data,
         checkpoint=checkpoint,
     )
+
+
+def _recorded_init(record: RunRecord, folder: RunDir, options: TrainOptions) -> Path | None:
+    """Return what the run started from; raises UsageError where something else is given now."""
+    recorded = record.command.get("init_from")
+    begun_from = None if recorded is None else Path(recorded)
+    if options.init_from is not None and options.init_from.absolute() != begun_from:
+        message = f"{folder.root} did not start from {options.init_from}"
+        raise UsageError(message, "leave out --init-from, or name a new folder with --run")
+    return begun_from
 
 
 def _choose_precision(

@@ -11,6 +11,7 @@ from dalle_cli.runtime.devices import choose_device
 from dalle_cli.runtime.distributed import World, init_process_group
 from dalle_cli.training.run import TrainOptions, open_run
 from dalle_cli.training.tasks.clip import ClipTask
+from dalle_cli.training.tasks.initial_weights import start_from
 from dalle_cli.training.tasks.model_setup import set_up_clip
 from dalle_cli.training.tasks.tokenizer_choice import choose_tokenizer, keep_tokenizer
 
@@ -41,6 +42,8 @@ def _train(
     tokenizer = choose_tokenizer(run, recipe.tokenizer, tokenizer_file)
     model = trained_clip_table(recipe.model, tokenizer.vocab_size)
     clip = set_up_clip(model, recipe.training.seed, precision=run.precision, device=world.device)
+    if run.init_from is not None:
+        start_from(run.init_from, clip, "clip", tokenizer=tokenizer, terminal=terminal)
 
     with world.main_first() as is_ours:
         if is_ours:

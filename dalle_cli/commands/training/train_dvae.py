@@ -10,6 +10,7 @@ from dalle_cli.runtime.distributed import World, init_process_group
 from dalle_cli.training.run import TrainOptions, open_run
 from dalle_cli.training.tasks.codebook_health import CollapseMonitor
 from dalle_cli.training.tasks.dvae import DiscreteVAETask
+from dalle_cli.training.tasks.initial_weights import start_from
 from dalle_cli.training.tasks.model_setup import set_up_dvae
 
 
@@ -28,6 +29,8 @@ def _train(recipe: DVAERecipe, options: TrainOptions, *, terminal: Terminal, wor
         return
 
     dvae, scales = set_up_dvae(recipe, precision=run.precision, device=world.device)
+    if run.init_from is not None:
+        start_from(run.init_from, dvae, "dvae", terminal=terminal)
     run.record()
     run.train(
         dvae,

@@ -20,6 +20,7 @@ from dalle_cli.training.tasks.frozen_dvae import (
     load_frozen_dvae,
     prepare_for_inference,
 )
+from dalle_cli.training.tasks.initial_weights import start_from, warn_of_another_dvae
 from dalle_cli.training.tasks.model_setup import set_up_transformer
 from dalle_cli.training.tasks.preview_captions import read_preview_captions
 from dalle_cli.training.tasks.tokenizer_choice import choose_tokenizer, keep_tokenizer
@@ -77,6 +78,11 @@ def _train(
     transformer, scales = set_up_transformer(
         recipe, tokenizer.vocab_size, precision=run.precision, world=world
     )
+    if run.init_from is not None:
+        start_from(
+            run.init_from, transformer, "transformer", tokenizer=tokenizer, terminal=terminal
+        )
+        warn_of_another_dvae(run.init_from, inputs.dvae, terminal)
     prepare_for_inference(dvae, precision=run.precision, device=world.device)
 
     check_kept_dvae(run.folder, inputs.dvae)

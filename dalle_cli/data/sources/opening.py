@@ -13,8 +13,8 @@ from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES, UNSUPPORTED_SUFFIXE
 from dalle_cli.data.sources.paths import expand_files
 from dalle_cli.data.sources.shards import ShardSource
 from dalle_cli.data.sources.source import Source
-from dalle_cli.data.sources.tabular import hub
 from dalle_cli.data.sources.tabular.coco import open_coco
+from dalle_cli.data.sources.tabular.hub_dataset import HUB_PREFIX, open_hub
 from dalle_cli.data.sources.tabular.image_folder import metadata_files, open_image_folder
 from dalle_cli.data.sources.tabular.manifest import open_manifest
 from dalle_cli.data.sources.tabular.parquet import is_parquet, open_parquet
@@ -86,8 +86,8 @@ def _open_tokens(folder: str, *, are_allowed: bool) -> TokenSource:
 def _open_pictures(spec: str, columns: Columns, *, captions_required: bool) -> Source:
     if os.path.isdir(spec):
         return _open_folder(spec, columns, captions_required=captions_required)
-    if spec.startswith(hub.PREFIX) and not os.path.exists(spec):
-        return hub.open_hub(spec, columns=columns, captions_required=captions_required)
+    if spec.startswith(HUB_PREFIX) and not os.path.exists(spec):
+        return open_hub(spec, columns=columns, captions_required=captions_required)
     if os.path.isfile(spec) and spec.lower().endswith(TABLE_SUFFIXES):
         return open_manifest(spec, columns=columns, captions_required=captions_required)
     if os.path.isfile(spec) and spec.lower().endswith(".json"):

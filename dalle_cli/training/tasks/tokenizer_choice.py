@@ -10,13 +10,19 @@ from dalle_cli.storage.atomic import atomic_write
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.run import TrainingRun
 
+LEARN = Path("learn")  # what `--tokenizer` names in place of a file
+
 
 def choose_tokenizer(run: TrainingRun[Any], table: TokenizerTable, given: Path | None) -> Tokenizer:
     """Return the run's tokenizer, or the given one, or learn one from the training captions.
 
+    A run that starts from another keeps that one's tokenizer, as is usual in fine-tuning: few new
+    captions would teach a small vocabulary, and the words that only the other run has seen would
+    fall apart. `LEARN` in place of a file learns one all the same.
+
     Raises UsageError where the given one is not the run's, or is larger than the recipe allows.
     """
-    named = None if given is None else Tokenizer.load(given)
+    named = Tokenizer.load(given) if given is not None and given != LEARN else None
     if run.folder.is_run and run.folder.tokenizer.is_file():
         tokenizer = Tokenizer.load(run.folder.tokenizer)
         if named is not None and named.merges != tokenizer.merges:
@@ -24,14 +30,16 @@ def choose_tokenizer(run: TrainingRun[Any], table: TokenizerTable, given: Path |
             raise UsageError(message, "leave out --tokenizer")
         return tokenizer
 
-    allowed = table.vocab_size
-    if named is not None:
-        size = named.vocab_size
-        if size > allowed:
-            message = f"{given} has {size:,} entries, `tokenizer.vocab_size` allows {allowed:,}"
-            raise UsageError(message, f"`--set tokenizer.vocab_size={size}`")
-        return named
-    return _learn(run, table)
+    if given is None and run.init_from is not None:
+        given = RunDir(run.init_from).tokenizer
+        named = Tokenizer.load(given) if given.is_file() else None
+    if named is None:
+        return _learn(run, table)
+    if named.vocab_size > table.vocab_size:
+        size, allowed = named.vocab_size, table.vocab_size
+        message = f"{given} has {size:,} entries, `tokenizer.vocab_size` allows {allowed:,}"
+        raise UsageError(message, f"`--set tokenizer.vocab_size={size}`")
+    return named
 
 
 def _learn(run: TrainingRun[Any], table: TokenizerTable) -> Tokenizer:

@@ -13,7 +13,7 @@ from dalle_cli.data.sources.source import Sample, fingerprint_of
 from dalle_cli.data.sources.tabular.embedded import EmbeddedColumns, choose_columns, holds_text
 from dalle_cli.errors import DalleError, UsageError, printable
 
-PREFIX = "hf:"
+HUB_PREFIX = "hf:"
 DEFAULT_SPLIT = "train"
 _NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?::([\w.-]+))?")
 
@@ -111,7 +111,7 @@ def _load(path: str, split: str) -> Any:
         raise DalleError(
             f"cannot load {path} from the hub: {reason}",
             f"looked in {datasets.config.HF_DATASETS_CACHE}, too; another split is named as in "
-            f"{PREFIX}{path}:test",
+            f"{HUB_PREFIX}{path}:test",
         ) from error
 
 
