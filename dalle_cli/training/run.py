@@ -6,20 +6,17 @@ and runs the loop.
 
 import math
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic
 
-import torch
-
-from dalle_cli.config import PowerSGDTable, Recipe
-from dalle_cli.console import Terminal
-from dalle_cli.data.preprocessing import Preprocessing
+from dalle_cli.config import Recipe
+from dalle_cli.console import Terminal, duration_text
 from dalle_cli.data.sources import Columns
 from dalle_cli.errors import UsageError
-from dalle_cli.loading import build_largest_model
+from dalle_cli.loading import largest_table
 from dalle_cli.runtime.devices import explain_out_of_memory, open_device
 from dalle_cli.runtime.distributed import World
 from dalle_cli.runtime.precision import Precision
@@ -30,15 +27,16 @@ from dalle_cli.storage.run_dir import RunDir, model_dir
 from dalle_cli.storage.run_record import RunRecord
 from dalle_cli.training.checkpoint import Saver, held_out_losses, step_of
 from dalle_cli.training.engines.choice import EngineChoice, choose_engine, make_engine
-from dalle_cli.training.engines.engine import ModelT
+from dalle_cli.training.engines.engine import Engine, ModelT
 from dalle_cli.training.loop import Batches, train
-from dalle_cli.training.memory import checkpoint_bytes
-from dalle_cli.training.metric_log import MetricLog, OnReport
-from dalle_cli.training.optimization.gradient_scaling import GradientScales
+from dalle_cli.training.metric_log import MetricLog
+from dalle_cli.training.planning.cost import count_parameters
+from dalle_cli.training.planning.forecast import Amount, Forecast, checkpoints_bytes, forecast
+from dalle_cli.training.planning.rehearsal import Rehearsal, rehearse
 from dalle_cli.training.resume import check_folder, restore_engine, starting_checkpoint
 from dalle_cli.training.run_data import RunData, open_run_data
-from dalle_cli.training.tasks.task import Task
-from dalle_cli.training.throughput import NOT_COUNTED, SampleCost, throughput_of
+from dalle_cli.training.setup import TrainingSetup
+from dalle_cli.training.throughput import throughput_of
 
 
 @dataclass(frozen=True)
@@ -96,26 +94,30 @@ class TrainingRun(Generic[RecipeT]):
     checkpoint: Path | None
 
     def describe(self) -> None:
-        """Print where the run writes and what it will do."""
-        with torch.device("meta"):
-            model = build_largest_model(self.recipe)
-        n_parameters = sum(parameter.numel() for parameter in model.parameters())
-        training, data = self.recipe.training, self.data
+        """Print where the run writes, what it will do, and what is doubtful about that."""
+        n_parameters = count_parameters(largest_table(self.recipe))
+        training, amount = self.recipe.training, self.amount
+        passes = f"{amount.passes:,.0f}" if amount.passes >= 10 else f"{amount.passes:.2g}"
         self.terminal.say(
             f"writing {self.folder.root}: {n_parameters / 1e6:.2f} M parameters, "
             f"{self.world.device.type}, {self.precision}, {self.engine}\n"
-            f"{len(data.training.indices):,} samples and "
-            f"{len(data.validation.indices):,} held out; "
-            f"{training.steps:,} steps of {training.global_batch_size}{self._micro_batches()}"
+            f"{amount.n_training:,} samples and {amount.n_held_out:,} held out; "
+            f"{training.steps:,} steps of {training.global_batch_size}{self._micro_batches()}, "
+            f"{passes} passes"
         )
+        self._warn(amount.doubts())
+        needed = checkpoints_bytes(self.recipe)
+        self._warn(Forecast(0, None, needed).doubts(self.recipe, free_disk(self.folder.root)))
 
-        # those kept, the best, and one being written
-        n_checkpoints = self.recipe.runtime.keep_checkpoints + 2
-        needed = checkpoint_bytes(n_parameters) * n_checkpoints
-        free = free_disk(self.folder.root)
-        if needed > free:
-            sizes = f"{needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free"
-            self.terminal.warn(f"the checkpoints will take {sizes}")
+    @property
+    def amount(self) -> Amount:
+        """How much the run trains on."""
+        data = self.data
+        return Amount(self.recipe, len(data.training.indices), len(data.validation.indices))
+
+    def _warn(self, doubts: list[tuple[str, str]]) -> None:
+        for doubt, help_ in doubts:
+            self.terminal.warn(f"{doubt}\nhint: {help_}")
 
     def _micro_batches(self) -> str:
         """Describe how a batch is divided, if it is."""
@@ -151,44 +153,18 @@ class TrainingRun(Generic[RecipeT]):
         )
         record.write(self.folder)
 
-    def train(
-        self,
-        model: ModelT,
-        task_on: Callable[[ModelT], Task[ModelT]],
-        *,
-        preprocess: Preprocessing,
-        model_config: dict[str, Any],
-        scales: GradientScales | None = None,
-        powersgd: PowerSGDTable | None = None,
-        cost: SampleCost = NOT_COUNTED,
-        on_report: OnReport = lambda done, figures: None,
-    ) -> None:
+    def train(self, setup: TrainingSetup[ModelT]) -> None:
         """Train the model to the recipe's last step.
-
-        task_on       makes the task, given the model as the engine wants it called
-        model_config  `kind` and `model`, for the run's model folder
-        scales        of a model that trains in fp16
-        powersgd      compression of gradients between processes
-        cost          of a sample, for the throughput
-        on_report     is called with every report, as in `MetricLog`
 
         Every process takes part. Raises DalleError if another command trains in the folder, if the
         checkpoint does not fit, or if memory runs out, and Interrupted after a request to stop.
         """
         lock = exclusive_lock(self.folder.root) if self.world.is_main else nullcontext()
         with lock, explain_out_of_memory():
-            engine = make_engine(
-                self.engine,
-                self.recipe,
-                model=model,
-                world=self.world,
-                scales=scales,
-                powersgd=powersgd,
-            )
-
+            engine = self._engine(setup)
             unreported = restore_engine(engine, self.checkpoint, self.terminal)
             keep = self.recipe.runtime.keep_checkpoints
-            saver = Saver(self.folder, model_config, keep=keep, world=self.world)
+            saver = Saver(self.folder, setup.model_config, keep=keep, world=self.world)
 
             steps = self.recipe.training.steps
             if engine.step >= steps:
@@ -198,14 +174,10 @@ class TrainingRun(Generic[RecipeT]):
                 self.terminal.say(f"{done}: nothing to do\nhint: {longer} trains N more")
                 return
 
-            batches = self.data.batches(
-                preprocess, self.recipe, world=self.world, terminal=self.terminal
-            )
+            batches = self._batches(setup)
             n_samples = (steps - engine.step) * self.recipe.training.global_batch_size
-            task = task_on(engine.module)
-            with self._log(
-                engine.step, unreported, cost=cost, formats=task.formats, on_report=on_report
-            ) as log:
+            task = setup.task_on(engine.module)
+            with self._log(engine.step, unreported, setup=setup, formats=task.formats) as log:
                 train(
                     task,
                     engine,
@@ -218,26 +190,76 @@ class TrainingRun(Generic[RecipeT]):
             self._report_samples(batches, n_samples)
             self._report_best()
 
+    def rehearse(self, setup: TrainingSetup[ModelT]) -> Rehearsal:
+        """Time a few updates and a validation of the new model, without writing anything.
+
+        Every process takes part. Raises DalleError if memory runs out.
+        """
+        with explain_out_of_memory():
+            engine = self._engine(setup)
+            return rehearse(
+                setup.task_on(engine.module),
+                engine,
+                batches=self._batches(setup),
+                runtime=self.recipe.runtime,
+            )
+
+    def report_forecast(self, setup: TrainingSetup[ModelT]) -> None:
+        """Rehearse, and print what the run would take: the end of a dry run."""
+        rehearsal = self.rehearse(setup)
+        expected = forecast(
+            self.recipe,
+            rehearsal.seconds_per_step,
+            seconds_per_validation=rehearsal.seconds_per_validation,
+            peak_bytes=rehearsal.peak_bytes,
+        )
+        self._warn(expected.doubts(self.recipe, free_disk(self.folder.root)))
+        facts = {"run": str(self.folder.root), "dry_run": True, **asdict(expected)}
+        facts |= {"passes": round(self.amount.passes, 2)}
+        memory, disk = rehearsal.peak_bytes / 2**30, expected.disk_bytes / 2**30
+        text = (
+            f"time      about {duration_text(expected.seconds)}: "
+            f"{rehearsal.seconds_per_step:.3g} s a step, measured\n"
+            f"memory    {memory:.1f} GiB\n"
+            f"disk      {disk:.2f} GiB for checkpoints\n"
+            f"nothing written to {self.folder.root}"
+        )
+        self.terminal.result(text, facts)
+
+    def _engine(self, setup: TrainingSetup[ModelT]) -> Engine[ModelT]:
+        return make_engine(
+            self.engine,
+            self.recipe,
+            model=setup.model,
+            world=self.world,
+            scales=setup.scales,
+            powersgd=setup.powersgd,
+        )
+
+    def _batches(self, setup: TrainingSetup[ModelT]) -> Batches:
+        return self.data.batches(
+            setup.preprocess, self.recipe, world=self.world, terminal=self.terminal
+        )
+
     @contextmanager
     def _log(
         self,
         step: int,
         unreported: list[dict[str, float]],
         *,
-        cost: SampleCost,
+        setup: TrainingSetup[Any],
         formats: Mapping[str, str],
-        on_report: OnReport,
     ) -> Iterator[MetricLog]:
         """Yield the log of a run that resumes after `step`, which also shows its progress."""
         training, runtime = self.recipe.training, self.recipe.runtime
         throughput = throughput_of(
-            cost, training.global_batch_size, precision=self.precision, world=self.world
+            setup.cost, training.global_batch_size, precision=self.precision, world=self.world
         )
         with self.terminal.progress(training.steps, step, "step") as line:
 
             def show(done: int, figures: dict[str, float]) -> None:
                 line.report(done, figures, formats=formats)
-                on_report(done, figures)
+                setup.on_report(done, figures)
 
             log = MetricLog(
                 self.folder.metrics if self.world.is_main else None,

@@ -8,8 +8,8 @@ from dalle_cli.models.transformer import Transformer
 from dalle_cli.runtime.devices import choose_device
 from dalle_cli.runtime.peak_rates import stored_write_rate
 from dalle_cli.runtime.precision import Precision
-from dalle_cli.training.flops import forward_flops, train_flops
-from dalle_cli.training.memory import (
+from dalle_cli.training.planning.flops import forward_flops, train_flops
+from dalle_cli.training.planning.memory import (
     FP32,
     activation_bytes,
     checkpoint_bytes,

@@ -1,18 +1,14 @@
 """`dalle train-clip`: captioned pictures to a CLIP that matches captions and pictures."""
 
-from functools import partial
 from pathlib import Path
 
 from dalle_cli.config import ClipRecipe
 from dalle_cli.console import Terminal
-from dalle_cli.data.preprocessing import ClipPreprocessing
-from dalle_cli.loading import trained_clip_table
 from dalle_cli.runtime.devices import choose_device
 from dalle_cli.runtime.distributed import World, init_process_group
 from dalle_cli.training.run import TrainOptions, open_run
-from dalle_cli.training.tasks.clip import ClipTask
+from dalle_cli.training.setup import clip_setup
 from dalle_cli.training.tasks.initial_weights import start_from
-from dalle_cli.training.tasks.model_setup import set_up_clip
 from dalle_cli.training.tasks.tokenizer_choice import choose_tokenizer, keep_tokenizer
 
 
@@ -34,32 +30,19 @@ def _train(
 ) -> None:
     run = open_run(recipe, options, terminal=terminal, world=world, captions_required=True)
     run.describe()
+    tokenizer = choose_tokenizer(run, recipe.tokenizer, tokenizer_file)
+    setup = clip_setup(run.recipe, precision=run.precision, world=world, tokenizer=tokenizer)
     if options.dry_run:
-        facts = {"run": str(options.run), "dry_run": True}
-        terminal.result(f"nothing written to {options.run}", facts)
+        run.report_forecast(setup)
         return
 
-    tokenizer = choose_tokenizer(run, recipe.tokenizer, tokenizer_file)
-    model = trained_clip_table(recipe.model, tokenizer.vocab_size)
-    clip = set_up_clip(model, recipe.training.seed, precision=run.precision, device=world.device)
     if run.init_from is not None:
-        start_from(run.init_from, clip, "clip", tokenizer=tokenizer, terminal=terminal)
-
+        start_from(run.init_from, setup.model, "clip", tokenizer=tokenizer, terminal=terminal)
     with world.main_first() as is_ours:
         if is_ours:
             run.record()
             keep_tokenizer(run.folder, tokenizer)
-    run.train(
-        clip,
-        partial(ClipTask, world=world),
-        preprocess=ClipPreprocessing(
-            image_size=recipe.model.image_size,
-            text_len=recipe.model.text_len,
-            tokenizer=tokenizer,
-            bpe_dropout=recipe.tokenizer.dropout,
-        ),
-        model_config={"kind": "clip", "model": model.model_dump()},
-    )
+    run.train(setup)
 
     terminal.say(f'next: dalle rerank PICTURES "a caption" --clip {options.run} --out DIR')
     terminal.result(str(options.run), {"run": str(options.run)})

@@ -4,16 +4,14 @@ The pictures may come as tokens, encoded beforehand by the discrete VAE.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from dalle_cli.config import TrainedTransformerTable, TransformerRecipe
+from dalle_cli.config import TransformerRecipe
 from dalle_cli.console import Terminal
-from dalle_cli.data.preprocessing import TransformerPreprocessing
 from dalle_cli.runtime.devices import choose_device
 from dalle_cli.runtime.distributed import World, init_process_group
-from dalle_cli.training.flops import train_flops
 from dalle_cli.training.run import TrainOptions, open_run
+from dalle_cli.training.setup import transformer_setup
 from dalle_cli.training.tasks.frozen_dvae import (
     check_kept_dvae,
     keep_dvae,
@@ -21,11 +19,8 @@ from dalle_cli.training.tasks.frozen_dvae import (
     prepare_for_inference,
 )
 from dalle_cli.training.tasks.initial_weights import start_from, warn_of_another_dvae
-from dalle_cli.training.tasks.model_setup import set_up_transformer
 from dalle_cli.training.tasks.preview_captions import read_preview_captions
 from dalle_cli.training.tasks.tokenizer_choice import choose_tokenizer, keep_tokenizer
-from dalle_cli.training.tasks.transformer import TransformerTask
-from dalle_cli.training.throughput import SampleCost
 
 
 @dataclass(frozen=True)
@@ -69,53 +64,32 @@ def _train(
     )
     dvae = load_frozen_dvae(inputs.dvae, recipe.model, run.data.sources)
     run.describe()
+    tokenizer = choose_tokenizer(run, recipe.tokenizer, inputs.tokenizer)
+    prepare_for_inference(dvae, precision=run.precision, device=world.device)
+    setup = transformer_setup(
+        run.recipe,
+        precision=run.precision,
+        world=world,
+        dvae=dvae,
+        tokenizer=tokenizer,
+        previewed=previewed,
+    )
     if options.dry_run:
-        facts = {"run": str(options.run), "dry_run": True}
-        terminal.result(f"nothing written to {options.run}", facts)
+        run.report_forecast(setup)
         return
 
-    tokenizer = choose_tokenizer(run, recipe.tokenizer, inputs.tokenizer)
-    transformer, scales = set_up_transformer(
-        recipe, tokenizer.vocab_size, precision=run.precision, world=world
-    )
     if run.init_from is not None:
         start_from(
-            run.init_from, transformer, "transformer", tokenizer=tokenizer, terminal=terminal
+            run.init_from, setup.model, "transformer", tokenizer=tokenizer, terminal=terminal
         )
         warn_of_another_dvae(run.init_from, inputs.dvae, terminal)
-    prepare_for_inference(dvae, precision=run.precision, device=world.device)
-
     check_kept_dvae(run.folder, inputs.dvae)
     with world.main_first() as is_ours:
         if is_ours:
             run.record()
             keep_dvae(run.folder, inputs.dvae)
             keep_tokenizer(run.folder, tokenizer)
-
-    model = TrainedTransformerTable(
-        **recipe.model.model_dump(), text_vocab_size=tokenizer.vocab_size
-    )
-    run.train(
-        transformer,
-        partial(
-            TransformerTask,
-            dvae=dvae,
-            loss=recipe.loss,
-            seed=recipe.training.seed,
-            preview_captions=previewed.encoded(tokenizer, model.text_len, device=world.device),
-        ),
-        preprocess=TransformerPreprocessing(
-            image_size=dvae.image_size,
-            text_len=recipe.model.text_len,
-            tokenizer=tokenizer,
-            bpe_dropout=recipe.tokenizer.dropout,
-            caption_dropout=recipe.loss.caption_dropout,
-        ),
-        model_config={"kind": "transformer", "model": model.model_dump()},
-        scales=scales,
-        powersgd=recipe.powersgd,
-        cost=SampleCost(tokens=model.text_len + model.grid_size**2, flops=train_flops(model)),
-    )
+    run.train(setup)
 
     terminal.say(f'next: dalle generate {options.run} "a caption"')
     terminal.result(str(options.run), {"run": str(options.run)})

@@ -19,8 +19,8 @@ from dalle_cli.training.engines.deepspeed_config import read_config, zero_config
 from dalle_cli.training.engines.engine import Engine, ModelT, Trainable
 from dalle_cli.training.engines.powersgd import PowerSGD
 from dalle_cli.training.engines.replica import ReplicaEngine
-from dalle_cli.training.memory import largest_layer
 from dalle_cli.training.optimization.gradient_scaling import GradientScales
+from dalle_cli.training.planning.memory import largest_layer
 
 EngineName = Literal["local", "ddp", "deepspeed"]
 HOW_TO_START = "start several with `--gpus N`, torchrun, deepspeed or srun"

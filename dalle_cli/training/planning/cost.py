@@ -1,7 +1,7 @@
 """What an update costs: operations and memory for each sample, from the sizes of a model alone.
 
-The transformer's are those of `training.flops` and `training.memory`; of the other models, torch
-counts them on tensors without values.
+The transformer's are those of `flops.py` and `memory.py`; of the other models, torch counts them on
+tensors without values.
 """
 
 from functools import partial
@@ -16,8 +16,13 @@ from dalle_cli.loading import build_model
 from dalle_cli.models.clip import Clip
 from dalle_cli.models.dvae import DiscreteVAE, relax
 from dalle_cli.runtime.precision import Precision
-from dalle_cli.training.flops import train_flops
-from dalle_cli.training.memory import activation_bytes, kept_bytes, largest_layer, state_bytes
+from dalle_cli.training.planning.flops import train_flops
+from dalle_cli.training.planning.memory import (
+    activation_bytes,
+    kept_bytes,
+    largest_layer,
+    state_bytes,
+)
 
 
 def sample_flops(table: ModelTable) -> int:

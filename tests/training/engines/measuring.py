@@ -26,7 +26,7 @@ from dalle_cli.runtime.distributed import World, init_process_group
 from dalle_cli.training.activation_checkpointing import checkpoint_activations
 from dalle_cli.training.engines.choice import choose_engine, make_engine
 from dalle_cli.training.engines.engine import Engine
-from dalle_cli.training.memory import largest_layer
+from dalle_cli.training.planning.memory import largest_layer
 
 STAGE = int(sys.argv[1])
 TEXT_LEN, GRID, WORDS = 4, 2, 300  # few slots, so that activations take next to nothing

@@ -15,7 +15,7 @@ from processes import LIMIT, answers, command, figures, losses, words_of
 from safetensors.torch import load_file
 from scale_rules import scales_by_hand
 
-from dalle_cli.training.memory import deepspeed_bf16_bytes, state_bytes
+from dalle_cli.training.planning.memory import deepspeed_bf16_bytes, state_bytes
 
 pytestmark = pytest.mark.distributed
 

@@ -8,7 +8,7 @@ from dalle_cli.config import TrainedTransformerTable
 from dalle_cli.loading import build_transformer
 from dalle_cli.runtime.precision import apply_precision
 from dalle_cli.training.activation_checkpointing import checkpoint_activations
-from dalle_cli.training.memory import activation_bytes, state_bytes
+from dalle_cli.training.planning.memory import activation_bytes, state_bytes
 
 SIZES = TrainedTransformerTable(
     text_vocab_size=50,

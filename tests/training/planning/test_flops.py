@@ -6,7 +6,7 @@ import torch
 from dalle_cli.config import TrainedTransformerTable
 from dalle_cli.loading import build_transformer
 from dalle_cli.models.attention_masks import attention_mask, layer_kinds
-from dalle_cli.training.flops import allowed_pairs, forward_flops, train_flops
+from dalle_cli.training.planning.flops import allowed_pairs, forward_flops, train_flops
 
 SMALL = TrainedTransformerTable(
     text_len=5,
