@@ -1,4 +1,4 @@
-"""`dalle recipes`, `dalle info` and `dalle doctor`: what to know before training."""
+"""`dalle recipes`, `dalle info` and `dalle doctor`: recipes, runs and this machine."""
 
 from pathlib import Path
 from typing import Annotated
@@ -77,9 +77,10 @@ def info(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Print the size, compute and memory of a recipe or a run.
+    """Print a recipe's cost, or the story of a run.
 
-    Parameters, tokens, attention, floating-point operations and bytes.
+    Of a recipe: parameters, attention, floating-point operations and memory. Of a run: its data,
+    steps, time and held-out loss, and how its recipe differs from the shipped one.
     """
     from dalle_cli.commands.info import run_info
 

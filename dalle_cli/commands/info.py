@@ -1,4 +1,4 @@
-"""`dalle info`: the size and cost of a recipe's or a run's model, before anything is paid for."""
+"""`dalle info`: what a recipe will cost, or what has become of a run."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,9 @@ import torch
 from PIL import Image
 
 from dalle_cli.commands.reports.model_facts import model_facts
+from dalle_cli.commands.reports.model_text import model_text
+from dalle_cli.commands.reports.run_story import run_story, runs_inside
+from dalle_cli.commands.reports.story_text import story_line, story_text
 from dalle_cli.config import ModelTable, TrainedTransformerTable, kind_of
 from dalle_cli.console import Terminal
 from dalle_cli.errors import DalleError, UsageError
@@ -14,33 +17,65 @@ from dalle_cli.loading import largest_table
 from dalle_cli.models.attention_masks import image_mask
 from dalle_cli.recipe import load_recipe
 from dalle_cli.storage.model_folder import read_model_table
-from dalle_cli.storage.run_dir import model_dir
+from dalle_cli.storage.run_dir import RunDir, model_dir
 from dalle_cli.viz import enlarge
 
 MASK_SIZE = 512  # pixels, at least
 
 
 def run_info(name: str, overrides: list[str], masks: Path | None, terminal: Terminal) -> None:
-    """Print a model's parameters, tokens, layers, FLOPs and memory.
+    """Print the size and cost of a recipe's model, or the story of a run or of several.
 
     masks  a folder, if given, into which the image mask of each kind of attention is drawn
     """
-    table = _read_table(name, overrides)
-    facts = model_facts(table)
-    if masks is not None:
-        if not isinstance(table, TrainedTransformerTable):
-            raise DalleError(f"{name} is a {kind_of(table)}, which has no attention masks to draw")
-        facts["masks"] = _draw_masks(table, masks)
-    terminal.result(_text(facts), facts)
+    folder = Path(name)
+    if not folder.is_dir():
+        table = largest_table(load_recipe(name, overrides))
+        facts = {**model_facts(table), **_masks_of(table, name, masks)}
+        terminal.result(model_text(facts), facts)
+        return
+
+    if overrides:
+        raise UsageError("the sizes of a run are fixed: `--set` goes with a recipe")
+    runs = [] if _is_model(folder) else runs_inside(folder)
+    if runs and masks is None:
+        stories = {run.name: _run_facts(run) for run in runs}
+        lines = [story_line(run, facts) for run, facts in stories.items()]
+        terminal.result("\n".join(lines), {"runs": stories})
+        return
+
+    facts = {**_run_facts(folder), **_masks_of(_run_table(folder), name, masks)}
+    terminal.result(story_text(facts), facts)
 
 
-def _read_table(name: str, overrides: list[str]) -> ModelTable:
-    """Read a model's sizes from a recipe, or from the model folder of a run or an export."""
-    if Path(name).is_dir():
-        if overrides:
-            raise UsageError("the sizes of a run are fixed: `--set` goes with a recipe")
-        return read_model_table(model_dir(Path(name)))
-    return largest_table(load_recipe(name, overrides))
+def _is_model(folder: Path) -> bool:
+    return RunDir(folder).is_run or RunDir(folder).model.is_dir()
+
+
+def _run_facts(folder: Path) -> dict[str, Any]:
+    return {**model_facts(_run_table(folder)), "run": run_story(RunDir(folder))}
+
+
+def _run_table(folder: Path) -> ModelTable:
+    """Read a model's sizes from the model folder of a run or an export.
+
+    A run that has not saved yet has those of its recipe.
+    """
+    try:
+        return read_model_table(model_dir(folder))
+    except DalleError:
+        if not RunDir(folder).is_run or RunDir(folder).model.is_dir():
+            raise
+    return largest_table(load_recipe(str(RunDir(folder).recipe), []))
+
+
+def _masks_of(table: ModelTable, name: str, folder: Path | None) -> dict[str, Any]:
+    """Draw a transformer's masks if there is a folder for them; return their files as a fact."""
+    if folder is None:
+        return {}
+    if not isinstance(table, TrainedTransformerTable):
+        raise DalleError(f"{name} is a {kind_of(table)}, which has no attention masks to draw")
+    return {"masks": _draw_masks(table, folder)}
 
 
 def _draw_masks(table: TrainedTransformerTable, folder: Path) -> dict[str, str]:
@@ -53,18 +88,3 @@ def _draw_masks(table: TrainedTransformerTable, folder: Path) -> dict[str, str]:
         files[kind] = str(folder / f"{kind}.png")
         enlarge(picture, at_least=MASK_SIZE).save(files[kind])
     return files
-
-
-def _text(facts: dict[str, Any]) -> str:
-    lines = []
-    for key, value in facts.items():
-        if isinstance(value, dict):
-            lines.append(key)
-            lines += [f"  {part:<22}{_number(figure)}" for part, figure in value.items()]
-        else:
-            lines.append(f"{key:<24}{_number(value)}")
-    return "\n".join(lines)
-
-
-def _number(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)

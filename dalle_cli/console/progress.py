@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from dalle_cli.console.quantities import duration_text
+
 # a report of training: losses first, then a task's own figures, then what all tasks have
 LOSS_FORMATS = {
     "train/loss": "loss {:.4f}",
@@ -29,23 +31,6 @@ GAP = "  "  # between the parts of a line
 BAR_WIDTH = 24  # columns, at most
 REFRESH_RATE = 4  # a second; the bar must cost a busy processor nothing
 LINE_PAUSE = 10.0  # seconds between plain lines, at least
-
-
-def duration_text(seconds: float) -> str:
-    """Format a duration as people say it: "40 s", "12 minutes", "1 h 40 min", "3 days 4 h"."""
-    if seconds < 99.5:
-        return f"{max(round(seconds), 1)} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} minutes"
-
-    if minutes < 24 * 60:
-        hours, rest, small = minutes // 60, minutes % 60, "min"
-        large = f"{hours} h"
-    else:
-        days, rest, small = round(minutes / 60) // 24, round(minutes / 60) % 24, "h"
-        large = f"{days} day" if days == 1 else f"{days:,} days"
-    return f"{large} {rest} {small}" if rest else large
 
 
 def make_bar(console: Console, unit: str) -> Progress:

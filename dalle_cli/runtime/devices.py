@@ -31,6 +31,9 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if has_gpu else "cpu"
 
+    if name == "mps":
+        lacking = "generating computes in 64-bit floats, which Apple's GPUs do not have"
+        raise UsageError(f"the device mps is not supported: {lacking}", "`--device cpu` works")
     if name not in ("cpu", "cuda"):
         raise UsageError(f"no such device: {name}", "--device is auto, cpu or cuda")
     if name == "cuda" and not has_gpu:

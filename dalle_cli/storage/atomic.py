@@ -4,7 +4,6 @@ A file is sealed once it has reached the disk and its size and checksum are know
 what the files hold.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -18,6 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dalle_cli.errors import DalleError
+
+try:
+    import fcntl
+except ImportError:  # not on POSIX
+    fcntl = None  # type: ignore[assignment]
 
 Fingerprint = dict[str, Any]
 
@@ -61,10 +65,16 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 def exclusive_lock(folder: Path) -> Iterator[None]:
     """Lock a folder against other commands that write to it, for the duration of a `with`.
 
-    The lock is the operating system's: it ends with the process and leaves no file behind. A folder
-    on a file system without locks stays unlocked. Raises DalleError if another command holds the
-    lock.
+    The lock is the operating system's and ends with the process. On POSIX it leaves no file behind;
+    elsewhere there is a hidden one beside the folder. A folder on a file system without locks stays
+    unlocked. Raises DalleError if another command holds the lock.
     """
+    with _locked_file(folder) if fcntl is None else _locked_folder(folder):
+        yield
+
+
+@contextmanager
+def _locked_folder(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         _lock_descriptor(descriptor, folder)
@@ -77,10 +87,31 @@ def _lock_descriptor(descriptor: int, folder: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        hint = "wait until it has finished, or name another folder"
-        raise DalleError(f"another command is writing to {folder}", hint) from None
+        raise _held(folder) from None
     except OSError:
         pass  # this file system has no locks
+
+
+@contextmanager
+def _locked_file(folder: Path) -> Iterator[None]:
+    """Lock a file beside the folder, where folders themselves can't be locked: on Windows."""
+    from filelock import FileLock, Timeout
+
+    target = folder.absolute()
+    lock = FileLock(target.with_name(f".{target.name}.lock"), blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise _held(folder) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _held(folder: Path) -> DalleError:
+    hint = "wait until it has finished, or name another folder"
+    return DalleError(f"another command is writing to {folder}", hint)
 
 
 def write_sealed(file: Path, tensors: dict[str, Tensor]) -> Fingerprint:
@@ -105,8 +136,10 @@ def file_fingerprint(path: Path) -> Fingerprint:
 
 
 def sync_to_disk(path: Path) -> None:
-    """Flush a file or a folder from the system's cache to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flush a file, or a folder where the system can, from the system's cache to disk."""
+    if path.is_dir() and os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

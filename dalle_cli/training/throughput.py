@@ -1,6 +1,5 @@
 """The throughput of a run: rates, model FLOPs utilisation (MFU), and the peak of memory."""
 
-import resource
 import sys
 from dataclasses import dataclass
 
@@ -9,6 +8,11 @@ import torch
 from dalle_cli.runtime.distributed import World
 from dalle_cli.runtime.peak_rates import stored_matmul_rate
 from dalle_cli.runtime.precision import Precision
+
+try:
+    import resource
+except ImportError:  # not on POSIX
+    resource = None  # type: ignore[assignment]
 
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 
@@ -43,7 +47,7 @@ class Throughput:
     matmul_rate: float | None = None
 
     def figures(self, updates_per_second: float) -> dict[str, float]:
-        """Return rates, the MFU, and the peak of this process's memory so far."""
+        """Return rates, the MFU, and the peak of this process's memory so far, where known."""
         figures = {"train/images_per_second": self.images * updates_per_second}
         if self.tokens:
             figures["train/tokens_per_second"] = self.tokens * updates_per_second
@@ -51,7 +55,8 @@ class Throughput:
             figures["train/tflops_per_second"] = self.flops * updates_per_second / 1e12
         if self.flops and self.matmul_rate:
             figures["train/mfu"] = self.flops * updates_per_second / self.matmul_rate
-        return figures | {"train/peak_memory_gib": peak_bytes(self.device) / 2**30}
+        peak = peak_bytes(self.device)
+        return figures if peak is None else figures | {"train/peak_memory_gib": peak / 2**30}
 
 
 def throughput_of(
@@ -71,8 +76,13 @@ def throughput_of(
     )
 
 
-def peak_bytes(device: torch.device) -> int:
-    """Return the most bytes that tensors have taken on a GPU, or this process in main memory."""
+def peak_bytes(device: torch.device) -> int | None:
+    """Return the most bytes that tensors have taken on a GPU, or this process in main memory.
+
+    Returns None where the system does not count the latter.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT

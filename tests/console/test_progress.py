@@ -1,4 +1,4 @@
-"""Progress as people see it: durations, what fits in a line, and a bar that moves."""
+"""Progress as people see it: what fits in a line, and a bar that moves."""
 
 import io
 import re
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from dalle_cli.console import ProgressLine, Terminal, duration_text
+from dalle_cli.console import ProgressLine, Terminal
 from dalle_cli.console.progress import make_bar
 from dalle_cli.training.tasks.clip import ClipTask
 from dalle_cli.training.tasks.dvae import DiscreteVAETask
@@ -36,24 +36,6 @@ def line_of_width() -> Callable[..., tuple[ProgressLine, list[str]]]:
         ), said
 
     return line
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.2, "1 s"),
-        (40, "40 s"),
-        (99.6, "2 minutes"),
-        (720, "12 minutes"),
-        (3599, "1 h"),
-        (6000, "1 h 40 min"),
-        (86399, "1 day"),
-        (100_800, "1 day 4 h"),
-        (1_210_000, "14 days"),
-    ],
-)
-def test_duration_is_told_as_people_tell_it(seconds: float, text: str) -> None:
-    assert duration_text(seconds) == text
 
 
 @pytest.mark.parametrize(("task", "figures", "shown"), TASKS)

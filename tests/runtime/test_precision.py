@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dalle_cli.errors import UsageError
 from dalle_cli.losses import text_image_cross_entropy
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.models.transformer import Transformer
@@ -166,6 +167,11 @@ def test_an_explicit_precision_is_taken_on_any_device(choice: str, device: str) 
 
 def test_an_explicit_device_is_taken() -> None:
     assert choose_device("cpu") == torch.device("cpu")
+
+
+def test_apples_gpus_are_refused_in_one_line() -> None:
+    with pytest.raises(UsageError, match="mps is not supported"):
+        choose_device("mps")
 
 
 def test_the_device_chosen_by_itself_can_compute() -> None:

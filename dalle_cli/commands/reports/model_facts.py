@@ -14,6 +14,7 @@ from dalle_cli.commands.reports.transformer_cost import transformer_cost
 from dalle_cli.config import (
     DVAEEncoderTable,
     ModelTable,
+    TowerTable,
     TrainedClipTable,
     TrainedTransformerTable,
     kind_of,
@@ -36,6 +37,8 @@ def _dvae_facts(table: DVAEEncoderTable, dvae: DVAEEncoder) -> dict[str, Any]:
     return {
         "parameters": {**parts, "all": _count(dvae)},
         "image_size": table.image_size,
+        "shape": f"{table.n_groups} groups of {_layers(table.blocks_per_group, 'block')}, "
+        f"width {table.n_hidden}",
         "tokens": f"{dvae.grid_size}x{dvae.grid_size} out of {dvae.vocab_size:,}",
         "weights_mib": _weights_mib(dvae),
     }
@@ -47,6 +50,7 @@ def _clip_facts(table: TrainedClipTable, clip: Clip) -> dict[str, Any]:
     return {
         "parameters": {"vision": vision, "text": total - vision, "all": total},
         "image_size": table.image_size,
+        "shape": f"vision: {_tower(table.vision)}; text: {_tower(table.text)}",
         "tokens": f"{table.text_len} text out of {table.text_vocab_size:,} at most, "
         f"{n_patches} patches of {table.patch_size} px",
         "weights_mib": _weights_mib(clip),
@@ -65,6 +69,7 @@ def _transformer_facts(table: TrainedTransformerTable, transformer: Transformer)
             "heads": heads,
             "all": total,
         },
+        "shape": f"{_layers(table.n_layers)} of width {table.d_model}, {table.n_heads} heads",
         "tokens": f"{table.text_len} text out of {table.text_vocab_size:,} at most, "
         f"{table.grid_size}x{table.grid_size} image out of {table.image_vocab_size:,}",
         "layers": {
@@ -74,12 +79,20 @@ def _transformer_facts(table: TrainedTransformerTable, transformer: Transformer)
     }
 
 
+def _tower(table: TowerTable) -> str:
+    return f"{_layers(table.n_layers)} of width {table.d_model}, {table.n_heads} heads"
+
+
+def _layers(n: int, noun: str = "layer") -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _weights_mib(module: nn.Module) -> float:
-    return round(_count(module) * torch.float32.itemsize / 2**20, 1)
+    return float(f"{_count(module) * torch.float32.itemsize / 2**20:.4g}")
 
 
 FACTS_BY_KIND: dict[str, Callable[[Any, Any], dict[str, Any]]] = {

@@ -30,7 +30,7 @@ def transformer_cost(table: TrainedTransformerTable, transformer: Transformer) -
             "forward": _significant(forward_flops(table) / 1e12),
             "training": _significant(train_flops(table) / 1e12),
         },
-        "weights_mib": round(FP32 * n_parameters / 2**20, 1),
+        "weights_mib": _mib(FP32 * n_parameters),
         "cache_mib": {
             "of each caption": _mib(kv_cache_bytes(transformer, n_samples=0, n_captions=1)),
             "of each sample": _mib(kv_cache_bytes(transformer, n_samples=1, n_captions=0)),
@@ -81,8 +81,8 @@ def _state_facts(n_parameters: int, largest: int) -> dict[str, Any]:
             "whole replicas": gib(0, 8),
             **{f"ZeRO {stage}": gib(stage, 8) for stage in (1, 2, 3)},
         },
-        "zero3_state_gib_per_gpu": {f"{n} GPUs": gib(3, n) for n in GPU_COUNTS},
-        "deepspeed_bf16_gib_per_gpu": {f"{n} GPUs": deepspeed_bf16_gib(n) for n in GPU_COUNTS},
+        "zero3_state_gib_per_gpu": {f"{n:,} GPUs": gib(3, n) for n in GPU_COUNTS},
+        "deepspeed_bf16_gib_per_gpu": {f"{n:,} GPUs": deepspeed_bf16_gib(n) for n in GPU_COUNTS},
     }
 
 
@@ -91,8 +91,8 @@ def _significant(value: float) -> float:
 
 
 def _mib(n_bytes: int) -> float:
-    return round(n_bytes / 2**20, 2)
+    return _significant(n_bytes / 2**20)
 
 
 def _gib(n_bytes: int) -> float:
-    return round(n_bytes / 2**30, 3)
+    return _significant(n_bytes / 2**30)

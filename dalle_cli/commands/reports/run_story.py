@@ -1,0 +1,119 @@
+"""What has become of a run so far, read from its files, for `dalle info`.
+
+Every file may be missing or cut short: an export has no metrics, a new run no checkpoints. Strings
+from `recipe.json` may be a stranger's.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dalle_cli.errors import DalleError
+from dalle_cli.recipe import load_recipe, shipped_recipes
+from dalle_cli.storage.run_dir import RunDir
+from dalle_cli.training.checkpoint import checkpoints, held_out_losses
+from dalle_cli.training.metric_log import SECONDS
+
+
+def run_story(folder: RunDir) -> dict[str, Any]:
+    """Return the facts of a run: data, steps, time, held-out figures, checkpoints and disk."""
+    record = _read_json(folder.recipe)
+    recipe, command = _table(record, "recipe"), _table(record, "command")
+    lines = _metric_lines(folder)
+    saved = [step for step, _ in checkpoints(folder)]
+    losses = held_out_losses(folder)
+
+    return {
+        "folder": str(folder.root),
+        "data": {**_table(record, "data"), "sources": command.get("data")},
+        "validation_share": _table(recipe, "data").get("validation_share"),
+        "step": max(saved) if saved else _last(lines, "step"),
+        "steps": _table(recipe, "training").get("steps"),
+        "seconds": next(
+            (line[SECONDS] for line in reversed(lines) if _is_number(line, SECONDS)), None
+        ),
+        "resolved": _table(record, "resolved"),
+        "recipe": command.get("recipe"),
+        "overrides": command.get("overrides") or [],
+        "changes": _changes(recipe, command.get("recipe")),
+        "held_out_loss": {
+            str(line["step"]): line["valid/loss"]
+            for line in lines
+            if _is_number(line, "valid/loss")
+        },
+        "held_out": next((line for line in reversed(lines) if "valid/loss" in line), {}),
+        "checkpoints": saved,
+        "best_checkpoint": min(losses, key=losses.__getitem__, default=None),
+        "bytes": _size(folder.root),
+        "checkpoint_bytes": _size(folder.checkpoints),
+    }
+
+
+def runs_inside(folder: Path) -> list[Path]:
+    """List the runs directly below a folder that is no run, such as a demo's."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and RunDir(path).is_run)
+
+
+def _changes(recipe: Mapping[str, Any], name: object) -> dict[str, list[Any]]:
+    """Return the keys in which a recipe differs from a shipped one, with both values."""
+    if name not in shipped_recipes():
+        return {}
+    try:
+        shipped = load_recipe(str(name), []).model_dump()
+    except DalleError:
+        return {}
+    before, now = _dotted(json.loads(json.dumps(shipped))), _dotted(recipe)
+    keys = sorted(before.keys() | now.keys())
+    return {key: [before.get(key), now.get(key)] for key in keys if before.get(key) != now.get(key)}
+
+
+def _dotted(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    dotted: dict[str, Any] = {}
+    for key, value in tables.items():
+        is_table = isinstance(value, Mapping)
+        dotted |= _dotted(value, f"{prefix}{key}.") if is_table else {prefix + key: value}
+    return dotted
+
+
+def _metric_lines(folder: RunDir) -> list[dict[str, Any]]:
+    try:
+        texts = folder.metrics.read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    lines = (_parse(text) for text in texts)
+    return [line for line in lines if _is_number(line, "step")]
+
+
+def _last(lines: list[dict[str, Any]], name: str) -> Any:
+    """Return the last number of a name, or None."""
+    return next((line[name] for line in reversed(lines) if _is_number(line, name)), None)
+
+
+def _is_number(line: Mapping[str, Any], name: str) -> bool:
+    return isinstance(line.get(name), int | float) and math.isfinite(line[name])
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return _parse(path.read_text("utf-8", errors="replace"))
+    except OSError:
+        return {}
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _table(tables: Mapping[str, Any], name: str) -> dict[str, Any]:
+    table = tables.get(name)
+    return table if isinstance(table, dict) else {}
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
