@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 from dalle_cli.config import Recipe
-from dalle_cli.console import Terminal, duration_text
+from dalle_cli.console import Terminal, duration_text, size_text
 from dalle_cli.data.sources import Columns
 from dalle_cli.errors import UsageError
 from dalle_cli.loading import largest_table
@@ -217,12 +217,12 @@ class TrainingRun(Generic[RecipeT]):
         self._warn(expected.doubts(self.recipe, free_disk(self.folder.root)))
         facts = {"run": str(self.folder.root), "dry_run": True, **asdict(expected)}
         facts |= {"passes": round(self.amount.passes, 2)}
-        memory, disk = rehearsal.peak_bytes / 2**30, expected.disk_bytes / 2**30
+        memory = "not known" if expected.peak_bytes is None else size_text(expected.peak_bytes)
         text = (
-            f"time      about {duration_text(expected.seconds)}: "
-            f"{rehearsal.seconds_per_step:.3g} s a step, measured\n"
-            f"memory    {memory:.1f} GiB\n"
-            f"disk      {disk:.2f} GiB for checkpoints\n"
+            f"time      about {duration_text(expected.seconds)}, from a few steps of "
+            f"{rehearsal.seconds_per_step:.3g} s\n"
+            f"memory    {memory}\n"
+            f"disk      {size_text(expected.disk_bytes)} for checkpoints\n"
             f"nothing written to {self.folder.root}"
         )
         self.terminal.result(text, facts)

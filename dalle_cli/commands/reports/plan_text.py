@@ -3,7 +3,7 @@
 import textwrap
 from typing import Any
 
-from dalle_cli.console import duration_text
+from dalle_cli.console import duration_text, size_text
 from dalle_cli.training.planning.planner import MeasuredPlan
 
 WIDTH = 80  # columns
@@ -25,11 +25,11 @@ def plan_text(measured: MeasuredPlan) -> str:
         training, seconds = recipe.training, plan.seconds[kind]
         amount = f"{training.steps:,} steps of {training.global_batch_size}"
         passes = training.steps * training.global_batch_size / pictures.n_samples
-        memory = measured.rehearsals[kind].peak_bytes / 2**30
+        memory = measured.rehearsals[kind].peak_bytes
         lines += _row(
             f"train-{kind}",
             f"about {duration_text(seconds)}",
-            f"{amount}, {passes:,.2g} passes; {memory:.1f} GiB",
+            f"{amount}, {_number(passes)} passes" + (f"; {size_text(memory)}" if memory else ""),
         )
     lines += _row("in all", f"about {duration_text(measured.seconds)}", "pictures included")
     return "\n".join(lines)
@@ -43,6 +43,10 @@ def plan_facts(measured: MeasuredPlan) -> dict[str, Any]:
         "seconds": {**plan.seconds, "all": measured.seconds},
         "choices": [vars(choice) for choice in plan.choices],
     }
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _row(what: str, value: str, reason: str) -> list[str]:
