@@ -1,5 +1,6 @@
 """`dalle train-dvae`, `dalle train-transformer`, `dalle train-clip` and `dalle resume`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -36,6 +37,7 @@ from dalle_cli.cli.options import (
 )
 from dalle_cli.cli.processes import launch_workers
 from dalle_cli.console import Terminal
+from dalle_cli.errors import UsageError
 from dalle_cli.recipe import load_recipe
 from dalle_cli.runtime.ranks import check_not_left_alone
 
@@ -393,11 +395,25 @@ def resume(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Resume a run of a training command.
+    """Resume a run of a training command, or the folder of `dalle train`.
 
     It knows its recipe, its data and its other inputs: nothing is typed again.
     """
     from dalle_cli.commands.training.resume import plan_resume
+    from dalle_cli.commands.training.train import recorded_training, run_train
+
+    begun = recorded_training(run)
+    if begun is not None:
+        if data or extend is not None:
+            hint = f"name one of the runs inside, such as {run / 'transformer'}"
+            raise UsageError("`--data` and `--extend` are for a single run", hint)
+        training, chain = begun
+        run_train(
+            replace(training, device=device),
+            replace(chain, gpus=gpus),
+            Terminal(quiet=quiet, as_json=as_json),
+        )
+        return
 
     plan = plan_resume(run, data=data, device=device, extend=extend, restart_lr=restart_lr)
     if _launch_trainers(gpus):

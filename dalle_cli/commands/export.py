@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
-from dalle_cli.commands.reports.exported_run import describe_run
-from dalle_cli.commands.reports.model_card import model_card
+from dalle_cli.commands.reports.exports.exported_run import describe_run
+from dalle_cli.commands.reports.exports.model_card import model_card
 from dalle_cli.config import kind_of
 from dalle_cli.console import Terminal
 from dalle_cli.storage.checkpoint_folder import SavedWeights, find_saved_weights

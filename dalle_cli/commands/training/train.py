@@ -6,13 +6,14 @@ where it stopped.
 
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
-from dalle_cli.commands.reports.chain_results import save_chain_grid
-from dalle_cli.commands.reports.plan_text import plan_facts, plan_text
+from dalle_cli.commands.reports.planning.chain_results import save_chain_grid
+from dalle_cli.commands.reports.planning.plan_text import plan_facts, plan_text
 from dalle_cli.commands.subcommands import command_line, run_subcommand
 from dalle_cli.console import Terminal
 from dalle_cli.storage.job_folder import JobFolder
-from dalle_cli.storage.run_dir import GRID
+from dalle_cli.storage.run_dir import GRID, JOB
 from dalle_cli.storage.run_record import absolute_source
 from dalle_cli.training.planning.chain import Chain, ChainFolder, Command, chain_of
 from dalle_cli.training.planning.planner import make_plan
@@ -31,6 +32,23 @@ class ChainOptions:
     like: str | None = None
     gpus: int | None = None
     plan_only: bool = False
+
+
+def recorded_training(root: Path) -> tuple[TrainOptions, ChainOptions] | None:
+    """Return what `dalle train` was begun with in a folder; None if another command wrote it."""
+    if not (root / JOB).is_file():
+        return None
+    job = JobFolder.open(root)
+    if job.recall("command", "generate") != "train":
+        return None
+    image_column, caption_column = job.recall("columns", [None, None])
+    training = TrainOptions(
+        data=(job.recall("data", ""),),
+        run=root,
+        image_column=image_column,
+        caption_column=caption_column,
+    )
+    return training, ChainOptions(hours=job.recall("hours", None), like=job.recall("like", None))
 
 
 def run_train(training: TrainOptions, chain: ChainOptions, terminal: Terminal) -> None:

@@ -8,8 +8,8 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from dalle_cli.commands.reports.card_kinds import CARD_KINDS, PAPER, CardKind
-from dalle_cli.commands.reports.exported_run import ExportedRun
+from dalle_cli.commands.reports.exports.card_kinds import CARD_KINDS, PAPER, CardKind
+from dalle_cli.commands.reports.exports.exported_run import ExportedRun
 from dalle_cli.commands.reports.model_facts import model_facts
 from dalle_cli.config import ModelTable, TrainedTransformerTable, kind_of
 from dalle_cli.errors import printable

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dalle_cli.commands.reports.exported_run import ExportedRun
-from dalle_cli.commands.reports.model_card import model_card
+from dalle_cli.commands.reports.exports.exported_run import ExportedRun
+from dalle_cli.commands.reports.exports.model_card import model_card
 from dalle_cli.config import DVAEModelTable
 
 DVAE = DVAEModelTable(

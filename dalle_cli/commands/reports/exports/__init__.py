@@ -1,0 +1,1 @@
+"""What an export tells of the run it comes from."""

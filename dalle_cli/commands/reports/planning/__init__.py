@@ -1,0 +1,1 @@
+"""What `dalle train` and forecasts say."""
