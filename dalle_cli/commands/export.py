@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from dalle_cli.console import Terminal
+from dalle_cli.storage.atomic import make_folder
 from dalle_cli.storage.run_dir import CONFIG, WEIGHTS, RunDir, check_new_folder, model_dir
 
 
@@ -22,6 +23,6 @@ def run_export(run_path: Path, out: Path, terminal: Terminal) -> None:
         files.append((run.tokenizer, target.tokenizer))
 
     for source, copy in files:
-        copy.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(copy.parent)
         shutil.copyfile(source, copy)
     terminal.result(str(out), {"out": str(out), "files": [str(copy) for _, copy in files]})

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 from dalle_cli.config import Recipe
-from dalle_cli.console import Terminal, duration_text
+from dalle_cli.console import Terminal, duration_text, size_text
 from dalle_cli.data.sources import Columns
 from dalle_cli.errors import UsageError
 from dalle_cli.loading import largest_table
@@ -62,12 +62,12 @@ class TrainOptions:
     is_extension: bool = False
 
     @property
-    def data_words(self) -> str:
+    def data_words(self) -> list[str]:
         """The options that name the data, as on a command line."""
         words = [word for spec in self.data for word in ("--data", spec)]
         for option, column in (("--image", self.image_column), ("--caption", self.caption_column)):
             words += [] if column is None else [f"{option}-column", column]
-        return shlex.join(words)
+        return words
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,14 @@ class TrainingRun(Generic[RecipeT]):
     data: RunData
     checkpoint: Path | None
 
-    def describe(self) -> None:
+    def describe(self, *, dry_run: bool) -> None:
         """Print where the run writes, what it will do, and what is doubtful about that."""
         n_parameters = count_parameters(largest_table(self.recipe))
         training, amount = self.recipe.training, self.amount
         passes = f"{amount.passes:,.0f}" if amount.passes >= 10 else f"{amount.passes:.2g}"
+        writing = "would write" if dry_run else "writing"
         self.terminal.say(
-            f"writing {self.folder.root}: {n_parameters / 1e6:.2f} M parameters, "
+            f"{writing} {self.folder.root}: {n_parameters / 1e6:.2f} M parameters, "
             f"{self.world.device.type}, {self.precision}, {self.engine}\n"
             f"{amount.n_training:,} samples and {amount.n_held_out:,} held out; "
             f"{training.steps:,} steps of {training.global_batch_size}{self._micro_batches()}, "
@@ -216,12 +217,13 @@ class TrainingRun(Generic[RecipeT]):
         self._warn(expected.doubts(self.recipe, free_disk(self.folder.root)))
         facts = {"run": str(self.folder.root), "dry_run": True, **asdict(expected)}
         facts |= {"passes": round(self.amount.passes, 2)}
-        memory, disk = rehearsal.peak_bytes / 2**30, expected.disk_bytes / 2**30
+        peak = rehearsal.peak_bytes
+        memory = "" if peak is None else f"memory    {size_text(peak)}\n"
         text = (
             f"time      about {duration_text(expected.seconds)}: "
             f"{rehearsal.seconds_per_step:.3g} s a step, measured\n"
-            f"memory    {memory:.1f} GiB\n"
-            f"disk      {disk:.2f} GiB for checkpoints\n"
+            f"{memory}"
+            f"disk      {size_text(expected.disk_bytes)} for checkpoints\n"
             f"nothing written to {self.folder.root}"
         )
         self.terminal.result(text, facts)

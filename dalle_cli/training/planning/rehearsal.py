@@ -32,7 +32,7 @@ class Rehearsal:
 
     seconds_per_step: float
     seconds_per_validation: float
-    peak_bytes: int
+    peak_bytes: int | None
 
 
 def rehearse(
