@@ -19,10 +19,11 @@ RUN ?=
 DVAE ?=
 CLIP ?=
 PROMPTS ?=
+OUT ?=
 GPUS ?=
 ARGS ?=
 
-SAMPLES = $(RUN)/samples/$(basename $(notdir $(PROMPTS)))
+SAMPLES = $(or $(OUT),$(RUN)/samples/$(basename $(notdir $(PROMPTS))))
 TRAIN = '$(RECIPE)' --data '$(DATA)' --run '$(RUN)' $(if $(GPUS),--gpus $(GPUS)) $(ARGS)
 
 given-%:
@@ -31,8 +32,21 @@ given-%:
 .PHONY: help install test test-slow test-distributed smoke bench bench-peer lint docs demo clean train-dvae train-transformer train-clip generate rerank
 .DEFAULT_GOAL := help
 
+# prints the first word of each line in a column, and the others wrapped by word beside it
+define WRAP
+{
+	line = sprintf("%-18s", $$1)
+	for (i = 2; i <= NF; i++) {
+		if (length(line) + 1 + length($$i) > width) { print line; line = sprintf("%18s", "") }
+		line = line " " $$i
+	}
+	print line
+}
+endef
+export WRAP
+
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 19
+	@sed -nE 's/^([a-z-]+):.*## /\1 /p' $(MAKEFILE_LIST) | awk -v width="$${COLUMNS:-80}" "$$WRAP"
 
 train-dvae: given-RECIPE given-DATA given-RUN install  ## train a dVAE, or resume: RECIPE DATA RUN [GPUS ARGS]
 	$(BIN)/dalle train-dvae $(TRAIN)
@@ -43,10 +57,10 @@ train-transformer: given-RECIPE given-DATA given-RUN given-DVAE install  ## trai
 train-clip: given-RECIPE given-DATA given-RUN install  ## train a CLIP, or resume: RECIPE DATA RUN [GPUS ARGS]
 	$(BIN)/dalle train-clip $(TRAIN)
 
-generate: given-RUN given-PROMPTS install  ## generate pictures, or resume, into RUN/samples/<name of PROMPTS>: RUN PROMPTS [CLIP GPUS ARGS]
+generate: given-RUN given-PROMPTS install  ## generate pictures, or resume, into OUT or RUN/samples/<name of PROMPTS>: RUN PROMPTS [OUT CLIP GPUS ARGS]
 	$(BIN)/dalle generate '$(RUN)' --prompts '$(PROMPTS)' $(if $(CLIP),--clip '$(CLIP)') $(if $(GPUS),--gpus $(GPUS)) --out '$(SAMPLES)' $(ARGS)
 
-rerank: given-RUN given-PROMPTS given-CLIP install  ## copy the best of these into RUN/samples/<...>-best: RUN PROMPTS CLIP [ARGS]
+rerank: given-RUN given-PROMPTS given-CLIP install  ## copy the best of these into <...>-best: RUN PROMPTS CLIP [OUT ARGS]
 	$(BIN)/dalle rerank '$(SAMPLES)' --clip '$(CLIP)' --out '$(SAMPLES)-best' $(ARGS)
 
 install: $(INSTALLED)  ## install everything into .venv

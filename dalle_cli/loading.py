@@ -36,13 +36,15 @@ from dalle_cli.data.clip_tokenizer import (
     own_clip_tokenizer,
     read_clip_vocabulary,
 )
+from dalle_cli.data.text.known_words import KnownWords
 from dalle_cli.data.tokenizer import Tokenizer
-from dalle_cli.errors import DalleError, printable
+from dalle_cli.errors import DalleError, UsageError, printable
 from dalle_cli.interop.clip_checkpoints import read_public_clip
 from dalle_cli.interop.hub import fetch_from_hub
 from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD, Clip, Tower
 from dalle_cli.models.dvae import DiscreteVAE, DVAEEncoder
 from dalle_cli.models.transformer import Transformer
+from dalle_cli.storage.checkpoint_folder import find_saved_weights
 from dalle_cli.storage.model_folder import (
     check_floating_point,
     check_shapes_match,
@@ -189,7 +191,9 @@ def dvae_checksum(path: Path | str) -> str:
 
 def load_transformer(path: Path | str) -> Transformer:
     """Load the transformer of a run or of a model folder; raises DalleError if there is none."""
-    return read_model(model_dir(Path(path)), "transformer", build_trained_transformer)
+    return read_model(
+        model_dir(Path(path), "transformer"), "transformer", build_trained_transformer
+    )
 
 
 def load_tokenizer(run: RunDir) -> Tokenizer:
@@ -202,7 +206,9 @@ class DalleParts(NamedTuple):
 
     checksum         SHA-256 of the files of all three parts
     caption_dropout  how often training replaced a caption by the empty one; None if the recipe is
-                     missing, as in an export
+                     missing
+    step             of the checkpoint that the transformer comes from; None: the run's model
+    known_words      of the training captions; None if the run has not recorded them
     """
 
     transformer: Transformer
@@ -210,21 +216,32 @@ class DalleParts(NamedTuple):
     tokenizer: Tokenizer
     checksum: str
     caption_dropout: float | None
+    step: int | None
+    known_words: KnownWords | None
 
 
-def load_dalle(run: Path) -> DalleParts:
+def load_dalle(run: Path, checkpoint: str | None = None) -> DalleParts:
     """Load a transformer's run or export with all its parts.
+
+    checkpoint  whose weights the transformer gets, see `find_saved_weights`; None: the run's model
 
     Raises DalleError if a part is missing or does not fit the others.
     """
     paths = dalle_paths(run)
-    transformer = read_model(paths.transformer, "transformer", build_trained_transformer)
+    saved = find_saved_weights(RunDir(run), checkpoint) if checkpoint else None
+    weights = saved.files if saved else [paths.transformer / WEIGHTS]
+    transformer = read_model(
+        paths.transformer, "transformer", build_trained_transformer, weights=weights
+    )
+    if paths.dvae == paths.transformer:
+        hint = f"put a copy of the dVAE's model folder into {RunDir(run).dvae}"
+        raise DalleError(f"{run} lacks its copy of the dVAE", hint)
     dvae = read_model(paths.dvae, "dvae", build_dvae)
     tokenizer = Tokenizer.load(paths.tokenizer)
     check_parts_match(transformer, dvae, tokenizer, run=run)
 
     digest = hashlib.sha256()
-    for path in (paths.transformer / WEIGHTS, paths.dvae / WEIGHTS, paths.tokenizer):
+    for path in (*weights, paths.dvae / WEIGHTS, paths.tokenizer):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
 
@@ -232,7 +249,16 @@ def load_dalle(run: Path) -> DalleParts:
         caption_dropout = json.loads(paths.recipe.read_bytes())["recipe"]["loss"]["caption_dropout"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         caption_dropout = None
-    return DalleParts(transformer, dvae, tokenizer, digest.hexdigest(), caption_dropout)
+    words = RunDir(run).known_words
+    return DalleParts(
+        transformer,
+        dvae,
+        tokenizer,
+        checksum=digest.hexdigest(),
+        caption_dropout=caption_dropout,
+        step=saved.step if saved else None,
+        known_words=KnownWords.load(words) if words.is_file() else None,
+    )
 
 
 def check_parts_match(
@@ -263,7 +289,7 @@ def load_clip(path: Path | str) -> Clip:
         public = read_public_clip(local_path)
         return _assign_weights(public.table, public.weights, local_path)
 
-    return read_model(model_dir(local_path), "clip", build_clip)
+    return read_model(model_dir(local_path, "clip"), "clip", build_clip)
 
 
 class ClipParts(NamedTuple):
@@ -339,7 +365,7 @@ def find_clip(path: Path | str) -> Path:
     # an existing folder is not the name of an owner on the hub
     if local_path.parent != Path() and local_path.parent.exists():
         hint = f"{local_path.parent} exists, but has no {printable(local_path.name)}"
-        raise DalleError(f"no such CLIP: {printable(str(path))}", hint)
+        raise UsageError(f"no such CLIP: {printable(str(path))}", hint)
     return fetch_from_hub(str(path))
 
 

@@ -137,7 +137,7 @@ def settings() -> Callable[..., list[str]]:
 
 
 @pytest.fixture(scope="session")
-def fixed_schedules() -> Callable[[str, int], list[str]]:
+def fixed_schedules() -> Callable[..., list[str]]:
     return fixed
 
 

@@ -15,7 +15,7 @@ from dalle_cli.cli.options import (
     Device,
     ImageColumn,
     Json,
-    Precision,
+    PrecisionToUse,
     Quiet,
 )
 from dalle_cli.console import Terminal
@@ -154,7 +154,7 @@ def encode(
         typer.Option(metavar="N", min=1, help="Crops encoded at once.", rich_help_panel=MACHINE),
     ] = 16,
     device: Device = "auto",
-    precision: Precision = None,
+    precision: PrecisionToUse = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -3,7 +3,7 @@
 import math
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, cast
 
 import typer
 
@@ -12,11 +12,12 @@ from dalle_cli.cli.help import MACHINE, USE, add_command
 from dalle_cli.cli.options import (
     OUTPUT,
     RANKING,
+    Checkpoint,
     ClipVocabulary,
     Device,
     Gpus,
     Json,
-    Precision,
+    PrecisionToUse,
     Quiet,
     RunToUse,
 )
@@ -40,6 +41,7 @@ def generate(
         list[str] | None, typer.Argument(metavar="CAPTION", help="What the pictures should show.")
     ] = None,
     *,
+    checkpoint: Checkpoint = None,
     prompts: Annotated[
         str | None,
         typer.Option(
@@ -132,8 +134,9 @@ def generate(
     rank: Annotated[
         str | None,
         typer.Option(
-            metavar="perplexity",
-            help="Rank by how likely the transformer finds its picture.",
+            metavar="perplexity|caption",
+            help="Rank by how likely the transformer finds a picture, or by how much likelier "
+            "with its caption than without.",
             rich_help_panel=RANKING,
         ),
     ] = None,
@@ -177,7 +180,7 @@ def generate(
         ),
     ] = "auto",
     device: Device = "auto",
-    precision: Precision = None,
+    precision: PrecisionToUse = None,
     gpus: Gpus = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -195,7 +198,7 @@ def generate(
         message = "standard input can't be read by several processes"
         raise typer.BadParameter(message, param_hint="--prompts")
     if gpus is not None:
-        model_dir(run)  # a missing run is reported once, not by every process
+        model_dir(run, "transformer")  # a missing run is reported once, not by every process
     if launch_workers(gpus):
         return
 
@@ -208,6 +211,7 @@ def generate(
     redrawn = None if box is None else Box(*box)
     options = GenerateOptions(
         run=run,
+        checkpoint=checkpoint,
         captions=read_captions(captions or [], prompts),
         n=n,
         seed=seed,
@@ -222,7 +226,7 @@ def generate(
     selection = RankingOptions(
         clip=clip,
         vocabulary=tokenizer,
-        by_perplexity=rank is not None,
+        likelihood=cast(Literal["perplexity", "caption"] | None, rank),
         best=best,
         keep_all=keep_all,
     )
@@ -256,8 +260,8 @@ def _check_ranking(
     best: int,
     keep_all: bool,
 ) -> None:
-    if rank not in (None, "perplexity"):
-        message = f"must be perplexity: {rank}; to rank by a CLIP, give --clip"
+    if rank not in (None, "perplexity", "caption"):
+        message = f"must be perplexity or caption: {rank}; to rank by a CLIP, give --clip"
         raise typer.BadParameter(message, param_hint="--rank")
     if clip is not None and rank is not None:
         message = "pictures are ranked by --clip or by --rank, not by both"

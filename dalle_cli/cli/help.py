@@ -5,6 +5,7 @@ for summaries. Plain text is the same in a pipe, without colour and on a dumb te
 nothing of any particular command.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,12 +16,31 @@ TRAIN, USE, DATA, MACHINE = COMMAND_PANELS = ("Train", "Use", "Data", "Machine")
 ARGUMENTS, OPTIONS, COMMANDS = "Arguments", "Options", "Commands"  # of all that name no panel
 MAX_TERM_WIDTH = 26  # leaves more than half of 80 columns to the text
 
+HARD_SPACE = "\xa0"  # does not break a line
+# as Typer writes the bounds of a number, and as people read them
+BOUNDS = (
+    (r"(\S+)<=x<=([^\s;\]]+)", r"\1 to \2"),
+    (r"x>=([^\s;\]]+)", r"at least \1"),
+    (r"x<=([^\s;\]]+)", r"at most \1"),
+)
+
 Panels = dict[str, list[tuple[str, str]]]
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
 class HelpCommand(TyperCommand):
     """Command whose help shows its options in panels."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the words of a command line: arguments, required options, and the others."""
+        parameters = self.get_params(ctx)
+        arguments = [one for one in parameters if isinstance(one, TyperArgument)]
+        required = [one for one in parameters if one.required and one not in arguments]
+        return [
+            *map(_argument, arguments),
+            *(f"{option.opts[0]} {option.metavar}" for option in required),
+            "[OPTIONS]",
+        ]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments and options, after the usage and the summary."""
@@ -68,7 +88,7 @@ def _parameter_panels(described: TyperCommand | TyperGroup, ctx: Any) -> Panels:
         record = parameter.get_help_record(ctx)
         if record is not None:
             panels.setdefault(_panel_of(parameter), []).append(
-                (_term(parameter, record[0]), record[1])
+                (_term(parameter, record[0]), _readable(record[1]))
             )
 
     if OPTIONS in panels:
@@ -87,6 +107,23 @@ def _term(parameter: Any, spelling: str) -> str:
     return parameter.metavar if is_named else spelling
 
 
+def _argument(argument: Any) -> str:
+    """Return an argument as usage shows it: in brackets if it may be left out."""
+    name = argument.metavar or argument.name.upper()
+    shown = name if argument.required else f"[{name}]"
+    return shown if argument.nargs == 1 else f"{shown}..."
+
+
+def _readable(text: str) -> str:
+    """Return a help text with the bounds of numbers in words, which stay on one line."""
+    summary, bracket, facts = text.rpartition("  [")
+    if not bracket:
+        return text
+    for pattern, words in BOUNDS:
+        facts = re.sub(pattern, words, facts)
+    return f"{summary}{bracket}{facts.replace(' ', HARD_SPACE)}"
+
+
 def _write_panels(panels: Panels, formatter: Any) -> None:
     """Write one section per panel; texts begin in the same column throughout."""
     longest = max((len(term) for rows in panels.values() for term, _ in rows), default=0)
@@ -95,3 +132,4 @@ def _write_panels(panels: Panels, formatter: Any) -> None:
     for panel, rows in panels.items():
         with formatter.section(panel):
             formatter.write_dl([(term.ljust(width), text) for term, text in rows], col_max=width)
+    formatter.buffer = [text.replace(HARD_SPACE, " ") for text in formatter.buffer]

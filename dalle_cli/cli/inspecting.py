@@ -7,7 +7,7 @@ import typer
 
 from dalle_cli.cli.app import app, recipes_app
 from dalle_cli.cli.help import MACHINE, add_command
-from dalle_cli.cli.options import OUTPUT, Json, Overrides, Quiet, RecipeName
+from dalle_cli.cli.options import INPUT, OUTPUT, Json, Overrides, Quiet, RecipeName
 from dalle_cli.console import Terminal
 
 
@@ -73,18 +73,27 @@ def info(
         ),
     ] = None,
     *,
+    data: Annotated[
+        list[str],
+        typer.Option(
+            metavar="SRC",
+            help="Data for which to forecast the time, memory and disk of a recipe's run.",
+            rich_help_panel=INPUT,
+        ),
+    ] = [],  # noqa: B006  typer copies it
     overrides: Overrides = [],  # noqa: B006  typer copies it
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Print a recipe's cost, or the story of a run.
 
-    Of a recipe: parameters, attention, floating-point operations and memory. Of a run: its data,
-    steps, time and held-out loss, and how its recipe differs from the shipped one.
+    Of a recipe: parameters, attention, floating-point operations and memory, and with --data what a
+    run would take. Of a run: its data, steps, time and held-out loss, and how its recipe differs
+    from the shipped one.
     """
     from dalle_cli.commands.info import run_info
 
-    run_info(name, overrides, masks, Terminal(quiet=quiet, as_json=as_json))
+    run_info(name, overrides, masks, data, Terminal(quiet=quiet, as_json=as_json))
 
 
 @add_command(app, panel=MACHINE, example="dalle doctor --measure")

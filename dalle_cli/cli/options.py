@@ -146,6 +146,24 @@ RunToResume = Annotated[
     ),
 ]
 RunToUse = Annotated[Path, typer.Argument(metavar="RUN", help="A run, or an exported one.")]
+
+
+def _check_checkpoint(choice: str | None) -> str | None:
+    if choice is not None and choice not in ("best", "last") and not choice.isdecimal():
+        raise typer.BadParameter(f"must be best, last or a step: {choice}")
+    return choice
+
+
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="best|last|STEP",
+        callback=_check_checkpoint,
+        help="Use the weights of this checkpoint; by default those in the run's model folder.",
+        rich_help_panel=RUN,
+    ),
+]
 ClipVocabulary = Annotated[
     Path | None,
     typer.Option(
@@ -168,6 +186,15 @@ Precision = Annotated[
         "--precision",
         metavar="auto|fp32|bf16|fp16",
         help="Arithmetic of the residual branches; CLIP does not train in fp16.",
+        rich_help_panel=MACHINE,
+    ),
+]
+PrecisionToUse = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        metavar="auto|fp32|bf16|fp16",
+        help="Arithmetic of the model; auto: bf16 where it is clearly faster, else fp32.",
         rich_help_panel=MACHINE,
     ),
 ]

@@ -8,7 +8,9 @@ import typer
 from dalle_cli.cli.app import app
 from dalle_cli.cli.help import TRAIN, add_command
 from dalle_cli.cli.options import (
+    FORMS,
     INPUT,
+    RECIPE,
     RUN,
     CaptionColumn,
     DataSource,
@@ -118,6 +120,68 @@ def _launch_trainers(n_processes: int | None) -> bool:
     if n_processes is None:
         check_not_left_alone()
     return launch_workers(n_processes)
+
+
+@add_command(app, panel=TRAIN, example="dalle train pictures/ --run runs/pictures")
+def train(
+    data: Annotated[
+        str,
+        typer.Argument(metavar="SRC", help=f"{FORMS}, with captions."),
+    ],
+    *,
+    run: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR", help="Folder of all runs, new or to be resumed.", rich_help_panel=RUN
+        ),
+    ],
+    hours: Annotated[
+        float | None,
+        typer.Option(
+            metavar="H",
+            min=0.02,
+            help="Time for everything; by default 0.25 on a CPU, 2 on a GPU.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Train the models of the shipped recipes of this name, such as emoji.",
+            rich_help_panel=RECIPE,
+        ),
+    ] = None,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan", help="Print the plan, what it takes, and stop.", rich_help_panel=RUN
+        ),
+    ] = False,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    device: Device = "auto",
+    gpus: Gpus = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train everything that generates pictures like yours, in the time you have.
+
+    It looks at the pictures and the machine, chooses the models, says what they will take, and runs
+    the other commands one after another. The same command resumes it.
+    """
+    from dalle_cli.commands.training.train import ChainOptions, run_train
+    from dalle_cli.training.run import TrainOptions
+
+    training = TrainOptions(
+        data=(data,),
+        run=run,
+        image_column=image_column,
+        caption_column=caption_column,
+        device=device,
+    )
+    chain = ChainOptions(hours=hours, like=like, gpus=gpus, plan_only=plan)
+    run_train(training, chain, Terminal(quiet=quiet, as_json=as_json))
 
 
 @add_command(

@@ -13,10 +13,11 @@ from dalle_cli.cli.options import (
     RANKING,
     RECIPE,
     RUN,
+    Checkpoint,
     ClipVocabulary,
     Device,
     Json,
-    Precision,
+    PrecisionToUse,
     Quiet,
     RunToUse,
 )
@@ -81,7 +82,7 @@ def rerank(
         ),
     ] = 0,
     device: Device = "auto",
-    precision: Precision = None,
+    precision: PrecisionToUse = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -114,7 +115,7 @@ def reconstruct(
     *,
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.", rich_help_panel=OUTPUT)],
     device: Device = "auto",
-    precision: Precision = None,
+    precision: PrecisionToUse = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -135,16 +136,17 @@ def export(
     run: RunToUse,
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.", rich_help_panel=OUTPUT)],
     *,
+    checkpoint: Checkpoint = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Copy what `generate` needs into one folder.
 
-    The folder holds safetensors and JSON.
+    The folder holds safetensors and JSON, and a model card that says what they are.
     """
     from dalle_cli.commands.export import run_export
 
-    run_export(run, out, Terminal(quiet=quiet, as_json=as_json))
+    run_export(run, out, checkpoint, Terminal(quiet=quiet, as_json=as_json))
 
 
 @add_command(app, panel=TRAIN, example="dalle demo")

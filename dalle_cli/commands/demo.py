@@ -4,18 +4,14 @@ Each command is printed before it runs. An interrupted demo resumes where it sto
 """
 
 import json
-import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from dalle_cli.commands.reports import demo_results
 from dalle_cli.commands.reports.demo_results import BEST, CANDIDATES, SINGLE
+from dalle_cli.commands.subcommands import run_subcommand
 from dalle_cli.console import Terminal, duration_text
-from dalle_cli.errors import DalleError
-from dalle_cli.runtime.signals import stop_signals_forwarded
 from dalle_cli.storage.job_folder import JobFolder
 from dalle_cli.storage.run_dir import GRID
 from dalle_cli.storage.stopwatch import stopwatch
@@ -66,23 +62,7 @@ def _run_commands(
 
 
 def _run(arguments: list[Any], terminal: Terminal) -> None:
-    """Print and run a `dalle` command; raises DalleError with its exit code if it fails."""
-    words = list(map(str, arguments))
-    terminal.say(f"\n$ dalle {shlex.join(words)}")
-    quiet = ["--quiet"] if terminal.is_quiet else []
-    command = [sys.executable, "-m", "dalle_cli", *words, *quiet]
-    with (
-        subprocess.Popen(command, stdout=subprocess.DEVNULL) as child,
-        stop_signals_forwarded([child], same_group=True),  # the child saves and exits
-    ):
-        code = child.wait()
-
-    if code:
-        raise DalleError(
-            f"`dalle {' '.join(words[: 2 if words[0] == 'data' else 1])}` did not finish",
-            "run the same demo again to resume it",
-            exit_code=code if code > 0 else 128 - code,
-        )
+    run_subcommand(arguments, terminal, hint="run the same demo again to resume it")
 
 
 def _clear_unless_finished(folder: Path, last_file: str) -> bool:

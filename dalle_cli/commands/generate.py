@@ -23,12 +23,14 @@ from dalle_cli.viz import half_blocks
 class GenerateOptions:
     """The command line of `generate`.
 
+    checkpoint  whose weights are used: "best", "last" or a step; None: the run's model
     n           candidates of each caption
     batch_size  candidates sampled together; 0: automatic
     show        whether the terminal shows the first pictures of each caption
     """
 
     run: Path
+    checkpoint: str | None
     captions: list[str]
     n: int
     seed: int
@@ -63,6 +65,7 @@ def run_generate(options: GenerateOptions, selection: RankingOptions, terminal: 
             sampling=options.sampling,
             seed=options.seed,
             image=options.image,
+            checkpoint=options.checkpoint,
         )
         ranking = load_ranking(selection, pipeline, options.captions)
         job = plan_job(
@@ -75,6 +78,8 @@ def run_generate(options: GenerateOptions, selection: RankingOptions, terminal: 
             folder=folder,
             world=world,
         )
+        if "checkpoint" in pipeline.settings:
+            terminal.say(f"using the checkpoint of step {pipeline.settings['checkpoint']:,}")
         for warning in (
             *pipeline.warnings(options.captions),
             *(ranking.warnings if ranking else ()),

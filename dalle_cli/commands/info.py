@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from dalle_cli.commands.reports.model_facts import model_facts
-from dalle_cli.commands.reports.model_text import model_text
+from dalle_cli.commands.reports.model_text import aligned_rows, model_text
+from dalle_cli.commands.reports.recipe_forecast import forecast_rows, recipe_forecast
 from dalle_cli.commands.reports.run_story import run_story, runs_inside
 from dalle_cli.commands.reports.story_text import story_line, story_text
 from dalle_cli.config import ModelTable, TrainedTransformerTable, kind_of
@@ -24,20 +25,21 @@ from dalle_cli.viz import enlarge
 MASK_SIZE = 512  # pixels, at least
 
 
-def run_info(name: str, overrides: list[str], masks: Path | None, terminal: Terminal) -> None:
+def run_info(
+    name: str, overrides: list[str], masks: Path | None, data: list[str], terminal: Terminal
+) -> None:
     """Print the size and cost of a recipe's model, or the story of a run or of several.
 
     masks  a folder, if given, into which the image mask of each kind of attention is drawn
+    data   what the recipe's run would train on, to forecast what it would take; may be empty
     """
     folder = Path(name)
     if not folder.is_dir():
-        table = largest_table(load_recipe(name, overrides))
-        facts = {**model_facts(table), **_masks_of(table, name, masks)}
-        terminal.result(model_text(facts), facts)
+        _recipe_info(name, overrides, masks, data, terminal)
         return
 
-    if overrides:
-        raise UsageError("the sizes of a run are fixed: `--set` goes with a recipe")
+    if overrides or data:
+        raise UsageError("a run's sizes and data are fixed: `--set` and `--data` go with a recipe")
     runs = [] if _is_model(folder) else runs_inside(folder)
     if runs and masks is None:
         stories = {run.name: _run_facts(run) for run in runs}
@@ -47,6 +49,21 @@ def run_info(name: str, overrides: list[str], masks: Path | None, terminal: Term
 
     facts = {**_run_facts(folder), **_masks_of(_run_table(folder), name, masks)}
     terminal.result(story_text(facts), facts)
+
+
+def _recipe_info(
+    name: str, overrides: list[str], masks: Path | None, data: list[str], terminal: Terminal
+) -> None:
+    recipe = load_recipe(name, overrides)
+    table = largest_table(recipe)
+    facts = {**model_facts(table), **_masks_of(table, name, masks)}
+    text = model_text(facts)
+    if data:
+        facts["run"] = recipe_forecast(recipe, data)
+        text += "\n" + aligned_rows(forecast_rows(facts["run"]))
+        for found in facts["run"]["doubts"]:
+            terminal.warn(f"{found['doubt']}\nhint: {found['hint']}")
+    terminal.result(text, facts)
 
 
 def _is_model(folder: Path) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from itertools import groupby
 
 from dalle_cli.commands.reports.recipe_keys import RecipeKey, recipe_keys
-from dalle_cli.commands.reports.recipe_text import toml_text
+from dalle_cli.commands.reports.wrapped_rows import wrapped_rows
 from dalle_cli.config import RECIPE_TYPES
 from dalle_cli.console import Terminal
 from dalle_cli.errors import UsageError
@@ -17,6 +17,7 @@ from dalle_cli.recipe import (
     read_tables,
     shipped_recipes,
 )
+from dalle_cli.recipe_text import toml_text
 
 KEYS_INTRODUCTION = """\
 # Recipe keys
@@ -36,10 +37,9 @@ Sections = dict[str, list[RecipeKey]]
 
 def run_list_recipes(terminal: Terminal) -> None:
     """List the shipped recipes, each with the first comment of its file."""
-    about = {
-        name: _first_comment(path.read_text("utf-8")) for name, path in shipped_recipes().items()
-    }
-    terminal.result("\n".join(f"{name:<22}{text}" for name, text in about.items()), about)
+    texts = {name: path.read_text("utf-8") for name, path in shipped_recipes().items()}
+    about = {name: _first_comment(text) for name, text in texts.items()}
+    terminal.result(wrapped_rows(about), about)
 
 
 def run_show_recipe(name: str, terminal: Terminal) -> None:

@@ -23,7 +23,7 @@ from tokenizers import Regex, normalizers, pre_tokenizers
 from torch import Tensor
 
 from dalle_cli.data.tokenizer import Tokenizer
-from dalle_cli.errors import SURROGATE, DalleError, printable
+from dalle_cli.errors import SURROGATE, DalleError, UsageError, printable
 
 MERGE_LISTS = ("bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt")
 VOCABULARY, MERGES, TOKENIZER = "vocab.json", "merges.txt", "tokenizer.json"  # Hugging Face's
@@ -154,6 +154,8 @@ def _named_in_errors(path: Path) -> Iterator[None]:
 
     try:
         yield
+    except FileNotFoundError as error:
+        raise UsageError(f"cannot read the CLIP vocabulary {file}: {error.strerror}") from error
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DalleError(f"cannot read the CLIP vocabulary {file}: {reason}") from error

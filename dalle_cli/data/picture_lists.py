@@ -14,7 +14,7 @@ from dalle_cli.data.images import BadSample
 from dalle_cli.data.sources.captions import clean_captions
 from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES
 from dalle_cli.data.tables import TABLE_SUFFIXES, read_table
-from dalle_cli.errors import DalleError, printable
+from dalle_cli.errors import DalleError, UsageError, printable
 from dalle_cli.storage.run_dir import JOB, MANIFEST
 
 
@@ -58,17 +58,24 @@ def list_pictures(spec: str) -> list[ListedPicture]:
 def find_pictures(paths: list[Path]) -> list[Path]:
     """List pictures, and those of folders in the order of their names.
 
-    Raises DalleError for a path that does not exist.
+    Raises UsageError for a path that does not exist.
     """
     files: list[Path] = []
     for path in paths:
         if not path.exists():
-            raise DalleError(f"no such picture or folder: {path}")
+            raise UsageError(f"no such picture or folder: {path}", _nearest_folder(path))
         if path.is_dir():
             files += sorted(file for file in path.rglob("*") if _is_picture(file, path))
         else:
             files.append(path)
     return files
+
+
+def _nearest_folder(path: Path) -> str:
+    """Return how much of a path exists, as a hint."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    missing = path.absolute().relative_to(folder).parts[0]
+    return f"{printable(str(folder))} exists, but has no {printable(missing)}"
 
 
 def _is_generated(folder: Path) -> bool:
@@ -122,7 +129,10 @@ def _read(path: Path) -> str:
     try:
         return _decode(path.read_bytes())
     except OSError as error:
-        raise DalleError(f"cannot read {printable(str(path))}: {error.strerror}") from error
+        message = f"cannot read {printable(str(path))}: {error.strerror}"
+        if isinstance(error, FileNotFoundError):
+            raise UsageError(message, _nearest_folder(path)) from None
+        raise DalleError(message) from error
 
 
 def _decode(data: bytes) -> str:

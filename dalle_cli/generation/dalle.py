@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dalle_cli.data.images import to_image
 from dalle_cli.data.preprocessing import pad_tokens
+from dalle_cli.data.text.known_words import KnownWords
 from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.errors import printable
 from dalle_cli.generation.cached_transformer import kv_cache_bytes
@@ -33,6 +34,9 @@ SAMPLING_VALUES_PER_SLOT = 32  # times the width: what a block normalises, fuses
 # times the last channels: twice as many come in, a ReLU, a new layout
 DECODING_VALUES_PER_PIXEL = 8
 CAPTION_SHOWN = 60  # characters of a caption in a warning
+WORD_SHOWN = 30  # characters of a word
+MOST_WORDS_SHOWN = 8  # of a caption
+MOST_CAPTIONS_SHOWN = 5  # with words that were never trained on
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class DallePipeline:
     settings     the fields of a picture's record that state all this
 
     `knows_empty_caption` states whether the transformer was trained with empty captions, which
-    guidance compares with.
+    guidance compares with; `known_words` are those of its training captions, if they are recorded.
     """
 
     transformer: Transformer
@@ -70,6 +74,7 @@ class DallePipeline:
     kept_tokens: Tensor | None = None
     is_compiled: bool = False
     knows_empty_caption: bool = True
+    known_words: KnownWords | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -82,15 +87,18 @@ class DallePipeline:
         sampling: SamplingSettings,
         seed: int,
         image: ImagePrompt | None = None,
+        checkpoint: str | None = None,
     ) -> "DallePipeline":
         """Load a run's transformer, dVAE and tokenizer onto a device.
 
-        image  a picture whose tokens are kept in part
+        image       a picture whose tokens are kept in part
+        checkpoint  "best", "last" or a step: whose weights are used; None: the run's model
 
         Raises DalleError where a part is missing or does not belong to the others, and UsageError
         where nothing of the picture could be kept or sampled.
         """
-        transformer, dvae, tokenizer, checksum, caption_dropout = load_dalle(run)
+        parts = load_dalle(run, checkpoint)
+        transformer, dvae = parts.transformer, parts.dvae
         for model in (transformer.to(device), dvae.to(device)):
             apply_precision(model, precision, device)
 
@@ -100,19 +108,21 @@ class DallePipeline:
             **asdict(sampling),
             "device": device.type,
             "precision": precision,
-            "model": checksum,
+            "model": parts.checksum,
+            **({} if parts.step is None else {"checkpoint": parts.step}),
             **(kept.record if kept else {}),
         }
         return cls(
             transformer=transformer,
             dvae=dvae,
-            tokenizer=tokenizer,
+            tokenizer=parts.tokenizer,
             device=device,
             dtype=DTYPES.get(precision, torch.float32),
             seed=seed,
             sampling=sampling,
             kept_tokens=kept.tokens if kept else None,
-            knows_empty_caption=caption_dropout != 0,
+            knows_empty_caption=parts.caption_dropout != 0,
+            known_words=parts.known_words,
             settings=settings,
         )
 
@@ -216,8 +226,8 @@ class DallePipeline:
         return n_batches * self.transformer.image_len
 
     def warnings(self, captions: list[str]) -> Iterator[str]:
-        """Yield a warning for repeated and truncated captions, and for guidance that was not
-        trained for.
+        """Yield a warning for repeated and truncated captions, for words that were never trained
+        on, and for guidance that was not trained for.
         """
         for caption, n_times in Counter(captions).items():
             if n_times > 1:
@@ -231,8 +241,32 @@ class DallePipeline:
                 shown = printable(caption)[:CAPTION_SHOWN]
                 yield f"caption truncated from {n_tokens:,} to {room} tokens: {shown}…"
 
+        yield from self._unknown_words(captions)
         if self.sampling.guidance != 1 and not self.knows_empty_caption:
             yield (
                 "guidance compares with the empty caption, which this run never saw in training: "
                 "`loss.caption_dropout` was 0"
             )
+
+    def _unknown_words(self, captions: list[str]) -> Iterator[str]:
+        """Yield a warning for each of the first captions with words that were never trained on."""
+        known = self.known_words
+        if known is None:
+            return
+
+        lists = [
+            words for caption in dict.fromkeys(captions) if (words := known.unknown_in(caption))
+        ]
+        for words in lists[:MOST_CAPTIONS_SHOWN]:
+            named = [f'"{printable(word)[:WORD_SHOWN]}"' for word in words[:MOST_WORDS_SHOWN]]
+            if len(words) > MOST_WORDS_SHOWN:
+                named.append(f"and {len(words) - MOST_WORDS_SHOWN} more")
+            shown = ", ".join(named)
+            if known.is_complete:
+                yield f"never seen in training: {shown}"
+            else:
+                n_known = f"{len(known.words):,}"
+                yield f"not among the {n_known} most frequent words of training: {shown}"
+
+        if len(lists) > MOST_CAPTIONS_SHOWN:
+            yield f"and {len(lists) - MOST_CAPTIONS_SHOWN} more captions with such words"

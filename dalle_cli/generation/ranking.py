@@ -1,8 +1,9 @@
-"""The order of a caption's candidates: by CLIP's cosine, or by the likelihood under the transformer
+"""The order of a caption's candidates: by CLIP's cosine, or by likelihoods under the transformer
 itself.
 
 Ramesh et al. 2021, section 2.6, generate many candidates and keep those that a contrastive model
-likes best. Knows nothing of files. Axes: B batch, T text positions, I image positions, V image
+likes best. A likelihood needs no second model: that of the picture alone, or how much the caption
+adds to it. Knows nothing of files. Axes: B batch, T text positions, I image positions, V image
 vocabulary.
 """
 
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from dalle_cli.errors import UsageError
 from dalle_cli.generation.dalle import DallePipeline, TokenBatch
 from dalle_cli.generation.pipeline import Candidate, GeneratedBatch
 from dalle_cli.models.transformer import Transformer
@@ -33,25 +35,59 @@ def image_perplexity(
     text_tokens   int64 [B, T], -1 after the caption
     image_tokens  int64 [B, I]
     """
+    n_tokens = image_tokens.shape[1]
+    nats = -image_log_likelihood(transformer, text_tokens, image_tokens) / n_tokens  # [B]
+    return nats.exp().tolist()
+
+
+@torch.inference_mode()
+def caption_gain(
+    transformer: Transformer, text_tokens: Tensor, image_tokens: Tensor
+) -> list[float]:
+    """Compute ln p(picture | caption) - ln p(picture | empty caption) of each picture, in nats.
+
+    Higher is better: the caption explains more of the picture. The empty caption is the one that a
+    recipe's `caption_dropout` trains. The arguments are those of `image_perplexity`.
+    """
+    given = image_log_likelihood(transformer, text_tokens, image_tokens)  # [B]
+    without = image_log_likelihood(transformer, torch.full_like(text_tokens, -1), image_tokens)
+    return (given - without).tolist()
+
+
+@torch.inference_mode()
+def image_log_likelihood(
+    transformer: Transformer, text_tokens: Tensor, image_tokens: Tensor
+) -> Tensor:
+    """Compute ln p of each picture's tokens under the model: fp32 [B].
+
+    The arguments are those of `image_perplexity`.
+    """
     _, logits = transformer(text_tokens, image_tokens)  # [B, I, V]
     by_class = logits.float().transpose(1, 2)  # [B, V, I]
-    nats = F.cross_entropy(by_class, image_tokens, reduction="none").mean(dim=1)  # [B]
-    return nats.exp().tolist()
+    return -F.cross_entropy(by_class, image_tokens, reduction="none").sum(dim=1)  # [B]
+
+
+Likelihood = Literal["perplexity", "caption"]
+LIKELIHOODS: dict[Likelihood, Callable[[Transformer, Tensor, Tensor], list[float]]] = {
+    "perplexity": image_perplexity,
+    "caption": caption_gain,
+}
 
 
 @dataclass(frozen=True)
 class RankingOptions:
     """The ranking of candidates, if there is one, and how many of each caption's n are written.
 
+    likelihood  to rank by, in place of a CLIP: see `LIKELIHOODS`
     clip        a CLIP to rank by: a run, a public checkpoint or a name on the hub
     vocabulary  the CLIP's vocabulary file, where it does not come with it
     best        how many of the n to keep, best first; 0: all
     keep_all    also write the rest, after the best
     """
 
+    likelihood: Likelihood | None = None
     clip: str | None = None
     vocabulary: Path | None = None
-    by_perplexity: bool = False
     best: int = 0
     keep_all: bool = False
 
@@ -73,7 +109,7 @@ class Ranking:
     warnings  to be printed before generation: captions that CLIP reads truncated
     """
 
-    by: Literal["clip", "perplexity"]
+    by: Literal["clip"] | Likelihood
     score: Callable[[GeneratedBatch], list[float]]
     checksum: str | None = None
     warnings: tuple[str, ...] = ()
@@ -100,14 +136,14 @@ class ScoredCandidate:
         return {**asdict(self.candidate), **ranked}
 
 
-def rank_by_perplexity(transformer: Transformer) -> Ranking:
-    """Rank by the likelihood under the transformer, which needs no second model."""
+def rank_by_likelihood(transformer: Transformer, by: Likelihood) -> Ranking:
+    """Rank by a likelihood under the transformer, which needs no second model."""
 
-    def perplexities(batch: GeneratedBatch) -> list[float]:
-        assert isinstance(batch, TokenBatch), "perplexity needs the tokens of a batch"
-        return image_perplexity(transformer, batch.text_tokens, batch.image_tokens)
+    def scores(batch: GeneratedBatch) -> list[float]:
+        assert isinstance(batch, TokenBatch), "a likelihood needs the tokens of a batch"
+        return LIKELIHOODS[by](transformer, batch.text_tokens, batch.image_tokens)
 
-    return Ranking("perplexity", perplexities)
+    return Ranking(by, scores)
 
 
 def rank_by_clip(scorer: ClipScorer, captions: Sequence[str]) -> Ranking:
@@ -128,10 +164,17 @@ def load_ranking(
 ) -> Ranking | None:
     """Load what ranks a pipeline's candidates, on the pipeline's device and in its precision.
 
-    Raises DalleError where there is no such CLIP, or its vocabulary is missing.
+    Raises DalleError where there is no such CLIP, or its vocabulary is missing, and UsageError
+    where the transformer does not know the empty caption that a ranking compares with.
     """
-    if options.by_perplexity:
-        return rank_by_perplexity(pipeline.transformer)
+    if options.likelihood == "caption" and not pipeline.knows_empty_caption:
+        raise UsageError(
+            "`--rank caption` compares with the empty caption, which this run never saw in "
+            "training: `loss.caption_dropout` was 0",
+            "rank by a CLIP with `--clip`, or by `--rank perplexity`",
+        )
+    if options.likelihood is not None:
+        return rank_by_likelihood(pipeline.transformer, options.likelihood)
     if options.clip is None:
         return None
 
@@ -175,8 +218,8 @@ def keep_best(
 
     candidates = iter(candidates)
     while group := list(itertools.islice(candidates, n)):
-        # a higher cosine is better, and a lower perplexity
-        group.sort(key=_score_of, reverse=ranking.by == "clip")
+        # a lower perplexity is better, and a higher score of any other kind
+        group.sort(key=_score_of, reverse=ranking.by != "perplexity")
         for rank, scored in enumerate(group[:n_kept], start=1):
             yield replace(scored, rank=rank, ranked_by=ranking.by)
 

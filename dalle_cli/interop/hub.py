@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from dalle_cli.errors import DalleError, printable
+from dalle_cli.errors import DalleError, UsageError, printable
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 CONFIGS = ("*config.json", "vocab.json", "merges.txt", "tokenizer.json")
@@ -23,18 +23,18 @@ WEIGHTS = (
 def fetch_from_hub(name: str) -> Path:
     """Return the folder of a checkpoint, `owner/name`, from the local cache or online from the hub.
 
-    Raises DalleError if the name is not of this form, the checkpoint cannot be fetched or holds no
-    weights, or the library is not installed.
+    Raises UsageError if the name is not of this form or the library is not installed, and
+    DalleError if the checkpoint cannot be fetched or holds no weights.
     """
     if not HUB_NAME.fullmatch(name):
-        raise DalleError(
+        raise UsageError(
             f"no such CLIP: {printable(name)}",
             "name a `train-clip` run, a checkpoint file or its folder",
         )
     try:
         from huggingface_hub import constants, snapshot_download
     except ImportError as error:
-        raise DalleError(
+        raise UsageError(
             f"no such file or folder: {printable(name)}",
             "`pip install huggingface_hub` fetches public checkpoints by name",
         ) from error

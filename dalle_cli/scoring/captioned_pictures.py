@@ -1,15 +1,23 @@
 """Which pictures are compared with which captions.
 
-A caption for all pictures takes precedence over those of a manifest. Paths only: whether a picture
-can be read is found out when it is.
+A caption for all pictures takes precedence over those of a manifest, and these over the first
+caption in the caption file beside a picture. Whether a picture can be read is found out when it is.
 """
 
 import os
 from pathlib import Path
 from typing import NamedTuple
 
+from dalle_cli.data.images import BadSample
 from dalle_cli.data.picture_lists import ListedPicture, list_pictures
-from dalle_cli.data.sources.captions import clean_captions
+from dalle_cli.data.sources.captions import (
+    JSON_SUFFIX,
+    clean_captions,
+    parse_captions,
+    parse_json_captions,
+)
+from dalle_cli.data.sources.columns import Columns
+from dalle_cli.data.sources.pairing import CAPTION_SUFFIXES
 from dalle_cli.errors import SURROGATE, DalleError, UsageError, printable
 
 
@@ -62,8 +70,29 @@ def _clean_caption(caption: str) -> str:
 
 
 def _with_own_caption(picture: ListedPicture) -> CaptionedPicture:
-    if picture.caption is None:
+    caption = picture.caption or _caption_beside(picture.path)
+    if caption is None:
         message = f"no caption for {printable(str(picture.path))}"
-        hint = 'give one for all, as in: dalle rerank PICTURES "a caption", or a manifest'
+        example = 'dalle rerank PICTURES "a caption"'
+        text_file = printable(picture.path.with_suffix(CAPTION_SUFFIXES[0]).name)
+        hint = f"give one for all, as in: {example}, a manifest, or {text_file} beside it"
         raise UsageError(message, hint)
-    return CaptionedPicture(picture.path, picture.caption)
+    return CaptionedPicture(picture.path, caption)
+
+
+def _caption_beside(picture: Path) -> str | None:
+    """Return the first caption in the caption file of a picture's name, as in training data."""
+    for suffix in CAPTION_SUFFIXES:
+        file = picture.with_suffix(suffix)
+        try:
+            text = file.read_bytes()
+        except (OSError, ValueError):  # a NUL byte in a name, too
+            continue
+
+        try:
+            if suffix == JSON_SUFFIX:
+                return parse_json_captions(text, Columns(), required=True)[0]
+            return parse_captions(text, required=True)[0]
+        except BadSample as error:
+            raise UsageError(f"{printable(str(file))}: {error.reason}") from None
+    return None

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dalle_cli.errors import DalleError, UsageError
+from dalle_cli.errors import DalleError, UsageError, printable
 from dalle_cli.storage.atomic import atomic_write, make_folder
 from dalle_cli.storage.run_dir import JOB
 
 JOB_SCHEMA = 2
 NEW_FOLDER = "name a new folder"
+VALUE_SHOWN = 60  # characters of a value in a message
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class JobFolder:
         return self.recall(key, choice) if choice == "auto" else choice
 
     def check(self, job: Mapping[str, Any], *, is_complete: bool = False) -> None:
-        """Raise UsageError, naming the keys that differ, if the folder was started for another job.
+        """Raise UsageError, with the values that differ, if the folder was started for another job.
 
         is_complete  whether the description has all its keys; if not, missing keys are not compared
         """
@@ -66,7 +67,8 @@ class JobFolder:
             raise UsageError(f"{self.path} holds what `dalle {writer}` wrote", NEW_FOLDER)
         if differing:
             message = f"{self.path} belongs to another job, with other {', '.join(differing)}"
-            raise UsageError(message, NEW_FOLDER)
+            lines = [_difference(key, known.get(key), job.get(key)) for key in differing]
+            raise UsageError("\n".join([message, *lines]), NEW_FOLDER)
 
     def begin(self, job: Mapping[str, Any]) -> Path:
         """Write the job's description, or check it against the recorded one; return the folder.
@@ -84,6 +86,20 @@ class JobFolder:
         with atomic_write(self.path / JOB) as temporary:
             temporary.write_text(json.dumps({"schema": JOB_SCHEMA, **job}, indent=1) + "\n")
         return self.path
+
+
+def _difference(key: str, then: Any, now: Any) -> str:
+    """Describe two values of a key; of two lists, the first entries that differ."""
+    if isinstance(then, list) and isinstance(now, list):
+        if len(then) != len(now):
+            return f"  {key}: {len(then):,} of them then, {len(now):,} now"
+        then, now = next(pair for pair in zip(then, now, strict=True) if pair[0] != pair[1])
+    return f"  {key}: {_shown(then)} then, {_shown(now)} now"
+
+
+def _shown(value: Any) -> str:
+    text = "none" if value is None else printable(json.dumps(value, ensure_ascii=False))
+    return text if len(text) <= VALUE_SHOWN else f"{text[:VALUE_SHOWN]}…"
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -6,20 +6,21 @@ executed.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dalle_cli.config import MODEL_TABLES, ModelTable
-from dalle_cli.errors import DalleError, printable
+from dalle_cli.errors import DalleError, UsageError, printable
 from dalle_cli.storage.atomic import atomic_write, explain_disk_failure, sync_to_disk
-from dalle_cli.storage.run_dir import CONFIG, WEIGHTS
+from dalle_cli.storage.lazy_tensors import Stored
+from dalle_cli.storage.run_dir import CONFIG, WEIGHTS, suggest_runs
 
 Module = TypeVar("Module", bound=nn.Module)
 Shapes = dict[str, list[int]]
@@ -74,46 +75,63 @@ def _read_config(folder: Path) -> tuple[str, ModelTable]:
         raise DalleError(f"{config} is not a model's config: {error}") from error
 
 
-def read_model(folder: Path, kind: str, build: Callable[[Any], Module]) -> Module:
+def read_model(
+    folder: Path,
+    kind: str,
+    build: Callable[[Any], Module],
+    *,
+    weights: Sequence[Path] | None = None,
+) -> Module:
     """Build a model from its folder and load its weights: frozen, in evaluation mode, on the CPU.
 
-    build  builds a module with fresh weights from a table of the kind
+    build    builds a module with fresh weights from a table of the kind
+    weights  safetensors files that hold other weights of this model; None: those of the folder
 
     Shapes are compared on the meta device first, so that a config that does not describe the
-    weights allocates nothing. Raises DalleError if the folder holds another kind of model, or if
-    the weights are missing, damaged or those of another model.
+    weights allocates nothing. Raises UsageError if the folder holds another kind of model, and
+    DalleError if the weights are missing, damaged or those of another model.
     """
     table = check_model_kind(folder, kind)
-    path = folder / WEIGHTS
+    files = [folder / WEIGHTS] if weights is None else list(weights)
     try:
         with torch.device("meta"):
-            expected = shapes_of(build(table).state_dict())
-        with safe_open(path, "pt") as file:
-            names = file.keys()
-            found = {name: file.get_slice(name).get_shape() for name in names}
-        check_shapes_match(expected, found, path)
+            module = build(table)
+        stored = Stored(files)
+        shapes = {name: list(shape) for name, shape in stored.shapes.items()}
+        check_shapes_match(shapes_of(module.state_dict()), shapes, files[0])
 
-        weights = load_file(path)
-        check_floating_point(weights, path)
-        module = build(table)
-        module.load_state_dict(weights)
+        tensors = {name: stored[name] for name in stored}
+        check_floating_point(tensors, files[0])
+        if next(module.buffers(), None) is not None:
+            module = build(table)  # computes what is not stored: attention masks
+        # copied, since the bits of a product may depend on where a file puts a tensor in memory
+        in_fp32 = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
+        module.load_state_dict(in_fp32, assign=True)
     except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
-        raise DalleError(f"{path} does not hold this model's weights: {error}") from error
+        raise DalleError(f"{files[0]} does not hold this model's weights: {error}") from error
     return module.eval().requires_grad_(False)
 
 
 def check_model_kind(folder: Path, kind: str) -> ModelTable:
-    """Return a model's sizes; raises DalleError if the folder holds another kind of model."""
+    """Return a model's sizes; raises UsageError if the folder holds another kind of model."""
     actual, table = _read_config(folder)
     if actual != kind:
-        raise DalleError(f"{folder} holds a {actual}, not a {kind}", MISMATCH_HINTS.get(actual, ""))
+        raise UsageError(f"{folder} holds a {actual}, not a {kind}", _hint(folder, actual, kind))
     return table
+
+
+def _hint(folder: Path, actual: str, kind: str) -> str:
+    """Return what to name in place of a folder that holds another kind of model."""
+    run = folder.parent if folder.name == "model" else folder
+    beside = suggest_runs(run.parent, kind)
+    is_there = f"({kind})" in beside
+    return MISMATCH_HINTS.get(actual) or (beside if is_there else f"name a {kind}'s run")
 
 
 def read_weights(folder: Path, kind: str) -> dict[str, Tensor]:
     """Read the weights of a model of some kind by parameter name, whatever its sizes.
 
-    Raises DalleError like `read_model`.
+    Raises UsageError and DalleError like `read_model`.
     """
     check_model_kind(folder, kind)
     path = folder / WEIGHTS

@@ -1,14 +1,17 @@
 """Paths of a run's files and of the user's cache folder; the only place that spells their names.
 
-Knows nothing of what the files hold.
+Knows nothing of what the files hold, apart from the kind of a model, by which it suggests runs
+where the one that was named is not there.
 """
 
+import difflib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from dalle_cli.errors import DalleError, UsageError
+from dalle_cli.errors import DalleError, UsageError, printable
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -18,6 +21,7 @@ GRID = "grid.png"
 SCORES = "scores.jsonl"
 SCORES_TABLE = "scores.csv"
 ENCODING = "encoding.json"
+MOST_SUGGESTED = 8  # runs in a message
 
 
 def cache_folder() -> Path:
@@ -53,6 +57,21 @@ class RunDir:
         return self.root / "tokenizer" / "merges.json"
 
     @property
+    def known_words(self) -> Path:
+        """The words of the captions that a transformer was trained on."""
+        return self.root / "tokenizer" / "words.json"
+
+    @property
+    def export(self) -> Path:
+        """What an export was made from, and the held-out figures of its model."""
+        return self.root / "export.json"
+
+    @property
+    def model_card(self) -> Path:
+        """What an export is, for people."""
+        return self.root / "README.md"
+
+    @property
     def checkpoints(self) -> Path:
         """A folder for each checkpoint."""
         return self.root / "checkpoints"
@@ -82,8 +101,8 @@ class RunDir:
 
     @property
     def is_run(self) -> bool:
-        """Whether a training command has started here."""
-        return self.recipe.is_file()
+        """Whether a training command has started here; an export has a recipe, too."""
+        return self.recipe.is_file() and not self.export.is_file()
 
 
 def check_new_folder(path: Path) -> None:
@@ -104,7 +123,8 @@ class DallePaths(NamedTuple):
 def dalle_paths(run: Path) -> DallePaths:
     """Resolve the paths of a transformer's run; raises DalleError like `model_dir`."""
     files = RunDir(run)
-    return DallePaths(model_dir(run), dvae_model_dir(run), files.tokenizer, files.recipe)
+    transformer = model_dir(run, "transformer")
+    return DallePaths(transformer, dvae_model_dir(run), files.tokenizer, files.recipe)
 
 
 def dvae_model_dir(path: Path) -> Path:
@@ -113,20 +133,52 @@ def dvae_model_dir(path: Path) -> Path:
     Raises DalleError like `model_dir`.
     """
     copy = RunDir(path).dvae
-    return model_dir(copy if copy.is_dir() else path)
+    return model_dir(copy if copy.is_dir() else path, "dvae")
 
 
-def model_dir(path: Path) -> Path:
+def model_dir(path: Path, kind: str | None = None) -> Path:
     """Return the model folder of a run, or the path itself if it is a model folder.
 
-    Raises DalleError if there is no model.
+    kind  of model that is wanted: messages suggest its runs first
+
+    Raises UsageError if there is no such run, and DalleError if it has no model yet.
     """
     for folder in (path / "model", path):
         if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
             return folder
 
     if not path.exists():
-        raise DalleError(f"no such run: {path}")
+        nearby = suggest_runs(path.parent, kind, like=path.name)
+        raise UsageError(f"no such run: {path}", nearby or "a run is what a training command wrote")
     if RunDir(path).is_run:
         raise DalleError(f"{path} has no model yet", "its training has not reached the first save")
-    raise DalleError(f"{path} is not a run", f"a run holds model/{CONFIG} and model/{WEIGHTS}")
+    inside = suggest_runs(path, kind)
+    raise UsageError(
+        f"{path} is not a run", inside or f"a run holds model/{CONFIG} and model/{WEIGHTS}"
+    )
+
+
+def suggest_runs(folder: Path, kind: str | None, *, like: str = "") -> str:
+    """Name the runs inside a folder with their kinds, as a hint; "" if there are none.
+
+    kind  of model that is wanted, whose runs come first
+    like  a name that was mistyped, perhaps: runs of similar names come first
+    """
+    found: dict[Path, str] = {}
+    for pattern in (f"*/model/{CONFIG}", f"*/*/model/{CONFIG}"):
+        found |= {config.parents[1]: _kind_in(config) for config in folder.glob(pattern)}
+
+    similar = difflib.get_close_matches(like, [run.name for run in found], n=MOST_SUGGESTED)
+    order = sorted(found, key=lambda run: (found[run] != kind, run.name not in similar, run))
+    names = [f"{printable(str(run))} ({found[run]})" for run in order[:MOST_SUGGESTED]]
+    if len(order) > MOST_SUGGESTED:
+        names.append(f"and {len(order) - MOST_SUGGESTED} more")
+    return f"{printable(str(folder))} holds these runs: {', '.join(names)}" if names else ""
+
+
+def _kind_in(config: Path) -> str:
+    """Read the kind of a model, or "damaged"."""
+    try:
+        return printable(str(json.loads(config.read_bytes())["kind"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return "damaged"

@@ -8,40 +8,41 @@ renews `model/`, which inference reads.
 """
 
 import json
-import math
-import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from dalle_cli.errors import DalleError
 from dalle_cli.runtime.distributed import World
 from dalle_cli.storage.atomic import (
     Fingerprint,
     explain_disk_failure,
-    file_fingerprint,
     remove_on_failure,
     seal,
     sync_to_disk,
     write_sealed,
+)
+from dalle_cli.storage.checkpoint_folder import (
+    LOG,
+    MANIFEST,
+    MANIFEST_SCHEMA,
+    NUMBERS,
+    STEP_NAME,
+    best_step,
+    check_checkpoint,
+    checkpoints,
+    explain_corruption,
+    held_out_losses,
 )
 from dalle_cli.storage.lazy_tensors import Gathered, Stored
 from dalle_cli.storage.model_folder import write_model
 from dalle_cli.storage.run_dir import WEIGHTS, RunDir
 from dalle_cli.training.engines.engine import EngineState
 
-MANIFEST_SCHEMA = 1
-MANIFEST = "manifest.json"
-NUMBERS = "state.json"
-LOG = "log.json"
-STEP_NAME = re.compile(r"step-\d{8,}")
 FILE_BYTES = 2**30  # of tensors in a file, about
 PARTIAL = ".partial"  # ends the name of a checkpoint that is being written
 
@@ -111,22 +112,6 @@ def _write_texts(folder: Path, contents: dict[str, Any]) -> dict[str, Fingerprin
     return {name: seal(folder / name) for name in contents}
 
 
-def check_checkpoint(path: Path) -> list[Path]:
-    """Check every file against the manifest, and return their names.
-
-    Raises DalleError naming what is wrong.
-    """
-    with _explain_corruption(path):
-        manifest = json.loads((path / MANIFEST).read_text())
-        if manifest["schema"] != MANIFEST_SCHEMA:
-            found = f"it is of format {manifest['schema']}, not {MANIFEST_SCHEMA}"
-            raise DalleError(f"corrupt checkpoint {path}: {found}")
-        for name, expected in manifest["files"].items():
-            if file_fingerprint(path / Path(name).name) != expected:
-                raise DalleError(f"corrupt checkpoint {path}: {name} does not match its checksum")
-        return [Path(name) for name in manifest["files"]]
-
-
 def load_checkpoint(path: Path) -> EngineState:
     """Load a checkpoint after checking it; each tensor is read when it is asked for.
 
@@ -137,29 +122,10 @@ def load_checkpoint(path: Path) -> EngineState:
         if name.suffix == ".safetensors":
             files.setdefault(name.name.partition(".")[0], []).append(path / name.name)
 
-    with _explain_corruption(path):
+    with explain_corruption(path):
         tensors = {group: Stored(paths) for group, paths in files.items()}
         numbers, unreported = (json.loads((path / name).read_text()) for name in (NUMBERS, LOG))
         return EngineState(tensors, numbers, unreported)
-
-
-@contextmanager
-def _explain_corruption(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
-        raise DalleError(f"corrupt checkpoint {path}: {error}") from error
-
-
-def checkpoints(folder: RunDir) -> list[tuple[int, Path]]:
-    """List a run's checkpoints that have a manifest, oldest first, as step and folder."""
-    named = (path for path in folder.checkpoints.glob("step-*") if STEP_NAME.fullmatch(path.name))
-    return sorted((step_of(path), path) for path in named if (path / MANIFEST).is_file())
-
-
-def step_of(path: Path) -> int:
-    """Parse the step from a checkpoint's name."""
-    return int(path.name.removeprefix("step-"))
 
 
 def incomplete_checkpoints(folder: RunDir) -> list[Path]:
@@ -224,10 +190,8 @@ class Saver:
         Later ones than `newest`, which were found corrupt, don't count.
         """
         saved = [step for step, _ in checkpoints(self.folder) if step <= newest]
-        losses = {
-            step: loss for step, loss in held_out_losses(self.folder).items() if step in saved
-        }
-        best = min(losses, key=lambda step: losses[step], default=None)
+        losses = held_out_losses(self.folder)
+        best = best_step({step: losses[step] for step in saved if step in losses})
 
         for step in saved[: -self.keep]:
             if step != best:
@@ -248,16 +212,3 @@ def tensor_bytes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
 def on_cpu(tensor: Tensor) -> Tensor:
     """Return a tensor as safetensors stores it: contiguous, on the CPU."""
     return tensor.detach().cpu().contiguous()
-
-
-def held_out_losses(folder: RunDir) -> dict[int, float]:
-    """Return the held-out loss at each checkpoint's step, oldest first, where it was measured."""
-    losses = {step: _valid_loss(path) for step, path in checkpoints(folder)}
-    return {step: loss for step, loss in losses.items() if math.isfinite(loss)}
-
-
-def _valid_loss(path: Path) -> float:
-    try:
-        return json.loads((path / NUMBERS).read_text()).get("valid_loss", float("inf"))
-    except (OSError, ValueError):
-        return float("inf")

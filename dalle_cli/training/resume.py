@@ -13,15 +13,11 @@ from dalle_cli.console import Terminal
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.recipe import parse_recipe
 from dalle_cli.schedules import fix_schedules, follows_steps
+from dalle_cli.storage.checkpoint_folder import check_checkpoint, checkpoints
 from dalle_cli.storage.job_folder import JobFolder
 from dalle_cli.storage.run_dir import JOB, RunDir
 from dalle_cli.storage.run_record import RunRecord
-from dalle_cli.training.checkpoint import (
-    check_checkpoint,
-    checkpoints,
-    incomplete_checkpoints,
-    load_checkpoint,
-)
+from dalle_cli.training.checkpoint import incomplete_checkpoints, load_checkpoint
 from dalle_cli.training.engines.engine import Engine, ModelT
 
 # keys that may differ when a run is resumed; a table ends in a dot

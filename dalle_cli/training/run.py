@@ -22,10 +22,11 @@ from dalle_cli.runtime.distributed import World
 from dalle_cli.runtime.precision import Precision
 from dalle_cli.schedules import RecipeT, fix_schedules
 from dalle_cli.storage.atomic import exclusive_lock, free_disk
+from dalle_cli.storage.checkpoint_folder import best_step, held_out_losses, step_of
 from dalle_cli.storage.model_folder import check_model_kind
 from dalle_cli.storage.run_dir import RunDir, model_dir
 from dalle_cli.storage.run_record import RunRecord
-from dalle_cli.training.checkpoint import Saver, held_out_losses, step_of
+from dalle_cli.training.checkpoint import Saver
 from dalle_cli.training.engines.choice import EngineChoice, choose_engine, make_engine
 from dalle_cli.training.engines.engine import Engine, ModelT
 from dalle_cli.training.loop import Batches, train
@@ -217,12 +218,11 @@ class TrainingRun(Generic[RecipeT]):
         self._warn(expected.doubts(self.recipe, free_disk(self.folder.root)))
         facts = {"run": str(self.folder.root), "dry_run": True, **asdict(expected)}
         facts |= {"passes": round(self.amount.passes, 2)}
-        peak = rehearsal.peak_bytes
-        memory = "" if peak is None else f"memory    {size_text(peak)}\n"
+        memory = "not known" if expected.peak_bytes is None else size_text(expected.peak_bytes)
         text = (
-            f"time      about {duration_text(expected.seconds)}: "
-            f"{rehearsal.seconds_per_step:.3g} s a step, measured\n"
-            f"{memory}"
+            f"time      about {duration_text(expected.seconds)}, from a few steps of "
+            f"{rehearsal.seconds_per_step:.3g} s\n"
+            f"memory    {memory}\n"
             f"disk      {size_text(expected.disk_bytes)} for checkpoints\n"
             f"nothing written to {self.folder.root}"
         )
@@ -287,7 +287,7 @@ class TrainingRun(Generic[RecipeT]):
     def _report_best(self) -> None:
         """Print at which checkpoint the held-out loss was lowest, unless that is the last one."""
         losses = held_out_losses(self.folder)
-        best = min(losses, key=lambda step: losses[step], default=None)
+        best = best_step(losses)
         now = losses.get(self.recipe.training.steps, math.inf)
         if best is None or losses[best] >= now:
             return

@@ -139,7 +139,6 @@ THREE_MISTAKES = [
 ]
 
 KNOWN_FAILURES = {  # exit code 1
-    "missing folder": (lambda p: p.train_dvae(data=p.root / "absent"), ["absent"]),
     "empty folder": (lambda p: p.train_dvae(data=p.folder("empty")), ["no pictures", "empty"]),
     "data that are one picture file": (
         lambda p: p.train_dvae(data=p.pairs / "000.png"), ["not a data set"],
@@ -148,23 +147,9 @@ KNOWN_FAILURES = {  # exit code 1
         lambda p: p.train_transformer(data=p.folder("bare", 3, captions=False)), ["no captions"],
     ),
     "one picture": (lambda p: p.train_dvae(data=p.folder("single", 1)), ["too few", "--valid"]),
-    "held-out data that are missing": (
-        lambda p: p.train_dvae("--valid", p.root / "absent"), ["absent"],
-    ),
     "broken pictures alone": (lambda p: p.train_dvae(data=p.broken()), ["not one usable"]),
     "data check of broken pictures": (
         lambda p: ["data", "check", p.broken()], ["not one usable sample"],
-    ),
-    "run that is not one": (
-        lambda p: p.generate("a ring", run=p.folder("nothing")), ["is not a run"],
-    ),
-    "run that is missing": (lambda p: p.generate("a ring", run=p.root / "absent"), ["no such run"]),
-    "run that is a file": (lambda p: p.generate("a ring", run=p.file("file")), ["is not a run"]),
-    "run of the other kind": (
-        lambda p: p.generate("a ring", run=p.dvae), ["holds a dvae, not a transformer"],
-    ),
-    "dVAE that is not one": (
-        lambda p: p.train_transformer(dvae=p.folder("nothing")), ["is not a run"],
     ),
     "dVAE with another codebook": (
         lambda p: p.train_transformer("--set", "model.image_vocab_size=128"),
@@ -197,16 +182,6 @@ KNOWN_FAILURES = {  # exit code 1
         ["corrupt checkpoint"],
     ),
     "no GPU to train on": (lambda p: p.train_dvae("--device", "cuda"), ["cuda"]),
-    "drawing ranked by a dVAE": (
-        lambda p: p.generate("a ring", "--clip", p.dvae), ["holds a dvae, not a clip"],
-    ),
-    "drawing ranked by a CLIP that is missing": (
-        lambda p: p.generate("a ring", "--clip", p.root / "absent"), ["no such CLIP", "absent"],
-    ),
-    "drawing ranked with a vocabulary that is missing": (
-        lambda p: p.generate("a ring", "--clip", p.clip, "--tokenizer", p.root / "absent"),
-        ["absent"],
-    ),
     "job that is no JSON": (
         lambda p: [*p.generate("a ring"), "--out", p.file("begun/job.json", "{").parent],
         ["job.json is damaged"],
@@ -224,24 +199,12 @@ KNOWN_FAILURES = {  # exit code 1
         lambda p: p.train_transformer("--tokenizer", p.file("merges.json", "{}")),
         ["is not a tokenizer file"],
     ),
-    "tokenizer that is missing": (
-        lambda p: p.train_transformer("--tokenizer", p.root / "absent.json"),
-        ["cannot read the tokenizer"],
-    ),
     "tokenizer that is a folder": (
         lambda p: p.train_transformer("--tokenizer", p.folder("merges")),
         ["cannot read the tokenizer"],
     ),
-    "export of no run": (
-        lambda p: ["export", p.folder("nothing"), "--out", p.root / "out"], ["is not a run"],
-    ),
     "masks of a dVAE": (
         lambda p: ["info", "dvae/tiny", "--masks", p.root / "masks"], ["no attention masks"],
-    ),
-    "info of no run": (lambda p: ["info", p.folder("nothing")], ["is not a run"]),
-    "picture that is missing": (
-        lambda p: ["reconstruct", p.dvae, p.root / "absent.png", "--out", p.root / "out"],
-        ["absent.png"],
     ),
     "folder without pictures": (
         lambda p: ["reconstruct", p.dvae, p.folder("empty"), "--out", p.root / "out"],
@@ -269,14 +232,8 @@ KNOWN_FAILURES = {  # exit code 1
     "rebuilt below a file": (
         lambda p: ["reconstruct", p.dvae, p.pairs, "--out", p.file("file") / "x"], ["file"],
     ),
-    "pictures to rank that are missing": (
-        lambda p: p.rerank("a ring", pictures=p.root / "absent"), ["absent"],
-    ),
     "empty folder to rank": (
         lambda p: p.rerank("a ring", pictures=p.folder("empty")), ["no pictures in", "empty"],
-    ),
-    "missing list to rank": (
-        lambda p: p.rerank("a ring", pictures=p.root / "absent.txt"), ["cannot read", "absent"],
     ),
     "endless name to rank": (lambda p: p.rerank("a ring", pictures="x" * 5000), ["too long"]),
     "row that names no picture": (
@@ -286,12 +243,6 @@ KNOWN_FAILURES = {  # exit code 1
     "row that is no text": (
         lambda p: p.rerank(pictures=p.file("rows.jsonl", b'{"file": "a", "caption": "\xff"}')),
         ["row 1", "UTF-8"],
-    ),
-    "CLIP that is a dVAE": (
-        lambda p: p.rerank("a ring", clip=p.dvae), ["holds a dvae, not a clip"],
-    ),
-    "CLIP that is missing": (
-        lambda p: p.rerank("a ring", clip=p.root / "absent"), ["no such CLIP"],
     ),
     "CLIP that is no checkpoint": (
         lambda p: p.rerank("a ring", clip=p.file("clip.pt", "weights")), ["clip.pt"],
@@ -308,6 +259,85 @@ KNOWN_FAILURES = {  # exit code 1
 }  # fmt: skip
 
 WRONG_USAGE = {  # exit code 2
+    # what is named and is not there, or is something else
+    "run to export that is missing": (
+        lambda p: ["export", p.root / "absent", "--out", p.root / "out"],
+        ["no such run", "hint: ", "(transformer)"],
+    ),
+    "run to rebuild with that is missing": (
+        lambda p: ["reconstruct", p.root / "absent", p.pairs, "--out", p.root / "out"],
+        ["no such run", "hint: ", "(dvae)"],
+    ),
+    "run to look at that is missing": (
+        lambda p: ["info", p.root / "absent"], ["no such recipe", "hint: "],
+    ),
+    "folder that holds runs": (
+        lambda p: p.generate("a ring", run=p.root), ["is not a run", "transformer (transformer)"],
+    ),
+    "checkpoint that is missing": (
+        lambda p: p.generate("a ring", "--checkpoint", 7),
+        ["has no checkpoint of step 7", "hint: ", "3, 6, 9, 11"],
+    ),
+    "checkpoint that is no step": (
+        lambda p: p.generate("a ring", "--checkpoint", "newest"),
+        ["--checkpoint", "must be best, last or a step: newest"],
+    ),
+    "checkpoint to export that is missing": (
+        lambda p: ["export", p.dvae, "--out", p.root / "out", "--checkpoint", 7],
+        ["has no checkpoint of step 7"],
+    ),
+    "data of a pattern that fits nothing": (
+        lambda p: p.train_dvae(data=p.root / "*.tar"), ["no tar or parquet file matches"],
+    ),
+    "missing folder": (lambda p: p.train_dvae(data=p.root / "absent"), ["absent"]),
+    "held-out data that are missing": (
+        lambda p: p.train_dvae("--valid", p.root / "absent"), ["absent"],
+    ),
+    "run that is not one": (
+        lambda p: p.generate("a ring", run=p.folder("nothing")), ["is not a run"],
+    ),
+    "run that is missing": (lambda p: p.generate("a ring", run=p.root / "absent"), ["no such run"]),
+    "run that is a file": (lambda p: p.generate("a ring", run=p.file("file")), ["is not a run"]),
+    "run of the other kind": (
+        lambda p: p.generate("a ring", run=p.dvae), ["holds a dvae, not a transformer"],
+    ),
+    "dVAE that is not one": (
+        lambda p: p.train_transformer(dvae=p.folder("nothing")), ["is not a run"],
+    ),
+    "drawing ranked by a dVAE": (
+        lambda p: p.generate("a ring", "--clip", p.dvae), ["holds a dvae, not a clip"],
+    ),
+    "drawing ranked by a CLIP that is missing": (
+        lambda p: p.generate("a ring", "--clip", p.root / "absent"), ["no such CLIP", "absent"],
+    ),
+    "drawing ranked with a vocabulary that is missing": (
+        lambda p: p.generate("a ring", "--clip", p.clip, "--tokenizer", p.root / "absent"),
+        ["absent"],
+    ),
+    "tokenizer that is missing": (
+        lambda p: p.train_transformer("--tokenizer", p.root / "absent.json"),
+        ["no such tokenizer", "absent.json"],
+    ),
+    "export of no run": (
+        lambda p: ["export", p.folder("nothing"), "--out", p.root / "out"], ["is not a run"],
+    ),
+    "info of no run": (lambda p: ["info", p.folder("nothing")], ["is not a run"]),
+    "picture that is missing": (
+        lambda p: ["reconstruct", p.dvae, p.root / "absent.png", "--out", p.root / "out"],
+        ["no such picture or folder", "absent.png", "hint: "],
+    ),
+    "pictures to rank that are missing": (
+        lambda p: p.rerank("a ring", pictures=p.root / "absent"), ["absent"],
+    ),
+    "missing list to rank": (
+        lambda p: p.rerank("a ring", pictures=p.root / "absent.txt"), ["cannot read", "absent"],
+    ),
+    "CLIP that is a dVAE": (
+        lambda p: p.rerank("a ring", clip=p.dvae), ["holds a dvae, not a clip"],
+    ),
+    "CLIP that is missing": (
+        lambda p: p.rerank("a ring", clip=p.root / "absent"), ["no such CLIP"],
+    ),
     "recipe with three mistakes": (
         lambda p: p.train_dvae(*THREE_MISTAKES),
         [
@@ -503,7 +533,16 @@ WRONG_USAGE = {  # exit code 2
         lambda p: ["export", p.dvae, "--out", p.file("full/thesis.tex", "years").parent],
         ["already holds"],
     ),
-    "no caption to rank by": (lambda p: p.rerank(), ["no caption for", "000.png"]),
+    "no caption to rank by": (
+        lambda p: p.rerank(pictures=p.folder("bare", 1, captions=False)),
+        ["no caption for", "000.png", "000.txt beside it"],
+    ),
+    "caption beside a picture that is no text": (
+        lambda p: p.rerank(
+            pictures=p.file("bare/000.txt", b"\xff").parent if p.folder("bare", 1) else ""
+        ),
+        ["000.txt: caption is not UTF-8"],
+    ),
     "no caption in one row": (
         lambda p: p.rerank(pictures=p.file("rows.csv", "file,caption\na.png,a ring\nb.png, \n")),
         ["no caption for", "b.png"],
@@ -673,14 +712,14 @@ def test_captions_on_standard_input_that_are_no_text_are_told(
 
 def test_prompt_full_of_markup_in_an_error_stays_as_it_is(place: Place, dalle: Callable) -> None:
     ended = dalle("generate", place.root / "[bold]absent[/bold]\x1b[31m", "[red]a ring[/red]")
-    assert ended.code == 1 and "[bold]absent[/bold]\ufffd[31m" in ended.err
+    assert ended.code == 2 and "[bold]absent[/bold]\ufffd[31m" in ended.err
 
 
 def test_failed_training_can_be_started_again_once_the_mistake_is_mended(
     place: Place, dalle: Callable
 ) -> None:
     """A wrong dVAE leaves no half-made run behind."""
-    assert dalle(*place.train_transformer(dvae=place.folder("nothing"))).code == 1
+    assert dalle(*place.train_transformer(dvae=place.folder("nothing"))).code == 2
     assert not (place.root / "run").exists()
     assert dalle(*place.train_transformer()).code == 0
 
@@ -690,4 +729,4 @@ def test_run_that_is_gone_is_told_before_the_captions_are_read_in(
 ) -> None:
     shutil.rmtree(place.transformer)
     ended = dalle(*place.generate("a ring"))
-    assert ended.code == 1 and not place.transformer.exists()
+    assert ended.code == 2 and not place.transformer.exists()

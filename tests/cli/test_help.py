@@ -18,10 +18,19 @@ PANELS = {
     "recipes show": ["Recipe", "Options"],
     "recipes check": ["Recipe", "Options"],
     "recipes keys": ["Arguments", "Options"],
-    "generate": ["Arguments", "Prompt", "Sampling", "Ranking", "Output", "Machine", "Options"],
+    "generate": [
+        "Arguments",
+        "Run",
+        "Prompt",
+        "Sampling",
+        "Ranking",
+        "Output",
+        "Machine",
+        "Options",
+    ],
     "rerank": ["Arguments", "Ranking", "Output", "Machine", "Options"],
     "reconstruct": ["Arguments", "Output", "Machine", "Options"],
-    "export": ["Arguments", "Output", "Options"],
+    "export": ["Arguments", "Output", "Run", "Options"],
     "data shapes": ["Arguments", "Scenes", "Options"],
     "data check": ["Arguments", "Input", "Options"],
     "data encode": ["Arguments", "Input", "Output", "Machine", "Options"],
@@ -89,7 +98,7 @@ def test_every_command_is_listed_somewhere() -> None:
 def test_summary_is_whole_on_one_line_of_80_columns(
     group: str, name: str, help_of: Callable
 ) -> None:
-    summary = help_of(f"{group} {name}").splitlines()[2].strip()
+    summary = help_of(f"{group} {name}").split("\n\n")[1].strip()
     lines = [line for line in help_of(group).splitlines() if line.startswith(f"  {name} ")]
     assert summary.endswith(".") and len(lines) == 1
     assert lines[0].removeprefix(f"  {name} ").strip() == summary
@@ -136,7 +145,32 @@ def test_help_is_the_same_plain_text_everywhere(
 
 
 def test_brackets_in_help_are_no_markup(help_of: Callable) -> None:
-    assert "[default: 8; x>=1]" in help_of("generate") and "[required]" in help_of("rerank")
+    assert "[default: 8; at least 1]" in help_of("generate") and "[required]" in help_of("rerank")
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        ("generate", "generate RUN [CAPTION]... [OPTIONS]"),
+        ("rerank", "rerank PICTURES [CAPTION] --clip CLIP [OPTIONS]"),
+        ("reconstruct", "reconstruct RUN PICTURES... --out DIR [OPTIONS]"),
+        ("import dvae", "import dvae ENCODER [DECODER] --run DIR [OPTIONS]"),
+    ],
+)
+def test_usage_names_arguments_and_required_options(
+    command: str, usage: str, help_of: Callable
+) -> None:
+    assert help_of(command).splitlines()[0].endswith(f" {usage}")
+
+
+def test_bounds_of_numbers_are_words_on_one_line(help_of: Callable) -> None:
+    shown = help_of("generate")
+    assert "[default: 1.0; 0 to 100]\n" in shown and "x>=" not in shown
+
+
+@pytest.mark.parametrize("command", ["generate", "rerank", "reconstruct", "data encode"])
+def test_precision_is_explained_for_a_trained_model(command: str, help_of: Callable) -> None:
+    assert "--precision" in help_of(command) and "train in fp16" not in help_of(command)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -325,6 +325,73 @@ def test_perplexity_puts_the_likeliest_first_and_needs_no_clip(
     assert pixels(files, tmp_path / "drawn") == [rows[i][2].tobytes() for i in order]
 
 
+def test_gain_by_the_caption_puts_the_highest_first(
+    draw: Callable, transformer_run: Path, tmp_path: Path
+) -> None:
+    words = ["a red circle", "-n", 5, "--batch-size", 5, "--rank", "caption"]
+    ranked = records_of(draw(*words, name="ranked"))
+    best = records_of(draw(*words, "--best", 2, name="best"))
+    scores = [record["score"] for record in ranked]
+    assert scores == sorted(scores, reverse=True) and len(set(scores)) > 1
+    assert {record["ranked_by"] for record in ranked} == {"caption"} and best == ranked[:2]
+
+
+def test_gain_by_the_caption_needs_training_with_empty_captions(
+    own_transformer_run: Path, dalle: Callable
+) -> None:
+    file = own_transformer_run / "recipe.json"
+    recorded = json.loads(file.read_text())
+    recorded["recipe"]["loss"]["caption_dropout"] = 0.0
+    file.write_text(json.dumps(recorded))
+    words = ["generate", own_transformer_run, "a ring", "-n", 2, "--rank", "caption", *FP32]
+    ended = dalle(*words)
+    assert ended.code == 2 and "`loss.caption_dropout` was 0" in ended.err
+    assert "hint: rank by a CLIP" in ended.err
+    assert not (own_transformer_run / "samples").exists()
+
+
+def test_checkpoint_draws_what_an_export_of_it_draws(
+    draw: Callable, transformer_run: Path, tmp_path: Path, dalle: Callable
+) -> None:
+    out = tmp_path / "exported"
+    assert dalle("export", transformer_run, "--checkpoint", 3, "--out", out).code == 0
+    words = ["a red circle", "-n", 3]
+    drawn = draw(*words, "--checkpoint", 3, name="checkpoint")
+    exported = draw(*words, name="export", run=out)
+    newest = draw(*words, name="newest")
+    pictures = pixels(drawn, tmp_path / "checkpoint")
+    assert pictures == pixels(exported, tmp_path / "export") != pixels(newest, tmp_path / "newest")
+    assert {record["checkpoint"] for record in records_of(drawn)} == {3}
+    assert json.loads(drawn["job.json"])["checkpoint"] == 3
+    assert "checkpoint" not in json.loads(newest["job.json"])
+
+
+def test_last_checkpoint_draws_what_the_model_folder_draws(draw: Callable, tmp_path: Path) -> None:
+    words = ["a red circle", "-n", 3]
+    last = draw(*words, "--checkpoint", "last", name="last")
+    model = draw(*words, name="model")
+    assert pixels(last, tmp_path / "last") == pixels(model, tmp_path / "model")
+
+
+def test_job_of_one_checkpoint_is_not_gone_on_with_by_another(
+    draw: Callable, transformer_run: Path, tmp_path: Path, dalle: Callable
+) -> None:
+    draw("a ring", "-n", 1, "--checkpoint", 3)
+    words = ["-n", 1, "--checkpoint", 6, "--out", tmp_path / "drawn", *FP32]
+    ended = dalle("generate", transformer_run, "a ring", *words)
+    assert ended.code == 2 and "with other checkpoint, model\n" in ended.err
+    assert "  checkpoint: 3 then, 6 now\n" in ended.err
+
+
+def test_words_never_trained_on_are_warned_of_once_per_caption(
+    transformer_run: Path, tmp_path: Path, dalle: Callable
+) -> None:
+    words = ["a red octopus", "a red circle", "-n", 3, "--out", tmp_path / "drawn", *FP32]
+    ended = dalle("generate", transformer_run, *words)
+    assert ended.code == 0 and ended.err.count("never seen in training: ") == 1
+    assert 'warning: never seen in training: "octopus"\n' in ended.err
+
+
 def test_scores_are_in_the_text_chunks_and_in_the_json(
     transformer_run: Path, clip_run: Path, tmp_path: Path, dalle: Callable
 ) -> None:
@@ -347,7 +414,7 @@ def test_no_folder_is_made_for_pictures_that_cannot_be_ranked(
     ended = dalle(
         "generate", own_transformer_run, "a ring", "--clip", own_transformer_run / "dvae", *FP32
     )
-    assert ended.code == 1 and "holds a dvae, not a clip" in ended.err
+    assert ended.code == 2 and "holds a dvae, not a clip" in ended.err
     assert not (own_transformer_run / "samples").exists()
 
 

@@ -184,7 +184,7 @@ def test_what_needs_a_decoder_says_that_it_is_missing(
         train(encoder_run),
         dalle("reconstruct", encoder_run, pairs, "--out", tmp_path / "pictures"),
     ):
-        assert ended.code == 1 and "holds a dvae-encoder, not a dvae" in ended.err
+        assert ended.code == 2 and "holds a dvae-encoder, not a dvae" in ended.err
         assert "import its decoder with it: `dalle import dvae" in ended.err
 
 

@@ -50,6 +50,27 @@ def test_folder_is_ranked_by_the_cosine_with_the_caption(
     )
 
 
+def test_folder_is_ranked_by_the_captions_beside_its_pictures(
+    pairs: Path, clip_run: Path, rerank: Rerank
+) -> None:
+    expected: dict[str, list[Path]] = {}
+    for picture in sorted(pairs.glob("*.png")):
+        caption = picture.with_suffix(".txt").read_text().strip()
+        expected.setdefault(caption, []).append(picture)
+    check_ranked(rerank(pairs), clip_run, expected)
+
+
+def test_first_caption_beside_a_picture_counts_and_that_of_a_manifest_more(
+    pictures: Path, clip_run: Path, rerank: Rerank
+) -> None:
+    for file in files_of(pictures):
+        file.with_suffix(".txt").write_text(f"\n{RING}\n{CIRCLE}\n")
+    pngs = sorted(pictures.glob("*.png"))
+    check_ranked(rerank(pictures), clip_run, {RING: pngs})
+    manifest = write_manifest(pictures / "rows.jsonl", pngs, "file")
+    check_ranked(rerank(manifest), clip_run, by_caption(pngs, pictures))
+
+
 @pytest.mark.parametrize(
     ("name", "key"), [("rows.jsonl", "file"), ("rows.jsonl", "image"), ("rows.csv", "file")]
 )

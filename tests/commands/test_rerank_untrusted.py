@@ -148,7 +148,7 @@ def test_hostile_names_never_reach_the_terminal_raw(
     assert "[bold red]x[|bold red] bad.png: not a" in ended.out and "\ufffd bad.png" in ended.out
     ended = command(f"absent {''.join(HOSTILE)}", RING)
     assert (
-        ended.code == 1
+        ended.code == 2
         and "absent [bold red]x[/bold red]" in ended.err
         and not RAW & set(ended.err)
     )

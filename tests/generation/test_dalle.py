@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from dalle_cli.data.images import to_image
+from dalle_cli.data.text.known_words import KnownWords
 from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.errors import DalleError
 from dalle_cli.generation.dalle import DallePipeline, TokenBatch
@@ -190,3 +191,32 @@ def test_dalle_is_a_pipeline(painter: DallePipeline) -> None:
     """Whatever a job asks of a pipeline is there."""
     pipeline: Pipeline = painter
     assert all(hasattr(pipeline, name) for name in PIPELINE)
+
+
+def unknown_words(painter: DallePipeline, captions: list[str], known: KnownWords) -> list[str]:
+    return list(replace(painter, known_words=known).warnings(captions))
+
+
+def test_words_that_were_never_trained_on_are_warned_of_by_caption(painter: DallePipeline) -> None:
+    known = KnownWords(frozenset({"a", "ring"}))
+    assert list(painter.warnings(["a zoo"])) == []  # the run has not recorded its words
+    captions = ["a zoo", "A Ring.", "an ox"]
+    assert unknown_words(painter, captions, known) == [
+        'never seen in training: "zoo"',
+        'never seen in training: "an", "ox"',
+    ]
+    partly_known = replace(known, is_complete=False)
+    assert unknown_words(painter, ["a zoo"], partly_known) == [
+        'not among the 2 most frequent words of training: "zoo"'
+    ]
+
+
+def test_warnings_of_unknown_words_are_few_and_short(painter: DallePipeline) -> None:
+    known = KnownWords(frozenset({"a"}))
+    warned = unknown_words(painter, [f"a{i}" for i in range(100)], known)
+    assert len(warned) == 6 and warned[-1] == "and 95 more captions with such words"
+    letters = " ".join("bcdefghijk")
+    [warning] = [w for w in unknown_words(painter, [letters], known) if "never" in w]
+    assert warning.endswith('"i", and 2 more')
+    [warning] = [w for w in unknown_words(painter, ["b" * 500], known) if "never" in w]
+    assert len(warning) < 80

@@ -21,10 +21,11 @@ from dalle_cli.generation.pipeline import Candidate, GeneratedBatch
 from dalle_cli.generation.ranking import (
     Ranking,
     ScoredCandidate,
+    caption_gain,
     image_perplexity,
     keep_best,
     rank_by_clip,
-    rank_by_perplexity,
+    rank_by_likelihood,
     score_batch,
 )
 from dalle_cli.models.clip import Clip, Tower
@@ -54,9 +55,7 @@ def tokens() -> tuple[Tensor, Tensor]:
     return text_tokens, torch.randint(V_IMAGE, (4, I), generator=generator)
 
 
-def perplexity_by_hand(
-    transformer: Transformer, text_tokens: Tensor, image_tokens: Tensor
-) -> float:
+def nats_by_hand(transformer: Transformer, text_tokens: Tensor, image_tokens: Tensor) -> float:
     """Take the likelihood of one token after another, the later ones unknown."""
     nats = 0.0
     for position in range(I):
@@ -66,7 +65,13 @@ def perplexity_by_hand(
         nats += (
             math.log(sum(math.exp(logit) for logit in logits)) - logits[int(image_tokens[position])]
         )
-    return math.exp(nats / I)
+    return nats
+
+
+def perplexity_by_hand(
+    transformer: Transformer, text_tokens: Tensor, image_tokens: Tensor
+) -> float:
+    return math.exp(nats_by_hand(transformer, text_tokens, image_tokens) / I)
 
 
 def test_perplexity_matches_a_token_by_token_loop(
@@ -120,9 +125,31 @@ def drawn_slice(text_tokens: Tensor, image_tokens: Tensor) -> TokenBatch:
 def test_ranking_by_perplexity_scores_a_batch_with_its_own_captions(
     transformer: Transformer, tokens: tuple[Tensor, Tensor]
 ) -> None:
-    ranking = rank_by_perplexity(transformer)
+    ranking = rank_by_likelihood(transformer, "perplexity")
     assert ranking.score(drawn_slice(*tokens)) == image_perplexity(transformer, *tokens)
     assert (ranking.by, ranking.checksum) == ("perplexity", None)
+
+
+def test_caption_gain_matches_a_token_by_token_loop_with_the_caption_and_without(
+    transformer: Transformer, tokens: tuple[Tensor, Tensor]
+) -> None:
+    empty = torch.full((T,), -1)
+    expected = [
+        nats_by_hand(transformer, empty, image) - nats_by_hand(transformer, text, image)
+        for text, image in zip(*tokens, strict=True)
+    ]
+    gains = caption_gain(transformer, *tokens)
+    assert gains == pytest.approx(expected, abs=1e-4)
+    assert gains[2] == 0  # its caption is empty
+    assert max(map(abs, gains)) > 0.1
+
+
+def test_ranking_by_caption_scores_a_batch_with_its_own_captions(
+    transformer: Transformer, tokens: tuple[Tensor, Tensor]
+) -> None:
+    ranking = rank_by_likelihood(transformer, "caption")
+    assert ranking.score(drawn_slice(*tokens)) == caption_gain(transformer, *tokens)
+    assert (ranking.by, ranking.checksum) == ("caption", None)
 
 
 def small_clip(**changes: object) -> Clip:
@@ -226,9 +253,10 @@ def numbers(pictures: Iterator[ScoredCandidate]) -> list[int]:
     return [one.candidate.number for one in pictures]
 
 
-def test_higher_cosines_and_lower_perplexities_come_first() -> None:
+def test_higher_cosines_and_gains_and_lower_perplexities_come_first() -> None:
     pictures = pictures_with([0.5, 3.0, 1.0, 2.0])
-    assert numbers(keep_best(pictures, n=4, n_kept=3, ranking=fake_ranking("clip"))) == [1, 3, 2]
+    for by in ("clip", "caption"):
+        assert numbers(keep_best(pictures, n=4, n_kept=3, ranking=fake_ranking(by))) == [1, 3, 2]
     assert numbers(keep_best(pictures, n=4, n_kept=3, ranking=fake_ranking("perplexity"))) == [
         0,
         2,

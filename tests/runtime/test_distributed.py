@@ -147,10 +147,11 @@ def children_of(parent: int) -> list[int]:
 
 
 @pytest.fixture
-def endless(pairs: Path, tmp_path: Path) -> subprocess.Popen:
+def endless(pairs: Path, fixed_schedules: Callable, tmp_path: Path) -> subprocess.Popen:
     """Two running processes that train for longer than any test waits, and save at every step."""
     words = ["train-dvae", "dvae/tiny", "--data", pairs, "--run", tmp_path / "run", "--gpus", 2]
     changes = words_of({"training.steps": 10**6, "runtime.save_every": 1})
+    changes += fixed_schedules("dvae", 1, warmup_steps=1)
     with subprocess.Popen(command(*words, *changes), stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + LIMIT
         while not list((tmp_path / "run" / "checkpoints").glob("step-*")):

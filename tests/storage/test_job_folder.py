@@ -64,6 +64,18 @@ def test_another_job_is_told_what_differs_and_touches_nothing(
     assert tree(tmp_path) == before
 
 
+def test_values_that_differ_are_shown_then_and_now(tmp_path: Path) -> None:
+    begin_job(tmp_path / "out", {**JOB, "long": "x" * 500, "seed": 0})
+    now = {**JOB, "captions": ["a ring", "b\x1b"], "sizes": [3], "long": "y", "seed": None}
+    with pytest.raises(UsageError) as caught:
+        begin_job(tmp_path / "out", now)
+    lines = caught.value.message.splitlines()
+    assert lines[0].endswith("with other captions, long, seed, sizes")
+    assert lines[1].endswith(' then, "b\\u001b" now') and "Kreis" in lines[1]
+    assert lines[2].endswith('… then, "y" now') and len(lines[2]) < 100
+    assert lines[3:] == ["  seed: 0 then, none now", "  sizes: 2 of them then, 1 now"]
+
+
 @pytest.mark.parametrize(
     "make", [Path.touch, lambda path: (path / "thesis").mkdir(parents=True)], ids=["file", "full"]
 )

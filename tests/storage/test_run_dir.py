@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dalle_cli.errors import DalleError
-from dalle_cli.storage.run_dir import RunDir, model_dir
+from dalle_cli.errors import DalleError, UsageError
+from dalle_cli.storage.run_dir import RunDir, model_dir, suggest_runs
 
 
 def test_everything_lies_inside_the_run(tmp_path: Path) -> None:
@@ -43,3 +43,43 @@ def test_run_that_has_not_saved_yet_is_told_apart_from_no_run(
     ]:
         with pytest.raises(DalleError, match=re.escape(message)):
             model_dir(folder)
+
+
+def make_run(folder: Path, kind: str) -> None:
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "config.json").write_text(f'{{"kind": "{kind}"}}')
+    (folder / "model" / "model.safetensors").touch()
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    for name, kind in [("b/clip", "clip"), ("b/dalle", "transformer"), ("a-dvae", "dvae")]:
+        make_run(tmp_path / "runs" / name, kind)
+    return tmp_path / "runs"
+
+
+def test_folder_that_holds_runs_names_them_those_wanted_first(runs: Path) -> None:
+    with pytest.raises(UsageError, match="runs is not a run") as caught:
+        model_dir(runs, "transformer")
+    names = f"{runs}/b/dalle (transformer), {runs}/a-dvae (dvae), {runs}/b/clip (clip)"
+    assert caught.value.hint == f"{runs} holds these runs: {names}"
+
+
+def test_mistyped_run_is_answered_with_similar_names_first(runs: Path) -> None:
+    make_run(runs / "b/other", "transformer")
+    with pytest.raises(UsageError, match="no such run") as caught:
+        model_dir(runs / "b/dale", "transformer")
+    shown = caught.value.hint
+    assert shown.index("b/dalle") < shown.index("b/other") < shown.index("b/clip")
+
+
+def test_many_runs_are_counted_and_hostile_ones_are_printable(tmp_path: Path) -> None:
+    for i in range(12):
+        make_run(tmp_path / f"run{i:02d}", "clip\x1b")
+    (tmp_path / "run00" / "model" / "config.json").write_text("[")
+    shown = suggest_runs(tmp_path, "dvae")
+    assert shown.endswith("and 4 more") and "run00 (damaged)" in shown and "\x1b" not in shown
+
+
+def test_nothing_is_suggested_where_there_is_nothing(tmp_path: Path) -> None:
+    assert suggest_runs(tmp_path, "dvae") == suggest_runs(tmp_path / "absent", "dvae") == ""

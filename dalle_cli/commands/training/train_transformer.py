@@ -20,7 +20,11 @@ from dalle_cli.training.tasks.frozen_dvae import (
 )
 from dalle_cli.training.tasks.initial_weights import start_from, warn_of_another_dvae
 from dalle_cli.training.tasks.preview_captions import read_preview_captions
-from dalle_cli.training.tasks.tokenizer_choice import choose_tokenizer, keep_tokenizer
+from dalle_cli.training.tasks.tokenizer_choice import (
+    choose_tokenizer,
+    keep_known_words,
+    keep_tokenizer,
+)
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ def _train(
         if is_ours:
             run.record()
             keep_dvae(run.folder, inputs.dvae)
+            keep_known_words(run)
             keep_tokenizer(run.folder, tokenizer)
     run.train(setup)
 

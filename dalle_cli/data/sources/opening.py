@@ -48,7 +48,7 @@ def open_dataset(
     Raises `DalleError` if nothing is usable.
     """
     if spec.startswith("pipe:") or "://" in spec:
-        raise DalleError(
+        raise UsageError(
             f"data must be local files: {printable(spec)}",
             "download them first; commands are never run",
         )
@@ -124,12 +124,10 @@ def _open_folder(folder: str, columns: Columns, *, captions_required: bool) -> S
 
 def _not_a_dataset(spec: str) -> DalleError:
     if os.path.isfile(spec):
-        what = "not a data set:"
-    elif glob.has_magic(spec):
-        what = "no tar or parquet file matches"
-    else:
-        what = "no such file or folder:"
-    return DalleError(f"{what} {printable(spec) or '(nothing)'}", f"expected {LAYOUTS}")
+        return DalleError(f"not a data set: {printable(spec)}", f"expected {LAYOUTS}")
+    is_pattern = glob.has_magic(spec)
+    what = "no tar or parquet file matches" if is_pattern else "no such file or folder:"
+    return UsageError(f"{what} {printable(spec) or '(nothing)'}", f"expected {LAYOUTS}")
 
 
 def _nothing_usable(source: Source, *, captions_required: bool) -> DalleError:

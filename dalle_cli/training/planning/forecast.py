@@ -6,14 +6,15 @@ Pure functions: the pace comes from a rehearsal, or is estimated from the device
 from dataclasses import dataclass
 
 from dalle_cli.config import Recipe
+from dalle_cli.console import size_text
 from dalle_cli.loading import largest_table
 from dalle_cli.training.planning.cost import count_parameters, sample_flops
 from dalle_cli.training.planning.memory import checkpoint_bytes
+from dalle_cli.training.planning.situation import EFFICIENCY
 
 MANY_PASSES = 2_000  # over the data, of which nothing is left to learn
 FEW_HELD_OUT = 8  # samples, whose loss says little
-LONG = 7 * 24 * 3600  # seconds: a week
-EFFICIENCY = 0.15  # of the peak rate of matrix products, as small models reach it
+WEEK = 7 * 24 * 3600  # seconds
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ class Forecast:
     def doubts(self, recipe: Recipe, free_disk: int) -> list[tuple[str, str]]:
         """Return what makes no sense in it, each with what helps."""
         found = []
-        if self.seconds > LONG:
-            steps = int(recipe.training.steps * LONG / self.seconds / 7)
+        if self.seconds > WEEK:
+            steps = int(recipe.training.steps * WEEK / self.seconds / 7)
             found.append(
                 (
                     f"that is {self.seconds / 86400:,.0f} days on this machine",
@@ -90,7 +91,7 @@ class Forecast:
                 )
             )
         if self.disk_bytes > free_disk:
-            sizes = f"{self.disk_bytes / 2**30:.1f} GiB, and {free_disk / 2**30:.1f} GiB are free"
+            sizes = f"{size_text(self.disk_bytes)}, and {size_text(free_disk)} are free"
             found.append(
                 (
                     f"the checkpoints will take {sizes}",

@@ -9,13 +9,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from dalle_cli.config import ModelTable, Recipe
+from dalle_cli.errors import UsageError
+from dalle_cli.loading import largest_table
+from dalle_cli.recipe import load_recipe, shipped_recipes
 from dalle_cli.runtime.precision import Precision
+from dalle_cli.schedules import scale_steps
 from dalle_cli.training.planning.cost import model_bytes, sample_bytes, sample_flops
-from dalle_cli.training.planning.planned_recipes import Length, intervals, planned_recipe
+from dalle_cli.training.planning.planned_recipes import SAVES, Length, intervals, planned_recipe
+from dalle_cli.training.planning.rehearsal import Rehearsal
 from dalle_cli.training.planning.situation import Situation
-from dalle_cli.training.planning.sizes import SHARES, Choice, choose_sizes
+from dalle_cli.training.planning.sizes import SHARES, Choice, choose_sizes, limit_for
 
 USABLE_MEMORY = 0.7  # of what is free
+# random crops of a picture, by the number of pictures: of few, the transformer learns the tokens
+# themselves, and more crops only blur them
+COPIES = {0: 1, 200: 4, 20_000: 1}
 START_SECONDS = 8  # of a command, before its first update
 
 
@@ -52,17 +60,19 @@ class Plan:
     """Recipes in the order in which they are trained, and the reasons for what is in them.
 
     seconds  that the training of each is expected to take
+    copies   random crops of each picture that are encoded for the transformer; 0: it reads pictures
     """
 
     recipes: Mapping[str, Recipe]
     seconds: Mapping[str, float]
     choices: tuple[Choice, ...]
+    copies: int
 
 
 def plan_training(situation: Situation, precision: Precision = "fp32") -> Plan:
     """Choose models, batches and lengths for a situation."""
     tables, choices = choose_sizes(situation)
-    machine = situation.machine
+    machine, n_pictures = situation.machine, situation.pictures.n_samples
     recipes, seconds = {}, {}
     for kind, table in tables.items():
         seconds_per_sample = sample_flops(table) / (machine.flops * machine.n_devices)
@@ -76,27 +86,65 @@ def plan_training(situation: Situation, precision: Precision = "fp32") -> Plan:
         )
         recipes[kind] = planned_recipe(table, length, situation)
         seconds[kind] = length.steps * batch_size * seconds_per_sample
-    return Plan(recipes, seconds, tuple(choices))
+
+    training = recipes["transformer"].training
+    n_seen = training.steps * training.global_batch_size
+    return Plan(recipes, seconds, tuple(choices), _copies(n_pictures, n_seen))
 
 
-def fit_steps(plan: Plan, situation: Situation, seconds_per_step: Mapping[str, float]) -> Plan:
+def plan_like(name: str, situation: Situation) -> Plan:
+    """Plan the training of the models of shipped recipes, such as `emoji`.
+
+    Raises UsageError where there are no recipes for a dVAE and a transformer of that name.
+    """
+    shipped = shipped_recipes()
+    if not {f"dvae/{name}", f"transformer/{name}"} <= shipped.keys():
+        names = [recipe.partition("/")[2] for recipe in shipped if recipe.startswith("dvae/")]
+        complete = [other for other in names if f"transformer/{other}" in shipped]
+        message = f"no dVAE and transformer are shipped that are like {name}"
+        raise UsageError(message, f"there are {', '.join(complete)}")
+
+    kinds = [kind for kind in SHARES if f"{kind}/{name}" in shipped]
+    recipes = {kind: load_recipe(f"{kind}/{name}", []) for kind in kinds}
+    choices = tuple(Choice(kind, f"{kind}/{name}", "as --like asks") for kind in kinds)
+    plan = Plan(recipes, {}, choices, 0)
+    return replace(plan, copies=limit_for(COPIES, situation.pictures.n_samples))
+
+
+def fit_steps(plan: Plan, situation: Situation, rehearsals: Mapping[str, Rehearsal]) -> Plan:
     """Return the plan with as many updates as the time allows at the pace that was measured."""
     recipes, seconds = {}, {}
     for kind, recipe in plan.recipes.items():
-        pace, batch_size = seconds_per_step[kind], recipe.training.global_batch_size
-        n_samples = _n_samples(kind, situation, pace / batch_size)
+        measured, batch_size = rehearsals[kind], recipe.training.global_batch_size
+        looking = (SAVES + 1) * measured.seconds_per_validation
+        n_samples = _n_samples(
+            kind, situation, measured.seconds_per_step / batch_size, spent=looking
+        )
         steps = round_steps(n_samples / batch_size)
 
         recipes[kind] = _with_steps(recipe, steps)
-        seconds[kind] = steps * pace
+        seconds[kind] = steps * measured.seconds_per_step + looking
     return replace(plan, recipes=recipes, seconds=seconds)
+
+
+def flops_reached(plan: Plan, situation: Situation, rehearsals: Mapping[str, Rehearsal]) -> float:
+    """Return the operations a second of each device that the rehearsals of a plan reached.
+
+    It is the mean over the time that the plan gives each model.
+    """
+    total = sum(SHARES[kind] for kind in plan.recipes)
+    reached = 0.0
+    for kind, recipe in plan.recipes.items():
+        operations = sample_flops(largest_table(recipe)) * recipe.training.global_batch_size
+        reached += SHARES[kind] / total * operations / rehearsals[kind].seconds_per_step
+    return reached / situation.machine.n_devices
 
 
 def _with_steps(recipe: Recipe, steps: int) -> Recipe:
     """Return a recipe of another length; its schedules are shares of it."""
-    training = recipe.training.model_copy(update={"steps": steps})
+    scaled = scale_steps(recipe, steps)
     runtime = recipe.runtime.model_copy(update=intervals(steps))
-    return recipe.model_copy(update={"training": training, "runtime": runtime})
+    return scaled.model_copy(update={"runtime": runtime})
 
 
 def round_steps(steps: float) -> int:
@@ -107,9 +155,20 @@ def round_steps(steps: float) -> int:
     return int(steps // unit * unit)
 
 
-def _n_samples(kind: str, situation: Situation, seconds_per_sample: float) -> float:
-    """Return how many samples a model trains on: what its time allows, or what is of use."""
-    share = SHARES[kind] * situation.seconds - START_SECONDS
+def _copies(n_pictures: int, n_seen: int) -> int:
+    """Return how many random crops of each picture to encode; 0 where encoding would not pay."""
+    copies = limit_for(COPIES, n_pictures)
+    return copies if n_seen >= 2 * n_pictures * (copies + 1) else 0
+
+
+def _n_samples(
+    kind: str, situation: Situation, seconds_per_sample: float, *, spent: float = 0.0
+) -> float:
+    """Return how many samples a model trains on: what its time allows, or what is of use.
+
+    spent  seconds of its time that are not for training
+    """
+    share = SHARES[kind] * situation.seconds - START_SECONDS - spent
     possible = max(share, 0) / seconds_per_sample
     return min(possible, LIMITS[kind].most_samples(situation.pictures.n_samples))
 

@@ -7,8 +7,6 @@ in force from the first update, a temperature that starts at 2, a floor under ln
 from dataclasses import dataclass
 from typing import Any
 
-import tomli_w
-
 from dalle_cli.config import (
     ClipModelTable,
     DVAEModelTable,
@@ -22,6 +20,7 @@ from dalle_cli.config import (
 )
 from dalle_cli.loading import N_SPECIAL_TOKENS
 from dalle_cli.recipe import parse_recipe, without_absent
+from dalle_cli.recipe_text import toml_text
 from dalle_cli.training.planning.situation import Situation
 
 MODEL_SIZES: dict[str, type[Table]] = {
@@ -91,10 +90,10 @@ def intervals(steps: int) -> dict[str, int]:
     }
 
 
-def recipe_text(recipe: Recipe, comments: list[str]) -> str:
+def planned_text(recipe: Recipe, comments: list[str]) -> str:
     """Format a recipe as TOML that people can copy and change, under comments."""
-    head = "".join(f"# {line}\n" for line in comments)
-    return head + tomli_w.dumps(without_absent(recipe.model_dump(exclude_unset=True)))
+    head = "".join(f"# {line}".rstrip() + "\n" for line in comments)
+    return head + toml_text(without_absent(recipe.model_dump(exclude_unset=True)))
 
 
 def _dvae_science(table: DVAEModelTable) -> dict[str, Any]:

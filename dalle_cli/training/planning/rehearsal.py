@@ -27,7 +27,7 @@ class Rehearsal:
 
     seconds_per_step        of an update, the loading of its batch included
     seconds_per_validation  of a validation and a preview
-    peak_bytes              of memory, as in `peak_bytes`
+    peak_bytes              of memory, as in `peak_bytes`; None where the system does not say
     """
 
     seconds_per_step: float

@@ -15,10 +15,14 @@ from dalle_cli.data.images import BadSample, decode_image, to_tensor
 from dalle_cli.data.sources import Source
 from dalle_cli.errors import DalleError
 from dalle_cli.metrics import blank_cells
+from dalle_cli.runtime.devices import free_memory
+from dalle_cli.runtime.peak_rates import MATRIX_ORDER, measure_matmul_rate, stored_matmul_rate
+from dalle_cli.runtime.precision import DTYPES, Precision
 
 MOST_LOOKED_AT = 200  # pictures
 MOST_READ = 5_000  # samples whose captions are read
 BLANK_SIDE, BLANK_GRID = 64, 16  # pixels and cells at which flatness is judged
+EFFICIENCY = 0.15  # of the peak rate of matrix products, as small models reach it
 LONG = 0.95  # share of the captions that are no longer than `caption_words`
 
 
@@ -60,6 +64,19 @@ class Machine:
     def is_gpu(self) -> bool:
         """Whether the devices are GPUs."""
         return self.device != "cpu"
+
+
+def look_at_machine(device: torch.device, precision: Precision, n_devices: int) -> Machine:
+    """Return the facts about a device, of which there are `n_devices` alike.
+
+    Its rate is that of `dalle doctor --measure`, or of a product that is timed now, and the share
+    of it that small models reach.
+    """
+    rate = stored_matmul_rate(device, precision)
+    if rate is None:
+        dtype = DTYPES.get(precision, torch.float32)
+        rate = measure_matmul_rate(device, dtype, order=MATRIX_ORDER.get(device.type, 2048))
+    return Machine(device.type, n_devices, free_memory(device), EFFICIENCY * rate)
 
 
 @dataclass(frozen=True)
@@ -128,7 +145,7 @@ def _some_captions(source: Source) -> Iterator[str]:
 def _flatness(picture: Image.Image) -> float:
     """Return the share of cells that have one colour, give or take what scaling leaves."""
     small = picture.resize((BLANK_SIDE, BLANK_SIDE), Image.Resampling.BOX)
-    levels = (to_tensor(small) * 63).round()  # 64 levels
+    levels = (to_tensor(small) // 4).to(torch.float32)  # 64 levels
     return float(blank_cells(levels[None], BLANK_GRID).to(torch.float32).mean())
 
 

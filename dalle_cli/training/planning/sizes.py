@@ -145,7 +145,7 @@ def choose_dvae(
 
     need = DVAE_NEED.samples(n_pictures)
     operations = SHARES["dvae"] * situation.operations
-    allowed = [width for width in DVAE_WIDTHS if width <= _limit(WIDEST_DVAE, n_pictures)]
+    allowed = [width for width in DVAE_WIDTHS if width <= limit_for(WIDEST_DVAE, n_pictures)]
     affordable = takewhile(lambda width: need * sample_flops(table(width)) <= operations, allowed)
     chosen = max(affordable, default=DVAE_WIDTHS[0])
 
@@ -192,7 +192,7 @@ def choose_transformer(
         is_in_time = need * sample_flops(table(size)) <= operations
         return is_in_time and _fits(table(size), situation.machine.memory)
 
-    widest = _limit(WIDEST_TRANSFORMER, situation.pictures.n_samples)
+    widest = limit_for(WIDEST_TRANSFORMER, situation.pictures.n_samples)
     allowed = [size for size in TRANSFORMERS if size[0] <= widest]
     chosen = max(takewhile(is_affordable, allowed), default=TRANSFORMERS[0])
 
@@ -231,7 +231,7 @@ def _tower(width: int, *, n_layers: int) -> TowerTable:
     return TowerTable(n_layers=n_layers, d_model=width, n_heads=width // 64, d_mlp=4 * width)
 
 
-def _limit(limits: Mapping[int, int], n_pictures: int) -> int:
+def limit_for(limits: Mapping[int, int], n_pictures: int) -> int:
     """Return the limit for a number of pictures, by the numbers from which each holds."""
     return limits[max(least for least in limits if n_pictures >= least)]
 

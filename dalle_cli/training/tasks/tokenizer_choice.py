@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from dalle_cli.config import TokenizerTable
+from dalle_cli.data.text.known_words import KnownWords
 from dalle_cli.data.tokenizer import Tokenizer, learn_merges
 from dalle_cli.errors import UsageError
 from dalle_cli.storage.atomic import atomic_write
@@ -22,7 +23,11 @@ def choose_tokenizer(run: TrainingRun[Any], table: TokenizerTable, given: Path |
 
     Raises UsageError where the given one is not the run's, or is larger than the recipe allows.
     """
-    named = Tokenizer.load(given) if given is not None and given != LEARN else None
+    named = None
+    if given is not None and given != LEARN:
+        if not given.exists():
+            raise UsageError(f"no such tokenizer: {given}", "name a merges.json of another run")
+        named = Tokenizer.load(given)
     if run.folder.is_run and run.folder.tokenizer.is_file():
         tokenizer = Tokenizer.load(run.folder.tokenizer)
         if named is not None and named.merges != tokenizer.merges:
@@ -62,3 +67,22 @@ def keep_tokenizer(folder: RunDir, tokenizer: Tokenizer) -> None:
         folder.tokenizer.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder.tokenizer) as temporary:
             tokenizer.save(temporary)
+
+
+def keep_known_words(run: TrainingRun[Any]) -> None:
+    """Write the words of the training captions beside the tokenizer of a new run.
+
+    A run that starts from another knows that one's words, too; where they are not recorded, what it
+    knows is not known either. A run that has its tokenizer already keeps what it has: its captions
+    may have changed.
+    """
+    if run.folder.tokenizer.is_file():
+        return
+    known = KnownWords.of_captions(run.data.training.captions())
+
+    if run.init_from is not None:
+        earlier = RunDir(run.init_from).known_words
+        if not earlier.is_file():
+            return
+        known = known.with_those_of(KnownWords.load(earlier))
+    known.save(run.folder.known_words)

@@ -112,8 +112,9 @@ def test_export_holds_what_ranking_needs_and_no_more(
     ended = dalle("export", clip_run, "--out", out)
     assert (ended.code, ended.out) == (0, f"{out}\n")
     files = [str(path.relative_to(out)) for path in sorted(out.rglob("*")) if path.is_file()]
-    assert files == ["model/config.json", "model/model.safetensors", "tokenizer/merges.json"]
-    assert all((out / name).read_bytes() == (clip_run / name).read_bytes() for name in files)
+    copied = ["model/config.json", "model/model.safetensors", "tokenizer/merges.json"]
+    assert files == ["README.md", "export.json", *copied[:2], "recipe.json", copied[2]]
+    assert all((out / name).read_bytes() == (clip_run / name).read_bytes() for name in copied)
 
 
 def test_stdout_is_the_run_and_the_rest_is_told_beside_it(train: Callable, tmp_path: Path) -> None:
@@ -217,17 +218,23 @@ def test_pictures_without_captions_are_refused(
 def test_run_of_a_clip_is_told_where_another_model_is_asked_for(
     clip_run: Path, pairs: Path, tmp_path: Path, dalle: Callable
 ) -> None:
-    for words, told in [
+    for words, code, told in [
         (
             ["generate", clip_run, "a ring", "--out", tmp_path / "out"],
+            2,
             "holds a clip, not a transformer",
         ),
-        (["reconstruct", clip_run, pairs, "--out", tmp_path / "out"], "holds a clip, not a dvae"),
+        (
+            ["reconstruct", clip_run, pairs, "--out", tmp_path / "out"],
+            2,
+            "holds a clip, not a dvae",
+        ),
         (
             ["info", clip_run, "--masks", tmp_path / "out"],
+            1,
             "is a clip, which has no attention masks",
         ),
     ]:
         ended = dalle(*words)
-        assert ended.code == 1 and told in ended.err
+        assert ended.code == code and told in ended.err
         assert not (tmp_path / "out").exists()

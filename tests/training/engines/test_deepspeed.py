@@ -286,7 +286,7 @@ def test_deepspeed_file_tunes_and_is_recorded(
 
 
 def test_deepspeeds_own_launcher_starts_a_run(
-    pairs: Path, dvae_run: Path, whole: Callable, tmp_path: Path
+    pairs: Path, dvae_run: Path, whole: Callable, fixed_schedules: Callable, tmp_path: Path
 ) -> None:
     launcher = [
         str(Path(sys.executable).with_name("deepspeed")),
@@ -304,6 +304,7 @@ def test_deepspeeds_own_launcher_starts_a_run(
         dvae_run,
         "--run",
         tmp_path / "run",
+        *fixed_schedules("transformer", 1, warmup_steps=1),
     ]
     line = [*launcher, *map(str, words), *words_of({"runtime.zero_stage": 1})]
     ended = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT, check=False)

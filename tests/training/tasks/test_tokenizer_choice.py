@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dalle_cli.data.sources import open_dataset, validation_split
+from dalle_cli.data.text.known_words import KnownWords
 from dalle_cli.data.tokenizer import Tokenizer, learn_merges
 from dalle_cli.storage.run_dir import RunDir
 
@@ -128,18 +129,18 @@ def test_tokenizer_larger_than_the_recipe_allows_is_refused_with_the_way_out(
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
-    [(None, "cannot read the tokenizer"), ("{}", "is not a tokenizer file")],
+    ("content", "code", "told"),
+    [(None, 2, "no such tokenizer"), ("{}", 1, "is not a tokenizer file")],
     ids=["absent", "foreign"],
 )
 @with_captions
 def test_file_that_is_no_tokenizer_is_told_before_anything_is_written(
-    kind: str, content: str | None, told: str, begin: Callable, tmp_path: Path
+    kind: str, content: str | None, code: int, told: str, begin: Callable, tmp_path: Path
 ) -> None:
     if content is not None:
         (tmp_path / "merges.json").write_text(content)
     ended = begin(kind, "--tokenizer", tmp_path / "merges.json")
-    assert ended.code == 1 and told in ended.err
+    assert ended.code == code and told in ended.err
     assert not (tmp_path / "run").exists()
 
 
@@ -181,3 +182,53 @@ def test_vocabulary_that_a_crash_left_unwritten_is_learnt_again(
     assert train(kind, run.root).code == 0
     whole = RunDir(request.getfixturevalue(f"{kind}_run"))
     assert run.tokenizer.read_bytes() == whole.tokenizer.read_bytes()
+
+
+def test_words_of_the_training_captions_are_kept_beside_the_tokenizer(
+    transformer_run: Path, clip_run: Path, pairs: Path
+) -> None:
+    source = open_dataset(str(pairs), captions_required=True)
+    trained_on, _ = validation_split(source, VALIDATION_SHARE)
+    captions = [(pairs / f"{source.key(int(i))}.txt").read_text() for i in trained_on]
+    known = KnownWords.load(RunDir(transformer_run).known_words)
+    assert known == KnownWords(frozenset(" ".join(captions).split()), is_complete=True)
+    assert not RunDir(clip_run).known_words.exists()
+
+
+def test_resumed_run_keeps_its_words_and_gets_none_that_it_lacks(
+    own_transformer_run: Path, dalle: Callable
+) -> None:
+    words = RunDir(own_transformer_run).known_words
+    KnownWords(frozenset({"zebra"})).save(words)
+    assert dalle("resume", own_transformer_run, "--extend", 1).code == 0
+    assert KnownWords.load(words).words == {"zebra"}
+
+    words.unlink()
+    assert dalle("resume", own_transformer_run, "--extend", 1).code == 0
+    assert not words.exists()
+
+
+def test_given_tokenizer_comes_with_the_words_of_the_captions(
+    begin: Callable, other_file: Path, tmp_path: Path
+) -> None:
+    assert begin("transformer", "--tokenizer", other_file).code == 0
+    assert "circle" in KnownWords.load(RunDir(tmp_path / "run").known_words).words
+
+
+def test_run_that_starts_from_another_knows_its_words_too(
+    begin: Callable, own_run: Callable, tmp_path: Path
+) -> None:
+    earlier = own_run("transformer")
+    KnownWords(frozenset({"zebra"})).save(earlier.known_words)
+    assert begin("transformer", "--init-from", earlier.root).code == 0
+    known = KnownWords.load(RunDir(tmp_path / "run").known_words)
+    assert {"zebra", "circle"} <= known.words
+
+
+def test_words_are_not_recorded_where_those_of_the_earlier_run_are_not(
+    begin: Callable, own_run: Callable, tmp_path: Path
+) -> None:
+    earlier = own_run("transformer")
+    earlier.known_words.unlink()
+    assert begin("transformer", "--init-from", earlier.root).code == 0
+    assert not RunDir(tmp_path / "run").known_words.exists()

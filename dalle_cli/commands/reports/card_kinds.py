@@ -1,0 +1,53 @@
+"""What a model card says of each kind of model."""
+
+from dataclasses import dataclass
+
+PAPER = "https://arxiv.org/abs/2102.12092"
+
+
+@dataclass(frozen=True)
+class CardKind:
+    """What a card says of a kind of model.
+
+    use  commands, with the export's name for {name}
+    """
+
+    title: str
+    tags: tuple[str, ...]
+    about: str
+    use: str
+    task: str | None = None
+
+
+CARD_KINDS = {
+    "transformer": CardKind(
+        "transformer",
+        ("dall-e", "text-to-image", "discrete-vae"),
+        "A DALL-E as in [Ramesh et al. 2021]({paper}): a transformer that predicts the tokens of a "
+        "picture from its caption, and the discrete VAE that turns them into pixels.",
+        'dalle generate {name} "a caption" -n 8',
+        "text-to-image",
+    ),
+    "dvae": CardKind(
+        "discrete VAE",
+        ("dall-e", "discrete-vae"),
+        "The discrete VAE of a DALL-E ([Ramesh et al. 2021]({paper})): it turns a picture into a "
+        "grid of tokens, and tokens into a picture.",
+        "dalle reconstruct {name} pictures/ --out compared/",
+    ),
+    "dvae-encoder": CardKind(
+        "encoder",
+        ("dall-e", "discrete-vae"),
+        "The encoder of a discrete VAE ([Ramesh et al. 2021]({paper})), without its decoder: it "
+        "turns a picture into a grid of tokens.",
+        "dalle data encode pictures/ --dvae {name} --out tokens/",
+    ),
+    "clip": CardKind(
+        "CLIP",
+        ("clip", "dall-e"),
+        "A CLIP (Radford et al. 2021) that scores how well a picture fits a caption, for ranking "
+        "what a DALL-E ([Ramesh et al. 2021]({paper})) generates.",
+        'dalle rerank pictures/ "a caption" --clip {name}',
+        "zero-shot-image-classification",
+    ),
+}

@@ -1,0 +1,37 @@
+"""Runs other `dalle` commands, each printed before it runs, for commands that chain them."""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from dalle_cli.console import Terminal
+from dalle_cli.errors import DalleError
+from dalle_cli.runtime.signals import stop_signals_forwarded
+
+
+def command_line(arguments: Sequence[Any]) -> str:
+    """Return a `dalle` command as one would type it."""
+    return f"$ dalle {shlex.join(map(str, arguments))}"
+
+
+def run_subcommand(arguments: Sequence[Any], terminal: Terminal, *, hint: str) -> None:
+    """Print and run a `dalle` command; its results are not shown.
+
+    Raises DalleError with its exit code and the hint if it fails.
+    """
+    words = list(map(str, arguments))
+    terminal.say(f"\n{command_line(words)}")
+    quiet = ["--quiet"] if terminal.is_quiet else []
+    command = [sys.executable, "-m", "dalle_cli", *words, *quiet]
+    with (
+        subprocess.Popen(command, stdout=subprocess.DEVNULL) as child,
+        stop_signals_forwarded([child], same_group=True),  # the child saves and exits
+    ):
+        code = child.wait()
+
+    if code:
+        name = " ".join(words[: 2 if words[0] == "data" else 1])
+        code = code if code > 0 else 128 - code
+        raise DalleError(f"`dalle {name}` did not finish", hint, exit_code=code)

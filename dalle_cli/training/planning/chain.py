@@ -1,0 +1,161 @@
+"""The folder of `dalle train`: a plan's recipes, the runs they become, and the commands between.
+
+recipes/     a recipe for each model, to copy and change
+plan.json    what the commands need besides; written last
+dvae/ tokens/ transformer/ clip/     runs, and the encoded pictures
+captions/    captions of training, and held-out ones
+pictures/    what is generated for them
+grid.png
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dalle_cli.data.images import BadSample
+from dalle_cli.errors import DalleError
+from dalle_cli.storage.atomic import atomic_write
+from dalle_cli.training.planning.plan import Plan
+from dalle_cli.training.planning.planned_recipes import planned_text
+from dalle_cli.training.run_data import Portion, RunData
+
+CANDIDATES, SHOWN = 8, 4  # pictures of a caption that are generated, and the best of them
+MOST_CAPTIONS = 10  # of each group
+GROUPS = ("trained", "held-out")
+
+Command = list[Any]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What the commands of a chain need besides its recipes.
+
+    kinds   of models, in the order of training
+    copies  as in `Plan`
+    groups  of captions that are generated at the end
+    """
+
+    kinds: list[str]
+    copies: int
+    groups: list[str]
+
+
+@dataclass(frozen=True)
+class ChainFolder:
+    """The folder of a chain, and the plan in it once it is complete."""
+
+    root: Path
+
+    def recipe(self, kind: str) -> Path:
+        """The recipe of a model."""
+        return self.root / "recipes" / f"{kind}.toml"
+
+    def run(self, kind: str) -> Path:
+        """The run of a model."""
+        return self.root / kind
+
+    @property
+    def tokens(self) -> Path:
+        """The pictures as image tokens."""
+        return self.root / "tokens"
+
+    def captions(self, group: str) -> Path:
+        """The captions of a group that are generated at the end."""
+        return self.root / "captions" / f"{group}.txt"
+
+    def pictures(self, group: str) -> Path:
+        """The pictures generated for a group of captions."""
+        return self.root / "pictures" / group
+
+    @property
+    def plan(self) -> Path:
+        """What the commands need besides recipes."""
+        return self.root / "plan.json"
+
+    def write(self, plan: Plan, captions: Mapping[str, list[str]]) -> None:
+        """Write recipes, captions and, last, the plan."""
+        reasons = [f"{choice.what}: {choice.value}; {choice.reason}" for choice in plan.choices]
+        for kind, recipe in plan.recipes.items():
+            about = f"Planned by `dalle train`: the {kind} of these pictures, on this machine."
+            _write(self.recipe(kind), planned_text(recipe, [about, "", *reasons]))
+        for group, some in captions.items():
+            _write(self.captions(group), "".join(f"{caption}\n" for caption in some))
+
+        _write(self.plan, json.dumps(asdict(chain_of(plan, captions)), indent=1) + "\n")
+
+    def read(self) -> Chain:
+        """Read the plan; raises DalleError where it is damaged."""
+        try:
+            return Chain(**json.loads(self.plan.read_text("utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise DalleError(f"{self.plan} is damaged: {error}", "name a new folder") from error
+
+    def commands(
+        self,
+        chain: Chain,
+        source: str,
+        *,
+        columns: Sequence[str] = (),
+        machine: Sequence[str] = (),
+    ) -> list[Command]:
+        """Return the commands that carry a plan out, in order.
+
+        source   what `dalle train` was given
+        columns  the options that name its columns
+        machine  the options for commands that train and generate, such as `--device`
+        """
+        pictures = ["--data", source, *columns]
+        data = ["--data", self.tokens] if chain.copies else pictures
+        dvae, transformer, clip = map(self.run, ("dvae", "transformer", "clip"))
+
+        commands: list[Command] = [
+            ["train-dvae", self.recipe("dvae"), *pictures, "--run", dvae, *machine]
+        ]
+        if chain.copies:
+            copies = ["--out", self.tokens, "--copies", chain.copies]
+            commands.append(["data", "encode", source, *columns, "--dvae", dvae, *copies])
+        learning = ["--dvae", dvae, "--run", transformer, *machine]
+        commands.append(["train-transformer", self.recipe("transformer"), *data, *learning])
+
+        ranking: Command = ["--rank", "caption"]
+        if "clip" in chain.kinds:
+            commands.append(["train-clip", self.recipe("clip"), *pictures, "--run", clip, *machine])
+            ranking = ["--clip", clip]
+        for group in chain.groups:
+            prompts = ["--prompts", self.captions(group), "-n", CANDIDATES, "--best", SHOWN]
+            out = ["--out", self.pictures(group), *machine]
+            commands.append(["generate", transformer, *prompts, *ranking, *out])
+        return commands
+
+
+def chain_of(plan: Plan, captions: Mapping[str, list[str]]) -> Chain:
+    """Return the chain of a plan and of the captions of each group."""
+    groups = [group for group, some in captions.items() if some]
+    return Chain(list(plan.recipes), plan.copies, groups)
+
+
+def chosen_captions(data: RunData) -> dict[str, list[str]]:
+    """Return captions to generate at the end: a few of training, and a few that are held out."""
+    portions = dict(zip(GROUPS, (data.training, data.validation), strict=True))
+    return {group: _some_captions(portion) for group, portion in portions.items()}
+
+
+def _some_captions(portion: Portion) -> list[str]:
+    """Return the first caption of a few samples, evenly spread."""
+    captions: list[str] = []
+    step = max(len(portion.indices) // (2 * MOST_CAPTIONS), 1)
+    for index in portion.indices[::step]:
+        try:
+            first = portion.source.captions(int(index))[:1]
+        except BadSample:
+            continue
+        captions += [caption for caption in first if caption not in captions]
+    return captions[:: max(len(captions) // MOST_CAPTIONS, 1)][:MOST_CAPTIONS]
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text)

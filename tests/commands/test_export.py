@@ -1,0 +1,154 @@
+"""Exports: what they hold, which weights, and that they do what their run does."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dalle_cli.loading import load_transformer
+from dalle_cli.storage.run_dir import RunDir
+
+FP32 = ["--precision", "fp32"]
+KINDS = ["dvae", "transformer", "clip"]
+
+
+@pytest.fixture
+def export(tmp_path: Path, dalle: Callable) -> Callable[..., Path]:
+    def run(source: Path, *words: object, name: str = "exported") -> Path:
+        ended = dalle("export", source, "--out", tmp_path / name, *words)
+        assert (ended.code, ended.out) == (0, f"{tmp_path / name}\n"), ended.err
+        return tmp_path / name
+
+    return run
+
+
+def held_out_lines(run: Path) -> dict[int, dict[str, float]]:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: line for line in lines if "valid/loss" in line}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("choice", "step"), [("last", 11), ("6", 6), ("best", None)])
+def test_export_of_a_checkpoint_holds_its_averaged_weights(
+    kind: str, choice: str, step: int | None, export: Callable, request: pytest.FixtureRequest
+) -> None:
+    run = request.getfixturevalue(f"{kind}_run")
+    out = export(run, "--checkpoint", choice)
+    if step is None:
+        losses = {
+            int(path.name.removeprefix("step-")): loss
+            for path in (run / "checkpoints").iterdir()
+            if (loss := json.loads((path / "state.json").read_text()).get("valid_loss")) is not None
+        }
+        step = min(losses, key=losses.__getitem__)
+    checkpoint = RunDir(run).checkpoint(step)
+    averaged = checkpoint / "ema.safetensors"
+    expected = load_file(averaged if averaged.exists() else checkpoint / "parameters.safetensors")
+    torch.testing.assert_close(
+        load_file(out / "model" / "model.safetensors"), expected, rtol=0, atol=0
+    )
+    assert json.loads((out / "export.json").read_text())["step"] == step
+
+
+def test_last_checkpoint_has_the_weights_of_the_model_folder(
+    transformer_run: Path, export: Callable
+) -> None:
+    out = export(transformer_run, "--checkpoint", "last")
+    exported, own = load_transformer(out), load_transformer(transformer_run)
+    torch.testing.assert_close(exported.state_dict(), own.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_held_out_figures_are_the_last_up_to_the_exported_step(
+    kind: str, export: Callable, request: pytest.FixtureRequest
+) -> None:
+    run = request.getfixturevalue(f"{kind}_run")
+    measured = held_out_lines(run)
+    for words, step in [((), 11), (("--checkpoint", "9"), 9)]:
+        exported = json.loads((export(run, *words, name=f"{step}") / "export.json").read_text())
+        at = max(at for at in measured if at <= step)
+        assert (exported["step"], exported["measured_at"]) == (step, at)
+        assert exported["held_out"]["loss"] == measured[at]["valid/loss"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_export_has_the_recipe_and_no_path(
+    kind: str, export: Callable, request: pytest.FixtureRequest, tmp_path: Path, pairs: Path
+) -> None:
+    run = request.getfixturevalue(f"{kind}_run")
+    out = export(run)
+    record, own = (json.loads((folder / "recipe.json").read_text()) for folder in (out, run))
+    assert record["recipe"] == own["recipe"] and record["versions"] == own["versions"]
+    assert record["data"] == own["data"] and "deepspeed" not in record["resolved"]
+    for file in ("recipe.json", "export.json", "README.md", "model/config.json"):
+        text = (out / file).read_text()
+        assert not [path for path in (run, pairs, tmp_path) if str(path) in text], file
+
+
+def test_paths_in_a_record_are_left_out(own_dvae_run: Path, export: Callable) -> None:
+    path = own_dvae_run / "recipe.json"
+    record = json.loads(path.read_text())
+    record["data"]["sources"] = record["command"] = ["/home/me/pictures"]
+    record["resolved"]["deepspeed"] = {"nvme_path": "/home/me/nvme"}
+    path.write_text(json.dumps(record))
+    assert "/home/me" not in (export(own_dvae_run) / "recipe.json").read_text()
+
+
+def test_export_of_an_export_says_the_same(
+    transformer_run: Path, export: Callable, tree: Callable
+) -> None:
+    first = export(transformer_run, "--checkpoint", "6", name="model")
+    again = export(first, name="below/model")
+    assert tree(first) == tree(again)
+
+
+def test_run_without_a_record_is_exported_without_one(own_dvae_run: Path, export: Callable) -> None:
+    """As one that `import dvae` wrote."""
+    (own_dvae_run / "recipe.json").unlink()
+    (own_dvae_run / "metrics.jsonl").unlink()
+    out = export(own_dvae_run)
+    assert not (out / "recipe.json").exists() and "not recorded" in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 1, "recipe": 3}'])
+def test_damaged_record_is_warned_of(content: str, own_dvae_run: Path, dalle: Callable) -> None:
+    (own_dvae_run / "recipe.json").write_text(content)
+    ended = dalle("export", own_dvae_run, "--out", own_dvae_run / "exported")
+    assert ended.code == 0 and "the export has no recipe" in ended.err
+
+
+def test_export_is_no_run_to_train_in(
+    transformer_run: Path, dvae_run: Path, pairs: Path, export: Callable, dalle: Callable,
+    tree: Callable,
+) -> None:  # fmt: skip
+    out = export(transformer_run)
+    before = tree(out)
+    words = ["--data", pairs, "--dvae", dvae_run, "--run", out]
+    ended = dalle("train-transformer", "transformer/tiny", *words)
+    assert ended.code == 2 and "holds files but no run" in ended.err
+    assert tree(out) == before
+
+
+def test_export_warns_of_guidance_without_empty_captions_as_its_run_does(
+    own_transformer_run: Path, export: Callable, dalle: Callable
+) -> None:
+    path = own_transformer_run / "recipe.json"
+    record = json.loads(path.read_text())
+    for dropout in (0.0, 0.1):
+        record["recipe"]["loss"]["caption_dropout"] = dropout
+        path.write_text(json.dumps(record))
+        out = export(own_transformer_run, name=f"{dropout}")
+        ended = dalle("generate", out, "a ring", "-n", 1, "--guidance", 3, "--quiet", *FP32)
+        assert ended.code == 0
+        assert ("never saw in training" in ended.err) == (dropout == 0)
+
+
+def test_export_has_no_checkpoints_to_choose_from(
+    transformer_run: Path, export: Callable, dalle: Callable
+) -> None:
+    out = export(transformer_run)
+    ended = dalle("generate", out, "a ring", "-n", 1, "--checkpoint", "best")
+    assert ended.code == 2 and "has no checkpoints" in ended.err

@@ -1,0 +1,39 @@
+"""The Makefile's own help and the folders of its batch jobs."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def make(*words: str, **variables: str) -> str:
+    environment = {**os.environ, "COLUMNS": "80", **variables}
+    ended = subprocess.run(
+        ["make", "--no-print-directory", *words],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return ended.stdout
+
+
+@pytest.mark.parametrize("columns", ["40", "80", "200"])
+def test_targets_are_listed_with_texts_wrapped_by_word(columns: str) -> None:
+    lines = make("help", COLUMNS=columns).splitlines()
+    listed = [line.split()[0] for line in lines if line[0] != " "]
+    described = re.findall(r"^([a-z-]+):.*## (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert listed == [name for name, _ in described]
+    assert max(map(len, lines)) <= int(columns)
+    assert " ".join(lines).split() == " ".join(map(" ".join, described)).split()
+
+
+@pytest.mark.parametrize(
+    ("words", "folder"), [([], "runs/x/samples/birds"), (["OUT=other"], "other")], ids=str
+)
+def test_batch_jobs_write_where_they_are_told(words: list[str], folder: str) -> None:
+    given = ["RUN=runs/x", "PROMPTS=in/birds.txt", "CLIP=runs/clip", *words]
+    generated, ranked = make("-n", "generate", *given), make("-n", "rerank", *given)
+    assert f"--out '{folder}'" in generated
+    assert f"dalle rerank '{folder}' --clip 'runs/clip' --out '{folder}-best'" in ranked
