@@ -44,6 +44,22 @@ def _shipped_root() -> Path:
     return installed if installed.is_dir() else Path(__file__).parents[1] / "recipes"
 
 
+def fitting_transformer(grid_size: int, image_vocab_size: int, *, like: str = "") -> str:
+    """Return the name of a shipped recipe for a transformer that reads these image tokens.
+
+    like  a dVAE's recipe, whose namesake comes first
+
+    Returns "RECIPE" where none fits.
+    """
+    names = [name for name in shipped_recipes() if name.startswith("transformer/")]
+    namesake = "transformer/" + like.rpartition("/")[2]
+    for name in sorted(names, key=lambda name: name != namesake):
+        model = load_recipe(name, [], kind="transformer").model
+        if (model.grid_size, model.image_vocab_size) == (grid_size, image_vocab_size):
+            return name
+    return "RECIPE"
+
+
 def find_recipe(name: str, *, kind: str | None = None) -> Path:
     """Resolve a path, the name of a shipped recipe, or the folder of a run, to a file.
 

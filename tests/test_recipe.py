@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from dalle_cli.errors import UsageError
-from dalle_cli.recipe import find_recipe, load_recipe, parse_recipe, shipped_recipes
+from dalle_cli.recipe import (
+    find_recipe,
+    fitting_transformer,
+    load_recipe,
+    parse_recipe,
+    shipped_recipes,
+)
 
 SHIPPED = shipped_recipes()
 
@@ -267,3 +273,19 @@ def test_clip_alone_does_not_train_in_fp16() -> None:
         load_recipe("clip/tiny", ["runtime.precision=fp16"])
     for kind in ("dvae", "transformer"):
         assert load_recipe(f"{kind}/tiny", ["runtime.precision=fp16"]).runtime.precision == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("grid_size", "vocab_size", "like", "name"),
+    [
+        (8, 192, "dvae/demo", "transformer/demo"),
+        (32, 8192, "dvae/paper", "transformer/paper"),
+        (32, 8192, "dvae/openai", "transformer/base"),
+        (32, 8192, "mine.toml", "transformer/base"),
+        (5, 77, "dvae/demo", "RECIPE"),
+    ],
+)
+def test_fitting_transformer_reads_the_tokens_and_has_the_name_of_the_dvae(
+    grid_size: int, vocab_size: int, like: str, name: str
+) -> None:
+    assert fitting_transformer(grid_size, vocab_size, like=like) == name

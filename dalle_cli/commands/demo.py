@@ -5,18 +5,19 @@ Each command is printed before it runs. An interrupted demo resumes where it sto
 
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
 from dalle_cli.commands.reports import demo_results
 from dalle_cli.commands.reports.demo_results import BEST, CANDIDATES, SINGLE
 from dalle_cli.commands.subcommands import run_subcommand
-from dalle_cli.console import Terminal
+from dalle_cli.console import Terminal, duration_text
 from dalle_cli.storage.job_folder import JobFolder
 from dalle_cli.storage.run_dir import GRID
+from dalle_cli.storage.stopwatch import stopwatch
 
 DVAE_RECIPE, TRANSFORMER_RECIPE, CLIP_RECIPE = "dvae/demo", "transformer/demo", "clip/demo"
+SECONDS = "seconds.json"
 
 
 def run_demo(
@@ -28,8 +29,20 @@ def run_demo(
 
     Raises UsageError, touching nothing, for a folder that holds something else than a demo.
     """
-    started = time.perf_counter()
     JobFolder.open(folder).begin({"command": "demo", "pictures": n_pictures})
+    with stopwatch(folder / SECONDS) as seconds:
+        _run_commands(folder, n_pictures, overrides, terminal)
+        figures = demo_results.demo_figures(folder)
+        demo_results.save_demo_grid(folder)
+        summary = {"seconds": round(seconds(), 1), **figures}
+        (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    terminal.result(_text(folder, summary), summary)
+
+
+def _run_commands(
+    folder: Path, n_pictures: int, overrides: dict[str, list[str]], terminal: Terminal
+) -> None:
+    """Run the commands in turn; those that have finished before have nothing to do."""
     data, dvae, transformer, clip = (
         folder / name for name in ("data", "dvae", "transformer", "clip")
     )
@@ -46,12 +59,6 @@ def run_demo(
     for group, options in (("seen", ["-n", SINGLE]), ("unseen", ["-n", CANDIDATES, *ranking])):
         prompts = ["--prompts", data / f"{group}.txt", "--out", folder / group]
         _run(["generate", transformer, *prompts, *options], terminal)
-
-    figures = demo_results.demo_figures(folder)
-    demo_results.save_demo_grid(folder)
-    summary = {"seconds": round(time.perf_counter() - started, 1), **figures}
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    terminal.result(_text(folder, summary), summary)
 
 
 def _run(arguments: list[Any], terminal: Terminal) -> None:
@@ -78,7 +85,7 @@ def _text(folder: Path, summary: dict[str, Any]) -> str:
         f"caption accuracy        {accuracy['seen']:.1%} of combinations seen in training",
         f"                        {accuracy['unseen']:.1%} of combinations never seen",
         f"                        {best:.1%} of these, the best of {CANDIDATES} as CLIP finds",
-        f"seconds                 {summary['seconds']:.0f}",
+        f"time                    {duration_text(summary['seconds'])}",
         f"pictures                {folder / GRID}",
     ]
     return "\n".join(lines)

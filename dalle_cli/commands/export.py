@@ -7,6 +7,7 @@ from dalle_cli.commands.reports.exports.exported_run import describe_run
 from dalle_cli.commands.reports.exports.model_card import model_card
 from dalle_cli.config import kind_of
 from dalle_cli.console import Terminal
+from dalle_cli.storage.atomic import make_folder
 from dalle_cli.storage.checkpoint_folder import SavedWeights, find_saved_weights
 from dalle_cli.storage.lazy_tensors import Stored
 from dalle_cli.storage.model_folder import read_model_table, write_model
@@ -27,6 +28,7 @@ def run_export(run_path: Path, out: Path, checkpoint: str | None, terminal: Term
     saved = find_saved_weights(run, checkpoint) if checkpoint else None
 
     exported = describe_run(run, saved.step if saved else None)
+    make_folder(out)
     files = exported.write(target)
     files += _export_model(source, target.model, saved)
     dvae = None

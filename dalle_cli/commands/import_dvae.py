@@ -23,7 +23,7 @@ def run_import_dvae(encoder: Path, decoder: Path | None, run: Path, terminal: Te
 
     if decoder is None:
         terminal.say("without a decoder, it computes image tokens and generates no pictures")
-        terminal.say(f"next: dalle data encode SRC --dvae {run} --out DIR")
+        terminal.suggest(["data", "encode", "SRC", "--dvae", str(run), "--out", "DIR"])
     else:
-        terminal.say(f"next: dalle reconstruct {run} PICTURES... --out DIR")
+        terminal.suggest(["reconstruct", str(run), "PICTURES...", "--out", "DIR"])
     terminal.result(str(run), {"run": str(run), "kind": kind})

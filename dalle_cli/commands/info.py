@@ -17,6 +17,7 @@ from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.loading import largest_table
 from dalle_cli.models.attention_masks import image_mask
 from dalle_cli.recipe import load_recipe
+from dalle_cli.storage.atomic import make_folder
 from dalle_cli.storage.model_folder import read_model_table
 from dalle_cli.storage.run_dir import RunDir, model_dir
 from dalle_cli.viz import enlarge
@@ -97,7 +98,7 @@ def _masks_of(table: ModelTable, name: str, folder: Path | None) -> dict[str, An
 
 def _draw_masks(table: TrainedTransformerTable, folder: Path) -> dict[str, str]:
     """Draw image-to-image masks, white where a query (down) may attend to a key (across)."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     files = {}
     for kind in ("row", "column", "convolutional"):
         mask = image_mask(kind, table.grid_size, kernel_size=table.kernel_size)

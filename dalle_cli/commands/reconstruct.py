@@ -19,6 +19,7 @@ from dalle_cli.loading import load_dvae
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.runtime.devices import open_device
 from dalle_cli.runtime.precision import apply_precision
+from dalle_cli.storage.atomic import make_folder
 from dalle_cli.storage.run_dir import GRID, check_new_folder
 from dalle_cli.viz import grid
 
@@ -64,7 +65,7 @@ def run_reconstruct(options: ReconstructOptions, terminal: Terminal) -> None:
 
             pair = [to_image(original), to_image(rebuilt)]
             file = options.out / f"{len(rows):04d}-{path.stem[:MAX_STEM]}.png"
-            options.out.mkdir(parents=True, exist_ok=True)
+            make_folder(options.out)
             grid(pair, columns=2).save(file)
 
             tiles += pair if len(rows) < GRID_PAIRS else []

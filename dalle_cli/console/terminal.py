@@ -4,6 +4,8 @@ Untrusted text (captions, file names) passes through as literal text, never as m
 """
 
 import json
+import re
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -31,6 +33,18 @@ class Terminal:
         """Print a note; silent under --quiet."""
         if not self.is_quiet:
             self._console.print(Text(text))
+
+    def suggest(self, words: list[str]) -> None:
+        """Print the command that comes next, ready to be copied: it breaks before options only."""
+        options = re.split(" (?=--[a-z])", shlex.join(words))
+        lines = [f"next: dalle {options[0]}"]
+        for option in options[1:]:
+            if len(f"{lines[-1]} {option} \\") <= self._console.width:
+                lines[-1] += f" {option}"
+            else:
+                lines[-1] += " \\"
+                lines.append(f"    {option}")
+        self.say("\n".join(lines))
 
     @property
     def picture_columns(self) -> int:

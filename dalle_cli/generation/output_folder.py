@@ -17,7 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dalle_cli.generation.ranking import ScoredCandidate
-from dalle_cli.storage.atomic import atomic_write
+from dalle_cli.storage.atomic import atomic_write, make_folder
 from dalle_cli.storage.run_dir import GRID, MANIFEST, RunDir
 from dalle_cli.viz import GRID_PICTURES, captioned_rows, labelled_grid
 
@@ -142,7 +142,7 @@ def create_samples_folder(run: Path) -> Path:
     Several commands may do so at the same time.
     """
     samples = RunDir(run).samples
-    samples.mkdir(parents=True, exist_ok=True)
+    make_folder(samples)
     taken = [int(path.name) for path in samples.iterdir() if path.name.isdecimal()]
 
     number = max(taken, default=-1) + 1

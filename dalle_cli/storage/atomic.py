@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dalle_cli.errors import DalleError
+from dalle_cli.errors import DalleError, printable
 
 try:
     import fcntl
@@ -40,6 +40,18 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def make_folder(folder: Path, *, named: Path | None = None) -> None:
+    """Make a folder and those above it, unless it is there; raises DalleError where it can't be.
+
+    named  the folder that the message names, if another
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"cannot make the folder {printable(str(named or folder))}: {error.strerror}"
+        raise DalleError(message, "name one below a folder that you may write to") from error
+
+
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield a hidden folder beside `folder`, an absent or empty one, to move there at the end.
@@ -50,7 +62,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     staging = target.with_name(f".{target.name}.unfinished")
     shutil.rmtree(staging, ignore_errors=True)
     with remove_on_failure(staging):
-        staging.mkdir(parents=True)
+        make_folder(staging, named=folder)
         yield staging
 
         if target.exists():  # it may be a shell's current folder, which must not be replaced

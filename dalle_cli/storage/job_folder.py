@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dalle_cli.errors import DalleError, UsageError, printable
-from dalle_cli.storage.atomic import atomic_write
+from dalle_cli.storage.atomic import atomic_write, make_folder
 from dalle_cli.storage.run_dir import JOB
 
 JOB_SCHEMA = 2
@@ -82,7 +82,7 @@ class JobFolder:
             current.check(job, is_complete=True)
             return self.path
 
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         with atomic_write(self.path / JOB) as temporary:
             temporary.write_text(json.dumps({"schema": JOB_SCHEMA, **job}, indent=1) + "\n")
         return self.path

@@ -16,7 +16,7 @@ import torch
 
 from dalle_cli import __version__
 from dalle_cli.errors import DalleError
-from dalle_cli.storage.atomic import atomic_write
+from dalle_cli.storage.atomic import atomic_write, make_folder
 from dalle_cli.storage.run_dir import RunDir
 
 RECORD_SCHEMA = 3
@@ -73,7 +73,7 @@ class RunRecord:
             "versions": versions,
             "data": data,
         }
-        folder.root.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.root)
         with atomic_write(folder.recipe) as temporary:
             temporary.write_text(json.dumps(record, indent=1))
 

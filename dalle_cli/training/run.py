@@ -63,12 +63,12 @@ class TrainOptions:
     is_extension: bool = False
 
     @property
-    def data_words(self) -> str:
+    def data_words(self) -> list[str]:
         """The options that name the data, as on a command line."""
         words = [word for spec in self.data for word in ("--data", spec)]
         for option, column in (("--image", self.image_column), ("--caption", self.caption_column)):
             words += [] if column is None else [f"{option}-column", column]
-        return shlex.join(words)
+        return words
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,14 @@ class TrainingRun(Generic[RecipeT]):
     data: RunData
     checkpoint: Path | None
 
-    def describe(self) -> None:
+    def describe(self, *, dry_run: bool) -> None:
         """Print where the run writes, what it will do, and what is doubtful about that."""
         n_parameters = count_parameters(largest_table(self.recipe))
         training, amount = self.recipe.training, self.amount
         passes = f"{amount.passes:,.0f}" if amount.passes >= 10 else f"{amount.passes:.2g}"
+        writing = "would write" if dry_run else "writing"
         self.terminal.say(
-            f"writing {self.folder.root}: {n_parameters / 1e6:.2f} M parameters, "
+            f"{writing} {self.folder.root}: {n_parameters / 1e6:.2f} M parameters, "
             f"{self.world.device.type}, {self.precision}, {self.engine}\n"
             f"{amount.n_training:,} samples and {amount.n_held_out:,} held out; "
             f"{training.steps:,} steps of {training.global_batch_size}{self._micro_batches()}, "

@@ -19,6 +19,7 @@ from dalle_cli.data.token_shards import (
 )
 from dalle_cli.errors import printable
 from dalle_cli.loading import dvae_checksum, load_dvae_encoder
+from dalle_cli.recipe import fitting_transformer
 from dalle_cli.runtime.devices import explain_out_of_memory, open_device
 from dalle_cli.runtime.precision import apply_precision
 from dalle_cli.storage.atomic import exclusive_lock
@@ -78,8 +79,9 @@ def run_data_encode(options: EncodeOptions, terminal: Terminal) -> None:
         record = write_record(options.out, encoding, n_shards=len(shards), problems=source.problems)
 
     terminal.say(f"{record.samples:,} samples encoded, {len(record.bad):,} bad ones left out")
-    data = f"--data {options.out} --dvae {options.dvae}"
-    terminal.say(f"next: dalle train-transformer RECIPE {data} --run DIR")
+    fitting = fitting_transformer(encoding.grid_size, encoding.vocab_size)
+    inputs = ["--data", str(options.out), "--dvae", str(options.dvae)]
+    terminal.suggest(["train-transformer", fitting, *inputs, "--run", "DIR"])
     facts = {
         "out": str(options.out),
         "samples": record.samples,

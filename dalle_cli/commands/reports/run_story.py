@@ -21,7 +21,7 @@ def run_story(folder: RunDir) -> dict[str, Any]:
     """Return the facts of a run: data, steps, time, held-out figures, checkpoints and disk."""
     record = _read_json(folder.recipe)
     recipe, command = _table(record, "recipe"), _table(record, "command")
-    lines = _metric_lines(folder)
+    lines, exported = _metric_lines(folder), _read_json(folder.export)
     saved = [step for step, _ in checkpoints(folder)]
     losses = held_out_losses(folder)
 
@@ -29,7 +29,7 @@ def run_story(folder: RunDir) -> dict[str, Any]:
         "folder": str(folder.root),
         "data": {**_table(record, "data"), "sources": command.get("data")},
         "validation_share": _table(recipe, "data").get("validation_share"),
-        "step": max(saved) if saved else _last(lines, "step"),
+        "step": max(saved) if saved else _last([exported, *lines], "step"),
         "steps": _table(recipe, "training").get("steps"),
         "seconds": next(
             (line[SECONDS] for line in reversed(lines) if _is_number(line, SECONDS)), None
@@ -43,7 +43,7 @@ def run_story(folder: RunDir) -> dict[str, Any]:
             for line in lines
             if _is_number(line, "valid/loss")
         },
-        "held_out": next((line for line in reversed(lines) if "valid/loss" in line), {}),
+        "exported_loss": _last([_table(exported, "held_out")], "loss"),
         "checkpoints": saved,
         "best_checkpoint": min(losses, key=losses.__getitem__, default=None),
         "bytes": _size(folder.root),

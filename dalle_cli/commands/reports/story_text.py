@@ -42,6 +42,8 @@ def _story_rows(story: Mapping[str, Any]) -> Iterator[Row]:
         yield "time", f"{duration_text(story['seconds'])}{_machine(story['resolved'])}"
     if story["held_out_loss"]:
         yield from _loss_rows(story["held_out_loss"])
+    if story["exported_loss"] is not None:
+        yield "held-out loss", f"{story['exported_loss']:.3f}"
 
     if story["best_checkpoint"] is not None:
         is_last = story["best_checkpoint"] == story["checkpoints"][-1]

@@ -29,7 +29,7 @@ def _train(
     world: World,
 ) -> None:
     run = open_run(recipe, options, terminal=terminal, world=world, captions_required=True)
-    run.describe()
+    run.describe(dry_run=options.dry_run)
     tokenizer = choose_tokenizer(run, recipe.tokenizer, tokenizer_file)
     setup = clip_setup(run.recipe, precision=run.precision, world=world, tokenizer=tokenizer)
     if options.dry_run:
@@ -44,5 +44,6 @@ def _train(
             keep_tokenizer(run.folder, tokenizer)
     run.train(setup)
 
-    terminal.say(f'next: dalle rerank PICTURES "a caption" --clip {options.run} --out DIR')
+    ranking = ["--clip", str(options.run), "--out", "DIR"]
+    terminal.suggest(["rerank", "PICTURES", "a caption", *ranking])
     terminal.result(str(options.run), {"run": str(options.run)})

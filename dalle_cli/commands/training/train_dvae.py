@@ -2,6 +2,7 @@
 
 from dalle_cli.config import DVAERecipe
 from dalle_cli.console import Terminal
+from dalle_cli.recipe import fitting_transformer
 from dalle_cli.runtime.devices import choose_device
 from dalle_cli.runtime.distributed import World, init_process_group
 from dalle_cli.training.run import TrainOptions, open_run
@@ -18,7 +19,7 @@ def run_train_dvae(recipe: DVAERecipe, options: TrainOptions, terminal: Terminal
 
 def _train(recipe: DVAERecipe, options: TrainOptions, *, terminal: Terminal, world: World) -> None:
     run = open_run(recipe, options, terminal=terminal, world=world, captions_required=False)
-    run.describe()
+    run.describe(dry_run=options.dry_run)
     setup = dvae_setup(
         run.recipe,
         precision=run.precision,
@@ -34,6 +35,9 @@ def _train(recipe: DVAERecipe, options: TrainOptions, *, terminal: Terminal, wor
     run.record()
     run.train(setup)
 
-    inputs = f"{options.data_words} --dvae {options.run}"
-    terminal.say(f"next: dalle train-transformer RECIPE {inputs} --run DIR")
+    grid_size, vocab_size = setup.model.grid_size, setup.model.vocab_size
+    like = str(options.command.get("recipe", ""))
+    fitting = fitting_transformer(grid_size, vocab_size, like=like)
+    inputs = [*options.data_words, "--dvae", str(options.run)]
+    terminal.suggest(["train-transformer", fitting, *inputs, "--run", "DIR"])
     terminal.result(str(options.run), {"run": str(options.run)})

@@ -67,7 +67,7 @@ def _train(
         tokens_allowed=True,
     )
     dvae = load_frozen_dvae(inputs.dvae, recipe.model, run.data.sources)
-    run.describe()
+    run.describe(dry_run=options.dry_run)
     tokenizer = choose_tokenizer(run, recipe.tokenizer, inputs.tokenizer)
     prepare_for_inference(dvae, precision=run.precision, device=world.device)
     setup = transformer_setup(
@@ -96,5 +96,5 @@ def _train(
             keep_tokenizer(run.folder, tokenizer)
     run.train(setup)
 
-    terminal.say(f'next: dalle generate {options.run} "a caption"')
+    terminal.suggest(["generate", str(options.run), "a caption"])
     terminal.result(str(options.run), {"run": str(options.run)})

@@ -6,6 +6,7 @@ Pure functions: the pace comes from a rehearsal, or is estimated from the device
 from dataclasses import dataclass
 
 from dalle_cli.config import Recipe
+from dalle_cli.console import size_text
 from dalle_cli.loading import largest_table
 from dalle_cli.training.planning.cost import count_parameters, sample_flops
 from dalle_cli.training.planning.memory import checkpoint_bytes
@@ -90,7 +91,7 @@ class Forecast:
                 )
             )
         if self.disk_bytes > free_disk:
-            sizes = f"{self.disk_bytes / 2**30:.1f} GiB, and {free_disk / 2**30:.1f} GiB are free"
+            sizes = f"{size_text(self.disk_bytes)}, and {size_text(free_disk)} are free"
             found.append(
                 (
                     f"the checkpoints will take {sizes}",

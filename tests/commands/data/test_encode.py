@@ -50,10 +50,9 @@ def tokens(
         "fp32",
     )
     assert (ended.code, ended.out) == (0, f"{out}\n"), ended.err
-    assert (
-        f"writing {out}" in ended.err
-        and f"next: dalle train-transformer RECIPE --data {out}" in ended.err
-    )
+    assert f"writing {out}" in ended.err
+    suggested = ended.err.replace(" \\\n   ", "")
+    assert f"next: dalle train-transformer transformer/tiny --data {out}" in suggested
     return out
 
 
@@ -90,7 +89,7 @@ def write_wide_pairs(folder: Path, n: int) -> Path:
 
 
 def lines_of(run: Path) -> list[dict[str, float]]:
-    timed = ("_per_second", "mfu", "peak_memory_gib")
+    timed = ("_per_second", "mfu", "peak_memory_gib", "train/seconds")
     lines = [json.loads(line) for line in RunDir(run).metrics.read_text().splitlines()]
     return [
         {name: value for name, value in line.items() if not name.endswith(timed)} for line in lines

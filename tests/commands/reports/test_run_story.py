@@ -107,3 +107,13 @@ def test_cost_of_a_small_recipe_has_no_zeros_and_no_table_of_gpus(dalle: Callabl
     text = dalle("info", "transformer/tiny").out
     assert " 0.0" not in text and "ZeRO" not in text
     assert "ZeRO 3: 8 GPUs" in dalle("info", "transformer/large").out
+
+
+def test_export_is_told_with_its_step_and_figures(
+    transformer_run: Path, tmp_path: Path, dalle: Callable, info: Callable
+) -> None:
+    assert dalle("export", transformer_run, "--out", tmp_path / "export").code == 0
+    facts, text = info(tmp_path / "export")
+    last = list(info(transformer_run)[0]["run"]["held_out_loss"].values())[-1]
+    assert facts["run"]["step"] == 11 and f"{last:.3f}" in text
+    assert "checkpoint" not in text
