@@ -124,11 +124,11 @@ def _launch_trainers(n_processes: int | None) -> bool:
     return launch_workers(n_processes)
 
 
-@add_command(app, panel=TRAIN, example="dalle train pictures/ --run runs/pictures")
-def train(
+@add_command(app, "train", panel=TRAIN, example="dalle train pictures/ --run runs/pictures")
+def train_chain(
     data: Annotated[
         str,
-        typer.Argument(metavar="SRC", help=f"{FORMS}, with captions."),
+        typer.Argument(metavar="SRC", help=f"{FORMS}."),
     ],
     *,
     run: Annotated[
@@ -395,7 +395,7 @@ def resume(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Resume a run of a training command, or the folder of `dalle train`.
+    """Resume a run, or the folder of `dalle train`.
 
     It knows its recipe, its data and its other inputs: nothing is typed again.
     """

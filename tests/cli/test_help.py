@@ -9,6 +9,7 @@ import pytest
 from dalle_cli import __version__
 
 PANELS = {
+    "train": ["Arguments", "Run", "Recipe", "Input", "Machine", "Options"],
     "train-dvae": ["Recipe", "Input", "Run", "Machine", "Options"],
     "train-transformer": ["Recipe", "Input", "Run", "Machine", "Options"],
     "train-clip": ["Recipe", "Input", "Run", "Machine", "Options"],
@@ -35,13 +36,22 @@ PANELS = {
     "data check": ["Arguments", "Input", "Options"],
     "data encode": ["Arguments", "Input", "Output", "Machine", "Options"],
     "import dvae": ["Arguments", "Run", "Options"],
-    "info": ["Arguments", "Output", "Recipe", "Options"],
+    "info": ["Arguments", "Output", "Input", "Recipe", "Options"],
     "doctor": ["Options"],
 }
 COMMANDS = list(PANELS)
 COMMAND_PANELS = {
+    "train": ["Arguments", "Run", "Recipe", "Input", "Machine", "Options"],
     "": {
-        "Train": ["train-dvae", "train-transformer", "train-clip", "resume", "demo", "recipes"],
+        "Train": [
+            "train",
+            "train-dvae",
+            "train-transformer",
+            "train-clip",
+            "resume",
+            "demo",
+            "recipes",
+        ],
         "Use": ["generate", "rerank", "reconstruct", "export"],
         "Data": ["data", "import"],
         "Machine": ["info", "doctor"],

@@ -92,7 +92,7 @@ def _options(
             caption_column=command["caption_column"],
             valid=command["valid"],
             device=device,
-            deepspeed=_path(command["deepspeed"]),
+            deepspeed=Path(command["deepspeed"]) if command["deepspeed"] else None,
             command=command,
             is_extension=is_extension,
         )
@@ -116,9 +116,4 @@ def _words(
     }
     sources = [("--data", source) for source in options.data]
     others = [(option, str(value)) for option, value in given.items() if value is not None]
-    pairs = [*sources, *others]
-    return (name, str(folder.recipe), *(word for pair in pairs for word in pair))
-
-
-def _path(name: str | None) -> Path | None:
-    return None if name is None else Path(name)
+    return (name, str(folder.recipe), *(word for pair in (*sources, *others) for word in pair))

@@ -73,7 +73,8 @@ def run_train(training: TrainOptions, chain: ChainOptions, terminal: Terminal) -
         planned = chain_of(measured.plan, measured.captions)
         terminal.say(plan_text(measured))
         if chain.plan_only:
-            _show(files, planned, training, chain=chain, terminal=terminal)
+            for command in _commands(files, planned, training, chain):
+                terminal.say(command_line(command))
             terminal.result(f"nothing written to {root}", plan_facts(measured))
             return
         folder.begin(job)
@@ -100,20 +101,6 @@ def _commands(
 
 def _words(options: dict[str, str | None]) -> list[str]:
     return [word for name, value in options.items() if value for word in (name, value)]
-
-
-def _show(
-    files: ChainFolder,
-    planned: Chain,
-    training: TrainOptions,
-    *,
-    chain: ChainOptions,
-    terminal: Terminal,
-) -> None:
-    """Print the commands of a plan."""
-    terminal.say("")
-    for command in _commands(files, planned, training, chain):
-        terminal.say(command_line(command))
 
 
 def _what_next(files: ChainFolder, training: TrainOptions, chain: ChainOptions) -> str:
