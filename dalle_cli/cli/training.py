@@ -167,7 +167,7 @@ def train_chain(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train everything that generates pictures like yours, in the time you have.
+    """Train all models that it takes, in the time you have.
 
     It looks at the pictures and the machine, chooses the models, says what they will take, and runs
     the other commands one after another. The same command resumes it.

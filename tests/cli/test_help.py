@@ -41,7 +41,6 @@ PANELS = {
 }
 COMMANDS = list(PANELS)
 COMMAND_PANELS = {
-    "train": ["Arguments", "Run", "Recipe", "Input", "Machine", "Options"],
     "": {
         "Train": [
             "train",
