@@ -24,7 +24,7 @@ from dalle_cli.training.planning.trial import try_plan
 from dalle_cli.training.run import TrainOptions
 from dalle_cli.training.run_data import Portion, RunData
 
-HOURS = {"cpu": 0.25, "cuda": 2.0, "mps": 1.0}  # by default
+HOURS = {"cpu": 0.25, "cuda": 2.0}  # by default
 WRONG = 1.5  # factor by which the estimated rate may be off before the sizes are chosen again
 
 

@@ -50,7 +50,7 @@ class Pictures:
 class Machine:
     """Facts about the devices that train.
 
-    device  "cpu", "cuda" or "mps"
+    device  "cpu" or "cuda"
     memory  bytes that one device can still allocate
     flops   floating-point operations a second that training reaches on one device
     """

@@ -23,7 +23,7 @@ from dalle_cli.training.planning.situation import Pictures, Situation
 
 IMAGE_SIZES = (32, 48, 64, 96, 128, 192, 256)  # pixels
 # operations of the whole plan from which larger pictures are worth their time
-OPERATIONS_FOR_SIZE = {32: 0.0, 64: 2e13, 128: 3e15, 256: 2e18}
+OPERATIONS_FOR_SIZE = {32: 0.0, 64: 6e13, 128: 3e15, 256: 2e18}
 FLAT = 0.25  # flatness from which pictures count as drawings, which need small cells
 CODEBOOK_SIZES = {32: 256, 64: 512, 128: 1024, 192: 4096, 256: 8192}  # by image size
 

@@ -1,0 +1,67 @@
+"""`dalle train` on a few tiny pictures."""
+
+import json
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def birds(dalle: Callable, tmp_path: Path) -> Path:
+    folder = tmp_path / "shapes"
+    assert dalle("data", "shapes", str(folder), "--pictures", "24", "--quiet").code == 0
+    return folder / "train"
+
+
+def test_plan_is_printed_and_nothing_is_written(
+    dalle: Callable, birds: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = ("train", str(birds), "--run", str(run), "--like", "tiny", "--plan", "--json")
+    ended = dalle(*words)
+    assert ended.code == 0, ended.err
+    facts = json.loads(ended.out)
+    assert set(facts["recipes"]) == {"dvae", "transformer", "clip"}
+    assert facts["seconds"]["all"] > 0
+    assert all(len(line) <= 80 for line in ended.err.splitlines() if not line.startswith("$"))
+    assert "$ dalle train-dvae" in ended.err and not run.exists()
+
+
+def test_folder_of_something_else_is_refused(dalle: Callable, birds: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "mine.txt").write_text("mine")
+    ended = dalle("train", str(birds), "--run", str(run))
+    assert ended.code == 2 and "already holds something" in ended.err
+
+
+def test_pictures_without_captions_are_refused(
+    dalle: Callable, birds: Path, tmp_path: Path
+) -> None:
+    for captions in birds.glob("*.txt"):
+        captions.unlink()
+    ended = dalle("train", str(birds), "--run", str(tmp_path / "run"))
+    assert ended.code == 1 and "no captioned pictures" in ended.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_whole_chain_ends_with_a_grid_and_is_resumed(
+    dalle: Callable, birds: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = ("train", str(birds), "--run", str(run), "--like", "tiny", "--hours", "0.02")
+    ended = dalle(*words)
+    assert ended.code == 0, ended.err
+    assert (run / "grid.png").is_file() and ended.out.strip() == str(run / "grid.png")
+    recipe = tomllib.loads((run / "recipes" / "dvae.toml").read_text())
+    assert recipe["kind"] == "dvae"
+
+    (run / "grid.png").unlink()
+    again = dalle("resume", str(run))
+    assert again.code == 0, again.err
+    assert (run / "grid.png").is_file() and "nothing to do" in again.err
+    other = dalle(*words[:-1], "1")
+    assert other.code == 2 and "another job" in other.err

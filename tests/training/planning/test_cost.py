@@ -1,0 +1,69 @@
+"""The cost of an update, against plain counts and measurements."""
+
+import pytest
+import torch
+
+from dalle_cli.config import DVAEModelTable
+from dalle_cli.loading import build_dvae, largest_table
+from dalle_cli.models.dvae import relax
+from dalle_cli.recipe import load_recipe
+from dalle_cli.training.planning.cost import (
+    count_parameters,
+    model_bytes,
+    sample_bytes,
+    sample_flops,
+)
+from dalle_cli.training.planning.flops import train_flops
+
+TABLE = DVAEModelTable(
+    image_size=16, vocab_size=32, n_hidden=8, n_groups=2, blocks_per_group=1, n_init=8
+)
+
+
+def test_dvae_flops_are_those_of_its_convolutions() -> None:
+    dvae, operations = build_dvae(TABLE), 0
+
+    def count(module: torch.nn.Conv2d, inputs: object, output: torch.Tensor) -> None:
+        nonlocal operations
+        operations += 2 * output[0].numel() * module.weight[0].numel()
+
+    for module in dvae.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(count)
+    logits = dvae.codebook_logits(torch.zeros(1, 3, 16, 16))
+    dvae.decode_soft(logits.softmax(1))
+    assert sample_flops(TABLE) == pytest.approx(3 * operations, rel=0.01)
+
+
+def test_transformer_flops_are_those_of_its_masks() -> None:
+    table = largest_table(load_recipe("transformer/demo", []))
+    assert sample_flops(table) == train_flops(table)
+
+
+def test_dvae_bytes_are_those_that_autograd_keeps() -> None:
+    def kept(n_samples: int) -> int:
+        dvae, storages = build_dvae(TABLE), {}
+        of_model = {parameter.untyped_storage().data_ptr() for parameter in dvae.parameters()}
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            storages[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            logits = dvae.codebook_logits(torch.zeros(n_samples, 3, 16, 16))
+            outputs = dvae.decode_soft(relax(logits, 1.0, torch.zeros_like(logits)))
+        assert len(outputs) == 2
+        return sum(
+            tensor.untyped_storage().nbytes()
+            for key, tensor in storages.items()
+            if key not in of_model
+        )
+
+    assert sample_bytes(TABLE, "fp32") == pytest.approx(kept(3) - kept(2), rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["dvae/demo", "transformer/demo", "clip/demo"])
+def test_all_kinds_have_a_cost(name: str) -> None:
+    table = largest_table(load_recipe(name, []))
+    assert sample_flops(table) > 1e6 and sample_bytes(table, "bf16") > 1e4
+    assert model_bytes(table, 1) > 16 * count_parameters(table)
