@@ -29,7 +29,7 @@ TRAIN = '$(RECIPE)' --data '$(DATA)' --run '$(RUN)' $(if $(GPUS),--gpus $(GPUS))
 given-%:
 	@test -n '$($*)' || { echo "$* is not given: make $(MAKECMDGOALS) $*=..." >&2; exit 2; }
 
-.PHONY: help install test test-slow test-distributed smoke bench bench-peer lint docs demo clean train-dvae train-transformer train-clip generate rerank
+.PHONY: help install test test-slow test-distributed smoke bench bench-peer lint docs demo clean train train-dvae train-transformer train-clip generate rerank
 .DEFAULT_GOAL := help
 
 # prints the first word of each line in a column, and the others wrapped by word beside it
@@ -47,6 +47,9 @@ export WRAP
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## /\1 /p' $(MAKEFILE_LIST) | awk -v width="$${COLUMNS:-80}" "$$WRAP"
+
+train: given-DATA given-RUN install  ## train all models that it takes, or resume: DATA RUN [GPUS ARGS]
+	$(BIN)/dalle train '$(DATA)' --run '$(RUN)' $(if $(GPUS),--gpus $(GPUS)) $(ARGS)
 
 train-dvae: given-RECIPE given-DATA given-RUN install  ## train a dVAE, or resume: RECIPE DATA RUN [GPUS ARGS]
 	$(BIN)/dalle train-dvae $(TRAIN)
