@@ -7,7 +7,7 @@ from dalle_cli.console import duration_text, size_text
 from dalle_cli.training.planning.planner import MeasuredPlan
 
 WIDTH = 80  # columns
-WHAT, VALUE = 18, 26  # columns of the first two
+WHAT, VALUE = 18, 29  # columns of the first two
 
 
 def plan_text(measured: MeasuredPlan) -> str:
