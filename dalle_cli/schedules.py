@@ -95,10 +95,12 @@ def scale_steps(recipe: RecipeT, steps: int) -> RecipeT:
 def _scale_optimizer(optimizer: OptimizerTable, scale: Callable[[int], int]) -> OptimizerTable:
     """Scale what of the optimizer, except its schedule, is counted in updates."""
     warmup_steps, plateau = optimizer.warmup_steps, optimizer.plateau
-    restarts = [
-        Restart(after=scale(restart.after), steps=scale(restart.steps))
-        for restart in optimizer.restarts
-    ]
+    restarts = []
+    for restart in optimizer.restarts:
+        after = scale(restart.after)
+        # both ends are rounded, so that the last one is not beyond the run
+        steps = max(scale(restart.after + restart.steps) - after, 1)
+        restarts.append(Restart(after=after, steps=steps))
     return _change(
         optimizer,
         warmup_steps=scale(warmup_steps) if warmup_steps else warmup_steps,

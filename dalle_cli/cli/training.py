@@ -73,13 +73,20 @@ def _options(
     init_from: Path | None,
     dvae: Path | None = None,
     tokenizer: Path | None = None,
+    preview_captions: Path | None = None,
     deepspeed: Path | None = None,
 ) -> "TrainOptions":
     from dalle_cli.storage.run_record import absolute_source
     from dalle_cli.training.run import TrainOptions
     from dalle_cli.training.tasks.tokenizer_choice import LEARN
 
-    inputs = {"valid": valid, "dvae": dvae, "tokenizer": tokenizer, "deepspeed": deepspeed}
+    inputs = {
+        "valid": valid,
+        "dvae": dvae,
+        "tokenizer": tokenizer,
+        "preview_captions": preview_captions,
+        "deepspeed": deepspeed,
+    }
     command = {
         **asked._asdict(),
         "data": [absolute_source(source) for source in data],
@@ -309,6 +316,7 @@ def train_transformer(
         init_from=init_from,
         dvae=dvae,
         tokenizer=tokenizer,
+        preview_captions=preview_captions,
         deepspeed=deepspeed,
     )
     run_train_transformer(
@@ -404,9 +412,9 @@ def resume(
 
     begun = recorded_training(run)
     if begun is not None:
-        if data or extend is not None:
+        if data or extend is not None or restart_lr:
             hint = f"name one of the runs inside, such as {run / 'transformer'}"
-            raise UsageError("`--data` and `--extend` are for a single run", hint)
+            raise UsageError("`--data`, `--extend` and `--restart-lr` are for a single run", hint)
         training, chain = begun
         run_train(
             replace(training, device=device),
@@ -432,12 +440,12 @@ def _run_plan(plan: "ResumePlan", terminal: Terminal) -> None:
     elif plan.recipe.kind == "clip":
         from dalle_cli.commands.training.train_clip import run_train_clip
 
-        run_train_clip(plan.recipe, plan.options, None, terminal)
+        run_train_clip(plan.recipe, plan.options, plan.inputs.get("tokenizer"), terminal)
     else:
         from dalle_cli.commands.training.train_transformer import (
             TransformerOptions,
             run_train_transformer,
         )
 
-        inputs = TransformerOptions(dvae=plan.options.run)
-        run_train_transformer(plan.recipe, plan.options, inputs, terminal)
+        inputs = {"dvae": plan.options.run, **plan.inputs}
+        run_train_transformer(plan.recipe, plan.options, TransformerOptions(**inputs), terminal)

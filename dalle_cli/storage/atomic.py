@@ -184,5 +184,6 @@ def explain_disk_failure(what: str, path: Path, needed: int) -> Iterator[None]:
 
 def free_disk(path: Path) -> int:
     """Return the free bytes of the disk that a path is on; the path itself need not exist."""
-    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    target = path.absolute()
+    nearest = next(folder for folder in (target, *target.parents) if folder.exists())
     return shutil.disk_usage(nearest).free

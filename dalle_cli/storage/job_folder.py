@@ -63,7 +63,7 @@ class JobFolder:
         differing = sorted(key for key in compared if known.get(key) != job.get(key))
 
         if "command" in differing:
-            writer = known.get("command")
+            writer = known.get("command", "generate")
             raise UsageError(f"{self.path} holds what `dalle {writer}` wrote", NEW_FOLDER)
         if differing:
             message = f"{self.path} belongs to another job, with other {', '.join(differing)}"

@@ -15,7 +15,7 @@ from dalle_cli.recipe import parse_recipe
 from dalle_cli.schedules import fix_schedules, follows_steps
 from dalle_cli.storage.checkpoint_folder import check_checkpoint, checkpoints
 from dalle_cli.storage.job_folder import JobFolder
-from dalle_cli.storage.run_dir import JOB, RunDir
+from dalle_cli.storage.run_dir import JOB, WEIGHTS, RunDir
 from dalle_cli.storage.run_record import RunRecord
 from dalle_cli.training.checkpoint import incomplete_checkpoints, load_checkpoint
 from dalle_cli.training.engines.engine import Engine, ModelT
@@ -64,6 +64,25 @@ def recorded_recipe(record: RunRecord, folder: RunDir) -> Recipe:
     except UsageError as error:
         hint = "the run can't be resumed; name a new folder"
         raise DalleError(f"{folder.recipe} is damaged: {error.message}", hint) from error
+
+
+def remaining_inputs(record: RunRecord, folder: RunDir) -> dict[str, Path]:
+    """Return the inputs besides data that a resumed run needs, by name: what it has no copy of.
+
+    The run itself is named for the dVAE that it keeps. A file of captions for previews is left out
+    where it is no longer there.
+    """
+    names = ("dvae", "tokenizer", "preview_captions")
+    given = {name: record.command.get(name) for name in names}
+    inputs = {name: Path(path) for name, path in given.items() if isinstance(path, str)}
+
+    if folder.tokenizer.is_file():
+        inputs.pop("tokenizer", None)
+    if (folder.dvae / WEIGHTS).is_file():
+        inputs["dvae"] = folder.root
+    if "preview_captions" in inputs and not inputs["preview_captions"].is_file():
+        del inputs["preview_captions"]
+    return inputs
 
 
 def resuming(root: Path) -> str:

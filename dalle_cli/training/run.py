@@ -32,7 +32,13 @@ from dalle_cli.training.engines.engine import Engine, ModelT
 from dalle_cli.training.loop import Batches, train
 from dalle_cli.training.metric_log import MetricLog
 from dalle_cli.training.planning.cost import count_parameters
-from dalle_cli.training.planning.forecast import Amount, Forecast, checkpoints_bytes, forecast
+from dalle_cli.training.planning.forecast import (
+    Amount,
+    Forecast,
+    checkpoints_bytes,
+    forecast,
+    passes_text,
+)
 from dalle_cli.training.planning.rehearsal import Rehearsal, rehearse
 from dalle_cli.training.resume import check_folder, restore_engine, starting_checkpoint
 from dalle_cli.training.run_data import RunData, open_run_data
@@ -98,18 +104,18 @@ class TrainingRun(Generic[RecipeT]):
         """Print where the run writes, what it will do, and what is doubtful about that."""
         n_parameters = count_parameters(largest_table(self.recipe))
         training, amount = self.recipe.training, self.amount
-        passes = f"{amount.passes:,.0f}" if amount.passes >= 10 else f"{amount.passes:.2g}"
         writing = "would write" if dry_run else "writing"
         self.terminal.say(
             f"{writing} {self.folder.root}: {n_parameters / 1e6:.2f} M parameters, "
             f"{self.world.device.type}, {self.precision}, {self.engine}\n"
             f"{amount.n_training:,} samples and {amount.n_held_out:,} held out; "
             f"{training.steps:,} steps of {training.global_batch_size}{self._micro_batches()}, "
-            f"{passes} passes"
+            f"{passes_text(amount.passes)} passes"
         )
         self._warn(amount.doubts())
-        needed = checkpoints_bytes(self.recipe)
-        self._warn(Forecast(0, None, needed).doubts(self.recipe, free_disk(self.folder.root)))
+        if not dry_run:  # which ends with a forecast
+            needed = checkpoints_bytes(self.recipe)
+            self._warn(Forecast(0, None, needed).doubts(self.recipe, free_disk(self.folder.root)))
 
     @property
     def amount(self) -> Amount:
@@ -292,9 +298,9 @@ class TrainingRun(Generic[RecipeT]):
         if best is None or losses[best] >= now:
             return
 
-        root = self.folder.root
+        root = shlex.quote(str(self.folder.root))
         use = (
-            f"`dalle generate {root} --checkpoint best` draws from it"
+            f"`dalle generate {root} --checkpoint best` uses it"
             if self.recipe.kind == "transformer"
             else f"`dalle export {root} --checkpoint best --out DIR` copies it"
         )

@@ -6,14 +6,15 @@ from `recipe.json` may be a stranger's.
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dalle_cli.errors import DalleError
 from dalle_cli.recipe import load_recipe, shipped_recipes
+from dalle_cli.storage.checkpoint_folder import best_step, checkpoints, held_out_losses
 from dalle_cli.storage.run_dir import RunDir
-from dalle_cli.training.checkpoint import checkpoints, held_out_losses
 from dalle_cli.training.metric_log import SECONDS
 
 
@@ -31,9 +32,7 @@ def run_story(folder: RunDir) -> dict[str, Any]:
         "validation_share": _table(recipe, "data").get("validation_share"),
         "step": max(saved) if saved else _last([exported, *lines], "step"),
         "steps": _table(recipe, "training").get("steps"),
-        "seconds": next(
-            (line[SECONDS] for line in reversed(lines) if _is_number(line, SECONDS)), None
-        ),
+        "seconds": _last(lines, SECONDS),
         "resolved": _table(record, "resolved"),
         "recipe": command.get("recipe"),
         "overrides": command.get("overrides") or [],
@@ -45,7 +44,7 @@ def run_story(folder: RunDir) -> dict[str, Any]:
         },
         "exported_loss": _last([_table(exported, "held_out")], "loss"),
         "checkpoints": saved,
-        "best_checkpoint": min(losses, key=losses.__getitem__, default=None),
+        "best_checkpoint": best_step(losses),
         "bytes": _size(folder.root),
         "checkpoint_bytes": _size(folder.checkpoints),
     }
@@ -116,4 +115,13 @@ def _table(tables: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """Return the bytes of all files in a folder, where a run may be pruning its checkpoints."""
+    files = (os.path.join(root, name) for root, _, names in os.walk(folder) for name in names)
+    return sum(map(_file_size, files))
+
+
+def _file_size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0

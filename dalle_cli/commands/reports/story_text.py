@@ -24,7 +24,7 @@ def story_line(name: str, facts: Mapping[str, Any]) -> str:
         parts.append(duration_text(story["seconds"]))
     if story["held_out_loss"]:
         parts.append(f"held-out loss {list(story['held_out_loss'].values())[-1]:.3f}")
-    return f"{printable(name):<16}" + ", ".join(part for part in parts if part)
+    return f"{printable(name):<14}  " + ", ".join(part for part in parts if part)
 
 
 def _story_rows(story: Mapping[str, Any]) -> Iterator[Row]:

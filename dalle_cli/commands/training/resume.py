@@ -1,7 +1,7 @@
 """`dalle resume`: a run's own record becomes the command that resumes it, or makes it longer."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from dalle_cli.config import Recipe
 from dalle_cli.console import Terminal
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.schedules import extend_recipe
+from dalle_cli.storage.checkpoint_folder import checkpoints
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.storage.run_record import RunRecord, absolute_source
-from dalle_cli.training.checkpoint import checkpoints
-from dalle_cli.training.resume import check_is_run, recorded_recipe, resuming
+from dalle_cli.training.resume import check_is_run, recorded_recipe, remaining_inputs, resuming
 from dalle_cli.training.run import TrainOptions
 
 
@@ -20,20 +20,21 @@ from dalle_cli.training.run import TrainOptions
 class ResumePlan:
     """What a training command needs to resume a run.
 
-    words  the command that this stands for
-    about  what becomes of the schedules of a run that is made longer, or ""
+    inputs  see `remaining_inputs`
+    words   the command that this stands for
+    about   what becomes of the schedules of a run that is made longer, or ""
     """
 
     recipe: Recipe
     options: TrainOptions
+    inputs: Mapping[str, Path]
     words: tuple[str, ...]
     about: str
 
     def describe(self, terminal: Terminal) -> None:
         """Print the command that this stands for, and how the run is made longer, if it is."""
-        terminal.say(f"$ dalle {shlex.join(self.words)}")
-        if self.about:
-            terminal.say(self.about)
+        about = f"\n{self.about}" if self.about else ""
+        terminal.say(f"$ dalle {shlex.join(self.words)}{about}")
 
 
 def plan_resume(
@@ -59,9 +60,9 @@ def plan_resume(
         recipe = extend_recipe(recipe, extend, restart_lr=restart_lr)
 
     options = _options(record, folder, data=data, device=device, is_extension=extend is not None)
-    dvae = root if recipe.kind == "transformer" else None  # it keeps a copy
-    words = _words(f"train-{recipe.kind}", folder, options, dvae=dvae)
-    return ResumePlan(recipe, options, words, about)
+    inputs = remaining_inputs(record, folder)
+    words = _words(f"train-{recipe.kind}", folder, options, inputs=inputs)
+    return ResumePlan(recipe, options, inputs, words, about)
 
 
 def _explain_extension(recipe: Recipe, folder: RunDir, *, n_more: int, restart_lr: bool) -> str:
@@ -96,20 +97,20 @@ def _options(
             command=command,
             is_extension=is_extension,
         )
-    except (KeyError, IndexError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         hint = "type the training command again, which renews it"
         raise DalleError(f"{folder.recipe} is damaged: its `command`: {error}", hint) from error
 
 
 def _words(
-    name: str, folder: RunDir, options: TrainOptions, *, dvae: Path | None
+    name: str, folder: RunDir, options: TrainOptions, *, inputs: Mapping[str, Path]
 ) -> tuple[str, ...]:
     """Return the training command that does the same."""
     given = {
         "--image-column": options.image_column,
         "--caption-column": options.caption_column,
         "--valid": options.valid,
-        "--dvae": dvae,
+        **{f"--{name.replace('_', '-')}": path for name, path in inputs.items()},
         "--deepspeed": options.deepspeed,
         "--run": folder.root,
         "--device": None if options.device == "auto" else options.device,

@@ -12,11 +12,13 @@ from dalle_cli.commands.reports.planning.chain_results import save_chain_grid
 from dalle_cli.commands.reports.planning.plan_text import plan_facts, plan_text
 from dalle_cli.commands.subcommands import command_line, run_subcommand
 from dalle_cli.console import Terminal
+from dalle_cli.runtime.devices import choose_device
 from dalle_cli.storage.job_folder import JobFolder
 from dalle_cli.storage.run_dir import GRID, JOB
 from dalle_cli.storage.run_record import absolute_source
 from dalle_cli.training.planning.chain import Chain, ChainFolder, Command, chain_of
-from dalle_cli.training.planning.planner import make_plan
+from dalle_cli.training.planning.planner import HOURS, make_plan
+from dalle_cli.training.resume import resuming
 from dalle_cli.training.run import TrainOptions
 
 
@@ -53,8 +55,7 @@ def recorded_training(root: Path) -> tuple[TrainOptions, ChainOptions] | None:
 
 def run_train(training: TrainOptions, chain: ChainOptions, terminal: Terminal) -> None:
     """Plan a training and carry it out; raises DalleError for whatever a user can cause."""
-    root, files = training.run, ChainFolder(training.run)
-    folder = JobFolder.open(root)
+    root, files, folder = training.run, ChainFolder(training.run), JobFolder.open(training.run)
     job = {
         "command": "train",
         "data": absolute_source(training.data[0]),
@@ -64,25 +65,25 @@ def run_train(training: TrainOptions, chain: ChainOptions, terminal: Terminal) -
     }
     folder.check(job, is_complete=True)
 
-    if files.plan.is_file():
-        planned = files.read()
-    else:
+    measured = None
+    if not files.plan.is_file():
         measured = make_plan(
             training, hours=chain.hours, like=chain.like, n_devices=chain.gpus or 1
         )
-        planned = chain_of(measured.plan, measured.captions)
         terminal.say(plan_text(measured))
-        if chain.plan_only:
-            for command in _commands(files, planned, training, chain):
-                terminal.say(command_line(command))
-            terminal.result(f"nothing written to {root}", plan_facts(measured))
-            return
+    planned = chain_of(measured.plan, measured.captions) if measured else files.read()
+
+    commands = _commands(files, planned, training, chain)
+    if chain.plan_only:
+        terminal.say("\n".join(map(command_line, commands)))
+        terminal.result(f"nothing written to {root}", plan_facts(measured) if measured else {})
+        return
+    if measured is not None:
         folder.begin(job)
         files.write(measured.plan, measured.captions)
 
-    for command in _commands(files, planned, training, chain):
-        hint = f"`dalle resume {shlex.quote(str(root))}` resumes it"
-        run_subcommand(command, terminal, hint=hint)
+    for command in commands:
+        run_subcommand(command, terminal, hint=resuming(root))
     save_chain_grid(files, planned.groups)
     terminal.say(_what_next(files, training, chain))
     terminal.result(str(root / GRID), {"run": str(root), "grid": str(root / GRID)})
@@ -91,12 +92,14 @@ def run_train(training: TrainOptions, chain: ChainOptions, terminal: Terminal) -
 def _commands(
     files: ChainFolder, planned: Chain, training: TrainOptions, chain: ChainOptions
 ) -> list[Command]:
-    columns = {"--image-column": training.image_column, "--caption-column": training.caption_column}
     gpus = None if chain.gpus is None else str(chain.gpus)
     machine = {"--device": None if training.device == "auto" else training.device, "--gpus": gpus}
-    return files.commands(
-        planned, training.data[0], columns=_words(columns), machine=_words(machine)
-    )
+    columns, source = _words(_columns(training)), training.data[0]
+    return files.commands(planned, source, columns=columns, machine=_words(machine))
+
+
+def _columns(training: TrainOptions) -> dict[str, str | None]:
+    return {"--image-column": training.image_column, "--caption-column": training.caption_column}
 
 
 def _words(options: dict[str, str | None]) -> list[str]:
@@ -105,13 +108,12 @@ def _words(options: dict[str, str | None]) -> list[str]:
 
 def _what_next(files: ChainFolder, training: TrainOptions, chain: ChainOptions) -> str:
     """Return what to try after the pictures."""
-    root, transformer = shlex.quote(str(files.root)), shlex.quote(str(files.run("transformer")))
-    longer = f"--hours {2 * chain.hours:g}" if chain.hours else "--hours 1"
-    data = shlex.quote(training.data[0])
-    return "\n".join(
-        [
-            f'next: dalle generate {transformer} "a caption" -n 8 --show',
-            f"better: dalle train {data} --run {root}-longer {longer}",
-            f"        more pictures, or changes of {root}/recipes for the commands above",
-        ]
+    hours = chain.hours or HOURS[choose_device(training.device).type]
+    longer = {"--run": f"{files.root}-longer", "--hours": f"{2 * hours:g}", "--like": chain.like}
+    words = ["train", training.data[0], *_words(longer | _columns(training))]
+    generate = shlex.join(["generate", str(files.run("transformer"))])
+    return (
+        f'next: dalle {generate} "a caption" -n 8 --show\n'
+        f"better: dalle {shlex.join(words)}\n"
+        f"        more pictures, or changes of {files.root}/recipes for the commands above"
     )

@@ -158,4 +158,4 @@ def _some_captions(portion: Portion) -> list[str]:
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, "utf-8")

@@ -125,6 +125,11 @@ def estimated_seconds_per_step(recipe: Recipe, matmul_rate: float) -> float:
     return operations / (EFFICIENCY * matmul_rate)
 
 
+def passes_text(passes: float) -> str:
+    """Format a number of passes over the data: whole from ten on, else with two digits."""
+    return f"{passes:,.0f}" if passes >= 10 else f"{passes:.2g}"
+
+
 def checkpoints_bytes(recipe: Recipe) -> int:
     """Return the size of the checkpoints kept, the best, and one being written."""
     n_checkpoints = recipe.runtime.keep_checkpoints + 2

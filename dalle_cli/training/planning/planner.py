@@ -52,7 +52,7 @@ def make_plan(
 ) -> MeasuredPlan:
     """Plan the training on some data, for this machine.
 
-    options  the data and the device; its run folder does not exist
+    options  the data and the device; no run is in its folder yet
     hours    None: what is usual for the device
     like     the name of shipped recipes whose models are trained; None: models are chosen
 
@@ -68,12 +68,12 @@ def make_plan(
 
     world = single_process(device)
     plan = plan_like(like, situation) if like else plan_training(situation, precision)
-    rehearsals = try_plan(plan, options, world)
+    rehearsals = try_plan(plan, options, world, n_devices=n_devices)
     reached = flops_reached(plan, situation, rehearsals)
     if like is None and not 1 / WRONG < reached / machine.flops < WRONG:
         situation = replace(situation, machine=replace(machine, flops=reached))
         plan = plan_training(situation, precision)
-        rehearsals = try_plan(plan, options, world)
+        rehearsals = try_plan(plan, options, world, n_devices=n_devices)
 
     fitted = fit_steps(plan, situation, rehearsals)
     share = fitted.recipes["transformer"].data.validation_share

@@ -60,9 +60,8 @@ def rehearse(
         if whole is not None:
             task.preview(whole, batches.validation.first(engine.device), engine.step)
     _wait_for(engine.device)
-    return Rehearsal(
-        median(times[UNTIMED:]), time.perf_counter() - started, peak_bytes(engine.device)
-    )
+    timed = times[UNTIMED:] or times  # a run may be shorter
+    return Rehearsal(median(timed), time.perf_counter() - started, peak_bytes(engine.device))
 
 
 def _is_enough(n_done: int, seconds: float) -> bool:

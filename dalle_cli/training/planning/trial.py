@@ -52,16 +52,29 @@ class TokenStandIn:
         return self._source.fingerprint()
 
 
-def try_plan(plan: Plan, options: TrainOptions, world: World) -> Mapping[str, Rehearsal]:
+def try_plan(
+    plan: Plan, options: TrainOptions, world: World, *, n_devices: int
+) -> Mapping[str, Rehearsal]:
     """Rehearse each recipe of a plan; raises DalleError where the data can't be trained on.
 
-    options  data and device; the run's folder does not exist
+    options    data and device; no run is in its folder yet
+    n_devices  among which a batch is divided: the rehearsal takes the share of one
     """
-    return {kind: _rehearse(recipe, plan, options, world) for kind, recipe in plan.recipes.items()}
+    return {
+        kind: _rehearse(_for_one_device(recipe, n_devices), plan, options, world)
+        for kind, recipe in plan.recipes.items()
+    }
+
+
+def _for_one_device(recipe: Recipe, n_devices: int) -> Recipe:
+    share = max(recipe.training.global_batch_size // n_devices, 1)
+    training = recipe.training.model_copy(update={"global_batch_size": share})
+    return recipe.model_copy(update={"training": training})
 
 
 def _rehearse(recipe: Recipe, plan: Plan, options: TrainOptions, world: World) -> Rehearsal:
     silent = Terminal(quiet=True)
+    options = replace(options, run=options.run / recipe.kind)  # beside a job that was begun
     run = open_run(recipe, options, terminal=silent, world=world, captions_required=True)
     if isinstance(run.recipe, DVAERecipe):
         return run.rehearse(dvae_setup(run.recipe, precision=run.precision, world=world))

@@ -4,6 +4,7 @@ import textwrap
 from typing import Any
 
 from dalle_cli.console import duration_text, size_text
+from dalle_cli.training.planning.forecast import passes_text
 from dalle_cli.training.planning.planner import MeasuredPlan
 
 WIDTH = 80  # columns
@@ -29,7 +30,8 @@ def plan_text(measured: MeasuredPlan) -> str:
         lines += _row(
             f"train-{kind}",
             f"about {duration_text(seconds)}",
-            f"{amount}, {_number(passes)} passes" + (f"; {size_text(memory)}" if memory else ""),
+            f"{amount}, {passes_text(passes)} passes"
+            + (f"; {size_text(memory)}" if memory else ""),
         )
     lines += _row("in all", f"about {duration_text(measured.seconds)}", "pictures included")
     return "\n".join(lines)
@@ -43,10 +45,6 @@ def plan_facts(measured: MeasuredPlan) -> dict[str, Any]:
         "seconds": {**plan.seconds, "all": measured.seconds},
         "choices": [vars(choice) for choice in plan.choices],
     }
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _row(what: str, value: str, reason: str) -> list[str]:

@@ -18,9 +18,9 @@ from dalle_cli.storage.atomic import free_disk
 from dalle_cli.training.planning.cost import model_bytes, sample_bytes
 from dalle_cli.training.planning.forecast import (
     Amount,
-    checkpoints_bytes,
     estimated_seconds_per_step,
     forecast,
+    passes_text,
 )
 
 
@@ -45,22 +45,21 @@ def recipe_forecast(recipe: Recipe, data: list[str]) -> dict[str, Any]:
         "held_out": amount.n_held_out,
         "passes": round(amount.passes, 2),
         "memory_bytes": memory,
-        "disk_bytes": checkpoints_bytes(recipe),
-        "seconds": None,
     }
 
-    doubts = amount.doubts()
-    if (rate := stored_matmul_rate(device, precision)) is not None:
-        expected = forecast(recipe, estimated_seconds_per_step(recipe, rate))
-        facts["seconds"] = round(expected.seconds, 1)
-        doubts += expected.doubts(recipe, free_disk(Path.cwd() / "run"))
+    rate = stored_matmul_rate(device, precision)
+    pace = 0.0 if rate is None else estimated_seconds_per_step(recipe, rate)
+    expected = forecast(recipe, pace)
+    facts["disk_bytes"] = expected.disk_bytes
+    facts["seconds"] = None if rate is None else round(expected.seconds, 1)
+    doubts = amount.doubts() + expected.doubts(recipe, free_disk(Path.cwd()))
     return {**facts, "doubts": [{"doubt": doubt, "hint": hint} for doubt, hint in doubts]}
 
 
 def forecast_rows(facts: Mapping[str, Any]) -> Iterator[Row]:
     """Yield rows that say what a run would take."""
     seen = f"{facts['samples']:,} samples, {facts['held_out']:,} held out"
-    yield "data", f"{seen}; {facts['passes']:,.4g} passes"
+    yield "data", f"{seen}; {passes_text(facts['passes'])} passes"
     if facts["seconds"] is None:
         yield "time", "not known: `dalle doctor --measure`, or --dry-run of the training command"
     else:
