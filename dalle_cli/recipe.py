@@ -9,7 +9,7 @@ that a mistake in a recipe is reported at once.
 import difflib
 import json
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
@@ -226,6 +226,17 @@ def without_absent(tables: dict[str, Any]) -> dict[str, Any]:
         for key, value in tables.items()
         if value is not None
     }
+
+
+def flat_tables(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten a recipe's tables to dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tables.items():
+        if isinstance(value, Mapping):
+            flat |= flat_tables(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
 
 
 def parse_recipe(raw: dict[str, Any], source: str) -> Recipe:

@@ -134,7 +134,7 @@ DryRun = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Check everything, print what would be done, and stop.",
+        help="Check everything, forecast the run from a few steps, and stop.",
         rich_help_panel=RUN,
     ),
 ]

@@ -1,4 +1,4 @@
-"""`dalle train-dvae`, `dalle train-transformer`, `dalle train-clip` and `dalle resume`."""
+"""`dalle train`, `train-dvae`, `train-transformer`, `train-clip` and `resume`."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -4,14 +4,12 @@ Checking a folder changes nothing in it. Knows nothing of models, nor of how the
 """
 
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from dalle_cli.config import Recipe
 from dalle_cli.console import Terminal
 from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.recipe import parse_recipe
+from dalle_cli.recipe import flat_tables, parse_recipe
 from dalle_cli.schedules import fix_schedules, follows_steps
 from dalle_cli.storage.checkpoint_folder import check_checkpoint, checkpoints
 from dalle_cli.storage.job_folder import JobFolder
@@ -40,8 +38,8 @@ def check_same_recipe(record: RunRecord, folder: RunDir, recipe: Recipe) -> None
         )
 
     before, now = (
-        _flat(fix_schedules(begun).model_dump()),
-        _flat(fix_schedules(recipe).model_dump()),
+        flat_tables(fix_schedules(begun).model_dump()),
+        flat_tables(fix_schedules(recipe).model_dump()),
     )
     differing = [
         key
@@ -194,14 +192,3 @@ def restore_engine(
         raise DalleError(f"the checkpoint does not fit this run: {error}") from error
     terminal.say(f"resumed after step {engine.step}")
     return state.unreported
-
-
-def _flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested tables to dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tables.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

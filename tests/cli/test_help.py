@@ -169,7 +169,8 @@ def test_brackets_in_help_are_no_markup(help_of: Callable) -> None:
 def test_usage_names_arguments_and_required_options(
     command: str, usage: str, help_of: Callable
 ) -> None:
-    assert help_of(command).splitlines()[0].endswith(f" {usage}")
+    wrapped = help_of(command).partition("\n\n")[0]
+    assert " ".join(wrapped.split()).endswith(f" {usage}")
 
 
 def test_bounds_of_numbers_are_words_on_one_line(help_of: Callable) -> None:

@@ -330,6 +330,11 @@ def test_dry_run_writes_nothing(kind: str, tmp_path: Path, train: Callable) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+def test_dry_run_of_a_single_step_has_a_forecast(tmp_path: Path, train: Callable) -> None:
+    ended = train("dvae", tmp_path / "run", "--dry-run", "--set", "training.steps=1")
+    assert ended.code == 0 and "time      about" in ended.out
+
+
 @pytest.mark.parametrize(
     "text", ["", "{}", "[]", '{"recipe": 1}', '{"recipe": {"kind": "dvae"}}', "\0"]
 )

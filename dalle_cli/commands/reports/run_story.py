@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dalle_cli.errors import DalleError
-from dalle_cli.recipe import load_recipe, shipped_recipes
+from dalle_cli.recipe import flat_tables, load_recipe, shipped_recipes
 from dalle_cli.storage.checkpoint_folder import best_step, checkpoints, held_out_losses
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.metric_log import SECONDS
@@ -63,17 +63,9 @@ def _changes(recipe: Mapping[str, Any], name: object) -> dict[str, list[Any]]:
         shipped = load_recipe(str(name), []).model_dump()
     except DalleError:
         return {}
-    before, now = _dotted(json.loads(json.dumps(shipped))), _dotted(recipe)
+    before, now = flat_tables(json.loads(json.dumps(shipped))), flat_tables(recipe)
     keys = sorted(before.keys() | now.keys())
     return {key: [before.get(key), now.get(key)] for key in keys if before.get(key) != now.get(key)}
-
-
-def _dotted(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    dotted: dict[str, Any] = {}
-    for key, value in tables.items():
-        is_table = isinstance(value, Mapping)
-        dotted |= _dotted(value, f"{prefix}{key}.") if is_table else {prefix + key: value}
-    return dotted
 
 
 def _metric_lines(folder: RunDir) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from dalle_cli.config import TransformerRecipe
 from dalle_cli.errors import UsageError
+from dalle_cli.recipe import flat_tables
 
 Json = dict[str, Any]
 
@@ -75,7 +76,7 @@ def read_config(path: Path) -> Json:
 
 def overrides_of(path: Path) -> list[str]:
     """Return a file's values for keys of the recipe: the stage, and what is offloaded."""
-    given = _flat(read_config(path))
+    given = flat_tables(read_config(path))
     stage = given.get("zero_optimization.stage", AUTO)
     offloaded = [
         what
@@ -96,8 +97,8 @@ def zero_config(recipe: TransformerRecipe, n_processes: int, *, bucket: int, giv
     are refused, with the reason.
     """
     config = _recipe_config(recipe, n_processes, bucket)
-    expected = DEFAULTS | _flat(config) | _batch_sizes(recipe, n_processes)
-    in_use = _flat({name: section for name, section in given.items() if not _is_off(section)})
+    expected = DEFAULTS | flat_tables(config) | _batch_sizes(recipe, n_processes)
+    in_use = flat_tables({name: section for name, section in given.items() if not _is_off(section)})
 
     problems = []
     for key, value in in_use.items():
@@ -185,16 +186,6 @@ def _batch_sizes(recipe: TransformerRecipe, n_processes: int) -> Json:
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": -(-share // micro),
     }
-
-
-def _flat(tables: Json, prefix: str = "") -> Json:
-    """Flatten nested objects to dotted keys."""
-    flat: Json = {}
-    for key, value in tables.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
 
 
 def _put(config: Json, key: str, value: Any) -> None:

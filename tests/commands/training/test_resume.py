@@ -174,6 +174,21 @@ def test_interrupted_extension_is_resumed_and_extended_again(
     assert retyped.code == 2 and "is a run of 20 steps" in retyped.err
 
 
+def test_inputs_that_the_run_has_no_copy_of_are_given_again(
+    copy_run: Callable, tmp_path: Path, dalle: Callable
+) -> None:
+    run, merges, captions = copy_run("transformer", cut_after=0), tmp_path / "m", tmp_path / "c.txt"
+    run.tokenizer.rename(merges)
+    captions.write_text("a red circle\n")
+    record = record_of(run)
+    record["command"] |= {"tokenizer": str(merges), "preview_captions": str(captions)}
+    run.recipe.write_text(json.dumps(record))
+
+    ended = dalle("resume", run.root)
+    assert ended.code == 0 and f"--tokenizer {merges} --preview-captions {captions}" in ended.err
+    assert run.tokenizer.read_bytes() == merges.read_bytes()
+
+
 def test_restart_without_an_extension_is_refused(dvae_run: Path, dalle: Callable) -> None:
     ended = dalle("resume", dvae_run, "--restart-lr")
     assert ended.code == 2 and "`--restart-lr` needs `--extend N`" in ended.err

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dalle_cli.storage.job_folder import JobFolder
+
 
 @pytest.fixture
 def birds(dalle: Callable, tmp_path: Path) -> Path:
@@ -27,6 +29,31 @@ def test_plan_is_printed_and_nothing_is_written(
     assert facts["seconds"]["all"] > 0
     assert all(len(line) <= 80 for line in ended.err.splitlines() if not line.startswith("$"))
     assert "$ dalle train-dvae" in ended.err and not run.exists()
+
+
+def begin_job(run: Path, birds: Path) -> None:
+    job = {"command": "train", "data": str(birds), "columns": [None, None]}
+    JobFolder.open(run).begin({**job, "hours": None, "like": "tiny"})
+
+
+def test_folder_with_a_job_but_no_plan_yet_is_planned(
+    dalle: Callable, birds: Path, tmp_path: Path
+) -> None:
+    begin_job(tmp_path / "run", birds)
+    ended = dalle("train", birds, "--run", tmp_path / "run", "--like", "tiny", "--plan")
+    assert ended.code == 0 and "$ dalle train-dvae" in ended.err
+
+
+def test_plan_that_is_there_is_printed_and_not_carried_out(
+    dalle: Callable, birds: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    begin_job(run, birds)
+    plan = {"kinds": ["dvae", "transformer"], "copies": 0, "groups": ["trained"]}
+    (run / "plan.json").write_text(json.dumps(plan))
+    ended = dalle("train", birds, "--run", run, "--like", "tiny", "--plan")
+    assert ended.code == 0 and "$ dalle generate" in ended.err
+    assert {path.name for path in run.iterdir()} == {"job.json", "plan.json"}
 
 
 def test_folder_of_something_else_is_refused(dalle: Callable, birds: Path, tmp_path: Path) -> None:
