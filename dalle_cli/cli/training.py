@@ -418,7 +418,7 @@ def resume(
         training, chain = begun
         run_train(
             replace(training, device=device),
-            replace(chain, gpus=gpus),
+            replace(chain, gpus=gpus or chain.gpus),
             Terminal(quiet=quiet, as_json=as_json),
         )
         return

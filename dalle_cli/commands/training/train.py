@@ -43,14 +43,14 @@ def recorded_training(root: Path) -> tuple[TrainOptions, ChainOptions] | None:
     job = JobFolder.open(root)
     if job.recall("command", "generate") != "train":
         return None
-    image_column, caption_column = job.recall("columns", [None, None])
     training = TrainOptions(
         data=(job.recall("data", ""),),
         run=root,
-        image_column=image_column,
-        caption_column=caption_column,
+        image_column=job.recall("image_column", None),
+        caption_column=job.recall("caption_column", None),
     )
-    return training, ChainOptions(hours=job.recall("hours", None), like=job.recall("like", None))
+    chain = {name: job.recall(name, None) for name in ("hours", "like", "gpus")}
+    return training, ChainOptions(**chain)
 
 
 def run_train(training: TrainOptions, chain: ChainOptions, terminal: Terminal) -> None:
@@ -59,9 +59,11 @@ def run_train(training: TrainOptions, chain: ChainOptions, terminal: Terminal) -
     job = {
         "command": "train",
         "data": absolute_source(training.data[0]),
-        "columns": [training.image_column, training.caption_column],
+        "image_column": training.image_column,
+        "caption_column": training.caption_column,
         "hours": chain.hours,
         "like": chain.like,
+        "gpus": chain.gpus,
     }
     folder.check(job, is_complete=True)
 
@@ -70,14 +72,15 @@ def run_train(training: TrainOptions, chain: ChainOptions, terminal: Terminal) -
         measured = make_plan(
             training, hours=chain.hours, like=chain.like, n_devices=chain.gpus or 1
         )
-        terminal.say(plan_text(measured))
     planned = chain_of(measured.plan, measured.captions) if measured else files.read()
 
     commands = _commands(files, planned, training, chain)
+    text = plan_text(measured) if measured else f"{root} has its plan; these are its commands"
     if chain.plan_only:
-        terminal.say("\n".join(map(command_line, commands)))
-        terminal.result(f"nothing written to {root}", plan_facts(measured) if measured else {})
+        lines = [text, "", *map(command_line, commands), f"nothing written to {root}"]
+        terminal.result("\n".join(lines), plan_facts(measured) if measured else {})
         return
+    terminal.say(text)
     if measured is not None:
         folder.begin(job)
         files.write(measured.plan, measured.captions)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dalle_cli.config import TransformerRecipe
 from dalle_cli.data.images import BadSample
 from dalle_cli.errors import DalleError
 from dalle_cli.storage.atomic import atomic_write
@@ -35,11 +36,13 @@ class Chain:
     kinds   of models, in the order of training
     copies  as in `Plan`
     groups  of captions that are generated at the end
+    rank    by what these are ranked where there is no CLIP, as in `generate --rank`
     """
 
     kinds: list[str]
     copies: int
     groups: list[str]
+    rank: str
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class ChainFolder:
         learning = ["--dvae", dvae, "--run", transformer, *machine]
         commands.append(["train-transformer", self.recipe("transformer"), *data, *learning])
 
-        ranking: Command = ["--rank", "caption"]
+        ranking: Command = ["--rank", chain.rank]
         if "clip" in chain.kinds:
             commands.append(["train-clip", self.recipe("clip"), *pictures, "--run", clip, *machine])
             ranking = ["--clip", clip]
@@ -133,7 +136,10 @@ class ChainFolder:
 def chain_of(plan: Plan, captions: Mapping[str, list[str]]) -> Chain:
     """Return the chain of a plan and of the captions of each group."""
     groups = [group for group, some in captions.items() if some]
-    return Chain(list(plan.recipes), plan.copies, groups)
+    transformer = plan.recipes["transformer"]
+    assert isinstance(transformer, TransformerRecipe)
+    rank = "caption" if transformer.loss.caption_dropout else "perplexity"
+    return Chain(list(plan.recipes), plan.copies, groups, rank)
 
 
 def chosen_captions(data: RunData) -> dict[str, list[str]]:

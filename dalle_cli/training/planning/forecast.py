@@ -13,7 +13,7 @@ from dalle_cli.training.planning.memory import checkpoint_bytes
 from dalle_cli.training.planning.situation import EFFICIENCY
 
 MANY_PASSES = 2_000  # over the data, of which nothing is left to learn
-FEW_HELD_OUT = 8  # samples, whose loss says little
+FEW_HELD_OUT = 5  # samples, whose loss says little
 WEEK = 7 * 24 * 3600  # seconds
 
 

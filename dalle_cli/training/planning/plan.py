@@ -105,10 +105,18 @@ def plan_like(name: str, situation: Situation) -> Plan:
         raise UsageError(message, f"there are {', '.join(complete)}")
 
     kinds = [kind for kind in SHARES if f"{kind}/{name}" in shipped]
-    recipes = {kind: load_recipe(f"{kind}/{name}", []) for kind in kinds}
+    n_devices = situation.machine.n_devices
+    recipes = {kind: _divisible(load_recipe(f"{kind}/{name}", []), n_devices) for kind in kinds}
     choices = tuple(Choice(kind, f"{kind}/{name}", "as --like asks") for kind in kinds)
     plan = Plan(recipes, {}, choices, 0)
     return replace(plan, copies=limit_for(COPIES, situation.pictures.n_samples))
+
+
+def _divisible(recipe: Recipe, n_devices: int) -> Recipe:
+    """Return a recipe whose batch can be divided among devices, at least as large as it was."""
+    batch_size = math.ceil(recipe.training.global_batch_size / n_devices) * n_devices
+    training = recipe.training.model_copy(update={"global_batch_size": batch_size})
+    return recipe.model_copy(update={"training": training})
 
 
 def fit_steps(plan: Plan, situation: Situation, rehearsals: Mapping[str, Rehearsal]) -> Plan:

@@ -34,7 +34,8 @@ TRANSFORMER_LR = {128: 2e-3, 384: 1.2e-3, 512: 1e-3, 768: 6e-4}
 CLIP_LR = 1e-3
 
 FEW = 1_000  # samples, below which BPE dropout costs more than it teaches
-LARGEST_SHARE, HELD_OUT = 0.05, 512  # held out: this share of few samples, this number of many
+# held out: this share, but no fewer samples than these, and no more than those
+USUAL_SHARE, FEWEST_HELD_OUT, MOST_HELD_OUT = 0.05, 6, 512
 REPORTS, SAVES = 60, 8  # in a run
 GPU_WORKERS = 6
 
@@ -58,7 +59,7 @@ def planned_recipe(table: ModelTable, length: Length, situation: Situation) -> R
         "kind": kind,
         "model": table.model_dump(include=set(MODEL_SIZES[kind].model_fields)),
         "data": {
-            "validation_share": round(min(LARGEST_SHARE, HELD_OUT / n_samples), 6),
+            "validation_share": _validation_share(n_samples),
             "shuffle_block": 64 if n_samples < 100_000 else 1024,
             "max_bad_share": 0.05,
         },
@@ -77,6 +78,12 @@ def planned_recipe(table: ModelTable, length: Length, situation: Situation) -> R
     elif isinstance(table, DVAEModelTable):
         tables |= _dvae_science(table)
     return parse_recipe(tables, source="the plan")
+
+
+def _validation_share(n_samples: int) -> float:
+    """Return the share to hold out: enough to measure on, and little more."""
+    share = max(min(USUAL_SHARE, MOST_HELD_OUT / n_samples), FEWEST_HELD_OUT / n_samples)
+    return round(min(share, 0.5), 6)
 
 
 def intervals(steps: int) -> dict[str, int]:

@@ -21,19 +21,23 @@ def test_plan_is_printed_and_nothing_is_written(
     dalle: Callable, birds: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    words = ("train", str(birds), "--run", str(run), "--like", "tiny", "--plan", "--json")
-    ended = dalle(*words)
+    ended = dalle("train", birds, "--run", run, "--like", "tiny", "--plan")
     assert ended.code == 0, ended.err
+    lines = ended.out.splitlines()
+    assert all(len(line) <= 80 for line in lines if not line.startswith(("$", "nothing")))
+    assert any(line.startswith("$ dalle train-dvae") for line in lines) and not run.exists()
+
+
+def test_plan_as_json_has_recipes_and_times(dalle: Callable, birds: Path, tmp_path: Path) -> None:
+    ended = dalle("train", birds, "--run", tmp_path / "run", "--like", "tiny", "--plan", "--json")
     facts = json.loads(ended.out)
     assert set(facts["recipes"]) == {"dvae", "transformer", "clip"}
     assert facts["seconds"]["all"] > 0
-    assert all(len(line) <= 80 for line in ended.err.splitlines() if not line.startswith("$"))
-    assert "$ dalle train-dvae" in ended.err and not run.exists()
 
 
 def begin_job(run: Path, birds: Path) -> None:
-    job = {"command": "train", "data": str(birds), "columns": [None, None]}
-    JobFolder.open(run).begin({**job, "hours": None, "like": "tiny"})
+    job = dict.fromkeys(("image_column", "caption_column", "hours", "gpus"))
+    JobFolder.open(run).begin({"command": "train", "data": str(birds), "like": "tiny", **job})
 
 
 def test_folder_with_a_job_but_no_plan_yet_is_planned(
@@ -41,7 +45,7 @@ def test_folder_with_a_job_but_no_plan_yet_is_planned(
 ) -> None:
     begin_job(tmp_path / "run", birds)
     ended = dalle("train", birds, "--run", tmp_path / "run", "--like", "tiny", "--plan")
-    assert ended.code == 0 and "$ dalle train-dvae" in ended.err
+    assert ended.code == 0 and "$ dalle train-dvae" in ended.out
 
 
 def test_plan_that_is_there_is_printed_and_not_carried_out(
@@ -49,10 +53,10 @@ def test_plan_that_is_there_is_printed_and_not_carried_out(
 ) -> None:
     run = tmp_path / "run"
     begin_job(run, birds)
-    plan = {"kinds": ["dvae", "transformer"], "copies": 0, "groups": ["trained"]}
+    plan = {"kinds": ["dvae", "transformer"], "copies": 0, "groups": ["trained"], "rank": "caption"}
     (run / "plan.json").write_text(json.dumps(plan))
     ended = dalle("train", birds, "--run", run, "--like", "tiny", "--plan")
-    assert ended.code == 0 and "$ dalle generate" in ended.err
+    assert ended.code == 0 and "$ dalle generate" in ended.out
     assert {path.name for path in run.iterdir()} == {"job.json", "plan.json"}
 
 

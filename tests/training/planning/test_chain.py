@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +57,17 @@ def test_without_clip_and_tokens_pictures_are_read_and_captions_rank(tmp_path: P
     assert commands[2][commands[2].index("--rank") + 1] == "caption"
 
 
+def test_likelihood_ranks_where_no_empty_captions_are_trained(tmp_path: Path) -> None:
+    plan = plan_of("dvae", "transformer")
+    learning = load_recipe("transformer/tiny", ["loss.caption_dropout=0.0"])
+    chain = chain_of(replace(plan, recipes={**plan.recipes, "transformer": learning}), CAPTIONS)
+    assert chain.rank == "perplexity"
+
+
 def test_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
     files, plan = ChainFolder(tmp_path), plan_of("dvae", "transformer")
     files.write(plan, CAPTIONS)
-    assert files.read() == Chain(["dvae", "transformer"], 2, ["trained"])
+    assert files.read() == Chain(["dvae", "transformer"], 2, ["trained"], "caption")
     assert files.captions("trained").read_text() == "a bird\n"
     text = files.recipe("dvae").read_text()
     assert "# picture: 32 px; small ones" in text
