@@ -32,7 +32,7 @@ class Terminal:
     def say(self, text: str) -> None:
         """Print a note; silent under --quiet."""
         if not self.is_quiet:
-            self._console.print(Text(text))
+            self._print(Text(text))
 
     def suggest(self, words: list[str]) -> None:
         """Print the command that comes next, ready to be copied: it breaks before options only."""
@@ -62,7 +62,12 @@ class Terminal:
 
     def warn(self, text: str) -> None:
         """Print a warning, even under --quiet."""
-        self._console.print(Text("warning: ", style="yellow").append(text, style="default"))
+        self._print(Text("warning: ", style="yellow").append(text, style="default"))
+
+    def _print(self, text: Text) -> None:
+        """Print lines that a terminal breaks between words, unless they are a command to copy."""
+        is_command = text.plain.lstrip().startswith("$ ")
+        self._console.print(text, soft_wrap=is_command or not self._console.is_terminal)
 
     def warn_about(self, problems: list[tuple[str, str]]) -> None:
         """Warn about the first problems of a data set, (where, reason) each, and count the rest."""

@@ -22,3 +22,31 @@ def test_suggested_command_can_be_copied_from_a_terminal_of_any_width(
         width, len("next: dalle " + " ".join(WORDS[:2])) + 2
     )
     assert len(text.splitlines()) == {40: 3, 80: 2, 200: 1}[width]
+
+
+def test_notes_and_warnings_break_between_words_on_a_terminal_and_not_in_a_pipe(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("NO_COLOR", "1")
+    text = "the model will know them by heart long before"
+    for is_terminal, n_lines in ((True, 2), (False, 1)):
+        if is_terminal:
+            monkeypatch.setenv("FORCE_COLOR", "1")  # which makes any stream a terminal
+        else:
+            monkeypatch.delenv("FORCE_COLOR")
+        Terminal().warn(text)
+        warning = capsys.readouterr().err
+        assert warning.split() == ["warning:", *text.split()]
+        Terminal().say(text)
+        assert len(capsys.readouterr().err.splitlines()) == n_lines
+
+
+def test_command_to_copy_is_never_broken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    command = "$ dalle train-dvae dvae/demo --data pictures/ --run runs/dvae"
+    Terminal().say(f"\n{command}")
+    assert capsys.readouterr().err == f"\n{command}\n"
