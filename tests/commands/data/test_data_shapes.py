@@ -15,7 +15,11 @@ def test_interrupted_command_leaves_nothing_and_can_be_repeated(
 ) -> None:
     words = ["data", "shapes", str(tmp_path / "shapes"), "--pictures", "1000000"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "dalle_cli", *words], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "dalle_cli", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        # a test run in the background ignores Ctrl-C, and so would this process
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while process.poll() is None and not list(tmp_path.glob(".shapes.unfinished/train/*.png")):
         time.sleep(0.01)
