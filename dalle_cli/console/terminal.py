@@ -48,7 +48,8 @@ class Terminal:
             else:
                 lines[-1] += " \\"
                 lines.append(f"    {option}")
-        self.say("\n".join(lines))
+        if not self.is_quiet:
+            self._console.print(Text("\n".join(lines)), soft_wrap=True)
 
     @property
     def picture_columns(self) -> int:
