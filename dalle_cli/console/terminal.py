@@ -35,16 +35,21 @@ class Terminal:
             self._print(Text(text))
 
     def suggest(self, words: list[str]) -> None:
-        """Print the command that comes next, ready to be copied: it breaks before options only."""
+        """Print the command that comes next, ready to be copied.
+
+        A terminal breaks it before options only.
+        """
         options = re.split(" (?=--[a-z])", shlex.join(words))
         lines = [f"next: dalle {options[0]}"]
         for option in options[1:]:
-            if len(f"{lines[-1]} {option} \\") <= self._console.width:
+            fits = len(f"{lines[-1]} {option} \\") <= self._console.width
+            if fits or not self._console.is_terminal:
                 lines[-1] += f" {option}"
             else:
                 lines[-1] += " \\"
                 lines.append(f"    {option}")
-        self.say("\n".join(lines))
+        if not self.is_quiet:
+            self._console.print(Text("\n".join(lines)), soft_wrap=True)
 
     @property
     def picture_columns(self) -> int:

@@ -14,6 +14,7 @@ def test_suggested_command_can_be_copied_from_a_terminal_of_any_width(
     width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("FORCE_COLOR", "1")  # which makes any stream a terminal
     words = [*WORDS, "--run", "DIR"]
     Terminal().suggest(words)
     text = capsys.readouterr().err
