@@ -3,9 +3,9 @@
 import tomllib
 
 import pytest
-from dalle_cli.commands.reports.recipe_text import toml_text
 
 from dalle_cli.recipe import load_recipe, parse_recipe, shipped_recipes, without_absent
+from dalle_cli.recipe_text import toml_text
 from dalle_cli.schedules import extend_recipe
 
 

@@ -693,6 +693,7 @@ def test_deepspeed_file_that_contradicts_the_recipe_leaves_nothing_behind(
     assert tree(place.root) == before
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of DeepSpeed, which a dry run starts
 @pytest.mark.parametrize("setting", ["runtime.engine=deepspeed", "runtime.offload=optimizer"])
 def test_stage_of_a_deepspeed_file_goes_with_what_the_command_line_says(
     setting: str, place: Place, dalle: Callable

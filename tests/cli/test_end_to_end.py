@@ -142,6 +142,8 @@ def test_quiet_training_prints_results_alone(
         "--run",
         tmp_path / "run",
         *TINY,
+        "--set",
+        "data.validation_share=0.35",  # of fewer held-out samples it would warn
         "--quiet",
     )
     assert (ended.code, ended.out, ended.err) == (0, f"{tmp_path / 'run'}\n", "")

@@ -150,6 +150,8 @@ def choose_dvae(
     chosen = max(affordable, default=DVAE_WIDTHS[0])
 
     reason = f"the widest that sees {need:,} pictures in {SHARES['dvae']:.0%} of the time"
+    if need * sample_flops(table(chosen)) > operations:
+        reason = "the narrowest, as the time is short"
     value = f"{chosen} channels, {codebook:,} entries"
     return table(chosen), Choice("dVAE", value, reason)
 
@@ -197,6 +199,8 @@ def choose_transformer(
     chosen = max(takewhile(is_affordable, allowed), default=TRANSFORMERS[0])
 
     reason = f"the largest that sees {need:,} samples in {SHARES['transformer']:.0%} of the time"
+    if not is_affordable(chosen):
+        reason = "the smallest, as the time is short"
     value = f"{chosen[1]} layers of {chosen[0]}"
     return table(chosen), Choice("transformer", value, reason)
 

@@ -138,7 +138,7 @@ def test_another_kind_of_model_is_refused_before_anything_is_written(
 ) -> None:
     for words in ([], ["--dry-run"]):
         ended = train(kind, tmp_path / "run", "--init-from", run_of(other).root, *words)
-        assert ended.code == 1 and f"holds a {other}, not a {kind}" in ended.err
+        assert ended.code == 2 and f"holds a {other}, not a {kind}" in ended.err
     assert "no such run" in train(kind, tmp_path / "run", "--init-from", tmp_path / "absent").err
     assert not (tmp_path / "run").exists()
 
