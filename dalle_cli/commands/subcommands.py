@@ -3,7 +3,7 @@
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dalle_cli.console import Terminal
@@ -14,6 +14,11 @@ from dalle_cli.runtime.signals import stop_signals_forwarded
 def command_line(arguments: Sequence[Any]) -> str:
     """Return a `dalle` command as one would type it."""
     return f"$ dalle {shlex.join(map(str, arguments))}"
+
+
+def option_words(options: Mapping[str, str | None]) -> list[str]:
+    """Return options with their values as words, without those that have none."""
+    return [word for name, value in options.items() if value for word in (name, value)]
 
 
 def run_subcommand(arguments: Sequence[Any], terminal: Terminal, *, hint: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dalle_cli.commands.reports.planning.chain_results import save_chain_grid
 from dalle_cli.commands.reports.planning.plan_text import plan_facts, plan_text
-from dalle_cli.commands.subcommands import command_line, run_subcommand
+from dalle_cli.commands.subcommands import command_line, option_words, run_subcommand
 from dalle_cli.console import Terminal
 from dalle_cli.runtime.devices import choose_device
 from dalle_cli.storage.job_folder import JobFolder
@@ -72,6 +72,8 @@ def run_train(training: TrainOptions, chain: ChainOptions, terminal: Terminal) -
         measured = make_plan(
             training, hours=chain.hours, like=chain.like, n_devices=chain.gpus or 1
         )
+        for doubt, hint in measured.doubts():
+            terminal.warn(f"{doubt}\nhint: {hint}")
     planned = chain_of(measured.plan, measured.captions) if measured else files.read()
 
     commands = _commands(files, planned, training, chain)
@@ -97,23 +99,19 @@ def _commands(
 ) -> list[Command]:
     gpus = None if chain.gpus is None else str(chain.gpus)
     machine = {"--device": None if training.device == "auto" else training.device, "--gpus": gpus}
-    columns, source = _words(_columns(training)), training.data[0]
-    return files.commands(planned, source, columns=columns, machine=_words(machine))
+    columns, source = option_words(_columns(training)), training.data[0]
+    return files.commands(planned, source, columns=columns, machine=option_words(machine))
 
 
 def _columns(training: TrainOptions) -> dict[str, str | None]:
     return {"--image-column": training.image_column, "--caption-column": training.caption_column}
 
 
-def _words(options: dict[str, str | None]) -> list[str]:
-    return [word for name, value in options.items() if value for word in (name, value)]
-
-
 def _what_next(files: ChainFolder, training: TrainOptions, chain: ChainOptions) -> str:
     """Return what to try after the pictures."""
     hours = chain.hours or HOURS[choose_device(training.device).type]
     longer = {"--run": f"{files.root}-longer", "--hours": f"{2 * hours:g}", "--like": chain.like}
-    words = ["train", training.data[0], *_words(longer | _columns(training))]
+    words = ["train", training.data[0], *option_words(longer | _columns(training))]
     generate = shlex.join(["generate", str(files.run("transformer"))])
     return (
         f'next: dalle {generate} "a caption" -n 8 --show\n'

@@ -3,6 +3,7 @@
 Nothing is written.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -25,6 +26,7 @@ from dalle_cli.training.run import TrainOptions
 from dalle_cli.training.run_data import Portion, RunData
 
 HOURS = {"cpu": 0.25, "cuda": 2.0}  # by default
+FEW_STEPS = 300
 WRONG = 1.5  # factor by which the estimated rate may be off before the sizes are chosen again
 
 
@@ -45,6 +47,22 @@ class MeasuredPlan:
         """The time that everything is expected to take."""
         rest = 1 - sum(SHARES.values())
         return sum(self.plan.seconds.values()) + rest * self.situation.seconds
+
+    def doubts(self) -> list[tuple[str, str]]:
+        """Return what makes no sense in the plan, each with what helps."""
+        hours, n_samples = self.situation.seconds / 3600, self.situation.pictures.n_samples
+        found = []
+        for kind, recipe in self.plan.recipes.items():
+            training = recipe.training
+            seen = training.steps * training.global_batch_size
+            if training.steps < FEW_STEPS:
+                longer = math.ceil(10 * hours * FEW_STEPS / training.steps) / 10
+                doubt = f"{training.steps:,} steps teach the {kind} next to nothing"
+                found.append((doubt, f"`--hours {longer:g}`"))
+            elif seen < n_samples:
+                doubt = f"the {kind} sees {seen:,} of {n_samples:,} pictures in the time"
+                found.append((doubt, f"`--hours {hours * n_samples / seen:.2g}` for all of them"))
+        return found
 
 
 def make_plan(
