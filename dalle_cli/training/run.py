@@ -177,7 +177,7 @@ class TrainingRun(Generic[RecipeT]):
             steps = self.recipe.training.steps
             if engine.step >= steps:
                 saver.restore_model(engine.inference_weights())
-                done = f"{self.folder.root} is already at step {engine.step} of {steps}"
+                done = f"{self.folder.root} is already at step {engine.step:,} of {steps:,}"
                 longer = f"`dalle resume {shlex.quote(str(self.folder.root))} --extend N`"
                 self.terminal.say(f"{done}: nothing to do\nhint: {longer} trains N more")
                 return

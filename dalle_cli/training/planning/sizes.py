@@ -152,6 +152,8 @@ def choose_dvae(
     reason = f"the widest that sees {need:,} pictures in {SHARES['dvae']:.0%} of the time"
     if need * sample_flops(table(chosen)) > operations:
         reason = "the narrowest, as the time is short"
+    elif chosen == allowed[-1]:
+        reason = f"wide enough for {n_pictures:,} pictures"
     value = f"{chosen} channels, {codebook:,} entries"
     return table(chosen), Choice("dVAE", value, reason)
 
@@ -201,6 +203,8 @@ def choose_transformer(
     reason = f"the largest that sees {need:,} samples in {SHARES['transformer']:.0%} of the time"
     if not is_affordable(chosen):
         reason = "the smallest, as the time is short"
+    elif chosen == allowed[-1]:
+        reason = f"large enough for {situation.pictures.n_samples:,} pictures"
     value = f"{chosen[1]} layers of {chosen[0]}"
     return table(chosen), Choice("transformer", value, reason)
 

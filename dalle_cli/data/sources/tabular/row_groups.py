@@ -74,6 +74,7 @@ def read_footer(path: str) -> tuple[Any, list[int]]:
 
 
 def read_row_group(path: str, number: int, names: list[str]) -> Any:
+    """Read the named columns of one row group as a pyarrow table; raises OSError if damaged."""
     pyarrow, parquet = _libraries()
     try:
         # In a loader process, pyarrow's threads would be those of its parent
