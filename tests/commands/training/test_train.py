@@ -91,8 +91,11 @@ def test_whole_chain_ends_with_a_grid_and_is_resumed(
     assert recipe["kind"] == "dvae"
 
     (run / "grid.png").unlink()
+    metrics = {path: path.read_bytes() for path in run.glob("*/metrics.jsonl")}
     again = dalle("resume", str(run))
     assert again.code == 0, again.err
-    assert (run / "grid.png").is_file() and "nothing to do" in again.err
+    assert (run / "grid.png").is_file()
+    assert len(metrics) == 3  # nothing is trained again
+    assert all(path.read_bytes() == lines for path, lines in metrics.items())
     other = dalle(*words[:-1], "1")
     assert other.code == 2 and "another job" in other.err
