@@ -97,8 +97,8 @@ TokenizerFile = Annotated[
     Path | None,
     typer.Option(
         "--tokenizer",
-        metavar="FILE|learn",
-        help="A merges.json; by default that of --init-from, or one learnt from the captions.",
+        metavar="FILE",
+        help="A merges.json; by default one is learnt from the captions.",
         rich_help_panel=INPUT,
     ),
 ]

@@ -78,7 +78,6 @@ def _options(
 ) -> "TrainOptions":
     from dalle_cli.storage.run_record import absolute_source
     from dalle_cli.training.run import TrainOptions
-    from dalle_cli.training.tasks.tokenizer_choice import LEARN
 
     inputs = {
         "valid": valid,
@@ -94,8 +93,6 @@ def _options(
         "caption_column": caption_column,
         **{name: given and absolute_source(str(given)) for name, given in inputs.items()},
     }
-    if tokenizer == LEARN:
-        command["tokenizer"] = str(LEARN)
     return TrainOptions(
         data=tuple(data),
         run=run,

@@ -217,7 +217,7 @@ def learn_merges(
     n_merges = min(vocab_size - N_SYMBOLS, sum(len(word) - 1 for word in counts))
     for name in LEARNERS if backend == "auto" else [backend]:
         try:
-            merges = LEARNERS[name](_lines(counts), set().union(*counts), n_merges)
+            merges = LEARNERS[name](repeated_words(counts), set().union(*counts), n_merges)
         except ImportError:
             continue
         return Tokenizer(merges, name)
@@ -228,7 +228,7 @@ def learn_merges(
     )
 
 
-def _lines(counts: Counter[str]) -> Iterator[str]:
+def repeated_words(counts: Counter[str]) -> Iterator[str]:
     """Yield a line per distinct word, in sorted order, that repeats it as often as it occurs."""
     for word in sorted(counts):
         yield " ".join([word] * counts[word])

@@ -1,9 +1,14 @@
-"""The tokenizer of a run: the one it began with, a given one, or one learnt from its captions."""
+"""The tokenizer of a run: the one it began with, a given one, or one learnt from its captions.
+
+A run that starts from another's weights extends that one's tokenizer: every token keeps its row of
+the embedding, and the words of the new captions get tokens of their own.
+"""
 
 from pathlib import Path
 from typing import Any
 
 from dalle_cli.config import TokenizerTable
+from dalle_cli.data.text.extension import extend_tokenizer
 from dalle_cli.data.text.known_words import KnownWords
 from dalle_cli.data.tokenizer import Tokenizer, learn_merges
 from dalle_cli.errors import UsageError
@@ -11,23 +16,17 @@ from dalle_cli.storage.atomic import atomic_write
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.run import TrainingRun
 
-LEARN = Path("learn")  # what `--tokenizer` names in place of a file
-
 
 def choose_tokenizer(run: TrainingRun[Any], table: TokenizerTable, given: Path | None) -> Tokenizer:
     """Return the run's tokenizer, or the given one, or learn one from the training captions.
 
-    A run that starts from another keeps that one's tokenizer, as is usual in fine-tuning: few new
-    captions would teach a small vocabulary, and the words that only the other run has seen would
-    fall apart. `LEARN` in place of a file learns one all the same.
+    Where the run starts from another, what is learnt extends that one's tokenizer.
 
     Raises UsageError where the given one is not the run's, or is larger than the recipe allows.
     """
-    named = None
-    if given is not None and given != LEARN:
-        if not given.exists():
-            raise UsageError(f"no such tokenizer: {given}", "name a merges.json of another run")
-        named = Tokenizer.load(given)
+    if given is not None and not given.exists():
+        raise UsageError(f"no such tokenizer: {given}", "name a merges.json of another run")
+    named = None if given is None else Tokenizer.load(given)
     if run.folder.is_run and run.folder.tokenizer.is_file():
         tokenizer = Tokenizer.load(run.folder.tokenizer)
         if named is not None and named.merges != tokenizer.merges:
@@ -35,16 +34,30 @@ def choose_tokenizer(run: TrainingRun[Any], table: TokenizerTable, given: Path |
             raise UsageError(message, "leave out --tokenizer")
         return tokenizer
 
-    if given is None and run.init_from is not None:
-        given = RunDir(run.init_from).tokenizer
-        named = Tokenizer.load(given) if given.is_file() else None
-    if named is None:
-        return _learn(run, table)
-    if named.vocab_size > table.vocab_size:
-        size, allowed = named.vocab_size, table.vocab_size
-        message = f"{given} has {size:,} entries, `tokenizer.vocab_size` allows {allowed:,}"
-        raise UsageError(message, f"`--set tokenizer.vocab_size={size}`")
-    return named
+    if named is not None:
+        if named.vocab_size > table.vocab_size:
+            size, allowed = named.vocab_size, table.vocab_size
+            message = f"{given} has {size:,} entries, `tokenizer.vocab_size` allows {allowed:,}"
+            raise UsageError(message, f"`--set tokenizer.vocab_size={size}`")
+        return named
+    if run.init_from is not None and RunDir(run.init_from).tokenizer.is_file():
+        return _extend(run, table, Tokenizer.load(RunDir(run.init_from).tokenizer))
+    return _learn(run, table)
+
+
+def _extend(run: TrainingRun[Any], table: TokenizerTable, earlier: Tokenizer) -> Tokenizer:
+    """Extend a tokenizer in the main process, for all processes."""
+    tokenizer = None
+    if run.world.is_main:
+        captions = run.data.training.captions()
+        tokenizer = extend_tokenizer(earlier, captions, table.vocab_size)
+    tokenizer = run.world.broadcast(tokenizer)
+
+    more = f"learnt {tokenizer.vocab_size - earlier.vocab_size:,} more from the captions"
+    if earlier.vocab_size >= table.vocab_size:
+        more = f"`tokenizer.vocab_size={table.vocab_size}` leaves no room for more"
+    run.terminal.say(f"kept the {earlier.vocab_size:,} text tokens of {run.init_from}; {more}")
+    return tokenizer
 
 
 def _learn(run: TrainingRun[Any], table: TokenizerTable) -> Tokenizer:

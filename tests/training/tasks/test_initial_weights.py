@@ -32,9 +32,9 @@ def run_of(request: pytest.FixtureRequest) -> Callable[[str], RunDir]:
 def train(pairs: Path, dvae_run: Path, dalle: Callable) -> Callable:
     """Train for an update that changes no weight."""
 
-    def train_kind(kind: str, run: Path, *words: object):
+    def train_kind(kind: str, run: Path, *words: object, data: Path = pairs):
         own = ["--dvae", dvae_run] if kind == "transformer" else []
-        shared = ["--data", pairs, "--run", run, *own, *STILL]
+        shared = ["--data", data, "--run", run, *own, *STILL]
         return dalle(f"train-{kind}", f"{kind}/tiny", *shared, *words)
 
     return train_kind
@@ -153,16 +153,38 @@ def test_an_export_serves_as_well(
     assert RunDir(tmp_path / "run").tokenizer.read_bytes() == source.tokenizer.read_bytes()
 
 
-def test_a_vocabulary_is_learnt_again_on_demand(
+@pytest.mark.parametrize("kind", WITH_TEXT)
+def test_new_words_get_tokens_and_the_old_ones_keep_their_rows(
+    kind: str, run_of: Callable, train: Callable, make_pairs: Callable, tmp_path: Path
+) -> None:
+    data = make_pairs(tmp_path / "data", 12)
+    for caption in data.glob("*.txt"):
+        caption.write_text("a turquoise octopus\n")
+    earlier = run_of(kind)
+    old = Tokenizer.load(earlier.tokenizer)
+    words = ["--init-from", earlier.root, "--set", "tokenizer.vocab_size=400"]
+    ended = train(kind, tmp_path / "run", *words, data=data)
+    assert ended.code == 0, ended.err
+
+    run = RunDir(tmp_path / "run")
+    new = Tokenizer.load(run.tokenizer)
+    assert new.merges[: len(old.merges)] == old.merges
+    assert [new.pieces[i] for i in new.encode("octopus")] == ["▁octopus"]
+    assert len(old.encode("octopus")) > 1
+    before, after = weights_of(earlier), weights_of(run)
+    for name in TEXT_ROWS[kind]:
+        kept, given = after[name][: old.vocab_size], before[name][: old.vocab_size]
+        torch.testing.assert_close(kept, given, rtol=0, atol=1e-7, msg=name)
+
+
+def test_a_vocabulary_without_room_is_kept(
     run_of: Callable, train: Callable, tmp_path: Path
 ) -> None:
-    words = ["--init-from", run_of("clip").root, "--tokenizer", "learn"]
-    smaller = ["--set", "tokenizer.vocab_size=300"]
-    ended = train("clip", tmp_path / "run", *words, *smaller)
-    assert ended.code == 0 and "learnt a vocabulary of 300" in ended.err
-    assert "302 of 302 text tokens" in ended.err
-    refused = train("clip", tmp_path / "other", *words[:2], *smaller)
-    assert refused.code == 2 and "`--set tokenizer.vocab_size=" in refused.err
+    earlier = run_of("clip")
+    words = ["--init-from", earlier.root, "--set", "tokenizer.vocab_size=300"]
+    ended = train("clip", tmp_path / "run", *words)
+    assert ended.code == 0 and "`tokenizer.vocab_size=300` leaves no room for more" in ended.err
+    assert RunDir(tmp_path / "run").tokenizer.read_bytes() == earlier.tokenizer.read_bytes()
 
 
 def test_a_run_that_is_resumed_remembers_what_it_started_from(
