@@ -92,7 +92,7 @@ def _masks_of(table: ModelTable, name: str, folder: Path | None) -> dict[str, An
     if folder is None:
         return {}
     if not isinstance(table, TrainedTransformerTable):
-        raise DalleError(f"{name} is a {kind_of(table)}, which has no attention masks to draw")
+        raise UsageError(f"{name} is a {kind_of(table)}, which has no attention masks to draw")
     return {"masks": _draw_masks(table, folder)}
 
 

@@ -89,19 +89,21 @@ def resuming(root: Path) -> str:
 
 
 def check_is_run(folder: RunDir) -> None:
-    """Raise DalleError unless the folder holds the run of a training command.
+    """Raise UsageError unless the folder holds the run of a training command.
 
     Folders of other commands are told apart here, by the `command` in their `job.json`.
     """
     if folder.is_run:
         return
     if folder.is_empty:
-        raise DalleError(f"no such run: {folder.root}")
+        raise UsageError(f"no such run: {folder.root}")
     hint = "a run holds `recipe.json`"
-    if (folder.root / JOB).is_file():
+    if folder.export.is_file():
+        hint = f"it is an export: `--init-from {shlex.quote(str(folder.root))}` trains from it"
+    elif (folder.root / JOB).is_file():
         command = JobFolder.open(folder.root).recall("command", "generate")
         hint = f"to resume it, run the same `dalle {command}` command again"
-    raise DalleError(f"{folder.root} is not a run of a training command", hint)
+    raise UsageError(f"{folder.root} is not a run of a training command", hint)
 
 
 def check_folder(

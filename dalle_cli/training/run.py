@@ -121,7 +121,12 @@ class TrainingRun(Generic[RecipeT]):
     def amount(self) -> Amount:
         """How much the run trains on."""
         data = self.data
-        return Amount(self.recipe, len(data.training.indices), len(data.validation.indices))
+        return Amount(
+            self.recipe,
+            len(data.training.indices),
+            len(data.validation.indices),
+            has_valid=data.validation.source is not data.training.source,
+        )
 
     def _warn(self, doubts: list[tuple[str, str]]) -> None:
         for doubt, help_ in doubts:
@@ -218,6 +223,7 @@ class TrainingRun(Generic[RecipeT]):
         expected = forecast(
             self.recipe,
             rehearsal.seconds_per_step,
+            steps_done=0 if self.checkpoint is None else step_of(self.checkpoint),
             seconds_per_validation=rehearsal.seconds_per_validation,
             peak_bytes=rehearsal.peak_bytes,
         )

@@ -203,9 +203,6 @@ KNOWN_FAILURES = {  # exit code 1
         lambda p: p.train_transformer("--tokenizer", p.folder("merges")),
         ["cannot read the tokenizer"],
     ),
-    "masks of a dVAE": (
-        lambda p: ["info", "dvae/tiny", "--masks", p.root / "masks"], ["no attention masks"],
-    ),
     "folder without pictures": (
         lambda p: ["reconstruct", p.dvae, p.folder("empty"), "--out", p.root / "out"],
         ["no usable picture"],
@@ -259,6 +256,9 @@ KNOWN_FAILURES = {  # exit code 1
 }  # fmt: skip
 
 WRONG_USAGE = {  # exit code 2
+    "masks of a dVAE": (
+        lambda p: ["info", "dvae/tiny", "--masks", p.root / "masks"], ["no attention masks"],
+    ),
     # what is named and is not there, or is something else
     "run to export that is missing": (
         lambda p: ["export", p.root / "absent", "--out", p.root / "out"],

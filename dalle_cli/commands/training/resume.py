@@ -46,8 +46,8 @@ def plan_resume(
     extend      number of updates beyond the recipe's last step, for a finished run
     restart_lr  whether the learning rate restarts for them
 
-    Raises DalleError where the folder holds no run, or its record is damaged, and UsageError where
-    a run that has not finished is to be extended.
+    Raises UsageError where the folder holds no run, or one that has not finished is to be extended,
+    and DalleError where its record is damaged.
     """
     if restart_lr and extend is None:
         raise UsageError("`--restart-lr` needs `--extend N`")

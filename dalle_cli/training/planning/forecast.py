@@ -22,11 +22,13 @@ class Amount:
     """How much a run trains on.
 
     n_training, n_held_out  samples
+    has_valid               whether those held out are a source of their own
     """
 
     recipe: Recipe
     n_training: int
     n_held_out: int
+    has_valid: bool = False
 
     @property
     def passes(self) -> float:
@@ -56,10 +58,13 @@ class Amount:
             )
         if self.n_held_out < FEW_HELD_OUT:
             share = min(FEW_HELD_OUT / (self.n_training + self.n_held_out), 0.5)
+            plural = "" if self.n_held_out == 1 else "s"
             found.append(
                 (
-                    f"held-out figures of {self.n_held_out} samples say little",
-                    f"`--set data.validation_share={share:.2g}`, or `--valid SRC`",
+                    f"held-out figures of {self.n_held_out} sample{plural} say little",
+                    "`--valid` with more pictures"
+                    if self.has_valid
+                    else f"`--set data.validation_share={share:.2g}`, or `--valid SRC`",
                 )
             )
         return found
@@ -105,11 +110,14 @@ def forecast(
     recipe: Recipe,
     seconds_per_step: float,
     *,
+    steps_done: int = 0,
     seconds_per_validation: float = 0.0,
     peak_bytes: int | None = None,
 ) -> Forecast:
-    """Return the forecast of a recipe's run at a pace."""
-    steps, runtime = recipe.training.steps, recipe.runtime
+    """Return the forecast of a recipe's run at a pace, or of what is left of it."""
+    steps, runtime = max(recipe.training.steps - steps_done, 0), recipe.runtime
+    if steps == 0:
+        return Forecast(0.0, peak_bytes, checkpoints_bytes(recipe))
     # the last update is followed by a validation, whenever the one before it was
     n_validations = 1 + (steps - 1) // runtime.validate_every
     return Forecast(

@@ -194,14 +194,20 @@ def test_restart_without_an_extension_is_refused(dvae_run: Path, dalle: Callable
     assert ended.code == 2 and "`--restart-lr` needs `--extend N`" in ended.err
 
 
-def test_what_is_no_run_is_told_with_what_resumes_it(tmp_path: Path, dalle: Callable) -> None:
+def test_what_is_no_run_is_told_with_what_resumes_it(
+    dvae_run: Path, tmp_path: Path, dalle: Callable
+) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "job.json").write_text('{"schema": 2, "command": "demo"}')
     ended = dalle("resume", tmp_path / "thesis")
-    assert ended.code == 1 and "is not a run of a training command" in ended.err
+    assert ended.code == 2 and "is not a run of a training command" in ended.err
     assert "run the same `dalle demo` command again" in ended.err
     assert "no such run" in dalle("resume", tmp_path / "absent").err
     assert "is not a run of a training command" in dalle("resume", tmp_path).err
+
+    assert dalle("export", dvae_run, "--out", tmp_path / "export").code == 0
+    export = dalle("resume", tmp_path / "export")
+    assert export.code == 2 and f"`--init-from {tmp_path / 'export'}` trains from it" in export.err
 
 
 @pytest.mark.parametrize("command", [{}, {"data": []}, {"data": None}, []])

@@ -231,7 +231,7 @@ def test_run_of_a_clip_is_told_where_another_model_is_asked_for(
         ),
         (
             ["info", clip_run, "--masks", tmp_path / "out"],
-            1,
+            2,
             "is a clip, which has no attention masks",
         ),
     ]:

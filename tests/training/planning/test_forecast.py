@@ -40,6 +40,7 @@ def test_estimated_pace_follows_batch_and_rate() -> None:
     [
         (20, 100, ["passes over 20 samples", "a batch of 32 holds each of 20"]),
         (5_000, 3, ["held-out figures of 3 samples"]),
+        (5_000, 1, ["held-out figures of 1 sample say"]),
         (5_000, 100, []),
     ],
 )
@@ -50,6 +51,18 @@ def test_what_makes_no_sense_is_said_with_what_helps(
     assert len(doubts) == len(words)
     for (doubt, hint), expected in zip(doubts, words, strict=True):
         assert expected in doubt and "`--" in hint
+
+
+def test_few_samples_of_a_source_of_their_own_are_not_made_more_by_a_share() -> None:
+    [(_, hint)] = Amount(RECIPE, 5_000, 3, has_valid=True).doubts()
+    assert "`--valid`" in hint and "validation_share" not in hint
+
+
+def test_forecast_of_a_run_half_done_is_of_the_other_half() -> None:
+    steps = RECIPE.training.steps
+    whole, half = forecast(RECIPE, 2.0), forecast(RECIPE, 2.0, steps_done=steps // 2)
+    assert (whole.seconds, half.seconds) == (2.0 * steps, 2.0 * (steps - steps // 2))
+    assert forecast(RECIPE, 2.0, steps_done=steps, seconds_per_validation=1.0).seconds == 0
 
 
 def test_hint_for_passes_removes_the_doubt() -> None:
