@@ -44,7 +44,7 @@ TRANSFORMERS = (  # d_model, layers, heads
     (768, 12, 12),
     (1024, 20, 16),
 )
-TOKENS_PER_WORD = 2
+TOKENS_PER_WORD = 2  # in a long caption; rare words fall into pieces
 LONGEST_TEXT = 256  # the paper's, as is the vocabulary
 SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 512, 16_384
 
@@ -162,7 +162,8 @@ def choose_text(pictures: Pictures) -> tuple[int, int, Choice]:
     """Choose the text positions and the vocabulary for the captions, and return them in turn."""
     n_tokens = TOKENS_PER_WORD * pictures.caption_words + 2
     text_len = min(max(math.ceil(n_tokens / 8) * 8, 8), LONGEST_TEXT)
-    vocab = 2 ** math.ceil(math.log2(max(TOKENS_PER_WORD * pictures.n_words, 1)))
+    # of more tokens than words, most would have a caption or two to learn from
+    vocab = 2 ** math.floor(math.log2(max(pictures.n_words, 1)))
     vocab = min(max(vocab, SMALLEST_VOCABULARY), LARGEST_VOCABULARY)
 
     words = f"{pictures.n_words:,} different words; long captions have {pictures.caption_words}"
