@@ -4,7 +4,6 @@ Every report is also passed to a callback. Tensors stay on their device until a 
 that recording never waits for it.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -13,12 +12,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dalle_cli.storage.atomic import atomic_write
+from dalle_cli.storage.metrics_file import SECONDS, append_report, cut_reports, read_reports
 
 Metrics = dict[str, float | Tensor]
 OnReport = Callable[[int, dict[str, float]], None]  # updates done, and the figures
 OnUpdate = Callable[[int], None]  # updates done
-SECONDS = "train/seconds"  # since the run began, over all its starts
 
 
 class MetricLog:
@@ -70,7 +68,10 @@ class MetricLog:
         """Go on from a state after `step` updates; later lines are cut off, to be written again."""
         self._pending = [dict(metrics) for metrics in state]
         self._n_restored = len(state)
-        self._earlier_seconds = self._truncate(step)
+        if self._path is not None:
+            cut_reports(self._path, step)
+            seconds = [report[SECONDS] for report in read_reports(self._path) if SECONDS in report]
+            self._earlier_seconds = seconds[-1] if seconds else 0.0
 
     def report(self, done: int) -> None:
         """Write the means of the metrics recorded since the last report, if there are any."""
@@ -89,18 +90,6 @@ class MetricLog:
         self._started = now
         self.write(done, figures)
 
-    def _truncate(self, step: int) -> float:
-        """Remove the lines after a step, and return the seconds until the last one that stays."""
-        if self._path is None or not self._path.exists():
-            return 0.0
-        lines = self._path.read_text().splitlines()
-        kept = [line for line in lines if _step_of(line) <= step]
-        with atomic_write(self._path) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in kept))
-
-        seconds = (json.loads(line).get(SECONDS) for line in reversed(kept))
-        return next((float(value) for value in seconds if value is not None), 0.0)
-
     def write(self, done: int, figures: dict[str, float]) -> None:
         """Write one line and pass it on; figures in nats are repeated in bits."""
         in_bits = {
@@ -111,10 +100,7 @@ class MetricLog:
         figures = figures | in_bits
 
         if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            known = {name: _or_null(value) for name, value in figures.items()}
-            with self._path.open("a") as file:
-                file.write(json.dumps({"step": done, **known}) + "\n")
+            append_report(self._path, done, figures)
         self._on_report(done, figures)
 
     @contextmanager
@@ -125,15 +111,3 @@ class MetricLog:
             yield
         finally:
             self._started += time.perf_counter() - before
-
-
-def _or_null(value: float) -> float | None:
-    """Return None for a non-finite value, which JSON has no word for."""
-    return value if math.isfinite(value) else None
-
-
-def _step_of(line: str) -> int:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return 2**63  # a line cut short by a crash

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from dalle_cli.data.shapes import Recogniser
+from dalle_cli.storage.metrics_file import last_held_out, read_reports
 from dalle_cli.storage.run_dir import GRID, MANIFEST, RunDir
 from dalle_cli.viz import labelled_grid, side_by_side
 
@@ -32,11 +33,13 @@ def demo_figures(folder: Path) -> dict[str, Any]:
         BEST: _caption_accuracy(folder, "unseen", best),
     }
 
-    dvae, clip = _last_validation(folder / "dvae"), _last_validation(folder / "clip")
+    (_, dvae), (_, clip) = (
+        last_held_out(read_reports(RunDir(folder / kind).metrics)) for kind in ("dvae", "clip")
+    )
     return {
-        "dvae_psnr": round(dvae["valid/psnr"], 2),
-        "codes_used": int(dvae["valid/codes_used"]),
-        "clip_text_recall_at_1": round(clip["valid/text_recall_at_1"], 4),
+        "dvae_psnr": round(dvae["psnr"], 2),
+        "codes_used": int(dvae["codes_used"]),
+        "clip_text_recall_at_1": round(clip["text_recall_at_1"], 4),
         "caption_accuracy": {name: round(share, 4) for name, share in accuracies.items()},
     }
 
@@ -52,12 +55,6 @@ def _caption_accuracy(folder: Path, name: str, records: list[Record]) -> float:
     pictures = (Image.open(folder / name / record["file"]).convert("RGB") for record in records)
     captions = [record["caption"] for record in records]
     return Recogniser(facts["level"], facts["side"]).accuracy(pictures, captions)
-
-
-def _last_validation(run: Path) -> dict[str, float]:
-    """Read the last validation figures of a run."""
-    lines = [json.loads(line) for line in RunDir(run).metrics.read_text().splitlines()]
-    return next(line for line in reversed(lines) if "valid/loss" in line)
 
 
 def save_demo_grid(folder: Path) -> None:

@@ -14,15 +14,15 @@ from typing import Any
 from dalle_cli.errors import DalleError
 from dalle_cli.recipe import flat_tables, load_recipe, shipped_recipes
 from dalle_cli.storage.checkpoint_folder import best_step, checkpoints, held_out_losses
+from dalle_cli.storage.metrics_file import SECONDS, read_reports
 from dalle_cli.storage.run_dir import RunDir
-from dalle_cli.training.metric_log import SECONDS
 
 
 def run_story(folder: RunDir) -> dict[str, Any]:
     """Return the facts of a run: data, steps, time, held-out figures, checkpoints and disk."""
     record = _read_json(folder.recipe)
     recipe, command = _table(record, "recipe"), _table(record, "command")
-    lines, exported = _metric_lines(folder), _read_json(folder.export)
+    reports, exported = read_reports(folder.metrics), _read_json(folder.export)
     saved = [step for step, _ in checkpoints(folder)]
     losses = held_out_losses(folder)
 
@@ -30,17 +30,17 @@ def run_story(folder: RunDir) -> dict[str, Any]:
         "folder": str(folder.root),
         "data": {**_table(record, "data"), "sources": command.get("data")},
         "validation_share": _table(recipe, "data").get("validation_share"),
-        "step": max(saved) if saved else _last([exported, *lines], "step"),
+        "step": max(saved) if saved else _last([exported, *reports], "step"),
         "steps": _table(recipe, "training").get("steps"),
-        "seconds": _last(lines, SECONDS),
+        "seconds": _last(reports, SECONDS),
         "resolved": _table(record, "resolved"),
         "recipe": command.get("recipe"),
         "overrides": command.get("overrides") or [],
         "changes": _changes(recipe, command.get("recipe")),
         "held_out_loss": {
-            str(line["step"]): line["valid/loss"]
-            for line in lines
-            if _is_number(line, "valid/loss")
+            str(report["step"]): report["valid/loss"]
+            for report in reports
+            if "valid/loss" in report
         },
         "exported_loss": _last([_table(exported, "held_out")], "loss"),
         "checkpoints": saved,
@@ -68,22 +68,13 @@ def _changes(recipe: Mapping[str, Any], name: object) -> dict[str, list[Any]]:
     return {key: [before.get(key), now.get(key)] for key in keys if before.get(key) != now.get(key)}
 
 
-def _metric_lines(folder: RunDir) -> list[dict[str, Any]]:
-    try:
-        texts = folder.metrics.read_text("utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    lines = (_parse(text) for text in texts)
-    return [line for line in lines if _is_number(line, "step")]
-
-
-def _last(lines: list[dict[str, Any]], name: str) -> Any:
+def _last(tables: list[dict[str, Any]], name: str) -> Any:
     """Return the last number of a name, or None."""
-    return next((line[name] for line in reversed(lines) if _is_number(line, name)), None)
+    return next((table[name] for table in reversed(tables) if _is_number(table, name)), None)
 
 
-def _is_number(line: Mapping[str, Any], name: str) -> bool:
-    return isinstance(line.get(name), int | float) and math.isfinite(line[name])
+def _is_number(table: Mapping[str, Any], name: str) -> bool:
+    return isinstance(table.get(name), int | float) and math.isfinite(table[name])
 
 
 def _read_json(path: Path) -> dict[str, Any]:

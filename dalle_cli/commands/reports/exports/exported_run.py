@@ -5,18 +5,19 @@ those of the exported step, or the last before it.
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from dalle_cli.storage.checkpoint_folder import checkpoints
+from dalle_cli.storage.metrics_file import last_held_out, read_reports
 from dalle_cli.storage.run_dir import RunDir
 
 EXPORT_SCHEMA = 1
 WHOLE_KEYS = ("schema", "recipe", "versions")
 DATA_KEYS = ("fingerprint", "samples", "held_out")
 RESOLVED_KEYS = ("device", "precision", "processes", "engine")
-HELD_OUT = "valid/"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def describe_run(run: RunDir, step: int | None) -> ExportedRun:
     if step is None:
         saved = checkpoints(run)
         step = saved[-1][0] if saved else None
-    measured_at, held_out = _held_out_figures(run.metrics, step)
+    up_to = math.inf if step is None else step
+    measured_at, held_out = last_held_out(read_reports(run.metrics), up_to)
     return ExportedRun(step, measured_at, held_out, record)
 
 
@@ -84,29 +86,6 @@ def _portable_record(record: dict[str, Any]) -> dict[str, Any] | None:
     }
     whole = {key: value for key, value in record.items() if key in WHOLE_KEYS}
     return {**whole, **tables}
-
-
-def _held_out_figures(metrics: Path, step: int | None) -> tuple[int | None, dict[str, float]]:
-    """Return the last held-out figures of a log, up to a step, and the step they belong to."""
-    try:
-        lines = metrics.read_text().splitlines()
-    except OSError:
-        return None, {}
-
-    for line in reversed(lines):
-        try:
-            figures = json.loads(line)
-            measured_at = int(figures["step"])
-        except (ValueError, KeyError, TypeError):
-            continue  # cut short by a crash
-        held_out = {
-            name.removeprefix(HELD_OUT): value
-            for name, value in figures.items()
-            if name.startswith(HELD_OUT) and value is not None
-        }
-        if held_out and (step is None or measured_at <= step):
-            return measured_at, held_out
-    return None, {}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

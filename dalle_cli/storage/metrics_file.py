@@ -1,0 +1,75 @@
+"""`metrics.jsonl`: a JSON line for each report of a run, with its step; written and read.
+
+A line that a crash cut short is none. Where a run is resumed from an earlier step, the lines after
+it are removed, and written again.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from dalle_cli.storage.atomic import atomic_write
+
+STEP = "step"
+SECONDS = "train/seconds"  # since the run began, over all its starts
+HELD_OUT = "valid/"  # what the names of held-out figures begin with
+Report = dict[str, float]
+
+
+def append_report(path: Path, step: int, figures: Mapping[str, float]) -> None:
+    """Append a line, making the folder if need be; JSON has no word for what is not finite."""
+    known = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps({STEP: step, **known}) + "\n")
+
+
+def read_reports(path: Path) -> list[Report]:
+    """Read the numbers of every whole line, the step among them; none where there is no file."""
+    try:
+        lines = path.read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    return [report for line in lines if STEP in (report := _numbers_of(line))]
+
+
+def cut_reports(path: Path, step: int) -> None:
+    """Remove the lines after a step, and those that a crash cut short."""
+    if not path.exists():
+        return
+    lines = path.read_text("utf-8", errors="replace").splitlines()
+    kept = [line for line in lines if _numbers_of(line).get(STEP, math.inf) <= step]
+    with atomic_write(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+
+
+def last_held_out(reports: list[Report], up_to: float = math.inf) -> tuple[int | None, Report]:
+    """Return the step of the last held-out figures, up to a step, and the figures by short names.
+
+    Returns None and no figures where nothing was measured.
+    """
+    for report in reversed(reports):
+        figures = {
+            name.removeprefix(HELD_OUT): value
+            for name, value in report.items()
+            if name.startswith(HELD_OUT)
+        }
+        if figures and report[STEP] <= up_to:
+            return int(report[STEP]), figures
+    return None, {}
+
+
+def _numbers_of(line: str) -> Report:
+    """Parse a line, which may be a stranger's; returns its finite numbers."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(values, dict):
+        return {}
+    return {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
