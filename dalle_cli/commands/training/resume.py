@@ -21,7 +21,7 @@ class ResumePlan:
     """What a training command needs to resume a run.
 
     inputs  see `remaining_inputs`
-    words   the command that this stands for
+    words   the training command that does the same, unless the run is made longer
     about   what becomes of the schedules of a run that is made longer, or ""
     """
 
@@ -32,9 +32,8 @@ class ResumePlan:
     about: str
 
     def describe(self, terminal: Terminal) -> None:
-        """Print the command that this stands for, and how the run is made longer, if it is."""
-        about = f"\n{self.about}" if self.about else ""
-        terminal.say(f"$ dalle {shlex.join(self.words)}{about}")
+        """Print the command that this stands for, or how the run is made longer, if it is."""
+        terminal.say(self.about or f"$ dalle {shlex.join(self.words)}")
 
 
 def plan_resume(
