@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from dalle_cli.config import ModelTable, Recipe
+from dalle_cli.config import DVAEModelTable, DVAERecipe, ModelTable, Recipe
 from dalle_cli.errors import UsageError
 from dalle_cli.loading import largest_table
 from dalle_cli.recipe import load_recipe, shipped_recipes
@@ -18,7 +18,7 @@ from dalle_cli.training.planning.cost import model_bytes, sample_bytes, sample_f
 from dalle_cli.training.planning.planned_recipes import SAVES, Length, intervals, planned_recipe
 from dalle_cli.training.planning.rehearsal import Rehearsal
 from dalle_cli.training.planning.situation import Situation
-from dalle_cli.training.planning.sizes import SHARES, Choice, choose_sizes, limit_for
+from dalle_cli.training.planning.sizes import Choice, choose_sizes, limit_for, shares_of
 
 USABLE_MEMORY = 0.7  # of what is free
 # random crops of a picture, by the number of pictures: of few, the transformer learns the tokens
@@ -68,15 +68,25 @@ class Plan:
     choices: tuple[Choice, ...]
     copies: int
 
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """The share of the time that each model trains."""
+        dvae = self.recipes["dvae"]
+        assert isinstance(dvae, DVAERecipe)
+        return shares_of(dvae.model.image_size)
+
 
 def plan_training(situation: Situation, precision: Precision = "fp32") -> Plan:
     """Choose models, batches and lengths for a situation."""
     tables, choices = choose_sizes(situation)
+    assert isinstance(dvae := tables["dvae"], DVAEModelTable)
+    shares = shares_of(dvae.image_size)
     machine, n_pictures = situation.machine, situation.pictures.n_samples
     recipes, seconds = {}, {}
     for kind, table in tables.items():
         seconds_per_sample = sample_flops(table) / (machine.flops * machine.n_devices)
-        n_samples = _n_samples(kind, situation, seconds_per_sample)
+        share = shares[kind] * situation.seconds
+        n_samples = _n_samples(kind, situation, seconds_per_sample, seconds=share)
         batch_size = _batch_size(kind, situation, n_samples)
 
         length = Length(
@@ -104,7 +114,7 @@ def plan_like(name: str, situation: Situation) -> Plan:
         message = f"no dVAE and transformer are shipped that are like {name}"
         raise UsageError(message, f"there are {', '.join(complete)}")
 
-    kinds = [kind for kind in SHARES if f"{kind}/{name}" in shipped]
+    kinds = [kind for kind in LIMITS if f"{kind}/{name}" in shipped]
     n_devices = situation.machine.n_devices
     recipes = {kind: _divisible(load_recipe(f"{kind}/{name}", []), n_devices) for kind in kinds}
     choices = tuple(Choice(kind, f"{kind}/{name}", "as --like asks") for kind in kinds)
@@ -125,9 +135,9 @@ def fit_steps(plan: Plan, situation: Situation, rehearsals: Mapping[str, Rehears
     for kind, recipe in plan.recipes.items():
         measured, batch_size = rehearsals[kind], recipe.training.global_batch_size
         looking = (SAVES + 1) * measured.seconds_per_validation
-        n_samples = _n_samples(
-            kind, situation, measured.seconds_per_step / batch_size, spent=looking
-        )
+        share = plan.shares[kind] * situation.seconds - looking
+        seconds_per_sample = measured.seconds_per_step / batch_size
+        n_samples = _n_samples(kind, situation, seconds_per_sample, seconds=share)
         steps = round_steps(n_samples / batch_size)
 
         recipes[kind] = _with_steps(recipe, steps)
@@ -140,11 +150,11 @@ def flops_reached(plan: Plan, situation: Situation, rehearsals: Mapping[str, Reh
 
     It is the mean over the time that the plan gives each model.
     """
-    total = sum(SHARES[kind] for kind in plan.recipes)
+    total = sum(plan.shares[kind] for kind in plan.recipes)
     reached = 0.0
     for kind, recipe in plan.recipes.items():
         operations = sample_flops(largest_table(recipe)) * recipe.training.global_batch_size
-        reached += SHARES[kind] / total * operations / rehearsals[kind].seconds_per_step
+        reached += plan.shares[kind] / total * operations / rehearsals[kind].seconds_per_step
     return reached / situation.machine.n_devices
 
 
@@ -170,14 +180,10 @@ def _copies(n_pictures: int, n_seen: int) -> int:
 
 
 def _n_samples(
-    kind: str, situation: Situation, seconds_per_sample: float, *, spent: float = 0.0
+    kind: str, situation: Situation, seconds_per_sample: float, *, seconds: float
 ) -> float:
-    """Return how many samples a model trains on: what its time allows, or what is of use.
-
-    spent  seconds of its time that are not for training
-    """
-    share = SHARES[kind] * situation.seconds - START_SECONDS - spent
-    possible = max(share, 0) / seconds_per_sample
+    """Return how many samples a model trains on: what its seconds allow, or what is of use."""
+    possible = max(seconds - START_SECONDS, 0) / seconds_per_sample
     return min(possible, LIMITS[kind].most_samples(situation.pictures.n_samples))
 
 

@@ -20,7 +20,6 @@ from dalle_cli.training.planning.plan import (
 )
 from dalle_cli.training.planning.rehearsal import Rehearsal
 from dalle_cli.training.planning.situation import Situation, look_at_machine, survey
-from dalle_cli.training.planning.sizes import SHARES
 from dalle_cli.training.planning.trial import try_plan
 from dalle_cli.training.run import TrainOptions
 from dalle_cli.training.run_data import Portion, RunData
@@ -45,7 +44,7 @@ class MeasuredPlan:
     @property
     def seconds(self) -> float:
         """The time that everything is expected to take."""
-        rest = 1 - sum(SHARES.values())
+        rest = 1 - sum(self.plan.shares.values())
         return sum(self.plan.seconds.values()) + rest * self.situation.seconds
 
     def doubts(self) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import TypeVar
 
 from dalle_cli.config import (
     ClipModelTable,
@@ -20,6 +21,8 @@ from dalle_cli.config import (
 from dalle_cli.loading import trained_clip_table
 from dalle_cli.training.planning.cost import count_parameters, sample_flops
 from dalle_cli.training.planning.situation import Pictures, Situation
+
+Limit = TypeVar("Limit")
 
 IMAGE_SIZES = (32, 48, 64, 96, 128, 192, 256)  # pixels
 # operations of the whole plan from which larger pictures are worth their time
@@ -48,7 +51,11 @@ TOKENS_PER_WORD = 2  # in a long caption; rare words fall into pieces
 LONGEST_TEXT = 256  # the paper's, as is the vocabulary
 SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 512, 16_384
 
-SHARES = {"dvae": 0.36, "transformer": 0.48, "clip": 0.06}  # of the time; the rest generates
+# of the time, by the side of the pictures from which they hold; the rest generates
+SHARES = {
+    32: {"dvae": 0.2, "transformer": 0.64, "clip": 0.06},
+    48: {"dvae": 0.36, "transformer": 0.48, "clip": 0.06},
+}
 CLIP_SAMPLES = 15_000  # that it must see in its share of the time
 FEWEST_FOR_CLIP = 300  # captioned pictures; from fewer, a CLIP learns nothing that ranks
 
@@ -81,6 +88,14 @@ class Choice:
     what: str
     value: str
     reason: str
+
+
+def shares_of(image_size: int) -> Mapping[str, float]:
+    """Return the share of the time that each kind of model trains, in the order of training.
+
+    The dVAE of small pictures has less to learn.
+    """
+    return limit_for(SHARES, image_size)
 
 
 def choose_sizes(situation: Situation) -> tuple[dict[str, ModelTable], list[Choice]]:
@@ -143,13 +158,13 @@ def choose_dvae(
             blocks_per_group=1,
         )
 
-    need = DVAE_NEED.samples(n_pictures)
-    operations = SHARES["dvae"] * situation.operations
+    need, share = DVAE_NEED.samples(n_pictures), shares_of(image_size)["dvae"]
+    operations = share * situation.operations
     allowed = [width for width in DVAE_WIDTHS if width <= limit_for(WIDEST_DVAE, n_pictures)]
     affordable = takewhile(lambda width: need * sample_flops(table(width)) <= operations, allowed)
     chosen = max(affordable, default=DVAE_WIDTHS[0])
 
-    reason = f"the widest that sees {need:,} pictures in {SHARES['dvae']:.0%} of the time"
+    reason = f"the widest that sees {need:,} pictures in {share:.0%} of the time"
     if need * sample_flops(table(chosen)) > operations:
         reason = "the narrowest, as the time is short"
     elif chosen == allowed[-1]:
@@ -191,7 +206,8 @@ def choose_transformer(
         )
 
     need = TRANSFORMER_NEED.samples(situation.pictures.n_samples)
-    operations = SHARES["transformer"] * situation.operations
+    share = shares_of(dvae.image_size)["transformer"]
+    operations = share * situation.operations
 
     def is_affordable(size: tuple[int, int, int]) -> bool:
         is_in_time = need * sample_flops(table(size)) <= operations
@@ -201,7 +217,7 @@ def choose_transformer(
     allowed = [size for size in TRANSFORMERS if size[0] <= widest]
     chosen = max(takewhile(is_affordable, allowed), default=TRANSFORMERS[0])
 
-    reason = f"the largest that sees {need:,} samples in {SHARES['transformer']:.0%} of the time"
+    reason = f"the largest that sees {need:,} samples in {share:.0%} of the time"
     if not is_affordable(chosen):
         reason = "the smallest, as the time is short"
     elif chosen == allowed[-1]:
@@ -230,7 +246,7 @@ def choose_clip(situation: Situation, *, image_size: int) -> tuple[TrainedClipTa
         text=_tower(width, n_layers=4 if is_gpu else 3),
     )
     table = trained_clip_table(sizes, vocab_size)
-    if CLIP_SAMPLES * sample_flops(table) > SHARES["clip"] * situation.operations:
+    if CLIP_SAMPLES * sample_flops(table) > shares_of(image_size)["clip"] * situation.operations:
         return None, Choice("CLIP", "none", "the time is too short to train one")
     value = f"{sizes.vision.n_layers} and {sizes.text.n_layers} layers of {width}"
     return table, Choice("CLIP", value, "ranks the pictures that are generated")
@@ -240,9 +256,9 @@ def _tower(width: int, *, n_layers: int) -> TowerTable:
     return TowerTable(n_layers=n_layers, d_model=width, n_heads=width // 64, d_mlp=4 * width)
 
 
-def limit_for(limits: Mapping[int, int], n_pictures: int) -> int:
-    """Return the limit for a number of pictures, by the numbers from which each holds."""
-    return limits[max(least for least in limits if n_pictures >= least)]
+def limit_for(limits: Mapping[int, Limit], size: int) -> Limit:
+    """Return the limit for a number of pictures or pixels, by the numbers from which each holds."""
+    return limits[max(least for least in limits if size >= least)]
 
 
 def _fits(table: TrainedTransformerTable, memory: int) -> bool:

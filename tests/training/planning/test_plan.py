@@ -107,6 +107,12 @@ def test_drawings_get_smaller_cells_than_photographs() -> None:
     assert grids == [32, 16]
 
 
+def test_transformer_of_small_pictures_trains_three_times_as_long_as_their_dvae() -> None:
+    small, larger = plan_of(10_000_000, 32, "cpu"), plan_of(10_000_000, 64, "gpu")
+    assert small.seconds["transformer"] > 2.8 * small.seconds["dvae"]
+    assert larger.seconds["transformer"] < 2 * larger.seconds["dvae"]
+
+
 def test_every_choice_has_a_reason() -> None:
     for choice in plan_of(1_000, 256, "gpu").choices:
         assert choice.what and choice.value and choice.reason
