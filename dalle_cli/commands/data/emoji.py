@@ -87,7 +87,8 @@ def _report(terminal: Terminal, split: Split, left_out: Counter[str]) -> None:
         terminal.say(f"left out: {n:,} that {reason}")
     if not features.check("raqm"):
         terminal.warn(
-            "emoji of several characters are left out: this Pillow has no Raqm, which joins them"
+            "emoji of several characters are left out: Pillow joins them with Raqm, "
+            "for which the library FriBiDi must be installed"
         )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from emoji_files import NAMES, picture_of, write_annotations, write_font
-from PIL import Image, features
+from PIL import Image, ImageFont, features
 
 from dalle_cli.data.rendered.emoji_annotations import load_annotations
 from dalle_cli.data.rendered.installed_files import (
@@ -141,6 +141,14 @@ def test_mistakes_are_told_and_leave_nothing(
     ended = dalle("data", "emoji", tmp_path / "emoji", *inputs, *words)
     assert ended.code == code and message in ended.err
     assert {path.name for path in tmp_path.iterdir()} == {"README", "own"}
+
+
+def test_warning_tells_why_sequences_are_missing(
+    tmp_path: Path, inputs: list[object], dalle: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ImageFont.core, "HAVE_RAQM", False)
+    ended = dalle("data", "emoji", tmp_path / "emoji", *inputs)
+    assert ended.code == 0 and "FriBiDi must be installed" in ended.err
 
 
 def test_font_without_any_named_emoji_is_told(
