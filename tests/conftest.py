@@ -27,7 +27,7 @@ import torch
 from processes import run, words_of
 
 from dalle_cli.cli.main import main
-from dalle_cli.data.shapes import render, scenes
+from dalle_cli.data.rendered.shapes import render, scenes
 
 N_PAIRS = 23  # with four or eight a step, epochs end in the middle of batches
 STEPS = 11

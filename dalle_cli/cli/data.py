@@ -21,6 +21,7 @@ from dalle_cli.cli.options import (
 from dalle_cli.console import Terminal
 
 SCENES = "Scenes"
+PICTURES = "Pictures"
 
 
 @add_command(
@@ -82,6 +83,80 @@ def shapes(
         unseen_share=unseen_share,
         seed=seed,
     )
+
+
+@add_command(
+    data_app,
+    example="dalle data emoji emoji/ --size 64 &&\n  dalle train emoji/train --run runs/emoji",
+)
+def emoji(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    *,
+    font: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Font of colour bitmaps, if not the installed NotoColorEmoji.ttf.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder `common` of Unicode's CLDR, if not the installed one.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
+    size: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=16, max=512, help="Side in pixels.", rich_help_panel=PICTURES
+        ),
+    ] = 128,
+    ground: Annotated[
+        str,
+        typer.Option(
+            metavar="COLOUR",
+            help="Colour behind the emoji: a name, or as in #ffffff.",
+            rich_help_panel=PICTURES,
+        ),
+    ] = "white",
+    held_out_share: Annotated[
+        float,
+        typer.Option(
+            metavar="X",
+            min=0,
+            max=0.9,
+            help="Share of the concepts to keep out of training.",
+            rich_help_panel=PICTURES,
+        ),
+    ] = 0.1,
+    seed: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Decides which concepts these are.", rich_help_panel=PICTURES
+        ),
+    ] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Render captioned emoji to train on.
+
+    Pictures are those of an installed font, captions Unicode's English names and keywords. All
+    skin tones, genders and directions of one thing are on the same side of the split.
+    """
+    from dalle_cli.commands.data.emoji import EmojiOptions, run_data_emoji
+
+    options = EmojiOptions(
+        font=font,
+        annotations=annotations,
+        side=size,
+        ground=ground,
+        held_out_share=held_out_share,
+        seed=seed,
+    )
+    run_data_emoji(folder, Terminal(quiet=quiet, as_json=as_json), options)
 
 
 @add_command(data_app, example="dalle data check 'shards/{000000..000007}.tar'")

@@ -519,6 +519,10 @@ WRONG_USAGE = {  # exit code 2
         lambda p: ["data", "shapes", p.file("full/thesis.tex", "years").parent],
         ["already holds something"],
     ),
+    "emoji into a full folder": (
+        lambda p: ["data", "emoji", p.file("full/thesis.tex", "years").parent],
+        ["already holds something"],
+    ),
     "rebuilt into a full folder": (
         lambda p: [
             "reconstruct",

@@ -33,6 +33,7 @@ PANELS = {
     "reconstruct": ["Arguments", "Output", "Machine", "Options"],
     "export": ["Arguments", "Output", "Run", "Options"],
     "data shapes": ["Arguments", "Scenes", "Options"],
+    "data emoji": ["Arguments", "Input", "Pictures", "Options"],
     "data check": ["Arguments", "Input", "Options"],
     "data encode": ["Arguments", "Input", "Output", "Machine", "Options"],
     "import dvae": ["Arguments", "Run", "Options"],
@@ -55,7 +56,7 @@ COMMAND_PANELS = {
         "Data": ["data", "import"],
         "Machine": ["info", "doctor"],
     },
-    "data": {"Commands": ["shapes", "check", "encode"]},
+    "data": {"Commands": ["shapes", "emoji", "check", "encode"]},
     "recipes": {"Commands": ["list", "show", "check", "keys"]},
     "import": {"Commands": ["dvae"]},
 }

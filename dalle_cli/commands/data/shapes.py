@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from dalle_cli.console import Terminal
-from dalle_cli.data.shapes import Scene, is_unseen, render, scenes
+from dalle_cli.data.rendered.shapes import Scene, is_unseen, render, scenes
 from dalle_cli.storage.atomic import atomic_folder
 from dalle_cli.storage.run_dir import check_new_folder
 

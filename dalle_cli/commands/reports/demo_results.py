@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from dalle_cli.data.shapes import Recogniser
+from dalle_cli.data.rendered.shapes import Recogniser
 from dalle_cli.storage.metrics_file import last_held_out, read_reports
 from dalle_cli.storage.run_dir import GRID, MANIFEST, RunDir
 from dalle_cli.viz import labelled_grid, side_by_side

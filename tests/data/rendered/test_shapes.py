@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from dalle_cli.data.shapes import (
+from dalle_cli.data.rendered.shapes import (
     COLOURS,
     POSITION_JITTER,
     RADIUS_JITTER,

@@ -1,0 +1,1 @@
+"""Captioned pictures that are rendered rather than collected: toy scenes and emoji."""
