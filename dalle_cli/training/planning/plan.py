@@ -79,7 +79,8 @@ class Plan:
 def plan_training(situation: Situation, precision: Precision = "fp32") -> Plan:
     """Choose models, batches and lengths for a situation."""
     tables, choices = choose_sizes(situation)
-    assert isinstance(dvae := tables["dvae"], DVAEModelTable)
+    dvae = tables["dvae"]
+    assert isinstance(dvae, DVAEModelTable)
     shares = shares_of(dvae.image_size)
     machine, n_pictures = situation.machine, situation.pictures.n_samples
     recipes, seconds = {}, {}
