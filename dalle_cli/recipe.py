@@ -10,7 +10,6 @@ import difflib
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
@@ -20,6 +19,7 @@ from dalle_cli.config import RECIPE_TYPES, ClipRecipe, DVAERecipe, Recipe, Trans
 from dalle_cli.errors import UsageError
 from dalle_cli.schedules import scale_steps, unfinished_schedules
 from dalle_cli.storage.run_dir import RunDir
+from dalle_cli.storage.shipped import shipped_folder
 
 # keys of which a table has one: to set it is to remove the other
 ALTERNATIVES = {
@@ -32,16 +32,11 @@ ALTERNATIVES = {
 
 def shipped_recipes() -> dict[str, Path]:
     """Map the name of every shipped recipe, such as `dvae/demo`, to its file."""
-    root = _shipped_root()
+    root = shipped_folder("recipes")
     return {
         path.relative_to(root).with_suffix("").as_posix(): path
         for path in sorted(root.glob("*/*.toml"))
     }
-
-
-def _shipped_root() -> Path:
-    installed = Path(str(resources.files("dalle_cli"))) / "recipes"
-    return installed if installed.is_dir() else Path(__file__).parents[1] / "recipes"
 
 
 def fitting_transformer(grid_size: int, image_vocab_size: int, *, like: str = "") -> str:

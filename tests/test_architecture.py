@@ -34,6 +34,7 @@ TORCH_FREE = {
     "console",
     "cli",
     "storage.run_dir",
+    "storage.shipped",
     "runtime.ranks",
     "runtime.launcher",
     "runtime.signals",
