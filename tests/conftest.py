@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 import torch
 from processes import run, words_of
+from toy_about import ABOUT
 
 from dalle_cli.cli.main import main
 from dalle_cli.data.rendered.shapes import render, scenes
@@ -182,6 +183,28 @@ def clip_run(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> Path:
     ended = run_dalle("train-clip", "clip/tiny", "--data", pairs, "--run", run, *sets())
     assert ended.code == 0, ended.err
     return run
+
+
+@pytest.fixture(scope="session")
+def shipped_models_folder(
+    tmp_path_factory: pytest.TempPathFactory, transformer_run: Path, clip_run: Path
+) -> Path:
+    """A folder of one model, `toy`, as `pretrained/` is; for reading only."""
+    folder = tmp_path_factory.mktemp("shipped")
+    run = shutil.copytree(transformer_run, folder / "run")
+    (run / "about.toml").write_text(ABOUT)
+    out = folder / "pretrained" / "toy"
+    ended = run_dalle("export", run, "--clip", clip_run, "--half", "--out", out)
+    assert ended.code == 0, ended.err
+    return folder / "pretrained"
+
+
+@pytest.fixture
+def toy(shipped_models_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of `toy`, which is the only shipped model while a test runs."""
+    # an absolute path, where the name of a folder of the package is expected, stands for itself
+    monkeypatch.setattr("dalle_cli.storage.shipped.MODELS", str(shipped_models_folder))
+    return shipped_models_folder / "toy"
 
 
 @pytest.fixture

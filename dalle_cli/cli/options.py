@@ -1,4 +1,7 @@
-"""Options that several commands share, each declared once with its help panel."""
+"""Options that several commands share, each declared once with its help panel.
+
+Wherever a run is named, so may be a shipped model: the parsers here turn its name into its folder.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,8 +9,15 @@ from typing import Annotated
 import typer
 
 from dalle_cli.cli.help import MACHINE
+from dalle_cli.storage.shipped import resolve_run
 
 RECIPE, INPUT, RUN, RANKING, OUTPUT = "Recipe", "Input", "Run", "Ranking", "Output"
+
+
+def run_path(name: str) -> Path:
+    """Return the path of a run, given its path or the name of a shipped model."""
+    return Path(resolve_run(name))
+
 
 RecipeName = Annotated[
     str,
@@ -107,7 +117,8 @@ InitFrom = Annotated[
     typer.Option(
         "--init-from",
         metavar="RUN",
-        help="Run or export whose weights a new run starts from, as far as they fit.",
+        parser=run_path,
+        help="Run, export or shipped model whose weights a new run starts from.",
         rich_help_panel=INPUT,
     ),
 ]
@@ -145,7 +156,22 @@ RunToResume = Annotated[
         metavar="RUN", help="Folder that a training command writes.", rich_help_panel=RUN
     ),
 ]
-RunToUse = Annotated[Path, typer.Argument(metavar="RUN", help="A run, or an exported one.")]
+RunToUse = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN", parser=run_path, help="A run, an exported one, or a shipped model."
+    ),
+]
+DVAERun = Annotated[
+    Path,
+    typer.Option(
+        "--dvae",
+        metavar="RUN",
+        parser=run_path,
+        help="Run of the discrete VAE that makes the image tokens, or a shipped model.",
+        rich_help_panel=INPUT,
+    ),
+]
 
 
 def _check_checkpoint(choice: str | None) -> str | None:

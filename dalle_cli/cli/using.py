@@ -20,8 +20,10 @@ from dalle_cli.cli.options import (
     PrecisionToUse,
     Quiet,
     RunToUse,
+    run_path,
 )
 from dalle_cli.console import Terminal
+from dalle_cli.storage.shipped import resolve_run
 
 
 @add_command(
@@ -50,7 +52,9 @@ def rerank(
         str,
         typer.Option(
             metavar="CLIP",
-            help="A `train-clip` run, or a public checkpoint: file, folder or hub name.",
+            parser=resolve_run,
+            help="A `train-clip` run, a shipped model, or a public checkpoint: file, folder or "
+            "hub name.",
             rich_help_panel=RANKING,
         ),
     ],
@@ -131,12 +135,34 @@ def reconstruct(
     )
 
 
-@add_command(app, panel=USE, example="dalle export runs/dalle --out dalle-model")
+@add_command(
+    app,
+    panel=USE,
+    example="dalle export runs/dalle --clip runs/clip --half --out dalle-model",
+)
 def export(
     run: RunToUse,
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.", rich_help_panel=OUTPUT)],
     *,
     checkpoint: Checkpoint = None,
+    clip: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            parser=run_path,
+            help="Also export this CLIP, so that the folder can rank its own pictures.",
+            rich_help_panel=RANKING,
+        ),
+    ] = None,
+    half: Annotated[
+        bool,
+        typer.Option(
+            "--half",
+            help="Store matrices in fp16, for half the size; vectors stay fp32, and all is "
+            "computed as before.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -144,9 +170,10 @@ def export(
 
     The folder holds safetensors and JSON, and a model card that says what they are.
     """
-    from dalle_cli.commands.export import run_export
+    from dalle_cli.commands.export import ExportOptions, run_export
 
-    run_export(run, out, checkpoint, Terminal(quiet=quiet, as_json=as_json))
+    options = ExportOptions(run, out, clip, checkpoint, half)
+    run_export(options, Terminal(quiet=quiet, as_json=as_json))
 
 
 @add_command(app, panel=TRAIN, example="dalle demo")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -54,6 +54,27 @@ def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, T
             sync_to_disk(new_config)
             sync_to_disk(new_weights)
         sync_to_disk(folder)
+
+
+def half_precision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights in fp16, apart from vectors, which stay as they are.
+
+    Gains, biases and CLIP's scale take little room, and the rounding of one would change a whole
+    channel. A tensor with a value beyond fp16's range stays as it is, too. `read_model` converts
+    all of them to fp32.
+    """
+    largest = torch.finfo(torch.float16).max
+    return {
+        name: tensor.half() if tensor.dim() > 1 and tensor.abs().max() <= largest else tensor
+        for name, tensor in weights.items()
+    }
+
+
+def is_half_precision(folder: Path) -> bool:
+    """Whether weights of a model folder are stored in fp16, as `half_precision` returns them."""
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        names = file.keys()
+        return any(file.get_slice(name).get_dtype() == "F16" for name in names)
 
 
 def read_model_table(folder: Path) -> ModelTable:

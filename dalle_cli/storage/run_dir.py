@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dalle_cli.errors import DalleError, UsageError, printable
+from dalle_cli.storage.shipped import shipped_models, suggest_models
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -52,6 +53,11 @@ class RunDir:
         return self.root / "dvae"
 
     @property
+    def clip(self) -> Path:
+        """The export of the CLIP that an export of a transformer may bring."""
+        return self.root / "clip"
+
+    @property
     def tokenizer(self) -> Path:
         """The copy of its tokenizer's merges that a transformer's or a CLIP's run keeps."""
         return self.root / "tokenizer" / "merges.json"
@@ -65,6 +71,11 @@ class RunDir:
     def export(self) -> Path:
         """What an export was made from, and the held-out figures of its model."""
         return self.root / "export.json"
+
+    @property
+    def about(self) -> Path:
+        """What its author says of a model; written by hand."""
+        return self.root / "about.toml"
 
     @property
     def model_card(self) -> Path:
@@ -132,8 +143,16 @@ def dvae_model_dir(path: Path) -> Path:
 
     Raises DalleError like `model_dir`.
     """
-    copy = RunDir(path).dvae
-    return model_dir(copy if copy.is_dir() else path, "dvae")
+    return model_dir(part_of(path, "dvae"), "dvae")
+
+
+def part_of(path: Path, kind: str) -> Path:
+    """Return the folder of the dVAE or the CLIP that a run or an export holds, by its kind.
+
+    Returns the path itself where it holds none, or the kind is another.
+    """
+    part = {"dvae": RunDir(path).dvae, "clip": RunDir(path).clip}.get(kind)
+    return path if part is None or not part.is_dir() else part
 
 
 def model_dir(path: Path, kind: str | None = None) -> Path:
@@ -149,13 +168,15 @@ def model_dir(path: Path, kind: str | None = None) -> Path:
 
     if not path.exists():
         nearby = suggest_runs(path.parent, kind, like=path.name)
-        raise UsageError(f"no such run: {path}", nearby or "a run is what a training command wrote")
+        hints = (nearby or "a run is what a training command wrote", suggest_models(str(path)))
+        raise UsageError(f"no such run: {path}", "; ".join(filter(None, hints)))
     if RunDir(path).is_run:
         raise DalleError(f"{path} has no model yet", "its training has not reached the first save")
-    inside = suggest_runs(path, kind)
-    raise UsageError(
-        f"{path} is not a run", inside or f"a run holds model/{CONFIG} and model/{WEIGHTS}"
-    )
+    if str(path) in shipped_models():
+        hint = f"`{path}` is a shipped model where nothing else has this name: name it elsewhere"
+    else:
+        hint = suggest_runs(path, kind) or f"a run holds model/{CONFIG} and model/{WEIGHTS}"
+    raise UsageError(f"{path} is not a run", hint)
 
 
 def suggest_runs(folder: Path, kind: str | None, *, like: str = "") -> str:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
-from dalle_cli.loading import load_transformer
+from dalle_cli.data.images import to_tensor
+from dalle_cli.loading import load_clip, load_dvae, load_transformer
 from dalle_cli.storage.run_dir import RunDir
 
 FP32 = ["--precision", "fp32"]
@@ -152,3 +154,111 @@ def test_export_has_no_checkpoints_to_choose_from(
     out = export(transformer_run)
     ended = dalle("generate", out, "a ring", "-n", 1, "--checkpoint", "best")
     assert ended.code == 2 and "has no checkpoints" in ended.err
+
+
+def images_of(pairs: Path) -> torch.Tensor:
+    """Read the pictures of a folder: fp32 [B, 3, H, W]."""
+    pictures = [Image.open(path).convert("RGB") for path in sorted(pairs.glob("*.png"))]
+    return torch.stack([to_tensor(picture).float() / 255 for picture in pictures])
+
+
+def compared(load: Callable, run: Path, export: Callable) -> tuple:
+    """Load a model as it was trained, and as it was stored in half precision."""
+    return load(run), load(export(run, "--half"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("words", [(), ("--checkpoint", "6")], ids=str)
+def test_half_precision_rounds_matrices_and_keeps_vectors(
+    kind: str, words: tuple[str, ...], export: Callable, request: pytest.FixtureRequest
+) -> None:
+    run = request.getfixturevalue(f"{kind}_run")
+    whole = load_file(export(run, *words, name="whole") / "model" / "model.safetensors")
+    half = load_file(export(run, "--half", *words) / "model" / "model.safetensors")
+    assert half.keys() == whole.keys() and any(tensor.dim() < 2 for tensor in whole.values())
+    for name, tensor in whole.items():
+        expected = tensor.half() if tensor.dim() > 1 else tensor
+        torch.testing.assert_close(half[name], expected, rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_precision_takes_half_the_room(
+    kind: str, export: Callable, request: pytest.FixtureRequest
+) -> None:
+    """Of matrices: a tiny model has many vectors, whose bytes are left out, and a header."""
+    run = request.getfixturevalue(f"{kind}_run")
+    matrices = []
+    for out in (export(run, name="whole"), export(run, "--half")):
+        file = out / "model" / "model.safetensors"
+        vectors = sum(tensor.nbytes for tensor in load_file(file).values() if tensor.dim() < 2)
+        header = 8 + int.from_bytes(file.read_bytes()[:8], "little")
+        matrices.append(file.stat().st_size - vectors - header)
+    assert matrices[0] == 2 * matrices[1] > 0
+
+
+def test_logits_of_a_transformer_in_half_precision_stay_close(
+    transformer_run: Path, pairs: Path, export: Callable
+) -> None:
+    whole, half = compared(load_transformer, transformer_run, export)
+    image_tokens = load_dvae(transformer_run).image_tokens(images_of(pairs))
+    text_tokens = torch.arange(whole.text_len).expand(len(image_tokens), -1)
+    for ours, theirs in zip(
+        half(text_tokens, image_tokens), whole(text_tokens, image_tokens), strict=True
+    ):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-3)
+
+
+def test_dvae_in_half_precision_makes_nearly_the_same_tokens_and_pictures(
+    dvae_run: Path, pairs: Path, export: Callable
+) -> None:
+    whole, half = compared(load_dvae, dvae_run, export)
+    tokens = whole.image_tokens(images_of(pairs))
+    assert (half.image_tokens(images_of(pairs)) == tokens).float().mean() >= 0.98
+    torch.testing.assert_close(half.decode(tokens), whole.decode(tokens), rtol=0, atol=2e-3)
+
+
+def test_clip_in_half_precision_embeds_nearly_the_same(
+    clip_run: Path, pairs: Path, export: Callable
+) -> None:
+    whole, half = compared(load_clip, clip_run, export)
+    pixels = whole.normalise(images_of(pairs))
+    similar = torch.cosine_similarity(half.encode_image(pixels), whole.encode_image(pixels))
+    assert similar.min() > 1 - 1e-4
+    assert torch.equal(half.logit_scale, whole.logit_scale)
+
+
+def test_export_brings_its_dvae_and_the_clip_that_is_named(
+    transformer_run: Path, clip_run: Path, export: Callable, tree: Callable
+) -> None:
+    out = export(transformer_run, "--clip", clip_run)
+    alone = export(clip_run, name="clip")
+    inside, expected = tree(out / "clip"), tree(alone)
+    assert inside.keys() == expected.keys()
+    assert {name for name in inside if inside[name] != expected[name]} == {"README.md"}
+    assert "--clip exported/clip" in (out / "clip" / "README.md").read_text()
+    assert "| CLIP | " in (out / "README.md").read_text()
+
+
+def test_export_of_an_export_keeps_clip_precision_and_about(
+    toy: Path, export: Callable, tree: Callable
+) -> None:
+    assert tree(export(toy, name="toy")) == tree(toy)
+    assert tree(export(toy, "--half", name="again/toy")) == tree(toy)
+
+
+def test_clip_of_another_kind_is_refused_before_anything_is_written(
+    transformer_run: Path, dvae_run: Path, dalle: Callable, tmp_path: Path
+) -> None:
+    ended = dalle("export", transformer_run, "--clip", dvae_run, "--out", tmp_path / "out")
+    assert ended.code == 2 and "holds a dvae, not a clip" in ended.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_about_is_refused_before_anything_is_written(
+    own_transformer_run: Path, dalle: Callable
+) -> None:
+    (own_transformer_run / "about.toml").write_text('title = ""')
+    ended = dalle("export", own_transformer_run, "--out", own_transformer_run / "out")
+    assert ended.code == 1 and "about.toml is damaged" in ended.err
+    assert not (own_transformer_run / "out").exists()

@@ -9,7 +9,8 @@ PAPER = "https://arxiv.org/abs/2102.12092"
 class CardKind:
     """What a card says of a kind of model.
 
-    use  commands, with the export's name for {name}
+    use          a command, with the export's name for {name}
+    use_of_clip  another, for an export that brings a CLIP
     """
 
     title: str
@@ -17,6 +18,7 @@ class CardKind:
     about: str
     use: str
     task: str | None = None
+    use_of_clip: str = ""
 
 
 CARD_KINDS = {
@@ -27,6 +29,7 @@ CARD_KINDS = {
         "picture from its caption, and the discrete VAE that turns them into pixels.",
         'dalle generate {name} "a caption" -n 8',
         "text-to-image",
+        'dalle generate {name} "a caption" -n 32 --clip {name} --best 8',
     ),
     "dvae": CardKind(
         "discrete VAE",

@@ -1,76 +1,68 @@
 """The model card of an export: a README in the style of Hugging Face, for people and for the hub.
 
-It states what the files are and where they come from. The license is left to whoever publishes
-them.
+It states what the files are and where they come from, and what their author says of them in
+`about.toml`. Without that file, the licence is left to whoever publishes them.
 """
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dalle_cli.commands.reports.exports.card_kinds import CARD_KINDS, PAPER, CardKind
+from dalle_cli.commands.reports.exports.card_rows import card_table, size_rows, training_rows
 from dalle_cli.commands.reports.exports.exported_run import ExportedRun
-from dalle_cli.commands.reports.model_facts import model_facts
 from dalle_cli.config import ModelTable, TrainedTransformerTable, kind_of
 from dalle_cli.errors import printable
+from dalle_cli.storage.model_about import ModelAbout
 
 
 def model_card(
-    name: str, table: ModelTable, exported: ExportedRun, *, dvae: ModelTable | None
+    name: str,
+    table: ModelTable,
+    exported: ExportedRun,
+    *,
+    parts: Sequence[ModelTable] = (),
+    is_half: bool = False,
+    about: ModelAbout | None = None,
 ) -> str:
     """Write the card of a model.
 
-    name  of the export's folder
-    dvae  sizes of the discrete VAE that comes with a transformer
+    name     of the export's folder
+    parts    sizes of the models that come with it
+    is_half  whether its matrices are stored in fp16
+    about    what its author says of it
     """
     kind = CARD_KINDS[kind_of(table)]
+    title = f"{about.title}\n\n{about.draws}" if about else printable(name)
     sections = [
-        _front_matter(kind),
-        f"# {printable(name)}\n\n{kind.about.format(paper=PAPER)}",
-        "## Sizes\n\n" + _table(dict(_sizes(table, dvae))),
-        "## Training\n\n" + _table(dict(_training(exported))),
+        _front_matter(kind, about),
+        f"# {title}\n\n{kind.about.format(paper=PAPER)}",
+        "## Sizes\n\n" + card_table(dict(size_rows([table, *parts], is_half=is_half))),
+        "## Training\n\n" + card_table(dict(training_rows(exported, about))),
+        _licences(about) if about else "",
+        _measured(about) if about else "",
         _held_out(exported),
-        _use(name, kind, exported),
-        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(table)),
+        _use(name, kind, exported, has_clip="clip" in map(kind_of, parts)),
+        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(table, about)),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _front_matter(kind: CardKind) -> str:
+def _front_matter(kind: CardKind, about: ModelAbout | None) -> str:
     task = [f"pipeline_tag: {kind.task}"] if kind.task else []
     tags = ["tags:", *(f"- {tag}" for tag in kind.tags)]
     license_line = "# license: name the license that you publish these weights under"
+    if about is not None:
+        license_line = f"license: {about.licence.lower()}"
     return "\n".join(["---", "library_name: dalle", *task, *tags, license_line, "---"])
 
 
-def _table(rows: dict[str, object]) -> str:
-    return "\n".join(["| | |", "| --- | --- |", *(f"| {key} | {rows[key]} |" for key in rows)])
+def _licences(about: ModelAbout) -> str:
+    return f"## Licences\n\n- weights: {about.licence}\n- training data: {about.data_licence}"
 
 
-def _sizes(table: ModelTable, dvae: ModelTable | None) -> Iterator[tuple[str, str]]:
-    """Yield a row for each model: its parameters, pictures and tokens."""
-    for model in (table, dvae):
-        if model is not None:
-            facts = model_facts(model)
-            size = f"{facts['parameters']['all']:,} parameters"
-            pixels = facts.get("image_size")
-            pictures = [f"pictures of {pixels}x{pixels} pixels"] if pixels else []
-            parts = [size, *pictures, f"tokens: {facts['tokens']}"]
-            yield CARD_KINDS[kind_of(model)].title, "; ".join(parts)
-
-
-def _training(exported: ExportedRun) -> Iterator[tuple[str, object]]:
-    record = exported.record or {}
-    data, recipe = record.get("data", {}), record.get("recipe", {})
-    if exported.step is not None:
-        yield "steps", f"{exported.step:,}"
-    if batch := recipe.get("training", {}).get("global_batch_size"):
-        yield "batch size", batch
-    if "samples" in data:
-        yield "samples", f"{data['samples']:,}, those held out included"
-        yield "fingerprint of the data", f"`{data.get('fingerprint')}`"
-    yield from record.get("versions", {}).items()
-    yield "recipe", "`recipe.json`" if recipe else "not recorded"
+def _measured(about: ModelAbout) -> str:
+    return f"## Figures\n\n{card_table(dict(about.figures))}" if about.figures else ""
 
 
 def _held_out(exported: ExportedRun) -> str:
@@ -80,21 +72,24 @@ def _held_out(exported: ExportedRun) -> str:
         name.replace("_", " "): f"{value:.4g}" for name, value in exported.held_out.items()
     }
     heading = f"On samples that were not trained on, after {exported.measured_at:,} steps:"
-    return f"## Held-out figures\n\n{heading}\n\n{_table(figures)}"
+    return f"## Held-out figures\n\n{heading}\n\n{card_table(figures)}"
 
 
-def _use(name: str, kind: CardKind, exported: ExportedRun) -> str:
-    command = kind.use.format(name=shlex.quote(printable(name)))
+def _use(name: str, kind: CardKind, exported: ExportedRun, *, has_clip: bool) -> str:
+    quoted = shlex.quote(printable(name))
+    commands = [kind.use, *([kind.use_of_clip] if has_clip else [])]
+    command = "\n".join(commands).format(name=quoted)
     recipe = (exported.record or {}).get("recipe", {})
     guided = ""
     if recipe.get("loss", {}).get("caption_dropout"):
         guided = (
             "\n\nIt was trained with empty captions, too: `--guidance 2` follows captions more."
         )
-    return f"## Use\n\n```\n{command}\n```\n\nThe command is that of `dalle`.{guided}"
+    return f"## Use\n\n```\n{command}\n```\n\n`dalle` is the package that made these files.{guided}"
 
 
-def _limits(table: ModelTable) -> Iterator[str]:
+def _limits(table: ModelTable, about: ModelAbout | None) -> Iterator[str]:
+    yield from about.limits if about else ()
     yield "It knows nothing but the samples it was trained on, and repeats their errors and biases."
     if isinstance(table, TrainedTransformerTable):
         yield (

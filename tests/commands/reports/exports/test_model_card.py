@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,12 +50,39 @@ def test_command_in_the_card_works_next_to_the_export(
     assert dalle(*shlex.split(command), "--precision", "fp32").code == 0
 
 
+def test_card_states_what_the_author_says(toy: Path) -> None:
+    card = (toy / "README.md").read_text("utf-8")
+    assert "\nlicense: mit\n" in card.split("---\n")[1] and "# license" not in card
+    for said in (
+        "# Toy scenes\n\ntoy scenes of one object\n",
+        "| data | 23 rendered scenes |",
+        "| time | 11 steps, in a second |",
+        "- weights: MIT\n- training data: none needed\n",
+        "| pictures that show their caption | 0 of 23 |",
+        "- It has hardly been trained.\n",
+        "| CLIP | ",
+        "| weights | in fp16, gains and biases in fp32; loaded as fp32 |",
+    ):
+        assert said in card
+
+
+def test_commands_in_the_card_of_an_export_with_a_clip_work_next_to_it(
+    toy: Path, dalle: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(toy, tmp_path / "toy")
+    monkeypatch.chdir(tmp_path)
+    [plain, ranked] = re.findall("^dalle (.*)$", Path("toy/README.md").read_text(), re.MULTILINE)
+    assert "--clip toy --best 8" in ranked
+    for command in (plain, ranked):
+        assert dalle(*shlex.split(command), "--precision", "fp32").code == 0
+
+
 def test_what_is_not_known_is_left_out() -> None:
-    card = model_card("dvae", DVAE, UNKNOWN, dvae=None)
+    card = model_card("dvae", DVAE, UNKNOWN)
     assert "Held-out" not in card and "| steps |" not in card and "guidance" not in card
     assert "| recipe | not recorded |" in card and "dalle reconstruct dvae" in card
 
 
 def test_hostile_name_stays_one_line_of_printable_text() -> None:
-    card = model_card("a\n# b \x1b[31m", DVAE, UNKNOWN, dvae=None)
+    card = model_card("a\n# b \x1b[31m", DVAE, UNKNOWN)
     assert "# a\ufffd# b \ufffd[31m\n" in card and "\x1b" not in card
