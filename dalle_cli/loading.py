@@ -59,6 +59,7 @@ from dalle_cli.storage.run_dir import (
     dalle_paths,
     dvae_model_dir,
     model_dir,
+    part_of,
 )
 
 N_SPECIAL_TOKENS = 2  # start and end of text, which CLIP adds to a tokenizer's ids
@@ -277,7 +278,7 @@ def check_parts_match(
 
 
 def load_clip(path: Path | str) -> Clip:
-    """Load a CLIP from a `train-clip` run, a model folder or a public checkpoint.
+    """Load a CLIP from a `train-clip` run, an export, a model folder or a public checkpoint.
 
     path  a public checkpoint may be a file, a folder or a name on the hub
 
@@ -357,11 +358,13 @@ def _read_vocabulary(file: Path) -> ClipTokenizer:
 def find_clip(path: Path | str) -> Path:
     """Return the path of a CLIP on disk, after fetching it from the hub if it is a name there.
 
+    Of an export that brings a CLIP, this is the CLIP's folder.
+
     Raises DalleError if there is none.
     """
     local_path = Path(path)
     if local_path.exists():
-        return local_path
+        return part_of(local_path, "clip")
     # an existing folder is not the name of an owner on the hub
     if local_path.parent != Path() and local_path.parent.exists():
         hint = f"{local_path.parent} exists, but has no {printable(local_path.name)}"

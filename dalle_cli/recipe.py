@@ -19,7 +19,7 @@ from dalle_cli.config import RECIPE_TYPES, ClipRecipe, DVAERecipe, Recipe, Trans
 from dalle_cli.errors import UsageError
 from dalle_cli.schedules import scale_steps, unfinished_schedules
 from dalle_cli.storage.run_dir import RunDir
-from dalle_cli.storage.shipped import shipped_folder
+from dalle_cli.storage.shipped import resolve_run, shipped_folder, suggest_models
 
 # keys of which a table has one: to set it is to remove the other
 ALTERNATIVES = {
@@ -58,14 +58,15 @@ def fitting_transformer(grid_size: int, image_vocab_size: int, *, like: str = ""
 def find_recipe(name: str, *, kind: str | None = None) -> Path:
     """Resolve a path, the name of a shipped recipe, or the folder of a run, to a file.
 
-    kind  what the command trains: its recipes are the first to be suggested
+    kind  what the command trains: its recipes are the first to be suggested; None: the name may
+          also be that of a shipped model, whose recipe is recorded
 
     Raises UsageError if it is none of them.
     """
     try:
         if Path(name).is_file():
             return Path(name)
-        record = RunDir(Path(name)).recipe
+        record = RunDir(Path(name if kind else resolve_run(name))).recipe
         is_run = record.is_file()
     except OSError as error:  # for example, a name that is too long
         raise UsageError(f"no such recipe: {error.strerror}") from None
@@ -77,7 +78,8 @@ def find_recipe(name: str, *, kind: str | None = None) -> Path:
         return record
     close = _likely_recipe(name, list(shipped), kind)
     hint = f"did you mean `{close}`?" if close else "`dalle recipes list` shows the shipped ones"
-    raise UsageError(f"no such recipe: {name}", hint)
+    model = suggest_models(name) if kind is None and not close else ""
+    raise UsageError(f"no such recipe: {name}", "; ".join(filter(None, (hint, model))))
 
 
 def _likely_recipe(name: str, shipped: list[str], kind: str | None) -> str | None:

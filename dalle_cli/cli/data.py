@@ -13,6 +13,7 @@ from dalle_cli.cli.options import (
     OUTPUT,
     CaptionColumn,
     Device,
+    DVAERun,
     ImageColumn,
     Json,
     PrecisionToUse,
@@ -200,14 +201,7 @@ def encode(
             help=f"{FORMS}.",
         ),
     ],
-    dvae: Annotated[
-        Path,
-        typer.Option(
-            metavar="RUN",
-            help="Run of the discrete VAE that encodes them.",
-            rich_help_panel=INPUT,
-        ),
-    ],
+    dvae: DVAERun,
     *,
     out: Annotated[
         Path,

@@ -24,6 +24,7 @@ from dalle_cli.cli.options import (
 from dalle_cli.cli.processes import launch_workers
 from dalle_cli.console import Terminal
 from dalle_cli.storage.run_dir import model_dir
+from dalle_cli.storage.shipped import resolve_run
 
 PROMPT, SAMPLING = "Prompt", "Sampling"
 MAX_GUIDANCE = 100  # so that no logits overflow
@@ -38,7 +39,11 @@ MAX_GUIDANCE = 100  # so that no logits overflow
 def generate(
     run: RunToUse,
     captions: Annotated[
-        list[str] | None, typer.Argument(metavar="CAPTION", help="What the pictures should show.")
+        list[str] | None,
+        typer.Argument(
+            metavar="CAPTION",
+            help="What the pictures should show; by default the examples of a shipped model.",
+        ),
     ] = None,
     *,
     checkpoint: Checkpoint = None,
@@ -127,7 +132,10 @@ def generate(
     clip: Annotated[
         str | None,
         typer.Option(
-            metavar="CLIP", help="Rank the pictures by this CLIP.", rich_help_panel=RANKING
+            metavar="CLIP",
+            parser=resolve_run,
+            help="Rank the pictures by this CLIP.",
+            rich_help_panel=RANKING,
         ),
     ] = None,
     tokenizer: ClipVocabulary = None,
@@ -159,7 +167,8 @@ def generate(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="New folder, or an unfinished one; by default inside the run.",
+            help="New folder, or an unfinished one; by default inside the run, "
+            "or samples/NAME for a shipped model.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -204,15 +213,16 @@ def generate(
 
     from dalle_cli.commands.generate import GenerateOptions, run_generate
     from dalle_cli.generation.image_prompt import Box, ImagePrompt
-    from dalle_cli.generation.prompts import read_captions
+    from dalle_cli.generation.prompts import example_captions, read_captions
     from dalle_cli.generation.ranking import RankingOptions
     from dalle_cli.generation.sampling import SamplingSettings
 
     redrawn = None if box is None else Box(*box)
+    is_given = bool(captions) or prompts is not None
     options = GenerateOptions(
         run=run,
         checkpoint=checkpoint,
-        captions=read_captions(captions or [], prompts),
+        captions=read_captions(captions or [], prompts) if is_given else example_captions(run),
         n=n,
         seed=seed,
         sampling=SamplingSettings(temperature, top_k, top_p, guidance),

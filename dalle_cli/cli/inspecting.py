@@ -1,4 +1,4 @@
-"""`dalle recipes`, `dalle info` and `dalle doctor`: recipes, runs and this machine."""
+"""`dalle recipes`, `models`, `info` and `doctor`: recipes, models, runs and this machine."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from dalle_cli.cli.app import app, recipes_app
-from dalle_cli.cli.help import MACHINE, add_command
+from dalle_cli.cli.help import MACHINE, USE, add_command
 from dalle_cli.cli.options import INPUT, OUTPUT, Json, Overrides, Quiet, RecipeName
 from dalle_cli.console import Terminal
+from dalle_cli.storage.shipped import resolve_run
 
 
 @add_command(recipes_app, "list", example="dalle recipes list")
@@ -59,10 +60,26 @@ def list_recipe_keys(
     run_list_keys(kind, Terminal(quiet=quiet, as_json=as_json))
 
 
+@add_command(app, panel=USE, example="dalle models")
+def models(as_json: Json = False, quiet: Quiet = False) -> None:
+    """List the models that come with dalle.
+
+    What each draws, its size, data, licence and figures, and the command that tries it.
+    """
+    from dalle_cli.commands.models import run_list_models
+
+    run_list_models(Terminal(quiet=quiet, as_json=as_json))
+
+
 @add_command(app, panel=MACHINE, example="dalle info transformer/demo --masks masks/")
 def info(
     name: Annotated[
-        str, typer.Argument(metavar="RECIPE|RUN", help="A recipe, or the folder of a run.")
+        str,
+        typer.Argument(
+            metavar="RECIPE|RUN",
+            parser=resolve_run,
+            help="A recipe, the folder of a run, or a shipped model.",
+        ),
     ],
     masks: Annotated[
         Path | None,

@@ -10,7 +10,6 @@ from dalle_cli.cli.app import app
 from dalle_cli.cli.help import TRAIN, add_command
 from dalle_cli.cli.options import (
     FORMS,
-    INPUT,
     RECIPE,
     RUN,
     CaptionColumn,
@@ -18,6 +17,7 @@ from dalle_cli.cli.options import (
     DeepSpeedFile,
     Device,
     DryRun,
+    DVAERun,
     Gpus,
     ImageColumn,
     InitFrom,
@@ -249,14 +249,7 @@ def train_transformer(
     data: PairSource,
     *,
     run: RunFolder,
-    dvae: Annotated[
-        Path,
-        typer.Option(
-            metavar="RUN",
-            help="Run of the discrete VAE whose tokens it learns.",
-            rich_help_panel=INPUT,
-        ),
-    ],
+    dvae: DVAERun,
     tokenizer: TokenizerFile = None,
     valid: ValidSource = None,
     init_from: InitFrom = None,

@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from dalle_cli.generation.ranking import ScoredCandidate
 from dalle_cli.storage.atomic import atomic_write, make_folder
 from dalle_cli.storage.run_dir import GRID, MANIFEST, RunDir
+from dalle_cli.storage.shipped import shipped_name
 from dalle_cli.viz import GRID_PICTURES, captioned_rows, labelled_grid
 
 STAGED = "candidates"
@@ -137,11 +138,13 @@ class OutputFolder:
 
 
 def create_samples_folder(run: Path) -> Path:
-    """Create the next numbered folder below a run's `samples/`.
+    """Create the next numbered folder below a run's `samples/`, or below `samples/NAME` in the
+    current folder for a shipped model.
 
     Several commands may do so at the same time.
     """
-    samples = RunDir(run).samples
+    name = shipped_name(run)
+    samples = RunDir(run).samples if name is None else Path("samples", name)
     make_folder(samples)
     taken = [int(path.name) for path in samples.iterdir() if path.name.isdecimal()]
 

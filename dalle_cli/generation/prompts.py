@@ -1,6 +1,6 @@
-"""Captions to generate, from the command line and from a file.
+"""Captions to generate: from the command line, from a file, or the examples of a model.
 
-Plain text, or a table with a caption column.
+A file is plain text, or a table with a caption column.
 """
 
 import io
@@ -11,6 +11,10 @@ from dalle_cli.data.images import BadSample
 from dalle_cli.data.sources.captions import clean_captions
 from dalle_cli.data.tables import TABLE_SUFFIXES, read_table
 from dalle_cli.errors import SURROGATE, DalleError, UsageError, printable
+from dalle_cli.storage.model_about import read_about
+from dalle_cli.storage.run_dir import RunDir
+
+NO_CAPTIONS = "give some in quotes, or a file of them with --prompts"
 
 
 def read_captions(captions: list[str], prompts: str | None) -> list[str]:
@@ -28,8 +32,18 @@ def read_captions(captions: list[str], prompts: str | None) -> list[str]:
 
     found = clean_captions(captions) + ([] if prompts is None else _read(prompts))
     if not found:
-        raise UsageError("no captions", "give some in quotes, or a file of them with --prompts")
+        raise UsageError("no captions", NO_CAPTIONS)
     return found
+
+
+def example_captions(run: Path) -> list[str]:
+    """Return the example captions that a model's author gives for it.
+
+    Raises UsageError where there are none.
+    """
+    if not RunDir(run).about.is_file():
+        raise UsageError("no captions", NO_CAPTIONS)
+    return read_about(RunDir(run)).captions
 
 
 def _read(prompts: str) -> list[str]:

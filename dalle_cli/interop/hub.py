@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dalle_cli.errors import DalleError, UsageError, printable
+from dalle_cli.storage.shipped import suggest_models
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 CONFIGS = ("*config.json", "vocab.json", "merges.txt", "tokenizer.json")
@@ -27,10 +28,8 @@ def fetch_from_hub(name: str) -> Path:
     DalleError if the checkpoint cannot be fetched or holds no weights.
     """
     if not HUB_NAME.fullmatch(name):
-        raise UsageError(
-            f"no such CLIP: {printable(name)}",
-            "name a `train-clip` run, a checkpoint file or its folder",
-        )
+        hints = ("name a `train-clip` run, a checkpoint file or its folder", suggest_models(name))
+        raise UsageError(f"no such CLIP: {printable(name)}", "; ".join(filter(None, hints)))
     try:
         from huggingface_hub import constants, snapshot_download
     except ImportError as error:

@@ -24,7 +24,7 @@ from dalle_cli.schedules import RecipeT, fix_schedules
 from dalle_cli.storage.atomic import exclusive_lock, free_disk
 from dalle_cli.storage.checkpoint_folder import best_step, held_out_losses, step_of
 from dalle_cli.storage.model_folder import check_model_kind
-from dalle_cli.storage.run_dir import RunDir, model_dir
+from dalle_cli.storage.run_dir import RunDir, model_dir, part_of
 from dalle_cli.storage.run_record import RunRecord
 from dalle_cli.training.checkpoint import Saver
 from dalle_cli.training.engines.choice import EngineChoice, choose_engine, make_engine
@@ -340,7 +340,7 @@ def open_run(
     checkpoint = starting_checkpoint(folder, options.resume, terminal)
     begun_from = options.init_from if record is None else _recorded_init(record, folder, options)
     if begun_from is not None and checkpoint is None:
-        check_model_kind(model_dir(begun_from), recipe.kind)
+        check_model_kind(model_dir(part_of(begun_from, recipe.kind)), recipe.kind)
     precision = _choose_precision(recipe, options, record=record, world=world)
 
     data = open_run_data(
@@ -365,7 +365,7 @@ def open_run(
         recipe=fix_schedules(recipe),
         asked=recipe,
         command={**options.command, "init_from": None if begun_from is None else str(begun_from)},
-        init_from=begun_from if checkpoint is None else None,
+        init_from=part_of(begun_from, recipe.kind) if begun_from and not checkpoint else None,
         folder=folder,
         terminal=terminal,
         world=world,
