@@ -29,7 +29,7 @@ TRAIN = '$(RECIPE)' --data '$(DATA)' --run '$(RUN)' $(if $(GPUS),--gpus $(GPUS))
 given-%:
 	@test -n '$($*)' || { echo "$* is not given: make $(MAKECMDGOALS) $*=..." >&2; exit 2; }
 
-.PHONY: help install test test-slow test-distributed smoke bench bench-peer lint docs demo clean train train-dvae train-transformer train-clip generate rerank
+.PHONY: help install test test-slow test-distributed smoke bench bench-peer lint docs demo try clean train train-dvae train-transformer train-clip generate rerank
 .DEFAULT_GOAL := help
 
 # prints the first word of each line in a column, and the others wrapped by word beside it
@@ -122,6 +122,12 @@ lint: install  ## format the code and fix what can be fixed
 
 docs: install  ## write docs/recipe-keys.md from the recipe tables in dalle_cli/config.py
 	$(BIN)/dalle recipes keys > docs/recipe-keys.md
+
+# not ?=, since some systems set NAME to that of the machine
+NAME = emoji
+
+try: install  ## generate the example captions of a model that comes with dalle, into build/try/NAME: [NAME ARGS]
+	$(BIN)/dalle generate '$(NAME)' -n 4 --show --out 'build/try/$(NAME)' $(ARGS)
 
 demo: install  ## train all three models on toy scenes in minutes, generate, and measure
 	$(BIN)/dalle demo --run runs/demo

@@ -29,6 +29,14 @@ def test_targets_are_listed_with_texts_wrapped_by_word(columns: str) -> None:
     assert " ".join(lines).split() == " ".join(map(" ".join, described)).split()
 
 
+@pytest.mark.parametrize(("words", "name"), [([], "emoji"), (["NAME=toy"], "toy")], ids=str)
+def test_a_shipped_model_is_tried_without_captions(words: list[str], name: str) -> None:
+    command = make("-n", "try", *words).splitlines()[-1]
+    assert (
+        command.split()[1:3] == ["generate", f"'{name}'"] and f"--out 'build/try/{name}'" in command
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "folder"), [([], "runs/x/samples/birds"), (["OUT=other"], "other")], ids=str
 )
