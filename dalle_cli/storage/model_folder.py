@@ -50,6 +50,8 @@ def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, T
         ):
             new_config.write_text(json.dumps({"schema": MODEL_SCHEMA, **config}, indent=1))
             save_file(dict(weights), new_weights)
+            # safetensors makes files that nobody but their owner may read
+            new_weights.chmod(new_config.stat().st_mode)
 
             sync_to_disk(new_config)
             sync_to_disk(new_weights)

@@ -1,10 +1,25 @@
-"""Half precision: what is rounded, what is kept, and how a folder is told to hold it."""
+"""Model folders: who may read them; half precision: what is rounded, what is kept."""
 
+import os
 from pathlib import Path
 
+import pytest
 import torch
 
 from dalle_cli.storage.model_folder import half_precision, is_half_precision, write_model
+
+
+@pytest.mark.skipif(os.name != "posix", reason="files have other permissions")
+@pytest.mark.parametrize("mask", [0o022, 0o027])
+def test_weights_may_be_read_by_whoever_may_read_other_files(mask: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        write_model(tmp_path / "model", {}, {"matrix": torch.zeros(2, 2)})
+        (tmp_path / "other").touch()
+    finally:
+        os.umask(before)
+    modes = {file.stat().st_mode for file in (tmp_path / "model").iterdir()}
+    assert modes == {(tmp_path / "other").stat().st_mode}
 
 
 def test_only_matrices_within_range_are_rounded() -> None:
