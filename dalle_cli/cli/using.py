@@ -172,7 +172,7 @@ def export(
     """
     from dalle_cli.commands.export import ExportOptions, run_export
 
-    options = ExportOptions(run, out, clip, checkpoint, half)
+    options = ExportOptions(run, out, clip=clip, checkpoint=checkpoint, half=half)
     run_export(options, Terminal(quiet=quiet, as_json=as_json))
 
 
