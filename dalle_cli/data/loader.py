@@ -41,6 +41,7 @@ class Batch:
     global_text_tokens  number of caption tokens in that update
     image_tokens        int64 [B, I] if the pictures were encoded beforehand
     n_enlarged          number of pictures that were smaller than the model's image size
+    keys                keys of the samples
     """
 
     images: Tensor
@@ -53,6 +54,7 @@ class Batch:
     bad: list[Problem] = field(default_factory=list)
     image_tokens: Tensor | None = None
     n_enlarged: int = 0
+    keys: list[str] = field(default_factory=list)
 
     def micro_batches(self, size: int, device: torch.device) -> Iterator["Batch"]:
         """Yield pieces of at most `size` samples (0: a single piece), moved to the device."""
@@ -68,6 +70,7 @@ class Batch:
                 text_tokens=self.text_tokens[part].to(device),
                 captions=self.captions[part],
                 are_cut=self.are_cut[part],
+                keys=self.keys[part],
                 image_tokens=None if image_tokens is None else image_tokens[part].to(device),
             )
 
@@ -192,13 +195,14 @@ class _Steps(Dataset):
         positions = [step * size + i for i in self._share]
         bad: list[Problem] = []
         try:
-            examples = [self._example(position, bad) for position in positions]
+            keyed = [self._example(position, bad) for position in positions]
         except DalleError as error:
             return error
-        return replace(collate(examples, positions, bad=bad), global_size=size)
+        whole = collate([example for _, example in keyed], positions, bad=bad)
+        return replace(whole, global_size=size, keys=[key for key, _ in keyed])
 
-    def _example(self, position: int, bad: list[Problem]) -> Example:
-        """Return the example at a position.
+    def _example(self, position: int, bad: list[Problem]) -> tuple[str, Example]:
+        """Return the key and the example at a position.
 
         If its sample is bad, the next good one in the epoch's order replaces it; no other position
         is affected.
@@ -206,9 +210,9 @@ class _Steps(Dataset):
         for sample in self._order.candidates(position):
             index = int(self._indices[sample])
             try:
-                return self._preprocess(
-                    read_sample(self._source, index), derive_seed(self._training.seed, position)
-                )
+                sample = read_sample(self._source, index)
+                seed = derive_seed(self._training.seed, position)
+                return sample.key, self._preprocess(sample, seed)
             except BadSample as problem:
                 bad.append((self._source.key(index), problem.reason))
 

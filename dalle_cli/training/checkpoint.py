@@ -9,7 +9,8 @@ renews `model/`, which inference reads.
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from dalle_cli.storage.checkpoint_folder import (
     MANIFEST_SCHEMA,
     NUMBERS,
     STEP_NAME,
+    WEIGHT_GROUPS,
     best_step,
     check_checkpoint,
     checkpoints,
@@ -42,6 +44,7 @@ from dalle_cli.storage.lazy_tensors import Gathered, Stored
 from dalle_cli.storage.model_folder import write_model
 from dalle_cli.storage.run_dir import WEIGHTS, RunDir
 from dalle_cli.training.engines.engine import EngineState
+from dalle_cli.training.optimization.divergence import TOO_FAST, Diverged
 
 FILE_BYTES = 2**30  # of tensors in a file, about
 PARTIAL = ".partial"  # ends the name of a checkpoint that is being written
@@ -50,7 +53,8 @@ PARTIAL = ".partial"  # ends the name of a checkpoint that is being written
 def save_checkpoint(path: Path, state: EngineState, world: World) -> None:
     """Write a checkpoint to a folder that appears complete or not at all; every process takes part.
 
-    Raises DalleError where the disk is full or not writable; what was there before stays.
+    Raises DalleError where the disk is full or not writable, and FloatingPointError where a weight
+    is not finite; what was there before stays.
     """
     partial = path.with_name(path.name + PARTIAL)
     needed = sum(sum(tensor_bytes(tensors).values()) for tensors in state.tensors.values())
@@ -77,11 +81,26 @@ def _write_share(folder: Path, state: EngineState, world: World) -> list[tuple[s
     written = []
     for number, (file, tensors, names) in enumerate(_files(state)):
         is_ours = number % world.size == world.rank
-        gathered = ((name, tensors[name]) for name in names)  # by all processes
+        are_weights = file.partition(".")[0] in WEIGHT_GROUPS
+        gathered = _gathered(tensors, names, are_weights=are_weights)
         on_disk = {name: on_cpu(tensor) for name, tensor in gathered if is_ours}
         if is_ours:
             written.append((file, write_sealed(folder / file, on_disk)))
     return written
+
+
+def _gathered(
+    tensors: Mapping[str, Tensor], names: Iterable[str], *, are_weights: bool
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield tensors by name, gathered by all processes.
+
+    Raises FloatingPointError, in all of them, for a weight that is not finite.
+    """
+    for name in names:
+        tensor = tensors[name]
+        if are_weights and not bool(tensor.isfinite().all()):
+            raise FloatingPointError(name)
+        yield name, tensor
 
 
 def _files(state: EngineState) -> Iterator[tuple[str, Mapping[str, Tensor], list[str]]]:
@@ -158,12 +177,15 @@ class Saver:
 
         valid_loss  the held-out loss if it was measured at this step; it decides which checkpoint
                     is best
+
+        Raises Diverged, without saving, where a weight is not finite.
         """
         if valid_loss is not None:
             state.numbers["valid_loss"] = valid_loss
         step = int(state.numbers["step"])
-        self.save_model(weights)
-        save_checkpoint(self.folder.checkpoint(step), state, self.world)
+        with self._refused_if_diverged():
+            self.save_model(weights)
+            save_checkpoint(self.folder.checkpoint(step), state, self.world)
         if self.world.is_main:
             self._prune(step)
 
@@ -173,7 +195,7 @@ class Saver:
         The main process gathers all weights in its memory for that. Raises DalleError like
         `save_checkpoint`.
         """
-        gathered = ((name, weights[name]) for name in weights)  # by all processes
+        gathered = _gathered(weights, weights, are_weights=True)
         on_disk = {name: on_cpu(tensor) for name, tensor in gathered if self.world.is_main}
         with self.world.main_first() as is_ours:
             if is_ours:
@@ -182,7 +204,16 @@ class Saver:
     def restore_model(self, weights: Mapping[str, Tensor]) -> None:
         """Write `model/` where a crash has left the run without it."""
         if not self.world.all_gather([(self.folder.model / WEIGHTS).is_file()])[0]:
-            self.save_model(weights)
+            with self._refused_if_diverged():
+                self.save_model(weights)
+
+    @contextmanager
+    def _refused_if_diverged(self) -> Iterator[None]:
+        try:
+            yield
+        except FloatingPointError as error:
+            message = f"weights are not finite, {error} the first of them"
+            raise Diverged(message, self.folder, TOO_FAST) from error
 
     def _prune(self, newest: int) -> None:
         """Remove all checkpoints but the best before the last few.

@@ -4,8 +4,9 @@ It knows a task, an engine, batches, a log and a saver; not which model, how man
 which precision.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,16 +14,14 @@ from PIL import Image
 
 from dalle_cli.config import RuntimeTable
 from dalle_cli.data.loader import Batch, TooManyBadSamples, TrainingBatches, ValidationBatches
-from dalle_cli.errors import DalleError
 from dalle_cli.runtime.distributed import World
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import Saver
 from dalle_cli.training.engines.engine import Engine, ModelT
 from dalle_cli.training.metric_log import MetricLog, Metrics
+from dalle_cli.training.optimization.divergence import DivergenceMonitor
 from dalle_cli.training.stop_signals import Interrupted, StopSignals
 from dalle_cli.training.tasks.task import Task
-
-MAX_SKIPPED = 50  # updates in a row
 
 
 @dataclass(frozen=True)
@@ -42,26 +41,30 @@ def train(
     steps: int,
     log: MetricLog,
     saver: Saver,
+    warn: Callable[[str], None],
 ) -> None:
     """Run the task to `steps` updates, reporting, validating and saving on the way.
 
-    Raises Interrupted, after saving, when asked to stop, and DalleError where the gradients stay
-    non-finite.
+    Raises Interrupted, after saving, when asked to stop, and Diverged, without saving, where a
+    loss, a gradient or a weight is not finite.
     """
-    n_skipped = 0
+    monitor = DivergenceMonitor(saver.folder, has_scales=engine.has_scales, warn=warn)
     with StopSignals() as stop:
         for batch in save_before_giving_up(batches.training, engine, log=log, saver=saver):
             stop.step_begins()
             is_applied, metrics = train_step(task, engine, batch, runtime.micro_batch_size)
             stop.step_ends()
+            is_last = engine.step == steps
+            monitor.check_update(
+                engine.step,
+                float(metrics["train/loss"]),
+                is_applied=is_applied,
+                is_last=is_last,
+                keys=partial(engine.world.all_gather, batch.keys),
+            )
             log.record(engine.step, metrics)
             request = agreed_request(engine.world, stop.requested)
-            n_skipped = 0 if is_applied else n_skipped + 1
-            if n_skipped == MAX_SKIPPED:
-                message = f"the gradients of {n_skipped} updates in a row were not finite"
-                raise DalleError(message, "begin a new run with a lower `optimizer.lr`")
 
-            is_last = engine.step == steps
             stopped_by = None if is_last else request
             with log.paused():
                 valid_loss = evaluate_if_due(
@@ -73,6 +76,8 @@ def train(
                     log=log,
                     folder=saver.folder,
                 )
+                if valid_loss is not None:
+                    monitor.check_held_out(engine.step, valid_loss)
                 if is_last or stopped_by is not None or engine.step % runtime.save_every == 0:
                     save(engine, log=log, saver=saver, valid_loss=valid_loss)
 

@@ -199,6 +199,7 @@ class TrainingRun(Generic[RecipeT]):
                     steps=steps,
                     log=log,
                     saver=saver,
+                    warn=self.terminal.warn,
                 )
             self._report_samples(batches, n_samples)
             self._report_best()

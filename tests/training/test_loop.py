@@ -4,11 +4,13 @@ import json
 import math
 import signal
 from collections.abc import Callable, Iterable
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dalle_cli.config import (
@@ -21,16 +23,19 @@ from dalle_cli.config import (
 )
 from dalle_cli.data.loader import Batch, TrainingBatches, ValidationBatches
 from dalle_cli.data.preprocessing import DVAEPreprocessing
+from dalle_cli.data.shuffling import SampleOrder, Stream
 from dalle_cli.data.sources import open_dataset, validation_split
-from dalle_cli.errors import DalleError
 from dalle_cli.runtime.distributed import single_process
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import Saver, checkpoints, load_checkpoint
 from dalle_cli.training.engines.replica import ReplicaEngine
 from dalle_cli.training.loop import Batches, train
 from dalle_cli.training.metric_log import MetricLog, Metrics
+from dalle_cli.training.optimization.divergence import Diverged
+from dalle_cli.training.optimization.loss_scaling import scale_loss
 from dalle_cli.training.stop_signals import Interrupted
 
+CPU = torch.device("cpu")
 OPTIMIZER = OptimizerTable(
     lr=Cosine(start=0.01, end=0.01, steps=1), warmup_steps=0, betas=[0.9, 0.9], eps=1e-8,
     weight_decay=0.0,
@@ -56,12 +61,17 @@ class BrightnessTask:
     """Learns how bright pictures are; raises a signal, or loses its way, at some step."""
 
     def __init__(
-        self, signal_at: int = -1, number: int = signal.SIGTERM, lost: Iterable[int] = ()
+        self,
+        signal_at: int = -1,
+        number: int = signal.SIGTERM,
+        lost: Iterable[int] = (),
+        lost_held_out: int = -1,
     ) -> None:
         self.module = Brightness()
         self.signal_at = signal_at
         self.number = number
         self.lost = lost
+        self.lost_held_out = lost_held_out
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         if step == self.signal_at:
@@ -69,14 +79,12 @@ class BrightnessTask:
         error = (
             batch.images.mean((1, 2, 3)) - self.module.guess
         ).square().sum() / batch.global_size
-        return error * (math.nan if step in self.lost else 1), {"train/loss": error.detach()}
+        error = error * (math.nan if step in self.lost else 1)
+        return error, {"train/loss": error.detach()}
 
     def validate(self, batches: Iterable[Batch], step: int) -> dict[str, float]:
-        return {
-            "valid/loss": float(
-                sum((b.images.mean() - self.module.guess).square().item() for b in batches)
-            )
-        }
+        error = sum((b.images.mean() - self.module.guess).square().item() for b in batches)
+        return {"valid/loss": math.inf if step == self.lost_held_out else float(error)}
 
     def preview(self, whole: nn.Module, batch: Batch, step: int) -> Image.Image:
         return Image.new("RGB", (1, 1))
@@ -87,7 +95,13 @@ def run_task(pairs: Path, tmp_path: Path) -> Callable[..., RunDir]:
     """Train a task in a folder, going on from its newest checkpoint."""
 
     def run(
-        task: BrightnessTask, name: str, steps: int = 11, runtime: RuntimeTable = RUNTIME
+        task: BrightnessTask,
+        name: str,
+        steps: int = 11,
+        runtime: RuntimeTable = RUNTIME,
+        *,
+        is_fp16: bool = False,
+        warned: list[str] | None = None,
     ) -> RunDir:
         folder = RunDir(tmp_path / name)
         source = open_dataset(str(pairs), captions_required=False)
@@ -111,7 +125,8 @@ def run_task(pairs: Path, tmp_path: Path) -> Callable[..., RunDir]:
             task.module,
             OPTIMIZER,
             ema=EmaTable(decay=0.9, every=1),
-            world=single_process(torch.device("cpu")),
+            world=single_process(CPU),
+            scales=scale_loss(task.module, CPU) if is_fp16 else None,
         )
         unreported: list[dict[str, float]] = []
         if saved := checkpoints(folder):
@@ -123,7 +138,16 @@ def run_task(pairs: Path, tmp_path: Path) -> Callable[..., RunDir]:
         )
         log.restore(unreported, engine.step)
         saver = Saver(folder, {"kind": "toy"}, runtime.keep_checkpoints, engine.world)
-        train(task, engine, batches=batches, runtime=runtime, steps=steps, log=log, saver=saver)
+        train(
+            task,
+            engine,
+            batches=batches,
+            runtime=runtime,
+            steps=steps,
+            log=log,
+            saver=saver,
+            warn=[].append if warned is None else warned.append,
+        )
         return folder
 
     return run
@@ -197,23 +221,65 @@ def test_request_during_the_last_update_lets_the_run_finish(run_task: Callable) 
     assert steps_with(run, "valid/loss")[-1] == 11 and checkpoints(run)[-1][0] == 11
 
 
-def test_skipped_updates_are_counted_and_the_run_goes_on(run_task: Callable) -> None:
-    run = run_task(BrightnessTask(lost=[2, 3, 6]), "run")
+def test_fp16_skips_updates_counts_them_warns_of_the_first_and_goes_on(run_task: Callable) -> None:
+    warned: list[str] = []
+    run = run_task(BrightnessTask(lost=[2, 3, 6]), "run", is_fp16=True, warned=warned)
     shares = {
         line["step"]: line["train/skipped"] for line in figures_of(run) if "train/skipped" in line
     }
     assert [shares[step] for step in (2, 4, 6, 8, 10)] == [0.0, 1.0, 0.0, 0.5, 0.0]
     numbers = load_checkpoint(run.checkpoint(11)).numbers
     assert (numbers["step"], numbers["optimizer_updates"], numbers["ema_updates"]) == (11, 8, 8)
+    assert len(warned) == 1 and "step 3 was skipped" in warned[0]
 
 
-def test_long_streak_of_skipped_updates_stops_the_run(run_task: Callable) -> None:
+def test_long_streak_of_skipped_updates_stops_fp16(run_task: Callable) -> None:
     lost = set(range(200)) - {40}
-    with pytest.raises(DalleError, match="50 updates in a row were not finite") as caught:
+    with pytest.raises(Diverged, match="50 updates in a row were not finite") as caught:
         run_task(
             BrightnessTask(lost=lost),
             "run",
             steps=200,
             runtime=RUNTIME.model_copy(update={"save_every": 1000}),
+            is_fp16=True,
         )
-    assert "optimizer.lr" in caught.value.hint and not isinstance(caught.value, Interrupted)
+    assert "optimizer.lr" in caught.value.hint
+
+
+@pytest.mark.parametrize("is_fp16", [False, True])
+def test_run_whose_last_loss_is_not_finite_fails_and_names_what_is_sound(
+    is_fp16: bool, run_task: Callable, tmp_path: Path
+) -> None:
+    with pytest.raises(Diverged, match="the loss is not finite at step 11") as caught:
+        run_task(BrightnessTask(lost=[10]), "run", is_fp16=is_fp16)
+    run = RunDir(tmp_path / "run")
+    assert caught.value.exit_code == 1 and str(run.checkpoint(10)) in caught.value.hint
+    assert checkpoints(run)[-1][0] == 10
+
+
+def test_loss_that_is_not_finite_stops_at_once_and_names_the_samples(
+    run_task: Callable, tmp_path: Path, pairs: Path
+) -> None:
+    """All that it saved before is finite, and the samples are those of the step."""
+    with pytest.raises(Diverged, match="the loss is not finite at step 7, of the samples") as ended:
+        run_task(BrightnessTask(lost=[6]), "run")
+    run = RunDir(tmp_path / "run")
+    assert [step for step, _ in checkpoints(run)] == [5]
+    assert load_file(run.model / "model.safetensors")["guess"].isfinite().all()
+
+    named = ended.value.message.rpartition("samples ")[2].split(", ")
+    source = open_dataset(str(pairs), captions_required=False)
+    indices = validation_split(source, 0.1)[0]
+    order = SampleOrder([Stream(len(indices), Fraction(1))], seed=0, block=64)
+    assert named == [
+        source.key(int(indices[next(iter(order.candidates(position)))]))
+        for position in range(24, 28)
+    ]
+
+
+def test_held_out_loss_that_is_not_finite_stops_the_run_unsaved(
+    run_task: Callable, tmp_path: Path
+) -> None:
+    with pytest.raises(Diverged, match="the held-out loss is not finite after step 8"):
+        run_task(BrightnessTask(lost_held_out=8), "run")
+    assert [step for step, _ in checkpoints(RunDir(tmp_path / "run"))] == [5]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import checkpoints
@@ -438,3 +439,18 @@ def test_checkpoint_better_than_the_last_is_named_at_the_end(
 
 def last_loss(run: RunDir) -> float:
     return [line["valid/loss"] for line in figures_of(run) if "valid/loss" in line][-1]
+
+
+def test_run_that_diverges_ends_with_an_error_and_no_next_command(
+    tmp_path: Path, train: Callable
+) -> None:
+    """The first update ruins the weights; the second finds it."""
+    changes = {"training__steps": 30, "optimizer__lr__start": 1e6, "optimizer__warmup_share": 0.0}
+    ended = train("dvae", tmp_path / "run", "--set", "runtime.save_every=1", **changes)
+    assert ended.code == 1 and "next:" not in ended.err and ended.out == ""
+    [error, hint] = ended.err.splitlines()[-2:]
+    assert error.startswith("error: the ") and "not finite" in error
+    assert "begin a new run with a lower `optimizer.lr`" in hint
+    for file in tmp_path.rglob("*.safetensors"):
+        for name, tensor in load_file(file).items():
+            assert tensor.isfinite().all(), f"{file} {name}"

@@ -99,6 +99,10 @@ class DeepSpeedEngine(Generic[ModelT]):
     def step(self) -> int:
         return self._updates.step
 
+    @property
+    def has_scales(self) -> bool:
+        return self._updates.scales is not None
+
     def backward(self, loss: Tensor) -> None:
         scales = self._updates.scales
         self._zero.backward(scales.scaled(loss) if scales else loss)

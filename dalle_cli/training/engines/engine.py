@@ -65,6 +65,11 @@ class Engine(Protocol[ModelT]):
         """The number of attempted updates."""
         ...
 
+    @property
+    def has_scales(self) -> bool:
+        """Whether it trains in fp16, with gradient scales that expect overflows now and then."""
+        ...
+
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss to those accumulated since the last update."""
         ...

@@ -68,6 +68,10 @@ class ReplicaEngine(Generic[ModelT]):
     def step(self) -> int:
         return self._updates.step
 
+    @property
+    def has_scales(self) -> bool:
+        return self._updates.scales is not None
+
     def backward(self, loss: Tensor) -> None:
         scales = self._updates.scales
         (scales.scaled(loss) if scales else loss).backward()
