@@ -5,7 +5,6 @@ evaluation mode, on the CPU and in fp32.
 """
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +60,7 @@ from dalle_cli.storage.run_dir import (
     model_dir,
     part_of,
 )
+from dalle_cli.storage.small_files import load_json
 
 N_SPECIAL_TOKENS = 2  # start and end of text, which CLIP adds to a tokenizer's ids
 ANOTHER_CLIP = "the vocabulary belongs to another CLIP"
@@ -247,8 +247,8 @@ def load_dalle(run: Path, checkpoint: str | None = None) -> DalleParts:
             digest.update(hashlib.file_digest(file, "sha256").digest())
 
     try:
-        caption_dropout = json.loads(paths.recipe.read_bytes())["recipe"]["loss"]["caption_dropout"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        caption_dropout = load_json(paths.recipe)["recipe"]["loss"]["caption_dropout"]
+    except (OSError, ValueError, KeyError, TypeError):
         caption_dropout = None
     words = RunDir(run).known_words
     return DalleParts(
@@ -379,8 +379,8 @@ def _is_run_or_model(local_path: Path) -> bool:
     if local_path.joinpath("model").is_dir():
         return True
     try:
-        return "kind" in json.loads((local_path / CONFIG).read_bytes())
-    except (OSError, ValueError, RecursionError, TypeError):
+        return "kind" in load_json(local_path / CONFIG)
+    except (OSError, ValueError, TypeError):
         return RunDir(local_path).is_run
 
 

@@ -21,6 +21,7 @@ from dalle_cli.runtime.devices import open_device
 from dalle_cli.runtime.precision import apply_precision
 from dalle_cli.storage.atomic import make_folder
 from dalle_cli.storage.run_dir import GRID, check_new_folder
+from dalle_cli.storage.small_files import read_input
 from dalle_cli.viz import grid
 
 GRID_COLUMNS = 8
@@ -85,7 +86,7 @@ def _read_pictures(
     """Yield pictures as float [3, H, W] in [0, 1]; warn of unreadable ones and skip them."""
     for file in files:
         try:
-            square = centre_crop(decode_image(file.read_bytes()), image_size)
+            square = centre_crop(decode_image(read_input(file)), image_size)
             yield file, to_tensor(Image.fromarray(square)).float() / 255
         except BadSample as error:
             terminal.warn(f"skipped {printable(str(file))}: {error.reason}")

@@ -4,7 +4,6 @@ Handles paths alone: whether a picture can be read is found out when it is.
 """
 
 import io
-import json
 import os
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES
 from dalle_cli.data.tables import TABLE_SUFFIXES, read_table
 from dalle_cli.errors import DalleError, UsageError, printable
 from dalle_cli.storage.run_dir import JOB, MANIFEST
+from dalle_cli.storage.small_files import load_json, read_input, read_stream
 
 
 class ListedPicture(NamedTuple):
@@ -35,7 +35,7 @@ def list_pictures(spec: str) -> list[ListedPicture]:
     """
     path = Path(spec)
     if spec == "-":
-        pictures = _from_lines(_decode(sys.stdin.buffer.read()))
+        pictures = _from_lines(_decode(read_stream(sys.stdin.buffer, "standard input")))
     elif path.is_dir() and _is_generated(path):
         pictures = _from_manifest(path / MANIFEST)
     elif path.is_dir():
@@ -83,8 +83,8 @@ def _is_generated(folder: Path) -> bool:
     try:
         if not (folder / MANIFEST).is_file() or not (folder / JOB).is_file():
             return False
-        job = json.loads((folder / JOB).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        job = load_json(folder / JOB)
+    except (OSError, ValueError):
         return False
     return isinstance(job, dict) and job.get("command") == "generate"
 
@@ -127,7 +127,7 @@ def _listed(row: object, folder: Path, place: str) -> ListedPicture:
 
 def _read(path: Path) -> str:
     try:
-        return _decode(path.read_bytes())
+        return _decode(read_input(path))
     except OSError as error:
         message = f"cannot read {printable(str(path))}: {error.strerror}"
         if isinstance(error, FileNotFoundError):

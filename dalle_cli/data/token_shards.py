@@ -24,6 +24,7 @@ from dalle_cli.data.images import BadSample, Problem
 from dalle_cli.errors import DalleError, printable
 from dalle_cli.storage.atomic import atomic_write
 from dalle_cli.storage.run_dir import ENCODING
+from dalle_cli.storage.small_files import check_readable, read_file
 
 SHARD_SAMPLES = 4096  # of the source, some of which may be bad
 AGAIN = "encode into a new folder"
@@ -122,6 +123,7 @@ class TokenShard:
         self._path = path
         self._vocab_size = encoding.vocab_size
         try:
+            check_readable(path)
             file = safe_open(path, "np")
             names = ("image_tokens", "text", "text_ends")
             self._tokens, self._text, self._ends = map(file.get_slice, names)
@@ -129,8 +131,9 @@ class TokenShard:
                 (where, reason) for where, reason in json.loads(file.metadata()["bad"])
             ]
             (self._n_samples,) = self._ends.get_shape()
+        except OSError as error:
+            raise DalleError(f"cannot read {path}: {error.strerror}", AGAIN) from error
         except (
-            OSError,
             SafetensorError,
             ValueError,
             LookupError,
@@ -201,7 +204,7 @@ def read_record(folder: Path) -> Record:
     """Read the record of a folder; raises DalleError if the file holds anything else."""
     path = folder / ENCODING
     try:
-        record = Record.model_validate_json(path.read_bytes())
+        record = Record.model_validate_json(read_file(path))
     except ValidationError as error:
         problem = error.errors()[0]
         place = printable(".".join(map(str, problem["loc"])))

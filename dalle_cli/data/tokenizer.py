@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from dalle_cli.data.merge_learners import Merges, learn_with_tokenizers, learn_with_youtokentome
 from dalle_cli.errors import DalleError, UsageError
+from dalle_cli.storage.small_files import read_file
 
 BOUNDARY = "▁"
 N_SYMBOLS = 257
@@ -103,7 +104,7 @@ class Tokenizer:
     def load(cls, path: Path) -> "Tokenizer":
         """Load a file written by `save`; raises DalleError, naming it, if it is anything else."""
         try:
-            document = _MergesFile.model_validate_json(Path(path).read_bytes())
+            document = _MergesFile.model_validate_json(read_file(Path(path)))
             return cls([_split_line(line) for line in document.merges], document.learnt_with)
         except OSError as error:
             raise DalleError(f"cannot read the tokenizer {path}: {error.strerror}") from error

@@ -18,6 +18,7 @@ from dalle_cli.data.augment import centre_crop
 from dalle_cli.data.images import BadSample, decode_image, to_tensor
 from dalle_cli.errors import UsageError, printable
 from dalle_cli.models.dvae import DiscreteVAE
+from dalle_cli.storage.small_files import read_input
 
 DEFAULT_KEPT_SHARE = 15, 32  # of the rows
 
@@ -74,7 +75,7 @@ def keep_tokens(prompt: ImagePrompt, dvae: DiscreteVAE) -> KeptTokens:
         record = {"keep_rows": n_rows}
 
     try:
-        data = prompt.file.read_bytes()
+        data = read_input(prompt.file)
         picture = decode_image(data)
     except OSError as error:
         raise UsageError(f"cannot read the picture {prompt.file}: {error.strerror}") from error

@@ -13,6 +13,7 @@ from dalle_cli.data.tables import TABLE_SUFFIXES, read_table
 from dalle_cli.errors import SURROGATE, DalleError, UsageError, printable
 from dalle_cli.storage.model_about import read_about
 from dalle_cli.storage.run_dir import RunDir
+from dalle_cli.storage.small_files import read_input, read_stream
 
 NO_CAPTIONS = "give some in quotes, or a file of them with --prompts"
 
@@ -49,7 +50,8 @@ def example_captions(run: Path) -> list[str]:
 def _read(prompts: str) -> list[str]:
     name = printable(prompts)
     try:
-        content = sys.stdin.buffer.read() if prompts == "-" else Path(prompts).read_bytes()
+        is_stdin = prompts == "-"
+        content = read_stream(sys.stdin.buffer, name) if is_stdin else read_input(Path(prompts))
         text = content.decode("utf-8-sig")
     except OSError as error:
         raise UsageError(f"cannot read captions from {name}: {error.strerror}") from error

@@ -1,6 +1,5 @@
 """The result of every reader of public CLIPs, and how those read foreign JSON and find weights."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from dalle_cli.config import TrainedClipTable
 from dalle_cli.errors import DalleError, printable
+from dalle_cli.storage.small_files import load_json
 
 MAX_NAMED = 5
 
@@ -29,8 +29,8 @@ class ForeignTable(BaseModel, strict=True):
 def read_json(path: Path) -> Any:
     """Parse a file; raises DalleError, naming it, if it cannot be read or is not JSON."""
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        return load_json(path)
+    except (OSError, ValueError) as error:
         raise DalleError(f"{path} cannot be read: {printable(str(error))}") from error
 
 

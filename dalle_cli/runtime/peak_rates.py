@@ -19,6 +19,7 @@ import torch
 from dalle_cli.runtime.precision import DTYPES, Precision
 from dalle_cli.storage.atomic import atomic_write, write_sealed
 from dalle_cli.storage.run_dir import cache_folder
+from dalle_cli.storage.small_files import load_json
 
 ROUNDS = 5
 MATRIX_ORDER = {"cpu": 2048, "cuda": 8192}
@@ -130,7 +131,7 @@ def stored_write_rate(device: torch.device) -> float | None:
 
 def _read_stored() -> dict:
     try:
-        found = json.loads(peak_rates_file().read_text("utf-8"))
+        found = load_json(peak_rates_file())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

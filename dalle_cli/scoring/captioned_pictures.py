@@ -19,6 +19,7 @@ from dalle_cli.data.sources.captions import (
 from dalle_cli.data.sources.columns import Columns
 from dalle_cli.data.sources.pairing import CAPTION_SUFFIXES
 from dalle_cli.errors import SURROGATE, DalleError, UsageError, printable
+from dalle_cli.storage.small_files import read_file
 
 
 class CaptionedPicture(NamedTuple):
@@ -85,7 +86,7 @@ def _caption_beside(picture: Path) -> str | None:
     for suffix in CAPTION_SUFFIXES:
         file = picture.with_suffix(suffix)
         try:
-            text = file.read_bytes()
+            text = read_file(file)
         except (OSError, ValueError):  # a NUL byte in a name, too
             continue
 

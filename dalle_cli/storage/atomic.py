@@ -4,9 +4,11 @@ A file is sealed once it has reached the disk and its size and checksum are know
 what the files hold.
 """
 
+import errno
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dalle_cli.errors import DalleError, printable
+from dalle_cli.storage.small_files import check_regular
 
 try:
     import fcntl
@@ -48,8 +51,17 @@ def make_folder(folder: Path, *, named: Path | None = None) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        message = f"cannot make the folder {printable(str(named or folder))}: {error.strerror}"
+        reason = _dangling_link(folder) or error.strerror
+        message = f"cannot make the folder {printable(str(named or folder))}: {reason}"
         raise DalleError(message, "name one below a folder that you may write to") from error
+
+
+def _dangling_link(folder: Path) -> str:
+    """Return which part of a path is a link to nothing, or ""."""
+    for path in (folder, *folder.parents):
+        if path.is_symlink() and not path.exists():
+            return f"{printable(str(path))} is a link to nothing"
+    return ""
 
 
 @contextmanager
@@ -126,9 +138,22 @@ def _held(folder: Path) -> DalleError:
     return DalleError(f"another command is writing to {folder}", hint)
 
 
+def write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file with the permissions of any other new file.
+
+    The library would make it unreadable to other users. The umask, which can't be read without
+    changing it for all threads, is taken from an empty file.
+    """
+    file.unlink(missing_ok=True)
+    file.touch()
+    permissions = stat.S_IMODE(file.stat().st_mode)
+    save_file(tensors, file)
+    file.chmod(permissions)
+
+
 def write_sealed(file: Path, tensors: dict[str, Tensor]) -> Fingerprint:
     """Write tensors to a safetensors file, sync it to disk and return its size and checksum."""
-    save_file(tensors, file)
+    write_tensors(file, tensors)
     return seal(file)
 
 
@@ -139,7 +164,8 @@ def seal(path: Path) -> Fingerprint:
 
 
 def file_fingerprint(path: Path) -> Fingerprint:
-    """Return a file's size in bytes and its SHA-256."""
+    """Return a file's size in bytes and its SHA-256; raises OSError if it is not a regular file."""
+    check_regular(path)
     with path.open("rb") as file:
         return {
             "bytes": path.stat().st_size,
@@ -170,16 +196,21 @@ def remove_on_failure(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def explain_disk_failure(what: str, path: Path, needed: int) -> Iterator[None]:
-    """Convert a failed write into a DalleError that names the bytes needed and the bytes free."""
+    """Convert a failed write into a DalleError; a full disk's names the bytes needed and free."""
     try:
         yield
     except (OSError, SafetensorError) as error:
-        needed_mib, free_mib = needed / 2**20, free_disk(path) / 2**20
-        raise DalleError(
-            f"cannot write {what}: {error}",
-            f"it needs {needed_mib:.1f} MiB, and {free_mib:.1f} MiB are free; "
-            "earlier saves are untouched",
-        ) from error
+        hint = "earlier saves are untouched"
+        if _is_of_a_full_disk(error):
+            needed_mib, free_mib = needed / 2**20, free_disk(path) / 2**20
+            hint = f"it needs {needed_mib:.1f} MiB, and {free_mib:.1f} MiB are free; {hint}"
+        raise DalleError(f"cannot write {what}: {error}", hint) from error
+
+
+def _is_of_a_full_disk(error: OSError | SafetensorError) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"os error {errno.ENOSPC}" in str(error) or f"os error {errno.EDQUOT}" in str(error)
 
 
 def free_disk(path: Path) -> int:

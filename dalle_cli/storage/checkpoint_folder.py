@@ -5,7 +5,6 @@ tensors in one file or several, with numbers as JSON and a manifest of sizes and
 written last. `training.checkpoint` writes them. Knows nothing of training.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -13,18 +12,38 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.storage.atomic import file_fingerprint
 from dalle_cli.storage.run_dir import RunDir
+from dalle_cli.storage.small_files import load_json
 
 MANIFEST_SCHEMA = 1
 MANIFEST = "manifest.json"
 NUMBERS = "state.json"
 LOG = "log.json"
+VALID_LOSS = "valid_loss"  # among the numbers; it alone may be no number, in runs of 0.1.0
 STEP_NAME = re.compile(r"step-\d{8,}")
 WEIGHT_GROUPS = ("ema", "parameters")  # the average, where one is kept, is what inference uses
+
+
+class SealedFile(BaseModel, strict=True, extra="forbid"):
+    """What a manifest states of a file, see `storage.atomic.seal`."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel, strict=True):
+    """The content of `manifest.json`."""
+
+    files: dict[str, SealedFile]
+
+
+_NUMBERS = TypeAdapter(dict[str, int | float], config=ConfigDict(strict=True))
+_FIGURES = TypeAdapter(list[dict[str, float]], config=ConfigDict(strict=True))
 
 
 class SavedWeights(NamedTuple):
@@ -61,8 +80,8 @@ def best_step(losses: Mapping[int, float]) -> int | None:
 
 def _valid_loss(path: Path) -> float:
     try:
-        return float(json.loads((path / NUMBERS).read_text()).get("valid_loss", math.inf))
-    except (OSError, ValueError, TypeError, AttributeError):
+        return float(load_json(path / NUMBERS).get(VALID_LOSS, math.inf))
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError):
         return math.inf
 
 
@@ -105,7 +124,8 @@ def _weight_files(path: Path) -> list[Path]:
 def check_checkpoint(path: Path, only: list[str] | None = None) -> list[Path]:
     """Check every file, or only some, against the manifest, and return the names of all files.
 
-    Raises DalleError naming what is wrong.
+    Numbers and figures are checked, too, unless only some files are. Raises DalleError naming what
+    is wrong.
     """
     files = manifest_files(path)
     with explain_corruption(path):
@@ -113,17 +133,44 @@ def check_checkpoint(path: Path, only: list[str] | None = None) -> list[Path]:
             is_checked = only is None or name.name in only
             if is_checked and file_fingerprint(path / name.name) != expected:
                 raise DalleError(f"corrupt checkpoint {path}: {name} does not match its checksum")
+    if only is None:
+        read_numbers(path)
+        read_unreported(path)
     return list(files)
 
 
 def manifest_files(path: Path) -> dict[Path, object]:
     """Read the names and the fingerprints of a checkpoint's files; raises DalleError if damaged."""
     with explain_corruption(path):
-        manifest = json.loads((path / MANIFEST).read_text())
-        if manifest["schema"] != MANIFEST_SCHEMA:
-            found = f"it is of format {manifest['schema']}, not {MANIFEST_SCHEMA}"
-            raise DalleError(f"corrupt checkpoint {path}: {found}")
-        return {Path(name): expected for name, expected in manifest["files"].items()}
+        content = load_json(path / MANIFEST)
+        if content["schema"] != MANIFEST_SCHEMA:
+            raise ValueError(f"it is of format {content['schema']}, not {MANIFEST_SCHEMA}")
+        files = Manifest.model_validate(content).files
+        missing = {NUMBERS, LOG} - files.keys()
+        if missing:
+            raise ValueError(f"{MANIFEST} does not name {min(missing)}")
+        return {Path(name): expected.model_dump() for name, expected in files.items()}
+
+
+def read_numbers(path: Path) -> dict[str, int | float]:
+    """Read the numbers of a checkpoint; raises DalleError where one can't be right."""
+    with explain_corruption(path):
+        numbers = _NUMBERS.validate_python(load_json(path / NUMBERS))
+        step = step_of(path)
+        if numbers.get("step") != step:
+            raise ValueError(f"{NUMBERS} is of step {numbers.get('step')}, not {step}")
+        for name, value in numbers.items():
+            is_count = isinstance(value, int)
+            is_possible = 0 <= value <= step if is_count else math.isfinite(value)
+            if not is_possible and name != VALID_LOSS:
+                raise ValueError(f"{NUMBERS}: `{name}` is {value}")
+        return numbers
+
+
+def read_unreported(path: Path) -> list[dict[str, float]]:
+    """Read the figures that were not reported yet; raises DalleError where they are none."""
+    with explain_corruption(path):
+        return _FIGURES.validate_python(load_json(path / LOG))
 
 
 @contextmanager
@@ -131,5 +178,9 @@ def explain_corruption(path: Path) -> Iterator[None]:
     """Convert the failures of reading a checkpoint into a DalleError that names it."""
     try:
         yield
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DalleError(f"corrupt checkpoint {path}: {where}: {first['msg']}") from error
     except (OSError, KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
         raise DalleError(f"corrupt checkpoint {path}: {error}") from error

@@ -3,12 +3,14 @@
 Only one tensor at a time is in memory, so that the state of a model of any size can be streamed.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
+
+from dalle_cli.storage.small_files import check_readable
 
 
 class Gathered(Mapping[str, Tensor]):
@@ -34,8 +36,13 @@ class Gathered(Mapping[str, Tensor]):
 class Stored(Mapping[str, Tensor]):
     """Named tensors in safetensors files, read on access."""
 
-    def __init__(self, files: Iterable[Path]) -> None:
-        """Open the files; raises SafetensorError if one is not a safetensors file."""
+    def __init__(self, files: Sequence[Path]) -> None:
+        """Open the files.
+
+        Raises OSError if one can't be read, and SafetensorError if it is not a safetensors file.
+        """
+        for file in files:
+            check_readable(file)
         opened = [safe_open(file, "pt") for file in files]
         self._files = {
             name: file

@@ -6,10 +6,13 @@ it are removed, and written again.
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from dalle_cli.errors import DalleError
 from dalle_cli.storage.atomic import atomic_write
+from dalle_cli.storage.small_files import check_regular
 
 STEP = "step"
 SECONDS = "train/seconds"  # since the run began, over all its starts
@@ -28,17 +31,23 @@ def append_report(path: Path, step: int, figures: Mapping[str, float]) -> None:
 def read_reports(path: Path) -> list[Report]:
     """Read the numbers of every whole line, the step among them; none where there is no file."""
     try:
-        lines = path.read_text("utf-8", errors="replace").splitlines()
+        lines = _lines(path)
     except OSError:
         return []
     return [report for line in lines if STEP in (report := _numbers_of(line))]
 
 
 def cut_reports(path: Path, step: int) -> None:
-    """Remove the lines after a step, and those that a crash cut short."""
+    """Remove the lines after a step, and those that a crash cut short.
+
+    Raises DalleError where something else than a file of lines is in its place.
+    """
     if not path.exists():
         return
-    lines = path.read_text("utf-8", errors="replace").splitlines()
+    try:
+        lines = _lines(path)
+    except OSError as error:
+        raise DalleError(f"cannot read {path}: {error.strerror}", "move it away") from error
     kept = [line for line in lines if _numbers_of(line).get(STEP, math.inf) <= step]
     with atomic_write(path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in kept), "utf-8")
@@ -60,6 +69,11 @@ def last_held_out(reports: list[Report], up_to: float = math.inf) -> tuple[int |
     return None, {}
 
 
+def _lines(path: Path) -> list[str]:
+    check_regular(path)
+    return path.read_text("utf-8", errors="replace").splitlines()
+
+
 def _numbers_of(line: str) -> Report:
     """Parse a line, which may be a stranger's; returns its finite numbers."""
     try:
@@ -68,8 +82,9 @@ def _numbers_of(line: str) -> Report:
         return {}
     if not isinstance(values, dict):
         return {}
-    return {
-        name: value
-        for name, value in values.items()
-        if isinstance(value, int | float) and math.isfinite(value)
-    }
+    return {name: value for name, value in values.items() if _is_figure(value)}
+
+
+def _is_figure(value: object) -> bool:
+    """Return whether a value is a finite number, and no integer beyond floats."""
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from dalle_cli.config import Table
 from dalle_cli.errors import DalleError, printable
 from dalle_cli.storage.run_dir import RunDir
+from dalle_cli.storage.small_files import read_file
 
 
 def _check_line(text: str) -> str:
@@ -51,7 +52,7 @@ class ModelAbout(Table):
 def read_about(folder: RunDir) -> ModelAbout:
     """Read `about.toml`; raises DalleError, listing every problem, if it is missing or damaged."""
     try:
-        return ModelAbout.model_validate(tomllib.loads(folder.about.read_text("utf-8")))
+        return ModelAbout.model_validate(tomllib.loads(read_file(folder.about).decode()))
     except OSError as error:
         raise DalleError(f"cannot read {folder.about}: {error.strerror}") from error
     except ValidationError as error:

@@ -13,14 +13,20 @@ from typing import Any, TypeVar
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dalle_cli.config import MODEL_TABLES, ModelTable
 from dalle_cli.errors import DalleError, UsageError, printable
-from dalle_cli.storage.atomic import atomic_write, explain_disk_failure, sync_to_disk
+from dalle_cli.storage.atomic import (
+    atomic_write,
+    explain_disk_failure,
+    sync_to_disk,
+    write_tensors,
+)
 from dalle_cli.storage.lazy_tensors import Stored
 from dalle_cli.storage.run_dir import CONFIG, WEIGHTS, suggest_runs
+from dalle_cli.storage.small_files import check_readable, load_json
 
 Module = TypeVar("Module", bound=nn.Module)
 Shapes = dict[str, list[int]]
@@ -49,9 +55,7 @@ def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, T
             atomic_write(folder / WEIGHTS) as new_weights,
         ):
             new_config.write_text(json.dumps({"schema": MODEL_SCHEMA, **config}, indent=1))
-            save_file(dict(weights), new_weights)
-            # safetensors makes files that nobody but their owner may read
-            new_weights.chmod(new_config.stat().st_mode)
+            write_tensors(new_weights, dict(weights))
 
             sync_to_disk(new_config)
             sync_to_disk(new_weights)
@@ -87,14 +91,16 @@ def read_model_table(folder: Path) -> ModelTable:
 def _read_config(folder: Path) -> tuple[str, ModelTable]:
     config = folder / CONFIG
     try:
-        description = json.loads(config.read_text("utf-8"))
+        description = load_json(config)
         kind = str(description["kind"])
         return kind, MODEL_TABLES[kind].model_validate(description["model"])
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise DalleError(f"{config} is damaged: `{key}`: {first['msg']}") from error
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except OSError as error:
+        raise DalleError(f"cannot read {config}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise DalleError(f"{config} is not a model's config: {error}") from error
 
 
@@ -130,7 +136,10 @@ def read_model(
         # copied, since the bits of a product may depend on where a file puts a tensor in memory
         in_fp32 = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
         module.load_state_dict(in_fp32, assign=True)
-    except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
+    except OSError as error:
+        file, reason = error.filename or files[0], error.strerror or error
+        raise DalleError(f"cannot read {file}: {reason}") from error
+    except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
         raise DalleError(f"{files[0]} does not hold this model's weights: {error}") from error
     return module.eval().requires_grad_(False)
 
@@ -159,8 +168,11 @@ def read_weights(folder: Path, kind: str) -> dict[str, Tensor]:
     check_model_kind(folder, kind)
     path = folder / WEIGHTS
     try:
+        check_readable(path)
         weights = load_file(path)
-    except (OSError, SafetensorError, ValueError) as error:
+    except OSError as error:
+        raise DalleError(f"cannot read {path}: {error.strerror}") from error
+    except (SafetensorError, ValueError) as error:
         raise DalleError(f"{path} does not hold this model's weights: {error}") from error
     check_floating_point(weights, path)
     return weights

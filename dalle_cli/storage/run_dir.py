@@ -5,7 +5,6 @@ where the one that was named is not there.
 """
 
 import difflib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import NamedTuple
 
 from dalle_cli.errors import DalleError, UsageError, printable
 from dalle_cli.storage.shipped import shipped_models, suggest_models
+from dalle_cli.storage.small_files import load_json
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -108,12 +108,20 @@ class RunDir:
     @property
     def is_empty(self) -> bool:
         """Whether the folder is absent or empty, so that a new run may start in it."""
-        return not self.root.exists() or not any(self.root.iterdir())
+        return is_vacant(self.root, self.recipe.name)
 
     @property
     def is_run(self) -> bool:
         """Whether a training command has started here; an export has a recipe, too."""
         return self.recipe.is_file() and not self.export.is_file()
+
+
+def is_vacant(folder: Path, first_file: str) -> bool:
+    """Return whether a folder is absent or holds nothing, but perhaps a first file cut short.
+
+    first_file  the name of what a command writes first, by `atomic_write`
+    """
+    return not folder.exists() or {path.name for path in folder.iterdir()} <= {f".{first_file}"}
 
 
 def check_new_folder(path: Path) -> None:
@@ -200,6 +208,6 @@ def suggest_runs(folder: Path, kind: str | None, *, like: str = "") -> str:
 def _kind_in(config: Path) -> str:
     """Read the kind of a model, or "damaged"."""
     try:
-        return printable(str(json.loads(config.read_bytes())["kind"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return printable(str(load_json(config)["kind"]))
+    except (OSError, ValueError, KeyError, TypeError):
         return "damaged"

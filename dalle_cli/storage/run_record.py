@@ -18,6 +18,7 @@ from dalle_cli import __version__
 from dalle_cli.errors import DalleError
 from dalle_cli.storage.atomic import atomic_write, make_folder
 from dalle_cli.storage.run_dir import RunDir
+from dalle_cli.storage.small_files import load_json
 
 RECORD_SCHEMA = 3
 URL = re.compile(r"[a-z]{2,}:")  # longer than the letter of a drive
@@ -81,7 +82,7 @@ class RunRecord:
     def read(cls, folder: RunDir) -> "RunRecord":
         """Read a run's record; raises DalleError where it is damaged or of another format."""
         try:
-            record = json.loads(folder.recipe.read_text("utf-8"))
+            record = load_json(folder.recipe)
             _check_schema(folder, record["schema"])
 
             resolved, data = record["resolved"], record["data"]
@@ -97,7 +98,7 @@ class RunRecord:
                 n_samples=data["samples"],
                 held_out=data["held_out"],
             )
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             hint = "the run can't be resumed; name a new folder"
             raise DalleError(f"{folder.recipe} is damaged: {error}", hint) from error
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dalle_cli.storage.atomic import atomic_write
+from dalle_cli.storage.small_files import load_json
 
 
 @contextmanager
@@ -26,6 +27,6 @@ def stopwatch(file: Path) -> Iterator[Callable[[], float]]:
 
 def _read(file: Path) -> float:
     try:
-        return float(json.loads(file.read_text("utf-8"))["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return float(load_json(file)["seconds"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return 0.0

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dalle_cli.errors import DalleError
 from dalle_cli.runtime.distributed import World
 from dalle_cli.storage.atomic import (
     Fingerprint,
@@ -33,12 +34,16 @@ from dalle_cli.storage.checkpoint_folder import (
     MANIFEST_SCHEMA,
     NUMBERS,
     STEP_NAME,
+    VALID_LOSS,
     WEIGHT_GROUPS,
     best_step,
     check_checkpoint,
     checkpoints,
     explain_corruption,
     held_out_losses,
+    read_numbers,
+    read_unreported,
+    step_of,
 )
 from dalle_cli.storage.lazy_tensors import Gathered, Stored
 from dalle_cli.storage.model_folder import write_model
@@ -48,6 +53,7 @@ from dalle_cli.training.optimization.divergence import TOO_FAST, Diverged
 
 FILE_BYTES = 2**30  # of tensors in a file, about
 PARTIAL = ".partial"  # ends the name of a checkpoint that is being written
+REMOVED = ".removed"  # ends the name of a checkpoint that is being removed
 
 
 def save_checkpoint(path: Path, state: EngineState, world: World) -> None:
@@ -71,9 +77,17 @@ def save_checkpoint(path: Path, state: EngineState, world: World) -> None:
                 files |= _write_texts(partial, {NUMBERS: state.numbers, LOG: state.unreported})
                 _write_texts(partial, {MANIFEST: {"schema": MANIFEST_SCHEMA, "files": files}})
                 sync_to_disk(partial)
-                shutil.rmtree(path, ignore_errors=True)
+                _remove(path)
                 partial.rename(path)
                 sync_to_disk(path.parent)
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint, if it is there, by another name: half of one would look like damage."""
+    doomed = path.with_name(path.name + REMOVED)
+    if path.is_dir() and not path.is_symlink():
+        path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _write_share(folder: Path, state: EngineState, world: World) -> list[tuple[str, Fingerprint]]:
@@ -143,8 +157,17 @@ def load_checkpoint(path: Path) -> EngineState:
 
     with explain_corruption(path):
         tensors = {group: Stored(paths) for group, paths in files.items()}
-        numbers, unreported = (json.loads((path / name).read_text()) for name in (NUMBERS, LOG))
-        return EngineState(tensors, numbers, unreported)
+    return EngineState(tensors, read_numbers(path), read_unreported(path))
+
+
+def check_place_for_checkpoints(folder: RunDir, step: int) -> None:
+    """Raise DalleError where something stands in the way of the checkpoints after a step."""
+    for path in sorted(folder.checkpoints.glob("step-*")):
+        is_later = STEP_NAME.fullmatch(path.name) and step_of(path) > step
+        if is_later and (path.is_symlink() or not path.is_dir()):
+            what = "a link" if path.is_symlink() else "a file"
+            message = f"{path} is {what}, where a checkpoint is to be written"
+            raise DalleError(message, "move it away")
 
 
 def incomplete_checkpoints(folder: RunDir) -> list[Path]:
@@ -181,7 +204,7 @@ class Saver:
         Raises Diverged, without saving, where a weight is not finite.
         """
         if valid_loss is not None:
-            state.numbers["valid_loss"] = valid_loss
+            state.numbers[VALID_LOSS] = valid_loss
         step = int(state.numbers["step"])
         with self._refused_if_diverged():
             self.save_model(weights)
@@ -226,9 +249,15 @@ class Saver:
 
         for step in saved[: -self.keep]:
             if step != best:
-                shutil.rmtree(self.folder.checkpoint(step), ignore_errors=True)
-        for path in self.folder.checkpoints.glob(f"step-*{PARTIAL}"):
-            shutil.rmtree(path, ignore_errors=True)
+                _remove(self.folder.checkpoint(step))
+        self.clear_remains()
+
+    def clear_remains(self) -> None:
+        """Clear what interrupted saves and removals have left, in the main process."""
+        if self.world.is_main:
+            for suffix in (PARTIAL, REMOVED):
+                for path in self.folder.checkpoints.glob(f"step-*{suffix}"):
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> dict[str, int]:

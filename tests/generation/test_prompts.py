@@ -7,6 +7,7 @@ import pytest
 
 from dalle_cli.errors import UsageError
 from dalle_cli.generation.prompts import read_captions
+from dalle_cli.storage import small_files
 
 CAPTIONS = ["a red circle", 'a "blue", thick ring', "ein grüner Ring", "a red circle"]
 
@@ -80,3 +81,11 @@ def test_columns_there_are_are_named_where_the_one_is_missing(tmp_path: Path) ->
     with pytest.raises(UsageError) as caught:
         read_captions([], written(tmp_path / "p.csv", "id,text\n1,a ring\n"))
     assert "found: id, text" in caught.value.hint
+
+
+def test_captions_without_an_end_are_refused(
+    monkeypatch: pytest.MonkeyPatch, hang_guard: None
+) -> None:
+    monkeypatch.setattr(small_files, "LARGEST_FILE", 2**20)
+    with pytest.raises(UsageError, match="cannot read captions from /dev/zero: larger than 1 MiB"):
+        read_captions([], "/dev/zero")

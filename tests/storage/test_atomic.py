@@ -1,11 +1,22 @@
-"""Locks: a folder has one writer at a time."""
+"""Folders and files: one writer at a time, whole or absent, readable as others, well explained."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from dalle_cli.errors import DalleError
-from dalle_cli.storage.atomic import atomic_folder, exclusive_lock, make_folder
+from dalle_cli.storage.atomic import (
+    atomic_folder,
+    exclusive_lock,
+    explain_disk_failure,
+    make_folder,
+    write_tensors,
+)
 
 
 def test_folder_is_held_by_one_at_a_time_and_left_as_it_was(tmp_path: Path) -> None:
@@ -40,3 +51,51 @@ def test_folder_that_cannot_be_made_is_named_with_the_reason(tmp_path: Path) -> 
     make_folder(tmp_path / "a" / "b")
     make_folder(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_output_folder_that_is_a_link_to_nothing_is_told_as_one(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for folder in (tmp_path / "link", tmp_path / "link" / "run"):
+        with pytest.raises(DalleError, match=r"cannot make the folder .*link is a link to nothing"):
+            make_folder(folder)
+        with (
+            pytest.raises(DalleError, match="link is a link to nothing"),
+            atomic_folder(folder / "x"),
+        ):
+            pass
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_tensors_are_written_with_the_permissions_of_any_file(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        (tmp_path / "plain").touch()
+        for _ in range(2):  # a second time over the first
+            write_tensors(tmp_path / "tensors", {"w": torch.ones(2)})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "tensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert load_file(tmp_path / "tensors")["w"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_full"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), True),
+        (OSError(errno.ENOTDIR, "Not a directory"), False),
+        (PermissionError(errno.EACCES, "Permission denied"), False),
+        (SafetensorError("I/O error: Permission denied (os error 13)"), False),
+    ],
+)
+def test_space_is_told_of_where_it_is_short_alone(
+    error: Exception, is_full: bool, tmp_path: Path
+) -> None:
+    with (
+        pytest.raises(DalleError, match="cannot write it: ") as caught,
+        explain_disk_failure("it", tmp_path, 2**20),
+    ):
+        raise error
+    assert ("it needs 1.0 MiB" in caught.value.hint) == is_full
+    assert "earlier saves are untouched" in caught.value.hint

@@ -1,6 +1,7 @@
 """Which checkpoint is the best, which weights inference takes of it, and what is told otherwise."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from safetensors.torch import load_file
 
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.runtime.distributed import single_process
+from dalle_cli.storage.atomic import file_fingerprint
 from dalle_cli.storage.checkpoint_folder import (
     best_step,
+    check_checkpoint,
     find_saved_weights,
     held_out_losses,
 )
@@ -88,7 +91,83 @@ def test_damaged_weights_are_told_and_other_damage_does_not_matter(run: RunDir) 
 def test_checkpoint_without_weights_is_told(run: RunDir) -> None:
     manifest = run.checkpoint(40) / "manifest.json"
     content = json.loads(manifest.read_text())
-    content["files"] = {"state.json": content["files"]["state.json"]}
+    content["files"] = {name: content["files"][name] for name in ("state.json", "log.json")}
     manifest.write_text(json.dumps(content))
     with pytest.raises(DalleError, match="holds no weights"):
         find_saved_weights(run, "last")
+
+
+def put(run: RunDir, name: str, text: str) -> Path:
+    """Put other content into a file of the last checkpoint, sealed anew."""
+    folder = run.checkpoint(40)
+    (folder / name).write_text(text, encoding="latin-1")
+    if name != "manifest.json":
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["files"][name] = file_fingerprint(folder / name)
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+DEEP = "[" * 100_000
+DAMAGES = [
+    *[
+        ("state.json", text)
+        for text in (
+            "[1]",
+            "null",
+            "{}",
+            DEEP,
+            "\xff\xfe",
+            '{"step": []}',
+            '{"step": Infinity}',
+            '{"step": -5}',
+            '{"step": 39}',
+            '{"step": 1e30}',
+            f'{{"step": {10**30}}}',
+            '{"step": "40"}',
+            '{"step": true}',
+            '{"step": 40, "valid_loss": "x"}',
+            f'{{"step": 40, "optimizer_updates": {10**400}}}',
+            '{"step": 40, "optimizer_updates": 41}',
+            '{"step": 40, "ema_updates": -1}',
+            '{"step": 40, "plateau_best": NaN}',
+        )
+    ],
+    *[("log.json", text) for text in ('{"a": 1}', "5", '[{"x": "1"}]', "[[]]", DEEP, "")],
+    *[
+        ("manifest.json", text)
+        for text in (
+            DEEP,
+            "[]",
+            '{"schema": 1}',
+            '{"schema": 1, "files": {}}',
+            '{"schema": 1, "files": {"state.json": 5}}',
+            '{"schema": 2, "files": {}}',
+        )
+    ],
+]
+
+
+@pytest.mark.parametrize(("name", "text"), DAMAGES)
+def test_content_that_cannot_be_right_is_corruption(name: str, text: str, run: RunDir) -> None:
+    """However it came about, and whatever the checksums say."""
+    folder = put(run, name, text)
+    with pytest.raises(DalleError, match=f"corrupt checkpoint {folder}: "):
+        check_checkpoint(folder)
+    assert best_step(held_out_losses(run)) == 20
+
+
+@pytest.mark.parametrize("name", ["state.json", "log.json", "ema.safetensors"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_file_without_an_end_is_corruption(
+    name: str, kind: str, run: RunDir, hang_guard: None
+) -> None:
+    path = run.checkpoint(40) / name
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(DalleError, match="not a regular file"):
+        check_checkpoint(path.parent)
+    assert best_step(held_out_losses(run)) == 20

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dalle_cli.errors import DalleError
 from dalle_cli.storage.metrics_file import (
     append_report,
     cut_reports,
@@ -63,3 +64,24 @@ def test_last_held_out_figures_up_to_a_step(up_to: float, step: int | None, tmp_
     found, figures = last_held_out(read_reports(write(tmp_path / "metrics.jsonl", 5)), up_to)
     assert found == step
     assert figures == ({} if step is None else {"loss": 2.0 / step, "psnr": 20.0 + step})
+
+
+@pytest.mark.parametrize(
+    "line", ["[" * 100_000, f'{{"step": {10**400}}}', '{"step": 1e999}', "\xff\xfe", "1", "null"]
+)
+def test_line_that_is_no_report_is_none(line: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "metrics.jsonl", 2)
+    whole = read_reports(path)
+    with path.open("a", encoding="latin-1") as file:
+        file.write(f"{line}\n")
+    assert read_reports(path) == whole
+    cut_reports(path, 2)
+    assert read_reports(path) == whole and len(path.read_text().splitlines()) == len(whole)
+
+
+def test_reports_in_a_file_without_an_end_are_none(tmp_path: Path, hang_guard: None) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.symlink_to("/dev/zero")
+    assert read_reports(path) == []
+    with pytest.raises(DalleError, match=r"cannot read .*metrics\.jsonl: not a regular file"):
+        cut_reports(path, 2)

@@ -27,6 +27,13 @@ def test_empty_and_absent_folders_are_empty_and_no_runs(tmp_path: Path) -> None:
     assert not RunDir(tmp_path).is_empty
 
 
+def test_folder_with_a_record_cut_short_by_a_crash_is_empty(tmp_path: Path) -> None:
+    (tmp_path / ".recipe.json").write_text('{"schema"')
+    assert RunDir(tmp_path).is_empty
+    (tmp_path / ".recipe.json.bak").touch()
+    assert not RunDir(tmp_path).is_empty
+
+
 def test_model_folder_is_found_in_a_run_and_by_itself(dvae_run: Path) -> None:
     assert RunDir(dvae_run).is_run
     assert model_dir(dvae_run) == model_dir(dvae_run / "model") == dvae_run / "model"

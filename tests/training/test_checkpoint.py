@@ -18,13 +18,14 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from dalle_cli.errors import DalleError
 from dalle_cli.runtime.distributed import World, single_process
 from dalle_cli.runtime.ranks import Ranks
-from dalle_cli.storage import atomic, model_folder
+from dalle_cli.storage import atomic
 from dalle_cli.storage.lazy_tensors import Gathered, Stored
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training import checkpoint
 from dalle_cli.training.checkpoint import (
     MANIFEST,
     Saver,
+    check_place_for_checkpoints,
     checkpoints,
     incomplete_checkpoints,
     load_checkpoint,
@@ -94,8 +95,7 @@ def fail_when_full(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     def fail(*_: object, **__: object) -> None:
         raise FULL
 
-    for owner in (atomic, model_folder) if call == "save_file" else (os,):
-        monkeypatch.setattr(owner, call, fail)
+    monkeypatch.setattr(atomic if call == "save_file" else os, call, fail)
 
 
 @pytest.mark.parametrize("call", ["save_file", "fsync"])
@@ -272,8 +272,9 @@ def test_saving_leaves_alone_what_someone_has_put_aside(tmp_path: Path) -> None:
     Saver(run, {"kind": "toy"}, keep=1, world=ALONE).save(
         make_state(6), make_state(6).tensors["ema"], None
     )
-    assert aside.is_dir() and not left.exists()
-    assert_holds(aside, make_state(3))
+    assert not left.exists()
+    aside.rename(run.checkpoint(3))
+    assert_holds(run.checkpoint(3), make_state(3))
 
 
 def five_tensors() -> EngineState:
@@ -319,11 +320,12 @@ def test_saving_again_leaves_no_part_of_what_was_there(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "FILE_BYTES", 1)
         save_checkpoint(tmp_path / "step-00000003", make_state(3), ALONE)
-    save_checkpoint(tmp_path / "step-00000003", make_state(4), ALONE)
+    again = EngineState(make_state(4).tensors, make_state(3).numbers)
+    save_checkpoint(tmp_path / "step-00000003", again, ALONE)
     assert sorted(path.name for path in (tmp_path / "step-00000003").iterdir()) == sorted(
         [*FILES, MANIFEST]
     )
-    assert_holds(tmp_path / "step-00000003", make_state(4))
+    assert_holds(tmp_path / "step-00000003", again)
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
@@ -425,3 +427,38 @@ def test_every_process_gathers_the_weights_of_the_model_and_the_main_one_writes_
     to.save_model(parts.state.tensors["ema"])
     assert parts.asked == parts.names
     assert (tmp_path / "model" / "model.safetensors").is_file() == is_main
+
+
+def test_removal_that_was_cut_short_is_finished_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then nothing is told of it: it is no damage."""
+    to = saver(RunDir(tmp_path), keep=1)
+    save(to, 1)
+
+    remove = shutil.rmtree
+
+    def cut(path: Path, **options: bool) -> None:
+        if path.name == "step-00000001.removed":
+            raise PowerCut
+        remove(path, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        patch.setattr(shutil, "rmtree", cut)
+        save(to, 2)
+    assert steps_of(to.folder) == [2] and incomplete_checkpoints(to.folder) == []
+    to.clear_remains()
+    assert [path.name for path in to.folder.checkpoints.iterdir()] == ["step-00000002"]
+
+
+@pytest.mark.parametrize("kind", ["a file", "a link"])
+def test_place_of_a_later_checkpoint_that_is_taken_is_told(kind: str, tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    save(saver(run), 4)
+    if kind == "a file":
+        run.checkpoint(8).touch()
+    else:
+        run.checkpoint(8).symlink_to(tmp_path)
+    check_place_for_checkpoints(run, 8)
+    with pytest.raises(DalleError, match=f"step-00000008 is {kind}, where a checkpoint"):
+        check_place_for_checkpoints(run, 4)

@@ -16,6 +16,7 @@ from dalle_cli.recipe import flat_tables, load_recipe, shipped_recipes
 from dalle_cli.storage.checkpoint_folder import best_step, checkpoints, held_out_losses
 from dalle_cli.storage.metrics_file import SECONDS, read_reports
 from dalle_cli.storage.run_dir import RunDir
+from dalle_cli.storage.small_files import load_json
 
 
 def run_story(folder: RunDir) -> dict[str, Any]:
@@ -79,15 +80,8 @@ def _is_number(table: Mapping[str, Any], name: str) -> bool:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return _parse(path.read_text("utf-8", errors="replace"))
-    except OSError:
-        return {}
-
-
-def _parse(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = load_json(path)
+    except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from dalle_cli.errors import DalleError
 from dalle_cli.storage.atomic import atomic_write
+from dalle_cli.storage.small_files import read_file
 
 MOST_WORDS = 200_000
 APOSTROPHES = "'\u2019"
@@ -101,7 +102,7 @@ class KnownWords:
     def load(cls, path: Path) -> "KnownWords":
         """Load a file that `save` wrote; raises DalleError, naming it, if it is anything else."""
         try:
-            content = _WordsFile.model_validate_json(path.read_bytes())
+            content = _WordsFile.model_validate_json(read_file(path))
         except OSError as error:
             raise DalleError(f"cannot read {path}: {error.strerror}") from error
         except ValidationError as error:

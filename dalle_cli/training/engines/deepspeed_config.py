@@ -12,6 +12,7 @@ from typing import Any
 from dalle_cli.config import TransformerRecipe
 from dalle_cli.errors import UsageError
 from dalle_cli.recipe import flat_tables
+from dalle_cli.storage.small_files import read_input
 
 Json = dict[str, Any]
 
@@ -66,7 +67,7 @@ TUNING = {  # what a file may set freely
 def read_config(path: Path) -> Json:
     """Read a DeepSpeed file; raises UsageError where it can't be read or holds no JSON object."""
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(read_input(path))
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"can't read {path}: {error}") from error
     if not isinstance(found, dict):

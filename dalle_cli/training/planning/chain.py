@@ -18,6 +18,7 @@ from dalle_cli.config import TransformerRecipe
 from dalle_cli.data.images import BadSample
 from dalle_cli.errors import DalleError
 from dalle_cli.storage.atomic import atomic_write
+from dalle_cli.storage.small_files import load_json
 from dalle_cli.training.planning.plan import Plan
 from dalle_cli.training.planning.planned_recipes import planned_text
 from dalle_cli.training.run_data import Portion, RunData
@@ -91,7 +92,7 @@ class ChainFolder:
     def read(self) -> Chain:
         """Read the plan; raises DalleError where it is damaged."""
         try:
-            return Chain(**json.loads(self.plan.read_text("utf-8")))
+            return Chain(**load_json(self.plan))
         except (OSError, ValueError, TypeError) as error:
             raise DalleError(f"{self.plan} is damaged: {error}", "name a new folder") from error
 

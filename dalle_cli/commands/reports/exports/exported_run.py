@@ -13,6 +13,7 @@ from typing import Any
 from dalle_cli.storage.checkpoint_folder import checkpoints
 from dalle_cli.storage.metrics_file import last_held_out, read_reports
 from dalle_cli.storage.run_dir import RunDir
+from dalle_cli.storage.small_files import load_json
 
 EXPORT_SCHEMA = 1
 WHOLE_KEYS = ("schema", "recipe", "versions")
@@ -91,7 +92,7 @@ def _portable_record(record: dict[str, Any]) -> dict[str, Any] | None:
 def _read_json(path: Path) -> dict[str, Any]:
     """Read an object, or an empty one from a file that is missing or damaged."""
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        content = load_json(path)
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
