@@ -19,6 +19,8 @@ class Unit:
     name: str
 
 
+MOST = 10**9  # of updates and samples; more would overflow what counts seconds and bytes
+
 Positive = Annotated[int, Field(ge=1)]
 Layers = Annotated[int, Field(ge=1, le=10_000)]  # more would take forever to build
 Count = Annotated[int, Field(ge=0)]
@@ -26,9 +28,9 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(ge=0)]
 
 Channels = Annotated[Positive, Unit("channels")]
-Pixels = Annotated[Positive, Unit("pixels")]
-Samples = Annotated[Positive, Unit("samples")]
-Updates = Annotated[Positive, Unit("updates")]
+Pixels = Annotated[int, Field(ge=1, le=2**16), Unit("pixels")]
+Samples = Annotated[int, Field(ge=1, le=MOST), Unit("samples")]
+Updates = Annotated[int, Field(ge=1, le=MOST), Unit("updates")]
 
 
 class Table(BaseModel):
@@ -53,7 +55,7 @@ class Cosine(Table):
     """Length of the half cosine from `start` to `end` as a share of `training.steps`; either this
     or `steps`."""
 
-    steps: Annotated[int | None, Field(ge=1), Unit("updates")] = None
+    steps: Annotated[int | None, Field(ge=1, le=MOST), Unit("updates")] = None
     """Length of the half cosine from `start` to `end`, whatever the length of the run."""
 
     @model_validator(mode="after")
@@ -107,7 +109,7 @@ class OptimizerTable(Table):
     """Length of the linear ramp that the learning rate begins with as a share of `training.steps`;
     0: none. Either this or `warmup_steps`."""
 
-    warmup_steps: Annotated[int | None, Field(ge=0), Unit("updates")] = None
+    warmup_steps: Annotated[int | None, Field(ge=0, le=MOST), Unit("updates")] = None
     """Length of the linear ramp that the learning rate begins with, whatever the length of the run;
     0: none."""
 
@@ -181,10 +183,10 @@ class TrainingTable(Table):
     steps: Updates
     """Length of the run. Schedules that are shares of it follow it, as in the shipped recipes."""
 
-    global_batch_size: Samples
+    global_batch_size: Annotated[int, Field(ge=1, le=2**20), Unit("samples")]
     """Samples in one update, over all processes and micro-batches."""
 
-    seed: Count
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
     """Seed of everything random: initial weights, order, crops, captions, dropout and noise."""
 
 

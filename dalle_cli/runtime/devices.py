@@ -89,11 +89,27 @@ def free_memory(device: torch.device) -> int:
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        entries = dict(line.split(":") for line in lines)
-        return int(entries["MemAvailable"].split()[0]) * 1024
+        return _system_memory()["MemAvailable"]
     except (OSError, ValueError, KeyError):
         return ASSUMED_FREE
+
+
+def total_memory(device: torch.device) -> int | None:
+    """Return the bytes of memory of a device; a CPU's include swap; None where it is not known."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        entries = _system_memory()
+        return entries["MemTotal"] + entries["SwapTotal"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _system_memory() -> dict[str, int]:
+    """Return what the system reports of its memory, in bytes."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    entries = dict(line.split(":") for line in lines)
+    return {name: int(entry.split()[0]) * 1024 for name, entry in entries.items()}
 
 
 @contextmanager

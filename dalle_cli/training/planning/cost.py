@@ -11,13 +11,18 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from dalle_cli.config import ModelTable, TrainedTransformerTable
-from dalle_cli.loading import build_model
+from dalle_cli.config import ModelTable, Recipe, TrainedTransformerTable
+from dalle_cli.console import size_text
+from dalle_cli.errors import DalleError
+from dalle_cli.loading import build_model, largest_table
 from dalle_cli.models.clip import Clip
 from dalle_cli.models.dvae import DiscreteVAE, relax
+from dalle_cli.recipe import flat_tables
+from dalle_cli.runtime.devices import total_memory
 from dalle_cli.runtime.precision import Precision
 from dalle_cli.training.planning.flops import train_flops
 from dalle_cli.training.planning.memory import (
+    FP32,
     activation_bytes,
     kept_bytes,
     largest_layer,
@@ -48,6 +53,30 @@ def count_parameters(table: ModelTable) -> int:
     """Return the number of parameters of a model."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in build_model(table).parameters())
+
+
+def check_fits(recipe: Recipe, device: torch.device) -> None:
+    """Raise DalleError, naming the largest size, where no memory holds the model that is to train.
+
+    What ZeRO partitions is not counted: only what each process has of the weights.
+    """
+    copies = 1 if recipe.runtime.zero_stage else 4  # weights, their gradients, and two moments
+    total = total_memory(torch.device("cpu") if recipe.runtime.zero_stage else device)
+    try:
+        needed = copies * FP32 * count_parameters(largest_table(recipe))
+    except (RuntimeError, OverflowError, TypeError):  # torch's, for numbers beyond 64 bits
+        needed = None
+    if needed is not None and (total is None or needed <= total):
+        return
+
+    needs = "more memory than any machine has" if needed is None else size_text(needed)
+    has = "" if total is None else f", and the {device.type} has {size_text(total)}"
+    sizes = flat_tables(recipe.model_dump(include={"model", "tokenizer"}))
+    numbers = {key: value for key, value in sizes.items() if isinstance(value, int)}
+    largest = max(numbers, key=lambda key: numbers[key])
+    raise DalleError(
+        f"the model needs {needs}{has}", f"its largest size is `{largest}` {numbers[largest]:,}"
+    )
 
 
 def model_bytes(table: ModelTable, n_processes: int, *, zero_stage: int = 0) -> int:

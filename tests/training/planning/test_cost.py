@@ -4,10 +4,14 @@ import pytest
 import torch
 
 from dalle_cli.config import DVAEModelTable
+from dalle_cli.console import size_text
+from dalle_cli.errors import DalleError
 from dalle_cli.loading import build_dvae, largest_table
 from dalle_cli.models.dvae import relax
 from dalle_cli.recipe import load_recipe
+from dalle_cli.runtime.devices import total_memory
 from dalle_cli.training.planning.cost import (
+    check_fits,
     count_parameters,
     model_bytes,
     sample_bytes,
@@ -67,3 +71,38 @@ def test_all_kinds_have_a_cost(name: str) -> None:
     table = largest_table(load_recipe(name, []))
     assert sample_flops(table) > 1e6 and sample_bytes(table, "bf16") > 1e4
     assert model_bytes(table, 1) > 16 * count_parameters(table)
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("dvae/tiny", "model.vocab_size", 10**12),
+        ("dvae/tiny", "model.vocab_size", 10**18),
+        ("dvae/tiny", "model.n_init", 10**30),
+        ("transformer/tiny", "model.text_len", 10**12),
+        ("transformer/tiny", "tokenizer.vocab_size", 10**12),
+        ("clip/tiny", "model.d_embed", 10**12),
+    ],
+)
+def test_model_that_no_memory_holds_is_refused_with_its_largest_size(
+    name: str, key: str, value: int
+) -> None:
+    recipe = load_recipe(name, [f"{key}={value}"])
+    with pytest.raises(DalleError, match="the model needs") as caught:
+        check_fits(recipe, CPU)
+    assert caught.value.hint == f"its largest size is `{key}` {value:,}"
+    check_fits(load_recipe(name, []), CPU)
+
+
+def test_model_that_does_not_fit_is_told_with_both_sizes() -> None:
+    recipe = load_recipe("dvae/tiny", [f"model.vocab_size={10**12}"])
+    with pytest.raises(DalleError) as caught:
+        check_fits(recipe, CPU)
+    needed = 4 * 4 * count_parameters(recipe.model)
+    total = total_memory(CPU)
+    assert caught.value.message == (
+        f"the model needs {size_text(needed)}, and the cpu has {size_text(total)}"
+    )
