@@ -1,12 +1,43 @@
-"""Entry point of `python -m dalle_cli` and of the `dalle` command."""
+"""Entry point of `python -m dalle_cli` and of the `dalle` command.
 
+What comes first: streams that the shell has closed, and Ctrl-C while modules are imported.
+"""
+
+import os
+import signal
 import sys
+from types import FrameType
 
-try:
-    from dalle_cli.cli.main import main
-except KeyboardInterrupt:
-    sys.stderr.write("stopped\n")
-    sys.exit(130)
+IMPORTS = "<frozen importlib"  # what Python names the code that imports modules
+
+
+def open_closed_streams() -> None:
+    """Open standard streams that were closed, as after `2>&-`, on nothing.
+
+    Else the next file that is opened would be one of them, and would get what is printed.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  for the whole process
+
+
+def stop_quietly(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, or end the process where modules are being imported.
+
+    Many an import fails in some other way when it is interrupted.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(IMPORTS):
+            os._exit(128 + number)
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+open_closed_streams()
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, stop_quietly)
+
+from dalle_cli.cli.main import main  # noqa: E402  after the above
 
 if __name__ == "__main__":
     main()

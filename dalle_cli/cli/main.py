@@ -13,6 +13,7 @@ from dalle_cli.cli import (  # noqa: F401
     using,
 )
 from dalle_cli.cli.app import Stopped, app
+from dalle_cli.console import LossyStream
 from dalle_cli.errors import DalleError, UsageError, printable
 from dalle_cli.runtime.ranks import Ranks, ranks_of_environment
 
@@ -20,15 +21,16 @@ from dalle_cli.runtime.ranks import Ranks, ranks_of_environment
 def main() -> None:
     """Run the command line.
 
-    What a user can cause ends in `error:`, `hint:` and an exit code, never in a traceback.
+    What a user can cause ends in `error:`, `hint:` and an exit code, never in a traceback. The code
+    is the same if nobody reads stderr any more.
     """
     try:
         _run()
     except SystemExit as ended:
+        LossyStream(sys.stderr).flush()
         if _ranks().size == 1:
             raise
         sys.stdout.flush()
-        sys.stderr.flush()
         # gloo's threads now and then abort a normal exit
         os._exit(ended.code if isinstance(ended.code, int) else 0)
 
@@ -49,7 +51,7 @@ def _run() -> None:
     except (Stopped, KeyboardInterrupt):
         if _ranks().is_main:
             # a terminal has written ^C at the start of the line
-            sys.stderr.write("\nstopped\n" if sys.stderr.isatty() else "stopped\n")
+            _print("\nstopped" if sys.stderr.isatty() else "stopped")
         sys.exit(130)
 
 
@@ -72,5 +74,9 @@ def _fail(error: DalleError) -> None:
 
     prefix = "" if ranks.is_main else f"process {ranks.rank}: "
     for line in f"error: {error.message}{hint}".split("\n"):
-        sys.stderr.write(f"{prefix}{printable(line)}\n")
+        _print(f"{prefix}{printable(line)}")
     sys.exit(error.exit_code)
+
+
+def _print(line: str) -> None:
+    LossyStream(sys.stderr).write(f"{line}\n")

@@ -2,6 +2,14 @@
 
 from dalle_cli.console.progress import ProgressLine
 from dalle_cli.console.quantities import count_text, duration_text, size_text, sparkline
-from dalle_cli.console.terminal import Terminal
+from dalle_cli.console.terminal import LossyStream, Terminal
 
-__all__ = ["ProgressLine", "Terminal", "count_text", "duration_text", "size_text", "sparkline"]
+__all__ = [
+    "LossyStream",
+    "ProgressLine",
+    "Terminal",
+    "count_text",
+    "duration_text",
+    "size_text",
+    "sparkline",
+]

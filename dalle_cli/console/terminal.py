@@ -1,15 +1,17 @@
 """A command's output: notes, warnings and progress on stderr, results on stdout.
 
-Untrusted text (captions, file names) passes through as literal text, never as markup.
+Untrusted text (captions, file names) passes through as literal text, never as markup. What can't be
+printed on stderr is lost, and never ends the work: whoever read it may have gone.
 """
 
 import json
+import os
 import re
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from contextlib import contextmanager, nullcontext, suppress
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.text import Text
@@ -20,13 +22,46 @@ from dalle_cli.runtime.ranks import ranks_of_environment
 MOST_PROBLEMS_SHOWN = 10
 
 
+class LossyStream:
+    """A text stream whose failures are lost, as a terminal's that has been closed.
+
+    After the first, everything that is written to its file descriptor goes nowhere.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write text, if that is still possible."""
+        try:
+            self._stream.write(text)
+        except (OSError, ValueError):
+            self._give_up()
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush what was written, if that is still possible."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._give_up()
+
+    def _give_up(self) -> None:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class Terminal:
     """The two output streams of a command; of several processes, only the main one prints."""
 
     def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
         self._as_json = as_json
         self._is_silent = not ranks_of_environment().is_main
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=self._is_silent)
+        stderr = cast(IO[str], LossyStream(sys.stderr))  # what it lacks, it has of the stream
+        self._console = Console(file=stderr, highlight=False, soft_wrap=True, quiet=self._is_silent)
         self.is_quiet = quiet
 
     def say(self, text: str) -> None:

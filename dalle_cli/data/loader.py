@@ -5,11 +5,15 @@ of a step, so the loader has no state: a resumed run sees what an uninterrupted 
 neither worker processes nor micro-batches change anything.
 """
 
+import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +26,9 @@ from dalle_cli.data.preprocessing import Example, Preprocessing
 from dalle_cli.data.shuffling import SampleOrder, Stream, derive_seed
 from dalle_cli.data.sources import Sample, Source
 from dalle_cli.errors import DalleError
-from dalle_cli.runtime.signals import STOP_SIGNALS
+from dalle_cli.runtime.signals import STOP_SIGNALS, StopRequested
 
+Failure = Exception | StopRequested  # what ends the loading of batches
 PREVIEW_SAMPLES = 8
 READ_ATTEMPTS = 3
 READ_PAUSE = 0.5  # seconds between attempts
@@ -79,6 +84,16 @@ class TooManyBadSamples(DalleError):
     """More samples are unusable than the recipe tolerates."""
 
 
+def check_bad_samples(n_bad: int, most: float) -> None:
+    """Raise TooManyBadSamples where more than `most` samples are bad."""
+    if n_bad > most:
+        raise TooManyBadSamples(
+            f"{n_bad} samples are bad, more than `data.max_bad_share` allows: {int(most)}",
+            "`dalle data check` lists them with reasons; to resume from here, allow a larger "
+            "share with `--set`",
+        )
+
+
 class TrainingBatches:
     """The global batches of a run, starting from any step."""
 
@@ -94,14 +109,15 @@ class TrainingBatches:
         on_bad: Callable[[str, str], None],
         streams: Sequence[Stream] | None = None,
         share: range | None = None,
-        join: Callable[[list[Problem]], list[Problem]] = lambda bad: bad,
+        join: Callable[[list[Any]], list[Any]] = lambda told: told,
     ) -> None:
         """Prepare to read the samples at `indices`.
 
         on_bad   called once for each bad sample, with its key and the reason
         streams  which share of the draws the first, the next ... of the indices have; None for one
         share    which samples of a global batch this process loads; None for all
-        join     gathers the bad samples of all processes at each step, so that all stop together
+        join     gathers what all processes have to tell at each step, bad samples and failures, so
+                 that all stop together
         """
         self._steps = _Steps(
             source,
@@ -129,11 +145,15 @@ class TrainingBatches:
         """The number of bad samples found so far."""
         return len(self._bad_keys)
 
-    def start_at(self, step: int) -> Iterator[Batch]:
+    def start_at(
+        self, step: int, waiting: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> Iterator[Batch]:
         """Yield the batch of each step from `step` to the last.
 
-        Raises DalleError if reading fails, TooManyBadSamples if more samples are bad than the
-        recipe tolerates.
+        waiting  is entered around every wait for a batch; it may end the wait by StopRequested
+
+        Every process takes part, and what ends one ends all. Raises DalleError if reading fails,
+        TooManyBadSamples if more samples are bad than the recipe tolerates, and StopRequested.
         """
         loader = DataLoader(
             self._steps,
@@ -144,12 +164,19 @@ class TrainingBatches:
             worker_init_fn=_ignore_signals,
         )
 
-        for batch in _explain_worker_death(loader):
-            if isinstance(batch, DalleError):
-                raise batch
-            self._count(self._join(batch.bad))
-            self.n_enlarged += batch.n_enlarged
-            yield batch
+        with closing(_load(loader, waiting)) as items:
+            for loaded in items:
+                if isinstance(loaded, Failure):
+                    self._join([_portable(loaded)])
+                    raise loaded
+                told = self._join(loaded.bad)
+                for failure in told:
+                    if isinstance(failure, Failure):
+                        raise failure
+
+                self._count(told)
+                self.n_enlarged += loaded.n_enlarged
+                yield loaded
 
     def _count(self, bad: list[Problem]) -> None:
         for key, reason in bad:
@@ -157,14 +184,7 @@ class TrainingBatches:
                 self._bad_keys.add(key)
                 self._on_bad(key, reason)
 
-        n_bad = len(self._bad_keys)
-        if n_bad > self._most_bad:
-            raise TooManyBadSamples(
-                f"{n_bad} samples are bad, more than `data.max_bad_share` allows: "
-                f"{int(self._most_bad)}",
-                "`dalle data check` lists them with reasons; to resume from here, allow a larger "
-                "share with `--set`",
-            )
+        check_bad_samples(len(self._bad_keys), self._most_bad)
 
 
 class _Steps(Dataset):
@@ -210,9 +230,9 @@ class _Steps(Dataset):
         for sample in self._order.candidates(position):
             index = int(self._indices[sample])
             try:
-                sample = read_sample(self._source, index)
+                read = read_sample(self._source, index)
                 seed = derive_seed(self._training.seed, position)
-                return sample.key, self._preprocess(sample, seed)
+                return read.key, self._preprocess(read, seed)
             except BadSample as problem:
                 bad.append((self._source.key(index), problem.reason))
 
@@ -298,11 +318,14 @@ def collate(examples: list[Example], positions: list[int], *, bad: list[Problem]
 def read_sample(source: Source, index: int) -> Sample:
     """Read a sample, retrying after I/O errors.
 
-    Raises BadSample if the sample is unusable, DalleError if the disk keeps failing.
+    Raises BadSample if the sample is unusable or no longer there, DalleError if the disk keeps
+    failing.
     """
     for attempt in range(READ_ATTEMPTS):
         try:
             return source.read(index)
+        except (FileNotFoundError, NotADirectoryError):
+            raise BadSample("no longer there") from None
         except OSError as error:
             if attempt == READ_ATTEMPTS - 1:
                 reason = error.strerror or error
@@ -313,16 +336,67 @@ def read_sample(source: Source, index: int) -> Sample:
     raise AssertionError("unreachable")
 
 
-def _explain_worker_death(loader: DataLoader) -> Iterator[Batch | DalleError]:
+def _load(
+    loader: DataLoader, waiting: Callable[[], AbstractContextManager[None]]
+) -> Generator[Batch | Failure, None, None]:
+    """Yield the batches of a loader, and as the last item what ended it early, if anything did.
+
+    Worker processes that are left then are killed: they may be stuck, and would hold up the end of
+    this process.
+    """
+    others = set(multiprocessing.active_children())
+    loaded = _start(loader)
+    workers = set(multiprocessing.active_children()) - others
     try:
-        yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise DalleError(
-            f"a loader process died: {error}",
-            "it often means that memory ran out: start fewer with `--set runtime.workers=N`",
-        ) from error
+        while True:
+            try:
+                with waiting():
+                    batch = next(loaded, None)
+            except (Exception, StopRequested) as failure:
+                yield _explain_worker_death(failure, workers)
+                return
+            if batch is None:
+                return
+            yield batch
+    finally:
+        for worker in workers:
+            if worker.is_alive():
+                worker.kill()
+
+
+def _start(loader: DataLoader) -> Iterator[Batch | DalleError]:
+    """Start a loader's workers, without the handler by which torch notices the death of one.
+
+    It raises wherever the main process is at the time, in the middle of an update, say. A wait for
+    a batch of that worker fails anyway, within seconds.
+    """
+    if not hasattr(signal, "SIGCHLD"):
+        return iter(loader)
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        return iter(loader)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def _explain_worker_death(failure: Failure, workers: set[BaseProcess]) -> Failure:
+    """Return a known failure in place of torch's where a worker has died."""
+    died = [worker.exitcode for worker in workers if worker.exitcode]
+    if not died or not isinstance(failure, Exception):
+        return failure
+    code = died[0]
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+    return DalleError(
+        f"a data worker {how}",
+        "it often means that memory ran out: start fewer with `--set runtime.workers=N`",
+    )
+
+
+def _portable(failure: Failure) -> Failure:
+    """Return a failure as other processes can receive it."""
+    if isinstance(failure, DalleError | StopRequested):
+        return failure
+    return DalleError(f"{type(failure).__name__}: {failure}")
 
 
 def _ignore_signals(worker: int) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from threading import Timer
 from typing import Any
 
 import torch
@@ -17,9 +18,11 @@ from torch import Tensor
 
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.runtime.ranks import LOST_ANOTHER, Ranks, ranks_of_environment
+from dalle_cli.runtime.signals import stopped_at_once, write_line
 
 # ranks wait while one learns a vocabulary or saves; a process that dies is noticed at once
 TIMEOUT = timedelta(hours=1)
+UNTOLD_WAIT = 5.0  # seconds for the others to come, after which a process says that it waits
 BUCKET_VALUES = 2**25  # gradient values in one all-reduce
 
 
@@ -187,10 +190,28 @@ def _gpu_of_rank(ranks: Ranks) -> torch.device:
 def _connect(ranks: Ranks, backend: str) -> None:
     os.environ.setdefault("MASTER_ADDR", os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"))
     os.environ.setdefault("MASTER_PORT", "29500")
+    waiting = Timer(UNTOLD_WAIT, _describe_wait, [ranks])
+    waiting.daemon = True
+    waiting.start()
     try:
-        torch.distributed.init_process_group(
-            backend, rank=ranks.rank, world_size=ranks.size, timeout=TIMEOUT
-        )
+        with stopped_at_once():
+            torch.distributed.init_process_group(
+                backend, rank=ranks.rank, world_size=ranks.size, timeout=TIMEOUT
+            )
     except (RuntimeError, ValueError) as error:
         message = f"process {ranks.rank} of {ranks.size} can't reach the others: {error}"
         raise DalleError(message) from error
+    finally:
+        waiting.cancel()
+
+
+def _describe_wait(ranks: Ranks) -> None:
+    """Print which processes this one waits for, once on each machine."""
+    if ranks.local_rank == 0:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        others = "the other one" if ranks.size == 2 else f"the other {ranks.size - 1}"
+        write_line(
+            f"process {ranks.rank} of {ranks.size} is waiting for {others} at {place}, "
+            f"for {TIMEOUT.seconds // 60} minutes at most; "
+            "unset RANK and WORLD_SIZE if it is to run alone"
+        )

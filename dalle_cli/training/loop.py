@@ -4,17 +4,19 @@ It knows a task, an engine, batches, a log and a saver; not which model, how man
 which precision.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 
 from dalle_cli.config import RuntimeTable
-from dalle_cli.data.loader import Batch, TooManyBadSamples, TrainingBatches, ValidationBatches
-from dalle_cli.runtime.distributed import World
+from dalle_cli.data.loader import Batch, TrainingBatches, ValidationBatches
+from dalle_cli.runtime.signals import StopRequested
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import Saver
 from dalle_cli.training.engines.engine import Engine, ModelT
@@ -45,15 +47,19 @@ def train(
 ) -> None:
     """Run the task to `steps` updates, reporting, validating and saving on the way.
 
-    Raises Interrupted, after saving, when asked to stop, and Diverged, without saving, where a
-    loss, a gradient or a weight is not finite.
+    Whatever ends it early is raised after saving: Interrupted when asked to stop, or the failure.
+    Diverged alone, where a loss, a gradient or a weight is not finite, is raised without saving.
     """
     monitor = DivergenceMonitor(saver.folder, has_scales=engine.has_scales, warn=warn)
-    with StopSignals() as stop:
-        for batch in save_before_giving_up(batches.training, engine, log=log, saver=saver):
+    saves = _Saves(engine, log=log, saver=saver, warn=warn)
+    with StopSignals() as stop, closing(saves.before_stopping(batches.training, stop)) as loaded:
+        for batch in loaded:
             stop.step_begins()
-            is_applied, metrics = train_step(task, engine, batch, runtime.micro_batch_size)
+            with saves.before_failing():
+                totals = accumulate_gradients(task, engine, batch, runtime.micro_batch_size)
+            is_applied, metrics = update(engine, totals)
             stop.step_ends()
+
             is_last = engine.step == steps
             monitor.check_update(
                 engine.step,
@@ -62,50 +68,101 @@ def train(
                 is_last=is_last,
                 keys=partial(engine.world.all_gather, batch.keys),
             )
-            log.record(engine.step, metrics)
-            request = agreed_request(engine.world, stop.requested)
+            with saves.before_failing():
+                log.record(engine.step, metrics)
+                with log.paused():
+                    valid_loss = evaluate_if_due(
+                        task,
+                        engine,
+                        validation=batches.validation,
+                        runtime=runtime,
+                        is_last=is_last,
+                        log=log,
+                        folder=saver.folder,
+                    )
+            if valid_loss is not None:
+                monitor.check_held_out(engine.step, valid_loss)
+                saves.note(valid_loss)
 
-            stopped_by = None if is_last else request
-            with log.paused():
-                valid_loss = evaluate_if_due(
-                    task,
-                    engine,
-                    validation=batches.validation,
-                    runtime=runtime,
-                    is_last=is_last,
-                    log=log,
-                    folder=saver.folder,
-                )
-                if valid_loss is not None:
-                    monitor.check_held_out(engine.step, valid_loss)
-                if is_last or stopped_by is not None or engine.step % runtime.save_every == 0:
-                    save(engine, log=log, saver=saver, valid_loss=valid_loss)
-
-            if stopped_by is not None:
-                raise Interrupted(stopped_by, engine.step, saver.folder.root)
-
-
-def save_before_giving_up(
-    training: TrainingBatches, engine: Engine[ModelT], *, log: MetricLog, saver: Saver
-) -> Iterator[Batch]:
-    """Yield the remaining batches; if too many samples are bad, save before raising that error."""
-    try:
-        yield from training.start_at(engine.step)
-    except TooManyBadSamples:
-        save(engine, log=log, saver=saver, valid_loss=None)
-        raise
+            if is_last or engine.step % runtime.save_every == 0:
+                with log.paused():
+                    saves.save()
+            if is_last:
+                break
 
 
-def save(engine: Engine[ModelT], *, log: MetricLog, saver: Saver, valid_loss: float | None) -> None:
-    """Write a checkpoint, with the figures that are not yet reported, and the model folder."""
-    state = replace(engine.state(), unreported=log.state())
-    saver.save(state, engine.inference_weights(), valid_loss)
+class _Saves:
+    """Saves of a run: when they are due, and before whatever ends it early."""
 
+    def __init__(
+        self,
+        engine: Engine[Any],
+        *,
+        log: MetricLog,
+        saver: Saver,
+        warn: Callable[[str], None],
+    ) -> None:
+        self._engine = engine
+        self._log = log
+        self._saver = saver
+        self._warn = warn
+        self._saved = engine.step  # what a run is resumed from is saved; a new one has nothing yet
+        self._valid_losses: dict[int, float] = {}  # by step; of the last validation
 
-def agreed_request(world: World, requested: int | None) -> int | None:
-    """Return the signal by which any process was asked to stop, or None; all take part."""
-    requests = world.all_gather([] if requested is None else [requested])
-    return requests[0] if requests else None
+    def note(self, valid_loss: float) -> None:
+        """Note the held-out loss after the last update, which a save of that step states."""
+        self._valid_losses = {self._engine.step: valid_loss}
+
+    def save(self) -> None:
+        """Write a checkpoint, with the figures that are not yet reported, and the model folder."""
+        state = replace(self._engine.state(), unreported=self._log.state())
+        step = self._engine.step
+        weights = self._engine.inference_weights()
+        self._saver.save(state, weights, self._valid_losses.get(step))
+        self._saved = step
+
+    def before_stopping(
+        self, training: TrainingBatches, stop: StopSignals
+    ) -> Generator[Batch, None, None]:
+        """Yield the remaining batches; save before raising what ends them early.
+
+        It may be a request to stop or a failure, and ends the batches of all processes.
+        """
+        try:
+            yield from training.start_at(self._engine.step, stop.waiting)
+        except StopRequested as request:
+            if self._engine.step != self._saved:
+                self.save()
+            folder = self._saver.folder.root
+            raise Interrupted(request.number, self._engine.step, folder) from None
+        except Exception:
+            self._save_anyway()
+            raise
+
+    @contextmanager
+    def before_failing(self) -> Iterator[None]:
+        """Save before raising an exception of the `with`, which must leave the weights alone.
+
+        Of several processes none does: the others may be waiting for this one elsewhere.
+        """
+        try:
+            yield
+        except Exception:
+            if self._engine.world.size == 1:
+                self._save_anyway()
+            raise
+
+    def _save_anyway(self) -> None:
+        """Save what is not saved yet; a failure to do so must not hide the one that comes first."""
+        step = self._engine.step
+        if step == self._saved:
+            return
+        try:
+            self.save()
+        except Exception as error:
+            self._warn(f"step {step:,} is not saved: {error}")
+        else:
+            self._warn(f"training ends early; saved after step {step:,}")
 
 
 def train_step(
@@ -115,6 +172,13 @@ def train_step(
 
     Returns whether the update was applied, and its metrics.
     """
+    return update(engine, accumulate_gradients(task, engine, batch, micro_batch_size))
+
+
+def accumulate_gradients(
+    task: Task[ModelT], engine: Engine[ModelT], batch: Batch, micro_batch_size: int
+) -> Metrics:
+    """Accumulate the gradients of a global batch, and return its metrics over all processes."""
     text_tokens = engine.world.all_reduce_numbers({"text": batch.global_text_tokens})["text"]
     batch = replace(batch, global_text_tokens=int(text_tokens))
 
@@ -124,8 +188,11 @@ def train_step(
         engine.backward(loss)
         for name, value in metrics.items():
             totals[name] = totals.get(name, 0.0) + value
+    return dict(engine.world.all_reduce_numbers(totals))
 
-    totals = engine.world.all_reduce_numbers(totals)
+
+def update(engine: Engine[ModelT], totals: Metrics) -> tuple[bool, Metrics]:
+    """Apply the accumulated gradients; return whether they were, and the metrics of the update."""
     engine.observe(totals["train/loss"])
     is_applied = engine.update()
     return is_applied, {**totals, **engine.metrics(), "train/skipped": float(not is_applied)}

@@ -1,10 +1,12 @@
 """What is printed besides progress."""
 
+import io
+import os
 import shlex
 
 import pytest
 
-from dalle_cli.console import Terminal
+from dalle_cli.console import LossyStream, Terminal
 
 WORDS = ["train-transformer", "transformer/demo", "--data", "my pictures/", "--dvae", "runs/dvae"]
 
@@ -51,3 +53,22 @@ def test_command_to_copy_is_never_broken(
     command = "$ dalle train-dvae dvae/demo --data pictures/ --run runs/dvae"
     Terminal().say(f"\n{command}")
     assert capsys.readouterr().err == f"\n{command}\n"
+
+
+@pytest.mark.parametrize("call", ["write", "flush"])
+def test_stream_that_nobody_reads_loses_what_is_written(call: str) -> None:
+    """Not only the first time: afterwards, writing to its descriptor works again."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", buffering=1) as broken:
+        stream = LossyStream(broken)
+        for _ in range(3):
+            assert stream.write("lost\n" if call == "write" else "lost") in (4, 5)
+            stream.flush()
+        os.write(writer, b"lost, too")
+
+
+def test_stream_that_is_closed_loses_what_is_written() -> None:
+    closed = io.StringIO()
+    closed.close()
+    LossyStream(closed).write("lost")

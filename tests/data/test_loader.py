@@ -1,8 +1,11 @@
 """Batches: a function of the step alone, whatever loads them, cuts them or is broken among them."""
 
+import multiprocessing
 import os
 import pickle
 import signal
+import threading
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,6 +23,8 @@ from dalle_cli.data.preprocessing import DVAEPreprocessing, Preprocessing, pad_t
 from dalle_cli.data.shuffling import Stream, derive_seed, sample_at
 from dalle_cli.data.sources import Sample, Source, open_dataset
 from dalle_cli.errors import DalleError
+from dalle_cli.runtime.signals import StopRequested
+from dalle_cli.training.stop_signals import StopSignals
 
 STEPS, SIZE = 7, 4  # with four a step, epochs of ten end in the middle of batches
 CPU = torch.device("cpu")
@@ -367,9 +372,66 @@ class DeadlySource(MemorySource):
 
 
 def test_a_worker_that_dies_is_a_known_failure() -> None:
-    with pytest.raises(DalleError, match="a loader process died") as caught:
+    with pytest.raises(DalleError, match="a data worker was ended by SIGKILL") as caught:
         list(batches(DeadlySource(), workers=1).start_at(0))
     assert "runtime.workers" in caught.value.hint
+
+
+class StuckSource(MemorySource):
+    """Stops the process that reads from it, as a disk that hangs does."""
+
+    def read(self, index: int) -> Sample:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        raise AssertionError("unreachable")
+
+
+def test_wait_for_a_worker_that_is_stuck_ends_by_a_request_to_stop(hang_guard: None) -> None:
+    before = multiprocessing.active_children()
+    with StopSignals() as stop:
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        with pytest.raises(StopRequested) as caught:
+            list(batches(StuckSource(), workers=1).start_at(0, stop.waiting))
+    assert caught.value.number == signal.SIGTERM
+    for worker in set(multiprocessing.active_children()) - set(before):
+        worker.join()  # it is killed
+
+
+def test_request_that_came_before_the_wait_is_heard_at_once() -> None:
+    with StopSignals() as stop:
+        steps = batches(MemorySource()).start_at(0, stop.waiting)
+        next(steps)
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(StopRequested):
+            next(steps)
+
+
+class VanishingSource(MemorySource):
+    """Some of its files have been deleted since they were listed."""
+
+    def read(self, index: int) -> Sample:
+        if index in {3, 7}:
+            raise FileNotFoundError(2, "No such file or directory", f"{index}.png")
+        return super().read(index)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_whose_file_has_vanished_is_a_bad_one(workers: int) -> None:
+    heard: list[tuple[str, str]] = []
+    source = VanishingSource()
+    assert_same(
+        [replace(b, bad=[]) for b in batches(source, workers=workers, heard=heard).start_at(0)],
+        [replace(b, bad=[]) for b in batches(MemorySource(bad={3, 7})).start_at(0)],
+    )
+    assert sorted(heard) == [("sample-3", "no longer there"), ("sample-7", "no longer there")]
+
+
+def test_failure_of_another_process_ends_this_one_with_its_message() -> None:
+    """All processes leave together, so that they can save together."""
+    training = batches(MemorySource())
+    training._join = lambda told: [*told, DalleError("cannot read 7", "look at the disk")]
+    with pytest.raises(DalleError, match="cannot read 7") as caught:
+        next(training.start_at(0))
+    assert caught.value.hint == "look at the disk"
 
 
 STREAMS = [Stream(7, Fraction(7, 10)), Stream(3, Fraction(3, 10))]

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from processes import LIMIT, command, losses, run, words_of
 from safetensors.torch import load_file
 
+from dalle_cli.runtime.launcher import free_port
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import check_checkpoint, checkpoints
 
@@ -207,3 +209,31 @@ def test_no_moment_of_death_leaves_half_a_checkpoint(
     )
     assert ended.returncode == 0, ended.stderr
     assert f"resumed after step {saved[-1][0]}" in ended.stderr
+
+
+ALONE = """
+import os, torch
+from dalle_cli.runtime import distributed
+distributed.UNTOLD_WAIT = 0.1
+with distributed.init_process_group(torch.device("cpu")):
+    pass
+"""
+
+
+def test_process_that_waits_for_others_says_so_and_can_be_stopped() -> None:
+    port = free_port()
+    place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", ALONE], env=os.environ | place, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        line = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=LIMIT)
+    finally:
+        process.kill()
+    assert line == (
+        f"process 0 of 2 is waiting for the other one at 127.0.0.1:{port}, for 60 minutes at most; "
+        "unset RANK and WORLD_SIZE if it is to run alone\n"
+    )
+    assert (process.returncode, rest) == (130, "stopped by SIGINT\n")

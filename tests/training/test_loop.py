@@ -22,9 +22,9 @@ from dalle_cli.config import (
     TrainingTable,
 )
 from dalle_cli.data.loader import Batch, TrainingBatches, ValidationBatches
-from dalle_cli.data.preprocessing import DVAEPreprocessing
+from dalle_cli.data.preprocessing import DVAEPreprocessing, Example
 from dalle_cli.data.shuffling import SampleOrder, Stream
-from dalle_cli.data.sources import open_dataset, validation_split
+from dalle_cli.data.sources import Sample, open_dataset, validation_split
 from dalle_cli.runtime.distributed import single_process
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import Saver, checkpoints, load_checkpoint
@@ -66,16 +66,22 @@ class BrightnessTask:
         number: int = signal.SIGTERM,
         lost: Iterable[int] = (),
         lost_held_out: int = -1,
+        no_preview: int = -1,
+        no_loss: int = -1,
     ) -> None:
         self.module = Brightness()
         self.signal_at = signal_at
         self.number = number
         self.lost = lost
         self.lost_held_out = lost_held_out
+        self.no_preview = no_preview
+        self.no_loss = no_loss
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         if step == self.signal_at:
             signal.raise_signal(self.number)
+        if step == self.no_loss:
+            raise RuntimeError("can't allocate memory")
         error = (
             batch.images.mean((1, 2, 3)) - self.module.guess
         ).square().sum() / batch.global_size
@@ -87,7 +93,18 @@ class BrightnessTask:
         return {"valid/loss": math.inf if step == self.lost_held_out else float(error)}
 
     def preview(self, whole: nn.Module, batch: Batch, step: int) -> Image.Image:
+        if step == self.no_preview:
+            raise OSError(5, "Input/output error", "preview.png")
         return Image.new("RGB", (1, 1))
+
+
+class Stopping(DVAEPreprocessing):
+    """Requests a stop while the first batch is waited for."""
+
+    def __call__(self, sample: Sample, seed: int | None) -> Example:
+        if seed is not None:
+            signal.raise_signal(signal.SIGTERM)
+        return super().__call__(sample, seed)
 
 
 @pytest.fixture
@@ -101,6 +118,7 @@ def run_task(pairs: Path, tmp_path: Path) -> Callable[..., RunDir]:
         runtime: RuntimeTable = RUNTIME,
         *,
         is_fp16: bool = False,
+        stop_at_once: bool = False,
         warned: list[str] | None = None,
     ) -> RunDir:
         folder = RunDir(tmp_path / name)
@@ -108,7 +126,7 @@ def run_task(pairs: Path, tmp_path: Path) -> Callable[..., RunDir]:
         training, held_out = validation_split(source, 0.1)
         data = DataTable(validation_share=0.1, shuffle_block=64, max_bad_share=0.1)
         table = TrainingTable(steps=steps, global_batch_size=4, seed=0)
-        preprocess = DVAEPreprocessing(32)
+        preprocess = Stopping(32) if stop_at_once else DVAEPreprocessing(32)
         batches = Batches(
             TrainingBatches(
                 source,
@@ -283,3 +301,51 @@ def test_held_out_loss_that_is_not_finite_stops_the_run_unsaved(
     with pytest.raises(Diverged, match="the held-out loss is not finite after step 8"):
         run_task(BrightnessTask(lost_held_out=8), "run")
     assert [step for step, _ in checkpoints(RunDir(tmp_path / "run"))] == [5]
+
+
+@pytest.mark.parametrize(
+    ("task", "saved"),
+    [
+        ({"no_preview": 9}, [5, 9]),
+        ({"no_loss": 7}, [5, 7]),
+        ({"no_loss": 5}, [5]),
+        ({"no_loss": 0}, []),
+    ],
+)
+def test_failure_is_raised_after_saving_what_was_not_saved_yet(
+    task: dict[str, int], saved: list[int], run_task: Callable, tmp_path: Path
+) -> None:
+    warned: list[str] = []
+    with pytest.raises((OSError, RuntimeError), match=r"Input/output|allocate"):
+        run_task(BrightnessTask(**task), "run", warned=warned)
+    run = RunDir(tmp_path / "run")
+    assert [step for step, _ in checkpoints(run)] == saved
+    assert warned == [f"training ends early; saved after step {step}" for step in saved[1:]]
+
+    whole, resumed = run_task(BrightnessTask(), "whole"), run_task(BrightnessTask(), "run")
+    assert figures_of(resumed) == figures_of(whole)
+    torch.testing.assert_close(
+        load_checkpoint(resumed.checkpoint(11)).tensors,
+        load_checkpoint(whole.checkpoint(11)).tensors,
+        rtol=0,
+        atol=0,
+    )
+
+
+def test_failure_to_save_does_not_hide_the_failure_before_it(
+    run_task: Callable, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").write_text("a file in the way")
+    warned: list[str] = []
+    with pytest.raises(RuntimeError, match="allocate"):
+        run_task(BrightnessTask(no_loss=3), "run", warned=warned)
+    assert len(warned) == 1 and warned[0].startswith("step 3 is not saved: cannot write")
+
+
+def test_request_before_the_first_step_says_so(run_task: Callable, tmp_path: Path) -> None:
+    """Nothing is saved: there is nothing yet."""
+    with pytest.raises(Interrupted) as caught:
+        run_task(BrightnessTask(), "run", stop_at_once=True)
+    assert caught.value.message == "stopped by SIGTERM before the first step"
+    assert checkpoints(RunDir(tmp_path / "run")) == []

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -107,6 +108,37 @@ def test_nohup_stays_in_force() -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "None\n", "")
 
 
+def test_long_wait_is_warned_of_and_ended_by_a_request() -> None:
+    ended = run_script(
+        "from dalle_cli.runtime.signals import StopRequested\n"
+        "from dalle_cli.training import stop_signals\n"
+        "stop_signals.LONG_WAIT, stop_signals.LOOK_EVERY = 1.0, 0.1\n"
+        "import threading\n"
+        "with StopSignals() as stop:\n"
+        "    threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
+        "    try:\n"
+        f"        with stop.waiting(): time.sleep({PATIENCE})\n"
+        "    except StopRequested as request: print(request.number)\n"
+    )
+    assert ended.stdout == f"{int(signal.SIGTERM)}\n"
+    assert ended.stderr == (
+        "warning: no data for 1 s: a disk or a data worker hangs; Ctrl-C saves and stops\n"
+        "saving; press Ctrl-C again to stop at once\n"
+    )
+
+
+def test_answer_that_cannot_be_printed_is_left_out() -> None:
+    ended = run_script(
+        "os.close(2)\n"
+        "with StopSignals() as stop:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"    time.sleep({2 * SAME_REQUEST})\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"    time.sleep({PATIENCE})\n"
+    )
+    assert ended.returncode == 143
+
+
 def wait_for_figures(run: RunDir, process: subprocess.Popen[str]) -> None:
     """Wait until a few updates are done."""
     deadline = time.monotonic() + PATIENCE
@@ -114,6 +146,27 @@ def wait_for_figures(run: RunDir, process: subprocess.Popen[str]) -> None:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+RARE = {
+    "runtime__save_every": 10**6,
+    "runtime__validate_every": 10**6,
+    "runtime__preview_every": 10**6,
+}
+
+
+@pytest.fixture
+def words(tmp_path: Path, pairs: Path, fixed_schedules: Callable) -> list[object]:
+    """The command of a run, but for its settings."""
+    named = ["--data", pairs, "--run", tmp_path / "run"]
+    return ["train-dvae", "dvae/tiny", *named, *fixed_schedules("dvae", 1)]
+
+
+def start(words: list[object], **options: object) -> subprocess.Popen[str]:
+    """Start a command in a session of its own; its output is kept unless options say otherwise."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [sys.executable, "-m", "dalle_cli", *map(str, words)]
+    return subprocess.Popen(command, text=True, start_new_session=True, **pipes | options)
 
 
 @pytest.mark.parametrize(
@@ -135,32 +188,12 @@ def test_stopped_training_saves_once_and_goes_on(
     number: signal.Signals,
     send: Callable[[int, int], None],
     tmp_path: Path,
-    pairs: Path,
+    words: list[object],
     dalle: Callable,
     settings: Callable,
-    fixed_schedules: Callable,
 ) -> None:
     run = RunDir(tmp_path / "run")
-    words = ["train-dvae", "dvae/tiny", "--data", pairs, "--run", run.root]
-    words += fixed_schedules("dvae", 1)
-    rare = {
-        "runtime__save_every": 10**6,
-        "runtime__validate_every": 10**6,
-        "runtime__preview_every": 10**6,
-    }
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "dalle_cli",
-            *map(str, words),
-            *settings(training__steps=10**6, **rare),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = start([*words, *settings(training__steps=10**6, **RARE)])
     try:
         wait_for_figures(run, process)
         send(process.pid, number)
@@ -178,7 +211,7 @@ def test_stopped_training_saves_once_and_goes_on(
         range(1, step + 1)
     )
 
-    resumed = dalle(*words, *settings(training__steps=step + 2, **rare))
+    resumed = dalle(*words, *settings(training__steps=step + 2, **RARE))
     assert resumed.code == 0 and f"resumed after step {step}" in resumed.err
     trained = [
         line
@@ -186,3 +219,78 @@ def test_stopped_training_saves_once_and_goes_on(
         if "train/loss" in line
     ]
     assert [line["step"] for line in trained] == list(range(1, step + 3))
+
+
+def child_of(process: subprocess.Popen[str]) -> int:
+    """Find the only child of a process: its data worker."""
+    [child] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return int(child)
+
+
+@pytest.mark.parametrize("is_stuck", [False, True], ids=["killed", "stuck"])
+def test_training_that_loses_its_data_worker_saves_and_ends(
+    is_stuck: bool, tmp_path: Path, words: list[object], settings: Callable
+) -> None:
+    """A worker is killed where memory is short, and is stuck where a disk hangs."""
+    run = RunDir(tmp_path / "run")
+    few = {"training__steps": 10**6, "runtime__workers": 1}
+    process = start([*words, *settings(**few, **RARE)])
+    try:
+        wait_for_figures(run, process)
+        worker = child_of(process)
+        os.kill(worker, signal.SIGSTOP if is_stuck else signal.SIGKILL)
+        if is_stuck:
+            os.kill(process.pid, signal.SIGTERM)
+        _, err = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+
+    [(step, path)] = checkpoints(run)
+    assert "Traceback" not in err and load_checkpoint(path).numbers["step"] == step
+    assert not Path(f"/proc/{worker}").exists()
+    if is_stuck:
+        assert process.returncode == 143 and f"stopped by SIGTERM after step {step}" in err
+        return
+    assert process.returncode == 1
+    assert f"training ends early; saved after step {step}" in err
+    assert "error: a data worker was ended by SIGKILL\n" in err
+    assert "`--set runtime.workers=N`" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("place", ["pipe", "terminal", "closed"])
+def test_training_goes_on_where_nobody_reads_what_it_prints(
+    place: str, tmp_path: Path, words: list[object], settings: Callable
+) -> None:
+    """As after `2>&1 | head -2`, under `nohup` once the terminal is closed, and with `2>&-`."""
+    run = RunDir(tmp_path / "run")
+    reader, writer = pty.openpty() if place == "terminal" else os.pipe()
+    closes = {"preexec_fn": lambda: os.close(2)} if place == "closed" else {}
+    command = [*words, *settings(training__steps=60, **RARE)]
+    process = start(command, stderr=writer, stdout=subprocess.DEVNULL, **closes)
+    try:
+        os.close(writer)
+        wait_for_figures(run, process)
+        os.close(reader)
+        assert process.wait(timeout=PATIENCE) == 0
+    finally:
+        process.kill()
+    assert [step for step, _ in checkpoints(run)] == [60]
+
+
+def test_request_before_training_begins_ends_in_one_line(
+    tmp_path: Path, pairs: Path, dvae_run: Path
+) -> None:
+    """Even while a file is waited for: here, for captions."""
+    captions = tmp_path / "captions.txt"
+    os.mkfifo(captions)
+    named = ["--data", pairs, "--dvae", dvae_run, "--run", tmp_path / "run"]
+    named += ["--preview-captions", captions]
+    process = start(["train-transformer", "transformer/tiny", *named])
+    try:
+        with captions.open("w"):  # opens as soon as the command reads
+            process.send_signal(signal.SIGTERM)
+            out, err = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+    assert (process.returncode, out, err) == (143, "", "stopped by SIGTERM\n")
+    assert not (tmp_path / "run").exists()
