@@ -29,8 +29,8 @@ def run_demo(
 
     Raises UsageError, touching nothing, for a folder that holds something else than a demo.
     """
-    JobFolder.open(folder).begin({"command": "demo", "pictures": n_pictures})
-    with stopwatch(folder / SECONDS) as seconds:
+    job = {"command": "demo", "pictures": n_pictures}
+    with JobFolder.open(folder).writing(job), stopwatch(folder / SECONDS) as seconds:
         _run_commands(folder, n_pictures, overrides, terminal)
         figures = demo_results.demo_figures(folder)
         demo_results.save_demo_grid(folder)

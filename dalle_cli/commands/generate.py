@@ -13,7 +13,6 @@ from dalle_cli.generation.ranking import RankingOptions, load_ranking
 from dalle_cli.generation.sampling import SamplingSettings
 from dalle_cli.runtime.devices import open_device
 from dalle_cli.runtime.distributed import init_process_group
-from dalle_cli.storage.atomic import exclusive_lock
 from dalle_cli.storage.job_folder import JobFolder
 from dalle_cli.storage.run_dir import GRID
 from dalle_cli.viz import half_blocks
@@ -93,9 +92,8 @@ def run_generate(options: GenerateOptions, selection: RankingOptions, terminal: 
             return
 
         path = options.out or create_samples_folder(options.run)
-        JobFolder.open(path).begin(job.description)
-        output = OutputFolder(world.broadcast(path), job.settings)
-        with exclusive_lock(path), explain_how_to_resume(path, terminal):
+        with JobFolder.open(path).writing(job.description), explain_how_to_resume(path, terminal):
+            output = OutputFolder(world.broadcast(path), job.settings)
             has_new = run_job(job, output, terminal)
             if has_new or not (path / GRID).is_file():
                 output.save_grid(n_kept=job.n_kept, n_shown=job.n_shown)

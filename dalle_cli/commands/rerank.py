@@ -18,7 +18,6 @@ from dalle_cli.scoring.picture_ranking import (
     ranking_fingerprint,
 )
 from dalle_cli.scoring.ranked_folder import write_ranked_folder
-from dalle_cli.storage.atomic import exclusive_lock
 from dalle_cli.storage.job_folder import JobFolder
 
 BATCH_SIZE = {"cpu": 32, "cuda": 512}  # by default
@@ -82,8 +81,8 @@ def run_rerank(options: RerankOptions, terminal: Terminal) -> None:
         scores = rank_pictures(pictures, embedded, scorer=scorer)
 
     if options.out is not None:
-        folder.begin({**job, "pictures": ranking_fingerprint(pictures, embedded)})
-        with exclusive_lock(options.out):
+        whole = {**job, "pictures": ranking_fingerprint(pictures, embedded)}
+        with folder.writing(whole):
             scores = write_ranked_folder(options.out, scores, top_k=options.top_k)
 
     facts = {

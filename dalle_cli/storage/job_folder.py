@@ -6,14 +6,16 @@ what the results are.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dalle_cli.errors import DalleError, UsageError, printable
-from dalle_cli.storage.atomic import atomic_write, make_folder
-from dalle_cli.storage.run_dir import JOB
+from dalle_cli.storage.atomic import atomic_write, exclusive_lock, make_folder
+from dalle_cli.storage.run_dir import JOB, is_vacant
+from dalle_cli.storage.small_files import load_json
 
 JOB_SCHEMA = 2
 NEW_FOLDER = "name a new folder"
@@ -38,7 +40,7 @@ class JobFolder:
         Raises UsageError if the folder holds something else, and DalleError if the description is
         damaged or was written by another version of this package.
         """
-        is_new = path is None or not path.exists() or (path.is_dir() and not any(path.iterdir()))
+        is_new = path is None or (not path.is_file() and is_vacant(path, JOB))
         return cls(path, None if path is None or is_new else _read(path))
 
     def recall(self, key: str, default: Any) -> Any:
@@ -70,22 +72,24 @@ class JobFolder:
             lines = [_difference(key, known.get(key), job.get(key)) for key in differing]
             raise UsageError("\n".join([message, *lines]), NEW_FOLDER)
 
-    def begin(self, job: Mapping[str, Any]) -> Path:
-        """Write the job's description, or check it against the recorded one; return the folder.
+    @contextmanager
+    def writing(self, job: Mapping[str, Any]) -> Iterator[Path]:
+        """Yield the folder, locked, with the job's description in it, for the duration of a `with`.
 
-        The folder is read again, since another command may have started a job in it meanwhile.
-        Raises UsageError, without touching anything, if the folder belongs to another job.
+        It is written, or checked against the recorded one: the folder is read again, since another
+        command may have started a job in it meanwhile. Raises UsageError, without touching
+        anything, if the folder belongs to another job, and DalleError if another command holds it.
         """
         assert self.path is not None, "a job needs a folder"
-        current = JobFolder.open(self.path)
-        if current.recorded is not None:
-            current.check(job, is_complete=True)
-            return self.path
-
         make_folder(self.path)
-        with atomic_write(self.path / JOB) as temporary:
-            temporary.write_text(json.dumps({"schema": JOB_SCHEMA, **job}, indent=1) + "\n")
-        return self.path
+        with exclusive_lock(self.path):
+            current = JobFolder.open(self.path)
+            if current.recorded is None:
+                with atomic_write(self.path / JOB) as temporary:
+                    temporary.write_text(json.dumps({"schema": JOB_SCHEMA, **job}, indent=1) + "\n")
+            else:
+                current.check(job, is_complete=True)
+            yield self.path
 
 
 def _difference(key: str, then: Any, now: Any) -> str:
@@ -109,8 +113,8 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise UsageError(f"{path} already holds something", NEW_FOLDER)
 
     try:
-        job = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        job = load_json(file)
+    except (OSError, ValueError) as error:
         raise DalleError(f"{file} is damaged: {error}", NEW_FOLDER) from error
 
     if not isinstance(job, dict):

@@ -7,31 +7,31 @@ and runs the loop.
 import math
 import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any, Generic, NamedTuple
 
 from dalle_cli.config import Recipe
 from dalle_cli.console import Terminal, duration_text, size_text
 from dalle_cli.data.sources import Columns
-from dalle_cli.errors import UsageError
+from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.loading import largest_table
 from dalle_cli.runtime.devices import explain_out_of_memory, open_device
 from dalle_cli.runtime.distributed import World
 from dalle_cli.runtime.precision import Precision
 from dalle_cli.schedules import RecipeT, fix_schedules
-from dalle_cli.storage.atomic import exclusive_lock, free_disk
-from dalle_cli.storage.checkpoint_folder import best_step, held_out_losses, step_of
+from dalle_cli.storage.atomic import exclusive_lock, free_disk, make_folder
+from dalle_cli.storage.checkpoint_folder import best_step, checkpoints, held_out_losses, step_of
 from dalle_cli.storage.model_folder import check_model_kind
 from dalle_cli.storage.run_dir import RunDir, model_dir, part_of
 from dalle_cli.storage.run_record import RunRecord
-from dalle_cli.training.checkpoint import Saver
+from dalle_cli.training.checkpoint import Saver, check_place_for_checkpoints
 from dalle_cli.training.engines.choice import EngineChoice, choose_engine, make_engine
 from dalle_cli.training.engines.engine import Engine, ModelT
 from dalle_cli.training.loop import Batches, train
 from dalle_cli.training.metric_log import MetricLog
-from dalle_cli.training.planning.cost import count_parameters
+from dalle_cli.training.planning.cost import check_fits, count_parameters
 from dalle_cli.training.planning.forecast import (
     Amount,
     Forecast,
@@ -86,6 +86,7 @@ class TrainingRun(Generic[RecipeT]):
     command     the command and its inputs, for the run's record
     init_from   a run or an export whose weights it starts from, if it has no checkpoint
     checkpoint  the one that it resumes from; None for a new run
+    found       what the folder held of a run when it was looked at
     """
 
     recipe: RecipeT
@@ -99,6 +100,7 @@ class TrainingRun(Generic[RecipeT]):
     engine: EngineChoice
     data: RunData
     checkpoint: Path | None
+    found: "RunFiles"
 
     def describe(self, *, dry_run: bool) -> None:
         """Print where the run writes, what it will do, and what is doubtful about that."""
@@ -141,6 +143,23 @@ class TrainingRun(Generic[RecipeT]):
             return ""
         return f" = {micro} x {-(-share // micro)} micro-batches x {self.world.size} processes"
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the run's folder for the duration of a `with`, in which all files are written.
+
+        Every process takes part; the main one holds the folder. Raises DalleError, touching
+        nothing, if another command holds it, or has written to it since it was looked at.
+        """
+        if not self.world.is_main:
+            yield
+            return
+        make_folder(self.folder.root)
+        with exclusive_lock(self.folder.root):
+            if RunFiles.of(self.folder) != self.found:
+                message = f"another command has trained in {self.folder.root} meanwhile"
+                raise DalleError(message, "type the same command again")
+            yield
+
     def record(self) -> None:
         """Write the run's record: the first file of a new run, renewed when a run is resumed.
 
@@ -169,40 +188,39 @@ class TrainingRun(Generic[RecipeT]):
     def train(self, setup: TrainingSetup[ModelT]) -> None:
         """Train the model to the recipe's last step.
 
-        Every process takes part. Raises DalleError if another command trains in the folder, if the
-        checkpoint does not fit, or if memory runs out, and Interrupted after a request to stop.
+        Every process takes part. Raises DalleError if the checkpoint does not fit, and Interrupted
+        after a request to stop.
         """
-        lock = exclusive_lock(self.folder.root) if self.world.is_main else nullcontext()
-        with lock, explain_out_of_memory():
-            engine = self._engine(setup)
-            unreported = restore_engine(engine, self.checkpoint, self.terminal)
-            keep = self.recipe.runtime.keep_checkpoints
-            saver = Saver(self.folder, setup.model_config, keep=keep, world=self.world)
+        engine = self._engine(setup)
+        unreported = restore_engine(engine, self.checkpoint, self.terminal)
+        keep = self.recipe.runtime.keep_checkpoints
+        saver = Saver(self.folder, setup.model_config, keep=keep, world=self.world)
+        saver.clear_remains()
 
-            steps = self.recipe.training.steps
-            if engine.step >= steps:
-                saver.restore_model(engine.inference_weights())
-                done = f"{self.folder.root} is already at step {engine.step:,} of {steps:,}"
-                longer = f"`dalle resume {shlex.quote(str(self.folder.root))} --extend N`"
-                self.terminal.say(f"{done}: nothing to do\nhint: {longer} trains N more")
-                return
+        steps = self.recipe.training.steps
+        if engine.step >= steps:
+            saver.restore_model(engine.inference_weights())
+            done = f"{self.folder.root} is already at step {engine.step:,} of {steps:,}"
+            longer = f"`dalle resume {shlex.quote(str(self.folder.root))} --extend N`"
+            self.terminal.say(f"{done}: nothing to do\nhint: {longer} trains N more")
+            return
 
-            batches = self._batches(setup)
-            n_samples = (steps - engine.step) * self.recipe.training.global_batch_size
-            task = setup.task_on(engine.module)
-            with self._log(engine.step, unreported, setup=setup, formats=task.formats) as log:
-                train(
-                    task,
-                    engine,
-                    batches=batches,
-                    runtime=self.recipe.runtime,
-                    steps=steps,
-                    log=log,
-                    saver=saver,
-                    warn=self.terminal.warn,
-                )
-            self._report_samples(batches, n_samples)
-            self._report_best()
+        batches = self._batches(setup)
+        n_samples = (steps - engine.step) * self.recipe.training.global_batch_size
+        task = setup.task_on(engine.module)
+        with self._log(engine.step, unreported, setup=setup, formats=task.formats) as log:
+            train(
+                task,
+                engine,
+                batches=batches,
+                runtime=self.recipe.runtime,
+                steps=steps,
+                log=log,
+                saver=saver,
+                warn=self.terminal.warn,
+            )
+        self._report_samples(batches, n_samples)
+        self._report_best()
 
     def rehearse(self, setup: TrainingSetup[ModelT]) -> Rehearsal:
         """Time a few updates and a validation of the new model, without writing anything.
@@ -315,6 +333,19 @@ class TrainingRun(Generic[RecipeT]):
         self.terminal.say(f"held-out loss was lowest at step {best:,} ({figures}): {use}")
 
 
+class RunFiles(NamedTuple):
+    """What a folder holds of a run: its record, and its checkpoints by step."""
+
+    record: bytes
+    steps: list[int]
+
+    @classmethod
+    def of(cls, folder: RunDir) -> "RunFiles":
+        """Look at a folder."""
+        record = folder.recipe.read_bytes() if folder.is_run else b""
+        return cls(record, [step for step, _ in checkpoints(folder)])
+
+
 def open_run(
     recipe: RecipeT,
     options: TrainOptions,
@@ -334,11 +365,14 @@ def open_run(
     if batch_size % world.size:
         message = f"a batch of {batch_size} can't be divided evenly among {world.size} processes"
         raise UsageError(message, "change `training.global_batch_size`")
+    check_fits(recipe, world.device)
     engine = choose_engine(recipe, world.size, options.deepspeed)
 
     folder = RunDir(options.run)
     record = check_folder(folder, recipe, resume=options.resume, is_extension=options.is_extension)
+    found = RunFiles.of(folder)
     checkpoint = starting_checkpoint(folder, options.resume, terminal)
+    check_place_for_checkpoints(folder, 0 if checkpoint is None else step_of(checkpoint))
     begun_from = options.init_from if record is None else _recorded_init(record, folder, options)
     if begun_from is not None and checkpoint is None:
         check_model_kind(model_dir(part_of(begun_from, recipe.kind)), recipe.kind)
@@ -374,6 +408,7 @@ def open_run(
         engine=engine,
         data=data,
         checkpoint=checkpoint,
+        found=found,
     )
 
 

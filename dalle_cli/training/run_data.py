@@ -13,7 +13,7 @@ import numpy as np
 from dalle_cli.config import Recipe
 from dalle_cli.console import Terminal
 from dalle_cli.data.images import BadSample
-from dalle_cli.data.loader import TrainingBatches, ValidationBatches
+from dalle_cli.data.loader import TrainingBatches, ValidationBatches, check_bad_samples
 from dalle_cli.data.preprocessing import Preprocessing
 from dalle_cli.data.shuffling import Stream
 from dalle_cli.data.sources import (
@@ -62,13 +62,18 @@ class Portion:
             lines.append("; ".join(words))
         return "\n".join(lines)
 
-    def captions(self) -> Iterator[str]:
-        """Yield all captions of the samples that can be read."""
+    def captions(self, max_bad_share: float = 1.0) -> Iterator[str]:
+        """Yield all captions of the samples that can be read.
+
+        Raises TooManyBadSamples where those that can't are a larger share.
+        """
+        n_bad = 0
         for index in self.indices:
             try:
                 yield from self.source.captions(int(index))
-            except BadSample:
-                continue  # reported, and counted, when its turn to train comes
+            except (BadSample, FileNotFoundError):
+                n_bad += 1  # reported when its turn to train comes
+                check_bad_samples(n_bad, max_bad_share * len(self.indices))
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,8 @@ def test_batch_sizes_and_compilation_are_recalled_and_others_refused(tmp_path: P
 
     first = plan(batch_size=5)
     assert first.sizes.sampling == 5 and not first.pipeline.is_compiled
-    JobFolder.open(tmp_path / "out").begin(first.description)
+    with JobFolder.open(tmp_path / "out").writing(first.description):
+        pass
     assert plan().description == first.description
     with pytest.raises(UsageError, match="with other sampling_batch_size"):
         plan(batch_size=2)

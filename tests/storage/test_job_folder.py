@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dalle_cli.errors import DalleError, UsageError
+from dalle_cli.storage.atomic import exclusive_lock
 from dalle_cli.storage.job_folder import JOB_SCHEMA, JobFolder
 
 JOB = {
@@ -18,7 +19,8 @@ JOB = {
 
 
 def begin_job(folder: Path, job: dict) -> None:
-    JobFolder.open(folder).begin(job)
+    with JobFolder.open(folder).writing(job):
+        pass
 
 
 def recorded_job(folder: Path) -> object:
@@ -118,7 +120,7 @@ def test_choices_are_recalled_from_the_job_a_folder_was_begun_for(tmp_path: Path
     fresh = JobFolder.open(tmp_path / "out")
     assert fresh.recall("sizes", 7) == 7
     assert fresh.recall_choice("precision", "auto") == "auto"
-    fresh.begin({**JOB, "precision": "bf16"})
+    begin_job(tmp_path / "out", {**JOB, "precision": "bf16"})
     begun = JobFolder.open(tmp_path / "out")
     assert begun.recall("sizes", 7) == [3, 4] and begun.recall("seed", 7) == 7
     assert begun.recall_choice("precision", "auto") == "bf16"
@@ -146,6 +148,29 @@ def test_folder_that_another_command_has_taken_meanwhile_is_left_to_it(
     early = JobFolder.open(tmp_path / "out")
     begin_job(tmp_path / "out", JOB)
     before = tree(tmp_path)
-    with pytest.raises(UsageError, match="with other sizes"):
-        early.begin({**JOB, "sizes": (1, 1)})
+    with (
+        pytest.raises(UsageError, match="with other sizes"),
+        early.writing({**JOB, "sizes": (1, 1)}),
+    ):
+        pass
     assert tree(tmp_path) == before
+
+
+def test_folder_is_held_before_the_job_is_written(tmp_path: Path, tree: Callable) -> None:
+    """Of two jobs begun at once in an empty folder, one leaves no trace."""
+    (tmp_path / "out").mkdir()
+    early = JobFolder.open(tmp_path / "out")
+    before = tree(tmp_path)
+    with (
+        exclusive_lock(tmp_path / "out"),
+        pytest.raises(DalleError, match="another command is writing"),
+        early.writing(JOB),
+    ):
+        pass
+    assert tree(tmp_path) == before
+
+
+def test_description_cut_short_by_a_crash_is_no_reason_to_refuse_the_folder(tmp_path: Path) -> None:
+    (tmp_path / ".job.json").write_text('{"schema"')
+    begin_job(tmp_path, JOB)
+    assert [path.name for path in tmp_path.iterdir()] == ["job.json"]

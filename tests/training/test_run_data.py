@@ -9,19 +9,20 @@ from pathlib import Path
 import pytest
 
 from dalle_cli.console import Terminal
+from dalle_cli.data.loader import TooManyBadSamples
 from dalle_cli.data.sources import Columns
 from dalle_cli.training.run_data import RunData, open_run_data
 
 TINY = ["--set", "runtime.workers=0", "--set", "training.global_batch_size=4"]
 
 
-def opened(*specs: object, valid: object = None) -> RunData:
+def opened(*specs: object, valid: object = None, captions_required: bool = False) -> RunData:
     return open_run_data(
         [str(spec) for spec in specs],
         None if valid is None else str(valid),
         columns=Columns(),
         validation_share=0.1,
-        captions_required=False,
+        captions_required=captions_required,
         tokens_allowed=False,
         terminal=Terminal(quiet=True),
     )
@@ -113,3 +114,19 @@ def test_columns_reach_training_and_the_next_command(
     assert ended.code == 0, ended.err
     assert "pictures in `pic`, captions in `words`" in ended.err
     assert f"--data {table} {' '.join(columns)} --dvae" in as_one_line(ended.err)
+
+
+def test_captions_that_cannot_be_read_are_counted(make_pairs: Callable, tmp_path: Path) -> None:
+    """Whoever reads all captions, to learn a vocabulary, knows that before the first step."""
+    folder = make_pairs(tmp_path / "data", 12)
+    (folder / "002.txt").write_bytes(b"\xff\xfe")
+    (folder / "003.txt").write_bytes(b"\n")
+    data = opened(folder, captions_required=True)
+    (folder / "004.txt").unlink()
+    training = data.training
+    keys = {training.source.key(int(index)) for index in training.indices}
+    n_bad = len(keys & {"002", "003", "004"})
+    share = n_bad / len(training.indices)
+    assert n_bad >= 2 and len(list(training.captions(share))) == len(training.indices) - n_bad
+    with pytest.raises(TooManyBadSamples, match=f"{n_bad} samples are bad, more than"):
+        list(training.captions(share * 0.99))

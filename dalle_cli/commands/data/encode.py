@@ -22,7 +22,6 @@ from dalle_cli.loading import dvae_checksum, load_dvae_encoder
 from dalle_cli.recipe import fitting_transformer
 from dalle_cli.runtime.devices import explain_out_of_memory, open_device
 from dalle_cli.runtime.precision import apply_precision
-from dalle_cli.storage.atomic import exclusive_lock
 from dalle_cli.storage.job_folder import JobFolder
 
 
@@ -66,7 +65,7 @@ def run_data_encode(options: EncodeOptions, terminal: Terminal) -> None:
         vocab_size=dvae.vocab_size,
         copies=options.copies,
     )
-    folder.begin({"command": "data encode", "data": source.fingerprint(), **encoding.model_dump()})
+    job = {"command": "data encode", "data": source.fingerprint(), **encoding.model_dump()}
 
     starts = range(0, len(source), SHARD_SAMPLES)
     shards = [range(len(source))[start : start + SHARD_SAMPLES] for start in starts]
@@ -74,7 +73,7 @@ def run_data_encode(options: EncodeOptions, terminal: Terminal) -> None:
     encoder = TokenEncoder(
         source=source, dvae=dvae, preprocessing=preprocessing, batch_size=options.batch_size
     )
-    with exclusive_lock(options.out), explain_out_of_memory():
+    with folder.writing(job), explain_out_of_memory():
         _write_missing(shards, encoder, options=options, encoding=encoding, terminal=terminal)
         record = write_record(options.out, encoding, n_shards=len(shards), problems=source.problems)
 

@@ -83,13 +83,12 @@ def run_train(training: TrainOptions, chain: ChainOptions, terminal: Terminal) -
         terminal.result("\n".join(lines), plan_facts(measured) if measured else {})
         return
     terminal.say(text)
-    if measured is not None:
-        folder.begin(job)
-        files.write(measured.plan, measured.captions)
-
-    for command in commands:
-        run_subcommand(command, terminal, hint=resuming(root))
-    save_chain_grid(files, planned.groups)
+    with folder.writing(job):
+        if measured is not None:
+            files.write(measured.plan, measured.captions)
+        for command in commands:
+            run_subcommand(command, terminal, hint=resuming(root))
+        save_chain_grid(files, planned.groups)
     terminal.say(_what_next(files, training, chain))
     terminal.result(str(root / GRID), {"run": str(root), "grid": str(root / GRID)})
 

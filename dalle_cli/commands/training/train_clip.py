@@ -4,8 +4,9 @@ from pathlib import Path
 
 from dalle_cli.config import ClipRecipe
 from dalle_cli.console import Terminal
-from dalle_cli.runtime.devices import choose_device
+from dalle_cli.runtime.devices import choose_device, explain_out_of_memory
 from dalle_cli.runtime.distributed import World, init_process_group
+from dalle_cli.runtime.signals import stopped_at_once
 from dalle_cli.training.run import TrainOptions, open_run
 from dalle_cli.training.setup import clip_setup
 from dalle_cli.training.tasks.initial_weights import start_from
@@ -16,7 +17,8 @@ def run_train_clip(
     recipe: ClipRecipe, options: TrainOptions, tokenizer_file: Path | None, terminal: Terminal
 ) -> None:
     """Start or resume a run; raises DalleError for whatever a user can cause."""
-    with init_process_group(choose_device(options.device)) as world:
+    device = choose_device(options.device)
+    with stopped_at_once(), explain_out_of_memory(), init_process_group(device) as world:
         _train(recipe, options, tokenizer_file=tokenizer_file, terminal=terminal, world=world)
 
 
@@ -38,11 +40,12 @@ def _train(
 
     if run.init_from is not None:
         start_from(run.init_from, setup.model, "clip", tokenizer=tokenizer, terminal=terminal)
-    with world.main_first() as is_ours:
-        if is_ours:
-            run.record()
-            keep_tokenizer(run.folder, tokenizer)
-    run.train(setup)
+    with run.writing():
+        with world.main_first() as is_ours:
+            if is_ours:
+                run.record()
+                keep_tokenizer(run.folder, tokenizer)
+        run.train(setup)
 
     ranking = ["--clip", str(options.run), "--out", "DIR"]
     terminal.suggest(["rerank", "PICTURES", "a caption", *ranking])

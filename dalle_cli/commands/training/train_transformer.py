@@ -8,8 +8,9 @@ from pathlib import Path
 
 from dalle_cli.config import TransformerRecipe
 from dalle_cli.console import Terminal
-from dalle_cli.runtime.devices import choose_device
+from dalle_cli.runtime.devices import choose_device, explain_out_of_memory
 from dalle_cli.runtime.distributed import World, init_process_group
+from dalle_cli.runtime.signals import stopped_at_once
 from dalle_cli.training.run import TrainOptions, open_run
 from dalle_cli.training.setup import transformer_setup
 from dalle_cli.training.tasks.frozen_dvae import (
@@ -45,7 +46,8 @@ def run_train_transformer(
     recipe: TransformerRecipe, options: TrainOptions, inputs: TransformerOptions, terminal: Terminal
 ) -> None:
     """Start or resume a run; raises DalleError for whatever a user can cause."""
-    with init_process_group(choose_device(options.device)) as world:
+    device = choose_device(options.device)
+    with stopped_at_once(), explain_out_of_memory(), init_process_group(device) as world:
         _train(recipe, options, inputs=inputs, terminal=terminal, world=world)
 
 
@@ -88,13 +90,14 @@ def _train(
         )
         warn_of_another_dvae(run.init_from, inputs.dvae, terminal)
     check_kept_dvae(run.folder, inputs.dvae)
-    with world.main_first() as is_ours:
-        if is_ours:
-            run.record()
-            keep_dvae(run.folder, inputs.dvae)
-            keep_known_words(run)
-            keep_tokenizer(run.folder, tokenizer)
-    run.train(setup)
+    with run.writing():
+        with world.main_first() as is_ours:
+            if is_ours:
+                run.record()
+                keep_dvae(run.folder, inputs.dvae)
+                keep_known_words(run)
+                keep_tokenizer(run.folder, tokenizer)
+        run.train(setup)
 
     terminal.suggest(["generate", str(options.run), "a caption"])
     terminal.result(str(options.run), {"run": str(options.run)})

@@ -27,7 +27,7 @@ def choose_tokenizer(run: TrainingRun[Any], table: TokenizerTable, given: Path |
     if given is not None and not given.exists():
         raise UsageError(f"no such tokenizer: {given}", "name a merges.json of another run")
     named = None if given is None else Tokenizer.load(given)
-    if run.folder.is_run and run.folder.tokenizer.is_file():
+    if run.folder.is_run and run.folder.tokenizer.exists():
         tokenizer = Tokenizer.load(run.folder.tokenizer)
         if named is not None and named.merges != tokenizer.merges:
             message = f"{given} is not the tokenizer this run began with"
@@ -49,7 +49,7 @@ def _extend(run: TrainingRun[Any], table: TokenizerTable, earlier: Tokenizer) ->
     """Extend a tokenizer in the main process, for all processes."""
     tokenizer = None
     if run.world.is_main:
-        captions = run.data.training.captions()
+        captions = run.data.training.captions(run.recipe.data.max_bad_share)
         tokenizer = extend_tokenizer(earlier, captions, table.vocab_size)
     tokenizer = run.world.broadcast(tokenizer)
 
@@ -64,7 +64,7 @@ def _learn(run: TrainingRun[Any], table: TokenizerTable) -> Tokenizer:
     """Learn a tokenizer in the main process, for all processes."""
     tokenizer = None
     if run.world.is_main:
-        captions = run.data.training.captions()
+        captions = run.data.training.captions(run.recipe.data.max_bad_share)
         tokenizer = learn_merges(captions, table.vocab_size, backend=table.backend)
     tokenizer = run.world.broadcast(tokenizer)
     run.terminal.say(
@@ -76,7 +76,7 @@ def _learn(run: TrainingRun[Any], table: TokenizerTable) -> Tokenizer:
 
 def keep_tokenizer(folder: RunDir, tokenizer: Tokenizer) -> None:
     """Write the run's copy of its tokenizer, unless it has one."""
-    if not folder.tokenizer.is_file():
+    if not folder.tokenizer.exists():
         folder.tokenizer.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder.tokenizer) as temporary:
             tokenizer.save(temporary)
@@ -89,7 +89,7 @@ def keep_known_words(run: TrainingRun[Any]) -> None:
     knows is not known either. A run that has its tokenizer already keeps what it has: its captions
     may have changed.
     """
-    if run.folder.tokenizer.is_file():
+    if run.folder.tokenizer.exists():
         return
     known = KnownWords.of_captions(run.data.training.captions())
 

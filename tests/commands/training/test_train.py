@@ -37,7 +37,9 @@ def test_plan_as_json_has_recipes_and_times(dalle: Callable, birds: Path, tmp_pa
 
 def begin_job(run: Path, birds: Path) -> None:
     job = dict.fromkeys(("image_column", "caption_column", "hours", "gpus"))
-    JobFolder.open(run).begin({"command": "train", "data": str(birds), "like": "tiny", **job})
+    job |= {"command": "train", "data": str(birds), "like": "tiny"}
+    with JobFolder.open(run).writing(job):
+        pass
 
 
 def test_folder_with_a_job_but_no_plan_yet_is_planned(

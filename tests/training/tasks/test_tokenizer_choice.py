@@ -232,3 +232,17 @@ def test_words_are_not_recorded_where_those_of_the_earlier_run_are_not(
     earlier.known_words.unlink()
     assert begin("transformer", "--init-from", earlier.root).code == 0
     assert not RunDir(tmp_path / "run").known_words.exists()
+
+
+@with_captions
+def test_tokenizer_that_is_no_file_is_told_and_stays(
+    kind: str, own_run: Callable, train: Callable
+) -> None:
+    """It is not learnt anew: the run has learnt with another."""
+    run = own_run(kind)
+    run.tokenizer.unlink()
+    run.tokenizer.symlink_to("/dev/zero")
+    ended = train(kind, run.root)
+    assert ended.code == 1
+    assert f"cannot read the tokenizer {run.tokenizer}: not a regular file" in ended.err
+    assert run.tokenizer.is_symlink()
