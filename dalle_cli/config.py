@@ -133,6 +133,11 @@ class OptimizerTable(Table):
     """Halves the learning rate whenever the smoothed training loss stops falling, warm-up excepted;
     without it, only the schedule lowers it."""
 
+    on_spike: Literal["warn", "skip", "stop"] = "warn"
+    """What follows a training loss far above the last ones: a warning, the update skipped, or the
+    end of the run. Far is ten times their median deviation above their median, and at least a
+    tenth of it."""
+
     restarts: Annotated[list[Restart], Field(max_length=1000)] = []
     """Restarts of the learning rate in a run that was extended: tables of `after`, the updates
     before it, and `steps`, the length of its half cosine."""
@@ -541,7 +546,12 @@ class TransformerRecipe(Table):
     runtime: RuntimeTable = RuntimeTable()
 
     @model_validator(mode="after")
-    def _check_compression(self) -> "TransformerRecipe":
+    def _check_zero(self) -> "TransformerRecipe":
+        if self.optimizer.on_spike == "skip" and self.runtime.zero_stage:
+            raise ValueError(
+                "`optimizer.on_spike` skip is for whole replicas, and with `runtime.zero_stage` "
+                f"{self.runtime.zero_stage} DeepSpeed updates by itself: use warn or stop"
+            )
         rank = self.powersgd.rank if self.powersgd else 0
         if rank and self.runtime.zero_stage:
             raise ValueError(

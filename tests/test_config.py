@@ -122,6 +122,7 @@ OPTIONAL = {
 }
 OPTIONAL |= {
     ("TokenizerTable", "backend"),
+    ("OptimizerTable", "on_spike"),
     ("TransformerRecipe", "powersgd"),
     ("OptimizerTable", "plateau"),
     ("OptimizerTable", "restarts"),
@@ -415,6 +416,19 @@ def test_compression_and_zero_go_alone(rank: int, stage: int) -> None:
     powersgd, runtime = PowerSGDTable(rank=rank), RuntimeTable(zero_stage=stage)
     recipe = TransformerRecipe(**GOOD[TransformerRecipe], powersgd=powersgd, runtime=runtime)
     assert (recipe.powersgd.rank, recipe.runtime.zero_stage) == (rank, stage)
+
+
+@pytest.mark.parametrize(("on_spike", "stage"), [("skip", 0), ("warn", 2), ("stop", 3)])
+def test_updates_are_skipped_by_their_loss_in_whole_replicas_alone(
+    on_spike: str, stage: int
+) -> None:
+    good = GOOD[TransformerRecipe]
+    runtime = RuntimeTable(zero_stage=stage)
+    changed = {**good, "optimizer": good["optimizer"].model_copy(update={"on_spike": on_spike})}
+    assert TransformerRecipe(**changed, runtime=runtime).optimizer.on_spike == on_spike
+    skipping = good["optimizer"].model_copy(update={"on_spike": "skip"})
+    told = refused(TransformerRecipe, optimizer=skipping, runtime=RuntimeTable(zero_stage=2))
+    assert "`optimizer.on_spike` skip" in told and "`runtime.zero_stage` 2" in told
 
 
 def test_compression_has_no_negative_rank() -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from dalle_cli.errors import DalleError, UsageError
@@ -24,6 +24,7 @@ MANIFEST_SCHEMA = 1
 MANIFEST = "manifest.json"
 NUMBERS = "state.json"
 LOG = "log.json"
+LOSSES = "losses.json"
 VALID_LOSS = "valid_loss"  # among the numbers; it alone may be no number, in runs of 0.1.0
 STEP_NAME = re.compile(r"step-\d{8,}")
 WEIGHT_GROUPS = ("ema", "parameters")  # the average, where one is kept, is what inference uses
@@ -43,6 +44,7 @@ class Manifest(BaseModel, strict=True):
 
 
 _NUMBERS = TypeAdapter(dict[str, int | float], config=ConfigDict(strict=True))
+_LOSSES = TypeAdapter(list[FiniteFloat], config=ConfigDict(strict=True))
 _FIGURES = TypeAdapter(list[dict[str, float]], config=ConfigDict(strict=True))
 
 
@@ -136,6 +138,7 @@ def check_checkpoint(path: Path, only: list[str] | None = None) -> list[Path]:
     if only is None:
         read_numbers(path)
         read_unreported(path)
+        read_losses(path)
     return list(files)
 
 
@@ -171,6 +174,14 @@ def read_unreported(path: Path) -> list[dict[str, float]]:
     """Read the figures that were not reported yet; raises DalleError where they are none."""
     with explain_corruption(path):
         return _FIGURES.validate_python(load_json(path / LOG))
+
+
+def read_losses(path: Path) -> list[float]:
+    """Read the last losses, which a checkpoint of 0.1.0 lacks; raises DalleError if damaged."""
+    if not (path / LOSSES).exists():
+        return []
+    with explain_corruption(path):
+        return _LOSSES.validate_python(load_json(path / LOSSES))
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from dalle_cli.storage.atomic import (
 )
 from dalle_cli.storage.checkpoint_folder import (
     LOG,
+    LOSSES,
     MANIFEST,
     MANIFEST_SCHEMA,
     NUMBERS,
@@ -41,6 +42,7 @@ from dalle_cli.storage.checkpoint_folder import (
     checkpoints,
     explain_corruption,
     held_out_losses,
+    read_losses,
     read_numbers,
     read_unreported,
     step_of,
@@ -74,7 +76,8 @@ def save_checkpoint(path: Path, state: EngineState, world: World) -> None:
 
         with world.main_first() as is_ours:
             if is_ours:
-                files |= _write_texts(partial, {NUMBERS: state.numbers, LOG: state.unreported})
+                texts = {NUMBERS: state.numbers, LOG: state.unreported, LOSSES: state.losses}
+                files |= _write_texts(partial, texts)
                 _write_texts(partial, {MANIFEST: {"schema": MANIFEST_SCHEMA, "files": files}})
                 sync_to_disk(partial)
                 _remove(path)
@@ -157,7 +160,7 @@ def load_checkpoint(path: Path) -> EngineState:
 
     with explain_corruption(path):
         tensors = {group: Stored(paths) for group, paths in files.items()}
-    return EngineState(tensors, read_numbers(path), read_unreported(path))
+    return EngineState(tensors, read_numbers(path), read_unreported(path), read_losses(path))
 
 
 def check_place_for_checkpoints(folder: RunDir, step: int) -> None:

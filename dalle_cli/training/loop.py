@@ -43,6 +43,7 @@ def train(
     steps: int,
     log: MetricLog,
     saver: Saver,
+    monitor: DivergenceMonitor,
     warn: Callable[[str], None],
 ) -> None:
     """Run the task to `steps` updates, reporting, validating and saving on the way.
@@ -50,14 +51,14 @@ def train(
     Whatever ends it early is raised after saving: Interrupted when asked to stop, or the failure.
     Diverged alone, where a loss, a gradient or a weight is not finite, is raised without saving.
     """
-    monitor = DivergenceMonitor(saver.folder, has_scales=engine.has_scales, warn=warn)
-    saves = _Saves(engine, log=log, saver=saver, warn=warn)
+    saves = _Saves(engine, log=log, saver=saver, monitor=monitor, warn=warn)
     with StopSignals() as stop, closing(saves.before_stopping(batches.training, stop)) as loaded:
         for batch in loaded:
             stop.step_begins()
             with saves.before_failing():
                 totals = accumulate_gradients(task, engine, batch, runtime.micro_batch_size)
-            is_applied, metrics = update(engine, totals)
+            is_unwanted = monitor.is_unwanted(totals["train/loss"])
+            is_applied, metrics = update(engine, totals, is_discarded=is_unwanted)
             stop.step_ends()
 
             is_last = engine.step == steps
@@ -100,11 +101,13 @@ class _Saves:
         *,
         log: MetricLog,
         saver: Saver,
+        monitor: DivergenceMonitor,
         warn: Callable[[str], None],
     ) -> None:
         self._engine = engine
         self._log = log
         self._saver = saver
+        self._monitor = monitor
         self._warn = warn
         self._saved = engine.step  # what a run is resumed from is saved; a new one has nothing yet
         self._valid_losses: dict[int, float] = {}  # by step; of the last validation
@@ -115,7 +118,8 @@ class _Saves:
 
     def save(self) -> None:
         """Write a checkpoint, with the figures that are not yet reported, and the model folder."""
-        state = replace(self._engine.state(), unreported=self._log.state())
+        unsaved = {"unreported": self._log.state(), "losses": self._monitor.losses}
+        state = replace(self._engine.state(), **unsaved)
         step = self._engine.step
         weights = self._engine.inference_weights()
         self._saver.save(state, weights, self._valid_losses.get(step))
@@ -172,7 +176,8 @@ def train_step(
 
     Returns whether the update was applied, and its metrics.
     """
-    return update(engine, accumulate_gradients(task, engine, batch, micro_batch_size))
+    totals = accumulate_gradients(task, engine, batch, micro_batch_size)
+    return update(engine, totals, is_discarded=False)
 
 
 def accumulate_gradients(
@@ -191,10 +196,17 @@ def accumulate_gradients(
     return dict(engine.world.all_reduce_numbers(totals))
 
 
-def update(engine: Engine[ModelT], totals: Metrics) -> tuple[bool, Metrics]:
-    """Apply the accumulated gradients; return whether they were, and the metrics of the update."""
-    engine.observe(totals["train/loss"])
-    is_applied = engine.update()
+def update(engine: Engine[ModelT], totals: Metrics, *, is_discarded: bool) -> tuple[bool, Metrics]:
+    """Apply or discard the accumulated gradients.
+
+    Returns whether they were applied, and the metrics of the update.
+    """
+    if is_discarded:
+        engine.discard()
+        is_applied = False
+    else:
+        engine.observe(totals["train/loss"])
+        is_applied = engine.update()
     return is_applied, {**totals, **engine.metrics(), "train/skipped": float(not is_applied)}
 
 

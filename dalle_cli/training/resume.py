@@ -16,10 +16,10 @@ from dalle_cli.storage.job_folder import JobFolder
 from dalle_cli.storage.run_dir import JOB, WEIGHTS, RunDir
 from dalle_cli.storage.run_record import RunRecord
 from dalle_cli.training.checkpoint import incomplete_checkpoints, load_checkpoint
-from dalle_cli.training.engines.engine import Engine, ModelT
+from dalle_cli.training.engines.engine import Engine, EngineState, ModelT
 
 # keys that may differ when a run is resumed; a table ends in a dot
-FREE_TO_CHANGE = ("training.steps", "data.max_bad_share", "runtime.")
+FREE_TO_CHANGE = ("training.steps", "data.max_bad_share", "optimizer.on_spike", "runtime.")
 
 
 def check_same_recipe(record: RunRecord, folder: RunDir, recipe: Recipe) -> None:
@@ -178,14 +178,13 @@ def _named_checkpoint(folder: RunDir, path: Path) -> Path:
 
 def restore_engine(
     engine: Engine[ModelT], checkpoint: Path | None, terminal: Terminal
-) -> list[dict[str, float]]:
-    """Restore an engine from a checkpoint, if there is one to resume from.
+) -> EngineState:
+    """Restore an engine from a checkpoint, if there is one to resume from, and return its state.
 
-    Returns the log's figures that were not yet reported. Raises DalleError where the checkpoint is
-    corrupt or does not fit the engine's model.
+    Raises DalleError where the checkpoint is corrupt or does not fit the engine's model.
     """
     if checkpoint is None:
-        return []
+        return EngineState({}, {})
 
     state = load_checkpoint(checkpoint)
     try:
@@ -193,4 +192,4 @@ def restore_engine(
     except (ValueError, KeyError) as error:
         raise DalleError(f"the checkpoint does not fit this run: {error}") from error
     terminal.say(f"resumed after step {engine.step}")
-    return state.unreported
+    return state

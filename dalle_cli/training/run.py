@@ -31,6 +31,7 @@ from dalle_cli.training.engines.choice import EngineChoice, choose_engine, make_
 from dalle_cli.training.engines.engine import Engine, ModelT
 from dalle_cli.training.loop import Batches, train
 from dalle_cli.training.metric_log import MetricLog
+from dalle_cli.training.optimization.divergence import DivergenceMonitor
 from dalle_cli.training.planning.cost import check_fits, count_parameters
 from dalle_cli.training.planning.forecast import (
     Amount,
@@ -192,7 +193,7 @@ class TrainingRun(Generic[RecipeT]):
         after a request to stop.
         """
         engine = self._engine(setup)
-        unreported = restore_engine(engine, self.checkpoint, self.terminal)
+        state = restore_engine(engine, self.checkpoint, self.terminal)
         keep = self.recipe.runtime.keep_checkpoints
         saver = Saver(self.folder, setup.model_config, keep=keep, world=self.world)
         saver.clear_remains()
@@ -208,7 +209,14 @@ class TrainingRun(Generic[RecipeT]):
         batches = self._batches(setup)
         n_samples = (steps - engine.step) * self.recipe.training.global_batch_size
         task = setup.task_on(engine.module)
-        with self._log(engine.step, unreported, setup=setup, formats=task.formats) as log:
+        monitor = DivergenceMonitor(
+            self.folder,
+            self.recipe.optimizer,
+            has_scales=engine.has_scales,
+            warn=self.terminal.warn,
+            losses=state.losses,
+        )
+        with self._log(engine.step, state.unreported, setup=setup, formats=task.formats) as log:
             train(
                 task,
                 engine,
@@ -217,6 +225,7 @@ class TrainingRun(Generic[RecipeT]):
                 steps=steps,
                 log=log,
                 saver=saver,
+                monitor=monitor,
                 warn=self.terminal.warn,
             )
         self._report_samples(batches, n_samples)

@@ -134,6 +134,7 @@ DAMAGES = [
         )
     ],
     *[("log.json", text) for text in ('{"a": 1}', "5", '[{"x": "1"}]', "[[]]", DEEP, "")],
+    *[("losses.json", text) for text in ("{}", '["1"]', "[NaN]", "[[1.0]]", DEEP)],
     *[
         ("manifest.json", text)
         for text in (

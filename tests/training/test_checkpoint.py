@@ -128,7 +128,7 @@ def test_full_disk_while_the_model_is_written_is_a_known_failure(
     assert {name: kept[name] for name in before} == before
 
 
-@pytest.mark.parametrize("n_before", range(9))
+@pytest.mark.parametrize("n_before", range(10))
 def test_power_cut_at_any_sync_leaves_only_checkpoints_that_load(
     n_before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,8 +148,8 @@ def test_power_cut_at_any_sync_leaves_only_checkpoints_that_load(
     for step, path in checkpoints(run):
         assert_holds(path, make_state(step))
     assert steps_of(run) == (
-        [3, 6] if n_before == 8 else [3]
-    )  # six files, the manifest, the folder; then renamed
+        [3, 6] if n_before == 9 else [3]
+    )  # seven files, the manifest, the folder; then renamed
     save_checkpoint(run.checkpoint(6), make_state(6), ALONE)
     assert_holds(run.checkpoint(6), make_state(6))
     assert incomplete_checkpoints(run) == []
@@ -161,7 +161,7 @@ TENSOR_FILES = [
     "exp_avg_sq.safetensors",
     "ema.safetensors",
 ]
-FILES = [*TENSOR_FILES, "state.json", "log.json"]
+FILES = [*TENSOR_FILES, "state.json", "log.json", "losses.json"]
 
 
 @pytest.mark.parametrize("name", FILES)

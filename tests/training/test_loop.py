@@ -28,10 +28,11 @@ from dalle_cli.data.sources import Sample, open_dataset, validation_split
 from dalle_cli.runtime.distributed import single_process
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import Saver, checkpoints, load_checkpoint
+from dalle_cli.training.engines.engine import EngineState
 from dalle_cli.training.engines.replica import ReplicaEngine
 from dalle_cli.training.loop import Batches, train
 from dalle_cli.training.metric_log import MetricLog, Metrics
-from dalle_cli.training.optimization.divergence import Diverged
+from dalle_cli.training.optimization.divergence import Diverged, DivergenceMonitor
 from dalle_cli.training.optimization.loss_scaling import scale_loss
 from dalle_cli.training.stop_signals import Interrupted
 
@@ -68,6 +69,7 @@ class BrightnessTask:
         lost_held_out: int = -1,
         no_preview: int = -1,
         no_loss: int = -1,
+        spikes: Iterable[int] = (),
     ) -> None:
         self.module = Brightness()
         self.signal_at = signal_at
@@ -76,6 +78,7 @@ class BrightnessTask:
         self.lost_held_out = lost_held_out
         self.no_preview = no_preview
         self.no_loss = no_loss
+        self.spikes = spikes
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         if step == self.signal_at:
@@ -86,6 +89,7 @@ class BrightnessTask:
             batch.images.mean((1, 2, 3)) - self.module.guess
         ).square().sum() / batch.global_size
         error = error * (math.nan if step in self.lost else 1)
+        error = error * (100 if step in self.spikes else 1)
         return error, {"train/loss": error.detach()}
 
     def validate(self, batches: Iterable[Batch], step: int) -> dict[str, float]:
@@ -118,6 +122,7 @@ def run_task(pairs: Path, tmp_path: Path) -> Callable[..., RunDir]:
         runtime: RuntimeTable = RUNTIME,
         *,
         is_fp16: bool = False,
+        on_spike: str = "warn",
         stop_at_once: bool = False,
         warned: list[str] | None = None,
     ) -> RunDir:
@@ -146,16 +151,20 @@ def run_task(pairs: Path, tmp_path: Path) -> Callable[..., RunDir]:
             world=single_process(CPU),
             scales=scale_loss(task.module, CPU) if is_fp16 else None,
         )
-        unreported: list[dict[str, float]] = []
+        state = EngineState({}, {})
         if saved := checkpoints(folder):
             state = load_checkpoint(saved[-1][1])
             engine.restore(state)
-            unreported = state.unreported
         log = MetricLog(
             folder.metrics, runtime.report_every, rates=lambda _: {}, on_report=lambda *_: None
         )
-        log.restore(unreported, engine.step)
+        log.restore(state.unreported, engine.step)
         saver = Saver(folder, {"kind": "toy"}, runtime.keep_checkpoints, engine.world)
+        warn = [].append if warned is None else warned.append
+        optimizer = OPTIMIZER.model_copy(update={"on_spike": on_spike})
+        monitor = DivergenceMonitor(
+            folder, optimizer, has_scales=is_fp16, warn=warn, losses=state.losses
+        )
         train(
             task,
             engine,
@@ -164,7 +173,8 @@ def run_task(pairs: Path, tmp_path: Path) -> Callable[..., RunDir]:
             steps=steps,
             log=log,
             saver=saver,
-            warn=[].append if warned is None else warned.append,
+            monitor=monitor,
+            warn=warn,
         )
         return folder
 
@@ -253,7 +263,7 @@ def test_fp16_skips_updates_counts_them_warns_of_the_first_and_goes_on(run_task:
 
 def test_long_streak_of_skipped_updates_stops_fp16(run_task: Callable) -> None:
     lost = set(range(200)) - {40}
-    with pytest.raises(Diverged, match="50 updates in a row were not finite") as caught:
+    with pytest.raises(Diverged, match="50 updates in a row were skipped") as caught:
         run_task(
             BrightnessTask(lost=lost),
             "run",
@@ -349,3 +359,45 @@ def test_request_before_the_first_step_says_so(run_task: Callable, tmp_path: Pat
         run_task(BrightnessTask(), "run", stop_at_once=True)
     assert caught.value.message == "stopped by SIGTERM before the first step"
     assert checkpoints(RunDir(tmp_path / "run")) == []
+
+
+LONG = RUNTIME.model_copy(update={"save_every": 45, "validate_every": 99, "preview_every": 99})
+SPIKES = [40, 43, 50, 52]
+
+
+@pytest.mark.parametrize("on_spike", ["warn", "skip"])
+def test_losses_that_leap_are_warned_of_once_and_skipped_where_the_recipe_says(
+    on_spike: str, run_task: Callable
+) -> None:
+    warned: list[str] = []
+    run = run_task(BrightnessTask(spikes=SPIKES), "run", 60, LONG, on_spike=on_spike, warned=warned)
+    assert len(warned) == 1 and "the loss leapt to" in warned[0] and "at step 41" in warned[0]
+    numbers = load_checkpoint(run.checkpoint(60)).numbers
+    assert numbers["optimizer_updates"] == (56 if on_spike == "skip" else 60)
+    skipped = [line["train/skipped"] for line in figures_of(run) if "train/skipped" in line]
+    assert sum(skipped) * 2 == (4 if on_spike == "skip" else 0)
+
+
+def test_run_that_skips_leaps_resumes_as_if_it_never_stopped(
+    run_task: Callable, tmp_path: Path
+) -> None:
+    """Which losses leap depends on those before, which the checkpoint keeps."""
+    whole = run_task(BrightnessTask(spikes=SPIKES), "whole", 60, LONG, on_spike="skip")
+    with pytest.raises(Interrupted):
+        run_task(BrightnessTask(47, spikes=SPIKES), "stopped", 60, LONG, on_spike="skip")
+    stopped = run_task(BrightnessTask(spikes=SPIKES), "stopped", 60, LONG, on_spike="skip")
+    assert figures_of(stopped) == figures_of(whole)
+    torch.testing.assert_close(
+        load_checkpoint(stopped.checkpoint(60)).tensors,
+        load_checkpoint(whole.checkpoint(60)).tensors,
+        rtol=0,
+        atol=0,
+    )
+
+
+def test_leap_stops_the_run_unsaved_where_the_recipe_says(
+    run_task: Callable, tmp_path: Path
+) -> None:
+    with pytest.raises(Diverged, match=r"the loss leapt to .* at step 51, where"):
+        run_task(BrightnessTask(spikes=[50]), "run", 60, LONG, on_spike="stop")
+    assert [step for step, _ in checkpoints(RunDir(tmp_path / "run"))] == [45]

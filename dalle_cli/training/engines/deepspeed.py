@@ -117,6 +117,9 @@ class DeepSpeedEngine(Generic[ModelT]):
         self._updates.finish(is_applied=is_applied)
         return is_applied
 
+    def discard(self) -> None:
+        raise NotImplementedError("recipes with a `zero_stage` refuse what would discard an update")
+
     def metrics(self) -> Metrics:
         return self._updates.metrics(float(self._zero.get_global_grad_norm()))
 

@@ -25,11 +25,13 @@ class EngineState:
                 gathered only when asked for, by all processes together
     numbers     counts, such as the step
     unreported  the log's figures since the last report, see `MetricLog.state`
+    losses      the last losses, by which one that leaps is known, see `DivergenceMonitor`
     """
 
     tensors: Mapping[str, Mapping[str, Tensor]]
     numbers: dict[str, int | float]
     unreported: list[dict[str, float]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
 
 
 class Trainable(Protocol):
@@ -80,6 +82,10 @@ class Engine(Protocol[ModelT]):
 
     def update(self) -> bool:
         """Apply the accumulated gradients; return False where they were not finite, and skipped."""
+        ...
+
+    def discard(self) -> None:
+        """Discard the accumulated gradients: the update counts as attempted, and skipped."""
         ...
 
     def metrics(self) -> Metrics:

@@ -91,10 +91,17 @@ class ReplicaEngine(Generic[ModelT]):
         if self._compression:
             self._compression.settle(is_applied=is_finite)
 
+        self._finish(is_applied=is_finite)
+        return is_finite
+
+    def discard(self) -> None:
+        self._gradient_norm = math.nan  # it was not computed
+        self._finish(is_applied=False)
+
+    def _finish(self, *, is_applied: bool) -> None:
         for parameter in self._parameters.values():
             parameter.grad = None
-        self._updates.finish(is_applied=is_finite)
-        return is_finite
+        self._updates.finish(is_applied=is_applied)
 
     def _sum_gradients(self) -> None:
         gradients = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}

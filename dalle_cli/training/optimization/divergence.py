@@ -1,24 +1,29 @@
-"""Divergence: losses, gradients and weights that are not finite, which end a run.
+"""Divergence: losses, gradients and weights that are not finite, which end a run, and leaps.
 
 A step that is not finite is never saved, so that every checkpoint of a run is one to go on from.
 fp16 is the exception: its gradient scales expect gradients to overflow now and then, and such an
-update is skipped. Knows nothing of engines, nor of what a loss is made of.
+update is skipped. A loss leaps, or spikes, where it is far above the last ones; what follows, the
+recipe says. Knows nothing of engines, nor of what a loss is made of.
 """
 
 import math
 import shlex
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 
+from torch import Tensor
+
+from dalle_cli.config import OptimizerTable
 from dalle_cli.errors import DalleError, printable
 from dalle_cli.storage.checkpoint_folder import checkpoints
 from dalle_cli.storage.run_dir import RunDir
 
 MAX_SKIPPED = 50  # updates in a row
-RECENT = 20  # losses, by which the likeliest cause is told
-EARLY = 10  # losses; before that, a run diverges by its learning rate more often than by its data
-RISEN = 10.0  # median deviations from the median, above which the last loss has risen
+RECENT = 128  # losses, by which others are judged
+FEWEST = 32  # of them; with fewer, no loss leaps, and a learning rate is the likeliest cause
+LEAP = 10.0  # median deviations above the median, which are 6.7 standard deviations of a normal
+SMALLEST_DEVIATION = 0.01  # of the median
 KEYS_SHOWN = 8  # samples in a message
 
 TOO_FAST = "the learning rate is too high: begin a new run with a lower `optimizer.lr`"
@@ -36,14 +41,48 @@ class Diverged(DalleError):
 class DivergenceMonitor:
     """Checks every update and every held-out loss of a run; all processes come to the same end."""
 
-    def __init__(self, folder: RunDir, *, has_scales: bool, warn: Callable[[str], None]) -> None:
-        """folder: of the run; has_scales: whether it trains in fp16, with gradient scales."""
+    def __init__(
+        self,
+        folder: RunDir,
+        table: OptimizerTable,
+        *,
+        has_scales: bool,
+        warn: Callable[[str], None],
+        losses: Sequence[float] = (),
+    ) -> None:
+        """Check the run in a folder, after some losses of an earlier start.
+
+        has_scales  whether it trains in fp16, with gradient scales
+        """
         self._folder = folder
+        self._on_spike = table.on_spike
         self._has_scales = has_scales
         self._warn = warn
-        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._recent = deque(losses, maxlen=RECENT)
         self._n_skipped = 0  # in a row
         self._has_warned = False
+        self._silent_until = 0  # a step; spikes come in groups
+
+    @property
+    def losses(self) -> list[float]:
+        """The last losses of updates that were applied, for a checkpoint."""
+        return list(self._recent)
+
+    def is_unwanted(self, loss: float | Tensor) -> bool:
+        """Return whether the update of a loss is to be skipped."""
+        return self._on_spike == "skip" and self._leaps(float(loss))
+
+    def _leaps(self, loss: float) -> bool:
+        return math.isfinite(loss) and len(self._recent) >= FEWEST and loss > self._limit()
+
+    def _limit(self) -> float:
+        """Return the loss above which one leaps.
+
+        Median and median deviation are not moved by a few large losses among the last ones.
+        """
+        usual = median(self._recent)
+        deviation = median(abs(loss - usual) for loss in self._recent)
+        return usual + LEAP * max(deviation, SMALLEST_DEVIATION * abs(usual))
 
     def check_update(
         self,
@@ -59,10 +98,15 @@ class DivergenceMonitor:
         is_last  whether the run ends with it
         keys     gathers the keys of its samples from all processes
 
-        Raises Diverged where the loss or the gradients are not finite, or, in fp16, stay so.
+        Raises Diverged where the loss or the gradients are not finite, or, in fp16, stay so, and
+        where a leap is to end the run.
         """
         is_finite = math.isfinite(loss)
-        if is_applied and is_finite:
+        if self._leaps(loss):
+            self._spike(step, loss, keys)
+        if self.is_unwanted(loss):
+            self._count_skipped("their losses leapt")
+        elif is_applied and is_finite:
             self._recent.append(loss)
             self._n_skipped = 0
         elif is_applied or not self._has_scales or (is_last and not is_finite):
@@ -70,14 +114,28 @@ class DivergenceMonitor:
             message = f"{what} not finite at step {step:,}, of the samples {_listed(keys())}"
             raise Diverged(message, self._folder, self._cause(step))
         else:
-            self._skip(step)
+            self._count_skipped("their gradients were not finite")
+            self._warn_of_overflow(step)
 
-    def _skip(self, step: int) -> None:
-        """Count an update that fp16 has skipped; warn of the first."""
+    def _spike(self, step: int, loss: float, keys: Callable[[], list[str]]) -> None:
+        """Warn of a loss that leaps, or end the run."""
+        usual = median(self._recent)
+        message = f"the loss leapt to {loss:.4g} at step {step:,}, where {usual:.4g} is usual"
+        if self._on_spike == "stop":
+            samples = _listed(keys())
+            raise Diverged(f"{message}, with the samples {samples}", self._folder, TOO_FAST)
+        if step >= self._silent_until:
+            self._silent_until = step + RECENT
+            skipped = "; the update is skipped" if self._on_spike == "skip" else ""
+            self._warn(f"{message}{skipped}")
+
+    def _count_skipped(self, why: str) -> None:
         self._n_skipped += 1
         if self._n_skipped == MAX_SKIPPED:
-            message = f"the gradients of {MAX_SKIPPED} updates in a row were not finite"
+            message = f"{MAX_SKIPPED} updates in a row were skipped: {why}"
             raise Diverged(message, self._folder, TOO_FAST)
+
+    def _warn_of_overflow(self, step: int) -> None:
         if not self._has_warned:
             self._has_warned = True
             self._warn(
@@ -95,12 +153,8 @@ class DivergenceMonitor:
         """Return the likeliest cause, by the losses before."""
         if step == 1:
             return NOT_TRAINED
-        if len(self._recent) < EARLY:
-            return TOO_FAST
-        usual = median(self._recent)
-        deviation = median(abs(loss - usual) for loss in self._recent)
-        has_risen = self._recent[-1] > usual + RISEN * deviation
-        return TOO_FAST if has_risen else ONE_BATCH
+        is_early = len(self._recent) < FEWEST
+        return TOO_FAST if is_early or self._recent[-1] > self._limit() else ONE_BATCH
 
 
 def _listed(keys: list[str]) -> str:

@@ -51,7 +51,7 @@ def test_all_keys_of_shipped_recipes_are_listed(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("training.steps", ("integer", ">= 1", "updates", True, None)),
+        ("training.steps", ("integer", ">= 1, <= 1,000,000,000", "updates", True, None)),
         ("model.n_layers", ("integer", ">= 1, <= 10,000", "", True, None)),
         ("optimizer.eps", ("number", "> 0", "", True, None)),
         ("loss.caption_dropout", ("number", ">= 0, < 1", "", True, None)),

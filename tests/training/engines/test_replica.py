@@ -89,6 +89,20 @@ def test_one_non_finite_value_among_many_skips_the_whole_update() -> None:
     torch.testing.assert_close(engine.state().tensors, before.tensors, rtol=0, atol=0)
 
 
+def test_discarded_update_counts_as_a_skipped_one() -> None:
+    discarding, skipping = make_engine(), make_engine()
+    for engine in (discarding, skipping):
+        try_update(engine, seed=0)
+    x = torch.ones(4, 3)
+    discarding.backward(discarding.module.layer(x).mean())
+    discarding.discard()
+    try_update(skipping, seed=1, factor=math.nan)
+    assert_same(discarding.state(), skipping.state())
+    for engine in (discarding, skipping):
+        assert try_update(engine, seed=2)
+    assert_same(discarding.state(), skipping.state())
+
+
 def test_gradients_of_a_skipped_update_do_not_leak_into_the_next() -> None:
     skipping, plain = make_engine(), make_engine()
     try_update(skipping, seed=0, factor=math.nan)

@@ -1,11 +1,14 @@
 """Which updates end a run, which fp16 bears, and what is told of the cause."""
 
 import math
+import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
+from dalle_cli.recipe import load_recipe
 from dalle_cli.runtime.distributed import single_process
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import Saver
@@ -15,8 +18,13 @@ from dalle_cli.training.optimization.divergence import Diverged, DivergenceMonit
 NAMES = [f"{i:02d}" for i in range(12)]
 
 
-def monitor(folder: Path, *, has_scales: bool = False) -> DivergenceMonitor:
-    return DivergenceMonitor(RunDir(folder), has_scales=has_scales, warn=lambda text: None)
+def monitor(
+    folder: Path, *, has_scales: bool = False, on_spike: str = "warn", losses: Sequence[float] = ()
+) -> DivergenceMonitor:
+    table = load_recipe("dvae/tiny", [f"optimizer.on_spike={on_spike}"]).optimizer
+    return DivergenceMonitor(
+        RunDir(folder), table, has_scales=has_scales, warn=lambda text: None, losses=losses
+    )
 
 
 def check(watch: DivergenceMonitor, step: int, loss: float, *, is_applied: bool = True) -> None:
@@ -79,3 +87,49 @@ def test_weights_that_are_not_finite_are_never_saved(group: str, tmp_path: Path)
         to.save(second, second.tensors["ema"], None)
     assert str(to.folder.checkpoint(1)) in caught.value.hint
     assert [path.name for path in to.folder.checkpoints.iterdir()] == ["step-00000001"]
+
+
+def leaps_by_hand(losses: Sequence[float], loss: float) -> bool:
+    """The rule, by sorting."""
+    middle = sorted(losses)[len(losses) // 2]
+    deviation = sorted(abs(value - middle) for value in losses)[len(losses) // 2]
+    return loss > middle + 10 * max(deviation, 0.01 * abs(middle))
+
+
+@pytest.mark.parametrize("level", [5.0, -3.0, 0.0])
+@pytest.mark.parametrize("noise", [0.5, 1e-6])
+def test_loss_leaps_where_it_is_ten_deviations_above_the_median(
+    level: float, noise: float, tmp_path: Path
+) -> None:
+    """Whatever the level, and even if some of the last losses have leapt, too."""
+    rng = random.Random(0)
+    losses = [level + noise * rng.gauss(0, 1) for _ in range(91)] + [level + 1e3] * 10
+    watch = monitor(tmp_path, on_spike="skip", losses=losses)
+    for above in (0, 1, 3, 5, 6, 7, 9, 12, 1e3, 1e7):
+        loss = level + noise * above
+        assert watch.is_unwanted(loss) == leaps_by_hand(losses, loss), above
+
+
+def test_no_loss_leaps_among_few_nor_after_they_have_risen_for_long(tmp_path: Path) -> None:
+    few = monitor(tmp_path, on_spike="skip", losses=[1.0] * 31)
+    assert not few.is_unwanted(1e9)
+    risen = monitor(tmp_path, losses=[1.0] * 128)
+    for step in range(1, 66):
+        check(risen, step, 100.0)
+    assert risen.losses == [1.0] * 63 + [100.0] * 65
+    assert not monitor(tmp_path, on_spike="skip", losses=risen.losses).is_unwanted(101.0)
+
+
+def test_losses_that_are_not_finite_end_the_run_whatever_follows_a_leap(tmp_path: Path) -> None:
+    watch = monitor(tmp_path, on_spike="skip", losses=[1.0] * 40)
+    assert not watch.is_unwanted(math.inf)
+    with pytest.raises(Diverged, match="the loss is not finite at step 41"):
+        check(watch, 41, math.inf)
+
+
+def test_fifty_leaps_in_a_row_end_a_run_that_skips_them(tmp_path: Path) -> None:
+    watch = monitor(tmp_path, on_spike="skip", losses=[1.0] * 40)
+    for step in range(1, 50):
+        check(watch, step, 9.0, is_applied=False)
+    with pytest.raises(Diverged, match="50 updates in a row were skipped: their losses leapt"):
+        check(watch, 50, 9.0, is_applied=False)
