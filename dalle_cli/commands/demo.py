@@ -12,9 +12,8 @@ from dalle_cli.commands.reports import demo_results
 from dalle_cli.commands.reports.demo_results import BEST, CANDIDATES, SINGLE
 from dalle_cli.commands.subcommands import run_subcommand
 from dalle_cli.console import Terminal, duration_text
-from dalle_cli.storage.job_folder import JobFolder
+from dalle_cli.storage.job_folder import JobFolder, stopwatch
 from dalle_cli.storage.run_dir import GRID
-from dalle_cli.storage.stopwatch import stopwatch
 
 DVAE_RECIPE, TRANSFORMER_RECIPE, CLIP_RECIPE = "dvae/demo", "transformer/demo", "clip/demo"
 SECONDS = "seconds.json"

@@ -1,12 +1,13 @@
 """Output folders of jobs that can be resumed after an interruption.
 
 `job.json` describes everything that a job's results depend on, so that two jobs are never mixed in
-one folder, and choices made at the start, such as the precision, are made again. Knows nothing of
-what the results are.
+one folder, and choices made at the start, such as the precision, are made again. A stopwatch adds
+up the time of all starts. Knows nothing of what the results are.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,3 +128,25 @@ def _read(path: Path) -> Mapping[str, Any]:
         hint = "finish the job with the version that started it, or name a new folder"
         raise DalleError(message, hint)
     return job
+
+
+@contextmanager
+def stopwatch(file: Path) -> Iterator[Callable[[], float]]:
+    """Yield a function that returns the seconds so far; they are kept however the `with` ends."""
+    before, started = _read_seconds(file), time.perf_counter()
+
+    def seconds() -> float:
+        return before + time.perf_counter() - started
+
+    try:
+        yield seconds
+    finally:
+        with atomic_write(file) as temporary:
+            temporary.write_text(json.dumps({"seconds": seconds()}) + "\n")
+
+
+def _read_seconds(file: Path) -> float:
+    try:
+        return float(load_json(file)["seconds"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return 0.0

@@ -1,6 +1,7 @@
 """Jobs: a folder is begun once, gone on with by the same job, and never given to another."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.storage.atomic import exclusive_lock
-from dalle_cli.storage.job_folder import JOB_SCHEMA, JobFolder
+from dalle_cli.storage.job_folder import JOB_SCHEMA, JobFolder, stopwatch
 
 JOB = {
     "command": "paint",
@@ -174,3 +175,25 @@ def test_description_cut_short_by_a_crash_is_no_reason_to_refuse_the_folder(tmp_
     (tmp_path / ".job.json").write_text('{"schema"')
     begin_job(tmp_path, JOB)
     assert [path.name for path in tmp_path.iterdir()] == ["job.json"]
+
+
+def test_seconds_add_up_over_starts_that_were_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [5.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    for expected in (10.0, 20.0):
+        with pytest.raises(KeyboardInterrupt), stopwatch(tmp_path / "seconds.json") as seconds:
+            clock[0] += 10
+            assert seconds() == expected
+            raise KeyboardInterrupt
+        clock[0] += 1000
+    with stopwatch(tmp_path / "seconds.json") as seconds:
+        assert seconds() == 20.0
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "null", '{"seconds": "x"}', "{}"])
+def test_damaged_file_counts_from_nothing(damage: str, tmp_path: Path) -> None:
+    (tmp_path / "seconds.json").write_text(damage)
+    with stopwatch(tmp_path / "seconds.json") as seconds:
+        assert seconds() < 60
