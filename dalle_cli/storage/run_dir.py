@@ -126,6 +126,8 @@ def is_vacant(folder: Path, first_file: str) -> bool:
 
 def check_new_folder(path: Path) -> None:
     """Raise UsageError unless an output folder is absent or empty."""
+    if path.is_symlink() and not path.exists():
+        raise UsageError(f"{path} is a link to nothing", "name a new folder")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UsageError(f"{path} already holds something", "name a new folder")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.storage.run_dir import RunDir, model_dir, suggest_runs
+from dalle_cli.storage.run_dir import RunDir, check_new_folder, model_dir, suggest_runs
 
 
 def test_everything_lies_inside_the_run(tmp_path: Path) -> None:
@@ -90,3 +90,13 @@ def test_many_runs_are_counted_and_hostile_ones_are_printable(tmp_path: Path) ->
 
 def test_nothing_is_suggested_where_there_is_nothing(tmp_path: Path) -> None:
     assert suggest_runs(tmp_path, "dvae") == suggest_runs(tmp_path / "absent", "dvae") == ""
+
+
+def test_new_folder_is_absent_or_empty(tmp_path: Path) -> None:
+    check_new_folder(tmp_path)
+    check_new_folder(tmp_path / "absent")
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("gone")
+    for path, told in ((tmp_path, "holds something"), (tmp_path / "link", "a link to nothing")):
+        with pytest.raises(UsageError, match=told):
+            check_new_folder(path)
