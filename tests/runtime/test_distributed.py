@@ -211,6 +211,34 @@ def test_no_moment_of_death_leaves_half_a_checkpoint(
     assert f"resumed after step {saved[-1][0]}" in ended.stderr
 
 
+def test_data_worker_that_one_process_loses_ends_all_after_a_save(
+    pairs: Path, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path / "run")
+    words = ["train-dvae", "dvae/tiny", "--data", pairs, "--run", run.root, "--gpus", 2]
+    rare = dict.fromkeys(("save_every", "validate_every", "preview_every"), 10**6)
+    changes = {f"runtime.{key}": every for key, every in rare.items()}
+    changes |= {"training.steps": 10**6, "runtime.workers": 1}
+    process = subprocess.Popen(
+        command(*words, *words_of(changes)), stderr=subprocess.PIPE, text=True
+    )
+    try:
+        deadline = time.monotonic() + LIMIT
+        while not run.metrics.exists() or run.metrics.read_text().count("\n") < 3:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.1)
+        [worker] = children_of(children_of(process.pid)[1])
+        os.kill(worker, signal.SIGKILL)
+        _, told = process.communicate(timeout=LIMIT)
+    finally:
+        process.kill()
+    [(step, path)] = checkpoints(run)
+    check_checkpoint(path)
+    assert process.returncode == 1 and f"saved after step {step}" in told
+    assert "process 1: error: a data worker was ended by SIGKILL\n" in told
+    assert "Traceback" not in told
+
+
 ALONE = """
 import os, torch
 from dalle_cli.runtime import distributed
