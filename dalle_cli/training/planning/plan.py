@@ -18,7 +18,7 @@ from dalle_cli.training.planning.cost import model_bytes, sample_bytes, sample_f
 from dalle_cli.training.planning.planned_recipes import SAVES, Length, intervals, planned_recipe
 from dalle_cli.training.planning.rehearsal import Rehearsal
 from dalle_cli.training.planning.situation import Situation
-from dalle_cli.training.planning.sizes import Choice, choose_sizes, limit_for, shares_of
+from dalle_cli.training.planning.sizes import Choice, choose_sizes, limit_for, time_shares
 
 USABLE_MEMORY = 0.7  # of what is free
 # random crops of a picture, by the number of pictures: of few, the transformer learns the tokens
@@ -74,7 +74,7 @@ class Plan:
         """The share of the time that each model trains."""
         dvae = self.recipes["dvae"]
         assert isinstance(dvae, DVAERecipe)
-        return shares_of(dvae.model.image_size)
+        return time_shares(dvae.model.image_size)
 
 
 def plan_training(situation: Situation, precision: Precision = "fp32") -> Plan:
@@ -82,7 +82,7 @@ def plan_training(situation: Situation, precision: Precision = "fp32") -> Plan:
     tables, choices = choose_sizes(situation)
     dvae = tables["dvae"]
     assert isinstance(dvae, DVAEModelTable)
-    shares = shares_of(dvae.image_size)
+    shares = time_shares(dvae.image_size)
     machine, n_pictures = situation.machine, situation.pictures.n_samples
     recipes, seconds = {}, {}
     for kind, table in tables.items():

@@ -90,7 +90,7 @@ class Choice:
     reason: str
 
 
-def shares_of(image_size: int) -> Mapping[str, float]:
+def time_shares(image_size: int) -> Mapping[str, float]:
     """Return the share of the time that each kind of model trains, in the order of training.
 
     The dVAE of small pictures has less to learn.
@@ -158,7 +158,7 @@ def choose_dvae(
             blocks_per_group=1,
         )
 
-    need, share = DVAE_NEED.samples(n_pictures), shares_of(image_size)["dvae"]
+    need, share = DVAE_NEED.samples(n_pictures), time_shares(image_size)["dvae"]
     operations = share * situation.operations
     allowed = [width for width in DVAE_WIDTHS if width <= limit_for(WIDEST_DVAE, n_pictures)]
     affordable = takewhile(lambda width: need * sample_flops(table(width)) <= operations, allowed)
@@ -206,7 +206,7 @@ def choose_transformer(
         )
 
     need = TRANSFORMER_NEED.samples(situation.pictures.n_samples)
-    share = shares_of(dvae.image_size)["transformer"]
+    share = time_shares(dvae.image_size)["transformer"]
     operations = share * situation.operations
 
     def is_affordable(size: tuple[int, int, int]) -> bool:
@@ -246,7 +246,7 @@ def choose_clip(situation: Situation, *, image_size: int) -> tuple[TrainedClipTa
         text=_tower(width, n_layers=4 if is_gpu else 3),
     )
     table = trained_clip_table(sizes, vocab_size)
-    if CLIP_SAMPLES * sample_flops(table) > shares_of(image_size)["clip"] * situation.operations:
+    if CLIP_SAMPLES * sample_flops(table) > time_shares(image_size)["clip"] * situation.operations:
         return None, Choice("CLIP", "none", "the time is too short to train one")
     value = f"{sizes.vision.n_layers} and {sizes.text.n_layers} layers of {width}"
     return table, Choice("CLIP", value, "ranks the pictures that are generated")
