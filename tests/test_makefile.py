@@ -23,7 +23,9 @@ def make(*words: str, **variables: str) -> str:
 def test_targets_are_listed_with_texts_wrapped_by_word(columns: str) -> None:
     lines = make("help", COLUMNS=columns).splitlines()
     listed = [line.split()[0] for line in lines if line[0] != " "]
-    described = re.findall(r"^([a-z0-9-]+):.*## (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    described = re.findall(
+        r"^([a-z0-9-]+):.*## (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE
+    )
     assert listed == [name for name, _ in described]
     assert max(map(len, lines)) <= int(columns)
     assert " ".join(lines).split() == " ".join(map(" ".join, described)).split()
