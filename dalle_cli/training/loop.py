@@ -118,8 +118,9 @@ class _Saves:
 
     def save(self) -> None:
         """Write a checkpoint, with the figures that are not yet reported, and the model folder."""
-        unsaved = {"unreported": self._log.state(), "losses": self._monitor.losses}
-        state = replace(self._engine.state(), **unsaved)
+        state = replace(
+            self._engine.state(), unreported=self._log.state(), losses=self._monitor.losses
+        )
         step = self._engine.step
         weights = self._engine.inference_weights()
         self._saver.save(state, weights, self._valid_losses.get(step))
