@@ -426,7 +426,7 @@ def test_what_transformers_writes_of_a_processor_is_taken(
         (
             "config.json",
             {"vision_config": {**SMALL["vision_config"], "image_size": 10**15}},
-            "does not hold",
+            "is not a CLIP: `image_size`",
         ),
         (
             "config.json",
