@@ -33,7 +33,10 @@ STORED_AS = {"uint16": "U16", "int32": "I32"}  # safetensors' names of the types
 
 
 class Encoding(BaseModel):
-    """How samples were encoded: by which dVAE (its encoder's checksum), to how many tokens."""
+    """How samples were encoded: by which dVAE (its encoder's checksum), to how many tokens.
+
+    decoding  the `DECODING_VERSION` with which pictures were read
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -42,6 +45,7 @@ class Encoding(BaseModel):
     grid_size: Positive
     vocab_size: Positive
     copies: Positive
+    decoding: Positive = 1  # before it was recorded
 
     @property
     def dtype(self) -> np.dtype:

@@ -8,6 +8,7 @@ import torch
 
 from dalle_cli.commands.data.token_encoding import TokenEncoder
 from dalle_cli.console import Terminal
+from dalle_cli.data.images import DECODING_VERSION
 from dalle_cli.data.preprocessing import EncodingPreprocessing
 from dalle_cli.data.sources import Columns, open_dataset
 from dalle_cli.data.token_shards import (
@@ -65,6 +66,7 @@ def run_data_encode(options: EncodeOptions, terminal: Terminal) -> None:
         grid_size=dvae.grid_size,
         vocab_size=dvae.vocab_size,
         copies=options.copies,
+        decoding=DECODING_VERSION,
     )
     folder.begin({"command": "data encode", "data": source.fingerprint(), **encoding.model_dump()})
 

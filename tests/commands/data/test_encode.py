@@ -324,6 +324,18 @@ def test_finished_folder_stays_as_it_is(
     assert tree(own_tokens) == before
 
 
+def test_tokens_of_pictures_that_were_read_otherwise_are_not_taken_for_whole(
+    own_tokens: Path, pairs: Path, encode: Callable, tree: Callable
+) -> None:
+    job = json.loads((own_tokens / "job.json").read_text())
+    del job["decoding"]  # as before ICC profiles were applied
+    (own_tokens / "job.json").write_text(json.dumps(job))
+    before = tree(own_tokens)
+    ended = encode(pairs, own_tokens, "--copies", 1)
+    assert ended.code == 2 and "other decoding" in ended.err
+    assert tree(own_tokens) == before
+
+
 @pytest.mark.parametrize("case", ["files", "copies", "data"])
 def test_folder_of_something_else_is_refused_untouched(
     case: str, own_tokens: Path, pairs: Path, tmp_path: Path, encode: Callable, tree: Callable
