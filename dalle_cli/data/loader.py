@@ -91,6 +91,7 @@ class TrainingBatches:
         on_bad: Callable[[str, str], None],
         streams: Sequence[Stream] | None = None,
         share: range | None = None,
+        n_lost: int = 0,
         join: Callable[[list[Problem]], list[Problem]] = lambda bad: bad,
     ) -> None:
         """Prepare to read the samples at `indices`.
@@ -98,6 +99,7 @@ class TrainingBatches:
         on_bad   called once for each bad sample, with its key and the reason
         streams  which share of the draws the first, the next ... of the indices have; None for one
         share    which samples of a global batch this process loads; None for all
+        n_lost   how many samples were lost before the indices were made, and count as bad
         join     gathers the bad samples of all processes at each step, so that all stop together
         """
         self._steps = _Steps(
@@ -118,7 +120,8 @@ class TrainingBatches:
         self._on_bad = on_bad
 
         self._bad_keys: set[str] = set()
-        self._most_bad = data.max_bad_share * len(indices)
+        self._n_lost = n_lost
+        self._most_bad = data.max_bad_share * (len(indices) + n_lost)
         self.n_enlarged = 0  # of this process's samples
 
     @property
@@ -154,7 +157,7 @@ class TrainingBatches:
                 self._bad_keys.add(key)
                 self._on_bad(key, reason)
 
-        n_bad = len(self._bad_keys)
+        n_bad = len(self._bad_keys) + self._n_lost
         if n_bad > self._most_bad:
             raise TooManyBadSamples(
                 f"{n_bad} samples are bad, more than `data.max_bad_share` allows: "

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from dalle_cli.data.images import BadSample
 from dalle_cli.data.sources.captions import clean_captions
-from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES
+from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES, is_left_out
 from dalle_cli.data.tables import TABLE_SUFFIXES, read_table
 from dalle_cli.errors import DalleError, UsageError, printable
 from dalle_cli.storage.run_dir import JOB, MANIFEST
@@ -90,8 +90,8 @@ def _is_generated(folder: Path) -> bool:
 
 
 def _is_picture(path: Path, root: Path) -> bool:
-    is_hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    return path.suffix.lower() in PICTURE_SUFFIXES and not is_hidden and path.is_file()
+    is_shown = not any(map(is_left_out, path.relative_to(root).parts))
+    return path.suffix.lower() in PICTURE_SUFFIXES and is_shown and path.is_file()
 
 
 def _from_lines(text: str) -> list[ListedPicture]:

@@ -67,7 +67,11 @@ class ShardSeal(BaseModel):
 
 
 class Record(BaseModel):
-    """The content of `encoding.json`; `bad` lists the samples left out, as (where, reason)."""
+    """The content of `encoding.json`.
+
+    bad   the samples left out, as (where, reason)
+    lost  the `n_lost` of the source that was encoded
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -76,6 +80,7 @@ class Record(BaseModel):
     samples: Positive
     shards: list[ShardSeal]
     bad: list[Problem]
+    lost: Annotated[int, Field(ge=0)] = 0
 
     def fingerprint(self) -> str:
         """Hash the checksums of all shards in order, to detect changed data."""
@@ -181,9 +186,11 @@ class TokenShard:
 
 
 def write_record(
-    folder: Path, encoding: Encoding, *, n_shards: int, problems: list[Problem]
+    folder: Path, encoding: Encoding, *, n_shards: int, problems: list[Problem], n_lost: int
 ) -> Record:
-    """Seal the shards of a folder, which completes it; `problems` are those that no shard records.
+    """Seal the shards of a folder, which completes it.
+
+    problems, n_lost  those of the source, which no shard records
 
     Raises DalleError if the shards hold no sample.
     """
@@ -195,7 +202,7 @@ def write_record(
         raise DalleError("not one usable sample", reasons)
 
     seals = [shard.seal() for shard in shards]
-    record = Record(encoding=encoding, samples=n_samples, shards=seals, bad=bad)
+    record = Record(encoding=encoding, samples=n_samples, shards=seals, bad=bad, lost=n_lost)
     with atomic_write(folder / ENCODING) as temporary:
         temporary.write_text(record.model_dump_json(indent=1) + "\n")
     return record

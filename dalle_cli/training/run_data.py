@@ -3,6 +3,7 @@
 Knows nothing of models, nor of the run's folder.
 """
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from dalle_cli.config import Recipe
+from dalle_cli.config import DataTable, Recipe
 from dalle_cli.console import Terminal
 from dalle_cli.data.images import BadSample
 from dalle_cli.data.loader import TrainingBatches, ValidationBatches
@@ -25,7 +26,7 @@ from dalle_cli.data.sources import (
     open_datasets,
     validation_split,
 )
-from dalle_cli.errors import printable
+from dalle_cli.errors import DalleError, printable
 from dalle_cli.runtime.distributed import World
 from dalle_cli.training.loop import Batches
 
@@ -48,6 +49,11 @@ class Portion:
         if isinstance(self.source, MixedSource):
             return self.source.streams(self.indices)
         return [Stream(len(self.indices), Fraction(1))]
+
+    @property
+    def n_lost(self) -> int:
+        """The number of samples that the source lost, of which these have their part."""
+        return round(self.source.n_lost * len(self.indices) / len(self.source))
 
     def describe(self) -> str:
         """Describe every source: its form, what in it is not read, and its share of the draws."""
@@ -105,6 +111,7 @@ class RunData:
             on_bad=lambda key, reason: terminal.warn(f"skipped {printable(key)}: {reason}"),
             streams=self.training.streams,
             share=share,
+            n_lost=self.training.n_lost,
             join=world.all_gather,
         )
 
@@ -123,7 +130,7 @@ def open_run_data(
     valid: str | None,
     *,
     columns: Columns,
-    validation_share: float,
+    table: DataTable,
     captions_required: bool,
     tokens_allowed: bool,
     terminal: Terminal,
@@ -131,17 +138,19 @@ def open_run_data(
     """Open the data of a run and hold out a share of them, or what `valid` names.
 
     data                                        sources, with weights or without
+    table                                       the shares that are held out, and may be lost
     columns, captions_required, tokens_allowed  as in `open_dataset`
 
-    Raises DalleError like `open_datasets`.
+    Raises DalleError like `open_datasets`, and if more samples are lost than the table allows.
     """
     source = open_datasets(
         data, captions_required=captions_required, tokens_allowed=tokens_allowed, columns=columns
     )
     terminal.warn_about(source.problems)
+    _check_losses(source, table.max_bad_share)
 
     if valid is None:
-        indices, held_out = validation_split(source, validation_share)
+        indices, held_out = validation_split(source, table.validation_share)
         run_data = RunData(Portion(source, indices), Portion(source, held_out))
     else:
         other = open_dataset(
@@ -153,6 +162,21 @@ def open_run_data(
         run_data = RunData(_all_of(source), _all_of(other))
     terminal.say(run_data.training.describe())
     return run_data
+
+
+def _check_losses(source: Source, max_bad_share: float) -> None:
+    n_samples = len(source) + source.n_lost
+    if source.n_lost <= max_bad_share * n_samples:
+        return
+
+    most = int(max_bad_share * n_samples)
+    enough = min(math.ceil(100 * source.n_lost / n_samples) / 100, 0.99)
+    raise DalleError(
+        f"{source.n_lost:,} of {n_samples:,} samples are lost, more than `data.max_bad_share` "
+        f"allows: {most:,}",
+        f"`dalle data check {printable(source.name)}` lists what is wrong; "
+        f"`--set data.max_bad_share={enough:g}` trains on the others",
+    )
 
 
 def _all_of(source: Source) -> Portion:

@@ -62,6 +62,12 @@ def test_hidden_files_and_folders_and_what_is_no_file_are_passed_over() -> None:
     assert listed("in") == [("in/folder.png/c.png", None), ("in/shown.png", None)]
 
 
+def test_folders_that_systems_make_are_passed_over() -> None:
+    touch("in/@eaDir/a.png/THUMB_M.jpg", "in/$Recycle.Bin/b.png", "in/sub/__MACOSX/c.png")
+    touch("in/Thumbs.db", "in/shown.png")
+    assert listed("in") == [("in/shown.png", None)]
+
+
 def test_folder_below_a_hidden_one_is_searched_when_it_is_named() -> None:
     touch(".hidden/in/a.png")
     assert listed(".hidden/in") == [(".hidden/in/a.png", None)]

@@ -43,9 +43,8 @@ def write_folder(folder: Path, *sizes: int) -> Path:
             samples=made(size),
             bad=[(f"bad {number}", "made bad")],
         )
-    write_record(
-        folder, encoding(), n_shards=len(sizes), problems=[("elsewhere", "picture without caption")]
-    )
+    problems = [("elsewhere", "picture without caption")]
+    write_record(folder, encoding(), n_shards=len(sizes), problems=problems, n_lost=3)
     return folder
 
 
@@ -95,7 +94,7 @@ def test_folder_is_encoded_once_its_record_is_there(tmp_path: Path) -> None:
     with pytest.raises(DalleError, match="encoding was not finished") as caught:
         is_encoded(tmp_path)
     assert "data encode" in caught.value.hint
-    write_record(tmp_path, encoding(), n_shards=1, problems=[])
+    write_record(tmp_path, encoding(), n_shards=1, problems=[], n_lost=0)
     assert is_encoded(tmp_path)
 
 

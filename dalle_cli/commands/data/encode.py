@@ -78,7 +78,13 @@ def run_data_encode(options: EncodeOptions, terminal: Terminal) -> None:
     )
     with exclusive_lock(options.out), explain_out_of_memory():
         _write_missing(shards, encoder, options=options, encoding=encoding, terminal=terminal)
-        record = write_record(options.out, encoding, n_shards=len(shards), problems=source.problems)
+        record = write_record(
+            options.out,
+            encoding,
+            n_shards=len(shards),
+            problems=source.problems,
+            n_lost=source.n_lost,
+        )
 
     terminal.say(f"{record.samples:,} samples encoded, {len(record.bad):,} bad ones left out")
     fitting = fitting_transformer(encoding.grid_size, encoding.vocab_size)

@@ -1,7 +1,8 @@
 """A folder of pictures and caption files, including all its subfolders.
 
-Hidden files and folders are ignored. A link to a file counts as the file; a linked folder is not
-entered, since it may lead in circles. Samples are in the order of their file names.
+Hidden files and folders are ignored, and those that systems make. A link to a file counts as the
+file; a linked folder is not entered, since it may lead in circles. Samples are in the order of
+their file names.
 """
 
 import os
@@ -11,9 +12,12 @@ from dalle_cli.data.images import Problem
 from dalle_cli.data.sources.captions import JSON_SUFFIX, parse_captions, parse_json_captions
 from dalle_cli.data.sources.columns import Columns
 from dalle_cli.data.sources.pairing import (
+    NOT_REGULAR,
     caption_suffixes,
+    count_lost,
     count_unread,
     describe_captions,
+    is_left_out,
     pair_up,
     split_name,
 )
@@ -44,11 +48,9 @@ class FolderSource:
         self._pairs, unpaired = pair_up(files, captions_required=captions_required)
         self.form = f"folder of pictures {describe_captions(caption_suffixes(self._pairs))}"
         self.unread = count_unread(files, self._pairs)
-
-        ignored = "tar file next to loose pictures, ignored"
-        shards = [(file, ignored) for file in files if is_tar(file)]
+        self.n_lost = count_lost(skipped + unpaired)
         self.problems = [
-            (printable(self._path(file)), reason) for file, reason in skipped + unpaired + shards
+            (printable(self._path(file)), reason) for file, reason in skipped + unpaired
         ]
 
     def __len__(self) -> int:
@@ -100,7 +102,7 @@ def list_files(root: str) -> tuple[list[str], list[Problem]]:
         elif entry.is_dir():
             problems.append((name, "linked folder, not entered"))
         elif split_name(name)[1]:
-            problems.append((name, "not a regular file"))
+            problems.append((name, NOT_REGULAR))
     return sorted(names), sorted(problems)
 
 
@@ -110,7 +112,7 @@ def _walk(root: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
         prefix = prefixes.pop()
         with os.scandir(os.path.join(root, prefix)) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if is_left_out(entry.name):
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     prefixes.append(f"{prefix}{entry.name}/")

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from dalle_cli.data.sources.tabular.coco import open_coco
 from dalle_cli.data.sources.tabular.hub_dataset import HUB_PREFIX, open_hub
 from dalle_cli.data.sources.tabular.image_folder import metadata_files, open_image_folder
 from dalle_cli.data.sources.tabular.manifest import open_manifest
-from dalle_cli.data.sources.tabular.parquet import is_parquet, open_parquet
+from dalle_cli.data.sources.tabular.parquet import holds_pictures, is_parquet, open_parquet
 from dalle_cli.data.sources.tokens import TokenSource
 from dalle_cli.data.tables import TABLE_SUFFIXES
 from dalle_cli.data.token_shards import is_encoded
@@ -102,7 +103,11 @@ def _open_pictures(spec: str, columns: Columns, *, captions_required: bool) -> S
 
 
 def _open_folder(folder: str, columns: Columns, *, captions_required: bool) -> Source:
-    """Open a folder with metadata, pictures, shards or parquet files, looked for in this order."""
+    """Open a folder with metadata, shards, parquet files or pictures, looked for in this order.
+
+    Raises UsageError for loose pictures beside others that are in shards or parquet files: which of
+    them are the data cannot be told, and a stray picture must not take the place of thousands.
+    """
     files, skipped = list_files(folder)
     if metadata_files(files):
         return open_image_folder(
@@ -110,15 +115,29 @@ def _open_folder(folder: str, columns: Columns, *, captions_required: bool) -> S
         )
 
     paths = [os.path.join(folder, *file.split("/")) for file in files]
-    has_pictures = any(split_name(file)[1] in PICTURE_SUFFIXES for file in files)
+    pictures = [path for path in paths if split_name(os.path.basename(path))[1] in PICTURE_SUFFIXES]
     shards = [path for path in paths if is_tar(path)]
     tables = [path for path in paths if is_parquet(path)]
-    if shards and not has_pictures:
+    if pictures and (shards or (tables and holds_pictures(tables[0], columns))):
+        raise _ambiguous(folder, shards or tables, pictures)
+    if shards:
         return ShardSource(folder, shards, columns=columns, captions_required=captions_required)
-    if tables and not has_pictures:
+    if tables and not pictures:
         return open_parquet(folder, tables, columns=columns, captions_required=captions_required)
     return FolderSource(
         folder, files, skipped=skipped, columns=columns, captions_required=captions_required
+    )
+
+
+def _ambiguous(folder: str, shards: list[str], pictures: list[str]) -> UsageError:
+    suffix = os.path.splitext(shards[0])[1].lower()
+    is_below = any(os.path.dirname(shard) != folder.rstrip(os.sep) for shard in shards)
+    pattern = os.path.join(folder, "**" if is_below else "", f"*{suffix}")
+    return UsageError(
+        f"{printable(folder)} holds both {suffix} files ({len(shards):,}) and loose pictures "
+        f"({len(pictures):,}), such as {printable(pictures[0])}: which are the data?",
+        f"name the {suffix} files alone: {shlex.quote(printable(pattern))}; "
+        "or keep the pictures in a folder without them",
     )
 
 

@@ -2,8 +2,8 @@
 
 A key is a name without its suffix, including folders (`birds/001` for `birds/001.jpg`), so equal
 file names in different folders never meet. Of two pictures with one key, the first suffix in
-`PICTURE_SUFFIXES` wins, and of two caption files the first in `CAPTION_SUFFIXES`. Hidden files and
-files `__like_this__` are not samples.
+`PICTURE_SUFFIXES` wins, and of two caption files the first in `CAPTION_SUFFIXES`. Hidden files,
+files `__like_this__` and what systems put beside people's files are not samples.
 """
 
 import posixpath
@@ -28,6 +28,25 @@ UNSUPPORTED_SUFFIXES = (
     ".tif",
     ".tiff",
 )
+# In lower case: thumbnails, recycle bins and the like that systems and file servers make
+SYSTEM_NAMES = frozenset(
+    {
+        "$recycle.bin",
+        "system volume information",
+        "thumbs.db",
+        "ehthumbs.db",
+        "desktop.ini",
+        "__macosx",
+        "lost+found",
+        "@eadir",
+        "#recycle",
+        "#snapshot",
+        "@recycle",
+        "@recently-snapshot",
+    }
+)
+UNSUPPORTED = "unsupported picture format"
+NOT_REGULAR = "not a regular file"
 _KNOWN_SUFFIXES = {*PICTURE_SUFFIXES, *CAPTION_SUFFIXES, *UNSUPPORTED_SUFFIXES}
 
 
@@ -39,11 +58,20 @@ class Pair(NamedTuple):
     caption: str | None
 
 
+def is_left_out(name: str) -> bool:
+    """Return whether a file or folder is hidden, or made by a system, by its name alone."""
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
+
+
 def split_name(name: str) -> tuple[str, str]:
     """Split a name into its key and its suffix in lower case, "" for irrelevant files."""
     key, suffix = posixpath.splitext(name)
-    stem = posixpath.basename(key)
-    is_ignored = stem.startswith(".") or (stem.startswith("__") and stem.endswith("__"))
+    *folders, stem = key.split("/")
+    is_ignored = (
+        stem.startswith(".")
+        or (stem.startswith("__") and stem.endswith("__"))
+        or any(folder.lower() in SYSTEM_NAMES for folder in folders)
+    )
     suffix = suffix.lower()
     return key, suffix if suffix in _KNOWN_SUFFIXES and not is_ignored else ""
 
@@ -58,6 +86,14 @@ def count_unread(names: Iterable[str], pairs: Iterable[Pair]) -> dict[str, int]:
         if suffix not in PICTURE_SUFFIXES and not is_sidecar:
             counts[posixpath.splitext(name)[1].lower() or "no suffix"] += 1
     return dict(counts.most_common())
+
+
+def count_lost(problems: Iterable[Problem]) -> int:
+    """Count the pictures that are left out because they cannot be read."""
+    return sum(
+        reason == UNSUPPORTED or (reason == NOT_REGULAR and split_name(name)[1] in PICTURE_SUFFIXES)
+        for name, reason in problems
+    )
 
 
 def caption_suffixes(pairs: Iterable[Pair]) -> set[str]:
@@ -106,7 +142,7 @@ def _pair(
 
     if not pictures:
         if unsupported:
-            return None, [(name, "unsupported picture format") for name in unsupported]
+            return None, [(name, UNSUPPORTED) for name in unsupported]
         is_other_json = list(files) == [JSON_SUFFIX]  # it may be anything
         return None, [] if is_other_json else [(caption or key, "caption without picture")]
 

@@ -26,8 +26,10 @@ from dalle_cli.data.sources.captions import (
 )
 from dalle_cli.data.sources.columns import Columns
 from dalle_cli.data.sources.pairing import (
+    NOT_REGULAR,
     Pair,
     caption_suffixes,
+    count_lost,
     count_unread,
     describe_captions,
     pair_up,
@@ -40,6 +42,7 @@ from dalle_cli.errors import DalleError, printable
 Span = tuple[int, int]  # offset and size of a member's content in its shard, in bytes
 
 _NO_SPAN = (-1, 0)
+NO_MEMBERS = "no members"
 _CUT_OR_DAMAGED = "cut short or damaged after {} members, the rest is lost"
 # What tarfile raises on hostile headers, besides its own errors
 _TAR_ERRORS = (
@@ -66,12 +69,15 @@ class ShardSource:
         self._keys: list[str] = []
         self._beside: dict[int, str] = {}  # captions of samples, from parquet files
         self._suffixes: set[str] = set()  # of caption files
+        self._damaged: list[int] = []  # the numbers of shards of which a part or all is lost
+        self.n_lost = 0  # of members at first
         counts: Counter[str] = Counter()
 
         # int64 [N, 6]: number of the shard, span of the picture, span of the captions, JSON or not
         self._spans = np.concatenate([self._index(shard, counts) for shard in range(len(paths))])
         self.form = self._describe()
         self.unread = dict(counts.most_common())
+        self.n_lost += self._lost_with_shards()
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -113,6 +119,14 @@ class ShardSource:
             return f"{kind} with captions from parquet files beside them"
         return f"{kind} of pictures {describe_captions(self._suffixes)}"
 
+    def _lost_with_shards(self) -> int:
+        """Estimate how many samples damaged shards lost: what whole shards hold, at least one."""
+        n_samples = np.bincount(self._spans[:, 0], minlength=len(self._paths))
+        is_whole = np.ones(len(self._paths), bool)
+        is_whole[self._damaged] = False
+        usual = n_samples[is_whole].mean() if is_whole.any() else 0
+        return int(np.maximum(usual - n_samples[self._damaged], 1).round().sum())
+
     def _index(self, shard: int, counts: Counter[str]) -> np.ndarray:
         """Index a shard and count its unread files; returns the rows of `_spans`."""
         path = self._paths[shard]
@@ -129,6 +143,9 @@ class ShardSource:
         ]
 
         self._keys += [pair.key for pair in pairs]
+        self.n_lost += count_lost(problems + unpaired)
+        if any(not name and reason != NO_MEMBERS for name, reason in problems):
+            self._damaged.append(shard)
         self.problems += [
             (printable(f"{path}:{name}" if name else path), reason)
             for name, reason in problems + unpaired + captionless
@@ -199,7 +216,7 @@ def _scan(tar: tarfile.TarFile, length: int) -> tuple[list[tuple[str, Span]], li
             if header.isreg() and not header.issparse():
                 members.append((name, (header.offset_data, header.size)))
             elif split_name(name)[1]:
-                problems.append((name, "not a regular file"))
+                problems.append((name, NOT_REGULAR))
         is_whole = _is_at_end_marker(tar)
     except _TAR_ERRORS:
         is_whole = False
@@ -211,7 +228,7 @@ def _scan(tar: tarfile.TarFile, length: int) -> tuple[list[tuple[str, Span]], li
     if not is_whole:
         problems.append(("", _CUT_OR_DAMAGED.format(len(members))))
     elif not members:
-        problems.append(("", "no members"))
+        problems.append(("", NO_MEMBERS))
     return members, problems
 
 

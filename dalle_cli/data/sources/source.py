@@ -32,12 +32,15 @@ class Source(Protocol):
     form      what it was taken for, in words, safe to print
     problems  (where, reason) for everything that indexing left out, safe to print
     unread    the number of files that it holds but does not read, by suffix
+    n_lost    the number of samples that indexing left out although they were to be samples, as far
+              as can be told
     """
 
     name: str
     form: str
     problems: list[Problem]
     unread: dict[str, int]
+    n_lost: int
 
     def __len__(self) -> int: ...
 

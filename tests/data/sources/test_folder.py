@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import pytest
 from layouts import BAD, fault, keys, pairs, problems, write_files
 
 from dalle_cli.data.sources import open_dataset
@@ -53,11 +54,42 @@ def test_what_is_no_plain_file_is_told_and_not_opened(tmp_path: Path) -> None:
     }
 
 
-def test_unsupported_formats_and_stray_shards_are_told(tmp_path: Path) -> None:
-    extra = {"b.tiff": b"", "b.txt": b"text", "old.tar": b""}
-    source = open_dataset(write_files(tmp_path, pairs("a") | extra), captions_required=True)
-    assert keys(source) == ["a"]
+def test_unsupported_formats_are_told_and_count_as_lost(tmp_path: Path) -> None:
+    extra = {"b.tiff": b"", "b.txt": b"text", "c.txt": b"no picture", "a.avif": b"another"}
+    folder = write_files(tmp_path, pairs("a") | extra)
+    (tmp_path / "d.jpg").symlink_to("nowhere.jpg")
+    source = open_dataset(folder, captions_required=True)
+    assert keys(source) == ["a"] and source.n_lost == 2
     assert problems(source) == {
+        "a.avif": "another picture of this name is used",
         "b.tiff": "unsupported picture format",
-        "old.tar": "tar file next to loose pictures, ignored",
+        "c.txt": "caption without picture",
+        "d.jpg": "not a regular file",
     }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "@eaDir/a.jpg/SYNOFILE_THUMB_M.jpg",
+        "$RECYCLE.BIN/$R0.jpg",
+        "$Recycle.Bin/S-1-5/b.jpg",
+        "__MACOSX/a.jpg",
+        "System Volume Information/c.jpg",
+        ".Trash-1000/files/d.jpg",
+        "sub/#recycle/e.jpg",
+        "lost+found/f.jpg",
+        "Thumbs.db",
+        "desktop.ini",
+    ],
+)
+def test_what_systems_make_is_left_out_as_hidden_files_are(tmp_path: Path, name: str) -> None:
+    folder = write_files(tmp_path, pairs("a", "sub/b") | {name: b"thumbnail"})
+    source = open_dataset(folder, captions_required=False)
+    assert keys(source) == ["a", "sub/b"]
+    assert source.problems == [] and source.unread == {} and source.n_lost == 0
+
+
+def test_folder_of_a_systems_name_is_read_when_it_is_named(tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "@Recycle", pairs("a"))
+    assert keys(open_dataset(folder, captions_required=True)) == ["a"]

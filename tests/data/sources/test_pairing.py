@@ -39,7 +39,9 @@ def test_hidden_and_unrelated_files_are_ignored(tmp_path: Path) -> None:
         write_files(tmp_path / "folder", pairs("a") | ignored), captions_required=True
     )
     shard = open_dataset(
-        write_tar(tmp_path / "a.tar", [*pairs("a").items(), ("._a.jpg", b"")]),
+        write_tar(
+            tmp_path / "a.tar", [*pairs("a").items(), ("._a.jpg", b""), ("__MACOSX/a.jpg", b"")]
+        ),
         captions_required=True,
     )
     assert keys(folder) == keys(shard) == ["a"]

@@ -35,6 +35,7 @@ class HubSource:
         self.form = f"Hugging Face data set, split {split}, {columns}"
         self.problems: list[Problem] = []
         self.unread: dict[str, int] = {}
+        self.n_lost = 0
         self._table = table
         self._columns = columns
         self._split = split

@@ -67,6 +67,7 @@ class ListedSource:
             else:
                 self._images.append(image)
                 self._captions.append(captions)
+        self.n_lost = sum(reason != NO_CAPTION for _, reason in self.problems)
 
     def __len__(self) -> int:
         return len(self._images)
