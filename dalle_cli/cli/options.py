@@ -37,7 +37,7 @@ Steps = Annotated[
     ),
 ]
 
-FORMS = "Folder of captioned pictures, tar shards, CSV, JSONL, COCO, parquet or hf:owner/name"
+FORMS = "Folder of captioned pictures, tar shards, CSV, TSV, JSON, COCO, parquet or hf:owner/name"
 
 DataSource = Annotated[
     list[str],

@@ -3,7 +3,6 @@
 Handles paths alone: whether a picture can be read is found out when it is.
 """
 
-import io
 import json
 import os
 import sys
@@ -12,8 +11,11 @@ from typing import NamedTuple
 
 from dalle_cli.data.images import BadSample
 from dalle_cli.data.sources.captions import clean_captions
+from dalle_cli.data.sources.columns import DOWNLOAD, Columns, captions_in
 from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES, is_left_out
+from dalle_cli.data.sources.paths import is_address
 from dalle_cli.data.tables import TABLE_SUFFIXES, read_table
+from dalle_cli.data.text.encodings import decode_text
 from dalle_cli.errors import DalleError, UsageError, printable
 from dalle_cli.storage.run_dir import JOB, MANIFEST
 
@@ -28,9 +30,11 @@ class ListedPicture(NamedTuple):
 def list_pictures(spec: str) -> list[ListedPicture]:
     """List the pictures of a folder, of a manifest, of a text list, or a single picture.
 
-    A folder written by `generate` is listed by its manifest. A manifest (.jsonl, .csv) names
-    pictures as `file` or `image`, relative to itself, and may have a `caption`, or `captions`, of
-    which the first counts. A text list (.txt, or - for standard input) names one picture a line.
+    A folder written by `generate` is listed by its manifest. A manifest (.csv, .tsv, .jsonl,
+    .ndjson, .json) names pictures in a column `file`, or in one that training takes, relative to
+    itself, and may have captions, of which the first counts. A text list (.txt, or - for standard
+    input) names one picture a line.
+
     Raises DalleError if there is no picture or the list is damaged.
     """
     path = Path(spec)
@@ -50,7 +54,7 @@ def list_pictures(spec: str) -> list[ListedPicture]:
     if not pictures:
         raise DalleError(
             f"no pictures in {printable(spec)}",
-            "expected a folder, a .txt list, or a .jsonl or .csv manifest",
+            "expected a folder, a .txt list, or a .csv, .tsv, .jsonl or .json manifest",
         )
     return pictures
 
@@ -99,29 +103,32 @@ def _from_lines(text: str) -> list[ListedPicture]:
 
 
 def _from_manifest(path: Path) -> list[ListedPicture]:
-    rows = read_table(io.StringIO(_read(path), newline=""), str(path))
+    try:
+        rows = [row for _, row in read_table(str(path))]
+    except OSError as error:
+        raise _unreadable(path, error) from error
     return [
         _listed(row, path.parent, f"{path}: row {number}")
-        for number, (_, row) in enumerate(rows, start=1)
+        for number, row in enumerate(rows, start=1)
     ]
 
 
 def _listed(row: object, folder: Path, place: str) -> ListedPicture:
-    columns = row if isinstance(row, dict) else {}
-    name = columns.get("file") or columns.get("image")
+    cells = row if isinstance(row, dict) else {}
+    named = [cells[column] for column in Columns().find_images(cells) if cells[column]]
+    name = cells.get("file") or next(iter(named), None)
     if not isinstance(name, str):
         raise DalleError(f"{place} does not name a picture as `file` or `image`")
-
-    captions = columns.get("captions") or columns.get("caption") or []
-    captions = [captions] if isinstance(captions, str) else captions
-    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-        raise DalleError(f"{place} needs text as `caption`, or a list of texts as `captions`")
+    if is_address(name):
+        raise DalleError(f"{place} names an address, not a file: {printable(name)}", DOWNLOAD)
 
     try:
         os.fsencode(name)
-        captions = clean_captions(captions)
-    except (UnicodeEncodeError, BadSample) as error:
-        raise DalleError(f"{place} contains text that is not UTF-8") from error
+        captions = clean_captions(captions_in(cells, Columns().find_captions(cells)))
+    except UnicodeEncodeError as error:
+        raise DalleError(f"{place} names a picture in text that is not UTF-8") from error
+    except BadSample as error:
+        raise DalleError(f"{place}: {error.reason}") from error
     return ListedPicture(folder / name, captions[0] if captions else None)
 
 
@@ -129,12 +136,16 @@ def _read(path: Path) -> str:
     try:
         return _decode(path.read_bytes())
     except OSError as error:
-        message = f"cannot read {printable(str(path))}: {error.strerror}"
-        if isinstance(error, FileNotFoundError):
-            raise UsageError(message, _nearest_folder(path)) from None
-        raise DalleError(message) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> DalleError:
+    message = f"cannot read {printable(str(path))}: {error.strerror}"
+    if isinstance(error, FileNotFoundError):
+        return UsageError(message, _nearest_folder(path))
+    return DalleError(message)
 
 
 def _decode(data: bytes) -> str:
     """Decode text in which bytes that are not UTF-8 may belong to file names."""
-    return data.decode("utf-8-sig", errors="surrogateescape").replace("\r\n", "\n")
+    return decode_text(data, errors="surrogateescape").replace("\r\n", "\n")

@@ -193,9 +193,24 @@ def test_first_of_several_captions_counts_as_a_manifest_for_training_gives_them(
 def test_row_with_a_caption_that_is_no_text_is_told_by_its_number(captions: str) -> None:
     Path("rows.jsonl").write_text(GOOD + '\n{"file": "a.png", ' + captions + "}")
     with pytest.raises(
-        DalleError, match=r"rows\.jsonl: row 2 needs text as `caption`, or a list of texts"
+        DalleError, match=r"rows\.jsonl: row 2: `captions?` must be text or a list of texts"
     ):
         list_pictures("rows.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.tsv", "file\tcaption\na.png\ta ring, red\n"),
+        ("rows.csv", "File; Caption\na.png; a ring, red\n"),
+        ("rows.csv", 'filepath,title\na.png,"a ring, red"\n'),
+        ("rows.ndjson", '{"image_path": "a.png", "captions": [], "text": "a ring, red"}\n'),
+        ("rows.json", '[{"file_name": "a.png", "caption": "a ring, red"}]'),
+    ],
+)
+def test_manifests_are_the_tables_that_training_takes(name: str, content: str) -> None:
+    Path(name).write_text(content, "utf-16")
+    assert listed(name) == [("a.png", "a ring, red")]
 
 
 def test_file_counts_before_image_unless_it_is_empty() -> None:
@@ -240,20 +255,22 @@ def test_row_that_names_no_picture_is_told_by_its_number(row: str) -> None:
 )
 def test_row_with_text_that_is_none_is_told_by_its_number(row: bytes) -> None:
     Path("rows.jsonl").write_bytes(f"{GOOD}\n".encode() + row)
-    with pytest.raises(DalleError, match=r"rows\.jsonl: row 2 contains text that is not UTF-8"):
+    with pytest.raises(DalleError, match=r"rows\.jsonl: row 2.* not UTF-8"):
         list_pictures("rows.jsonl")
 
 
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("picture,caption\na.png,x\n", "row 1 does not name a picture"),
-        ("file;caption\na.png;x\n", "row 1 does not name a picture"),
+        ("foto,caption\na.png,x\n", "row 1 does not name a picture"),
+        ("file|caption\na.png|x\n", "row 1 does not name a picture"),
+        ("file,caption\na.png,a red, round ring\n", "line 2: 3 cells, where the first line"),
+        ("file,caption\nhttps://example.com/a.png,x\n", "row 1 names an address"),
         ("caption,file\nx,a.png\ny\n", "row 2 does not name a picture"),
         ('file,caption\na.png,x\nb.png,"never closed\n', "line 3: unexpected end"),
         (f"file,caption\na.png,{'x' * 200_000}\n", "line 2: field larger"),
     ],
-    ids=["columns", "separator", "short row", "quote", "size"],
+    ids=["columns", "separator", "long row", "address", "short row", "quote", "size"],
 )
 def test_csv_that_cannot_be_understood_is_told_by_its_place(content: str, told: str) -> None:
     Path("rows.csv").write_text(content)

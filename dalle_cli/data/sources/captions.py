@@ -42,7 +42,7 @@ def parse_json_captions(text: bytes, columns: Columns, *, required: bool) -> lis
         content = json.loads(text)
         if not isinstance(content, dict):
             raise BadSample("caption file is not a JSON object")
-        captions = clean_captions(captions_in(content, columns.find_caption(content)))
+        captions = clean_captions(captions_in(content, columns.find_captions(content)))
     except (ValueError, RecursionError, BadSample) as error:
         if required:
             reason = error.reason if isinstance(error, BadSample) else "caption file is not JSON"

@@ -20,15 +20,15 @@ from dalle_cli.data.sources.tabular.image_folder import metadata_files, open_ima
 from dalle_cli.data.sources.tabular.manifest import open_manifest
 from dalle_cli.data.sources.tabular.parquet import holds_pictures, is_parquet, open_parquet
 from dalle_cli.data.sources.tokens import TokenSource
-from dalle_cli.data.tables import TABLE_SUFFIXES
+from dalle_cli.data.tables import TABLE_SUFFIXES, is_list
 from dalle_cli.data.token_shards import is_encoded
 from dalle_cli.errors import DalleError, UsageError, printable
 
 LAYOUTS = (
     "a folder of pictures (001.jpg) with captions in files of the same names (001.txt, .caption or"
     " .json) or in metadata.csv or .jsonl, tar shards (one.tar, 'all-*.tar',"
-    " 'train-{0000..0041}.tar'), a .csv or .jsonl manifest, COCO's captions .json, .parquet files,"
-    " or hf:owner/name"
+    " 'train-{0000..0041}.tar'), a .csv, .tsv, .jsonl, .ndjson or .json manifest, COCO's captions"
+    " .json, .parquet files, or hf:owner/name"
 )
 MOST_COUNTED = 6  # kinds of files that are not read
 
@@ -89,10 +89,10 @@ def _open_pictures(spec: str, columns: Columns, *, captions_required: bool) -> S
         return _open_folder(spec, columns, captions_required=captions_required)
     if spec.startswith(HUB_PREFIX) and not os.path.exists(spec):
         return open_hub(spec, columns=columns, captions_required=captions_required)
+    if os.path.isfile(spec) and spec.lower().endswith(".json") and not is_list(spec):
+        return open_coco(spec, captions_required=captions_required)
     if os.path.isfile(spec) and spec.lower().endswith(TABLE_SUFFIXES):
         return open_manifest(spec, columns=columns, captions_required=captions_required)
-    if os.path.isfile(spec) and spec.lower().endswith(".json"):
-        return open_coco(spec, captions_required=captions_required)
 
     files = expand_files(spec)
     if shards := [file for file in files if is_tar(file)]:
@@ -152,8 +152,11 @@ def _not_a_dataset(spec: str) -> DalleError:
 def _nothing_usable(source: Source, *, captions_required: bool) -> DalleError:
     kind = "captioned pictures" if captions_required else "pictures"
     message = f"no {kind} in {printable(source.name)}"
-    counts = Counter(reason for _, reason in source.problems)
-    example = {reason: where for where, reason in reversed(source.problems)}
+    counts = Counter(reason.partition(": ")[0] for _, reason in source.problems)
+    example = {
+        reason.partition(": ")[0]: f"{where}{reason[len(reason.partition(': ')[0]) :]}"
+        for where, reason in reversed(source.problems)
+    }
 
     if list(counts) == [NO_CAPTION] and isinstance(source, FolderSource):
         picture = example[NO_CAPTION]
@@ -175,5 +178,5 @@ def _nothing_usable(source: Source, *, captions_required: bool) -> DalleError:
 
 
 def _advice_on_tables(source: Source) -> str:
-    tables = [s for s in source.unread if s in (*TABLE_SUFFIXES, ".json", ".parquet")]
+    tables = [s for s in source.unread if s in (*TABLE_SUFFIXES, ".parquet")]
     return f"; to read the {tables[0]} file, name it instead of the folder" if tables else ""

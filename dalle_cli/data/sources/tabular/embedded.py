@@ -9,6 +9,7 @@ from typing import Any
 from dalle_cli.data.images import BadSample
 from dalle_cli.data.sources.captions import NO_CAPTION, clean_captions
 from dalle_cli.data.sources.columns import Columns, captions_in
+from dalle_cli.data.sources.paths import missing_file
 from dalle_cli.data.sources.source import Sample
 from dalle_cli.errors import DalleError, printable
 
@@ -45,7 +46,7 @@ class EmbeddedColumns:
             else:
                 captions = [self.class_names[number]]
         else:
-            captions = clean_captions(captions_in(row, self.caption))
+            captions = clean_captions(captions_in(row, [self.caption] if self.caption else []))
 
         if required and not captions:
             raise BadSample(NO_CAPTION)
@@ -65,7 +66,7 @@ class EmbeddedColumns:
             with open(os.path.join(self.folder, path), "rb") as file:
                 return file.read()
         except (FileNotFoundError, ValueError):
-            raise BadSample(f"no such file: {printable(path)}") from None
+            raise BadSample(missing_file(path, self.folder)) from None
 
 
 def choose_columns(

@@ -18,7 +18,7 @@ METADATA = ("metadata.csv", "metadata.jsonl")
 
 def metadata_files(files: list[str]) -> list[str]:
     """Return those of a folder's files that are Hugging Face metadata."""
-    return [file for file in files if posixpath.basename(file) in METADATA]
+    return [file for file in files if posixpath.basename(file).lower() in METADATA]
 
 
 def open_image_folder(

@@ -37,7 +37,7 @@ def test_pictures_without_a_row_and_rows_without_a_picture_are_told(tmp_path: Pa
     source = open_dataset(folder, captions_required=True)
     assert keys(source) == ["a"] and source.n_lost == 2
     assert problems(source) == {
-        "metadata.csv:3": "no such file: gone.png",
+        "metadata.csv:3": f"no such file in {tmp_path}: gone.png",
         "b.png": "picture that no metadata name",
     }
 
