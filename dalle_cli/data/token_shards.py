@@ -1,11 +1,12 @@
 """Image tokens on disk: shards of encoded samples, and the record that completes a folder of them.
 
-A shard is a safetensors file with the tokens of every crop, and the key and captions of every
-sample as JSON. The record, written last, says which discrete VAE encoded them and seals the shards
-with checksums. Samples are read one by one through memory maps. Knows nothing of pictures and
-models. Axes used below:
+A shard is a safetensors file with the tokens of every crop, the key and captions of every sample as
+JSON, and checksums of what was encoded, by which changed samples are noticed. The record, written
+last, says which discrete VAE encoded them and seals the shards with checksums. Samples are read one
+by one through memory maps. Knows nothing of pictures and models. Axes used below:
 
     N samples of a shard    C crops of a sample, the centred one first    I image positions
+    M samples that it was made of, the bad ones included
 """
 
 import hashlib
@@ -27,6 +28,7 @@ from dalle_cli.storage.run_dir import ENCODING
 
 SHARD_SAMPLES = 4096  # of the source, some of which may be bad
 AGAIN = "encode into a new folder"
+CHECKSUMS = "source_checksums"
 DAMAGED_TOKENS, DAMAGED_TEXT = "damaged image tokens", "damaged key or captions"
 
 STORED_AS = {"uint16": "U16", "int32": "I32"}  # safetensors' names of the types
@@ -101,15 +103,25 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 def write_shard(
-    path: Path, encoding: Encoding, *, samples: list[EncodedSample], bad: list[Problem]
+    path: Path,
+    encoding: Encoding,
+    *,
+    samples: list[EncodedSample],
+    bad: list[Problem],
+    checksums: np.ndarray,
 ) -> None:
-    """Write a shard atomically; `bad` lists the samples that belong to it and could not be used."""
+    """Write a shard atomically.
+
+    bad        the samples that belong to it and could not be used
+    checksums  of what was read, of bad samples, too, in the order of the source: uint8 [M, 32]
+    """
     tokens = np.array([sample.image_tokens for sample in samples], encoding.dtype)
     texts = [json.dumps([sample.key, sample.captions]).encode() for sample in samples]
     tensors = {
         "image_tokens": tokens.reshape(encoding.shape(len(samples))),  # [N, C, I]
         "text": np.frombuffer(b"".join(texts), np.uint8),
         "text_ends": np.cumsum([len(text) for text in texts], dtype=np.int64),
+        CHECKSUMS: checksums,
     }
 
     # `save_file` would make the file unreadable to others
@@ -177,6 +189,16 @@ class TokenShard:
         if int(tokens.max()) >= self._vocab_size or int(tokens.min()) < 0:
             raise BadSample(DAMAGED_TOKENS)
         return tokens
+
+    def checksums(self) -> np.ndarray:
+        """Read the checksums of the samples that it was encoded from, uint8 [M, 32].
+
+        A shard of an earlier version has none: [0, 32].
+        """
+        with safe_open(self._path, "np") as file:
+            if CHECKSUMS not in file.keys():  # noqa: SIM118  it is no dict
+                return np.empty((0, 32), np.uint8)
+            return file.get_tensor(CHECKSUMS)
 
     def seal(self) -> ShardSeal:
         """Compute the checksum of the whole file."""

@@ -140,7 +140,13 @@ def test_tokens_do_not_mix_with_pictures(tmp_path: Path, specs: list[str]) -> No
     folder = tmp_path / "tokens"
     folder.mkdir()
     encoded = [EncodedSample("a", ["caption"], np.zeros((2, 4), np.int64))]
-    write_shard(shard_path(folder, 0), encoding, samples=encoded, bad=[])
+    write_shard(
+        shard_path(folder, 0),
+        encoding,
+        samples=encoded,
+        bad=[],
+        checksums=np.empty((0, 32), np.uint8),
+    )
     write_record(folder, encoding, n_shards=1, problems=[], n_lost=0)
     with pytest.raises(UsageError, match="cannot be mixed with pictures"):
         open_datasets([specs[0], str(folder)], captions_required=True, tokens_allowed=True)
