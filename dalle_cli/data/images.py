@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from dalle_cli.data.pictures.formats import describe_unreadable
 from dalle_cli.data.pictures.icc_profiles import to_srgb
 
 # Recorded with embeddings and tokens: raise it when `decode_image` changes its pixels.
@@ -55,7 +56,7 @@ def decode_image(data: bytes) -> Image.Image:
         except (BadSample, MemoryError):
             raise
         except Image.UnidentifiedImageError:
-            raise BadSample("not a JPEG, PNG, WebP or GIF picture") from None
+            raise BadSample(describe_unreadable(data)) from None
         except Image.DecompressionBombError:
             raise BadSample(TOO_LARGE) from None
         except Exception as error:  # on damaged data Pillow's decoders raise nearly anything

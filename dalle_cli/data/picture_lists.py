@@ -6,13 +6,21 @@ Handles paths alone: whether a picture can be read is found out when it is.
 import json
 import os
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from dalle_cli.data.images import BadSample
+from dalle_cli.data.images import BadSample, Problem
 from dalle_cli.data.sources.captions import clean_captions
 from dalle_cli.data.sources.columns import DOWNLOAD, Columns, captions_in
-from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES, is_left_out
+from dalle_cli.data.sources.file_names import (
+    PICTURE_SUFFIXES,
+    count_unread,
+    describe_unread,
+    split_name,
+)
+from dalle_cli.data.sources.folder import list_files, pictures_by_content
 from dalle_cli.data.sources.paths import is_address
 from dalle_cli.data.tables import TABLE_SUFFIXES, read_table
 from dalle_cli.data.text.encodings import decode_text
@@ -27,7 +35,19 @@ class ListedPicture(NamedTuple):
     caption: str | None = None
 
 
-def list_pictures(spec: str) -> list[ListedPicture]:
+class PictureList(NamedTuple):
+    """Pictures, and what was passed over in the folders that were searched for them.
+
+    unread    the number of files that are neither pictures nor captions, by suffix
+    problems  (where, reason) for files and folders that were not opened
+    """
+
+    pictures: list[ListedPicture]
+    unread: dict[str, int]
+    problems: list[Problem]
+
+
+def list_pictures(spec: str) -> PictureList:
     """List the pictures of a folder, of a manifest, of a text list, or a single picture.
 
     A folder written by `generate` is listed by its manifest. A manifest (.csv, .tsv, .jsonl,
@@ -42,37 +62,51 @@ def list_pictures(spec: str) -> list[ListedPicture]:
         pictures = _from_lines(_decode(sys.stdin.buffer.read()))
     elif path.is_dir() and _is_generated(path):
         pictures = _from_manifest(path / MANIFEST)
-    elif path.is_dir():
-        pictures = [ListedPicture(file) for file in find_pictures([path])]
     elif path.suffix.lower() in TABLE_SUFFIXES:
         pictures = _from_manifest(path)
     elif path.suffix.lower() == ".txt":
         pictures = _from_lines(_read(path))
     else:
-        pictures = [ListedPicture(file) for file in find_pictures([path])]
+        return find_pictures([path])
 
     if not pictures:
-        raise DalleError(
-            f"no pictures in {printable(spec)}",
-            "expected a folder, a .txt list, or a .csv, .tsv, .jsonl or .json manifest",
-        )
-    return pictures
+        raise _no_pictures([path])
+    return PictureList(pictures, {}, [])
 
 
-def find_pictures(paths: list[Path]) -> list[Path]:
+def find_pictures(paths: list[Path]) -> PictureList:
     """List pictures, and those of folders in the order of their names.
 
-    Raises UsageError for a path that does not exist.
+    Raises UsageError for a path that does not exist, DalleError if there is no picture.
     """
-    files: list[Path] = []
+    pictures: list[ListedPicture] = []
+    unread: Counter[str] = Counter()
+    problems: list[Problem] = []
     for path in paths:
         if not path.exists():
             raise UsageError(f"no such picture or folder: {path}", _nearest_folder(path))
-        if path.is_dir():
-            files += sorted(file for file in path.rglob("*") if _is_picture(file, path))
-        else:
-            files.append(path)
-    return files
+        if not path.is_dir():
+            pictures.append(ListedPicture(path))
+            continue
+
+        names, skipped = list_files(str(path))
+        by_content = pictures_by_content(str(path), names)
+        found = [n for n in names if split_name(n)[1] in PICTURE_SUFFIXES or n in by_content]
+        pictures += [ListedPicture(path / n) for n in sorted(found, key=lambda n: n.split("/"))]
+        unread.update(count_unread(names, (), by_content))
+        problems += [(printable(str(path / name)), reason) for name, reason in skipped]
+
+    if not pictures:
+        raise _no_pictures(paths, dict(unread.most_common()))
+    return PictureList(pictures, dict(unread.most_common()), problems)
+
+
+def _no_pictures(paths: list[Path], unread: Mapping[str, int] | None = None) -> DalleError:
+    found = f"not read: {describe_unread(unread)}; " if unread else ""
+    return DalleError(
+        f"no pictures in {printable(', '.join(map(str, paths)))}",
+        f"{found}expected a folder, a .txt list, or a .csv, .tsv, .jsonl or .json table",
+    )
 
 
 def _nearest_folder(path: Path) -> str:
@@ -91,11 +125,6 @@ def _is_generated(folder: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(job, dict) and job.get("command") == "generate"
-
-
-def _is_picture(path: Path, root: Path) -> bool:
-    is_shown = not any(map(is_left_out, path.relative_to(root).parts))
-    return path.suffix.lower() in PICTURE_SUFFIXES and is_shown and path.is_file()
 
 
 def _from_lines(text: str) -> list[ListedPicture]:

@@ -21,7 +21,7 @@ def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def listed(spec: object) -> list[tuple[str, str | None]]:
-    return [(str(picture.path), picture.caption) for picture in list_pictures(str(spec))]
+    return [(str(picture.path), picture.caption) for picture in list_pictures(str(spec)).pictures]
 
 
 def touch(*names: str) -> None:
@@ -66,6 +66,27 @@ def test_folders_that_systems_make_are_passed_over() -> None:
     touch("in/@eaDir/a.png/THUMB_M.jpg", "in/$Recycle.Bin/b.png", "in/sub/__MACOSX/c.png")
     touch("in/Thumbs.db", "in/shown.png")
     assert listed("in") == [("in/shown.png", None)]
+
+
+def test_what_is_passed_over_in_a_folder_is_counted_and_told() -> None:
+    touch("in/a.png", "in/a.txt", "in/b.bmp", "in/c.bmp", "in/sub/d.avif", "in/rows.json", "in/pdf")
+    Path("in/hash").write_bytes(b"\xff\xd8\xff")
+    Path("in/linked").symlink_to("sub")
+    Path("in/gone.png").symlink_to("nowhere")
+    found = list_pictures("in")
+    assert [str(picture.path) for picture in found.pictures] == ["in/a.png", "in/hash"]
+    assert found.unread == {".bmp": 2, ".json": 1, "no suffix": 1, ".avif": 1}
+    assert found.problems == [
+        ("in/gone.png", "not a regular file"),
+        ("in/linked", "linked folder, not entered"),
+    ]
+
+
+def test_folder_without_a_picture_is_told_with_what_it_holds() -> None:
+    touch("in/a.bmp", "in/b.tiff", "in/c.bmp")
+    with pytest.raises(DalleError, match="no pictures in in") as caught:
+        list_pictures("in")
+    assert caught.value.hint.startswith("not read: 2 .bmp, 1 .tiff; expected a folder")
 
 
 def test_folder_below_a_hidden_one_is_searched_when_it_is_named() -> None:
@@ -305,13 +326,12 @@ def test_what_is_not_there_is_told(spec: str, told: str) -> None:
 def test_names_that_are_not_utf8_are_found_in_folders() -> None:
     os.makedirs("in")
     Path("in", ODD).touch()
-    assert list_pictures("in") == [ListedPicture(Path("in") / ODD)]
+    assert list_pictures("in").pictures == [ListedPicture(Path("in") / ODD)]
 
 
 def test_pictures_and_folders_are_found_in_the_order_they_are_named() -> None:
     touch("z.png", "b/2.png", "b/1.png", "a/3.png")
-    assert find_pictures([Path("z.png"), Path("b"), Path("a")]) == [
-        Path("z.png"), Path("b/1.png"), Path("b/2.png"), Path("a/3.png"),
-    ]  # fmt: skip
+    found = find_pictures([Path("z.png"), Path("b"), Path("a")]).pictures
+    assert [str(picture.path) for picture in found] == ["z.png", "b/1.png", "b/2.png", "a/3.png"]
     with pytest.raises(DalleError, match="no such picture or folder: gone"):
         find_pictures([Path("z.png"), Path("gone")])

@@ -4,13 +4,17 @@ import glob
 import os
 import shlex
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 
 from dalle_cli.data.sources.captions import NO_CAPTION
 from dalle_cli.data.sources.columns import Columns
-from dalle_cli.data.sources.folder import FolderSource, is_tar, list_files
-from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES, UNSUPPORTED_SUFFIXES, split_name
+from dalle_cli.data.sources.file_names import (
+    PICTURE_SUFFIXES,
+    UNSUPPORTED_SUFFIXES,
+    describe_unread,
+    split_name,
+)
+from dalle_cli.data.sources.folder import FolderSource, is_tar, list_files, pictures_by_content
 from dalle_cli.data.sources.paths import expand_files
 from dalle_cli.data.sources.shards import ShardSource
 from dalle_cli.data.sources.source import Source
@@ -30,7 +34,6 @@ LAYOUTS = (
     " 'train-{0000..0041}.tar'), a .csv, .tsv, .jsonl, .ndjson or .json manifest, COCO's captions"
     " .json, .parquet files, or hf:owner/name"
 )
-MOST_COUNTED = 6  # kinds of files that are not read
 
 
 def open_dataset(
@@ -65,14 +68,6 @@ def open_dataset(
     if not len(source):
         raise _nothing_usable(source, captions_required=captions_required)
     return source
-
-
-def describe_unread(unread: Mapping[str, int]) -> str:
-    """Describe the numbers of files that a source holds but does not read, by suffix."""
-    counts = list(unread.items())
-    parts = [f"{n:,} {printable(suffix)}" for suffix, n in counts[:MOST_COUNTED]]
-    n_more = sum(n for _, n in counts[MOST_COUNTED:])
-    return ", ".join([*parts, f"{n_more:,} others"] if n_more else parts)
 
 
 def _open_tokens(folder: str, *, are_allowed: bool) -> TokenSource:
@@ -115,7 +110,12 @@ def _open_folder(folder: str, columns: Columns, *, captions_required: bool) -> S
         )
 
     paths = [os.path.join(folder, *file.split("/")) for file in files]
-    pictures = [path for path in paths if split_name(os.path.basename(path))[1] in PICTURE_SUFFIXES]
+    by_content = pictures_by_content(folder, files)
+    pictures = [
+        path
+        for file, path in zip(files, paths, strict=True)
+        if split_name(file)[1] in PICTURE_SUFFIXES or file in by_content
+    ]
     shards = [path for path in paths if is_tar(path)]
     tables = [path for path in paths if is_parquet(path)]
     if pictures and (shards or (tables and holds_pictures(tables[0], columns))):
@@ -125,7 +125,12 @@ def _open_folder(folder: str, columns: Columns, *, captions_required: bool) -> S
     if tables and not pictures:
         return open_parquet(folder, tables, columns=columns, captions_required=captions_required)
     return FolderSource(
-        folder, files, skipped=skipped, columns=columns, captions_required=captions_required
+        folder,
+        files,
+        skipped=skipped,
+        pictures=by_content,
+        columns=columns,
+        captions_required=captions_required,
     )
 
 
@@ -169,7 +174,7 @@ def _nothing_usable(source: Source, *, captions_required: bool) -> DalleError:
     found = "; ".join([unread, *reasons] if unread else reasons)
     found = found or "nothing that could be a sample"
     convert = (
-        "; convert them to JPEG, PNG, WebP or GIF"
+        "; convert them to JPEG, PNG, WebP or GIF, as with `magick mogrify -format png *.bmp`"
         if any(suffix in UNSUPPORTED_SUFFIXES for suffix in source.unread)
         else ""
     )

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
-from layouts import BAD, fault, keys, pairs, problems, write_files
+from layouts import BAD, fault, keys, pairs, problems, samples, write_files
 
-from dalle_cli.data.sources import open_dataset
+from dalle_cli.data.sources import Sample, open_dataset
 
 
 def test_folder_of_odd_files_gives_what_is_usable_and_tells_the_rest() -> None:
@@ -16,8 +16,7 @@ def test_folder_of_odd_files_gives_what_is_usable_and_tells_the_rest() -> None:
         "caption-blank-lines": "empty caption",
         "caption-empty": "empty caption",
         "caption-invalid-utf8": "caption is not UTF-8",
-        "caption-utf16": "caption is not UTF-8",
-        "html-error-page": "not a JPEG, PNG, WebP or GIF picture",
+        "html-error-page": "web page, not a picture",
         "jpeg-truncated": "damaged or incomplete picture",
         "png-1x1": "picture too small: under 16 pixels on its short side",
         "png-4000x8": "picture too small: under 16 pixels on its short side",
@@ -30,6 +29,7 @@ def test_folder_of_odd_files_gives_what_is_usable_and_tells_the_rest() -> None:
         "subfolder/nested",
         "uppercase-extension",
         "two-images-one-caption",
+        "caption-utf16",
     } < faults.keys()
     assert not {".hidden", "notes", "caption-missing", "caption-without-image"} & faults.keys()
     assert problems(source) == {
@@ -37,6 +37,28 @@ def test_folder_of_odd_files_gives_what_is_usable_and_tells_the_rest() -> None:
         "caption-without-image.txt": "caption without picture",
         "two-images-one-caption.png": "another picture of this name is used",
     }
+
+
+def test_pictures_without_a_suffix_are_known_by_their_content(tmp_path: Path) -> None:
+    picture = b"\xff\xd8\xff\xe0 and so on"
+    files = {
+        "d41d8cd9": picture,
+        "d41d8cd9.txt": b"a hash",
+        "sub/7e57": b"\x89PNG\r\n\x1a\n",
+        "sub/7e57.txt": b"another",
+        "README": b"no picture",
+        "Makefile": b"",
+        "notes": b"BM",
+        "notes.txt": b"beside something else",
+        "__init__": picture,
+    }
+    source = open_dataset(write_files(tmp_path, files), captions_required=True)
+    assert samples(source) == [
+        Sample("d41d8cd9", picture, ["a hash"]),
+        Sample("sub/7e57", b"\x89PNG\r\n\x1a\n", ["another"]),
+    ]
+    assert problems(source) == {"notes": "unknown suffix or none, not read"}
+    assert source.unread == {"no suffix": 4}  # notes, README, Makefile, __init__
 
 
 def test_what_is_no_plain_file_is_told_and_not_opened(tmp_path: Path) -> None:

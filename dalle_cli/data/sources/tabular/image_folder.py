@@ -8,7 +8,7 @@ import os
 import posixpath
 
 from dalle_cli.data.sources.columns import Columns
-from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES, split_name
+from dalle_cli.data.sources.file_names import PICTURE_SUFFIXES, split_name
 from dalle_cli.data.sources.tabular.listed import ListedSource, Listing, PictureRow
 from dalle_cli.data.sources.tabular.manifest import read_listing
 from dalle_cli.errors import printable

@@ -78,7 +78,10 @@ class ListedSource:
 
     def read(self, index: int) -> Sample:
         with open(self._path(self._images[index]), "rb") as file:
-            return Sample(self.key(index), file.read(), captions=self.captions(index))
+            picture = file.read()
+        captions = self.captions(index)
+        fault = "" if captions else NO_CAPTION
+        return Sample(self.key(index), picture, captions=captions, caption_fault=fault)
 
     def captions(self, index: int) -> list[str]:
         return list(self._captions[index])
