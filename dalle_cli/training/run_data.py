@@ -5,6 +5,7 @@ Knows nothing of models, nor of the run's folder.
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -26,6 +27,7 @@ from dalle_cli.data.sources import (
     open_datasets,
     validation_split,
 )
+from dalle_cli.data.text.encodings import NOT_UTF8, TO_UTF8
 from dalle_cli.errors import DalleError, printable
 from dalle_cli.runtime.distributed import World
 from dalle_cli.training.loop import Batches
@@ -68,13 +70,29 @@ class Portion:
             lines.append("; ".join(words))
         return "\n".join(lines)
 
-    def captions(self) -> Iterator[str]:
-        """Yield all captions of the samples that can be read."""
-        for index in self.indices:
+    def captions(self, most: int | None = None) -> Iterator[str]:
+        """Yield the captions of all samples, or of at most so many that are evenly spread.
+
+        Samples without usable captions are left out: they are reported, and counted, when their
+        turn to train comes. Raises DalleError if there is no caption at all, with the reasons.
+        """
+        n = len(self.indices)
+        chosen = range(n) if most is None else np.linspace(0, n - 1, min(n, most)).astype(int)
+        faults: Counter[str] = Counter()
+        examples: dict[str, str] = {}
+        n_captions = 0
+
+        for index in self.indices[chosen]:
             try:
-                yield from self.source.captions(int(index))
-            except BadSample:
-                continue  # reported, and counted, when its turn to train comes
+                captions = self.source.captions(int(index))
+            except BadSample as fault:
+                faults[fault.reason] += 1
+                examples.setdefault(fault.reason, self.source.key(int(index)))
+                continue
+            n_captions += len(captions)
+            yield from captions
+        if not n_captions:
+            raise _no_caption(self.source.name, faults, examples)
 
 
 @dataclass(frozen=True)
@@ -162,6 +180,13 @@ def open_run_data(
         run_data = RunData(_all_of(source), _all_of(other))
     terminal.say(run_data.training.describe())
     return run_data
+
+
+def _no_caption(name: str, faults: Counter[str], examples: dict[str, str]) -> DalleError:
+    found = [f"{n:,} x {reason} ({examples[reason]})" for reason, n in faults.most_common(3)]
+    advice = [TO_UTF8] if NOT_UTF8 in faults else []
+    hint = "; ".join([*found, *advice])
+    return DalleError(f"not one usable caption in {printable(name)}", printable(hint))
 
 
 def _check_losses(source: Source, max_bad_share: float) -> None:

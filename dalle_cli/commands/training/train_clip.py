@@ -9,7 +9,11 @@ from dalle_cli.runtime.distributed import World, init_process_group
 from dalle_cli.training.run import TrainOptions, open_run
 from dalle_cli.training.setup import clip_setup
 from dalle_cli.training.tasks.initial_weights import start_from
-from dalle_cli.training.tasks.tokenizer_choice import choose_tokenizer, keep_tokenizer
+from dalle_cli.training.tasks.tokenizer_choice import (
+    choose_tokenizer,
+    keep_tokenizer,
+    warn_of_cut_captions,
+)
 
 
 def run_train_clip(
@@ -31,6 +35,7 @@ def _train(
     run = open_run(recipe, options, terminal=terminal, world=world, captions_required=True)
     run.describe(dry_run=options.dry_run)
     tokenizer = choose_tokenizer(run, recipe.tokenizer, tokenizer_file)
+    warn_of_cut_captions(run, tokenizer, recipe.model.text_len - 2)
     setup = clip_setup(run.recipe, precision=run.precision, world=world, tokenizer=tokenizer)
     if options.dry_run:
         run.report_forecast(setup)
