@@ -9,10 +9,19 @@ from dalle_cli.cli.help import MACHINE
 
 RECIPE, INPUT, RUN, RANKING, OUTPUT = "Recipe", "Input", "Run", "Ranking", "Output"
 
+
+def _shipped_names(incomplete: str) -> list[str]:
+    """Return the names of shipped recipes that begin so, for completion in a shell."""
+    from dalle_cli.recipe import shipped_recipes
+
+    return [name for name in shipped_recipes() if name.startswith(incomplete)]
+
+
 RecipeName = Annotated[
     str,
     typer.Argument(
         metavar="RECIPE",
+        autocompletion=_shipped_names,
         help="Path of a recipe, the name of a shipped one, or a run.",
         rich_help_panel=RECIPE,
     ),
