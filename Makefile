@@ -23,11 +23,14 @@ OUT ?=
 GPUS ?=
 ARGS ?=
 
+# a value as one word of the shell, whatever characters it has
+quote = '$(subst ','\'',$(1))'
+
 SAMPLES = $(or $(OUT),$(RUN)/samples/$(basename $(notdir $(PROMPTS))))
-TRAIN = '$(RECIPE)' --data '$(DATA)' --run '$(RUN)' $(if $(GPUS),--gpus $(GPUS)) $(ARGS)
+TRAIN = $(call quote,$(RECIPE)) --data $(call quote,$(DATA)) --run $(call quote,$(RUN)) $(if $(GPUS),--gpus $(GPUS)) $(ARGS)
 
 given-%:
-	@test -n '$($*)' || { echo "$* is not given: make $(MAKECMDGOALS) $*=..." >&2; exit 2; }
+	@test -n $(call quote,$($*)) || { echo "$* is not given: make $(MAKECMDGOALS) $*=..." >&2; exit 2; }
 
 .PHONY: help install test test-slow test-distributed smoke bench bench-peer lint docs demo emoji64 try clean train train-dvae train-transformer train-clip generate rerank
 .DEFAULT_GOAL := help
@@ -49,22 +52,22 @@ help:  ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## /\1 /p' $(MAKEFILE_LIST) | awk -v width="$${COLUMNS:-80}" "$$WRAP"
 
 train: given-DATA given-RUN install  ## train all models that it takes, or resume: DATA RUN [GPUS ARGS]
-	$(BIN)/dalle train '$(DATA)' --run '$(RUN)' $(if $(GPUS),--gpus $(GPUS)) $(ARGS)
+	$(BIN)/dalle train $(call quote,$(DATA)) --run $(call quote,$(RUN)) $(if $(GPUS),--gpus $(GPUS)) $(ARGS)
 
 train-dvae: given-RECIPE given-DATA given-RUN install  ## train a dVAE, or resume: RECIPE DATA RUN [GPUS ARGS]
 	$(BIN)/dalle train-dvae $(TRAIN)
 
 train-transformer: given-RECIPE given-DATA given-RUN given-DVAE install  ## train a transformer, or resume: RECIPE DATA RUN DVAE [GPUS ARGS]
-	$(BIN)/dalle train-transformer $(TRAIN) --dvae '$(DVAE)'
+	$(BIN)/dalle train-transformer $(TRAIN) --dvae $(call quote,$(DVAE))
 
 train-clip: given-RECIPE given-DATA given-RUN install  ## train a CLIP, or resume: RECIPE DATA RUN [GPUS ARGS]
 	$(BIN)/dalle train-clip $(TRAIN)
 
 generate: given-RUN given-PROMPTS install  ## generate pictures, or resume, into OUT or RUN/samples/<name of PROMPTS>: RUN PROMPTS [OUT CLIP GPUS ARGS]
-	$(BIN)/dalle generate '$(RUN)' --prompts '$(PROMPTS)' $(if $(CLIP),--clip '$(CLIP)') $(if $(GPUS),--gpus $(GPUS)) --out '$(SAMPLES)' $(ARGS)
+	$(BIN)/dalle generate $(call quote,$(RUN)) --prompts $(call quote,$(PROMPTS)) $(if $(CLIP),--clip $(call quote,$(CLIP))) $(if $(GPUS),--gpus $(GPUS)) --out $(call quote,$(SAMPLES)) $(ARGS)
 
 rerank: given-RUN given-PROMPTS given-CLIP install  ## copy the best of these into <...>-best: RUN PROMPTS CLIP [OUT ARGS]
-	$(BIN)/dalle rerank '$(SAMPLES)' --clip '$(CLIP)' --out '$(SAMPLES)-best' $(ARGS)
+	$(BIN)/dalle rerank $(call quote,$(SAMPLES)) --clip $(call quote,$(CLIP)) --out $(call quote,$(SAMPLES)-best) $(ARGS)
 
 install: $(INSTALLED)  ## install everything into .venv
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -47,3 +48,28 @@ def test_batch_jobs_write_where_they_are_told(words: list[str], folder: str) -> 
     generated, ranked = make("-n", "generate", *given), make("-n", "rerank", *given)
     assert f"--out '{folder}'" in generated
     assert f"dalle rerank '{folder}' --clip 'runs/clip' --out '{folder}-best'" in ranked
+
+
+@pytest.mark.parametrize(
+    "value", ["it's", "two words", 'a "quote"', "$$HOME", "a;b&c|d", "é✨", "''"]
+)
+def test_values_reach_the_command_as_they_are(value: str) -> None:
+    typed = value.replace("$$", "$")  # as make wants a dollar
+    names = ("RECIPE", "DATA", "RUN", "DVAE", "CLIP", "PROMPTS", "OUT")
+    given = [f"{name}={value}" for name in names]
+    for target, words in {
+        "train": [typed, "--run", typed],
+        "train-dvae": [typed, "--data", typed, "--run", typed],
+        "train-transformer": [typed, "--data", typed, "--run", typed, "--dvae", typed],
+        "generate": [typed, "--prompts", typed, "--clip", typed, "--out", typed],
+        "rerank": [typed, "--clip", typed, "--out", f"{typed}-best"],
+    }.items():
+        lines = make("-n", target, *given).splitlines()
+        (command,) = (line for line in lines if f"dalle {target} " in line)
+        assert shlex.split(command)[2:] == words
+
+
+def test_value_with_a_quote_counts_as_given() -> None:
+    lines = make("-n", "train-dvae", "RECIPE=dvae/tiny", "DATA=it's", "RUN=r").splitlines()
+    (test,) = (line for line in lines if "DATA is not given" in line)
+    assert shlex.split(test)[:3] == ["test", "-n", "it's"]

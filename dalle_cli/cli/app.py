@@ -29,7 +29,6 @@ app = typer.Typer(
     help="Train and sample the original DALL-E: a discrete VAE, a sparse transformer, and CLIP.",
     epilog=example_text("dalle demo"),
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -52,7 +52,7 @@ def generate(
         typer.Option(
             metavar="FILE|-",
             help="Captions from a text file, one per line (- is standard input), "
-            "or from the `caption` column of a .csv or .jsonl.",
+            "or from the caption column of a .csv, .tsv, .jsonl or .json.",
             rich_help_panel=PROMPT,
         ),
     ] = None,

@@ -1,5 +1,6 @@
 """Entry point of the command line: runs it, and turns failures into messages and exit codes."""
 
+import io
 import os
 import sys
 
@@ -38,6 +39,9 @@ def main() -> None:
 def _run() -> None:
     # DeepSpeed's launcher adds it
     sys.argv = [word for word in sys.argv if not word.startswith("--local_rank=")]
+
+    if isinstance(sys.stdout, io.TextIOWrapper):  # results may hold any name or caption
+        sys.stdout.reconfigure(errors="backslashreplace")
 
     try:
         app()

@@ -19,10 +19,18 @@ def run_path(name: str) -> Path:
     return Path(resolve_run(name))
 
 
+def _shipped_names(incomplete: str) -> list[str]:
+    """Return the names of shipped recipes that begin so, for completion in a shell."""
+    from dalle_cli.recipe import shipped_recipes
+
+    return [name for name in shipped_recipes() if name.startswith(incomplete)]
+
+
 RecipeName = Annotated[
     str,
     typer.Argument(
         metavar="RECIPE",
+        autocompletion=_shipped_names,
         help="Path of a recipe, the name of a shipped one, or a run.",
         rich_help_panel=RECIPE,
     ),
@@ -47,7 +55,7 @@ Steps = Annotated[
     ),
 ]
 
-FORMS = "Folder of captioned pictures, tar shards, CSV, JSONL, COCO, parquet or hf:owner/name"
+FORMS = "Folder of captioned pictures, tar shards, CSV, TSV, JSON, COCO, parquet or hf:owner/name"
 
 DataSource = Annotated[
     list[str],

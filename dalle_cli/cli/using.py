@@ -37,7 +37,7 @@ def rerank(
         str,
         typer.Argument(
             metavar="PICTURES",
-            help="Folder, .txt list (- is standard input), or CSV or JSONL manifest.",
+            help="Folder, .txt list (- is standard input), or table that names pictures.",
         ),
     ],
     caption: Annotated[

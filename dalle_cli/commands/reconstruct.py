@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dalle_cli.commands.reports.passed_over import tell_passed_over
 from dalle_cli.commands.reports.reconstruction_figures import ReconstructionFigures
 from dalle_cli.console import Terminal
 from dalle_cli.data.augment import centre_crop
@@ -53,8 +54,10 @@ def run_reconstruct(options: ReconstructOptions, terminal: Terminal) -> None:
     dvae.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     apply_precision(dvae, precision, device)
 
-    files = find_pictures(options.pictures)
+    listed = find_pictures(options.pictures)
+    files = [picture.path for picture in listed.pictures]
     terminal.say(f"writing {len(files)} comparisons to {options.out}")
+    tell_passed_over(listed, terminal)
 
     rows: list[dict[str, Any]] = []
     tiles: list[Image.Image] = []

@@ -4,10 +4,12 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dalle_cli.commands.reports.passed_over import tell_passed_over
 from dalle_cli.console import Terminal
+from dalle_cli.data.picture_lists import list_pictures
 from dalle_cli.errors import printable
 from dalle_cli.runtime.devices import explain_out_of_memory, open_device
-from dalle_cli.scoring.captioned_pictures import list_captioned_pictures
+from dalle_cli.scoring.captioned_pictures import with_captions
 from dalle_cli.scoring.clip_scorer import load_clip_scorer
 from dalle_cli.scoring.embedding_cache import EmbeddingCache, embedding_cache_file
 from dalle_cli.scoring.embeddings import embed_files
@@ -46,7 +48,8 @@ def run_rerank(options: RerankOptions, terminal: Terminal) -> None:
     everything else is written.
     """
     folder = JobFolder.open(options.out)
-    pictures = list_captioned_pictures(options.pictures, options.caption, out=options.out)
+    listed = list_pictures(options.pictures)
+    pictures = with_captions(listed.pictures, options.caption, out=options.out)
     captions = list(dict.fromkeys(picture.caption for picture in pictures))
 
     choice = folder.recall_choice("precision", options.precision)
@@ -65,6 +68,7 @@ def run_rerank(options: RerankOptions, terminal: Terminal) -> None:
         terminal.warn(warning)
     where = f", writing {options.out}" if options.out else ""
     terminal.say(f"scoring {len(pictures):,} pictures{where}")
+    tell_passed_over(listed, terminal)
 
     cache = EmbeddingCache(embedding_cache_file(), scorer.embedding_key, scorer.width)
     with explain_out_of_memory(), closing(cache):

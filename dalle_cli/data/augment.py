@@ -10,7 +10,7 @@ from PIL import Image
 
 MAX_ASPECT = 32  # long side / short side
 
-# In the key of cached embeddings: raise it when `clip_square` or `decode_image` changes its pixels
+# In the key of cached embeddings: raise it when `clip_square` changes its pixels
 CLIP_SQUARE_VERSION = 1
 
 

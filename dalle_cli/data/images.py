@@ -1,4 +1,4 @@
-"""Decoding picture files to upright RGB, and converting RGB to tensors and back.
+"""Decoding picture files to upright sRGB, and converting RGB to tensors and back.
 
 All input is untrusted: few formats are allowed, the size is checked in the header before a pixel is
 decoded, and any damage makes the sample unusable (`BadSample`) rather than half grey. Knows nothing
@@ -13,6 +13,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+
+from dalle_cli.data.pictures.formats import describe_unreadable
+from dalle_cli.data.pictures.icc_profiles import to_srgb
+
+# Recorded with embeddings and tokens: raise it when `decode_image` changes its pixels.
+# 2: embedded ICC profiles are applied
+DECODING_VERSION = 2
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 MAX_PIXELS = 64_000_000
@@ -32,7 +39,9 @@ class BadSample(Exception):
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """Decode an upright RGB picture: transparency on white, the first frame of an animation.
+    """Decode an upright picture of sRGB: transparency on white, the first frame of an animation.
+
+    An embedded ICC profile is applied before transparency is.
 
     Raises `BadSample` for other formats, sizes out of bounds, and damaged or incomplete data.
     """
@@ -47,7 +56,7 @@ def decode_image(data: bytes) -> Image.Image:
         except (BadSample, MemoryError):
             raise
         except Image.UnidentifiedImageError:
-            raise BadSample("not a JPEG, PNG, WebP or GIF picture") from None
+            raise BadSample(describe_unreadable(data)) from None
         except Image.DecompressionBombError:
             raise BadSample(TOO_LARGE) from None
         except Exception as error:  # on damaged data Pillow's decoders raise nearly anything
@@ -71,7 +80,8 @@ def _decode(data: bytes) -> Image.Image:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         _check_size(*image.size)
         image.load()  # before the EXIF is read, where errors are forgiven
-        return _to_rgb(_to_8_bits(_to_upright(image)))
+        profile = image.info.get("icc_profile")
+        return _to_rgb(_to_8_bits(_to_upright(image)), profile)
 
 
 def _check_size(width: int, height: int) -> None:
@@ -96,8 +106,12 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    is_grey = image.mode in ("1", "L", "LA")
+    colours = image if image.mode == "CMYK" else image.convert("L" if is_grey else "RGB")
+    rgb = to_srgb(colours, profile)
     if not image.has_transparency_data:
-        return image.convert("RGB")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        return rgb
+
+    rgb.putalpha(image.convert("RGBA").getchannel("A"))
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgb).convert("RGB")

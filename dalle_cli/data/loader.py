@@ -109,6 +109,7 @@ class TrainingBatches:
         on_bad: Callable[[str, str], None],
         streams: Sequence[Stream] | None = None,
         share: range | None = None,
+        n_lost: int = 0,
         join: Callable[[list[Any]], list[Any]] = lambda told: told,
     ) -> None:
         """Prepare to read the samples at `indices`.
@@ -116,6 +117,7 @@ class TrainingBatches:
         on_bad   called once for each bad sample, with its key and the reason
         streams  which share of the draws the first, the next ... of the indices have; None for one
         share    which samples of a global batch this process loads; None for all
+        n_lost   how many samples were lost before the indices were made, and count as bad
         join     gathers what all processes have to tell at each step, bad samples and failures, so
                  that all stop together
         """
@@ -137,7 +139,8 @@ class TrainingBatches:
         self._on_bad = on_bad
 
         self._bad_keys: set[str] = set()
-        self._most_bad = data.max_bad_share * len(indices)
+        self._n_lost = n_lost
+        self._most_bad = data.max_bad_share * (len(indices) + n_lost)
         self.n_enlarged = 0  # of this process's samples
 
     @property
@@ -184,7 +187,7 @@ class TrainingBatches:
                 self._bad_keys.add(key)
                 self._on_bad(key, reason)
 
-        check_bad_samples(len(self._bad_keys), self._most_bad)
+        check_bad_samples(len(self._bad_keys) + self._n_lost, self._most_bad)
 
 
 class _Steps(Dataset):

@@ -3,16 +3,26 @@
 Handles paths alone: whether a picture can be read is found out when it is.
 """
 
-import io
 import os
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from dalle_cli.data.images import BadSample
+from dalle_cli.data.images import BadSample, Problem
 from dalle_cli.data.sources.captions import clean_captions
-from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES
+from dalle_cli.data.sources.columns import DOWNLOAD, Columns, captions_in
+from dalle_cli.data.sources.file_names import (
+    PICTURE_SUFFIXES,
+    count_unread,
+    describe_unread,
+    split_name,
+)
+from dalle_cli.data.sources.folder import list_files, pictures_by_content
+from dalle_cli.data.sources.paths import is_address
 from dalle_cli.data.tables import TABLE_SUFFIXES, read_table
+from dalle_cli.data.text.encodings import decode_text
 from dalle_cli.errors import DalleError, UsageError, printable
 from dalle_cli.storage.run_dir import JOB, MANIFEST
 from dalle_cli.storage.small_files import load_json, read_input, read_stream
@@ -25,12 +35,26 @@ class ListedPicture(NamedTuple):
     caption: str | None = None
 
 
-def list_pictures(spec: str) -> list[ListedPicture]:
+class PictureList(NamedTuple):
+    """Pictures, and what was passed over in the folders that were searched for them.
+
+    unread    the number of files that are neither pictures nor captions, by suffix
+    problems  (where, reason) for files and folders that were not opened
+    """
+
+    pictures: list[ListedPicture]
+    unread: dict[str, int]
+    problems: list[Problem]
+
+
+def list_pictures(spec: str) -> PictureList:
     """List the pictures of a folder, of a manifest, of a text list, or a single picture.
 
-    A folder written by `generate` is listed by its manifest. A manifest (.jsonl, .csv) names
-    pictures as `file` or `image`, relative to itself, and may have a `caption`, or `captions`, of
-    which the first counts. A text list (.txt, or - for standard input) names one picture a line.
+    A folder written by `generate` is listed by its manifest. A manifest (.csv, .tsv, .jsonl,
+    .ndjson, .json) names pictures in a column `file`, or in one that training takes, relative to
+    itself, and may have captions, of which the first counts. A text list (.txt, or - for standard
+    input) names one picture a line.
+
     Raises DalleError if there is no picture or the list is damaged.
     """
     path = Path(spec)
@@ -38,37 +62,51 @@ def list_pictures(spec: str) -> list[ListedPicture]:
         pictures = _from_lines(_decode(read_stream(sys.stdin.buffer, "standard input")))
     elif path.is_dir() and _is_generated(path):
         pictures = _from_manifest(path / MANIFEST)
-    elif path.is_dir():
-        pictures = [ListedPicture(file) for file in find_pictures([path])]
     elif path.suffix.lower() in TABLE_SUFFIXES:
         pictures = _from_manifest(path)
     elif path.suffix.lower() == ".txt":
         pictures = _from_lines(_read(path))
     else:
-        pictures = [ListedPicture(file) for file in find_pictures([path])]
+        return find_pictures([path])
 
     if not pictures:
-        raise DalleError(
-            f"no pictures in {printable(spec)}",
-            "expected a folder, a .txt list, or a .jsonl or .csv manifest",
-        )
-    return pictures
+        raise _no_pictures([path])
+    return PictureList(pictures, {}, [])
 
 
-def find_pictures(paths: list[Path]) -> list[Path]:
+def find_pictures(paths: list[Path]) -> PictureList:
     """List pictures, and those of folders in the order of their names.
 
-    Raises UsageError for a path that does not exist.
+    Raises UsageError for a path that does not exist, DalleError if there is no picture.
     """
-    files: list[Path] = []
+    pictures: list[ListedPicture] = []
+    unread: Counter[str] = Counter()
+    problems: list[Problem] = []
     for path in paths:
         if not path.exists():
             raise UsageError(f"no such picture or folder: {path}", _nearest_folder(path))
-        if path.is_dir():
-            files += sorted(file for file in path.rglob("*") if _is_picture(file, path))
-        else:
-            files.append(path)
-    return files
+        if not path.is_dir():
+            pictures.append(ListedPicture(path))
+            continue
+
+        names, skipped = list_files(str(path))
+        by_content = pictures_by_content(str(path), names)
+        found = [n for n in names if split_name(n)[1] in PICTURE_SUFFIXES or n in by_content]
+        pictures += [ListedPicture(path / n) for n in sorted(found, key=lambda n: n.split("/"))]
+        unread.update(count_unread(names, (), by_content))
+        problems += [(printable(str(path / name)), reason) for name, reason in skipped]
+
+    if not pictures:
+        raise _no_pictures(paths, dict(unread.most_common()))
+    return PictureList(pictures, dict(unread.most_common()), problems)
+
+
+def _no_pictures(paths: list[Path], unread: Mapping[str, int] | None = None) -> DalleError:
+    found = f"not read: {describe_unread(unread)}; " if unread else ""
+    return DalleError(
+        f"no pictures in {printable(', '.join(map(str, paths)))}",
+        f"{found}expected a folder, a .txt list, or a .csv, .tsv, .jsonl or .json table",
+    )
 
 
 def _nearest_folder(path: Path) -> str:
@@ -89,39 +127,37 @@ def _is_generated(folder: Path) -> bool:
     return isinstance(job, dict) and job.get("command") == "generate"
 
 
-def _is_picture(path: Path, root: Path) -> bool:
-    is_hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    return path.suffix.lower() in PICTURE_SUFFIXES and not is_hidden and path.is_file()
-
-
 def _from_lines(text: str) -> list[ListedPicture]:
     return [ListedPicture(Path(line)) for line in text.split("\n") if line.strip()]
 
 
 def _from_manifest(path: Path) -> list[ListedPicture]:
-    rows = read_table(io.StringIO(_read(path), newline=""), str(path))
+    try:
+        rows = [row for _, row in read_table(str(path))]
+    except OSError as error:
+        raise _unreadable(path, error) from error
     return [
         _listed(row, path.parent, f"{path}: row {number}")
-        for number, (_, row) in enumerate(rows, start=1)
+        for number, row in enumerate(rows, start=1)
     ]
 
 
 def _listed(row: object, folder: Path, place: str) -> ListedPicture:
-    columns = row if isinstance(row, dict) else {}
-    name = columns.get("file") or columns.get("image")
+    cells = row if isinstance(row, dict) else {}
+    named = [cells[column] for column in Columns().find_images(cells) if cells[column]]
+    name = cells.get("file") or next(iter(named), None)
     if not isinstance(name, str):
         raise DalleError(f"{place} does not name a picture as `file` or `image`")
-
-    captions = columns.get("captions") or columns.get("caption") or []
-    captions = [captions] if isinstance(captions, str) else captions
-    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-        raise DalleError(f"{place} needs text as `caption`, or a list of texts as `captions`")
+    if is_address(name):
+        raise DalleError(f"{place} names an address, not a file: {printable(name)}", DOWNLOAD)
 
     try:
         os.fsencode(name)
-        captions = clean_captions(captions)
-    except (UnicodeEncodeError, BadSample) as error:
-        raise DalleError(f"{place} contains text that is not UTF-8") from error
+        captions = clean_captions(captions_in(cells, Columns().find_captions(cells)))
+    except UnicodeEncodeError as error:
+        raise DalleError(f"{place} names a picture in text that is not UTF-8") from error
+    except BadSample as error:
+        raise DalleError(f"{place}: {error.reason}") from error
     return ListedPicture(folder / name, captions[0] if captions else None)
 
 
@@ -129,12 +165,16 @@ def _read(path: Path) -> str:
     try:
         return _decode(read_input(path))
     except OSError as error:
-        message = f"cannot read {printable(str(path))}: {error.strerror}"
-        if isinstance(error, FileNotFoundError):
-            raise UsageError(message, _nearest_folder(path)) from None
-        raise DalleError(message) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> DalleError:
+    message = f"cannot read {printable(str(path))}: {error.strerror}"
+    if isinstance(error, FileNotFoundError):
+        return UsageError(message, _nearest_folder(path))
+    return DalleError(message)
 
 
 def _decode(data: bytes) -> str:
     """Decode text in which bytes that are not UTF-8 may belong to file names."""
-    return data.decode("utf-8-sig", errors="surrogateescape").replace("\r\n", "\n")
+    return decode_text(data, errors="surrogateescape").replace("\r\n", "\n")

@@ -1,11 +1,12 @@
 """Image tokens on disk: shards of encoded samples, and the record that completes a folder of them.
 
-A shard is a safetensors file with the tokens of every crop, and the key and captions of every
-sample as JSON. The record, written last, says which discrete VAE encoded them and seals the shards
-with checksums. Samples are read one by one through memory maps. Knows nothing of pictures and
-models. Axes used below:
+A shard is a safetensors file with the tokens of every crop, the key and captions of every sample as
+JSON, and checksums of what was encoded, by which changed samples are noticed. The record, written
+last, says which discrete VAE encoded them and seals the shards with checksums. Samples are read one
+by one through memory maps. Knows nothing of pictures and models. Axes used below:
 
     N samples of a shard    C crops of a sample, the centred one first    I image positions
+    M samples that it was made of, the bad ones included
 """
 
 import hashlib
@@ -28,13 +29,17 @@ from dalle_cli.storage.small_files import check_readable, read_file
 
 SHARD_SAMPLES = 4096  # of the source, some of which may be bad
 AGAIN = "encode into a new folder"
+CHECKSUMS = "source_checksums"
 DAMAGED_TOKENS, DAMAGED_TEXT = "damaged image tokens", "damaged key or captions"
 
 STORED_AS = {"uint16": "U16", "int32": "I32"}  # safetensors' names of the types
 
 
 class Encoding(BaseModel):
-    """How samples were encoded: by which dVAE (its encoder's checksum), to how many tokens."""
+    """How samples were encoded: by which dVAE (its encoder's checksum), to how many tokens.
+
+    decoding  the `DECODING_VERSION` with which pictures were read
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -43,6 +48,7 @@ class Encoding(BaseModel):
     grid_size: Positive
     vocab_size: Positive
     copies: Positive
+    decoding: Positive = 1  # before it was recorded
 
     @property
     def dtype(self) -> np.dtype:
@@ -64,7 +70,11 @@ class ShardSeal(BaseModel):
 
 
 class Record(BaseModel):
-    """The content of `encoding.json`; `bad` lists the samples left out, as (where, reason)."""
+    """The content of `encoding.json`.
+
+    bad   the samples left out, as (where, reason)
+    lost  the `n_lost` of the source that was encoded
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -73,6 +83,7 @@ class Record(BaseModel):
     samples: Positive
     shards: list[ShardSeal]
     bad: list[Problem]
+    lost: Annotated[int, Field(ge=0)] = 0
 
     def fingerprint(self) -> str:
         """Hash the checksums of all shards in order, to detect changed data."""
@@ -93,15 +104,25 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 def write_shard(
-    path: Path, encoding: Encoding, *, samples: list[EncodedSample], bad: list[Problem]
+    path: Path,
+    encoding: Encoding,
+    *,
+    samples: list[EncodedSample],
+    bad: list[Problem],
+    checksums: np.ndarray,
 ) -> None:
-    """Write a shard atomically; `bad` lists the samples that belong to it and could not be used."""
+    """Write a shard atomically.
+
+    bad        the samples that belong to it and could not be used
+    checksums  of what was read, of bad samples, too, in the order of the source: uint8 [M, 32]
+    """
     tokens = np.array([sample.image_tokens for sample in samples], encoding.dtype)
     texts = [json.dumps([sample.key, sample.captions]).encode() for sample in samples]
     tensors = {
         "image_tokens": tokens.reshape(encoding.shape(len(samples))),  # [N, C, I]
         "text": np.frombuffer(b"".join(texts), np.uint8),
         "text_ends": np.cumsum([len(text) for text in texts], dtype=np.int64),
+        CHECKSUMS: checksums,
     }
 
     # `save_file` would make the file unreadable to others
@@ -172,6 +193,16 @@ class TokenShard:
             raise BadSample(DAMAGED_TOKENS)
         return tokens
 
+    def checksums(self) -> np.ndarray:
+        """Read the checksums of the samples that it was encoded from, uint8 [M, 32].
+
+        A shard of an earlier version has none: [0, 32].
+        """
+        with safe_open(self._path, "np") as file:
+            if CHECKSUMS not in file.keys():  # noqa: SIM118  it is no dict
+                return np.empty((0, 32), np.uint8)
+            return file.get_tensor(CHECKSUMS)
+
     def seal(self) -> ShardSeal:
         """Compute the checksum of the whole file."""
         with self._path.open("rb") as file:
@@ -180,9 +211,11 @@ class TokenShard:
 
 
 def write_record(
-    folder: Path, encoding: Encoding, *, n_shards: int, problems: list[Problem]
+    folder: Path, encoding: Encoding, *, n_shards: int, problems: list[Problem], n_lost: int
 ) -> Record:
-    """Seal the shards of a folder, which completes it; `problems` are those that no shard records.
+    """Seal the shards of a folder, which completes it.
+
+    problems, n_lost  those of the source, which no shard records
 
     Raises DalleError if the shards hold no sample.
     """
@@ -194,7 +227,7 @@ def write_record(
         raise DalleError("not one usable sample", reasons)
 
     seals = [shard.seal() for shard in shards]
-    record = Record(encoding=encoding, samples=n_samples, shards=seals, bad=bad)
+    record = Record(encoding=encoding, samples=n_samples, shards=seals, bad=bad, lost=n_lost)
     with atomic_write(folder / ENCODING) as temporary:
         temporary.write_text(record.model_dump_json(indent=1) + "\n")
     return record

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dalle_cli.errors import DalleError, UsageError, printable
+from dalle_cli.storage.run_dir import check_hub_cache
 from dalle_cli.storage.shipped import suggest_models
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -37,6 +38,8 @@ def fetch_from_hub(name: str) -> Path:
             f"no such file or folder: {printable(name)}",
             "`pip install huggingface_hub` fetches public checkpoints by name",
         ) from error
+
+    check_hub_cache()
 
     def fetch(patterns: list[str]) -> Path:
         return Path(snapshot_download(name, allow_patterns=patterns))

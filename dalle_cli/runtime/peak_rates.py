@@ -5,6 +5,7 @@ to write. They are stored by device in the user's cache folder, as a convenience
 be read counts as empty.
 """
 
+import errno
 import json
 import platform
 import tempfile
@@ -18,7 +19,7 @@ import torch
 
 from dalle_cli.runtime.precision import DTYPES, Precision
 from dalle_cli.storage.atomic import atomic_write, write_sealed
-from dalle_cli.storage.run_dir import cache_folder
+from dalle_cli.storage.run_dir import NO_CACHE, cache_folder
 from dalle_cli.storage.small_files import load_json
 
 ROUNDS = 5
@@ -91,9 +92,10 @@ def _best_seconds(work: Callable[[], object], device: torch.device) -> float:
     return min(times)
 
 
-def peak_rates_file() -> Path:
-    """Return the path of the file in the user's cache folder."""
-    return cache_folder() / "measured.json"
+def peak_rates_file() -> Path | None:
+    """Return the path of the file in the user's cache folder; None if there is no such folder."""
+    folder = cache_folder()
+    return None if folder is None else folder / "measured.json"
 
 
 def device_key(device: torch.device) -> str:
@@ -106,6 +108,8 @@ def device_key(device: torch.device) -> str:
 def store_peak_rates(device: torch.device, rates: PeakRates) -> Path:
     """Store the rates of a device and keep those of others; raises OSError if that fails."""
     path = peak_rates_file()
+    if path is None:
+        raise OSError(errno.ENOENT, NO_CACHE)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
         stored = _read_stored() | {device_key(device): asdict(rates)}
@@ -130,8 +134,9 @@ def stored_write_rate(device: torch.device) -> float | None:
 
 
 def _read_stored() -> dict:
+    path = peak_rates_file()
     try:
-        found = load_json(peak_rates_file())
+        found = {} if path is None else load_json(path)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

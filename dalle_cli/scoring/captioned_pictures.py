@@ -5,19 +5,19 @@ caption in the caption file beside a picture. Whether a picture can be read is f
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from dalle_cli.data.images import BadSample
-from dalle_cli.data.picture_lists import ListedPicture, list_pictures
+from dalle_cli.data.picture_lists import ListedPicture
 from dalle_cli.data.sources.captions import (
-    JSON_SUFFIX,
     clean_captions,
     parse_captions,
     parse_json_captions,
 )
 from dalle_cli.data.sources.columns import Columns
-from dalle_cli.data.sources.pairing import CAPTION_SUFFIXES
+from dalle_cli.data.sources.file_names import CAPTION_SUFFIXES, JSON_SUFFIX
 from dalle_cli.errors import SURROGATE, DalleError, UsageError, printable
 from dalle_cli.storage.small_files import read_file
 
@@ -29,22 +29,20 @@ class CaptionedPicture(NamedTuple):
     caption: str
 
 
-def list_captioned_pictures(
-    spec: str, caption: str | None, *, out: Path | None
+def with_captions(
+    pictures: Sequence[ListedPicture], caption: str | None, *, out: Path | None
 ) -> list[CaptionedPicture]:
-    """List pictures, each with the given caption, or with its own if None is given.
+    """Return pictures, each with the given caption, or with its own if None is given.
 
-    spec  a folder, a list, a manifest or a picture, see `data.picture_lists.list_pictures`
-    out   a folder whose pictures are left out: an earlier job has copied its best ones there
+    out  a folder whose pictures are left out: an earlier job has copied its best ones there
 
     Raises DalleError if there are no pictures, and UsageError if one has no caption.
     """
-    pictures = list_pictures(spec)
     if out is not None:
         folder = os.path.realpath(out)
         pictures = [picture for picture in pictures if not _is_inside(picture.path, folder)]
     if not pictures:
-        raise DalleError(f"no pictures in {printable(spec)} apart from those of {out} itself")
+        raise DalleError(f"no pictures apart from those of {out} itself")
 
     if caption is not None:
         cleaned = _clean_caption(caption)
@@ -92,8 +90,8 @@ def _caption_beside(picture: Path) -> str | None:
 
         try:
             if suffix == JSON_SUFFIX:
-                return parse_json_captions(text, Columns(), required=True)[0]
-            return parse_captions(text, required=True)[0]
+                return parse_json_captions(text, Columns())[0]
+            return parse_captions(text)[0]
         except BadSample as error:
             raise UsageError(f"{printable(str(file))}: {error.reason}") from None
     return None

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dalle_cli.data.augment import CLIP_SQUARE_VERSION, clip_square
 from dalle_cli.data.clip_tokenizer import ClipTokenizer
+from dalle_cli.data.images import DECODING_VERSION
 from dalle_cli.errors import DalleError, printable
 from dalle_cli.loading import load_clip_parts
 from dalle_cli.models.clip import Clip
@@ -49,7 +50,7 @@ class ClipScorer:
     @property
     def embedding_key(self) -> str:
         """Everything, apart from a picture's bytes, that its embedding depends on."""
-        return f"{self.checksum} {self.precision} {CLIP_SQUARE_VERSION}"
+        return f"{self.checksum} {self.precision} {CLIP_SQUARE_VERSION} {DECODING_VERSION}"
 
     @property
     def width(self) -> int:

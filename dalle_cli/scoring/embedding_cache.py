@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from dalle_cli.storage.run_dir import cache_folder
+from dalle_cli.storage.run_dir import NO_CACHE, cache_folder
 
 Result = TypeVar("Result")
 
@@ -28,22 +28,24 @@ CREATE TABLE IF NOT EXISTS embeddings (
 """
 
 
-def embedding_cache_file() -> Path:
-    """Return the path of the file in the user's cache folder."""
-    return cache_folder() / "embeddings.sqlite"
+def embedding_cache_file() -> Path | None:
+    """Return the path of the file in the user's cache folder; None if there is no such folder."""
+    folder = cache_folder()
+    return None if folder is None else folder / "embeddings.sqlite"
 
 
 class EmbeddingCache:
     """The cached picture embeddings of one model."""
 
-    def __init__(self, path: Path, model: str, width: int) -> None:
+    def __init__(self, path: Path | None, model: str, width: int) -> None:
         """Open the file, or create it.
 
+        path   None if there is no place for it: nothing is cached
         model  everything that an embedding depends on, apart from the picture's bytes: weights,
                precision, preprocessing
         width  of an embedding, E
         """
-        self.problem: str | None = None
+        self.problem: str | None = NO_CACHE if path is None else None
         self._path = path
         self._model = model
         self._n_bytes = width * np.dtype(np.float32).itemsize
@@ -67,6 +69,7 @@ class EmbeddingCache:
             self._connection.close()
 
     def _open(self) -> sqlite3.Connection:
+        assert self._path is not None  # without a place, nothing is tried
         self._path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS)
         connection.execute(CREATE_TABLE)

@@ -22,13 +22,26 @@ GRID = "grid.png"
 SCORES = "scores.jsonl"
 SCORES_TABLE = "scores.csv"
 ENCODING = "encoding.json"
+NO_CACHE = "there is no home folder, and XDG_CACHE_HOME is not set"
 MOST_SUGGESTED = 8  # runs in a message
 
 
-def cache_folder() -> Path:
-    """Return the user's cache folder: `dalle` below XDG_CACHE_HOME, or below ~/.cache."""
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(root) / "dalle"
+def cache_folder() -> Path | None:
+    """Return the user's cache folder: `dalle` below XDG_CACHE_HOME, or below ~/.cache.
+
+    It is None where neither is set and the user has no home: `~` would be a folder right here.
+    """
+    if root := os.environ.get("XDG_CACHE_HOME"):
+        return Path(root) / "dalle"
+    home = os.path.expanduser("~")
+    return Path(home) / ".cache" / "dalle" if os.path.isabs(home) else None
+
+
+def check_hub_cache() -> None:
+    """Raise DalleError if libraries of the hub would make a cache folder called `~` right here."""
+    is_set = any(os.environ.get(name) for name in ("HF_HOME", "XDG_CACHE_HOME"))
+    if cache_folder() is None and not is_set:
+        raise DalleError(NO_CACHE, "set HF_HOME to a folder for what is fetched from the hub")
 
 
 @dataclass(frozen=True)

@@ -391,7 +391,7 @@ def open_run(
         options.data,
         options.valid,
         columns=Columns(options.image_column, options.caption_column),
-        validation_share=recipe.data.validation_share,
+        table=recipe.data,
         captions_required=captions_required,
         tokens_allowed=tokens_allowed,
         terminal=terminal,

@@ -3,14 +3,16 @@
 Knows nothing of models, nor of the run's folder.
 """
 
+import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 
-from dalle_cli.config import Recipe
+from dalle_cli.config import DataTable, Recipe
 from dalle_cli.console import Terminal
 from dalle_cli.data.images import BadSample
 from dalle_cli.data.loader import TrainingBatches, ValidationBatches, check_bad_samples
@@ -25,7 +27,8 @@ from dalle_cli.data.sources import (
     open_datasets,
     validation_split,
 )
-from dalle_cli.errors import printable
+from dalle_cli.data.text.encodings import NOT_UTF8, TO_UTF8
+from dalle_cli.errors import DalleError, printable
 from dalle_cli.runtime.distributed import World
 from dalle_cli.training.loop import Batches
 
@@ -49,6 +52,11 @@ class Portion:
             return self.source.streams(self.indices)
         return [Stream(len(self.indices), Fraction(1))]
 
+    @property
+    def n_lost(self) -> int:
+        """The number of samples that the source lost, of which these have their part."""
+        return round(self.source.n_lost * len(self.indices) / len(self.source))
+
     def describe(self) -> str:
         """Describe every source: its form, what in it is not read, and its share of the draws."""
         streams = self.streams
@@ -62,18 +70,32 @@ class Portion:
             lines.append("; ".join(words))
         return "\n".join(lines)
 
-    def captions(self, max_bad_share: float = 1.0) -> Iterator[str]:
-        """Yield all captions of the samples that can be read.
+    def captions(self, most: int | None = None, *, max_bad_share: float = 1.0) -> Iterator[str]:
+        """Yield the captions of all samples, or of at most so many that are evenly spread.
 
-        Raises TooManyBadSamples where those that can't are a larger share.
+        Samples without usable captions are left out: they are reported, and counted, when their
+        turn to train comes. Raises TooManyBadSamples where they are a larger share than allowed,
+        and DalleError if there is no caption at all, with the reasons.
         """
-        n_bad = 0
-        for index in self.indices:
+        n = len(self.indices)
+        chosen = range(n) if most is None else np.linspace(0, n - 1, min(n, most)).astype(int)
+        faults: Counter[str] = Counter()
+        examples: dict[str, str] = {}
+        n_captions = 0
+
+        for index in self.indices[chosen]:
             try:
-                yield from self.source.captions(int(index))
-            except (BadSample, FileNotFoundError):
-                n_bad += 1  # reported when its turn to train comes
-                check_bad_samples(n_bad, max_bad_share * len(self.indices))
+                captions = self.source.captions(int(index))
+            except (BadSample, FileNotFoundError) as fault:
+                reason = fault.reason if isinstance(fault, BadSample) else "file that is gone"
+                faults[reason] += 1
+                examples.setdefault(reason, self.source.key(int(index)))
+                continue
+            n_captions += len(captions)
+            yield from captions
+        if not n_captions:
+            raise _no_caption(self.source.name, faults, examples)
+        check_bad_samples(faults.total(), max_bad_share * len(chosen))
 
 
 @dataclass(frozen=True)
@@ -110,6 +132,7 @@ class RunData:
             on_bad=lambda key, reason: terminal.warn(f"skipped {printable(key)}: {reason}"),
             streams=self.training.streams,
             share=share,
+            n_lost=self.training.n_lost,
             join=world.all_gather,
         )
 
@@ -128,7 +151,7 @@ def open_run_data(
     valid: str | None,
     *,
     columns: Columns,
-    validation_share: float,
+    table: DataTable,
     captions_required: bool,
     tokens_allowed: bool,
     terminal: Terminal,
@@ -136,17 +159,19 @@ def open_run_data(
     """Open the data of a run and hold out a share of them, or what `valid` names.
 
     data                                        sources, with weights or without
+    table                                       the shares that are held out, and may be lost
     columns, captions_required, tokens_allowed  as in `open_dataset`
 
-    Raises DalleError like `open_datasets`.
+    Raises DalleError like `open_datasets`, and if more samples are lost than the table allows.
     """
     source = open_datasets(
         data, captions_required=captions_required, tokens_allowed=tokens_allowed, columns=columns
     )
     terminal.warn_about(source.problems)
+    _check_losses(source, table.max_bad_share)
 
     if valid is None:
-        indices, held_out = validation_split(source, validation_share)
+        indices, held_out = validation_split(source, table.validation_share)
         run_data = RunData(Portion(source, indices), Portion(source, held_out))
     else:
         other = open_dataset(
@@ -158,6 +183,28 @@ def open_run_data(
         run_data = RunData(_all_of(source), _all_of(other))
     terminal.say(run_data.training.describe())
     return run_data
+
+
+def _no_caption(name: str, faults: Counter[str], examples: dict[str, str]) -> DalleError:
+    found = [f"{n:,} x {reason} ({examples[reason]})" for reason, n in faults.most_common(3)]
+    advice = [TO_UTF8] if NOT_UTF8 in faults else []
+    hint = "; ".join([*found, *advice])
+    return DalleError(f"not one usable caption in {printable(name)}", printable(hint))
+
+
+def _check_losses(source: Source, max_bad_share: float) -> None:
+    n_samples = len(source) + source.n_lost
+    if source.n_lost <= max_bad_share * n_samples:
+        return
+
+    most = int(max_bad_share * n_samples)
+    enough = min(math.ceil(100 * source.n_lost / n_samples) / 100, 0.99)
+    raise DalleError(
+        f"{source.n_lost:,} of {n_samples:,} samples are lost, more than `data.max_bad_share` "
+        f"allows: {most:,}",
+        f"`dalle data check {printable(source.name)}` lists what is wrong; "
+        f"`--set data.max_bad_share={enough:g}` trains on the others",
+    )
 
 
 def _all_of(source: Source) -> Portion:

@@ -134,6 +134,7 @@ def test_dry_run_prints_its_plan_as_json(
 def test_quiet_training_prints_results_alone(
     kind: str, tmp_path: Path, pairs: Path, dalle: Callable
 ) -> None:
+    whole_captions = ["--set", "model.text_len=24"] if kind == "clip" else []
     ended = dalle(
         f"train-{kind}",
         f"{kind}/tiny",
@@ -144,6 +145,7 @@ def test_quiet_training_prints_results_alone(
         *TINY,
         "--set",
         "data.validation_share=0.35",  # of fewer held-out samples it would warn
+        *whole_captions,
         "--quiet",
     )
     assert (ended.code, ended.out, ended.err) == (0, f"{tmp_path / 'run'}\n", "")
@@ -201,9 +203,11 @@ def test_reconstruction_leaves_out_what_is_no_picture(
     (folder / "bad.png").write_text("not a picture")
     (folder / "folder.png").mkdir()
     (folder / "dangling.png").symlink_to(tmp_path / "nowhere")
+    (folder / "other.bmp").touch()
     ended = dalle("reconstruct", dvae_run, folder, "--out", tmp_path / "out", "--json")
     assert [Path(row["picture"]).name for row in result_of(ended)["pictures"]] == ["good.png"]
     assert "skipped" in ended.err and "bad.png" in ended.err
+    assert "not read: 1 .bmp" in ended.err and "dangling.png: not a regular file" in ended.err
 
 
 def test_picture_with_the_longest_of_names_is_rebuilt(

@@ -4,9 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from dalle_cli.recipe import shipped_recipes
 
 INTERRUPTED = """
 import os, runpy, signal, sys
@@ -52,3 +55,51 @@ def test_ctrl_c_before_anything_is_computed_ends_in_one_line(
         out, err = process.communicate(timeout=120)
     assert (process.returncode, out, err) == (130, "", "stopped\n")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_results_are_printed_whatever_the_encoding_of_the_terminal(
+    encoding: str, tmp_path: Path, dvae_run: Path
+) -> None:
+    for name in ("ex✨", os.fsdecode(b"\xff")):
+        out = tmp_path / f"{encoding} {name}"
+        ended = subprocess.run(
+            [sys.executable, "-m", "dalle_cli", "export", str(dvae_run), "--out", str(out)],
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+            capture_output=True,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stdout == f"{out}\n".encode(encoding, "backslashreplace")
+        assert (out / "model" / "model.safetensors").is_file()
+
+
+def completed(*words: str) -> list[str]:
+    """What a shell is offered for the last of some words after `dalle`."""
+    script = "import sys; sys.argv[0] = 'dalle'; from dalle_cli.cli.main import main; main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        env={
+            **os.environ,
+            "_DALLE_COMPLETE": "complete_bash",
+            "COMP_WORDS": " ".join(["dalle", *words]),
+            "COMP_CWORD": str(len(words)),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return ended.stdout.split()
+
+
+def test_shells_complete_commands_options_and_recipes() -> None:
+    assert completed("train-") == ["train-dvae", "train-transformer", "train-clip"]
+    assert {"--data", "--run", "--set"} < set(completed("train-dvae", "--"))
+    assert completed("train-dvae", "dvae/t") == ["dvae/tiny"]
+    assert completed("train-clip", "clip/") == [
+        name for name in shipped_recipes() if name.startswith("clip/")
+    ]
+
+
+def test_completion_can_be_shown_for_the_current_shell(dalle: Callable) -> None:
+    assert "--install-completion" in dalle("--help").out

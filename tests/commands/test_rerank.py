@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import pwd
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,16 @@ def test_folder_is_ranked_by_the_cosine_with_the_caption(
     check_ranked(
         rerank(pairs, CIRCLE, "--batch-size", 4), clip_run, {CIRCLE: sorted(pairs.glob("*.png"))}
     )
+
+
+def test_what_a_folder_holds_besides_pictures_is_told(pictures: Path, command: Callable) -> None:
+    for name in ("a.bmp", "b.bmp", "c.avif"):
+        (pictures / name).touch()
+    (pictures / "linked").symlink_to(".")
+    ended = command(pictures, CIRCLE)
+    assert ended.code == 0 and "scoring 7 pictures" in ended.err
+    assert "not read: 2 .bmp, 1 .avif" in ended.err
+    assert f"{pictures}/linked: linked folder, not entered" in ended.err
 
 
 def test_folder_is_ranked_by_the_captions_beside_its_pictures(
@@ -169,6 +180,22 @@ def test_text_names_the_best_of_each_caption_under_it(
     assert ended.code == 0 and ended.out.splitlines() == expected
     one = command(pictures, RING, "--top-k", 2).out.splitlines()
     assert one == [f"{s['score']:8.4f}  {s['picture']}" for s in rerank(pictures, RING)[:2]]
+
+
+def test_user_without_a_home_ranks_without_a_cache(
+    pictures: Path, command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object) -> None:
+        raise KeyError("no such user")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    ended = command(pictures, RING)
+    assert ended.code == 0 and "embeddings are not cached: there is no home folder" in ended.err
+    assert not list((tmp_path / "here").iterdir())
 
 
 def test_quiet_leaves_the_results_alone(pictures: Path, command: Callable) -> None:

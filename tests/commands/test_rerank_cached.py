@@ -63,12 +63,17 @@ def test_embeddings_of_another_clip_or_precision_are_not_taken(
     check_ranked(scores, own_clip_run, {RING: files_of(pictures)})
 
 
-def test_pictures_cut_in_another_way_are_not_taken(
-    pictures: Path, rerank: Rerank, embedded: list[int], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("version", ["CLIP_SQUARE_VERSION", "DECODING_VERSION"])
+def test_pictures_read_or_cut_in_another_way_are_not_taken(
+    version: str,
+    pictures: Path,
+    rerank: Rerank,
+    embedded: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rerank(pictures, RING)
     embedded.clear()
-    monkeypatch.setattr(clip_scorer, "CLIP_SQUARE_VERSION", -1)
+    monkeypatch.setattr(clip_scorer, version, -1)
     rerank(pictures, RING)
     assert sum(embedded) == 7
 

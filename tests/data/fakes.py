@@ -38,6 +38,7 @@ class MemorySource:
     form: str = "samples in memory"
     unread: dict[str, int] = field(default_factory=dict)
     problems: list[tuple[str, str]] = field(default_factory=list)
+    n_lost: int = 0
 
     def __len__(self) -> int:
         return self.n

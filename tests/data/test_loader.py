@@ -52,6 +52,7 @@ def batches(
     heard: list[tuple[str, str]] | None = None,
     streams: list[Stream] | None = None,
     share: range | None = None,
+    n_lost: int = 0,
 ) -> TrainingBatches:
     data = DataTable(validation_share=0.1, shuffle_block=64, max_bad_share=max_bad_share)
     training = TrainingTable(steps=steps, global_batch_size=size, seed=5)
@@ -67,6 +68,7 @@ def batches(
         on_bad=on_bad,
         streams=streams,
         share=share,
+        n_lost=n_lost,
     )
 
 
@@ -241,6 +243,15 @@ def test_the_run_stops_where_more_are_bad_than_the_recipe_bears(
     with pytest.raises(DalleError, match="3 samples are bad") as caught:
         list(training.start_at(0))
     assert type(caught.value) is TooManyBadSamples and "data check" in caught.value.hint
+
+
+@pytest.mark.parametrize(("n_bad", "n_lost"), [(2, 1), (1, 2), (0, 3)])
+def test_samples_that_were_lost_before_count_as_bad_ones(n_bad: int, n_lost: int) -> None:
+    """A fifth of 13 or fewer samples is two."""
+    source = MemorySource(n=13 - n_lost, bad=set(range(n_bad)))
+    with pytest.raises(TooManyBadSamples, match=r"3 samples are bad, more than .* allows: 2"):
+        list(batches(source, max_bad_share=0.2, n_lost=n_lost).start_at(0))
+    assert len(list(batches(source, max_bad_share=0.25, n_lost=n_lost).start_at(0))) == STEPS
 
 
 @pytest.mark.parametrize("workers", WORKERS)

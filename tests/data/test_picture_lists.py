@@ -21,7 +21,7 @@ def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def listed(spec: object) -> list[tuple[str, str | None]]:
-    return [(str(picture.path), picture.caption) for picture in list_pictures(str(spec))]
+    return [(str(picture.path), picture.caption) for picture in list_pictures(str(spec)).pictures]
 
 
 def touch(*names: str) -> None:
@@ -60,6 +60,33 @@ def test_hidden_files_and_folders_and_what_is_no_file_are_passed_over() -> None:
     )
     Path("in/broken.png").symlink_to("nowhere")
     assert listed("in") == [("in/folder.png/c.png", None), ("in/shown.png", None)]
+
+
+def test_folders_that_systems_make_are_passed_over() -> None:
+    touch("in/@eaDir/a.png/THUMB_M.jpg", "in/$Recycle.Bin/b.png", "in/sub/__MACOSX/c.png")
+    touch("in/Thumbs.db", "in/shown.png")
+    assert listed("in") == [("in/shown.png", None)]
+
+
+def test_what_is_passed_over_in_a_folder_is_counted_and_told() -> None:
+    touch("in/a.png", "in/a.txt", "in/b.bmp", "in/c.bmp", "in/sub/d.avif", "in/rows.json", "in/pdf")
+    Path("in/hash").write_bytes(b"\xff\xd8\xff")
+    Path("in/linked").symlink_to("sub")
+    Path("in/gone.png").symlink_to("nowhere")
+    found = list_pictures("in")
+    assert [str(picture.path) for picture in found.pictures] == ["in/a.png", "in/hash"]
+    assert found.unread == {".bmp": 2, ".json": 1, "no suffix": 1, ".avif": 1}
+    assert found.problems == [
+        ("in/gone.png", "not a regular file"),
+        ("in/linked", "linked folder, not entered"),
+    ]
+
+
+def test_folder_without_a_picture_is_told_with_what_it_holds() -> None:
+    touch("in/a.bmp", "in/b.tiff", "in/c.bmp")
+    with pytest.raises(DalleError, match="no pictures in in") as caught:
+        list_pictures("in")
+    assert caught.value.hint.startswith("not read: 2 .bmp, 1 .tiff; expected a folder")
 
 
 def test_folder_below_a_hidden_one_is_searched_when_it_is_named() -> None:
@@ -187,9 +214,24 @@ def test_first_of_several_captions_counts_as_a_manifest_for_training_gives_them(
 def test_row_with_a_caption_that_is_no_text_is_told_by_its_number(captions: str) -> None:
     Path("rows.jsonl").write_text(GOOD + '\n{"file": "a.png", ' + captions + "}")
     with pytest.raises(
-        DalleError, match=r"rows\.jsonl: row 2 needs text as `caption`, or a list of texts"
+        DalleError, match=r"rows\.jsonl: row 2: `captions?` must be text or a list of texts"
     ):
         list_pictures("rows.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.tsv", "file\tcaption\na.png\ta ring, red\n"),
+        ("rows.csv", "File; Caption\na.png; a ring, red\n"),
+        ("rows.csv", 'filepath,title\na.png,"a ring, red"\n'),
+        ("rows.ndjson", '{"image_path": "a.png", "captions": [], "text": "a ring, red"}\n'),
+        ("rows.json", '[{"file_name": "a.png", "caption": "a ring, red"}]'),
+    ],
+)
+def test_manifests_are_the_tables_that_training_takes(name: str, content: str) -> None:
+    Path(name).write_text(content, "utf-16")
+    assert listed(name) == [("a.png", "a ring, red")]
 
 
 def test_file_counts_before_image_unless_it_is_empty() -> None:
@@ -234,20 +276,22 @@ def test_row_that_names_no_picture_is_told_by_its_number(row: str) -> None:
 )
 def test_row_with_text_that_is_none_is_told_by_its_number(row: bytes) -> None:
     Path("rows.jsonl").write_bytes(f"{GOOD}\n".encode() + row)
-    with pytest.raises(DalleError, match=r"rows\.jsonl: row 2 contains text that is not UTF-8"):
+    with pytest.raises(DalleError, match=r"rows\.jsonl: row 2.* not UTF-8"):
         list_pictures("rows.jsonl")
 
 
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("picture,caption\na.png,x\n", "row 1 does not name a picture"),
-        ("file;caption\na.png;x\n", "row 1 does not name a picture"),
+        ("foto,caption\na.png,x\n", "row 1 does not name a picture"),
+        ("file|caption\na.png|x\n", "row 1 does not name a picture"),
+        ("file,caption\na.png,a red, round ring\n", "line 2: 3 cells, where the first line"),
+        ("file,caption\nhttps://example.com/a.png,x\n", "row 1 names an address"),
         ("caption,file\nx,a.png\ny\n", "row 2 does not name a picture"),
         ('file,caption\na.png,x\nb.png,"never closed\n', "line 3: unexpected end"),
         (f"file,caption\na.png,{'x' * 200_000}\n", "line 2: field larger"),
     ],
-    ids=["columns", "separator", "short row", "quote", "size"],
+    ids=["columns", "separator", "long row", "address", "short row", "quote", "size"],
 )
 def test_csv_that_cannot_be_understood_is_told_by_its_place(content: str, told: str) -> None:
     Path("rows.csv").write_text(content)
@@ -282,13 +326,12 @@ def test_what_is_not_there_is_told(spec: str, told: str) -> None:
 def test_names_that_are_not_utf8_are_found_in_folders() -> None:
     os.makedirs("in")
     Path("in", ODD).touch()
-    assert list_pictures("in") == [ListedPicture(Path("in") / ODD)]
+    assert list_pictures("in").pictures == [ListedPicture(Path("in") / ODD)]
 
 
 def test_pictures_and_folders_are_found_in_the_order_they_are_named() -> None:
     touch("z.png", "b/2.png", "b/1.png", "a/3.png")
-    assert find_pictures([Path("z.png"), Path("b"), Path("a")]) == [
-        Path("z.png"), Path("b/1.png"), Path("b/2.png"), Path("a/3.png"),
-    ]  # fmt: skip
+    found = find_pictures([Path("z.png"), Path("b"), Path("a")]).pictures
+    assert [str(picture.path) for picture in found] == ["z.png", "b/1.png", "b/2.png", "a/3.png"]
     with pytest.raises(DalleError, match="no such picture or folder: gone"):
         find_pictures([Path("z.png"), Path("gone")])

@@ -20,6 +20,8 @@ from dalle_cli.data.token_shards import (
 from dalle_cli.errors import DalleError
 from dalle_cli.storage.run_dir import ENCODING
 
+NO_CHECKSUMS = np.empty((0, 32), np.uint8)
+
 
 def encoding(vocab_size: int = 100) -> Encoding:
     return Encoding(dvae="abc", precision="fp32", grid_size=2, vocab_size=vocab_size, copies=2)
@@ -42,10 +44,10 @@ def write_folder(folder: Path, *sizes: int) -> Path:
             encoding(),
             samples=made(size),
             bad=[(f"bad {number}", "made bad")],
+            checksums=NO_CHECKSUMS,
         )
-    write_record(
-        folder, encoding(), n_shards=len(sizes), problems=[("elsewhere", "picture without caption")]
-    )
+    problems = [("elsewhere", "picture without caption")]
+    write_record(folder, encoding(), n_shards=len(sizes), problems=problems, n_lost=3)
     return folder
 
 
@@ -57,7 +59,13 @@ def test_shard_gives_back_what_was_written_in_as_few_bytes(
 ) -> None:
     samples = made(7, vocab_size)
     samples[3].image_tokens[0, 0] = vocab_size - 1
-    write_shard(tmp_path / "shard", encoding(vocab_size), samples=samples, bad=[("key", "reason")])
+    write_shard(
+        tmp_path / "shard",
+        encoding(vocab_size),
+        samples=samples,
+        bad=[("key", "reason")],
+        checksums=NO_CHECKSUMS,
+    )
     shard = TokenShard(tmp_path / "shard", encoding(vocab_size))
     assert len(shard) == 7 and shard.bad == [("key", "reason")]
     for place, sample in enumerate(samples):
@@ -68,7 +76,7 @@ def test_shard_gives_back_what_was_written_in_as_few_bytes(
 
 
 def test_shard_may_be_read_by_whom_any_file_may_be(tmp_path: Path) -> None:
-    write_shard(tmp_path / "shard", encoding(), samples=made(1), bad=[])
+    write_shard(tmp_path / "shard", encoding(), samples=made(1), bad=[], checksums=NO_CHECKSUMS)
     (tmp_path / "plain").touch()
     assert (tmp_path / "shard").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
@@ -91,24 +99,32 @@ def test_folder_without_a_usable_sample_gets_no_record(tmp_path: Path) -> None:
 
 def test_folder_is_encoded_once_its_record_is_there(tmp_path: Path) -> None:
     assert not is_encoded(tmp_path)
-    write_shard(shard_path(tmp_path, 0), encoding(), samples=made(2), bad=[])
+    write_shard(
+        shard_path(tmp_path, 0), encoding(), samples=made(2), bad=[], checksums=NO_CHECKSUMS
+    )
     with pytest.raises(DalleError, match="encoding was not finished") as caught:
         is_encoded(tmp_path)
     assert "data encode" in caught.value.hint
-    write_record(tmp_path, encoding(), n_shards=1, problems=[])
+    write_record(tmp_path, encoding(), n_shards=1, problems=[], n_lost=0)
     assert is_encoded(tmp_path)
 
 
 @pytest.mark.parametrize("n_bytes", [0, 5, 200, -1])
 def test_shard_cut_short_is_told(tmp_path: Path, n_bytes: int) -> None:
-    write_shard(tmp_path / "shard", encoding(), samples=made(4), bad=[])
+    write_shard(tmp_path / "shard", encoding(), samples=made(4), bad=[], checksums=NO_CHECKSUMS)
     (tmp_path / "shard").write_bytes((tmp_path / "shard").read_bytes()[:n_bytes])
     with pytest.raises(DalleError, match="shard is not a shard of image tokens"):
         TokenShard(tmp_path / "shard", encoding())
 
 
+def test_checksums_of_what_was_encoded_come_back(tmp_path: Path) -> None:
+    checksums = np.random.default_rng(0).integers(0, 256, (5, 32), dtype=np.uint8)
+    write_shard(tmp_path / "shard", encoding(), samples=made(4), bad=[], checksums=checksums)
+    np.testing.assert_array_equal(TokenShard(tmp_path / "shard", encoding()).checksums(), checksums)
+
+
 def test_shard_of_another_encoding_is_told_with_both_shapes(tmp_path: Path) -> None:
-    write_shard(tmp_path / "shard", encoding(), samples=made(4), bad=[])
+    write_shard(tmp_path / "shard", encoding(), samples=made(4), bad=[], checksums=NO_CHECKSUMS)
     other = encoding().model_copy(update={"copies": 5})
     with pytest.raises(DalleError, match=r"U16 \[4, 3, 4\] instead of U16 \[4, 6, 4\]"):
         TokenShard(tmp_path / "shard", other)
@@ -117,7 +133,7 @@ def test_shard_of_another_encoding_is_told_with_both_shapes(tmp_path: Path) -> N
 def test_token_outside_the_vocabulary_makes_its_sample_bad(tmp_path: Path) -> None:
     samples = made(3)
     samples[1].image_tokens[2, 3] = 100
-    write_shard(tmp_path / "shard", encoding(), samples=samples, bad=[])
+    write_shard(tmp_path / "shard", encoding(), samples=samples, bad=[], checksums=NO_CHECKSUMS)
     shard = TokenShard(tmp_path / "shard", encoding())
     with pytest.raises(BadSample, match="damaged image tokens"):
         shard.image_tokens(1)
@@ -134,7 +150,7 @@ def test_token_outside_the_vocabulary_makes_its_sample_bad(tmp_path: Path) -> No
 )
 def test_damaged_text_makes_its_sample_bad(tmp_path: Path, text: bytes, damage: bytes) -> None:
     path = tmp_path / "shard"
-    write_shard(path, encoding(), samples=made(3), bad=[])
+    write_shard(path, encoding(), samples=made(3), bad=[], checksums=NO_CHECKSUMS)
     content = path.read_bytes()
     assert content.count(text) == 1 and len(text) == len(damage)
     path.write_bytes(content.replace(text, damage))

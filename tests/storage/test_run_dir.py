@@ -1,12 +1,30 @@
 """Where a run's files lie, and which folders count as one."""
 
+import pwd
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.storage.run_dir import RunDir, check_new_folder, model_dir, suggest_runs
+from dalle_cli.runtime.peak_rates import (
+    PeakRates,
+    peak_rates_file,
+    store_peak_rates,
+    stored_matmul_rate,
+)
+from dalle_cli.scoring.embedding_cache import EmbeddingCache, embedding_cache_file
+from dalle_cli.storage.run_dir import (
+    NO_CACHE,
+    RunDir,
+    cache_folder,
+    check_hub_cache,
+    check_new_folder,
+    model_dir,
+    suggest_runs,
+)
 
 
 def test_everything_lies_inside_the_run(tmp_path: Path) -> None:
@@ -100,3 +118,45 @@ def test_new_folder_is_absent_or_empty(tmp_path: Path) -> None:
     for path, told in ((tmp_path, "holds something"), (tmp_path / "link", "a link to nothing")):
         with pytest.raises(UsageError, match=told):
             check_new_folder(path)
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A user without a home, in an empty folder: nothing may make one called `~` there."""
+
+    def unknown(*_: object) -> None:
+        raise KeyError("no such user")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "XDG_CACHE_HOME", "HF_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_without_a_home_there_is_no_cache_folder(homeless: Path) -> None:
+    assert cache_folder() is None
+    assert embedding_cache_file() is None and peak_rates_file() is None
+
+
+def test_without_a_home_nothing_is_cached_or_stored_and_the_reason_is_told(homeless: Path) -> None:
+    cache = EmbeddingCache(embedding_cache_file(), "model", 1)
+    cache.add({"picture": np.zeros(1, np.float32)})
+    assert cache.find(["picture"]) == {} and cache.problem == NO_CACHE
+    cache.close()
+
+    cpu = torch.device("cpu")
+    with pytest.raises(OSError, match="no home folder"):
+        store_peak_rates(cpu, PeakRates({"fp32": 1.0}, 1.0, 1.0))
+    assert stored_matmul_rate(cpu, "fp32") is None
+    assert not list(homeless.iterdir())
+
+
+def test_without_a_home_the_hub_is_asked_only_with_a_cache_of_its_own(
+    homeless: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DalleError, match="no home folder") as caught:
+        check_hub_cache()
+    assert "HF_HOME" in caught.value.hint
+    monkeypatch.setenv("HF_HOME", "/some/where")
+    check_hub_cache()

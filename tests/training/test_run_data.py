@@ -1,16 +1,20 @@
 """The data of a run: what is said of each source, and runs on several that resume as they were."""
 
+import gzip
 import json
 import shutil
+import tarfile
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
+from dalle_cli.config import DataTable
 from dalle_cli.console import Terminal
 from dalle_cli.data.loader import TooManyBadSamples
 from dalle_cli.data.sources import Columns
+from dalle_cli.errors import DalleError
 from dalle_cli.training.run_data import RunData, open_run_data
 
 TINY = ["--set", "runtime.workers=0", "--set", "training.global_batch_size=4"]
@@ -21,7 +25,7 @@ def opened(*specs: object, valid: object = None, captions_required: bool = False
         [str(spec) for spec in specs],
         None if valid is None else str(valid),
         columns=Columns(),
-        validation_share=0.1,
+        table=DataTable(validation_share=0.1, shuffle_block=64, max_bad_share=0.1),
         captions_required=captions_required,
         tokens_allowed=False,
         terminal=Terminal(quiet=True),
@@ -57,6 +61,59 @@ def test_shares_are_of_the_samples_that_train(pairs: Path, rings: Path) -> None:
     assert [share for _, share in data.training.streams] == [Fraction(n, total) for n in counts]
     assert total + len(data.validation.indices) == 23 + 8
     assert len(data.sources) == 4
+
+
+def test_lost_samples_count_before_anything_is_written(
+    make_pairs: Callable, tmp_path: Path, dalle: Callable
+) -> None:
+    """Of four shards of six pairs one is whole, and a pair is left of another."""
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    with tarfile.open(shards / "00000.tar", "w") as tar:
+        for file in sorted(make_pairs(tmp_path / "pairs", 6).iterdir()):
+            tar.add(file, file.name)
+    whole = (shards / "00000.tar").read_bytes()
+    contents = {"00001": whole[:2200], "00002": gzip.compress(whole), "00003": b""}
+    for name, content in contents.items():
+        (shards / f"{name}.tar").write_bytes(content)
+
+    words = ["train-dvae", "dvae/tiny", "--data", shards, "--run", tmp_path / "run", *TINY]
+    refused = dalle(*words, "--dry-run")
+    assert refused.code == 1 and not (tmp_path / "run").exists()
+    assert "17 of 24 samples are lost, more than `data.max_bad_share` allows: 2" in refused.err
+    assert "--set data.max_bad_share=0.71" in refused.err
+    assert dalle(*words, "--set", "data.max_bad_share=0.71", "--dry-run").code == 0
+
+
+def test_a_few_lost_samples_are_trained_without(make_pairs: Callable, tmp_path: Path) -> None:
+    folder = make_pairs(tmp_path / "birds", 18)
+    for number in range(2):
+        (folder / f"other-{number}.tiff").touch()
+    assert opened(folder).training.source.n_lost == 2
+    (folder / "one-more.tiff").touch()
+    with pytest.raises(DalleError, match="3 of 21 samples are lost"):
+        opened(folder)
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "latin-1"])
+def test_captions_of_another_encoding_are_told_as_such(
+    encoding: str, make_pairs: Callable, tmp_path: Path
+) -> None:
+    folder = make_pairs(tmp_path / "birds", 8)
+    for file in folder.glob("*.txt"):
+        file.write_bytes(("ü" if encoding == "latin-1" else "红").encode(encoding))
+    with pytest.raises(DalleError, match="not one usable caption in") as caught:
+        list(opened(folder, captions_required=True).training.captions())
+    assert caught.value.hint.startswith("7 x caption is not UTF-8 (00")
+    assert "iconv -f GBK -t UTF-8" in caught.value.hint
+
+
+def test_captions_are_chosen_evenly_where_a_few_suffice(pairs: Path) -> None:
+    training = opened(pairs).training
+    everything = list(training.captions())
+    assert list(training.captions(len(everything))) == everything
+    middle = everything[(len(everything) - 1) // 2]
+    assert list(training.captions(3)) == [everything[0], middle, everything[-1]]
 
 
 def test_held_out_data_may_be_named_for_several_sources(pairs: Path, rings: Path) -> None:

@@ -1,5 +1,6 @@
 """`dalle data check`: reads and decodes every sample before training does."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,6 +10,7 @@ from dalle_cli.data.sources import Columns, TokenSource, describe_unread, open_d
 from dalle_cli.errors import DalleError
 
 MOST_SHOWN = 20
+USUAL_BAD_SHARE = 0.05  # `data.max_bad_share` of the shipped recipes, but for the tiny ones
 
 
 def run_data_check(
@@ -16,11 +18,12 @@ def run_data_check(
 ) -> None:
     """Read and decode everything; results are counts, sizes, and each bad sample with its reason.
 
-    Raises DalleError if no sample is usable.
+    Raises DalleError if no sample is usable, or, after the results, if training would stop because
+    too many are bad.
     """
     columns = Columns(image_column, caption_column)
     source = open_dataset(spec, captions_required=False, tokens_allowed=True, columns=columns)
-    findings = DatasetFindings(bad=list(source.problems))
+    findings = DatasetFindings(n_bad=source.n_lost, bad=list(source.problems))
     with terminal.progress(len(source), 0, "sample") as line:
         for index in range(len(source)):
             findings.add(source, index)
@@ -33,6 +36,22 @@ def run_data_check(
         raise DalleError(f"not one usable sample in {spec}", reasons)
     facts = findings.facts(spec, source)
     terminal.result(_text(facts), facts)
+    _check_share(findings)
+
+
+def _check_share(findings: DatasetFindings) -> None:
+    """Raise DalleError if more samples are bad than the shipped recipes allow."""
+    share, models = findings.bad_share, "training"
+    if share <= USUAL_BAD_SHARE:
+        share, models = findings.bad_share_with_captions, "training on captions"
+    if share > USUAL_BAD_SHARE:
+        # of the samples that train, if none of the bad ones is among the tenth that is held out
+        enough = min(math.ceil(112 * share) / 100, 0.99)
+        raise DalleError(
+            f"{models} would stop: {share:.1%} of the samples are bad, and the shipped recipes "
+            f"allow {USUAL_BAD_SHARE:.0%}",
+            f"mend them, or train without them: `--set data.max_bad_share={enough:g}`",
+        )
 
 
 def _text(facts: dict[str, Any]) -> str:
@@ -45,12 +64,13 @@ def _text(facts: dict[str, Any]) -> str:
         f"captions        {facts['captions']:,}, the longest {longest}",
         *(_token_lines(facts) if "copies" in facts else _size_lines(facts)),
         *([f"not read        {describe_unread(unread)}"] if unread else []),
-        f"bad             {len(facts['bad']):,}",
+        f"bad             {facts['bad_samples']:,}, {facts['bad_share']:.1%} of all samples",
     ]
 
     lines += _first(f"{problem['where']}: {problem['reason']}" for problem in facts["bad"])
     if captionless:
-        lines.append(f"no caption      {len(captionless):,}: missing, empty or not UTF-8")
+        faults = [f"{n:,} x {reason}" for reason, n in facts["caption_faults"].items()]
+        lines.append(f"no caption      {len(captionless):,}: {', '.join(faults)}")
         lines += _first(captionless)
     return "\n".join(lines)
 

@@ -1,22 +1,17 @@
 """`dalle data encode`: encodes captioned pictures, so that training need not run the dVAE."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from dalle_cli.commands.data.token_encoding import TokenEncoder
+from dalle_cli.commands.data.token_folder import write_missing
 from dalle_cli.console import Terminal
+from dalle_cli.data.images import DECODING_VERSION
 from dalle_cli.data.preprocessing import EncodingPreprocessing
 from dalle_cli.data.sources import Columns, open_dataset
-from dalle_cli.data.token_shards import (
-    SHARD_SAMPLES,
-    Encoding,
-    shard_path,
-    write_record,
-    write_shard,
-)
+from dalle_cli.data.token_shards import Encoding, write_record
 from dalle_cli.errors import printable
 from dalle_cli.loading import dvae_checksum, load_dvae_encoder
 from dalle_cli.recipe import fitting_transformer
@@ -64,18 +59,23 @@ def run_data_encode(options: EncodeOptions, terminal: Terminal) -> None:
         grid_size=dvae.grid_size,
         vocab_size=dvae.vocab_size,
         copies=options.copies,
+        decoding=DECODING_VERSION,
     )
     job = {"command": "data encode", "data": source.fingerprint(), **encoding.model_dump()}
 
-    starts = range(0, len(source), SHARD_SAMPLES)
-    shards = [range(len(source))[start : start + SHARD_SAMPLES] for start in starts]
     preprocessing = EncodingPreprocessing(dvae.image_size, options.copies)
     encoder = TokenEncoder(
         source=source, dvae=dvae, preprocessing=preprocessing, batch_size=options.batch_size
     )
     with folder.writing(job), explain_out_of_memory():
-        _write_missing(shards, encoder, options=options, encoding=encoding, terminal=terminal)
-        record = write_record(options.out, encoding, n_shards=len(shards), problems=source.problems)
+        n_shards = write_missing(options.out, encoder, encoding, terminal)
+        record = write_record(
+            options.out,
+            encoding,
+            n_shards=n_shards,
+            problems=source.problems,
+            n_lost=source.n_lost,
+        )
 
     terminal.say(f"{record.samples:,} samples encoded, {len(record.bad):,} bad ones left out")
     fitting = fitting_transformer(encoding.grid_size, encoding.vocab_size)
@@ -88,32 +88,3 @@ def run_data_encode(options: EncodeOptions, terminal: Terminal) -> None:
         "bad": len(record.bad),
     }
     terminal.result(str(options.out), facts)
-
-
-def _write_missing(
-    shards: list[range],
-    encoder: TokenEncoder,
-    *,
-    options: EncodeOptions,
-    encoding: Encoding,
-    terminal: Terminal,
-) -> None:
-    """Encode and write the shards that the folder lacks; a shard is a range of samples."""
-    paths = {shard_path(options.out, number): shard for number, shard in enumerate(shards)}
-    missing = {path: shard for path, shard in paths.items() if not path.is_file()}
-    n_samples = sum(map(len, shards))
-    n_done = n_samples - sum(map(len, missing.values()))
-
-    mib = math.prod(encoding.shape(n_samples)) * encoding.dtype.itemsize / 2**20
-    done = f"; {n_done:,} samples are there already" if n_done else ""
-    terminal.say(
-        f"writing {options.out}: {n_samples:,} samples of {1 + options.copies} crops, "
-        f"{mib:.1f} MiB{done}"
-    )
-
-    with terminal.progress(n_samples, n_done, "sample") as line:
-        for path, shard in missing.items():
-            samples, bad = encoder.encode(shard, line.advance)
-            for key, reason in bad:
-                terminal.warn(f"skipped {printable(key)}: {reason}")
-            write_shard(path, encoding, samples=samples, bad=bad)

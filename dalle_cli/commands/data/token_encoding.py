@@ -4,9 +4,12 @@ Crops are cut in threads, a batch ahead of the discrete VAE. Axes: N samples, C 
 I image positions.
 """
 
+import hashlib
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,10 +17,29 @@ import torch
 from dalle_cli.data.images import BadSample
 from dalle_cli.data.loader import read_sample
 from dalle_cli.data.preprocessing import EncodingPreprocessing
-from dalle_cli.data.sources import Problem, Source
+from dalle_cli.data.sources import Problem, Sample, Source
 from dalle_cli.data.token_shards import EncodedSample
 from dalle_cli.models.dvae import DVAEEncoder
 from dalle_cli.scoring.embeddings import prefetch
+
+
+class CheckedSample(NamedTuple):
+    """A sample, or the problem that it has instead, and the checksum of what was read."""
+
+    sample: Sample | None
+    problem: str
+    checksum: bytes
+
+
+def read_checked(source: Source, index: int) -> CheckedSample:
+    """Read a sample, and hash its captions and its picture."""
+    try:
+        sample = read_sample(source, index)
+    except BadSample as fault:
+        return CheckedSample(None, fault.reason, hashlib.sha256(fault.reason.encode()).digest())
+    digest = hashlib.sha256(json.dumps(sample.captions).encode() + b"\n")
+    digest.update(sample.image)
+    return CheckedSample(sample, "", digest.digest())
 
 
 @dataclass(frozen=True)
@@ -27,6 +49,7 @@ class _CroppedSample:
     key: str
     captions: list[str]
     crops: np.ndarray
+    checksum: bytes
     problem: str | None = None
 
 
@@ -44,29 +67,36 @@ class TokenEncoder:
 
     def encode(
         self, indices: range, advance: Callable[[], None]
-    ) -> tuple[list[EncodedSample], list[Problem]]:
-        """Encode samples of the source; returns them, and the bad ones as (key, reason).
+    ) -> tuple[list[EncodedSample], list[Problem], np.ndarray]:
+        """Encode samples of the source.
 
         advance  called once for each sample
+        returns  the samples, the bad ones as (key, reason), and the checksums of all, uint8 [M, 32]
         """
         samples: list[EncodedSample] = []
         bad: list[Problem] = []
+        checksums = b""
         with ThreadPoolExecutor() as pool:
             for batch in prefetch(self._crop, indices, pool=pool, batch_size=self.batch_size):
                 bad += [(crop.key, crop.problem) for crop in batch if crop.problem is not None]
                 samples += self._encode_batch([crop for crop in batch if crop.problem is None])
+                checksums += b"".join(crop.checksum for crop in batch)
                 for _ in batch:
                     advance()
-        return samples, bad
+        return samples, bad, np.frombuffer(checksums, np.uint8).reshape(-1, 32)
 
     def _crop(self, index: int) -> _CroppedSample:
-        try:
-            sample = read_sample(self.source, index)
-            crops = self.preprocessing(sample, index)
-        except BadSample as problem:
-            key, nothing = self.source.key(index), np.empty(0, np.uint8)
-            return _CroppedSample(key, captions=[], crops=nothing, problem=problem.reason)
-        return _CroppedSample(sample.key, sample.captions, crops)
+        read = read_checked(self.source, index)
+        problem = read.problem
+        if read.sample is not None:
+            try:
+                crops = self.preprocessing(read.sample, index)
+                return _CroppedSample(read.sample.key, read.sample.captions, crops, read.checksum)
+            except BadSample as fault:
+                problem = fault.reason
+        return _CroppedSample(
+            self.source.key(index), [], np.empty(0, np.uint8), read.checksum, problem=problem
+        )
 
     @torch.inference_mode()
     def _encode_batch(self, samples: list[_CroppedSample]) -> list[EncodedSample]:

@@ -10,7 +10,11 @@ from dalle_cli.runtime.signals import stopped_at_once
 from dalle_cli.training.run import TrainOptions, open_run
 from dalle_cli.training.setup import clip_setup
 from dalle_cli.training.tasks.initial_weights import start_from
-from dalle_cli.training.tasks.tokenizer_choice import choose_tokenizer, keep_tokenizer
+from dalle_cli.training.tasks.tokenizer_choice import (
+    choose_tokenizer,
+    keep_tokenizer,
+    warn_of_cut_captions,
+)
 
 
 def run_train_clip(
@@ -33,6 +37,7 @@ def _train(
     run = open_run(recipe, options, terminal=terminal, world=world, captions_required=True)
     run.describe(dry_run=options.dry_run)
     tokenizer = choose_tokenizer(run, recipe.tokenizer, tokenizer_file)
+    warn_of_cut_captions(run, tokenizer, recipe.model.text_len - 2)
     setup = clip_setup(run.recipe, precision=run.precision, world=world, tokenizer=tokenizer)
     if options.dry_run:
         run.report_forecast(setup)

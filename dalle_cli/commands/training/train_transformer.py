@@ -25,6 +25,7 @@ from dalle_cli.training.tasks.tokenizer_choice import (
     choose_tokenizer,
     keep_known_words,
     keep_tokenizer,
+    warn_of_cut_captions,
 )
 
 
@@ -71,6 +72,7 @@ def _train(
     dvae = load_frozen_dvae(inputs.dvae, recipe.model, run.data.sources)
     run.describe(dry_run=options.dry_run)
     tokenizer = choose_tokenizer(run, recipe.tokenizer, inputs.tokenizer)
+    warn_of_cut_captions(run, tokenizer, recipe.model.text_len - 1)
     prepare_for_inference(dvae, precision=run.precision, device=world.device)
     setup = transformer_setup(
         run.recipe,

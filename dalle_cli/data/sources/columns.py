@@ -44,6 +44,8 @@ CAPTION_COLUMNS = (
     "labels",
     "label",
 )
+URL_COLUMNS = ("url", "image_url", "img_url", "image_link", "link", "src")
+DOWNLOAD = "download the pictures first, as with img2dataset"
 
 
 @dataclass(frozen=True)
@@ -53,19 +55,30 @@ class Columns:
     image: str | None = None
     caption: str | None = None
 
+    def find_images(self, names: Iterable[object]) -> list[str]:
+        """Return the columns that may hold pictures, the likeliest first."""
+        return _find(names, self.image, IMAGE_COLUMNS)
+
+    def find_captions(self, names: Iterable[object]) -> list[str]:
+        """Return the columns that may hold captions, the likeliest first."""
+        return _find(names, self.caption, CAPTION_COLUMNS)
+
     def find_image(self, names: Iterable[object]) -> str | None:
         """Return the column of the pictures, or None."""
-        return _find(names, self.image, IMAGE_COLUMNS)
+        return next(iter(self.find_images(names)), None)
 
     def find_caption(self, names: Iterable[object]) -> str | None:
         """Return the column of the captions, or None."""
-        return _find(names, self.caption, CAPTION_COLUMNS)
+        return next(iter(self.find_captions(names)), None)
 
     def image_missing(self, names: Iterable[object], table: str) -> DalleError:
         """Build the error for a table in which no column holds pictures."""
         found = [name for name in names if isinstance(name, str)]
-        example = _closest(found, self.image, IMAGE_COLUMNS) or next(iter(found), "NAME")
         what = "with pictures" if self.image is None else f"`{self.image}`"
+        if addresses := _find(found, None, URL_COLUMNS):
+            message = printable(f"no column {what} in {table}, but addresses in `{addresses[0]}`")
+            return DalleError(message, DOWNLOAD)
+        example = _closest(found, self.image, IMAGE_COLUMNS) or next(iter(found), "NAME")
         return _missing(what, f"--image-column {example}", found=found, table=table)
 
     def caption_missing(self, names: Iterable[object], table: str) -> DalleError:
@@ -78,24 +91,27 @@ class Columns:
         return _missing(what, f"--caption-column {example}", found=found, table=table)
 
 
-def captions_in(row: dict, column: str | None) -> list[str]:
-    """Return the captions in a column of a row: none, one text, or a list of texts.
+def captions_in(row: dict, columns: Iterable[str]) -> list[str]:
+    """Return the captions in the first column of a row that has any: a text, or a list of texts.
 
-    Raises BadSample for anything else.
+    Raises BadSample if it holds anything else.
     """
-    captions = None if column is None else row.get(column)
-    captions = [captions] if isinstance(captions, str) else captions or []
-    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-        raise BadSample(f"`{printable(str(column))}` must be text or a list of texts")
-    return captions
+    for column in columns:
+        captions = row.get(column)
+        captions = [captions] if isinstance(captions, str) else captions or []
+        if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
+            raise BadSample(f"`{printable(column)}` must be text or a list of texts")
+        if any(text.strip() for text in captions):
+            return captions
+    return []
 
 
-def _find(names: Iterable[object], chosen: str | None, known: tuple[str, ...]) -> str | None:
+def _find(names: Iterable[object], chosen: str | None, known: tuple[str, ...]) -> list[str]:
     texts = [name for name in names if isinstance(name, str)]
     if chosen is not None:
-        return chosen if chosen in texts else None
+        return [chosen] if chosen in texts else []
     by_lower_case = {name.lower(): name for name in reversed(texts)}
-    return next((by_lower_case[name] for name in known if name in by_lower_case), None)
+    return [by_lower_case[name] for name in known if name in by_lower_case]
 
 
 def _closest(names: list[str], chosen: str | None, known: tuple[str, ...]) -> str | None:

@@ -38,6 +38,7 @@ class MixedSource:
         self._ends = np.cumsum([len(source) for source in sources])
 
         self.problems: list[Problem] = [p for source in sources for p in source.problems]
+        self.n_lost = sum(source.n_lost for source in sources)
         unread: Counter[str] = Counter()
         for source in sources:
             unread.update(source.unread)

@@ -2,14 +2,19 @@
 
 import glob
 import os
+import shlex
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 
 from dalle_cli.data.sources.captions import NO_CAPTION
 from dalle_cli.data.sources.columns import Columns
-from dalle_cli.data.sources.folder import FolderSource, is_tar, list_files
-from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES, UNSUPPORTED_SUFFIXES, split_name
+from dalle_cli.data.sources.file_names import (
+    PICTURE_SUFFIXES,
+    UNSUPPORTED_SUFFIXES,
+    describe_unread,
+    split_name,
+)
+from dalle_cli.data.sources.folder import FolderSource, is_tar, list_files, pictures_by_content
 from dalle_cli.data.sources.paths import expand_files
 from dalle_cli.data.sources.shards import ShardSource
 from dalle_cli.data.sources.source import Source
@@ -17,19 +22,18 @@ from dalle_cli.data.sources.tabular.coco import open_coco
 from dalle_cli.data.sources.tabular.hub_dataset import HUB_PREFIX, open_hub
 from dalle_cli.data.sources.tabular.image_folder import metadata_files, open_image_folder
 from dalle_cli.data.sources.tabular.manifest import open_manifest
-from dalle_cli.data.sources.tabular.parquet import is_parquet, open_parquet
+from dalle_cli.data.sources.tabular.parquet import holds_pictures, is_parquet, open_parquet
 from dalle_cli.data.sources.tokens import TokenSource
-from dalle_cli.data.tables import TABLE_SUFFIXES
+from dalle_cli.data.tables import TABLE_SUFFIXES, is_list
 from dalle_cli.data.token_shards import is_encoded
 from dalle_cli.errors import DalleError, UsageError, printable
 
 LAYOUTS = (
     "a folder of pictures (001.jpg) with captions in files of the same names (001.txt, .caption or"
     " .json) or in metadata.csv or .jsonl, tar shards (one.tar, 'all-*.tar',"
-    " 'train-{0000..0041}.tar'), a .csv or .jsonl manifest, COCO's captions .json, .parquet files,"
-    " or hf:owner/name"
+    " 'train-{0000..0041}.tar'), a .csv, .tsv, .jsonl, .ndjson or .json manifest, COCO's captions"
+    " .json, .parquet files, or hf:owner/name"
 )
-MOST_COUNTED = 6  # kinds of files that are not read
 
 
 def open_dataset(
@@ -66,14 +70,6 @@ def open_dataset(
     return source
 
 
-def describe_unread(unread: Mapping[str, int]) -> str:
-    """Describe the numbers of files that a source holds but does not read, by suffix."""
-    counts = list(unread.items())
-    parts = [f"{n:,} {printable(suffix)}" for suffix, n in counts[:MOST_COUNTED]]
-    n_more = sum(n for _, n in counts[MOST_COUNTED:])
-    return ", ".join([*parts, f"{n_more:,} others"] if n_more else parts)
-
-
 def _open_tokens(folder: str, *, are_allowed: bool) -> TokenSource:
     if not are_allowed:
         raise UsageError(
@@ -88,10 +84,10 @@ def _open_pictures(spec: str, columns: Columns, *, captions_required: bool) -> S
         return _open_folder(spec, columns, captions_required=captions_required)
     if spec.startswith(HUB_PREFIX) and not os.path.exists(spec):
         return open_hub(spec, columns=columns, captions_required=captions_required)
+    if os.path.isfile(spec) and spec.lower().endswith(".json") and not is_list(spec):
+        return open_coco(spec, captions_required=captions_required)
     if os.path.isfile(spec) and spec.lower().endswith(TABLE_SUFFIXES):
         return open_manifest(spec, columns=columns, captions_required=captions_required)
-    if os.path.isfile(spec) and spec.lower().endswith(".json"):
-        return open_coco(spec, captions_required=captions_required)
 
     files = expand_files(spec)
     if shards := [file for file in files if is_tar(file)]:
@@ -102,7 +98,11 @@ def _open_pictures(spec: str, columns: Columns, *, captions_required: bool) -> S
 
 
 def _open_folder(folder: str, columns: Columns, *, captions_required: bool) -> Source:
-    """Open a folder with metadata, pictures, shards or parquet files, looked for in this order."""
+    """Open a folder with metadata, shards, parquet files or pictures, looked for in this order.
+
+    Raises UsageError for loose pictures beside others that are in shards or parquet files: which of
+    them are the data cannot be told, and a stray picture must not take the place of thousands.
+    """
     files, skipped = list_files(folder)
     if metadata_files(files):
         return open_image_folder(
@@ -110,15 +110,39 @@ def _open_folder(folder: str, columns: Columns, *, captions_required: bool) -> S
         )
 
     paths = [os.path.join(folder, *file.split("/")) for file in files]
-    has_pictures = any(split_name(file)[1] in PICTURE_SUFFIXES for file in files)
+    by_content = pictures_by_content(folder, files)
+    pictures = [
+        path
+        for file, path in zip(files, paths, strict=True)
+        if split_name(file)[1] in PICTURE_SUFFIXES or file in by_content
+    ]
     shards = [path for path in paths if is_tar(path)]
     tables = [path for path in paths if is_parquet(path)]
-    if shards and not has_pictures:
+    if pictures and (shards or (tables and holds_pictures(tables[0], columns))):
+        raise _ambiguous(folder, shards or tables, pictures)
+    if shards:
         return ShardSource(folder, shards, columns=columns, captions_required=captions_required)
-    if tables and not has_pictures:
+    if tables and not pictures:
         return open_parquet(folder, tables, columns=columns, captions_required=captions_required)
     return FolderSource(
-        folder, files, skipped=skipped, columns=columns, captions_required=captions_required
+        folder,
+        files,
+        skipped=skipped,
+        pictures=by_content,
+        columns=columns,
+        captions_required=captions_required,
+    )
+
+
+def _ambiguous(folder: str, shards: list[str], pictures: list[str]) -> UsageError:
+    suffix = os.path.splitext(shards[0])[1].lower()
+    is_below = any(os.path.dirname(shard) != folder.rstrip(os.sep) for shard in shards)
+    pattern = os.path.join(folder, "**" if is_below else "", f"*{suffix}")
+    return UsageError(
+        f"{printable(folder)} holds both {suffix} files ({len(shards):,}) and loose pictures "
+        f"({len(pictures):,}), such as {printable(pictures[0])}: which are the data?",
+        f"name the {suffix} files alone: {shlex.quote(printable(pattern))}; "
+        "or keep the pictures in a folder without them",
     )
 
 
@@ -133,8 +157,11 @@ def _not_a_dataset(spec: str) -> DalleError:
 def _nothing_usable(source: Source, *, captions_required: bool) -> DalleError:
     kind = "captioned pictures" if captions_required else "pictures"
     message = f"no {kind} in {printable(source.name)}"
-    counts = Counter(reason for _, reason in source.problems)
-    example = {reason: where for where, reason in reversed(source.problems)}
+    counts = Counter(reason.partition(": ")[0] for _, reason in source.problems)
+    example = {
+        reason.partition(": ")[0]: f"{where}{reason[len(reason.partition(': ')[0]) :]}"
+        for where, reason in reversed(source.problems)
+    }
 
     if list(counts) == [NO_CAPTION] and isinstance(source, FolderSource):
         picture = example[NO_CAPTION]
@@ -147,7 +174,7 @@ def _nothing_usable(source: Source, *, captions_required: bool) -> DalleError:
     found = "; ".join([unread, *reasons] if unread else reasons)
     found = found or "nothing that could be a sample"
     convert = (
-        "; convert them to JPEG, PNG, WebP or GIF"
+        "; convert them to JPEG, PNG, WebP or GIF, as with `magick mogrify -format png *.bmp`"
         if any(suffix in UNSUPPORTED_SUFFIXES for suffix in source.unread)
         else ""
     )
@@ -156,5 +183,5 @@ def _nothing_usable(source: Source, *, captions_required: bool) -> DalleError:
 
 
 def _advice_on_tables(source: Source) -> str:
-    tables = [s for s in source.unread if s in (*TABLE_SUFFIXES, ".json", ".parquet")]
+    tables = [s for s in source.unread if s in (*TABLE_SUFFIXES, ".parquet")]
     return f"; to read the {tables[0]} file, name it instead of the folder" if tables else ""

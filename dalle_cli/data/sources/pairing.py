@@ -1,68 +1,91 @@
 """Pairing pictures with captions by their names alone.
 
-A key is a name without its suffix, including folders (`birds/001` for `birds/001.jpg`), so equal
-file names in different folders never meet. Of two pictures with one key, the first suffix in
-`PICTURE_SUFFIXES` wins, and of two caption files the first in `CAPTION_SUFFIXES`. Hidden files and
-files `__like_this__` are not samples.
+Files of one key belong together; equal file names in different folders never meet. Of two pictures
+with one key, the first suffix in `PICTURE_SUFFIXES` wins, and of two caption files the first in
+`CAPTION_SUFFIXES`. A picture without a caption of its key takes one of its whole name
+(`001.jpg.txt`), or else of its name before the first dot (`001.outputs.txt`, or `001.0.txt` and
+`001.1.txt`), if no other picture has that. Hidden files, files `__like_this__` and what systems put
+beside people's files are not samples.
 """
 
 import posixpath
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from dalle_cli.data.images import Problem
-from dalle_cli.data.sources.captions import JSON_SUFFIX, NO_CAPTION
-
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
-CAPTION_SUFFIXES = (".txt", ".caption", JSON_SUFFIX)
-UNSUPPORTED_SUFFIXES = (
-    ".avif",
-    ".bmp",
-    ".heic",
-    ".heif",
-    ".jp2",
-    ".jxl",
-    ".ppm",
-    ".svg",
-    ".tif",
-    ".tiff",
+from dalle_cli.data.sources.captions import NO_CAPTION
+from dalle_cli.data.sources.file_names import (
+    CAPTION_SUFFIXES,
+    JSON_SUFFIX,
+    PICTURE_SUFFIXES,
+    UNSUPPORTED_SUFFIXES,
+    split_name,
 )
-_KNOWN_SUFFIXES = {*PICTURE_SUFFIXES, *CAPTION_SUFFIXES, *UNSUPPORTED_SUFFIXES}
+
+UNSUPPORTED = "unsupported picture format"
+UNKNOWN_SUFFIX = "unknown suffix or none, not read"
+NOT_REGULAR = "not a regular file"
+_NO_SUFFIX = "none"
+_PICTURES = (*PICTURE_SUFFIXES, _NO_SUFFIX)
 
 
 class Pair(NamedTuple):
-    """One sample, as the names of its two files."""
+    """One sample, as the names of its files; a picture has several captions by exception."""
 
     key: str
     picture: str
-    caption: str | None
+    captions: tuple[str, ...]
 
 
-def split_name(name: str) -> tuple[str, str]:
-    """Split a name into its key and its suffix in lower case, "" for irrelevant files."""
-    key, suffix = posixpath.splitext(name)
-    stem = posixpath.basename(key)
-    is_ignored = stem.startswith(".") or (stem.startswith("__") and stem.endswith("__"))
-    suffix = suffix.lower()
-    return key, suffix if suffix in _KNOWN_SUFFIXES and not is_ignored else ""
+_Files = dict[str, str]  # names of one key, by suffix
 
 
-def count_unread(names: Iterable[str], pairs: Iterable[Pair]) -> dict[str, int]:
-    """Count by suffix the files that are neither pictures of a known format nor caption files."""
-    keys = {pair.key for pair in pairs}
-    counts: Counter[str] = Counter()
-    for name in names:
-        key, suffix = split_name(name)
-        is_sidecar = suffix in CAPTION_SUFFIXES and (suffix != JSON_SUFFIX or key in keys)
-        if suffix not in PICTURE_SUFFIXES and not is_sidecar:
-            counts[posixpath.splitext(name)[1].lower() or "no suffix"] += 1
-    return dict(counts.most_common())
+def pair_up(
+    names: Collection[str], *, captions_required: bool, pictures: Collection[str] = ()
+) -> tuple[list[Pair], list[Problem]]:
+    """Pair pictures with captions, in the order in which their keys first appear.
+
+    pictures  those of the names that have no suffix and are pictures by their content
+
+    Also returns the files left over. Names use "/". A name that appears again, or that differs only
+    in the case of its suffix, is left over.
+    """
+    groups, problems = _group(names, pictures)
+    lone = {
+        key: files[suffix]
+        for key, files in groups.items()
+        if (suffix := _first(files, CAPTION_SUFFIXES)) and not files.keys() - CAPTION_SUFFIXES
+    }
+    adopted = _adopt(groups, lone) if lone else {}
+    used = {caption for captions in adopted.values() for caption in captions}
+    strangers = _strangers(names, lone, pictures) if lone else {}
+
+    pairs = []
+    for key, files in groups.items():
+        if key not in lone:
+            pair, left_over = _pair(key, files, adopted.get(key, ()), is_strict=captions_required)
+            pairs += [pair] if pair else []
+            problems += left_over
+        elif key in strangers and lone[key] not in used:
+            problems.append((strangers[key], UNKNOWN_SUFFIX))
+        elif lone[key] not in used and list(files) != [JSON_SUFFIX]:  # which may be anything
+            problems.append((lone[key], "caption without picture"))
+    return pairs, problems
+
+
+def count_lost(problems: Iterable[Problem]) -> int:
+    """Count the pictures that are left out because they cannot be read."""
+    return sum(
+        reason in (UNSUPPORTED, UNKNOWN_SUFFIX)
+        or (reason == NOT_REGULAR and split_name(name)[1] in PICTURE_SUFFIXES)
+        for name, reason in problems
+    )
 
 
 def caption_suffixes(pairs: Iterable[Pair]) -> set[str]:
     """Return the suffixes of the pairs' caption files."""
-    return {split_name(pair.caption)[1] for pair in pairs if pair.caption is not None}
+    return {split_name(caption)[1] for pair in pairs for caption in pair.captions}
 
 
 def describe_captions(suffixes: set[str]) -> str:
@@ -71,48 +94,94 @@ def describe_captions(suffixes: set[str]) -> str:
     return f"with {' and '.join(found)} captions" if found else "without captions"
 
 
-def pair_up(names: Iterable[str], *, captions_required: bool) -> tuple[list[Pair], list[Problem]]:
-    """Pair pictures with captions, in the order in which their keys first appear.
-
-    Also returns the files left over. Names use "/". A name that appears again, or that differs only
-    in the case of its suffix, is left over.
-    """
-    files_of_key: dict[str, dict[str, str]] = {}
+def _group(
+    names: Iterable[str], pictures: Collection[str]
+) -> tuple[dict[str, _Files], list[Problem]]:
+    groups: dict[str, _Files] = {}
     problems = []
     for name in names:
-        key, suffix = split_name(name)
+        key, suffix = (name, _NO_SUFFIX) if name in pictures else split_name(name)
         if not suffix:
             continue
-        files = files_of_key.setdefault(key, {})
+        files = groups.setdefault(key, {})
         if suffix in files:
             problems.append((name, "duplicate: the first file of this name is used"))
         else:
             files[suffix] = name
+    return groups, problems
 
-    pairs = []
-    for key, files in files_of_key.items():
-        pair, left_over = _pair(key, files, captions_required=captions_required)
-        pairs += [pair] if pair else []
-        problems += left_over
-    return pairs, problems
+
+def _first(files: _Files, suffixes: Iterable[str]) -> str | None:
+    return next((suffix for suffix in suffixes if suffix in files), None)
+
+
+def _adopt(groups: dict[str, _Files], lone: dict[str, str]) -> dict[str, tuple[str, ...]]:
+    """Return captions of other keys for pictures without one of their key.
+
+    lone  captions without a picture of their key
+    """
+    n_pictures = Counter(
+        _stem(key) for key, files in groups.items() if _first(files, _PICTURES) is not None
+    )
+    lone_of_stem: dict[str, list[str]] = {}
+    for key, caption in lone.items():
+        if not caption.lower().endswith(JSON_SUFFIX):
+            lone_of_stem.setdefault(_stem(key), []).append(key)
+
+    adopted: dict[str, tuple[str, ...]] = {}
+    for key, files in groups.items():
+        picture, stem = _first(files, _PICTURES), _stem(key)
+        if picture is None or _first(files, CAPTION_SUFFIXES) is not None:
+            continue
+        if files[picture] in lone:
+            adopted[key] = (lone[files[picture]],)
+        elif n_pictures[stem] == 1:
+            keys = _same_or_numbered(lone_of_stem.get(stem, []), stem)
+            adopted[key] = tuple(lone[other] for other in keys)
+    return adopted
+
+
+def _stem(key: str) -> str:
+    """Return a key up to the first dot of its last part."""
+    folder, slash, name = key.rpartition("/")
+    return f"{folder}{slash}{name.partition('.')[0]}"
+
+
+def _same_or_numbered(keys: list[str], stem: str) -> list[str]:
+    """Return the only key, or all if they differ in a number alone, in the order of the numbers."""
+    if len(keys) < 2:
+        return keys
+    numbers = {key: key[len(stem) + 1 :] for key in keys}
+    if not all(number.isdecimal() for number in numbers.values()):
+        return []
+    return sorted(keys, key=lambda key: int(numbers[key]))
+
+
+def _strangers(
+    names: Iterable[str], lone: dict[str, str], pictures: Collection[str]
+) -> dict[str, str]:
+    """Return, for captions without a picture, a file of their key that is not known as one."""
+    found = {}
+    for name in names:
+        key = posixpath.splitext(name)[0]
+        if key in lone and not split_name(name)[1] and name not in pictures:
+            found[key] = name
+    return found
 
 
 def _pair(
-    key: str, files: dict[str, str], *, captions_required: bool
+    key: str, files: _Files, adopted: tuple[str, ...], *, is_strict: bool
 ) -> tuple[Pair | None, list[Problem]]:
-    caption = next((files[suffix] for suffix in CAPTION_SUFFIXES if suffix in files), None)
-    pictures = [files[suffix] for suffix in PICTURE_SUFFIXES if suffix in files]
+    suffix = _first(files, CAPTION_SUFFIXES)
+    captions = adopted if suffix is None else (files[suffix],)
+    pictures = [files[suffix] for suffix in _PICTURES if suffix in files]
     unsupported = [files[suffix] for suffix in UNSUPPORTED_SUFFIXES if suffix in files]
-
     if not pictures:
-        if unsupported:
-            return None, [(name, "unsupported picture format") for name in unsupported]
-        is_other_json = list(files) == [JSON_SUFFIX]  # it may be anything
-        return None, [] if is_other_json else [(caption or key, "caption without picture")]
+        return None, [(name, UNSUPPORTED) for name in unsupported]
 
     left_over = [
         (name, "another picture of this name is used") for name in (pictures + unsupported)[1:]
     ]
-    if caption is None and captions_required:
+    if is_strict and not captions:
         return None, [*left_over, (pictures[0], NO_CAPTION)]
-    return Pair(key, pictures[0], caption), left_over
+    return Pair(key, pictures[0], captions), left_over

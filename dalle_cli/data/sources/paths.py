@@ -7,7 +7,13 @@ from collections.abc import Iterator
 
 from dalle_cli.errors import DalleError, printable
 
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text is a URL, whatever its protocol, rather than a path."""
+    return _ADDRESS.match(text) is not None
 
 
 def expand_files(spec: str) -> list[str]:
@@ -20,6 +26,12 @@ def expand_files(spec: str) -> list[str]:
     if _RANGE.search(spec):
         return _files_of_range(spec)
     return sorted(path for path in glob.glob(spec, recursive=True) if os.path.isfile(path))
+
+
+def missing_file(path: str, folder: str) -> str:
+    """Describe a file that is not there, with the folder that its path is relative to."""
+    place = "" if os.path.isabs(path) else f" in {folder or '.'}"
+    return printable(f"no such file{place}: {path}")
 
 
 def _files_of_range(spec: str) -> list[str]:

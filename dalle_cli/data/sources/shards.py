@@ -16,22 +16,24 @@ from typing import BinaryIO
 
 import numpy as np
 
-from dalle_cli.data.images import Problem
+from dalle_cli.data.images import BadSample, Problem
 from dalle_cli.data.sources.captions import (
-    JSON_SUFFIX,
+    EMPTY_CAPTION,
     NO_CAPTION,
+    captions_or_fault,
     clean_captions,
     parse_captions,
     parse_json_captions,
 )
 from dalle_cli.data.sources.columns import Columns
+from dalle_cli.data.sources.file_names import JSON_SUFFIX, count_unread, split_name
 from dalle_cli.data.sources.pairing import (
+    NOT_REGULAR,
     Pair,
     caption_suffixes,
-    count_unread,
+    count_lost,
     describe_captions,
     pair_up,
-    split_name,
 )
 from dalle_cli.data.sources.source import Sample, fingerprint_of
 from dalle_cli.data.sources.tabular.row_groups import captions_beside
@@ -40,6 +42,7 @@ from dalle_cli.errors import DalleError, printable
 Span = tuple[int, int]  # offset and size of a member's content in its shard, in bytes
 
 _NO_SPAN = (-1, 0)
+NO_MEMBERS = "no members"
 _CUT_OR_DAMAGED = "cut short or damaged after {} members, the rest is lost"
 # What tarfile raises on hostile headers, besides its own errors
 _TAR_ERRORS = (
@@ -65,13 +68,17 @@ class ShardSource:
         self._captions_required = captions_required
         self._keys: list[str] = []
         self._beside: dict[int, str] = {}  # captions of samples, from parquet files
+        self._more: dict[int, list[Span]] = {}  # further captions of samples, which few have
         self._suffixes: set[str] = set()  # of caption files
+        self._damaged: list[int] = []  # the numbers of shards of which a part or all is lost
+        self.n_lost = 0  # of members at first
         counts: Counter[str] = Counter()
 
         # int64 [N, 6]: number of the shard, span of the picture, span of the captions, JSON or not
         self._spans = np.concatenate([self._index(shard, counts) for shard in range(len(paths))])
         self.form = self._describe()
         self.unread = dict(counts.most_common())
+        self.n_lost += self._lost_with_shards()
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -84,28 +91,35 @@ class ShardSource:
         # Opened anew each time, so that processes share no file position
         with open(self._paths[shard], "rb") as file:
             picture = _read(file, offset, size)
-            captions = self._read_captions(file, index)
-        return Sample(self.key(index), picture, captions=captions)
+            captions, fault = self._captions_or_fault(file, index)
+        return Sample(self.key(index), picture, captions=captions, caption_fault=fault)
 
     def captions(self, index: int) -> list[str]:
         with open(self._paths[self._spans[index, 0]], "rb") as file:
-            return self._read_captions(file, index)
+            return self._captions_or_fault(file, index)[0]
 
     def fingerprint(self) -> str:
         sizes = self._spans[:, [2, 4]].tolist()
         return fingerprint_of((key, *pair) for key, pair in zip(self._keys, sizes, strict=True))
 
-    def _read_captions(self, file: BinaryIO, index: int) -> list[str]:
+    def _captions_or_fault(self, file: BinaryIO, index: int) -> tuple[list[str], str]:
+        return captions_or_fault(
+            lambda: self._parse_captions(file, index), required=self._captions_required
+        )
+
+    def _parse_captions(self, file: BinaryIO, index: int) -> list[str]:
         if index in self._beside:
-            return clean_captions([self._beside[index]])
+            captions = clean_captions([self._beside[index]])
+            if not captions:
+                raise BadSample(EMPTY_CAPTION)
+            return captions
         *_, offset, size, is_json = self._spans[index].tolist()
         if offset < 0:
-            return []
-
-        text, required = _read(file, offset, size), self._captions_required
+            raise BadSample(NO_CAPTION)
         if is_json:
-            return parse_json_captions(text, self._columns, required=required)
-        return parse_captions(text, required=required)
+            return parse_json_captions(_read(file, offset, size), self._columns)
+        spans = [(offset, size), *self._more.get(index, [])]
+        return [caption for span in spans for caption in parse_captions(_read(file, *span))]
 
     def _describe(self) -> str:
         kind = "tar shard" if len(self._paths) == 1 else f"{len(self._paths):,} tar shards"
@@ -113,22 +127,37 @@ class ShardSource:
             return f"{kind} with captions from parquet files beside them"
         return f"{kind} of pictures {describe_captions(self._suffixes)}"
 
+    def _lost_with_shards(self) -> int:
+        """Estimate how many samples damaged shards lost: what whole shards hold, at least one."""
+        n_samples = np.bincount(self._spans[:, 0], minlength=len(self._paths))
+        is_whole = np.ones(len(self._paths), bool)
+        is_whole[self._damaged] = False
+        usual = n_samples[is_whole].mean() if is_whole.any() else 0
+        return int(np.maximum(usual - n_samples[self._damaged], 1).round().sum())
+
     def _index(self, shard: int, counts: Counter[str]) -> np.ndarray:
         """Index a shard and count its unread files; returns the rows of `_spans`."""
         path = self._paths[shard]
         members, problems = scan_shard(path)
         names = [name for name, _ in members]
         pairs, unpaired = pair_up(names, captions_required=False)
-        counts.update(count_unread(names, pairs))
+        keys = {key for pair in pairs for key in (pair.key, pair.picture)}
+        counts.update(count_unread(names, keys))
         pairs, captionless = self._find_captions(path, pairs)
 
         # Reversed, so that the first of equal names counts
-        spans: dict[str | None, Span] = {None: _NO_SPAN, **dict(reversed(members))}
-        rows = [
-            (shard, *spans[pair.picture], *spans[pair.caption], _is_json(pair)) for pair in pairs
-        ]
+        spans = dict(reversed(members))
+        rows = []
+        for index, pair in enumerate(pairs, len(self._keys)):
+            caption, *more = [spans[name] for name in pair.captions] or [_NO_SPAN]
+            rows.append((shard, *spans[pair.picture], *caption, _is_json(pair)))
+            if more:
+                self._more[index] = more
 
         self._keys += [pair.key for pair in pairs]
+        self.n_lost += count_lost(problems + unpaired)
+        if any(not name and reason != NO_MEMBERS for name, reason in problems):
+            self._damaged.append(shard)
         self.problems += [
             (printable(f"{path}:{name}" if name else path), reason)
             for name, reason in problems + unpaired + captionless
@@ -141,7 +170,7 @@ class ShardSource:
         self._suffixes |= suffixes
         beside = {} if suffixes else self._captions_beside(path)
 
-        has_caption = [pair.caption or posixpath.basename(pair.key) in beside for pair in pairs]
+        has_caption = [pair.captions or posixpath.basename(pair.key) in beside for pair in pairs]
         usable = [
             pair
             for pair, is_captioned in zip(pairs, has_caption, strict=True)
@@ -168,7 +197,7 @@ class ShardSource:
 
 
 def _is_json(pair: Pair) -> bool:
-    return pair.caption is not None and pair.caption.lower().endswith(JSON_SUFFIX)
+    return any(caption.lower().endswith(JSON_SUFFIX) for caption in pair.captions)
 
 
 def scan_shard(path: str) -> tuple[list[tuple[str, Span]], list[Problem]]:
@@ -199,7 +228,7 @@ def _scan(tar: tarfile.TarFile, length: int) -> tuple[list[tuple[str, Span]], li
             if header.isreg() and not header.issparse():
                 members.append((name, (header.offset_data, header.size)))
             elif split_name(name)[1]:
-                problems.append((name, "not a regular file"))
+                problems.append((name, NOT_REGULAR))
         is_whole = _is_at_end_marker(tar)
     except _TAR_ERRORS:
         is_whole = False
@@ -211,7 +240,7 @@ def _scan(tar: tarfile.TarFile, length: int) -> tuple[list[tuple[str, Span]], li
     if not is_whole:
         problems.append(("", _CUT_OR_DAMAGED.format(len(members))))
     elif not members:
-        problems.append(("", "no members"))
+        problems.append(("", NO_MEMBERS))
     return members, problems
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ class Sample:
     """One picture, still encoded, and its captions.
 
     captions      empty only if the source was opened without requiring them
+    caption_fault  why there are none, or ""
     image_tokens  integers [C, I] in place of the picture, from a folder of tokens: those of the
                   centred crop, then those of the others
     """
@@ -23,6 +24,7 @@ class Sample:
     image: bytes
     captions: list[str]
     image_tokens: np.ndarray | None = None
+    caption_fault: str = field(default="", compare=False)
 
 
 class Source(Protocol):
@@ -32,12 +34,15 @@ class Source(Protocol):
     form      what it was taken for, in words, safe to print
     problems  (where, reason) for everything that indexing left out, safe to print
     unread    the number of files that it holds but does not read, by suffix
+    n_lost    the number of samples that indexing left out although they were to be samples, as far
+              as can be told
     """
 
     name: str
     form: str
     problems: list[Problem]
     unread: dict[str, int]
+    n_lost: int
 
     def __len__(self) -> int: ...
 

@@ -31,6 +31,7 @@ class TokenSource:
                     f"{path} holds {len(shard)} samples instead of {seal.samples}", AGAIN
                 )
         self._ends = np.cumsum([len(shard) for shard in self._shards])
+        self.n_lost = self._record.lost + sum(len(shard.bad) for shard in self._shards)
 
     def __reduce__(self) -> tuple[type["TokenSource"], tuple[str]]:
         return TokenSource, (self.name,)  # another process maps the shards itself

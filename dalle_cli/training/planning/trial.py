@@ -32,6 +32,7 @@ class TokenStandIn:
     def __init__(self, source: Source, *, n_tokens: int, vocab_size: int) -> None:
         self.name, self.form = source.name, source.form
         self.problems, self.unread = source.problems, source.unread
+        self.n_lost = source.n_lost
         self._source = source
         self._n_tokens, self._vocab_size = n_tokens, vocab_size
 

@@ -7,6 +7,8 @@ the embedding, and the words of the new captions get tokens of their own.
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dalle_cli.config import TokenizerTable
 from dalle_cli.data.text.extension import extend_tokenizer
 from dalle_cli.data.text.known_words import KnownWords
@@ -15,6 +17,9 @@ from dalle_cli.errors import UsageError
 from dalle_cli.storage.atomic import atomic_write
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.run import TrainingRun
+
+MOST_MEASURED = 1000  # samples whose captions are measured
+MANY_CUT = 0.01  # of the captions
 
 
 def choose_tokenizer(run: TrainingRun[Any], table: TokenizerTable, given: Path | None) -> Tokenizer:
@@ -49,7 +54,7 @@ def _extend(run: TrainingRun[Any], table: TokenizerTable, earlier: Tokenizer) ->
     """Extend a tokenizer in the main process, for all processes."""
     tokenizer = None
     if run.world.is_main:
-        captions = run.data.training.captions(run.recipe.data.max_bad_share)
+        captions = run.data.training.captions(max_bad_share=run.recipe.data.max_bad_share)
         tokenizer = extend_tokenizer(earlier, captions, table.vocab_size)
     tokenizer = run.world.broadcast(tokenizer)
 
@@ -64,7 +69,7 @@ def _learn(run: TrainingRun[Any], table: TokenizerTable) -> Tokenizer:
     """Learn a tokenizer in the main process, for all processes."""
     tokenizer = None
     if run.world.is_main:
-        captions = run.data.training.captions(run.recipe.data.max_bad_share)
+        captions = run.data.training.captions(max_bad_share=run.recipe.data.max_bad_share)
         tokenizer = learn_merges(captions, table.vocab_size, backend=table.backend)
     tokenizer = run.world.broadcast(tokenizer)
     run.terminal.say(
@@ -72,6 +77,24 @@ def _learn(run: TrainingRun[Any], table: TokenizerTable) -> Tokenizer:
         f"with {tokenizer.learnt_with}; the recipe allows {table.vocab_size:,}"
     )
     return tokenizer
+
+
+def warn_of_cut_captions(run: TrainingRun[Any], tokenizer: Tokenizer, n_fitting: int) -> None:
+    """Warn, before a new run's first update, if many captions have more tokens than fit.
+
+    n_fitting  tokens of a caption that the model reads
+    """
+    if run.checkpoint is not None or not run.world.is_main:
+        return
+    captions = run.data.training.captions(MOST_MEASURED)
+    lengths = np.array([len(tokenizer.encode(caption)) for caption in captions])
+    share = float((lengths > n_fitting).mean())
+    if share >= MANY_CUT:
+        enough = max(int(np.quantile(lengths, 0.99, method="higher")) - n_fitting, 1)
+        run.terminal.warn(
+            f"{share:.0%} of the captions are longer than {n_fitting:,} tokens and are cut\n"
+            f"hint: `--set model.text_len={run.recipe.model.text_len + enough}` holds 99 % of them"
+        )
 
 
 def keep_tokenizer(folder: RunDir, tokenizer: Tokenizer) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dalle_cli.commands.data import encode as data_encode
+from dalle_cli.commands.data import token_folder
 from dalle_cli.data.preprocessing import TransformerPreprocessing
 from dalle_cli.data.shuffling import derive_seed
 from dalle_cli.data.sources import TokenSource, open_dataset
@@ -73,7 +73,7 @@ def train(dvae_run: Path, dalle: Callable, settings: Callable) -> Callable:
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_encode, "SHARD_SAMPLES", 5)
+    monkeypatch.setattr(token_folder, "SHARD_SAMPLES", 5)
 
 
 def write_wide_pairs(folder: Path, n: int) -> Path:
@@ -322,6 +322,43 @@ def test_finished_folder_stays_as_it_is(
     before = tree(own_tokens)
     assert encode(pairs, own_tokens, "--copies", 1).code == 0
     assert tree(own_tokens) == before
+
+
+def test_tokens_of_pictures_that_were_read_otherwise_are_not_taken_for_whole(
+    own_tokens: Path, pairs: Path, encode: Callable, tree: Callable
+) -> None:
+    job = json.loads((own_tokens / "job.json").read_text())
+    del job["decoding"]  # as before ICC profiles were applied
+    (own_tokens / "job.json").write_text(json.dumps(job))
+    before = tree(own_tokens)
+    ended = encode(pairs, own_tokens, "--copies", 1)
+    assert ended.code == 2 and "other decoding" in ended.err
+    assert tree(own_tokens) == before
+
+
+@pytest.mark.parametrize("case", ["caption", "picture", "bad picture"])
+def test_sample_that_changed_at_equal_size_is_told_and_nothing_touched(
+    case: str, tmp_path: Path, encode: Callable, tree: Callable, small_shards: None
+) -> None:
+    data, out = write_wide_pairs(tmp_path / "data", 12), tmp_path / "tokens"
+    (data / "3.png").write_bytes(b"no picture")
+    assert encode(data, out, "--copies", 1).code == 0
+    before = tree(out)
+
+    if case == "caption":
+        (data / "7.txt").write_text("number 7\nNo. 7\n")
+    elif case == "picture":
+        content = bytearray((data / "7.png").read_bytes())
+        content[-20] ^= 1
+        (data / "7.png").write_bytes(content)
+    else:
+        (data / "3.png").write_bytes(b"no  picture"[:10])
+
+    ended = encode(data, out, "--copies", 1)
+    key = "3" if case == "bad picture" else "7"
+    assert ended.code == 2
+    assert f"was encoded from other samples: 1 have changed since, such as {key}" in ended.err
+    assert "encode into a new folder" in ended.err and tree(out) == before
 
 
 @pytest.mark.parametrize("case", ["files", "copies", "data"])

@@ -26,6 +26,8 @@ from dalle_cli.data.sources import Columns, open_dataset
         ),
         (b"word " * 5000, [("word " * 5000).strip()]),
         (b"caption\n" * 1000, ["caption"] * 1000),
+        ("ein grüner Ring\r\n红\r\n".encode("utf-16"), ["ein grüner Ring", "红"]),
+        ("红".encode("utf-32"), ["红"]),
     ],
 )
 def test_caption_file_gives_one_clean_caption_per_line(
@@ -37,14 +39,39 @@ def test_caption_file_gives_one_clean_caption_per_line(
     assert source.captions(0) == source.read(0).captions == expected
 
 
-@pytest.mark.parametrize("content", [b"", b" \n\t\r\n", b"\x00\n", "\ufeff".encode()])
-def test_caption_without_text_is_a_fault_only_where_captions_are_needed(
-    tmp_path: Path, content: bytes
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty caption"),
+        (b" \n\t\r\n", "empty caption"),
+        (b"\x00\n", "empty caption"),
+        ("\ufeff".encode(), "empty caption"),
+        ("".encode("utf-16"), "empty caption"),
+        ("红色的圆".encode("gbk"), "caption is not UTF-8"),
+        ("grün".encode("latin-1"), "caption is not UTF-8"),
+    ],
+)
+def test_unusable_caption_is_a_fault_that_only_captions_needed_raise(
+    tmp_path: Path, content: bytes, reason: str
 ) -> None:
-    folder = write_files(tmp_path, {"a.jpg": b"", "a.txt": content})
-    assert open_dataset(folder, captions_required=False).captions(0) == []
-    with pytest.raises(BadSample, match="empty caption"):
-        open_dataset(folder, captions_required=True).read(0)
+    files = {"a.jpg": b"", "a.txt": content}
+    specs = [
+        write_files(tmp_path / "folder", files),
+        write_tar(tmp_path / "a.tar", list(files.items())),
+    ]
+    for spec in specs:
+        lenient = open_dataset(spec, captions_required=False)
+        assert lenient.captions(0) == [] and lenient.read(0).caption_fault == reason
+        with pytest.raises(BadSample, match=reason):
+            open_dataset(spec, captions_required=True).read(0)
+
+
+def test_missing_caption_is_told_from_an_unusable_one(tmp_path: Path) -> None:
+    files = {"a.jpg": b"", "rows.csv": b"image,caption\na.jpg,\n"}
+    folder = write_files(tmp_path / "folder", files)
+    for spec in (folder, write_tar(tmp_path / "a.tar", [("a.jpg", b"")]), f"{folder}/rows.csv"):
+        sample = open_dataset(spec, captions_required=False).read(0)
+        assert sample.captions == [] and sample.caption_fault == "picture without caption"
 
 
 @pytest.mark.parametrize(

@@ -49,11 +49,25 @@ def test_columns_from_strangers_are_printable_in_errors() -> None:
     ("value", "captions"), [("a", ["a"]), (["a", "b"], ["a", "b"]), (None, []), ([], [])]
 )
 def test_a_cell_holds_no_caption_one_or_several(value: object, captions: list[str]) -> None:
-    assert captions_in({"text": value}, "text") == captions
-    assert captions_in({"text": value}, None) == []
+    assert captions_in({"text": value}, ["text"]) == captions
+    assert captions_in({"text": value}, []) == []
 
 
 @pytest.mark.parametrize("value", [1, {"a": "b"}, [1], ["a", None]])
 def test_other_values_are_no_captions(value: object) -> None:
     with pytest.raises(BadSample, match="`text` must be text or a list of texts"):
-        captions_in({"text": value}, "text")
+        captions_in({"text": value}, ["text"])
+
+
+@pytest.mark.parametrize("empty", [[], "", None, [" "], " \t"])
+def test_what_is_empty_hides_no_caption(empty: object) -> None:
+    row = {"captions": empty, "caption": "good", "text": "another"}
+    assert captions_in(row, Columns().find_captions(row)) == ["good"]
+    assert captions_in(row, Columns(caption="captions").find_captions(row)) == []
+
+
+@pytest.mark.parametrize("name", ["url", "URL", "image_url"])
+def test_addresses_are_told_from_pictures(name: str) -> None:
+    error = Columns().image_missing([name, "TEXT"], "a.csv")
+    assert error.message == f"no column with pictures in a.csv, but addresses in `{name}`"
+    assert error.hint == "download the pictures first, as with img2dataset"

@@ -25,7 +25,7 @@ def specs(tmp_path: Path) -> list[str]:
     """A folder of 30 pairs and a shard of 10."""
     folder = write_files(tmp_path / "a", pairs(*(f"a{n:02d}" for n in range(30))) | {"x.mp4": b""})
     shard = [item for n in range(10) for item in pairs(f"b{n}").items()]
-    return [folder, write_tar(tmp_path / "b.tar", [*shard, ("c.jpg", b"")])]
+    return [folder, write_tar(tmp_path / "b.tar", [*shard, ("c.jpg", b""), ("d.tiff", b"")])]
 
 
 def mixed(specs: list[str]) -> MixedSource:
@@ -39,7 +39,8 @@ def test_samples_follow_source_after_source(specs: list[str]) -> None:
     assert samples(source) == samples(alone[0]) + samples(alone[1])
     assert keys(source) == keys(alone[0]) + keys(alone[1])
     assert source.captions(30) == ["caption b0"]
-    assert source.problems == alone[1].problems != [] and source.unread == {".mp4": 1}
+    assert source.problems == alone[1].problems != [] and source.n_lost == alone[1].n_lost == 1
+    assert source.unread == {".mp4": 1, ".tiff": 1}
     assert samples(pickle.loads(pickle.dumps(source))) == samples(source)
 
 
@@ -139,7 +140,13 @@ def test_tokens_do_not_mix_with_pictures(tmp_path: Path, specs: list[str]) -> No
     folder = tmp_path / "tokens"
     folder.mkdir()
     encoded = [EncodedSample("a", ["caption"], np.zeros((2, 4), np.int64))]
-    write_shard(shard_path(folder, 0), encoding, samples=encoded, bad=[])
-    write_record(folder, encoding, n_shards=1, problems=[])
+    write_shard(
+        shard_path(folder, 0),
+        encoding,
+        samples=encoded,
+        bad=[],
+        checksums=np.empty((0, 32), np.uint8),
+    )
+    write_record(folder, encoding, n_shards=1, problems=[], n_lost=0)
     with pytest.raises(UsageError, match="cannot be mixed with pictures"):
         open_datasets([specs[0], str(folder)], captions_required=True, tokens_allowed=True)

@@ -7,7 +7,7 @@ import pytest
 from layouts import keys, pairs, write_files, write_tar
 
 from dalle_cli.data.sources import describe_unread, open_dataset
-from dalle_cli.errors import DalleError, printable
+from dalle_cli.errors import DalleError, UsageError, printable
 
 
 @pytest.mark.parametrize("spec", ["s-{08..11}.tar", "s-*.tar", "s-{0..1}{0..9}.tar", ""])
@@ -52,6 +52,34 @@ def test_commands_and_addresses_are_refused(
     with pytest.raises(DalleError, match="local files"):
         open_dataset(spec, captions_required=True)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("captions_required", [True, False])
+def test_loose_pictures_beside_shards_are_asked_about(
+    tmp_path: Path, captions_required: bool
+) -> None:
+    """Two pictures never take the place of ten thousand."""
+    write_tar(tmp_path / "00000.tar", list(pairs("a", "b").items()))
+    folder = write_files(tmp_path, {"preview.png": b"", "sub/sample.jpg": b""})
+    with pytest.raises(UsageError) as caught:
+        open_dataset(folder, captions_required=captions_required)
+    counts = f"{folder} holds both .tar files (1) and loose pictures (2), such as {folder}/preview"
+    assert caught.value.message.startswith(counts)
+    assert f"name the .tar files alone: '{folder}/*.tar'" in caught.value.hint
+
+    shards = open_dataset(f"{folder}/*.tar", captions_required=captions_required)
+    assert keys(shards) == ["a", "b"]
+
+
+def test_shards_below_a_folder_are_named_by_a_pattern_that_finds_them(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    write_tar(tmp_path / "sub" / "00000.tar", list(pairs("a").items()))
+    folder = write_files(tmp_path, {"preview.png": b""})
+    with pytest.raises(UsageError) as caught:
+        open_dataset(folder, captions_required=True)
+    pattern = f"{folder}/**/*.tar"
+    assert pattern in caught.value.hint
+    assert keys(open_dataset(pattern, captions_required=True)) == ["a"]
 
 
 def test_empty_spec_does_not_open_the_current_folder() -> None:

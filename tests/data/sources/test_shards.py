@@ -1,5 +1,6 @@
 """Tar shards: whole samples alone come out, however members are mixed, doubled, odd or cut off."""
 
+import gzip
 import io
 import random
 import tarfile
@@ -69,6 +70,30 @@ def test_shard_without_samples_is_an_error_alone_and_a_problem_among_others(
     assert (
         problems(open_dataset(str(BAD / "shards"), captions_required=True))[f"{name}.tar"] == reason
     )
+
+
+def test_lost_shards_count_as_much_as_their_neighbours_hold(tmp_path: Path) -> None:
+    samples_of = [[f"{shard}-{i}" for i in range(n)] for shard, n in enumerate((6, 8, 6, 6, 6, 6))]
+    paths = [
+        Path(write_tar(tmp_path / f"{number:05d}.tar", list(pairs(*names).items())))
+        for number, names in enumerate(samples_of)
+    ]
+    paths[2].write_bytes(paths[2].read_bytes()[: 2 * 4 * 512 + 100])  # two pairs are whole
+    paths[3].write_bytes(gzip.compress(paths[3].read_bytes()))
+    paths[4].write_bytes(b"")
+    write_tar(paths[5], [])  # whole, and empty
+    source = open_dataset(str(tmp_path), captions_required=True)
+    assert len(source) == 6 + 8 + 2
+    usual = (6 + 8 + 0) / 3
+    assert source.n_lost == round(usual - 2) + 2 * round(usual)
+
+
+def test_shard_that_is_lost_alone_counts_at_least_once(tmp_path: Path) -> None:
+    whole = Path(write_tar(tmp_path / "a.tar", list(pairs("a", "b").items()))).read_bytes()
+    assert open_dataset(str(tmp_path), captions_required=True).n_lost == 0
+    (tmp_path / "a.tar").write_bytes(whole[: 4 * 512 + 100])
+    source = open_dataset(str(tmp_path), captions_required=True)
+    assert (len(source), source.n_lost) == (1, 1)
 
 
 def test_cut_shard_gives_exactly_the_pairs_before_the_cut(tmp_path: Path) -> None:

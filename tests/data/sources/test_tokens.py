@@ -17,6 +17,7 @@ from dalle_cli.data.token_shards import (
 )
 from dalle_cli.errors import DalleError, UsageError
 
+NO_CHECKSUMS = np.empty((0, 32), np.uint8)
 ENCODING = Encoding(dvae="abc", precision="fp32", grid_size=2, vocab_size=100, copies=1)
 
 
@@ -29,8 +30,11 @@ def encode(source: Source, folder: Path, shard_size: int = 4, left_out: int | No
         rows = [
             EncodedSample(source.key(i), source.captions(i), np.full((2, 4), i)) for i in indices
         ]
-        write_shard(shard_path(folder, number), ENCODING, samples=rows, bad=[])
-    write_record(folder, ENCODING, n_shards=len(starts), problems=[("\x1b[31mred", "made bad")])
+        write_shard(
+            shard_path(folder, number), ENCODING, samples=rows, bad=[], checksums=NO_CHECKSUMS
+        )
+    problems = [("\x1b[31mred", "made bad")]
+    write_record(folder, ENCODING, n_shards=len(starts), problems=problems, n_lost=5)
     return str(folder)
 
 
@@ -62,6 +66,10 @@ def test_samples_are_the_same_as_those_encoded(pictures: Source, tokens: TokenSo
 
 def test_problems_of_the_pictures_are_told_again_and_printable(tokens: TokenSource) -> None:
     assert tokens.problems == [("\ufffd[31mred", "made bad")]
+
+
+def test_what_the_pictures_lost_counts_for_their_tokens(tokens: TokenSource) -> None:
+    assert tokens.n_lost == 5
 
 
 @pytest.mark.parametrize("share", [0.01, 0.2, 0.5])

@@ -41,8 +41,8 @@ def train(pairs: Path, dvae_run: Path, dalle: Callable, settings: Callable) -> C
 @pytest.fixture
 def begin(train: Callable, tmp_path: Path) -> Callable:
     """Begin a run of one update."""
-    return lambda kind, *words, **options: train(
-        kind, tmp_path / "run", *words, training__steps=1, **options
+    return lambda kind, *words, training__steps=1, **options: train(
+        kind, tmp_path / "run", *words, training__steps=training__steps, **options
     )
 
 
@@ -94,6 +94,31 @@ def test_caption_that_cannot_be_read_is_left_out(
     assert ended.code == 0, ended.err
     learnt = Tokenizer.load(RunDir(tmp_path / "run").tokenizer)
     assert learnt.merges == learnt_by_hand(data, but=("003",)).merges
+
+
+@with_captions
+def test_captions_that_are_cut_are_told_once_with_their_share(
+    kind: str, begin: Callable, pairs: Path, tmp_path: Path
+) -> None:
+    ended = begin(kind, model__text_len=40)
+    tokenizer = Tokenizer.load(RunDir(tmp_path / "run").tokenizer)
+    trained_on = open_dataset(str(pairs), captions_required=True)
+    lengths = sorted(
+        len(tokenizer.encode(trained_on.captions(int(index))[0]))
+        for index in validation_split(trained_on, VALIDATION_SHARE)[0]
+    )
+    fitting = lengths[0]  # the shortest caption fits, and some are longer
+    share = sum(length > fitting for length in lengths) / len(lengths)
+    text_len = fitting + {"transformer": 1, "clip": 2}[kind]
+    assert "are cut" not in ended.err and 0 < share < 1
+
+    shutil.rmtree(tmp_path / "run")
+    ended = begin(kind, model__text_len=text_len)
+    told = f"{share:.0%} of the captions are longer than {fitting} tokens and are cut"
+    enough = text_len + lengths[-1] - fitting
+    assert ended.err.count(told) == 1
+    assert f"--set model.text_len={enough}` holds 99 % of them" in ended.err
+    assert "are cut" not in begin(kind, model__text_len=text_len, training__steps=2).err
 
 
 @with_captions

@@ -57,11 +57,11 @@ def _read(name: str) -> dict[str, list[Any]]:
     if not isinstance(content, dict) or not all(
         isinstance(content.get(key), list) for key in ("images", "annotations")
     ):
-        keys = ", ".join(list(content)[:8]) if isinstance(content, dict) else "a list"
+        keys = ", ".join(list(content)[:8]) if isinstance(content, dict) else "something else"
         raise DalleError(
             f"not COCO's captions: {printable(name)}",
             f"expected the lists `images` and `annotations`, found {printable(keys)}; "
-            "rows of pictures and captions can be read as .jsonl",
+            "rows of pictures and captions can be read as a list",
         )
     return content
 

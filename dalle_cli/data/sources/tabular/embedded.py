@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dalle_cli.data.images import BadSample
-from dalle_cli.data.sources.captions import NO_CAPTION, clean_captions
+from dalle_cli.data.sources.captions import NO_CAPTION, captions_or_fault, clean_captions
 from dalle_cli.data.sources.columns import Columns, captions_in
+from dalle_cli.data.sources.paths import missing_file
 from dalle_cli.data.sources.source import Sample
 from dalle_cli.errors import DalleError, printable
 
@@ -33,11 +34,15 @@ class EmbeddedColumns:
 
     def sample(self, key: str, row: dict, *, captions_required: bool) -> Sample:
         """Build the sample of a row; raises BadSample if it has no picture or lacks captions."""
-        captions = self.captions(row, required=captions_required)
-        return Sample(key, self._picture(row.get(self.image)), captions=captions)
+        captions, fault = captions_or_fault(lambda: self._captions(row), required=captions_required)
+        picture = self._picture(row.get(self.image))
+        return Sample(key, picture, captions=captions, caption_fault=fault)
 
     def captions(self, row: dict, *, required: bool) -> list[str]:
         """Return the captions of a row; raises BadSample if there are none, but required."""
+        return captions_or_fault(lambda: self._captions(row), required=required)[0]
+
+    def _captions(self, row: dict) -> list[str]:
         if self.class_names:
             number = row.get(str(self.caption))
             if not isinstance(number, int) or number not in range(len(self.class_names)):
@@ -45,9 +50,9 @@ class EmbeddedColumns:
             else:
                 captions = [self.class_names[number]]
         else:
-            captions = clean_captions(captions_in(row, self.caption))
+            captions = clean_captions(captions_in(row, [self.caption] if self.caption else []))
 
-        if required and not captions:
+        if not captions:
             raise BadSample(NO_CAPTION)
         return captions
 
@@ -65,7 +70,7 @@ class EmbeddedColumns:
             with open(os.path.join(self.folder, path), "rb") as file:
                 return file.read()
         except (FileNotFoundError, ValueError):
-            raise BadSample(f"no such file: {printable(path)}") from None
+            raise BadSample(missing_file(path, self.folder)) from None
 
 
 def choose_columns(

@@ -12,6 +12,7 @@ from dalle_cli.data.sources.columns import Columns
 from dalle_cli.data.sources.source import Sample, fingerprint_of
 from dalle_cli.data.sources.tabular.embedded import EmbeddedColumns, choose_columns, holds_text
 from dalle_cli.errors import DalleError, UsageError, printable
+from dalle_cli.storage.run_dir import check_hub_cache
 
 HUB_PREFIX = "hf:"
 DEFAULT_SPLIT = "train"
@@ -35,6 +36,7 @@ class HubSource:
         self.form = f"Hugging Face data set, split {split}, {columns}"
         self.problems: list[Problem] = []
         self.unread: dict[str, int] = {}
+        self.n_lost = 0
         self._table = table
         self._columns = columns
         self._split = split
@@ -104,6 +106,7 @@ def _load(path: str, split: str) -> Any:
             "`pip install datasets`",
         ) from error
 
+    check_hub_cache()
     try:
         return datasets.load_dataset(path, split=split)
     except Exception as error:  # errors of the libraries below it, too, which share no class

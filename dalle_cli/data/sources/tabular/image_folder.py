@@ -8,7 +8,7 @@ import os
 import posixpath
 
 from dalle_cli.data.sources.columns import Columns
-from dalle_cli.data.sources.pairing import PICTURE_SUFFIXES, split_name
+from dalle_cli.data.sources.file_names import PICTURE_SUFFIXES, split_name
 from dalle_cli.data.sources.tabular.listed import ListedSource, Listing, PictureRow
 from dalle_cli.data.sources.tabular.manifest import read_listing
 from dalle_cli.errors import printable
@@ -18,7 +18,7 @@ METADATA = ("metadata.csv", "metadata.jsonl")
 
 def metadata_files(files: list[str]) -> list[str]:
     """Return those of a folder's files that are Hugging Face metadata."""
-    return [file for file in files if posixpath.basename(file) in METADATA]
+    return [file for file in files if posixpath.basename(file).lower() in METADATA]
 
 
 def open_image_folder(

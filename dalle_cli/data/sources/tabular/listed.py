@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from dalle_cli.data.images import BadSample, Problem
 from dalle_cli.data.sources.captions import NO_CAPTION, clean_captions
-from dalle_cli.data.sources.columns import Columns, captions_in
+from dalle_cli.data.sources.columns import DOWNLOAD, Columns, captions_in
+from dalle_cli.data.sources.paths import is_address, missing_file
 from dalle_cli.data.sources.source import Sample, fingerprint_of
 from dalle_cli.errors import printable
 
@@ -61,12 +62,13 @@ class ListedSource:
 
         for image, (where, captions) in _captions_of_images(listing.rows).items():
             if not os.path.isfile(self._path(image)):
-                self.problems.append((where, f"no such file: {printable(image)}"))
+                self.problems.append((where, missing_file(image, self._folder)))
             elif captions_required and not captions:
                 self.problems.append((where, NO_CAPTION))
             else:
                 self._images.append(image)
                 self._captions.append(captions)
+        self.n_lost = sum(reason != NO_CAPTION for _, reason in self.problems)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -76,7 +78,10 @@ class ListedSource:
 
     def read(self, index: int) -> Sample:
         with open(self._path(self._images[index]), "rb") as file:
-            return Sample(self.key(index), file.read(), captions=self.captions(index))
+            picture = file.read()
+        captions = self.captions(index)
+        fault = "" if captions else NO_CAPTION
+        return Sample(self.key(index), picture, captions=captions, caption_fault=fault)
 
     def captions(self, index: int) -> list[str]:
         return list(self._captions[index])
@@ -126,13 +131,16 @@ def _image_and_captions(row: object, columns: Columns) -> tuple[str, list[str]]:
     if not isinstance(row, dict):
         raise BadSample("not a JSON object")
 
-    column = columns.find_image(row)
-    image = None if column is None else row[column]
-    if not isinstance(image, str) or not image:
+    cells = [row[column] for column in columns.find_images(row)]
+    named = [cell for cell in cells if isinstance(cell, str) and cell]
+    files = [cell for cell in named if not is_address(cell)]
+    if not named:
         raise BadSample("row without picture")
+    if not files:
+        raise BadSample(f"an address, not a file; {DOWNLOAD}: {printable(named[0])}")
 
-    captions = captions_in(row, columns.find_caption(row))
-    return os.path.normpath(image), clean_captions(captions)
+    captions = captions_in(row, columns.find_captions(row))
+    return os.path.normpath(files[0]), clean_captions(captions)
 
 
 def _captions_of_images(rows: list[PictureRow]) -> dict[str, tuple[str, list[str]]]:

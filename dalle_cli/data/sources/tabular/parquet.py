@@ -25,6 +25,16 @@ def is_parquet(name: str) -> bool:
     return name.lower().endswith(".parquet")
 
 
+def holds_pictures(path: str, columns: Columns) -> bool:
+    """Return whether a file holds pictures, rather than their paths or something else."""
+    try:
+        schema = read_footer(path)[0]
+        chosen = choose_columns(schema, path, columns, captions_required=False)
+    except DalleError:  # damaged, other columns, or no library to look into it
+        return False
+    return not holds_text(schema.field(chosen.image).type)
+
+
 def open_parquet(
     name: str, paths: Sequence[str], *, columns: Columns, captions_required: bool
 ) -> Source:
@@ -74,6 +84,7 @@ class ParquetSource:
         self.form = f"{form}, {columns}"
         self.problems: list[Problem] = []
         self.unread: dict[str, int] = {}
+        self.n_lost = 0
         self._paths = paths
         self._columns = columns
         self._captions_required = captions_required

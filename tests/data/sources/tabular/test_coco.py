@@ -1,6 +1,7 @@
 """COCO's captions: found with their pictures as COCO lays them out."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def test_pictures_are_found_where_coco_lays_them(tmp_path: Path, file: str, fold
         Sample("0005", b"5", ["five", "five again"]),
     ]
     assert problems(source) == {
-        " image 9": "no such file: gone.jpg",
+        " image 9": f"no such file in {os.path.normpath(tmp_path / folder)}: gone.jpg",
         " image 4": "picture without caption",
     }
     assert source.form.startswith("COCO captions, pictures in ")
@@ -84,7 +85,8 @@ def test_missing_pictures_are_an_error_that_names_the_folders(tmp_path: Path) ->
     [
         ("{", "not JSON", "jsonl"),
         ("[" * 100_000, "not JSON", "jsonl"),
-        ('[{"image": "a.jpg"}]', "not COCO's captions", "found a list"),
+        ('[{"image": "a.jpg"}]', "no column with captions", "columns found: image"),
+        ('"a.jpg"', "not COCO's captions", "found something else"),
         ('{"images": {}, "annotations": []}', "not COCO's captions", "found images, annotations"),
         ('{"\\u001b[31m": 1}', "not COCO's captions", "found \ufffd"),
     ],

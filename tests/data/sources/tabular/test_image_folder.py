@@ -35,9 +35,9 @@ def test_pictures_without_a_row_and_rows_without_a_picture_are_told(tmp_path: Pa
     folder = write_files(tmp_path, {"a.png": b"1", "b.png": b"2"})
     (tmp_path / "metadata.csv").write_text("file_name,text\na.png,one\ngone.png,two\n")
     source = open_dataset(folder, captions_required=True)
-    assert keys(source) == ["a"]
+    assert keys(source) == ["a"] and source.n_lost == 2
     assert problems(source) == {
-        "metadata.csv:3": "no such file: gone.png",
+        "metadata.csv:3": f"no such file in {tmp_path}: gone.png",
         "b.png": "picture that no metadata name",
     }
 

@@ -45,7 +45,7 @@ def test_faulty_rows_are_told_by_their_line(tmp_path: Path) -> None:
         "3": "not a JSON object",
         "4": "not a JSON object",
         "5": "row without picture",
-        "6": "no such file: gone.jpg",
+        "6": f"no such file in {tmp_path}: gone.jpg",
         "7": "caption is not UTF-8",
         "8": "caption is not UTF-8",
         "9": "`captions` must be text or a list of texts",
@@ -73,6 +73,63 @@ def test_pictures_are_in_any_column_of_a_usual_name(tmp_path: Path, column: str)
         assert samples(source) == [Sample("a", b"1", ["one"])]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.tsv", "image\tcaption\na.jpg\tone, two\n"),
+        ("rows.TSV", 'file\tcaption\na.jpg\t"one, two"\n'),
+        ("rows.csv", "image\tcaption\na.jpg\tone, two\n"),
+        ("rows.csv", "image;caption\na.jpg;one, two\n"),
+        ("rows.csv", "sep=;\nimage;caption\na.jpg;one, two\n"),
+        ("rows.csv", '"a;b",image,caption\nx,a.jpg,"one, two"\n'),
+        ("rows.csv", 'image, caption\na.jpg, "one, two"\n'),
+        ("rows.csv", 'caption , image \n"one, two", a.jpg\n'),
+        ("rows.csv", 'image,caption,\na.jpg,"one, two",\na.jpg,"",,,\n'),
+        ("rows.csv", 'Filepath,TITLE\na.jpg,"one, two"\n'),
+        ("rows.ndjson", '{"image": "a.jpg", "caption": "one, two"}\n'),
+        ("rows.json", '[{"image": "a.jpg", "caption": "one, two"}]'),
+        ("rows.json", '\n [\n{"file": "a.jpg", "captions": [],\n "caption": "one, two"}]'),
+        ("rows.jsonl", '{"image": "https://x.org/b.jpg", "path": "a.jpg", "text": "one, two"}'),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_tables_are_read_whatever_their_separator_and_encoding(
+    tmp_path: Path, name: str, content: str, encoding: str
+) -> None:
+    write_files(tmp_path, {"a.jpg": b"1", name: content.encode(encoding)})
+    source = open_dataset(str(tmp_path / name), captions_required=True)
+    assert samples(source) == [Sample("a", b"1", ["one, two"])]
+    assert source.problems == []
+
+
+def test_faulty_rows_of_a_list_are_told_by_their_number(tmp_path: Path) -> None:
+    rows = '[{"image": "a.jpg", "caption": "good"}, 3, {"caption": "no picture"}]'
+    write_files(tmp_path, {"a.jpg": b"1", "rows.json": rows.encode()})
+    source = open_dataset(str(tmp_path / "rows.json"), captions_required=True)
+    assert problems(source) == {" row 2": "not a JSON object", " row 3": "row without picture"}
+    assert source.form == "JSON list, pictures in `image`, captions in `caption`"
+
+
+def test_addresses_and_missing_pictures_are_told_with_what_helps(tmp_path: Path) -> None:
+    rows = "image,caption\nhttps://example.com/a.jpg,x\nS3://b/c.jpg,x\nimgs/a.jpg,x\n/no/b.jpg,x\n"
+    write_files(tmp_path, {"rows.csv": rows.encode()})
+    with pytest.raises(DalleError, match="no captioned pictures") as caught:
+        open_dataset(str(tmp_path / "rows.csv"), captions_required=True)
+    hint = caught.value.hint
+    address = "2 x an address, not a file; download the pictures first, as with img2dataset ("
+    assert f"{address}{tmp_path}/rows.csv:2: https://example.com/a.jpg)" in hint
+    assert f"1 x no such file in {tmp_path} ({tmp_path}/rows.csv:4: imgs/a.jpg)" in hint
+    assert f"1 x no such file ({tmp_path}/rows.csv:5: /no/b.jpg)" in hint
+
+
+def test_captions_of_other_encodings_are_told_by_their_rows(tmp_path: Path) -> None:
+    rows = "image,caption\na.jpg,ein grüner Ring\na.jpg,a ring\n".encode("latin-1")
+    write_files(tmp_path, {"a.jpg": b"1", "rows.csv": rows})
+    source = open_dataset(str(tmp_path / "rows.csv"), captions_required=True)
+    assert source.captions(0) == ["a ring"]
+    assert problems(source) == {"2": "caption is not UTF-8"}
+
+
 def test_columns_can_be_chosen(tmp_path: Path) -> None:
     write_files(tmp_path, {"a.jpg": b"1", "b.jpg": b"2"})
     (tmp_path / "rows.csv").write_text("image,bild,caption,text\na.jpg,b.jpg,one,two\n")
@@ -85,10 +142,22 @@ def test_columns_can_be_chosen(tmp_path: Path) -> None:
     ("content", "message", "hint"),
     [
         ("bild,text\na.jpg,x\n", "no column with pictures", "columns found: bild, text"),
-        ("image;caption\na.jpg;x\n", "no column with pictures", "separated by commas"),
+        ("image|caption\na.jpg|x\n", "no column with pictures", "separated by commas"),
         ("image\na.jpg\n", "no column with captions", "columns found: image"),
         ("", "no captioned pictures", "nothing that could be a sample"),
         ('image,caption\na.jpg,"never closed\n', "line 2: unexpected end", "quote"),
+        (
+            "image,caption\na.jpg,a red shape, number 0, on white\n",
+            "line 2: 4 cells, where the first line names 2 columns",
+            "a caption with `,` in it must stand in double quotes",
+        ),
+        (
+            "image\tcaption\na.jpg\tone\na.jpg\ta\tb\n",
+            "line 3: 3 cells",
+            "a caption with a tab in it must stand in double quotes",
+        ),
+        ("image,caption,caption\na.jpg,a,b\n", "two columns `caption`", "several rows"),
+        ("URL,TEXT\nhttps://example.com/a.jpg,x\n", "addresses in `URL`", "img2dataset"),
     ],
 )
 def test_csv_that_cannot_be_understood_stops(

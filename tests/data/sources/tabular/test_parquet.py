@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from layouts import keys, problems, samples, write_files, write_tar
+from layouts import keys, pairs, problems, samples, write_files, write_tar
 
 from dalle_cli.data.images import BadSample
 from dalle_cli.data.sources import Columns, Sample, Source, open_dataset
 from dalle_cli.data.sources.tabular import row_groups
-from dalle_cli.errors import DalleError
+from dalle_cli.errors import DalleError, UsageError
 
 pa = pytest.importorskip("pyarrow", reason="the extra `datasets` is not installed")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -54,6 +54,19 @@ def test_rows_become_samples_across_groups_and_files(tmp_path: Path) -> None:
         assert source.form == "2 parquet files, pictures in `image`, captions in `text`"
 
 
+def test_loose_pictures_beside_rows_that_hold_pictures_are_asked_about(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train.parquet", rows(0, 1, 2))
+    folder = write_files(tmp_path, {"preview.png": b"1"})
+    with pytest.raises(UsageError, match=r"both \.parquet files \(1\) and loose pictures \(1\)"):
+        opened(folder)
+
+
+def test_rows_that_name_pictures_leave_a_folder_as_it_is(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "rows.parquet", [{"file_name": "a.jpg", "text": "one"}])
+    folder = write_files(tmp_path, pairs("a"))
+    assert samples(opened(folder)) == [Sample("a", b"picture a", ["caption a"])]
+
+
 def test_plain_bytes_are_pictures_whatever_their_column_is_called(tmp_path: Path) -> None:
     file = write_parquet(tmp_path / "a.parquet", [{"scan": b"1", "captions": ["a", "b"], "n": 1}])
     assert samples(opened(file)) == [Sample("a/0", b"1", ["a", "b"])]
@@ -68,7 +81,7 @@ def test_paths_name_pictures_beside_the_file(tmp_path: Path) -> None:
     ]
     source = opened(write_parquet(tmp_path / "a.parquet", listed))
     assert samples(source) == [Sample("p/a", b"1", ["one", "again"])]
-    assert problems(source) == {" row 2": "no such file: p/gone.png"}
+    assert problems(source) == {" row 2": f"no such file in {tmp_path}: p/gone.png"}
 
 
 def test_a_cell_may_name_its_picture_instead_of_holding_it(tmp_path: Path) -> None:
@@ -77,7 +90,7 @@ def test_a_cell_may_name_its_picture_instead_of_holding_it(tmp_path: Path) -> No
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     source = opened(write_parquet(tmp_path / "a.parquet", cells, image=kind))
     assert source.read(0).image == b"1"
-    with pytest.raises(BadSample, match=r"no such file: b\.png"):
+    with pytest.raises(BadSample, match=r"no such file in .*: b\.png"):
         source.read(1)
 
 
