@@ -105,10 +105,8 @@ def _rebuild(dvae: DiscreteVAE, original: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _text(rows: list[dict[str, Any]], summary: dict[str, float]) -> str:
-    lines = [
-        f"{row['psnr']:6.2f} dB  SSIM {row['ssim']:.3f}  {printable(row['picture'])}"
-        for row in rows
-    ]
+    each = "{psnr:6.2f} dB  SSIM {ssim:.3f}  {picture}"
+    lines = [each.format(**{**row, "picture": printable(row["picture"])}) for row in rows]
     lines.append(f"{summary['psnr']:6.2f} dB  SSIM {summary['ssim']:.3f}  all {len(rows)}")
 
     without_blanks = f"{summary['perplexity_without_blanks']:.1f} without blank cells"
