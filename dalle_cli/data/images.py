@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from dalle_cli.data.pictures.formats import describe_unreadable
-from dalle_cli.data.pictures.icc_profiles import to_srgb
+from dalle_cli.data.pictures.icc_profiles import to_srgb, without_large_profile
 
 # Recorded with embeddings and tokens: raise it when `decode_image` changes its pixels.
 # 2: embedded ICC profiles are applied
@@ -77,7 +77,7 @@ def to_image(pixels: Tensor) -> Image.Image:
 
 
 def _decode(data: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with Image.open(io.BytesIO(without_large_profile(data)), formats=FORMATS) as image:
         _check_size(*image.size)
         image.load()  # before the EXIF is read, where errors are forgiven
         profile = image.info.get("icc_profile")

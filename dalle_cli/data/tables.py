@@ -101,7 +101,7 @@ def _too_many_cells(where: str, cells: list[str], columns: list[str], separator:
     name = {"\t": "a tab"}.get(separator, f"`{separator}`")
     return DalleError(
         f"{where}: {len(cells)} cells, where the first line names {len(columns)} columns",
-        f'a caption with {name} in it must stand in double quotes: "…{separator.strip()} …"',
+        f"a caption with {name} in it must stand in double quotes",
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from dalle_cli.commands.reports.dataset_findings import DatasetFindings
 from dalle_cli.console import Terminal
 from dalle_cli.data.sources import Columns, TokenSource, describe_unread, open_dataset
+from dalle_cli.data.text.encodings import NOT_UTF8, TO_UTF8
 from dalle_cli.errors import DalleError
 
 MOST_SHOWN = 20
@@ -47,10 +48,11 @@ def _check_share(findings: DatasetFindings) -> None:
     if share > USUAL_BAD_SHARE:
         # of the samples that train, if none of the bad ones is among the tenth that is held out
         enough = min(math.ceil(112 * share) / 100, 0.99)
+        advice = [TO_UTF8] if NOT_UTF8 in findings.caption_faults else []
         raise DalleError(
             f"{models} would stop: {share:.1%} of the samples are bad, and the shipped recipes "
             f"allow {USUAL_BAD_SHARE:.0%}",
-            f"mend them, or train without them: `--set data.max_bad_share={enough:g}`",
+            "; ".join([*advice, f"`--set data.max_bad_share={enough:g}` trains on the others"]),
         )
 
 

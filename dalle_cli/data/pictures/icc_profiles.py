@@ -6,11 +6,14 @@ transparency, nor of other marks of a colour space (EXIF's, PNG's gAMA and cHRM)
 """
 
 import io
+import struct
+import zlib
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_PROFILE_BYTES = 4 * 2**20  # those of printing presses take up to 3 MiB
 KEPT_TRANSFORMS = 16  # in each process
 LATTICE_STEP = 5  # levels between the colours at which a profile is compared with sRGB
@@ -24,6 +27,35 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     if transform is not None:
         return transform.apply(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def without_large_profile(data: bytes) -> bytes:
+    """Return a picture's file, a PNG without its profile if that is larger than Pillow allows.
+
+    Pillow would refuse the whole picture.
+    """
+    if not data.startswith(PNG_SIGNATURE):
+        return data
+    start = len(PNG_SIGNATURE)
+    while start + 8 <= len(data):
+        length, kind = struct.unpack(">I4s", data[start : start + 8])
+        end = start + 12 + length  # with the checksum
+        if kind == b"iCCP" and not _is_within_limit(data[start + 8 : end - 4]):
+            return data[:start] + data[end:]
+        if kind in (b"iCCP", b"IDAT"):
+            return data
+        start = end
+    return data
+
+
+def _is_within_limit(chunk: bytes) -> bool:
+    compressed = chunk.partition(b"\0")[2][1:]  # after the name and the number of the method
+    decompressor = zlib.decompressobj()
+    try:
+        decompressor.decompress(compressed, PngImagePlugin.MAX_TEXT_CHUNK)
+    except zlib.error:
+        return True  # Pillow reads the picture without it
+    return not decompressor.unconsumed_tail
 
 
 @lru_cache(maxsize=KEPT_TRANSFORMS)

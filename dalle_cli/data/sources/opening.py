@@ -157,11 +157,10 @@ def _not_a_dataset(spec: str) -> DalleError:
 def _nothing_usable(source: Source, *, captions_required: bool) -> DalleError:
     kind = "captioned pictures" if captions_required else "pictures"
     message = f"no {kind} in {printable(source.name)}"
-    counts = Counter(reason.partition(": ")[0] for _, reason in source.problems)
-    example = {
-        reason.partition(": ")[0]: f"{where}{reason[len(reason.partition(': ')[0]) :]}"
-        for where, reason in reversed(source.problems)
-    }
+    # What follows a colon differs from sample to sample
+    parts = [(where, *reason.partition(": ")) for where, reason in source.problems]
+    counts = Counter(kind for _, kind, _, _ in parts)
+    example = {kind: f"{where}{colon}{rest}" for where, kind, colon, rest in reversed(parts)}
 
     if list(counts) == [NO_CAPTION] and isinstance(source, FolderSource):
         picture = example[NO_CAPTION]

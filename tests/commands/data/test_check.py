@@ -83,6 +83,7 @@ def test_unusable_captions_are_counted_by_their_cause(
     assert f"no caption      4: {causes}" in checked.out.splitlines()
     assert checked.code == 1
     assert "training on captions would stop: 42.9% of the samples are bad" in checked.err
+    assert "iconv -f GBK -t UTF-8" in checked.err
 
     facts = json.loads(dalle("data", "check", folder, "--json").out)
     assert facts["caption_faults"]["caption is not UTF-8"] == 2 and facts["bad_samples"] == 0

@@ -175,6 +175,14 @@ def test_broken_profile_counts_as_none(profile: bytes) -> None:
     np.testing.assert_array_equal(decoded(image, profile, "WEBP", lossless=True), np.asarray(image))
 
 
+@pytest.mark.parametrize("n_bytes", [2**20, 2**20 + 1, 2**22])
+def test_profile_that_is_too_large_for_a_png_does_not_spoil_the_picture(n_bytes: int) -> None:
+    profile = ADOBE + np.random.default_rng(0).bytes(n_bytes - len(ADOBE))
+    found = decoded(flat(GREEN), profile)
+    expected = (0, 191, 40) if n_bytes == 2**20 else GREEN
+    np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), atol=2)
+
+
 @pytest.mark.parametrize(
     ("mode", "profile"),
     [("RGB", PRESS), ("RGB", icc.grey_profile(icc.gamma(1.0))), ("L", P3), ("CMYK", P3)],
