@@ -23,6 +23,7 @@ import torch
 from dalle_cli.loading import build_transformer
 from dalle_cli.recipe import load_recipe
 from dalle_cli.runtime.distributed import World, init_process_group
+from dalle_cli.schedules import fix_schedules
 from dalle_cli.training.activation_checkpointing import checkpoint_activations
 from dalle_cli.training.engines.choice import choose_engine, make_engine
 from dalle_cli.training.engines.engine import Engine
@@ -51,7 +52,7 @@ def build(d_model: int, n_layers: int, world: World) -> tuple[Engine, int, int]:
         f"tokenizer.vocab_size={WORDS}",
         "training.global_batch_size=2",
     ]
-    recipe = load_recipe("transformer/tiny", changes, kind="transformer")
+    recipe = fix_schedules(load_recipe("transformer/tiny", changes, kind="transformer"))
     model = build_transformer(recipe.model, WORDS)
     checkpoint_activations(model.half_precision_modules())
     n_parameters, largest = sum(p.numel() for p in model.parameters()), largest_layer(model)

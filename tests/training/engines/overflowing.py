@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dalle_cli.recipe import load_recipe
 from dalle_cli.runtime.distributed import init_process_group
+from dalle_cli.schedules import fix_schedules
 from dalle_cli.training.engines.choice import choose_engine, make_engine
 from dalle_cli.training.optimization.gradient_scaling import scale_gradients
 
@@ -56,9 +57,8 @@ def main(stage: int, n_updates: int, overflows: list[str]) -> None:
         model = Stream()
         branches = list(model.branches)
         scales = scale_gradients(branches, 1, world.device)
-        recipe = load_recipe(
-            "transformer/tiny", [f"runtime.zero_stage={stage}"], kind="transformer"
-        )
+        given = load_recipe("transformer/tiny", [f"runtime.zero_stage={stage}"], kind="transformer")
+        recipe = fix_schedules(given)
         engine = make_engine(
             choose_engine(recipe, world.size, None),
             recipe,
