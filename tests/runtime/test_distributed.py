@@ -156,7 +156,7 @@ def endless(pairs: Path, fixed_schedules: Callable, tmp_path: Path) -> subproces
     changes += fixed_schedules("dvae", 1, warmup_steps=1)
     with subprocess.Popen(command(*words, *changes), stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + LIMIT
-        while not list((tmp_path / "run" / "checkpoints").glob("step-*")):
+        while not checkpoints(RunDir(tmp_path / "run")):
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.1)
         yield process
