@@ -40,7 +40,6 @@ class Emoji:
     split: str
     name: str
     concept: str
-    has_skin_tone: bool
     captions: tuple[str, ...]
 
     def pixels(self, side: int) -> np.ndarray:
@@ -139,18 +138,11 @@ def read_emoji(data: Path) -> list[Emoji]:
     """Read the manifest of `dalle data emoji`."""
     with (data / "manifest.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
+    files = [data / row["file"] for row in rows]
+    captions = [file.with_suffix(".txt").read_text("utf-8").splitlines() for file in files]
     return [
-        Emoji(
-            data / row["file"],
-            row["split"],
-            row["name"],
-            row["concept"],
-            has_skin_tone=bool(row["skin_tone"]),
-            captions=tuple((data / row["file"]).with_suffix(".txt").read_text("utf-8").split("\n"))[
-                :-1
-            ],
-        )
-        for row in rows
+        Emoji(file, row["split"], row["name"], row["concept"], tuple(lines))
+        for file, row, lines in zip(files, rows, captions, strict=True)
     ]
 
 
