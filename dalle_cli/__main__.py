@@ -8,8 +8,6 @@ import signal
 import sys
 from types import FrameType
 
-IMPORTS = "<frozen importlib"  # what Python names the code that imports modules
-
 
 def open_closed_streams() -> None:
     """Open standard streams that were closed, as after `2>&-`, on nothing.
@@ -21,21 +19,14 @@ def open_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  for the whole process
 
 
-def stop_quietly(number: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt, or end the process where modules are being imported.
-
-    Many an import fails in some other way when it is interrupted.
-    """
-    while frame is not None:
-        if frame.f_code.co_filename.startswith(IMPORTS):
-            os._exit(128 + number)
-        frame = frame.f_back
-    raise KeyboardInterrupt
+def exit_at_once(number: int, frame: FrameType | None) -> None:
+    """End the process: nothing has begun yet, and many an import can't be interrupted cleanly."""
+    os._exit(128 + number)
 
 
 open_closed_streams()
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, stop_quietly)
+    signal.signal(signal.SIGINT, exit_at_once)
 
 from dalle_cli.cli.main import main  # noqa: E402  after the above
 

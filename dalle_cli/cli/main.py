@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import sys
 
 # importing the other modules fills the application with their commands
@@ -17,6 +18,7 @@ from dalle_cli.cli.app import Stopped, app
 from dalle_cli.console import LossyStream
 from dalle_cli.errors import DalleError, UsageError, printable
 from dalle_cli.runtime.ranks import Ranks, ranks_of_environment
+from dalle_cli.runtime.signals import interrupt_after_imports
 
 
 def main() -> None:
@@ -44,6 +46,8 @@ def _run() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
     try:
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, interrupt_after_imports)
         app()
     except DalleError as error:
         _fail(error)

@@ -20,6 +20,7 @@ from dalle_cli.runtime.ranks import ranks_of_environment
 # system has them all
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 END = 0  # no signal has this number
+LOADING = "_find_and_load"  # what Python calls to import a module that is not there yet
 CLEAR_LINE = b"\r\x1b[2K"  # the bar, which is drawn again below
 STOP_SIGNALS = tuple(
     getattr(signal.Signals, name) for name in NAMES if hasattr(signal.Signals, name)
@@ -33,6 +34,21 @@ def stop_signals() -> list[signal.Signals]:
         for number in STOP_SIGNALS
         if number.name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN
     ]
+
+
+def interrupt_after_imports(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, as soon as no module is being imported any more.
+
+    Many an import fails in some other way when it is interrupted.
+    """
+    while frame is not None:
+        if frame.f_code.co_name == LOADING:
+            again = threading.Timer(0.02, signal.raise_signal, [number])
+            again.daemon = True
+            again.start()
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 class StopRequested(BaseException):

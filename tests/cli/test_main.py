@@ -25,8 +25,10 @@ runpy.run_module("dalle_cli", run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.mark.parametrize("module", ["dalle_cli.cli.app", "rich.console", "torch.nn"])
-def test_ctrl_c_while_modules_are_imported_ends_in_silence(module: str) -> None:
+@pytest.mark.parametrize(
+    ("module", "line"), [("dalle_cli.cli.app", ""), ("rich.console", ""), ("torch.nn", "stopped\n")]
+)
+def test_ctrl_c_while_modules_are_imported_ends_in_at_most_a_line(module: str, line: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", INTERRUPTED.format(module=module)],
         capture_output=True,
@@ -34,7 +36,39 @@ def test_ctrl_c_while_modules_are_imported_ends_in_silence(module: str) -> None:
         check=False,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", line)
+
+
+def test_ctrl_c_in_a_late_import_still_removes_what_was_begun(tmp_path: Path) -> None:
+    script = f"""
+import os, runpy, signal, sys, time
+from dalle_cli.commands.data import shapes
+
+def write(folder, *args, **kwargs):
+    folder.mkdir()
+    import colorsys
+    time.sleep(60)
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "colorsys":
+            os.kill(os.getpid(), signal.SIGINT)
+
+shapes._write_pairs = write
+sys.modules.pop("colorsys", None)
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["dalle", "data", "shapes", {str(tmp_path / "shapes")!r}]
+runpy.run_module("dalle_cli", run_name="__main__", alter_sys=True)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (ended.returncode, ended.stderr) == (130, "stopped\n")
+    assert not list(tmp_path.iterdir())
 
 
 def test_ctrl_c_before_anything_is_computed_ends_in_one_line(
