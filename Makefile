@@ -138,6 +138,8 @@ emoji64: install  ## train the emoji model that comes with dalle, or resume: thr
 	done
 	$(BIN)/dalle train-transformer transformer/emoji64 $(TOKENS) --dvae $(EMOJI)/dvae --run $(EMOJI)/transformer
 	$(BIN)/dalle train-clip clip/emoji64 $(PICTURES) --run $(EMOJI)/clip
+	cp pretrained/emoji/about.toml $(EMOJI)/transformer/
+	test -d $(EMOJI)/export || $(BIN)/dalle export $(EMOJI)/transformer --clip $(EMOJI)/clip --half --out $(EMOJI)/export
 
 # not ?=, since some systems set NAME to that of the machine
 NAME = emoji
