@@ -60,6 +60,7 @@ from dalle_cli.storage.run_dir import (
     model_dir,
     part_of,
 )
+from dalle_cli.storage.shipped import resolve_run
 from dalle_cli.storage.small_files import load_json
 
 N_SPECIAL_TOKENS = 2  # start and end of text, which CLIP adds to a tokenizer's ids
@@ -158,11 +159,13 @@ def build_largest_model(recipe: Recipe) -> nn.Module:
 
 
 def load_dvae(path: Path | str) -> DiscreteVAE:
-    """Load the discrete VAE of a dVAE's run, a model folder, or the copy in a transformer's run.
+    """Load the discrete VAE of a dVAE's run, a model folder, the copy in a transformer's run, or a
+    shipped model.
 
     Raises DalleError if there is none, it lacks its decoder, or it is damaged.
     """
-    return read_model(dvae_model_dir(Path(path)), "dvae", build_dvae)
+    folder = dvae_model_dir(Path(resolve_run(str(path))))
+    return read_model(folder, "dvae", build_dvae)
 
 
 def load_dvae_encoder(path: Path | str) -> DVAEEncoder:
@@ -191,10 +194,12 @@ def dvae_checksum(path: Path | str) -> str:
 
 
 def load_transformer(path: Path | str) -> Transformer:
-    """Load the transformer of a run or of a model folder; raises DalleError if there is none."""
-    return read_model(
-        model_dir(Path(path), "transformer"), "transformer", build_trained_transformer
-    )
+    """Load the transformer of a run, a model folder or a shipped model.
+
+    Raises DalleError if there is none.
+    """
+    folder = model_dir(Path(resolve_run(str(path))), "transformer")
+    return read_model(folder, "transformer", build_trained_transformer)
 
 
 def load_tokenizer(run: RunDir) -> Tokenizer:
@@ -278,14 +283,14 @@ def check_parts_match(
 
 
 def load_clip(path: Path | str) -> Clip:
-    """Load a CLIP from a `train-clip` run, an export, a model folder or a public checkpoint.
+    """Load a CLIP: a `train-clip` run, an export, a model folder, a shipped model, or a public one.
 
     path  a public checkpoint may be a file, a folder or a name on the hub
 
     Raises DalleError if there is none, it is damaged, its kind is not supported, or it asks to run
     code.
     """
-    local_path = find_clip(path)
+    local_path = find_clip(resolve_run(str(path)))
     if not _is_run_or_model(local_path):
         public = read_public_clip(local_path)
         return _assign_weights(public.table, public.weights, local_path)
