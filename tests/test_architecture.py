@@ -16,7 +16,7 @@ LAYERS = [
     {"config", "models", "losses", "metrics"},
     {"storage", "data.shuffling", "schedules"},
     {"runtime"},
-    {"data", "interop", "viz", "recipe", "recipe_text", "console"},
+    {"data", "interop", "viz", "pages", "recipe", "recipe_text", "console"},
     {"loading"},
     {"scoring"},
     {"generation"},

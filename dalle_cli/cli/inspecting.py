@@ -1,4 +1,4 @@
-"""`dalle recipes`, `models`, `info` and `doctor`: recipes, models, runs and this machine."""
+"""`dalle recipes`, `models`, `info`, `report` and `doctor`: recipes, models, runs, this machine."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,15 @@ import typer
 
 from dalle_cli.cli.app import app, recipes_app
 from dalle_cli.cli.help import MACHINE, USE, add_command
-from dalle_cli.cli.options import INPUT, OUTPUT, Json, Overrides, Quiet, RecipeName
+from dalle_cli.cli.options import (
+    INPUT,
+    OUTPUT,
+    Json,
+    Overrides,
+    Quiet,
+    RecipeName,
+    run_path,
+)
 from dalle_cli.console import Terminal
 from dalle_cli.storage.shipped import resolve_run
 
@@ -111,6 +119,39 @@ def info(
     from dalle_cli.commands.info import run_info
 
     run_info(name, overrides, masks, data, Terminal(quiet=quiet, as_json=as_json))
+
+
+@add_command(app, panel=USE, example="dalle report runs/birds runs/birds-longer --out birds.html")
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            parser=run_path,
+            help="Runs, exports or shipped models, or folders of runs such as a demo's.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="By default report.html in the run, or for several in the current folder.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    *,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a page about runs: one file, to look at and to send.
+
+    It has curves, those of several runs over one another, previews by step, the best and worst
+    samples, recipes and how they differ, and a transformer's attention. It loads nothing from
+    elsewhere, and works on a run that is still training.
+    """
+    from dalle_cli.commands.report import run_report
+
+    run_report(runs, out, Terminal(quiet=quiet, as_json=as_json))
 
 
 @add_command(app, panel=MACHINE, example="dalle doctor --measure")

@@ -39,12 +39,14 @@ from dalle_cli.storage.job_folder import JobFolder
 class GenerationJob:
     """Captions and everything that determines their pictures: the same on every rank.
 
+    first      number of each caption's first candidate
     n          candidates of each caption
     selection  how many of each n are added, the best first where there is a ranking
     """
 
     pipeline: Pipeline
     captions: list[str]
+    first: int
     n: int
     selection: RankingOptions
     ranking: Ranking | None
@@ -54,7 +56,8 @@ class GenerationJob:
     @cached_property
     def candidates(self) -> list[Candidate]:
         """All candidates, n of each caption, in order."""
-        return [Candidate(caption, i) for caption in self.captions for i in range(self.n)]
+        numbers = range(self.first, self.first + self.n)
+        return [Candidate(caption, number) for caption in self.captions for number in numbers]
 
     @property
     def n_kept(self) -> int:
@@ -82,6 +85,7 @@ class GenerationJob:
         return {
             "command": "generate",
             "captions": self.captions,
+            "first": self.first,
             "n": self.n,
             "best": self.selection.best,
             "keep_all": self.selection.keep_all,
@@ -95,6 +99,7 @@ def plan_job(
     pipeline: Pipeline,
     captions: list[str],
     *,
+    first: int,
     n: int,
     selection: RankingOptions,
     ranking: Ranking | None,
@@ -126,7 +131,7 @@ def plan_job(
     is_compiled = recall_compilation(folder, is_long=is_long, world=world)
 
     compiled = pipeline.compiled(is_compiled=is_compiled)
-    job = GenerationJob(compiled, captions, n, selection, ranking, sizes, world)
+    job = GenerationJob(compiled, captions, first, n, selection, ranking, sizes, world)
     folder.check(job.description, is_complete=True)
     return job
 

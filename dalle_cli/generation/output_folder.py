@@ -9,7 +9,7 @@ main process adds them all in order. An interruption leaves staged candidates, a
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dalle_cli.generation.ranking import ScoredCandidate
+from dalle_cli.pages.gallery import gallery
 from dalle_cli.storage.atomic import atomic_write, make_folder
-from dalle_cli.storage.run_dir import GRID, MANIFEST, RunDir
+from dalle_cli.storage.run_dir import GALLERY, GRID, MANIFEST, RunDir
 from dalle_cli.storage.shipped import shipped_name
 from dalle_cli.viz import GRID_PICTURES, captioned_rows, labelled_grid
 
@@ -101,6 +102,7 @@ class OutputFolder:
             "out": str(self.path),
             "files": [str(self.path / record["file"]) for record in records],
             "grid": str(self.path / GRID),
+            "gallery": str(self.path / GALLERY),
             "manifest": str(self.path / MANIFEST),
         }
         if SCORE in records[0]:
@@ -129,6 +131,13 @@ class OutputFolder:
         groups = self.groups(n_kept=n_kept, n_shown=n_shown)
         with atomic_write(self.path / GRID) as temporary:
             labelled_grid(captioned_rows(groups)).save(temporary, format="PNG")
+
+    def save_gallery(self, command: Callable[[Mapping[str, Any]], list[str]]) -> None:
+        """Write a page of all pictures, with the words of the command that generates each again."""
+        records = self.records()
+        side = _read_picture(self.path / records[0]["file"]).width
+        with atomic_write(self.path / GALLERY) as temporary:
+            temporary.write_text(gallery(records, side=side, command=command), encoding="utf-8")
 
     def _record(self, number: int, scored: ScoredCandidate) -> dict[str, Any]:
         return {"file": f"{number:04d}.png", **scored.record(), **self._settings}

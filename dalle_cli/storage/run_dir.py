@@ -19,6 +19,7 @@ WEIGHTS = "model.safetensors"
 JOB = "job.json"
 MANIFEST = "manifest.jsonl"
 GRID = "grid.png"
+GALLERY = "index.html"  # what a web server shows of a folder
 SCORES = "scores.jsonl"
 SCORES_TABLE = "scores.csv"
 ENCODING = "encoding.json"

@@ -39,6 +39,7 @@ PANELS = {
     "data encode": ["Arguments", "Input", "Output", "Machine", "Options"],
     "import dvae": ["Arguments", "Run", "Options"],
     "info": ["Arguments", "Output", "Input", "Recipe", "Options"],
+    "report": ["Arguments", "Output", "Options"],
     "doctor": ["Options"],
 }
 COMMANDS = list(PANELS)
@@ -53,7 +54,7 @@ COMMAND_PANELS = {
             "demo",
             "recipes",
         ],
-        "Use": ["generate", "models", "rerank", "reconstruct", "export"],
+        "Use": ["generate", "models", "rerank", "reconstruct", "export", "report"],
         "Data": ["data", "import"],
         "Machine": ["info", "doctor"],
     },

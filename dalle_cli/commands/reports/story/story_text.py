@@ -13,7 +13,12 @@ MAX_CHANGES = 12  # that are listed
 
 def story_text(facts: Mapping[str, Any]) -> str:
     """Return the facts of a model's folder as rows: what it is, and what has become of it."""
-    return aligned_rows([*model_size_rows(facts), *_story_rows(facts["run"])])
+    return aligned_rows(story_rows(facts))
+
+
+def story_rows(facts: Mapping[str, Any]) -> list[Row]:
+    """Return what a model is and what has become of it: labels and texts."""
+    return [*model_size_rows(facts), *_story_rows(facts["run"])]
 
 
 def story_line(name: str, facts: Mapping[str, Any]) -> str:

@@ -1,0 +1,215 @@
+"""The report of one or several runs: a page in one file, which can be sent to a colleague.
+
+Knows nothing of files: what it shows comes in as facts, pictures as bytes.
+"""
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dalle_cli.pages import chart as charts
+from dalle_cli.pages.chart import Line, Point, chart
+from dalle_cli.pages.document import Markup, document, element
+
+STYLE = (
+    charts.STYLE
+    + """
+.charts {
+  display: grid; gap: 1rem 2rem; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr));
+}
+.charts section { min-width: 0 } h3 { font-size: 1rem; margin: 1rem 0 .25rem }
+.wide { overflow-x: auto } .small img, .masks img { image-rendering: pixelated }
+.pictures { display: flex; flex-wrap: wrap; gap: .75rem } figure { margin: 0; max-width: 9rem }
+.pictures img { width: 6rem } .masks img { width: 14rem }
+figcaption { font-size: .85rem; color: var(--faint) }
+.steps img { max-width: 100% } .steps input { width: 20rem; max-width: 100% }
+td.new { font-weight: bold }
+@media print { .steps input { display: none } section, figure { break-inside: avoid } }
+"""
+)
+SCRIPT = (
+    charts.SCRIPT
+    + """
+for (const steps of document.querySelectorAll(".steps")) {
+  const slider = steps.querySelector("input");
+  slider.addEventListener("input", () => {
+    steps.querySelectorAll("figure").forEach((figure, i) => (figure.hidden = i !== +slider.value));
+  });
+}
+"""
+)
+# figures that are drawn together, under a title; any other figure has a chart of its own
+CHARTS = {
+    "Loss": ("train/loss", "valid/loss"),
+    "Nats per text token": ("train/loss_text", "valid/loss_text"),
+    "Nats per image token": ("train/loss_image", "valid/nats_per_image_token"),
+    "Image tokens that were the likeliest": (
+        "train/image_token_accuracy",
+        "valid/image_token_accuracy",
+    ),
+    "PSNR of reconstructions, dB": ("valid/psnr",),
+    "Nats per pixel value": ("train/nats_per_value", "valid/nats_per_value"),
+    "KL per cell, nats": ("train/kl_per_cell", "valid/kl_per_cell"),
+    "Temperature": ("train/temperature",),
+    "KL weight": ("train/kl_weight",),
+    "Codebook entries": ("valid/codes_used", "valid/codes_dead"),
+    "Perplexity of the codebook": ("valid/perplexity", "valid/perplexity_without_blanks"),
+    "Retrieval": (
+        "valid/text_recall_at_1",
+        "valid/text_recall_at_5",
+        "valid/image_recall_at_1",
+        "valid/image_recall_at_5",
+    ),
+    "Learning rate": ("train/lr",),
+    "Gradient norm": ("train/gradient_norm",),
+    "Gradient scales": ("grad_scale/min", "grad_scale/max"),
+    "Pictures per second": ("train/images_per_second",),
+}
+STEP, HIDDEN = "step", ("train/seconds",)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a page: its bytes in a format that browsers know, and the words under it."""
+
+    content: bytes
+    mime: str
+    caption: str
+
+    def tag(self) -> Markup:
+        """Return the picture as an element that holds it."""
+        data = base64.b64encode(self.content).decode()
+        return element("img", src=f"data:{self.mime};base64,{data}", alt=self.caption)
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a report shows of a run.
+
+    rows      what it is and what has become of it: labels and texts
+    machine   where it runs: labels and texts
+    reports   lines of its metrics
+    recipe    keys under dotted names, with their values
+    changed   keys that differ from the shipped recipe
+    previews  by step
+    best      generated pictures with the highest scores, best first, and the lowest in `worst`
+    masks     of its kinds of attention, and how layers use them in `layers`
+    """
+
+    name: str
+    rows: Sequence[tuple[str, str]]
+    machine: Sequence[tuple[str, str]]
+    reports: Sequence[Mapping[str, float]]
+    recipe: Mapping[str, object]
+    changed: frozenset[str] = frozenset()
+    previews: Sequence[Picture] = ()
+    best: Sequence[Picture] = ()
+    worst: Sequence[Picture] = ()
+    masks: Sequence[Picture] = ()
+    layers: Sequence[str] = field(default_factory=tuple)
+
+
+def report(runs: Sequence[RunFacts]) -> str:
+    """Return the page of these runs; curves of the same figure are drawn over one another."""
+    title = ", ".join(run.name for run in runs)
+    sections = [section for run in runs for section in _run_sections(run, is_alone=len(runs) == 1)]
+    body = element("main", element("h1", title), _curves(runs), sections, _recipes(runs))
+    return document(title, body, style=STYLE, script=SCRIPT)
+
+
+def _curves(runs: Sequence[RunFacts]) -> Markup:
+    drawn = []
+    for title, names in _charts(runs):
+        lines = [
+            Line(name if len(runs) == 1 else f"{run.name}: {name}", _points(run, name))
+            for run in runs
+            for name in names
+        ]
+        if any(line.points for line in lines):
+            drawn.append(chart(title, lines))
+    if not drawn:
+        return element("p", "No figures have been reported yet.")
+    return element("section", element("h2", "Curves"), element("div", drawn, class_="charts"))
+
+
+def _charts(runs: Sequence[RunFacts]) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yield titles and the figures under each: the known ones, then every other figure alone."""
+    yield from CHARTS.items()
+    known = {STEP, *HIDDEN, *(name for names in CHARTS.values() for name in names)}
+    found = dict.fromkeys(name for run in runs for one in run.reports for name in one)
+    yield from ((name, (name,)) for name in found if name not in known)
+
+
+def _points(run: RunFacts, name: str) -> list[Point]:
+    return [(one[STEP], one[name]) for one in run.reports if name in one]
+
+
+def _run_sections(run: RunFacts, *, is_alone: bool) -> Iterator[Markup]:
+    heading = element("h2", "The run" if is_alone else run.name)
+    yield element(
+        "section", heading, _table(run.rows), element("h3", "Machine"), _table(run.machine)
+    )
+    if run.previews:
+        yield element("section", element("h3", "Previews"), _slider(run.previews))
+    for title, pictures in (("Best by score", run.best), ("Worst by score", run.worst)):
+        if pictures:
+            yield element("section", element("h3", title), _pictures(pictures, "pictures small"))
+    if run.masks:
+        order = element("p", "Layers, in order: ", ", ".join(run.layers))
+        words = "White where a position of the picture (down) may attend to another (across)."
+        yield element(
+            "section",
+            element("h3", "Attention"),
+            order,
+            _pictures(run.masks, "pictures masks"),
+            element("p", words),
+        )
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> Markup:
+    cells = [element("tr", element("th", label), element("td", text)) for label, text in rows]
+    return element("div", element("table", cells), class_="wide")
+
+
+def _slider(previews: Sequence[Picture]) -> Markup:
+    last = len(previews) - 1
+    figures = [
+        element("figure", element("figcaption", one.caption), one.tag(), hidden=i != last)
+        for i, one in enumerate(previews)
+    ]
+    slider = element(
+        "input", type="range", min=0, max=last, value=last, aria_label="step of the preview"
+    )
+    return element("div", slider if last else "", figures, class_="steps")
+
+
+def _pictures(pictures: Sequence[Picture], kind: str) -> Markup:
+    figures = [element("figure", one.tag(), element("figcaption", one.caption)) for one in pictures]
+    return element("div", figures, class_=kind)
+
+
+def _recipes(runs: Sequence[RunFacts]) -> Markup:
+    """Return the recipe of a run, or the keys in which the recipes of several differ."""
+    keys = sorted({key for run in runs for key in run.recipe})
+    title, note = "Recipe", "Bold: differs from the shipped recipe."
+    if len(runs) > 1:
+        keys = [key for key in keys if len({str(run.recipe.get(key)) for run in runs}) > 1]
+        title, note = "Differences between the recipes", ""
+    rows = [
+        element(
+            "tr",
+            element("th", key),
+            [
+                element(
+                    "td", str(run.recipe.get(key, "")), class_="new" if key in run.changed else ""
+                )
+                for run in runs
+            ],
+        )
+        for key in keys
+    ]
+    head = element("tr", element("th", ""), [element("th", run.name) for run in runs])
+    table = element("table", head if len(runs) > 1 else "", rows)
+    return element(
+        "section", element("h2", title), element("p", note), element("div", table, class_="wide")
+    )
