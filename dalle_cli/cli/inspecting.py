@@ -121,7 +121,7 @@ def info(
     run_info(name, overrides, masks, data, Terminal(quiet=quiet, as_json=as_json))
 
 
-@add_command(app, panel=USE, example="dalle report runs/birds runs/birds-longer --out birds.html")
+@add_command(app, panel=MACHINE, example="dalle report runs/birds runs/birds-longer --out birds.html")
 def report(
     runs: Annotated[
         list[Path],
@@ -143,7 +143,7 @@ def report(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a page about runs: one file, to look at and to send.
+    """Write a page about runs, one file to send.
 
     It has curves, those of several runs over one another, previews by step, the best and worst
     samples, recipes and how they differ, and a transformer's attention. It loads nothing from
