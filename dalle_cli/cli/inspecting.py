@@ -121,7 +121,9 @@ def info(
     run_info(name, overrides, masks, data, Terminal(quiet=quiet, as_json=as_json))
 
 
-@add_command(app, panel=MACHINE, example="dalle report runs/birds runs/birds-longer --out birds.html")
+@add_command(
+    app, panel=MACHINE, example="dalle report runs/birds runs/birds-longer --out birds.html"
+)
 def report(
     runs: Annotated[
         list[Path],

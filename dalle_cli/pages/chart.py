@@ -19,7 +19,8 @@ STYLE = """
 .chart path { stroke: var(--line); fill: none } .chart .cross { stroke: var(--faint) }
 .chart polyline { fill: none; stroke-width: 1.5; stroke-linejoin: round }
 .legend { margin: 0; padding: 0; list-style: none; font-size: .85rem }
-.legend li { display: inline-block; margin-right: 1rem } .legend svg { width: 1em; height: .6em }
+.legend li { display: inline-block; margin-right: 1rem }
+.legend svg { width: 1em; height: .6em; stroke-width: 4 }
 output { display: block; min-height: 1.5em; font-size: .85rem; color: var(--faint) }
 """ + "".join(
     f".c{i} {{ stroke: {colour} }}\n"
@@ -153,7 +154,7 @@ def number_text(value: float) -> str:
     if value and not 1e-3 <= abs(value) < 1e5:
         mantissa, _, exponent = f"{value:.1e}".partition("e")
         return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-    return f"{value:,.6g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _legend(i: int, line: Line) -> Markup:

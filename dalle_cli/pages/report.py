@@ -19,7 +19,8 @@ STYLE = (
 }
 .charts section { min-width: 0 } h3 { font-size: 1rem; margin: 1rem 0 .25rem }
 .wide { overflow-x: auto } .small img, .masks img { image-rendering: pixelated }
-.pictures { display: flex; flex-wrap: wrap; gap: .75rem } figure { margin: 0; max-width: 9rem }
+.pictures { display: flex; flex-wrap: wrap; gap: .75rem } figure { margin: 0 }
+.pictures figure { max-width: 9rem } .masks figure { max-width: 14rem }
 .pictures img { width: 6rem } .masks img { width: 14rem }
 figcaption { font-size: .85rem; color: var(--faint) }
 .steps img { max-width: 100% } .steps input { width: 20rem; max-width: 100% }
@@ -65,7 +66,8 @@ CHARTS = {
     "Gradient scales": ("grad_scale/min", "grad_scale/max"),
     "Pictures per second": ("train/images_per_second",),
 }
-STEP, HIDDEN = "step", ("train/seconds",)
+STEP, SECONDS = "step", "train/seconds"
+BITS = "/bits_"  # figures that are there in nats
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Picture:
 class RunFacts:
     """What a report shows of a run.
 
+    kind      of model: curves of the same kind are drawn over one another
     rows      what it is and what has become of it: labels and texts
     machine   where it runs: labels and texts
     reports   lines of its metrics
@@ -97,6 +100,7 @@ class RunFacts:
     """
 
     name: str
+    kind: str
     rows: Sequence[tuple[str, str]]
     machine: Sequence[tuple[str, str]]
     reports: Sequence[Mapping[str, float]]
@@ -113,31 +117,34 @@ def report(runs: Sequence[RunFacts]) -> str:
     """Return the page of these runs; curves of the same figure are drawn over one another."""
     title = ", ".join(run.name for run in runs)
     sections = [section for run in runs for section in _run_sections(run, is_alone=len(runs) == 1)]
-    body = element("main", element("h1", title), _curves(runs), sections, _recipes(runs))
+    body = element("main", element("h1", title), list(_curves(runs)), sections, _recipes(runs))
     return document(title, body, style=STYLE, script=SCRIPT)
 
 
-def _curves(runs: Sequence[RunFacts]) -> Markup:
-    drawn = []
-    for title, names in _charts(runs):
+def _curves(runs: Sequence[RunFacts]) -> Iterator[Markup]:
+    """Yield the curves of each kind of model."""
+    kinds = dict.fromkeys(run.kind for run in runs)
+    for kind in kinds:
+        same = [run for run in runs if run.kind == kind]
+        heading = "Curves" if len(kinds) == 1 else f"Curves: {kind}"
+        charts = list(_charts(same)) or element("p", "No figures have been reported yet.")
+        yield element("section", element("h2", heading), element("div", charts, class_="charts"))
+
+
+def _charts(runs: Sequence[RunFacts]) -> Iterator[Markup]:
+    """Yield the known charts, then every other figure alone; what is always 0 is left out."""
+    found = dict.fromkeys(name for run in runs for one in run.reports for name in one)
+    known = {STEP, SECONDS, *(name for names in CHARTS.values() for name in names)}
+    others = [name for name in found if name not in known and BITS not in name]
+
+    for title, names in (*CHARTS.items(), *((name, (name,)) for name in others)):
         lines = [
             Line(name if len(runs) == 1 else f"{run.name}: {name}", _points(run, name))
             for run in runs
             for name in names
         ]
-        if any(line.points for line in lines):
-            drawn.append(chart(title, lines))
-    if not drawn:
-        return element("p", "No figures have been reported yet.")
-    return element("section", element("h2", "Curves"), element("div", drawn, class_="charts"))
-
-
-def _charts(runs: Sequence[RunFacts]) -> Iterator[tuple[str, Sequence[str]]]:
-    """Yield titles and the figures under each: the known ones, then every other figure alone."""
-    yield from CHARTS.items()
-    known = {STEP, *HIDDEN, *(name for names in CHARTS.values() for name in names)}
-    found = dict.fromkeys(name for run in runs for one in run.reports for name in one)
-    yield from ((name, (name,)) for name in found if name not in known)
+        if any(value for line in lines for _, value in line.points):
+            yield chart(title, lines)
 
 
 def _points(run: RunFacts, name: str) -> list[Point]:

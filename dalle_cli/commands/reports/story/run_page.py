@@ -40,6 +40,7 @@ def run_page(run: Path, name: str) -> RunFacts:
 
     return RunFacts(
         name=name,
+        kind=facts["kind"],
         rows=story_rows(facts),
         machine=_machine(record),
         reports=read_reports(folder.metrics),
