@@ -6,7 +6,8 @@ from typing import Any
 from dalle_cli.commands.reports.model_facts import model_facts
 from dalle_cli.commands.reports.model_text import aligned_rows, model_text
 from dalle_cli.commands.reports.planning.recipe_forecast import forecast_rows, recipe_forecast
-from dalle_cli.commands.reports.story.run_story import run_facts, run_table, runs_inside
+from dalle_cli.commands.reports.story.run_facts import run_facts, run_table
+from dalle_cli.commands.reports.story.run_story import runs_inside
 from dalle_cli.commands.reports.story.story_text import story_line, story_text
 from dalle_cli.config import ModelTable, TrainedTransformerTable, kind_of
 from dalle_cli.console import Terminal

@@ -6,7 +6,7 @@ from dalle_cli.commands.reports.story.run_page import run_page
 from dalle_cli.commands.reports.story.run_story import runs_inside
 from dalle_cli.console import Terminal
 from dalle_cli.errors import UsageError, printable
-from dalle_cli.pages.report import report
+from dalle_cli.pages.report import report_page
 from dalle_cli.storage.atomic import atomic_write, make_folder
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.storage.shipped import shipped_name
@@ -20,7 +20,7 @@ def run_report(folders: list[Path], out: Path | None, terminal: Terminal) -> Non
     """
     runs = [run for folder in folders for run in _runs_of(folder)]
     names = _names([run.resolve() for run in runs])
-    page = report([run_page(run, name) for run, name in zip(runs, names, strict=True)])
+    page = report_page([run_page(run, name) for run, name in zip(runs, names, strict=True)])
 
     is_own = len(folders) == 1 and shipped_name(folders[0]) is None
     target = out or (folders[0] if is_own else Path()) / "report.html"

@@ -113,22 +113,28 @@ class RunFacts:
     layers: Sequence[str] = field(default_factory=tuple)
 
 
-def report(runs: Sequence[RunFacts]) -> str:
+def report_page(runs: Sequence[RunFacts]) -> str:
     """Return the page of these runs; curves of the same figure are drawn over one another."""
+    kinds = [
+        [run for run in runs if run.kind == kind]
+        for kind in dict.fromkeys(run.kind for run in runs)
+    ]
+    is_mixed = len(kinds) > 1
     title = ", ".join(run.name for run in runs)
-    sections = [section for run in runs for section in _run_sections(run, is_alone=len(runs) == 1)]
-    body = element("main", element("h1", title), list(_curves(runs)), sections, _recipes(runs))
+    body = element(
+        "main",
+        element("h1", title),
+        [_curves(same, f": {same[0].kind}" if is_mixed else "") for same in kinds],
+        [section for run in runs for section in _run_sections(run, is_alone=len(runs) == 1)],
+        [_recipes(same, f": {same[0].kind}" if is_mixed else "") for same in kinds],
+    )
     return document(title, body, style=STYLE, script=SCRIPT)
 
 
-def _curves(runs: Sequence[RunFacts]) -> Iterator[Markup]:
-    """Yield the curves of each kind of model."""
-    kinds = dict.fromkeys(run.kind for run in runs)
-    for kind in kinds:
-        same = [run for run in runs if run.kind == kind]
-        heading = "Curves" if len(kinds) == 1 else f"Curves: {kind}"
-        charts = list(_charts(same)) or element("p", "No figures have been reported yet.")
-        yield element("section", element("h2", heading), element("div", charts, class_="charts"))
+def _curves(runs: Sequence[RunFacts], of_kind: str) -> Markup:
+    charts = list(_charts(runs)) or element("p", "No figures have been reported yet.")
+    heading = element("h2", f"Curves{of_kind}")
+    return element("section", heading, element("div", charts, class_="charts"))
 
 
 def _charts(runs: Sequence[RunFacts]) -> Iterator[Markup]:
@@ -195,7 +201,7 @@ def _pictures(pictures: Sequence[Picture], kind: str) -> Markup:
     return element("div", figures, class_=kind)
 
 
-def _recipes(runs: Sequence[RunFacts]) -> Markup:
+def _recipes(runs: Sequence[RunFacts], of_kind: str) -> Markup:
     """Return the recipe of a run, or the keys in which the recipes of several differ."""
     keys = sorted({key for run in runs for key in run.recipe})
     title, note = "Recipe", "Bold: differs from the shipped recipe."
@@ -218,5 +224,8 @@ def _recipes(runs: Sequence[RunFacts]) -> Markup:
     head = element("tr", element("th", ""), [element("th", run.name) for run in runs])
     table = element("table", head if len(runs) > 1 else "", rows)
     return element(
-        "section", element("h2", title), element("p", note), element("div", table, class_="wide")
+        "section",
+        element("h2", f"{title}{of_kind}"),
+        element("p", note),
+        element("div", table, class_="wide"),
     )

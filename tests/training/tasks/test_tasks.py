@@ -199,6 +199,21 @@ def test_health_of_the_codebook_follows_its_definitions() -> None:
     )
 
 
+def test_held_out_loss_of_a_dvae_can_be_compared_over_the_run() -> None:
+    batch = next(global_batch().micro_batches(0, CPU))
+    task = dvae_task()
+    moving = {"kl_weight": Cosine(start=0.0, end=1.0, steps=10)}
+    moving["temperature"] = Cosine(start=4.0, end=0.9, steps=10)
+    annealed = DiscreteVAETask(task.module, DVAE_LOSS.model_copy(update=moving), seed=3)
+    with torch.no_grad():
+        expected = task.validate([batch], step=0)
+        figures = [annealed.validate([batch], step=step) for step in (0, 5, 10)]
+    for one in figures:
+        for name in ("valid/loss", "valid/nats_per_value", "valid/kl_per_cell", "valid/psnr"):
+            assert one[name] == pytest.approx(expected[name], rel=1e-6)
+    assert figures[0]["valid/relaxed_gap_db"] != figures[2]["valid/relaxed_gap_db"]
+
+
 def test_transformer_loss_is_the_published_one() -> None:
     task, batch = transformer_task(), next(global_batch().micro_batches(0, CPU))
     with torch.no_grad():

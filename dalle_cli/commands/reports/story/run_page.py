@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from dalle_cli.commands.reports.story.run_story import run_facts, run_table
+from dalle_cli.commands.reports.story.run_facts import run_facts, run_table
 from dalle_cli.commands.reports.story.story_text import story_rows
 from dalle_cli.config import TrainedTransformerTable
 from dalle_cli.models.attention_masks import layer_kinds

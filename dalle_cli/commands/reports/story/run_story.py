@@ -11,15 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dalle_cli.commands.reports.model_facts import model_facts
-from dalle_cli.config import ModelTable
 from dalle_cli.errors import DalleError
-from dalle_cli.loading import largest_table
 from dalle_cli.recipe import flat_tables, load_recipe, shipped_recipes
 from dalle_cli.storage.checkpoint_folder import best_step, checkpoints, held_out_losses
 from dalle_cli.storage.metrics_file import SECONDS, read_reports
-from dalle_cli.storage.model_folder import read_model_table
-from dalle_cli.storage.run_dir import RunDir, model_dir
+from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.storage.small_files import load_json
 
 
@@ -53,27 +49,6 @@ def run_story(folder: RunDir) -> dict[str, Any]:
         "bytes": _size(folder.root),
         "checkpoint_bytes": _size(folder.checkpoints),
     }
-
-
-def run_facts(folder: Path) -> dict[str, Any]:
-    """Return the facts of the model of a run or an export, and its story under `run`.
-
-    Raises DalleError where there is none.
-    """
-    return {**model_facts(run_table(folder)), "run": run_story(RunDir(folder))}
-
-
-def run_table(folder: Path) -> ModelTable:
-    """Read a model's sizes from the model folder of a run or an export.
-
-    A run that has not saved yet has those of its recipe.
-    """
-    try:
-        return read_model_table(model_dir(folder))
-    except DalleError:
-        if not RunDir(folder).is_run or RunDir(folder).model.is_dir():
-            raise
-    return largest_table(load_recipe(str(RunDir(folder).recipe), []))
 
 
 def runs_inside(folder: Path) -> list[Path]:
