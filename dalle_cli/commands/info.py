@@ -9,15 +9,17 @@ from PIL import Image
 from dalle_cli.commands.reports.model_facts import model_facts
 from dalle_cli.commands.reports.model_text import aligned_rows, model_text
 from dalle_cli.commands.reports.planning.recipe_forecast import forecast_rows, recipe_forecast
+from dalle_cli.commands.reports.run_check import check_run, problems_of, raise_if_damaged
 from dalle_cli.commands.reports.run_story import run_story, runs_inside
 from dalle_cli.commands.reports.story_text import story_line, story_text
 from dalle_cli.config import ModelTable, TrainedTransformerTable, kind_of
 from dalle_cli.console import Terminal
+from dalle_cli.data.images import to_png
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.loading import largest_table
 from dalle_cli.models.attention_masks import image_mask
 from dalle_cli.recipe import load_recipe
-from dalle_cli.storage.atomic import make_folder
+from dalle_cli.storage.atomic import make_folder, write_file
 from dalle_cli.storage.model_folder import read_model_table
 from dalle_cli.storage.run_dir import RunDir, model_dir
 from dalle_cli.viz import enlarge
@@ -45,10 +47,13 @@ def run_info(
         stories = {run.name: _run_facts(run) for run in runs}
         lines = [story_line(run, facts) for run, facts in stories.items()]
         terminal.result("\n".join(lines), {"runs": stories})
+        for run in runs:
+            raise_if_damaged(run, stories[run.name]["damaged"])
         return
 
     facts = {**_run_facts(folder), **_masks_of(_run_table(folder), name, masks)}
     terminal.result(story_text(facts), facts)
+    raise_if_damaged(folder, facts["damaged"])
 
 
 def _recipe_info(
@@ -71,7 +76,9 @@ def _is_model(folder: Path) -> bool:
 
 
 def _run_facts(folder: Path) -> dict[str, Any]:
-    return {**model_facts(_run_table(folder)), "run": run_story(RunDir(folder))}
+    run = RunDir(folder)
+    facts = {**model_facts(_run_table(folder)), "run": run_story(run)}
+    return {**facts, "damaged": problems_of(check_run(run, with_checkpoints=False))}
 
 
 def _run_table(folder: Path) -> ModelTable:
@@ -104,5 +111,5 @@ def _draw_masks(table: TrainedTransformerTable, folder: Path) -> dict[str, str]:
         mask = image_mask(kind, table.grid_size, kernel_size=table.kernel_size)
         picture = Image.fromarray(mask.to(torch.uint8).mul(255).numpy())
         files[kind] = str(folder / f"{kind}.png")
-        enlarge(picture, at_least=MASK_SIZE).save(files[kind])
+        write_file(Path(files[kind]), to_png(enlarge(picture, at_least=MASK_SIZE)))
     return files
