@@ -44,9 +44,11 @@ from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD, Clip, Tower
 from dalle_cli.models.dvae import DiscreteVAE, DVAEEncoder
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.storage.checkpoint_folder import find_saved_weights
+from dalle_cli.storage.integrity.checksums import load_checksummed_json
 from dalle_cli.storage.model_folder import (
     check_floating_point,
     check_shapes_match,
+    check_stored_weights,
     read_model,
     read_model_table,
     shapes_of,
@@ -60,6 +62,7 @@ from dalle_cli.storage.run_dir import (
     model_dir,
     part_of,
 )
+from dalle_cli.storage.run_record import RECORD_SCHEMA
 from dalle_cli.storage.shipped import resolve_run
 from dalle_cli.storage.small_files import load_json
 
@@ -158,6 +161,14 @@ def build_largest_model(recipe: Recipe) -> nn.Module:
     return MODEL_KINDS[recipe.kind].build(largest_table(recipe))
 
 
+def check_model(folder: Path) -> ModelTable:
+    """Check that a model folder is whole and its weights are those of its config.
+
+    Returns the model's sizes. Raises DalleError naming the file that is damaged.
+    """
+    return check_stored_weights(folder, build_model)
+
+
 def load_dvae(path: Path | str) -> DiscreteVAE:
     """Load the discrete VAE of a dVAE's run, a model folder, the copy in a transformer's run, or a
     shipped model.
@@ -235,9 +246,11 @@ def load_dalle(run: Path, checkpoint: str | None = None) -> DalleParts:
     """
     paths = dalle_paths(run)
     saved = find_saved_weights(RunDir(run), checkpoint) if checkpoint else None
-    weights = saved.files if saved else [paths.transformer / WEIGHTS]
     transformer = read_model(
-        paths.transformer, "transformer", build_trained_transformer, weights=weights
+        paths.transformer,
+        "transformer",
+        build_trained_transformer,
+        weights=saved.files if saved else None,
     )
     if paths.dvae == paths.transformer:
         hint = f"put a copy of the dVAE's model folder into {RunDir(run).dvae}"
@@ -247,13 +260,15 @@ def load_dalle(run: Path, checkpoint: str | None = None) -> DalleParts:
     check_parts_match(transformer, dvae, tokenizer, run=run)
 
     digest = hashlib.sha256()
+    weights = saved.files if saved else [paths.transformer / WEIGHTS]
     for path in (*weights, paths.dvae / WEIGHTS, paths.tokenizer):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
 
     try:
-        caption_dropout = load_json(paths.recipe)["recipe"]["loss"]["caption_dropout"]
-    except (OSError, ValueError, KeyError, TypeError):
+        record = load_checksummed_json(paths.recipe, since=RECORD_SCHEMA)
+        caption_dropout = record["recipe"]["loss"]["caption_dropout"]
+    except (OSError, ValueError, KeyError, TypeError, DalleError):
         caption_dropout = None
     words = RunDir(run).known_words
     return DalleParts(

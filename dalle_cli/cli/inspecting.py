@@ -17,6 +17,7 @@ from dalle_cli.cli.options import (
     run_path,
 )
 from dalle_cli.console import Terminal
+from dalle_cli.errors import UsageError
 from dalle_cli.storage.shipped import resolve_run
 
 
@@ -156,15 +157,34 @@ def report(
     run_report(runs, out, Terminal(quiet=quiet, as_json=as_json))
 
 
-@add_command(app, panel=MACHINE, example="dalle doctor --measure")
+@add_command(app, panel=MACHINE, example="dalle doctor runs/dalle")
 def doctor(
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN",
+            parser=resolve_run,
+            help="A run, an export or a shipped model to check instead.",
+        ),
+    ] = None,
+    *,
     measured: Annotated[
         bool, typer.Option("--measure", help="Also measure matmul rates and memory bandwidth.")
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Print what this machine has, lacks and can do."""
-    from dalle_cli.commands.doctor import run_doctor
+    """Print what this machine has, lacks and can do.
 
-    run_doctor(Terminal(quiet=quiet, as_json=as_json), measured=measured)
+    With RUN, check every file of it instead: checkpoints, model, dVAE, tokenizer and records. The
+    exit code is 1 if anything is damaged.
+    """
+    from dalle_cli.commands.doctor import run_doctor, run_doctor_on_run
+
+    terminal = Terminal(quiet=quiet, as_json=as_json)
+    if run is None:
+        run_doctor(terminal, measured=measured)
+        return
+    if measured:
+        raise UsageError("`--measure` is of the machine: leave out RUN")
+    run_doctor_on_run(Path(run), terminal)

@@ -6,15 +6,17 @@ from typing import Any
 from dalle_cli.commands.reports.model_facts import model_facts
 from dalle_cli.commands.reports.model_text import aligned_rows, model_text
 from dalle_cli.commands.reports.planning.recipe_forecast import forecast_rows, recipe_forecast
+from dalle_cli.commands.reports.run_check import raise_if_damaged
 from dalle_cli.commands.reports.story.run_facts import run_facts, run_table
 from dalle_cli.commands.reports.story.run_story import runs_inside
 from dalle_cli.commands.reports.story.story_text import story_line, story_text
 from dalle_cli.config import ModelTable, TrainedTransformerTable, kind_of
 from dalle_cli.console import Terminal
+from dalle_cli.data.images import to_png
 from dalle_cli.errors import UsageError
 from dalle_cli.loading import largest_table
 from dalle_cli.recipe import load_recipe
-from dalle_cli.storage.atomic import make_folder
+from dalle_cli.storage.atomic import make_folder, write_file
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.viz import enlarge, mask_pictures
 
@@ -41,10 +43,13 @@ def run_info(
         stories = {run.name: run_facts(run) for run in runs}
         lines = [story_line(run, facts) for run, facts in stories.items()]
         terminal.result("\n".join(lines), {"runs": stories})
+        for run in runs:
+            raise_if_damaged(run, stories[run.name]["damaged"])
         return
 
     facts = {**run_facts(folder), **_masks_of(run_table(folder), name, masks)}
     terminal.result(story_text(facts), facts)
+    raise_if_damaged(folder, facts["damaged"])
 
 
 def _recipe_info(
@@ -81,5 +86,5 @@ def _draw_masks(table: TrainedTransformerTable, folder: Path) -> dict[str, str]:
     files = {}
     for kind, picture in mask_pictures(table.grid_size, table.kernel_size).items():
         files[kind] = str(folder / f"{kind}.png")
-        enlarge(picture, at_least=MASK_SIZE).save(files[kind])
+        write_file(Path(files[kind]), to_png(enlarge(picture, at_least=MASK_SIZE)))
     return files

@@ -7,7 +7,7 @@ from dalle_cli.commands.reports.story.run_story import runs_inside
 from dalle_cli.console import Terminal
 from dalle_cli.errors import UsageError, printable
 from dalle_cli.pages.report import report_page
-from dalle_cli.storage.atomic import atomic_write, make_folder
+from dalle_cli.storage.atomic import make_folder, write_file
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.storage.shipped import shipped_name
 
@@ -25,8 +25,7 @@ def run_report(folders: list[Path], out: Path | None, terminal: Terminal) -> Non
     is_own = len(folders) == 1 and shipped_name(folders[0]) is None
     target = out or (folders[0] if is_own else Path()) / "report.html"
     make_folder(target.absolute().parent)
-    with atomic_write(target) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_file(target, page)
     terminal.result(str(target), {"report": str(target), "runs": [str(run) for run in runs]})
 
 

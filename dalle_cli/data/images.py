@@ -1,4 +1,4 @@
-"""Decoding picture files to upright sRGB, and converting RGB to tensors and back.
+"""Decoding picture files to upright sRGB, encoding, and converting RGB to tensors and back.
 
 All input is untrusted: few formats are allowed, the size is checked in the header before a pixel is
 decoded, and any damage makes the sample unusable (`BadSample`) rather than half grey. Knows nothing
@@ -12,6 +12,7 @@ import warnings
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from dalle_cli.data.pictures.formats import describe_unreadable
@@ -74,6 +75,13 @@ def to_image(pixels: Tensor) -> Image.Image:
         raise ValueError(f"pixels must be [3, H, W]: {list(pixels.shape)}")
     levels = (pixels.detach().float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())  # [H, W, 3]
+
+
+def to_png(picture: Image.Image, texts: PngInfo | None = None) -> bytes:
+    """Encode a picture as a PNG file, with texts in its chunks, if any."""
+    file = io.BytesIO()
+    picture.save(file, format="PNG", pnginfo=texts)
+    return file.getvalue()
 
 
 def _decode(data: bytes) -> Image.Image:

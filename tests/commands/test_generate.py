@@ -29,6 +29,7 @@ from dalle_cli.loading import (
     load_tokenizer,
     load_transformer,
 )
+from dalle_cli.storage.integrity.checksums import checksummed_json
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.viz import GAP, MIN_TILE, TEXT_HEIGHT
 
@@ -378,7 +379,7 @@ def test_gain_by_the_caption_needs_training_with_empty_captions(
     file = own_transformer_run / "recipe.json"
     recorded = json.loads(file.read_text())
     recorded["recipe"]["loss"]["caption_dropout"] = 0.0
-    file.write_text(json.dumps(recorded))
+    file.write_bytes(checksummed_json(recorded))
     words = ["generate", own_transformer_run, "a ring", "-n", 2, "--rank", "caption", *FP32]
     ended = dalle(*words)
     assert ended.code == 2 and "`loss.caption_dropout` was 0" in ended.err
@@ -464,7 +465,7 @@ def test_guidance_by_a_caption_that_was_never_trained_is_warned_of(
     recorded["recipe"]["loss"] = (
         {} if dropout is None else recorded["recipe"]["loss"] | {"caption_dropout": dropout}
     )
-    file.write_text(json.dumps(recorded))
+    file.write_bytes(checksummed_json(recorded))
     ended = dalle(
         "generate", own_transformer_run, "a ring", "-n", 1, "--guidance", guidance, "--quiet", *FP32
     )

@@ -18,7 +18,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from dalle_cli.errors import DalleError
 from dalle_cli.runtime.distributed import World, single_process
 from dalle_cli.runtime.ranks import Ranks
-from dalle_cli.storage import atomic
+from dalle_cli.storage.integrity import tensor_files
 from dalle_cli.storage.lazy_tensors import Gathered, Stored
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training import checkpoint
@@ -95,7 +95,7 @@ def fail_when_full(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     def fail(*_: object, **__: object) -> None:
         raise FULL
 
-    monkeypatch.setattr(atomic if call == "save_file" else os, call, fail)
+    monkeypatch.setattr(tensor_files if call == "save_file" else os, call, fail)
 
 
 @pytest.mark.parametrize("call", ["save_file", "fsync"])

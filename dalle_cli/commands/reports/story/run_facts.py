@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from dalle_cli.commands.reports.model_facts import model_facts
+from dalle_cli.commands.reports.run_check import check_run, problems_of
 from dalle_cli.commands.reports.story.run_story import run_story
 from dalle_cli.config import ModelTable
 from dalle_cli.errors import DalleError
@@ -14,11 +15,13 @@ from dalle_cli.storage.run_dir import RunDir, model_dir
 
 
 def run_facts(folder: Path) -> dict[str, Any]:
-    """Return the facts of the model of a run or an export, and its story under `run`.
+    """Return the facts of the model of a run or an export, its story, and what is damaged.
 
     Raises DalleError where there is none.
     """
-    return {**model_facts(run_table(folder)), "run": run_story(RunDir(folder))}
+    run = RunDir(folder)
+    facts = {**model_facts(run_table(folder)), "run": run_story(run)}
+    return {**facts, "damaged": problems_of(check_run(run, with_checkpoints=False))}
 
 
 def run_table(folder: Path) -> ModelTable:
