@@ -36,6 +36,7 @@ PANELS = {
     "data shapes": ["Arguments", "Scenes", "Options"],
     "data emoji": ["Arguments", "Input", "Pictures", "Options"],
     "data check": ["Arguments", "Input", "Options"],
+    "data pack": ["Arguments", "Input", "Output", "Options"],
     "data encode": ["Arguments", "Input", "Output", "Machine", "Options"],
     "import dvae": ["Arguments", "Run", "Options"],
     "info": ["Arguments", "Output", "Input", "Recipe", "Options"],
@@ -58,7 +59,7 @@ COMMAND_PANELS = {
         "Data": ["data", "import"],
         "Machine": ["info", "report", "doctor"],
     },
-    "data": {"Commands": ["shapes", "emoji", "check", "encode"]},
+    "data": {"Commands": ["shapes", "emoji", "check", "pack", "encode"]},
     "recipes": {"Commands": ["list", "show", "check", "keys"]},
     "import": {"Commands": ["dvae"]},
 }
