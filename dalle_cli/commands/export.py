@@ -8,7 +8,7 @@ from dalle_cli.commands.reports.exports.exported_run import ExportedRun, describ
 from dalle_cli.commands.reports.exports.model_card import model_card
 from dalle_cli.config import kind_of
 from dalle_cli.console import Terminal
-from dalle_cli.storage.atomic import make_folder
+from dalle_cli.storage.atomic import atomic_folder, make_folder
 from dalle_cli.storage.checkpoint_folder import SavedWeights, find_saved_weights
 from dalle_cli.storage.lazy_tensors import Stored
 from dalle_cli.storage.model_about import read_about
@@ -42,7 +42,7 @@ def run_export(options: ExportOptions, terminal: Terminal) -> None:
     """Copy a run's model, and its dVAE and tokenizer if it has them, without its training state.
 
     The run's record, its held-out figures, what its author says of it and a model card come with
-    them.
+    them. An interrupted command leaves nothing in the folder.
     """
     check_new_folder(options.out)
     own_clip = RunDir(options.run).clip
@@ -52,10 +52,13 @@ def run_export(options: ExportOptions, terminal: Terminal) -> None:
         check_model_kind(model_dir(clip, "clip"), "clip")
 
     name = options.out.resolve().name
-    exported, files = _export(replace(options, clip=clip), terminal, name=name)
+    with atomic_folder(options.out) as staging:
+        inside = replace(options, out=staging, clip=clip)
+        exported, written = _export(inside, terminal, name=name)
+    files = [str(options.out / file.relative_to(staging)) for file in written]
     kind = kind_of(read_model_table(RunDir(options.out).model))
     facts = {"out": str(options.out), "kind": kind, "step": exported.step}
-    terminal.result(str(options.out), {**facts, "files": [str(file) for file in files]})
+    terminal.result(str(options.out), {**facts, "files": files})
 
 
 def _export(

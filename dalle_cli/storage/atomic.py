@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dalle_cli.errors import DalleError, printable
+from dalle_cli.storage.run_dir import UNFINISHED
 from dalle_cli.storage.small_files import check_regular
 
 try:
@@ -66,18 +67,21 @@ def _dangling_link(folder: Path) -> str:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside `folder`, an absent or empty one, to move there at the end.
+    """Yield a hidden folder whose content becomes that of `folder`, an absent or empty one.
 
-    If the `with` raises, the hidden folder is removed; what an earlier command left of it is, too.
+    It is beside an absent folder, and inside an empty one, which may be a disk of its own, or the
+    current folder of a shell. If the `with` raises, the hidden folder is removed; what an earlier
+    command left of it is, too.
     """
     target = folder.absolute()
-    staging = target.with_name(f".{target.name}.unfinished")
+    is_there = target.is_dir()
+    staging = target / UNFINISHED if is_there else target.with_name(f".{target.name}{UNFINISHED}")
     shutil.rmtree(staging, ignore_errors=True)
     with remove_on_failure(staging):
         make_folder(staging, named=folder)
         yield staging
 
-        if target.exists():  # it may be a shell's current folder, which must not be replaced
+        if is_there:
             for path in staging.iterdir():
                 path.rename(target / path.name)
             staging.rmdir()

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
+
+from dalle_cli.runtime.signals import StopRequested
 
 CAPTIONS = ["a red circle", "a blue ring", "a red circle"]
 N = 3  # with batches of 4, captions end in the middle of them
@@ -164,7 +167,7 @@ def test_command_that_was_stopped_in_the_middle_can_be_repeated(
         saved.append(path)
         if len(saved) == last:
             Path(path).write_bytes(b"half a picture")
-            raise KeyboardInterrupt
+            raise StopRequested(signal.SIGINT)
         save(picture, path, **options)
 
     with monkeypatch.context() as patched:

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from dalle_cli.data.rendered.shapes import Recogniser
+from dalle_cli.storage.atomic import atomic_write
 from dalle_cli.storage.metrics_file import last_held_out, read_reports
 from dalle_cli.storage.run_dir import GRID, MANIFEST, RunDir
 from dalle_cli.viz import labelled_grid, side_by_side
@@ -74,7 +75,8 @@ def save_demo_grid(folder: Path) -> None:
     sheets.append(
         _sheet(folder / "unseen", [(f"best of {CANDIDATES}", records) for records in best.values()])
     )
-    side_by_side(sheets).save(folder / GRID)
+    with atomic_write(folder / GRID) as temporary:
+        side_by_side(sheets).save(temporary, format="PNG")
 
 
 def _shown_records(folder: Path) -> dict[str, list[Record]]:

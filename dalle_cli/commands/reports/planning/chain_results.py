@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from dalle_cli.commands.reports.demo_results import read_records
+from dalle_cli.storage.atomic import atomic_write
 from dalle_cli.storage.run_dir import GRID
 from dalle_cli.training.planning.chain import ChainFolder
 from dalle_cli.viz import labelled_grid, side_by_side
@@ -13,7 +14,8 @@ from dalle_cli.viz import labelled_grid, side_by_side
 def save_chain_grid(files: ChainFolder, groups: Sequence[str]) -> None:
     """Lay out the pictures of each group of captions, the best of each caption first."""
     sheets = [_sheet(files, group) for group in groups]
-    side_by_side(sheets).save(files.root / GRID)
+    with atomic_write(files.root / GRID) as temporary:
+        side_by_side(sheets).save(temporary, format="PNG")
 
 
 def _sheet(files: ChainFolder, group: str) -> Image.Image:
