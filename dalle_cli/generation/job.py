@@ -7,8 +7,6 @@ whatever becomes of the process that generated it.
 """
 
 import math
-import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +29,7 @@ from dalle_cli.generation.ranking import (
 from dalle_cli.runtime.compilation import MIN_STEPS_TO_COMPILE, has_compiler
 from dalle_cli.runtime.devices import explain_out_of_memory, free_memory
 from dalle_cli.runtime.distributed import World
+from dalle_cli.runtime.signals import StopRequested
 from dalle_cli.storage.background_writer import BackgroundWriter
 from dalle_cli.storage.job_folder import JobFolder
 
@@ -161,16 +160,13 @@ def recall_compilation(folder: JobFolder, *, is_long: bool, world: World) -> boo
 
 @contextmanager
 def explain_how_to_resume(out: Path, terminal: Terminal) -> Iterator[None]:
-    """Print how to resume after Ctrl-C or SIGTERM, and what to do when memory runs out."""
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    """Print how to resume after a request to stop, and what to do when memory runs out."""
     try:
         with explain_out_of_memory():
             yield
-    except (KeyboardInterrupt, SystemExit):
+    except StopRequested:
         terminal.say(f"to resume, run the same command with `--out {out}`")
         raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def run_job(job: GenerationJob, folder: OutputFolder, terminal: Terminal) -> bool:

@@ -21,6 +21,7 @@ from dalle_cli.storage.integrity.disk_space import (
     is_of_a_full_disk,
     used_disk,
 )
+from dalle_cli.storage.run_dir import UNFINISHED
 from dalle_cli.storage.small_files import check_regular
 
 try:
@@ -117,13 +118,16 @@ def _dangling_link(folder: Path) -> str:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside `folder`, an absent or empty one, to move there at the end.
+    """Yield a hidden folder whose content becomes that of `folder`, an absent or empty one.
 
-    If the `with` raises, the hidden folder is removed; what an earlier command left of it is, too.
-    A full disk is told of the files in `folder`, with what all of them need so far.
+    It is beside an absent folder, and inside an empty one, which may be a disk of its own, or the
+    current folder of a shell. If the `with` raises, the hidden folder is removed; what an earlier
+    command left of it is, too. A full disk is told of the files in `folder`, with what all of them
+    need so far.
     """
     target = folder.absolute()
-    staging = target.with_name(f".{target.name}.unfinished")
+    is_there = target.is_dir()
+    staging = target / UNFINISHED if is_there else target.with_name(f".{target.name}{UNFINISHED}")
     shutil.rmtree(staging, ignore_errors=True)
     with remove_on_failure(staging):
         make_folder(staging, named=folder)
@@ -138,7 +142,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             what = f"{printable(str(folder))} needs at least"
             raise DiskFullError(path, needed, what=what) from full
 
-        if target.exists():  # it may be a shell's current folder, which must not be replaced
+        if is_there:
             for path in staging.iterdir():
                 path.rename(target / path.name)
             staging.rmdir()

@@ -9,7 +9,7 @@ renews `model/`, which inference reads.
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,6 +189,8 @@ def incomplete_checkpoints(folder: RunDir) -> list[Path]:
 class Saver:
     """Writes checkpoints and `model/`, and keeps the last few checkpoints and the best.
 
+    warn  is called where an earlier checkpoint can't be removed
+
     Every process takes part in its methods.
     """
 
@@ -196,6 +198,7 @@ class Saver:
     model_config: dict[str, Any]
     keep: int
     world: World
+    warn: Callable[[str], None] = lambda text: None
 
     def save(
         self, state: EngineState, weights: Mapping[str, Tensor], valid_loss: float | None
@@ -251,7 +254,8 @@ class Saver:
     def _prune(self, newest: int) -> None:
         """Remove all checkpoints but the best before the last few.
 
-        Later ones than `newest`, which were found corrupt, don't count.
+        Later ones than `newest`, which were found corrupt, don't count. One that can't be removed
+        is tried again at the next save.
         """
         saved = [step for step, _ in checkpoints(self.folder) if step <= newest]
         losses = held_out_losses(self.folder)
@@ -259,7 +263,10 @@ class Saver:
 
         for step in saved[: -self.keep]:
             if step != best:
-                _remove(self.folder.checkpoint(step))
+                try:
+                    _remove(self.folder.checkpoint(step))
+                except OSError as error:
+                    self.warn(f"cannot remove {self.folder.checkpoint(step)}: {error.strerror}")
         self.clear_remains()
 
     def clear_remains(self) -> None:

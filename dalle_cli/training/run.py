@@ -196,7 +196,8 @@ class TrainingRun(Generic[RecipeT]):
         engine = self._engine(setup)
         state = restore_engine(engine, self.checkpoint, self.terminal)
         keep = self.recipe.runtime.keep_checkpoints
-        saver = Saver(self.folder, setup.model_config, keep=keep, world=self.world)
+        warn = self.terminal.warn
+        saver = Saver(self.folder, setup.model_config, keep=keep, world=self.world, warn=warn)
         saver.clear_remains()
 
         steps = self.recipe.training.steps

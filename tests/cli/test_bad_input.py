@@ -416,6 +416,7 @@ WRONG_USAGE = {  # exit code 2
     "caption that is no text": (lambda p: p.generate("a \udcff ring"), ["caption"]),
     "no pictures asked for": (lambda p: p.generate("a ring", "-n", 0), ["-n"]),
     "share above 1": (lambda p: p.generate("a ring", "--top-p", 1.5), ["--top-p"]),
+    "share of nothing": (lambda p: p.generate("a ring", "--top-p", 0), ["--top-p"]),
     "temperature that is no number": (
         lambda p: p.generate("a ring", "--temperature", "nan"), ["temperature"],
     ),

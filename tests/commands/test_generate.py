@@ -241,6 +241,19 @@ def test_captions_never_reach_the_terminal_raw(
     assert records[1]["caption"] == clean_captions([caption])[0]  # as captions are in training
 
 
+def test_no_caption_leads_out_of_the_folder(
+    transformer_run: Path, tmp_path: Path, dalle: Callable
+) -> None:
+    captions = ["../../x", "/etc/passwd", "con", "🙂" * 300, "<script>", "-n"]
+    (tmp_path / "prompts.txt").write_text("\n".join(captions))
+    words = ["--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "a" / "b", "-n", 1, *FP32]
+    assert dalle("generate", transformer_run, *words).code == 0
+    names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    pictures = {f"a/b/{i:04d}.png" for i in range(len(captions))}
+    described = {f"a/b/{name}" for name in ("grid.png", "job.json", "manifest.jsonl")}
+    assert names == {"prompts.txt", *pictures, *described}
+
+
 def test_prompt_of_a_hundred_kilobytes_is_cut_and_drawn(
     transformer_run: Path, tmp_path: Path, dalle: Callable, hang_guard: None
 ) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
+from dalle_cli.runtime.signals import StopRequested
 from dalle_cli.storage.integrity.tensor_files import write_checksummed_tensors
 
 CAPTIONS = ["a red circle", "a blue ring", "a red circle"]
@@ -167,7 +169,7 @@ def test_command_that_was_stopped_in_the_middle_can_be_repeated(
             written.append(path)
             if len(written) == last:
                 write(path, content[: len(content) // 2])
-                raise KeyboardInterrupt
+                raise StopRequested(signal.SIGINT)
         write(path, content)
 
     with monkeypatch.context() as patched:
