@@ -37,7 +37,7 @@ class Markup(str):
 Content = str | Iterable["Content"]
 
 
-def element(name: str, /, *contents: Content, **attributes: str | int | bool) -> Markup:
+def element(name: str, /, *contents: Content, **attributes: str | float | bool) -> Markup:
     """Build an element; text is escaped unless it is `Markup`.
 
     attributes  a trailing underscore is dropped (`class_`), True is an attribute without a value,

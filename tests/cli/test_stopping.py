@@ -28,7 +28,7 @@ PLACES = {
     "data emoji": "dalle_cli.data.rendered.emoji_font.EmojiFont.render_emoji",
     "data check": "dalle_cli.commands.reports.dataset_findings.DatasetFindings.add",
     "data encode": "dalle_cli.commands.data.token_folder.write_shard",
-    "import dvae": "dalle_cli.storage.model_folder.write_tensors",
+    "import dvae": "dalle_cli.storage.model_folder.write_checksummed_tensors",
     "export": "dalle_cli.commands.export.model_card",
     "reconstruct": "dalle_cli.commands.reconstruct.grid",
     "rerank": "dalle_cli.scoring.ranked_folder._write_grid",

@@ -250,7 +250,7 @@ def test_no_caption_leads_out_of_the_folder(
     assert dalle("generate", transformer_run, *words).code == 0
     names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     pictures = {f"a/b/{i:04d}.png" for i in range(len(captions))}
-    described = {f"a/b/{name}" for name in ("grid.png", "job.json", "manifest.jsonl")}
+    described = {f"a/b/{name}" for name in ("grid.png", "index.html", "job.json", "manifest.jsonl")}
     assert names == {"prompts.txt", *pictures, *described}
 
 

@@ -9,7 +9,6 @@ scanned every time, and nothing is said.
 import hashlib
 import json
 import os
-import secrets
 import time
 import zlib
 from contextlib import suppress
@@ -18,7 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from dalle_cli.data.sources.tar.shard_index import PLACE, SPAN, ShardIndex, index_shard
+from dalle_cli.errors import DalleError
 from dalle_cli.runtime.ranks import ranks_of_environment
+from dalle_cli.storage.atomic import write_file
 from dalle_cli.storage.run_dir import cache_folder
 
 # Raise it when the index of one and the same shard changes
@@ -65,15 +66,10 @@ def _save(file: Path, index: ShardIndex, stamp: list[int]) -> None:
     head = json.dumps({"stamp": stamp, "sizes": sizes, **facts}).encode()
     body = b"".join([head, b"\n", index.places.tobytes(), index.captions.tobytes(), index.keys])
 
-    # Of this process alone: others may be writing the same file
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    with suppress(OSError):
+    # two processes may write at once, and what one leaves of the other's is known by its sum
+    with suppress(OSError, DalleError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(zlib.crc32(body).to_bytes(4) + body)
-            os.replace(temporary, file)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_file(file, zlib.crc32(body).to_bytes(4) + body)
 
 
 def _load(file: Path, stamp: list[int]) -> ShardIndex | None:
