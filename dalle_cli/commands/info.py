@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from PIL import Image
 
+from dalle_cli.commands.reports.damage.run_check import check_run, problems_of, raise_if_damaged
 from dalle_cli.commands.reports.model_facts import model_facts
 from dalle_cli.commands.reports.model_text import aligned_rows, model_text
 from dalle_cli.commands.reports.planning.recipe_forecast import forecast_rows, recipe_forecast
-from dalle_cli.commands.reports.run_check import check_run, problems_of, raise_if_damaged
 from dalle_cli.commands.reports.run_story import run_story, runs_inside
 from dalle_cli.commands.reports.story_text import story_line, story_text
 from dalle_cli.config import ModelTable, TrainedTransformerTable, kind_of

@@ -39,7 +39,7 @@ PANELS = {
     "data encode": ["Arguments", "Input", "Output", "Machine", "Options"],
     "import dvae": ["Arguments", "Run", "Options"],
     "info": ["Arguments", "Output", "Input", "Recipe", "Options"],
-    "doctor": ["Options"],
+    "doctor": ["Arguments", "Options"],
 }
 COMMANDS = list(PANELS)
 COMMAND_PANELS = {
