@@ -50,7 +50,8 @@ SINGLE_IMPORTERS = {
 }
 
 WRITES = {"write_text", "write_bytes", "copyfile", "copy2", "copytree", "save_file"}
-OWN_WRITERS = {"data.token_shards"}  # inside an `atomic_write`
+# inside an `atomic_write`, or in a folder of their own that is renamed when it is whole
+OWN_WRITERS = {"data.token_shards", "training.checkpoint"}
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 

@@ -11,12 +11,7 @@ from typing import Any
 import torch
 
 from dalle_cli import __version__
-from dalle_cli.commands.reports.run_check import (
-    check_run,
-    check_text,
-    problems_of,
-    raise_if_damaged,
-)
+from dalle_cli.commands.reports.damage import run_check
 from dalle_cli.console import Terminal
 from dalle_cli.errors import DalleError
 from dalle_cli.runtime.devices import choose_device, use_fast_fp32_matmul
@@ -74,10 +69,11 @@ def run_doctor(terminal: Terminal, *, measured: bool) -> None:
 
 def run_doctor_on_run(folder: Path, terminal: Terminal) -> None:
     """Print which parts of a run or an export are sound; raises DalleError if one is damaged."""
-    checks = check_run(RunDir(folder))
+    checks = run_check.check_run(RunDir(folder))
     facts = {"run": str(folder), "parts": [asdict(check) for check in checks]}
-    terminal.result(check_text(checks), facts)
-    raise_if_damaged(folder, problems_of(checks), "what helps is said above, below each part")
+    terminal.result(run_check.check_text(checks), facts)
+    hint = "what helps is said above, below each part"
+    run_check.raise_if_damaged(folder, run_check.problems_of(checks), hint)
 
 
 def _measured(device: torch.device, terminal: Terminal) -> dict[str, str]:

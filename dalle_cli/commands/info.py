@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from dalle_cli.commands.reports.damage.run_check import raise_if_damaged
 from dalle_cli.commands.reports.model_facts import model_facts
 from dalle_cli.commands.reports.model_text import aligned_rows, model_text
 from dalle_cli.commands.reports.planning.recipe_forecast import forecast_rows, recipe_forecast
-from dalle_cli.commands.reports.run_check import raise_if_damaged
 from dalle_cli.commands.reports.story.run_facts import run_facts, run_table
 from dalle_cli.commands.reports.story.run_story import runs_inside
 from dalle_cli.commands.reports.story.story_text import story_line, story_text

@@ -44,13 +44,13 @@ def atomic_write(path: Path, needed: int) -> Iterator[Path]:
     DalleError, naming `path`, where the disk is full or not writable.
     """
     temporary = path.with_name(f".{path.name}")
-    try:
-        with explain_disk_failure(path, needed):
+    with explain_disk_failure(path, needed):
+        try:
             yield temporary
             os.replace(temporary, path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        finally:  # before the free bytes are counted
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def write_file(path: Path, content: bytes | str) -> None:

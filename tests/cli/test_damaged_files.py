@@ -1,13 +1,15 @@
 """A bit that is turned in a run's files, or a file that is cut: who notices, and what is said."""
 
+import json
 import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
-from dalle_cli.commands.reports.run_check import check_run, problems_of
+from dalle_cli.commands.reports.damage.run_check import check_run, problems_of
 from dalle_cli.storage.run_dir import RunDir
 
 CPU = ["--device", "cpu", "--precision", "fp32"]
@@ -177,6 +179,41 @@ def test_every_part_of_a_sound_run_is_told_as_sound(
         ended = dalle("doctor", folder)
         assert ended.code == 0, ended.out
         assert {line.split()[-1] for line in ended.out.splitlines()} == {"sound"}
+
+
+def as_of_0_1_0(run: Path) -> None:
+    """Write a run's files without checksums, in the formats of before."""
+    for name, old in (("model/config.json", {"schema": 1}), ("dvae/config.json", {"schema": 1}),
+                      ("tokenizer/merges.json", {"schema_version": 1}),
+                      ("tokenizer/words.json", {"schema_version": 1}),
+                      ("recipe.json", {"schema": 3})):  # fmt: skip
+        content = json.loads((run / name).read_text("utf-8"))
+        del content["sha256"]
+        (run / name).write_text(json.dumps(content | old))
+    for name in (WEIGHTS, "dvae/model.safetensors"):
+        save_file(load_file(run / name), run / name)
+
+
+def test_run_without_checksums_is_read_and_exported_with_them(
+    own_transformer_run: Path,
+    transformer_run: Path,
+    tmp_path: Path,
+    dalle: Callable,
+    tree: Callable,
+) -> None:
+    as_of_0_1_0(own_transformer_run)
+    told = dalle("doctor", own_transformer_run)
+    assert told.code == 0 and told.out.count("sound, but it has no checksum") == 5
+    for name, run in (("old", own_transformer_run), ("new", transformer_run)):
+        ended = dalle("export", run, "--out", tmp_path / name / "model")
+        assert ended.code == 0, ended.err
+    old, new = tree(tmp_path / "old"), tree(tmp_path / "new")
+    assert {name for name in old if old[name] != new[name]} == {"model/recipe.json"}
+    assert dalle("resume", own_transformer_run).code == 0
+
+    cut(own_transformer_run / WEIGHTS)
+    assert dalle("info", own_transformer_run).code == 1
+    assert dalle("export", own_transformer_run, "--out", tmp_path / "cut").code == 1
 
 
 def files_that_matter(run: Path) -> list[Path]:

@@ -41,7 +41,7 @@ PANELS = {
     "import dvae": ["Arguments", "Run", "Options"],
     "info": ["Arguments", "Output", "Input", "Recipe", "Options"],
     "report": ["Arguments", "Output", "Options"],
-    "doctor": ["Options"],
+    "doctor": ["Arguments", "Options"],
 }
 COMMANDS = list(PANELS)
 COMMAND_PANELS = {

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from dalle_cli.commands.reports.damage.run_check import check_run, problems_of
 from dalle_cli.commands.reports.model_facts import model_facts
-from dalle_cli.commands.reports.run_check import check_run, problems_of
 from dalle_cli.commands.reports.story.run_story import run_story
 from dalle_cli.config import ModelTable
 from dalle_cli.errors import DalleError
