@@ -305,28 +305,35 @@ def load_clip(path: Path | str) -> Clip:
     Raises DalleError if there is none, it is damaged, its kind is not supported, or it asks to run
     code.
     """
-    local_path = find_clip(resolve_run(str(path)))
-    if not _is_run_or_model(local_path):
-        public = read_public_clip(local_path)
-        return _assign_weights(public.table, public.weights, local_path)
+    return _load_clip(find_clip(resolve_run(str(path))))[0]
 
-    return read_model(model_dir(local_path, "clip"), "clip", build_clip)
+
+def _load_clip(path: Path) -> tuple[Clip, str]:
+    """Load a CLIP, and what had to be assumed of it, or ""."""
+    if _is_run_or_model(path):
+        return read_model(model_dir(path, "clip"), "clip", build_clip), ""
+    public = read_public_clip(path)
+    return _assign_weights(public.table, public.weights, path), public.assumption
 
 
 class ClipParts(NamedTuple):
-    """A CLIP with the tokenizer that its captions need, and the tokenizer's file."""
+    """A CLIP with the tokenizer that its captions need, and the tokenizer's file.
+
+    assumption  what had to be assumed of a public checkpoint, for users to read, or ""
+    """
 
     clip: Clip
     tokenizer: ClipTokenizer
     vocabulary: Path
+    assumption: str
 
 
 def load_clip_parts(path: Path | str, vocabulary: Path | None = None) -> ClipParts:
     """Load a CLIP like `load_clip`, and its tokenizer like `load_clip_tokenizer`."""
     local_path = find_clip(path)
-    clip = load_clip(local_path)
+    clip, assumption = _load_clip(local_path)
     file = vocabulary or find_vocabulary(local_path)
-    return ClipParts(clip, load_clip_tokenizer(local_path, clip, file), file)
+    return ClipParts(clip, load_clip_tokenizer(local_path, clip, file), file, assumption)
 
 
 def load_clip_tokenizer(

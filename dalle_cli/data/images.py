@@ -8,6 +8,7 @@ of captions, files or cropping. Axes: H height, W width.
 import io
 import struct
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -46,6 +47,19 @@ def decode_image(data: bytes) -> Image.Image:
 
     Raises `BadSample` for other formats, sizes out of bounds, and damaged or incomplete data.
     """
+    return _with_faults_named(_decode, data)
+
+
+def check_header(data: bytes) -> None:
+    """Raise `BadSample` for what is wrong with a picture as far as its header tells: much cheaper.
+
+    These are other formats and sizes out of bounds; damage shows only when it is decoded.
+    """
+    _with_faults_named(_open, data).close()
+
+
+def _with_faults_named(read: Callable[[bytes], Image.Image], data: bytes) -> Image.Image:
+    """Read a picture's data; raises `BadSample` for whatever is wrong with them."""
     if not data:
         raise BadSample("empty picture file")
 
@@ -53,7 +67,7 @@ def decode_image(data: bytes) -> Image.Image:
         # Whatever Pillow warns about is either decoded well or an error below
         warnings.simplefilter("ignore")
         try:
-            return _decode(data)
+            return read(data)
         except (BadSample, MemoryError):
             raise
         except Image.UnidentifiedImageError:
@@ -84,9 +98,14 @@ def to_png(picture: Image.Image, texts: PngInfo | None = None) -> bytes:
     return file.getvalue()
 
 
+def _open(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(without_large_profile(data)), formats=FORMATS)
+    _check_size(*image.size)
+    return image
+
+
 def _decode(data: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(without_large_profile(data)), formats=FORMATS) as image:
-        _check_size(*image.size)
+    with _open(data) as image:
         image.load()  # before the EXIF is read, where errors are forgiven
         profile = image.info.get("icc_profile")
         return _to_rgb(_to_8_bits(_to_upright(image)), profile)
