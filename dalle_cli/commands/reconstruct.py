@@ -45,8 +45,7 @@ def run_reconstruct(options: ReconstructOptions, terminal: Terminal) -> None:
     """Write original | reconstruction for each picture, and a grid of the first of them.
 
     Results are PSNR in dB, SSIM and the use of the codebook. Pictures are cropped to the centred
-    square and scaled by area, as for validation. An interrupted command leaves nothing in the
-    folder.
+    square and scaled by area, as for validation. An interruption leaves nothing in the folder.
     """
     check_new_folder(options.out)
     device, precision = open_device(options.device, options.precision)
@@ -63,10 +62,8 @@ def run_reconstruct(options: ReconstructOptions, terminal: Terminal) -> None:
     rows: list[dict[str, Any]] = []
     tiles: list[Image.Image] = []
     figures = ReconstructionFigures(dvae)
-    with (
-        atomic_folder(options.out) as staging,
-        terminal.progress(len(files), 0, "picture") as line,
-    ):
+    progress = terminal.progress(len(files), 0, "picture")
+    with atomic_folder(options.out) as staging, progress as line:
         for path, original in _read_pictures(files, dvae.image_size, terminal):
             image_tokens, rebuilt = _rebuild(dvae, original.to(device))
             found = figures.add(original, rebuilt, image_tokens=image_tokens)
