@@ -17,6 +17,7 @@ from dalle_cli.errors import DalleError
 from dalle_cli.loading import (
     load_clip,
     load_clip_tokenizer,
+    load_dalle,
     load_dvae,
     load_tokenizer,
     load_transformer,
@@ -58,6 +59,24 @@ def test_exported_folder_loads_as_the_run_does(exported: Path, transformer_run: 
             load(exported).state_dict(), load(transformer_run).state_dict(), rtol=0, atol=0
         )
     assert load_tokenizer(RunDir(exported)).merges == load_tokenizer(RunDir(transformer_run)).merges
+
+
+@pytest.mark.parametrize(
+    "file", ["model/model.safetensors", "dvae/model.safetensors", "tokenizer/merges.json"]
+)
+def test_checksum_tells_every_part_that_pictures_depend_on(
+    file: str, own_transformer_run: Path
+) -> None:
+    """A job begun with one dVAE is not filled up with the pictures of another."""
+    before = load_dalle(own_transformer_run).checksum
+    path = own_transformer_run / file
+    if path.suffix == ".json":
+        path.write_bytes(checksummed_json(json.loads(path.read_text()), indent=3))
+    else:
+        weights = load_file(path)
+        name = next(iter(weights))
+        write_checksummed_tensors(path, {**weights, name: weights[name] + 1})
+    assert load_dalle(own_transformer_run).checksum != before
 
 
 def test_wrong_kind_is_told(dvae_run: Path, transformer_run: Path, clip_run: Path) -> None:

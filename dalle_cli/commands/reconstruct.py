@@ -45,7 +45,7 @@ def run_reconstruct(options: ReconstructOptions, terminal: Terminal) -> None:
     """Write original | reconstruction for each picture, and a grid of the first of them.
 
     Results are PSNR in dB, SSIM and the use of the codebook. Pictures are cropped to the centred
-    square and scaled by area, as for validation. An interrupted command leaves nothing.
+    square and scaled by area, as for validation. An interruption leaves nothing in the folder.
     """
     check_new_folder(options.out)
     device, precision = open_device(options.device, options.precision)
@@ -62,19 +62,19 @@ def run_reconstruct(options: ReconstructOptions, terminal: Terminal) -> None:
     rows: list[dict[str, Any]] = []
     tiles: list[Image.Image] = []
     figures = ReconstructionFigures(dvae)
-    with atomic_folder(options.out) as staging:
-        with terminal.progress(len(files), 0, "picture") as line:
-            for path, original in _read_pictures(files, dvae.image_size, terminal):
-                image_tokens, rebuilt = _rebuild(dvae, original.to(device))
-                found = figures.add(original, rebuilt, image_tokens=image_tokens)
+    progress = terminal.progress(len(files), 0, "picture")
+    with atomic_folder(options.out) as staging, progress as line:
+        for path, original in _read_pictures(files, dvae.image_size, terminal):
+            image_tokens, rebuilt = _rebuild(dvae, original.to(device))
+            found = figures.add(original, rebuilt, image_tokens=image_tokens)
 
-                pair = [to_image(original), to_image(rebuilt)]
-                name = f"{len(rows):04d}-{path.stem[:MAX_STEM]}.png"
-                write_file(staging / name, to_png(grid(pair, columns=2)))
+            pair = [to_image(original), to_image(rebuilt)]
+            name = f"{len(rows):04d}-{path.stem[:MAX_STEM]}.png"
+            write_file(staging / name, to_png(grid(pair, columns=2)))
 
-                tiles += pair if len(rows) < GRID_PAIRS else []
-                rows.append({"picture": str(path), "file": str(options.out / name), **found})
-                line.advance()
+            tiles += pair if len(rows) < GRID_PAIRS else []
+            rows.append({"picture": str(path), "file": str(options.out / name), **found})
+            line.advance()
 
         if not rows:
             raise DalleError(f"no usable picture in {', '.join(map(str, options.pictures))}")

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.util import register_after_fork
 from pathlib import Path
 from typing import Any
 
@@ -154,9 +155,10 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 def exclusive_lock(folder: Path) -> Iterator[None]:
     """Lock a folder against other commands that write to it, for the duration of a `with`.
 
-    The lock is the operating system's and ends with the process. On POSIX it leaves no file behind;
-    elsewhere there is a hidden one beside the folder. A folder on a file system without locks stays
-    unlocked. Raises DalleError if another command holds the lock.
+    The lock is the operating system's and ends with the process, even if data workers outlive it
+    for a while. On POSIX it leaves no file behind; elsewhere there is a hidden one beside the
+    folder. A folder on a file system without locks stays unlocked. Raises DalleError if another
+    command holds the lock.
     """
     with _locked_file(folder) if fcntl is None else _locked_folder(folder):
         yield
@@ -164,12 +166,24 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked_folder(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
+    opened = _OpenFolder(folder)
     try:
-        _lock_descriptor(descriptor, folder)
+        _lock_descriptor(opened.descriptor, folder)
         yield
     finally:
-        os.close(descriptor)
+        opened.close()
+
+
+class _OpenFolder:
+    """A folder's descriptor, which workers forked from this process close: they would keep its lock
+    after a `kill -9` of this process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.descriptor = os.open(folder, os.O_RDONLY)
+        register_after_fork(self, _OpenFolder.close)
+
+    def close(self) -> None:
+        os.close(self.descriptor)
 
 
 def _lock_descriptor(descriptor: int, folder: Path) -> None:

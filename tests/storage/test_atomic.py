@@ -1,6 +1,7 @@
 """Folders and files: one writer at a time, whole or absent, readable as others, well explained."""
 
 import errno
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -34,6 +35,29 @@ def test_folder_is_held_by_one_at_a_time_and_left_as_it_was(tmp_path: Path) -> N
             pass
     with exclusive_lock(tmp_path):
         assert not list(tmp_path.iterdir())
+
+
+def test_worker_that_outlives_its_process_does_not_hold_the_folder(tmp_path: Path) -> None:
+    """As data workers do for seconds after a `kill -9`, while the same command is typed again."""
+    forked = multiprocessing.get_context("fork")
+    has_begun, may_end = forked.Event(), forked.Event()
+
+    def work() -> None:
+        has_begun.set()
+        may_end.wait(60)
+
+    worker = forked.Process(target=work)
+    with exclusive_lock(tmp_path):
+        worker.start()
+        assert has_begun.wait(60)
+        with pytest.raises(DalleError, match="another command"), exclusive_lock(tmp_path):
+            pass
+    try:
+        with exclusive_lock(tmp_path):
+            assert worker.is_alive()
+    finally:
+        may_end.set()
+        worker.join()
 
 
 def test_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
