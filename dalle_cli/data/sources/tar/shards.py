@@ -123,7 +123,7 @@ class ShardSource:
             has_caption = np.array([name in beside for name in names], bool)
         is_usable = has_caption if self._captions_required else np.ones_like(has_caption)
 
-        captionless = [(index.picture(int(i)), NO_CAPTION) for i in np.flatnonzero(~is_usable)]
+        captionless = [(index.picture(i), NO_CAPTION) for i in np.flatnonzero(~is_usable).tolist()]
         self.problems += [
             (printable(f"{path}:{name}" if name else path), reason)
             for name, reason in index.problems + captionless
