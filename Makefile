@@ -32,7 +32,7 @@ TRAIN = $(call quote,$(RECIPE)) --data $(call quote,$(DATA)) --run $(call quote,
 given-%:
 	@test -n $(call quote,$($*)) || { echo "$* is not given: make $(MAKECMDGOALS) $*=..." >&2; exit 2; }
 
-.PHONY: help install test test-slow test-distributed smoke bench bench-peer lint docs demo emoji64 try clean train train-dvae train-transformer train-clip generate rerank
+.PHONY: help install test test-slow test-distributed mutants smoke bench bench-peer lint docs demo emoji64 try clean train train-dvae train-transformer train-clip generate rerank
 .DEFAULT_GOAL := help
 
 # prints the first word of each line in a column, and the others wrapped by word beside it
@@ -93,6 +93,9 @@ test-slow: install  ## run the tests that take minutes
 test-distributed: install  ## run the tests that start several processes
 	$(BIN)/python -m pytest -m "distributed and not slow"
 
+mutants: install  ## make small changes to the code, one at a time, and list those that no test notices: [ARGS=WORDS]
+	$(BIN)/python tests/mutants.py $(ARGS)
+
 smoke: SMOKE := build/smoke
 smoke: export XDG_CACHE_HOME = $(CURDIR)/build/smoke/cache
 smoke: install  ## run every batch job on tiny recipes, in seconds
@@ -138,7 +141,6 @@ emoji64: install  ## train the emoji model that comes with dalle, or resume: thr
 	done
 	$(BIN)/dalle train-transformer transformer/emoji64 $(TOKENS) --dvae $(EMOJI)/dvae --run $(EMOJI)/transformer
 	$(BIN)/dalle train-clip clip/emoji64 $(PICTURES) --run $(EMOJI)/clip
-	cp pretrained/emoji/about.toml $(EMOJI)/transformer/
 	test -d $(EMOJI)/export || $(BIN)/dalle export $(EMOJI)/transformer --clip $(EMOJI)/clip --half --out $(EMOJI)/export
 
 # not ?=, since some systems set NAME to that of the machine

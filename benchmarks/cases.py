@@ -170,4 +170,31 @@ CLIP = Group(
     (("dalle fp32", "transformers fp32"), ("dalle bf16", "transformers bf16")),
 )
 
-GROUPS = (TRAINING, ATTENTION, GENERATION, SHARING, CHOOSING, DVAE, ENCODING, DVAE_TRAINING, CLIP)
+LOADING = Group(
+    "32 JPEG files to a batch of 256 px with captions, against decoding them alone; by short side",
+    tuple(
+        Case(f"{side} px, {what}", f"loading.py {what} {side}")
+        for side in (256, 512, 1024)
+        for what in ("dalle", "bare")
+    ),
+    tuple((f"{side} px, dalle", f"{side} px, bare") for side in (256, 512, 1024)),
+)
+
+SHARDS = Group(
+    "opening 50 tar shards of 1,000 captioned pictures",
+    tuple(Case(what, f"opening_shards.py {what} 50") for what in ("first", "again")),
+)
+
+GROUPS = (
+    TRAINING,
+    ATTENTION,
+    GENERATION,
+    SHARING,
+    CHOOSING,
+    DVAE,
+    ENCODING,
+    DVAE_TRAINING,
+    CLIP,
+    LOADING,
+    SHARDS,
+)

@@ -44,9 +44,11 @@ from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD, Clip, Tower
 from dalle_cli.models.dvae import DiscreteVAE, DVAEEncoder
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.storage.checkpoint_folder import find_saved_weights
+from dalle_cli.storage.integrity.checksums import load_checksummed_json
 from dalle_cli.storage.model_folder import (
     check_floating_point,
     check_shapes_match,
+    check_stored_weights,
     read_model,
     read_model_table,
     shapes_of,
@@ -60,6 +62,8 @@ from dalle_cli.storage.run_dir import (
     model_dir,
     part_of,
 )
+from dalle_cli.storage.run_record import RECORD_SCHEMA
+from dalle_cli.storage.shipped import resolve_run
 from dalle_cli.storage.small_files import load_json
 
 N_SPECIAL_TOKENS = 2  # start and end of text, which CLIP adds to a tokenizer's ids
@@ -157,12 +161,22 @@ def build_largest_model(recipe: Recipe) -> nn.Module:
     return MODEL_KINDS[recipe.kind].build(largest_table(recipe))
 
 
+def check_model(folder: Path) -> ModelTable:
+    """Check that a model folder is whole and its weights are those of its config.
+
+    Returns the model's sizes. Raises DalleError naming the file that is damaged.
+    """
+    return check_stored_weights(folder, build_model)
+
+
 def load_dvae(path: Path | str) -> DiscreteVAE:
-    """Load the discrete VAE of a dVAE's run, a model folder, or the copy in a transformer's run.
+    """Load the discrete VAE of a dVAE's run, a model folder, the copy in a transformer's run, or a
+    shipped model.
 
     Raises DalleError if there is none, it lacks its decoder, or it is damaged.
     """
-    return read_model(dvae_model_dir(Path(path)), "dvae", build_dvae)
+    folder = dvae_model_dir(Path(resolve_run(str(path))))
+    return read_model(folder, "dvae", build_dvae)
 
 
 def load_dvae_encoder(path: Path | str) -> DVAEEncoder:
@@ -191,10 +205,12 @@ def dvae_checksum(path: Path | str) -> str:
 
 
 def load_transformer(path: Path | str) -> Transformer:
-    """Load the transformer of a run or of a model folder; raises DalleError if there is none."""
-    return read_model(
-        model_dir(Path(path), "transformer"), "transformer", build_trained_transformer
-    )
+    """Load the transformer of a run, a model folder or a shipped model.
+
+    Raises DalleError if there is none.
+    """
+    folder = model_dir(Path(resolve_run(str(path))), "transformer")
+    return read_model(folder, "transformer", build_trained_transformer)
 
 
 def load_tokenizer(run: RunDir) -> Tokenizer:
@@ -230,9 +246,11 @@ def load_dalle(run: Path, checkpoint: str | None = None) -> DalleParts:
     """
     paths = dalle_paths(run)
     saved = find_saved_weights(RunDir(run), checkpoint) if checkpoint else None
-    weights = saved.files if saved else [paths.transformer / WEIGHTS]
     transformer = read_model(
-        paths.transformer, "transformer", build_trained_transformer, weights=weights
+        paths.transformer,
+        "transformer",
+        build_trained_transformer,
+        weights=saved.files if saved else None,
     )
     if paths.dvae == paths.transformer:
         hint = f"put a copy of the dVAE's model folder into {RunDir(run).dvae}"
@@ -242,13 +260,15 @@ def load_dalle(run: Path, checkpoint: str | None = None) -> DalleParts:
     check_parts_match(transformer, dvae, tokenizer, run=run)
 
     digest = hashlib.sha256()
+    weights = saved.files if saved else [paths.transformer / WEIGHTS]
     for path in (*weights, paths.dvae / WEIGHTS, paths.tokenizer):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
 
     try:
-        caption_dropout = load_json(paths.recipe)["recipe"]["loss"]["caption_dropout"]
-    except (OSError, ValueError, KeyError, TypeError):
+        record = load_checksummed_json(paths.recipe, since=RECORD_SCHEMA)
+        caption_dropout = record["recipe"]["loss"]["caption_dropout"]
+    except (OSError, ValueError, KeyError, TypeError, DalleError):
         caption_dropout = None
     words = RunDir(run).known_words
     return DalleParts(
@@ -278,35 +298,42 @@ def check_parts_match(
 
 
 def load_clip(path: Path | str) -> Clip:
-    """Load a CLIP from a `train-clip` run, an export, a model folder or a public checkpoint.
+    """Load a CLIP: a `train-clip` run, an export, a model folder, a shipped model, or a public one.
 
     path  a public checkpoint may be a file, a folder or a name on the hub
 
     Raises DalleError if there is none, it is damaged, its kind is not supported, or it asks to run
     code.
     """
-    local_path = find_clip(path)
-    if not _is_run_or_model(local_path):
-        public = read_public_clip(local_path)
-        return _assign_weights(public.table, public.weights, local_path)
+    return _load_clip(find_clip(resolve_run(str(path))))[0]
 
-    return read_model(model_dir(local_path, "clip"), "clip", build_clip)
+
+def _load_clip(path: Path) -> tuple[Clip, str]:
+    """Load a CLIP, and what had to be assumed of it, or ""."""
+    if _is_run_or_model(path):
+        return read_model(model_dir(path, "clip"), "clip", build_clip), ""
+    public = read_public_clip(path)
+    return _assign_weights(public.table, public.weights, path), public.assumption
 
 
 class ClipParts(NamedTuple):
-    """A CLIP with the tokenizer that its captions need, and the tokenizer's file."""
+    """A CLIP with the tokenizer that its captions need, and the tokenizer's file.
+
+    assumption  what had to be assumed of a public checkpoint, for users to read, or ""
+    """
 
     clip: Clip
     tokenizer: ClipTokenizer
     vocabulary: Path
+    assumption: str
 
 
 def load_clip_parts(path: Path | str, vocabulary: Path | None = None) -> ClipParts:
     """Load a CLIP like `load_clip`, and its tokenizer like `load_clip_tokenizer`."""
     local_path = find_clip(path)
-    clip = load_clip(local_path)
+    clip, assumption = _load_clip(local_path)
     file = vocabulary or find_vocabulary(local_path)
-    return ClipParts(clip, load_clip_tokenizer(local_path, clip, file), file)
+    return ClipParts(clip, load_clip_tokenizer(local_path, clip, file), file, assumption)
 
 
 def load_clip_tokenizer(

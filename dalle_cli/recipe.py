@@ -7,7 +7,6 @@ that a mistake in a recipe is reported at once.
 """
 
 import difflib
-import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from dalle_cli.config import RECIPE_TYPES, ClipRecipe, DVAERecipe, Recipe, TransformerRecipe
 from dalle_cli.errors import UsageError
 from dalle_cli.schedules import scale_steps, unfinished_schedules
+from dalle_cli.storage.integrity.checksums import load_checksummed_json
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.storage.shipped import resolve_run, shipped_folder, suggest_models
 
@@ -106,20 +106,22 @@ def read_tables(name: str, *, kind: str | None = None) -> dict[str, Any]:
 
     Raises UsageError for a file that is neither.
     """
-    text = read_recipe(name, kind=kind)
-    if find_recipe(name).suffix == ".json":
-        return _recorded_tables(text, name)
+    path = find_recipe(name, kind=kind)
+    if path.suffix == ".json":
+        return _recorded_tables(path, name)
     try:
-        return tomllib.loads(text)
+        return tomllib.loads(read_recipe(name, kind=kind))
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{name} is not valid TOML: {error}") from None
 
 
-def _recorded_tables(text: str, name: str) -> dict[str, Any]:
-    """Return the recipe in a run's `recipe.json`."""
+def _recorded_tables(path: Path, name: str) -> dict[str, Any]:
+    """Read the recipe in a run's `recipe.json`; raises DalleError if the file is damaged."""
+    from dalle_cli.storage.run_record import RECORD_SCHEMA  # imports torch
+
     try:
-        tables = json.loads(text)["recipe"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        tables = load_checksummed_json(path, since=RECORD_SCHEMA)["recipe"]
+    except (OSError, ValueError, KeyError, TypeError):
         tables = None
     if not isinstance(tables, dict):
         raise UsageError(f"{name} holds no recipe", "a run's `recipe.json` does, as its `recipe`")

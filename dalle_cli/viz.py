@@ -10,6 +10,7 @@ from rich.style import Style
 from rich.text import Text
 
 from dalle_cli.errors import printable
+from dalle_cli.models.attention_masks import Kind, image_mask
 
 GAP = 4  # pixels between pictures
 MIN_TILE = 96  # smaller pictures are enlarged, pixel by pixel, so that they can be seen
@@ -31,6 +32,13 @@ def enlarge(picture: Image.Image, at_least: int = MIN_TILE) -> Image.Image:
         return picture
     size = (picture.width * factor, picture.height * factor)
     return picture.resize(size, Image.Resampling.NEAREST)
+
+
+def mask_pictures(grid_size: int, kernel_size: int) -> dict[str, Image.Image]:
+    """Draw the image-to-image masks by kind: white where a query (down) may see a key (across)."""
+    kinds: tuple[Kind, ...] = ("row", "column", "convolutional")
+    masks = {kind: image_mask(kind, grid_size, kernel_size=kernel_size) for kind in kinds}
+    return {kind: Image.fromarray(mask.byte().mul(255).numpy()) for kind, mask in masks.items()}
 
 
 def grid(pictures: list[Image.Image], columns: int) -> Image.Image:

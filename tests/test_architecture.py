@@ -12,11 +12,11 @@ ROOT = Path(__file__).parents[1] / "dalle_cli"
 
 # from the ground up: a module imports what stands in an earlier row, or in its own folder
 LAYERS = [
-    {"", "errors"},
+    {"", "errors", "quantities"},
     {"config", "models", "losses", "metrics"},
     {"storage", "data.shuffling", "schedules"},
     {"runtime"},
-    {"data", "interop", "viz", "recipe", "recipe_text", "console"},
+    {"data", "interop", "viz", "pages", "recipe", "recipe_text", "console"},
     {"loading"},
     {"scoring"},
     {"generation"},
@@ -27,12 +27,16 @@ LAYERS = [
 ]
 TORCH_FREE = {
     "errors",
+    "quantities",
     "config",
     "recipe",
     "recipe_text",
     "schedules",
     "console",
     "cli",
+    "storage.atomic",
+    "storage.integrity.checksums",
+    "storage.integrity.disk_space",
     "storage.run_dir",
     "storage.shipped",
     "runtime.ranks",
@@ -44,6 +48,10 @@ SINGLE_IMPORTERS = {
     "youtokentome": "data.merge_learners",
     "deepspeed": "training.engines.deepspeed",
 }
+
+WRITES = {"write_text", "write_bytes", "copyfile", "copy2", "copytree", "save_file"}
+# inside an `atomic_write`, or in a folder of their own that is renamed when it is whole
+OWN_WRITERS = {"data.token_shards", "training.checkpoint"}
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -202,6 +210,17 @@ def test_nothing_is_unpickled() -> None:
         ]
         named = {(node.value.id, node.attr) for node in calls if isinstance(node.value, ast.Name)}
         assert ("torch", "load") not in named, module
+
+
+def test_files_are_written_by_storage_alone() -> None:
+    """Which writes them whole or not at all, and names them where a disk is full."""
+    for module, path in MODULES.items():
+        if module.split(".")[0] == "storage" or module in OWN_WRITERS:
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call):
+                name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+                assert name not in WRITES, f"{module}, line {node.lineno}: {name}"
 
 
 def test_public_functions_and_classes_have_a_name_of_their_own() -> None:

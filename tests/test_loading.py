@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from dalle_cli.data.clip_tokenizer import BYTE_SYMBOLS
 from dalle_cli.data.tokenizer import Tokenizer
@@ -17,11 +17,14 @@ from dalle_cli.errors import DalleError
 from dalle_cli.loading import (
     load_clip,
     load_clip_tokenizer,
+    load_dalle,
     load_dvae,
     load_tokenizer,
     load_transformer,
 )
 from dalle_cli.models.clip import Clip, Tower
+from dalle_cli.storage.integrity.checksums import checksummed_json
+from dalle_cli.storage.integrity.tensor_files import write_checksummed_tensors
 from dalle_cli.storage.run_dir import RunDir
 
 LOADERS = {"dvae": load_dvae, "transformer": load_transformer, "clip": load_clip}
@@ -56,6 +59,24 @@ def test_exported_folder_loads_as_the_run_does(exported: Path, transformer_run: 
             load(exported).state_dict(), load(transformer_run).state_dict(), rtol=0, atol=0
         )
     assert load_tokenizer(RunDir(exported)).merges == load_tokenizer(RunDir(transformer_run)).merges
+
+
+@pytest.mark.parametrize(
+    "file", ["model/model.safetensors", "dvae/model.safetensors", "tokenizer/merges.json"]
+)
+def test_checksum_tells_every_part_that_pictures_depend_on(
+    file: str, own_transformer_run: Path
+) -> None:
+    """A job begun with one dVAE is not filled up with the pictures of another."""
+    before = load_dalle(own_transformer_run).checksum
+    path = own_transformer_run / file
+    if path.suffix == ".json":
+        path.write_bytes(checksummed_json(json.loads(path.read_text()), indent=3))
+    else:
+        weights = load_file(path)
+        name = next(iter(weights))
+        write_checksummed_tensors(path, {**weights, name: weights[name] + 1})
+    assert load_dalle(own_transformer_run).checksum != before
 
 
 def test_wrong_kind_is_told(dvae_run: Path, transformer_run: Path, clip_run: Path) -> None:
@@ -97,7 +118,7 @@ def change_config(run: Path, **changes: Any) -> None:
     path = run / "model" / "config.json"
     config = json.loads(path.read_text())
     config["model"] |= changes
-    path.write_text(json.dumps(config))
+    path.write_bytes(checksummed_json(config))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +179,7 @@ def test_pickle_in_place_of_weights_is_refused_and_never_run(
     run, marker = request.getfixturevalue(f"own_{kind}_run"), tmp_path / "marker"
     with (run / "model" / "model.safetensors").open("wb") as file:
         write(Payload(marker), file)
-    with pytest.raises(DalleError, match="does not hold this model's weights"):
+    with pytest.raises(DalleError, match=r"model\.safetensors (does not hold|is damaged)"):
         LOADERS[kind](run)
     assert not marker.exists()
     pickle.loads(pickle.dumps(Payload(marker)))
@@ -180,10 +201,10 @@ def test_weights_that_do_not_fit_are_told(
         weights["extra"] = torch.zeros(1)
     elif damage == "misshapen":
         weights[name] = torch.zeros(*weights[name].shape, 2)
-    save_file(weights, path)
+    write_checksummed_tensors(path, weights)
     if damage in ("truncated", "empty"):
         path.write_bytes(path.read_bytes()[: -1 if damage == "truncated" else 0])
-    with pytest.raises(DalleError, match="does not hold this model's weights"):
+    with pytest.raises(DalleError, match=r"model\.safetensors (does not hold|is damaged)"):
         LOADERS[kind](run)
 
 
@@ -191,7 +212,7 @@ def test_weights_that_do_not_fit_are_told(
 def test_clip_of_other_floats_is_converted(dtype: torch.dtype, own_clip_run: Path) -> None:
     path = own_clip_run / "model" / "model.safetensors"
     weights = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
-    save_file(weights, path)
+    write_checksummed_tensors(path, weights)
     expected = {name: tensor.float() for name, tensor in weights.items()}
     torch.testing.assert_close(dict(load_clip(own_clip_run).state_dict()), expected, rtol=0, atol=0)
 
@@ -203,7 +224,7 @@ def test_clip_of_other_numbers_is_refused_by_name(
 ) -> None:
     path = own_clip_run / "model" / "model.safetensors"
     weights = load_file(path)
-    save_file(weights | {"visual.proj": weights["visual.proj"].to(dtype)}, path)
+    write_checksummed_tensors(path, weights | {"visual.proj": weights["visual.proj"].to(dtype)})
     with pytest.raises(DalleError, match=rf"visual\.proj is of type {str(dtype)[6:]}"):
         load_clip(own_clip_run if kind == "run" else path)
 
@@ -217,7 +238,7 @@ def test_model_of_other_numbers_is_refused_by_name(
     path = run / "model" / "model.safetensors"
     weights = load_file(path)
     name = min(weights)
-    save_file(weights | {name: weights[name].int()}, path)
+    write_checksummed_tensors(path, weights | {name: weights[name].int()})
     with pytest.raises(DalleError, match=rf"{name} is of type int32, not of a floating-point"):
         LOADERS[kind](run)
 
@@ -225,7 +246,7 @@ def test_model_of_other_numbers_is_refused_by_name(
 def test_clip_that_does_not_fit_is_refused_before_anything_is_converted(own_clip_run: Path) -> None:
     path = own_clip_run / "model" / "model.safetensors"
     weights = {name: tensor.int() for name, tensor in load_file(path).items()}
-    save_file(weights | {"surprise": torch.zeros(1)}, path)
+    write_checksummed_tensors(path, weights | {"surprise": torch.zeros(1)})
     with pytest.raises(DalleError, match="1 tensors are not as expected, first surprise"):
         load_clip(own_clip_run)
 
@@ -252,7 +273,7 @@ def test_tokenizer_of_another_model_is_told_by_generate(exported: Path, dalle: C
     weights = load_file(path)
     for name in ("text_embedding.weight", "text_head.weight", "text_head.bias"):
         weights[name] = weights[name][:258].clone()
-    save_file(weights, path)
+    write_checksummed_tensors(path, weights)
     ended = dalle("generate", exported, "a red circle", "-n", 1)
     assert ended.code == 1 and ended.err.startswith("error: ") and "tokenizer" in ended.err
 

@@ -289,3 +289,38 @@ def test_fitting_transformer_reads_the_tokens_and_has_the_name_of_the_dvae(
     grid_size: int, vocab_size: int, like: str, name: str
 ) -> None:
     assert fitting_transformer(grid_size, vocab_size, like=like) == name
+
+
+PUBLISHED = {  # Ramesh et al. 2021, appendices A, B and E
+    "dvae/paper": {
+        "model.image_size": 256, "model.vocab_size": 8192, "model.n_hidden": 256,
+        "model.n_groups": 4, "model.blocks_per_group": 2,
+        "loss.kl_weight": {"start": 0.0, "end": 6.6, "steps": 5_000},
+        "loss.temperature": {"start": 1.0, "end": 1 / 16, "steps": 150_000},
+        "optimizer.lr": {"start": 1e-4, "end": 1.25e-6, "steps": 1_200_000},
+        "optimizer.betas": [0.9, 0.999], "optimizer.eps": 1e-8, "optimizer.weight_decay": 1e-4,
+        "ema.decay": 0.999, "training.steps": 3_000_000, "training.global_batch_size": 512,
+    },
+    "transformer/paper": {
+        "model.text_len": 256, "model.grid_size": 32, "model.image_vocab_size": 8192,
+        "model.n_layers": 64, "model.d_model": 3968, "model.n_heads": 62, "model.kernel_size": 11,
+        "tokenizer.vocab_size": 16_384, "tokenizer.dropout": 0.1, "loss.text_weight": 1 / 8,
+        "optimizer.lr": {"start": 4.5e-4, "end": 4.5e-4}, "optimizer.warmup_steps": 5_000,
+        "optimizer.betas": [0.9, 0.96], "optimizer.eps": 1e-8, "optimizer.weight_decay": 0.045,
+        "optimizer.clip_norm": 4.0, "optimizer.clip_second_moment": 5.0,
+        "optimizer.plateau.halvings": 5, "ema.decay": 0.99, "ema.every": 25, "powersgd.rank": 896,
+        "training.steps": 430_000, "training.global_batch_size": 1024, "runtime.precision": "fp16",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_recipes_of_the_paper_have_its_printed_values(name: str) -> None:
+    recipe = load_recipe(name, []).model_dump()
+    for key, value in PUBLISHED[name].items():
+        found = recipe
+        for part in key.split("."):
+            found = found[part]
+        if isinstance(value, dict):
+            found = {part: found[part] for part in value}
+        assert found == value, key

@@ -1,31 +1,15 @@
 """The `dalle` application and its groups, which the other modules here fill with commands."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from dalle_cli import __version__
 from dalle_cli.cli.help import DATA, TRAIN, HelpGroup, example_text
 
-
-class Stopped(BaseException):
-    """Ctrl-C, which typer would turn into an exit without a word."""
-
-
-class Application(HelpGroup):
-    """The group of all commands."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run a command; raises Stopped after Ctrl-C."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Stopped from None
-
-
 app = typer.Typer(
     name="dalle",
-    cls=Application,
+    cls=HelpGroup,
     help="Train and sample the original DALL-E: a discrete VAE, a sparse transformer, and CLIP.",
     epilog=example_text("dalle demo"),
     no_args_is_help=True,

@@ -1,4 +1,4 @@
-"""`dalle data`: render, check and encode training data."""
+"""`dalle data`: render, check, pack and encode training data."""
 
 from pathlib import Path
 from typing import Annotated
@@ -184,6 +184,49 @@ def check(
     run_data_check(
         data,
         Terminal(quiet=quiet, as_json=as_json),
+        image_column=image_column,
+        caption_column=caption_column,
+    )
+
+
+@add_command(
+    data_app,
+    example="dalle data pack birds/ --out shards/ &&\n  dalle train shards/ --run runs/birds",
+)
+def pack(
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC",
+            help=f"{FORMS}.",
+        ),
+    ],
+    *,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    out: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="A new folder.", rich_help_panel=OUTPUT),
+    ],
+    shard_size: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Samples in a shard.", rich_help_panel=OUTPUT),
+    ] = 10_000,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write tar shards of pictures and captions.
+
+    Pictures are copied as they are. The shards hold the same samples in the same order, and are
+    read faster than many small files, from network disks above all.
+    """
+    from dalle_cli.commands.data.pack import run_data_pack
+
+    run_data_pack(
+        data,
+        out,
+        Terminal(quiet=quiet, as_json=as_json),
+        shard_size=shard_size,
         image_column=image_column,
         caption_column=caption_column,
     )

@@ -62,6 +62,15 @@ def generate(
             "-n", metavar="N", min=1, help="Pictures per caption.", rich_help_panel=SAMPLING
         ),
     ] = 8,
+    first: Annotated[
+        int,
+        typer.Option(
+            metavar="K",
+            min=0,
+            help="Number of each caption's first picture; 8 goes on after the first eight.",
+            rich_help_panel=SAMPLING,
+        ),
+    ] = 0,
     temperature: Annotated[
         float,
         typer.Option(
@@ -223,6 +232,7 @@ def generate(
         run=run,
         checkpoint=checkpoint,
         captions=read_captions(captions or [], prompts) if is_given else example_captions(run),
+        first=first,
         n=n,
         seed=seed,
         sampling=SamplingSettings(temperature, top_k, top_p, guidance),

@@ -1,4 +1,4 @@
-"""`dalle recipes`, `models`, `info` and `doctor`: recipes, models, runs and this machine."""
+"""`dalle recipes`, `models`, `info`, `report` and `doctor`: recipes, models, runs, this machine."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,8 +7,17 @@ import typer
 
 from dalle_cli.cli.app import app, recipes_app
 from dalle_cli.cli.help import MACHINE, USE, add_command
-from dalle_cli.cli.options import INPUT, OUTPUT, Json, Overrides, Quiet, RecipeName
+from dalle_cli.cli.options import (
+    INPUT,
+    OUTPUT,
+    Json,
+    Overrides,
+    Quiet,
+    RecipeName,
+    run_path,
+)
 from dalle_cli.console import Terminal
+from dalle_cli.errors import UsageError
 from dalle_cli.storage.shipped import resolve_run
 
 
@@ -113,15 +122,69 @@ def info(
     run_info(name, overrides, masks, data, Terminal(quiet=quiet, as_json=as_json))
 
 
-@add_command(app, panel=MACHINE, example="dalle doctor --measure")
+@add_command(
+    app, panel=MACHINE, example="dalle report runs/birds runs/birds-longer --out birds.html"
+)
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            parser=run_path,
+            help="Runs, exports or shipped models, or folders of runs such as a demo's.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="By default report.html in the run, or for several in the current folder.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    *,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a page about runs, one file to send.
+
+    It has curves, those of several runs over one another, previews by step, the best and worst
+    samples, recipes and how they differ, and a transformer's attention. It loads nothing from
+    elsewhere, and works on a run that is still training.
+    """
+    from dalle_cli.commands.report import run_report
+
+    run_report(runs, out, Terminal(quiet=quiet, as_json=as_json))
+
+
+@add_command(app, panel=MACHINE, example="dalle doctor runs/dalle")
 def doctor(
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN",
+            parser=resolve_run,
+            help="A run, an export or a shipped model to check instead.",
+        ),
+    ] = None,
+    *,
     measured: Annotated[
         bool, typer.Option("--measure", help="Also measure matmul rates and memory bandwidth.")
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Print what this machine has, lacks and can do."""
-    from dalle_cli.commands.doctor import run_doctor
+    """Print what this machine has, lacks and can do.
 
-    run_doctor(Terminal(quiet=quiet, as_json=as_json), measured=measured)
+    With RUN, check every file of it instead: checkpoints, model, dVAE, tokenizer and records. The
+    exit code is 1 if anything is damaged.
+    """
+    from dalle_cli.commands.doctor import run_doctor, run_doctor_on_run
+
+    terminal = Terminal(quiet=quiet, as_json=as_json)
+    if run is None:
+        run_doctor(terminal, measured=measured)
+        return
+    if measured:
+        raise UsageError("`--measure` is of the machine: leave out RUN")
+    run_doctor_on_run(Path(run), terminal)

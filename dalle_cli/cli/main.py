@@ -14,11 +14,11 @@ from dalle_cli.cli import (  # noqa: F401
     training,
     using,
 )
-from dalle_cli.cli.app import Stopped, app
+from dalle_cli.cli.app import app
 from dalle_cli.console import LossyStream
 from dalle_cli.errors import DalleError, UsageError, printable
 from dalle_cli.runtime.ranks import Ranks, ranks_of_environment
-from dalle_cli.runtime.signals import interrupt_after_imports
+from dalle_cli.runtime.signals import StopRequested, stop_line, stop_requests_raised
 
 
 def main() -> None:
@@ -46,9 +46,8 @@ def _run() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
     try:
-        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, interrupt_after_imports)
-        app()
+        with stop_requests_raised():
+            app()
     except DalleError as error:
         _fail(error)
     except BrokenPipeError:
@@ -56,11 +55,12 @@ def _run() -> None:
         sys.exit(1)
     except OSError as error:  # of a path that the user named
         _fail(DalleError(f"{error.filename}: {error.strerror}" if error.filename else str(error)))
-    except (Stopped, KeyboardInterrupt):
+    except StopRequested as request:
         if _ranks().is_main:
-            # a terminal has written ^C at the start of the line
-            _print("\nstopped" if sys.stderr.isatty() else "stopped")
-        sys.exit(130)
+            if request.number == signal.SIGINT and sys.stderr.isatty():
+                _print("")  # the terminal has written ^C at the start of the line
+            _print(stop_line(request.number))
+        sys.exit(128 + request.number)
 
 
 def _ranks() -> Ranks:

@@ -12,6 +12,7 @@ from dalle_cli.commands.reports import demo_results
 from dalle_cli.commands.reports.demo_results import BEST, CANDIDATES, SINGLE
 from dalle_cli.commands.subcommands import run_subcommand
 from dalle_cli.console import Terminal, duration_text
+from dalle_cli.storage.atomic import write_file
 from dalle_cli.storage.job_folder import JobFolder, stopwatch
 from dalle_cli.storage.run_dir import GRID
 
@@ -34,7 +35,7 @@ def run_demo(
         figures = demo_results.demo_figures(folder)
         demo_results.save_demo_grid(folder)
         summary = {"seconds": round(seconds(), 1), **figures}
-        (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        write_file(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     terminal.result(_text(folder, summary), summary)
 
 

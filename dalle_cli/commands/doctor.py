@@ -1,18 +1,23 @@
-"""`dalle doctor`: the parts of this machine and its software, with remedies for missing ones."""
+"""`dalle doctor`: the parts of this machine or of a run, with remedies for what is amiss."""
 
 import os
 import platform
 import shutil
+from dataclasses import asdict
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from dalle_cli import __version__
+from dalle_cli.commands.reports.damage import run_check
 from dalle_cli.console import Terminal
+from dalle_cli.errors import DalleError
 from dalle_cli.runtime.devices import choose_device, use_fast_fp32_matmul
 from dalle_cli.runtime.peak_rates import measure_peak_rates, store_peak_rates
 from dalle_cli.runtime.precision import choose_precision
+from dalle_cli.storage.run_dir import RunDir
 
 PACKAGES = (
     "torch",
@@ -62,12 +67,21 @@ def run_doctor(terminal: Terminal, *, measured: bool) -> None:
     terminal.result(_text(facts), facts)
 
 
+def run_doctor_on_run(folder: Path, terminal: Terminal) -> None:
+    """Print which parts of a run or an export are sound; raises DalleError if one is damaged."""
+    checks = run_check.check_run(RunDir(folder))
+    facts = {"run": str(folder), "parts": [asdict(check) for check in checks]}
+    terminal.result(run_check.check_text(checks), facts)
+    hint = "what helps is said above, below each part"
+    run_check.raise_if_damaged(folder, run_check.problems_of(checks), hint)
+
+
 def _measured(device: torch.device, terminal: Terminal) -> dict[str, str]:
     rates = measure_peak_rates(device)
     try:
         file = store_peak_rates(device, rates)
         terminal.say(f"stored in {file}: `train/mfu` of later runs is relative to these rates")
-    except OSError as error:
+    except (OSError, DalleError) as error:
         terminal.warn(f"the rates are not stored: {error}")
 
     matmul_rates = {

@@ -1,15 +1,17 @@
 """`dalle export`: everything that inference needs, as one folder of safetensors and JSON."""
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dalle_cli.commands.reports.exports.exported_run import ExportedRun, describe_run
 from dalle_cli.commands.reports.exports.model_card import model_card
-from dalle_cli.config import kind_of
+from dalle_cli.config import ModelTable, kind_of
 from dalle_cli.console import Terminal
-from dalle_cli.storage.atomic import make_folder
-from dalle_cli.storage.checkpoint_folder import SavedWeights, find_saved_weights
+from dalle_cli.data.text.known_words import KnownWords
+from dalle_cli.data.tokenizer import Tokenizer
+from dalle_cli.loading import check_model
+from dalle_cli.storage.atomic import atomic_folder, copy_file, make_folder, write_file
+from dalle_cli.storage.checkpoint_folder import find_saved_weights
 from dalle_cli.storage.lazy_tensors import Stored
 from dalle_cli.storage.model_about import read_about
 from dalle_cli.storage.model_folder import (
@@ -19,7 +21,7 @@ from dalle_cli.storage.model_folder import (
     read_model_table,
     write_model,
 )
-from dalle_cli.storage.run_dir import CONFIG, WEIGHTS, RunDir, check_new_folder, model_dir, part_of
+from dalle_cli.storage.run_dir import WEIGHTS, RunDir, check_new_folder, model_dir, part_of
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def run_export(options: ExportOptions, terminal: Terminal) -> None:
     """Copy a run's model, and its dVAE and tokenizer if it has them, without its training state.
 
     The run's record, its held-out figures, what its author says of it and a model card come with
-    them.
+    them. The folder appears complete or not at all, and nothing damaged is exported.
     """
     check_new_folder(options.out)
     own_clip = RunDir(options.run).clip
@@ -52,65 +54,62 @@ def run_export(options: ExportOptions, terminal: Terminal) -> None:
         check_model_kind(model_dir(clip, "clip"), "clip")
 
     name = options.out.resolve().name
-    exported, files = _export(replace(options, clip=clip), terminal, name=name)
-    kind = kind_of(read_model_table(RunDir(options.out).model))
+    with atomic_folder(options.out) as staging:
+        exported = _export(replace(options, clip=clip, out=staging), terminal, name=name)
+        kind = kind_of(read_model_table(RunDir(staging).model))
+        written = sorted(path.relative_to(staging) for path in staging.rglob("*") if path.is_file())
+
     facts = {"out": str(options.out), "kind": kind, "step": exported.step}
-    terminal.result(str(options.out), {**facts, "files": [str(file) for file in files]})
+    files = [str(options.out / file) for file in written]
+    terminal.result(str(options.out), {**facts, "files": files})
 
 
-def _export(
-    options: ExportOptions, terminal: Terminal, *, name: str
-) -> tuple[ExportedRun, list[Path]]:
-    """Export a run under a name, and its CLIP into a folder inside; return what was written."""
+def _export(options: ExportOptions, terminal: Terminal, *, name: str) -> ExportedRun:
+    """Export a run under a name, and its CLIP into a folder inside; return what is said of it."""
     run, target = RunDir(options.run), RunDir(options.out)
     source = model_dir(run.root)
-    table = read_model_table(source)
     saved = find_saved_weights(run, options.checkpoint) if options.checkpoint else None
+    table = read_model_table(source) if saved else check_model(source)
     about = read_about(run) if run.about.is_file() else None
 
     exported = describe_run(run, saved.step if saved else None)
-    make_folder(target.root)
-    files = exported.write(target)
-    files += _export_model(source, target.model, saved, half=options.half)
+    exported.write(target)
+    weights = saved.files if saved else [source / WEIGHTS]
+    _export_model(table, weights, target.model, half=options.half)
     parts = []
     if run.dvae.is_dir():
-        files += _export_model(model_dir(run.dvae), target.dvae, half=options.half)
-        parts.append(read_model_table(target.dvae))
+        dvae = model_dir(run.dvae)
+        parts.append(check_model(dvae))
+        _export_model(parts[-1], [dvae / WEIGHTS], target.dvae, half=options.half)
     if options.clip is not None:
         inside = replace(options, run=options.clip, out=target.clip, clip=None, checkpoint=None)
-        files += _export(inside, terminal, name=f"{name}/{target.clip.name}")[1]
+        make_folder(target.clip)
+        _export(inside, terminal, name=f"{name}/{target.clip.name}")
         parts.append(read_model_table(RunDir(target.clip).model))
 
-    files += _copy_files([run.tokenizer, run.known_words, run.about], run.root, target.root)
+    _export_texts(run, target)
     is_half = is_half_precision(target.model)
     card = model_card(name, table, exported, parts=parts, is_half=is_half, about=about)
-    target.model_card.write_text(card, "utf-8")
-    files.append(target.model_card)
+    write_file(target.model_card, card)
 
     if exported.record is None and run.recipe.is_file():
         terminal.warn(f"{run.recipe} can't be read: the export has no recipe")
-    return exported, files
+    return exported
 
 
-def _export_model(
-    source: Path, folder: Path, saved: SavedWeights | None = None, *, half: bool
-) -> list[Path]:
-    """Copy a model folder, or write one with other weights; return its files."""
-    if saved is None and not half:
-        return _copy_files([source / CONFIG, source / WEIGHTS], source, folder)
-
-    table = read_model_table(source)
+def _export_model(table: ModelTable, weights: list[Path], folder: Path, *, half: bool) -> None:
+    """Write a model's sizes and weights into a folder, with checksums where there were none."""
     config = {"kind": kind_of(table), "model": table.model_dump()}
-    weights = dict(Stored(saved.files if saved else [source / WEIGHTS]))
-    write_model(folder, config, half_precision(weights) if half else weights)
-    return [folder / CONFIG, folder / WEIGHTS]
+    stored = dict(Stored(weights))
+    write_model(folder, config, half_precision(stored) if half else stored)
 
 
-def _copy_files(paths: list[Path], source: Path, target: Path) -> list[Path]:
-    """Copy the files that exist from their places below one folder to those below another."""
-    copies = []
-    for path in filter(Path.is_file, paths):
-        copy = target / path.relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copies.append(Path(shutil.copyfile(path, copy)))
-    return copies
+def _export_texts(run: RunDir, target: RunDir) -> None:
+    """Write what a run has of tokenizer, known words, and what its author says of it."""
+    if run.tokenizer.is_file():
+        make_folder(target.tokenizer.parent)
+        Tokenizer.load(run.tokenizer).save(target.tokenizer)
+    if run.known_words.is_file():
+        KnownWords.load(run.known_words).save(target.known_words)
+    if run.about.is_file():
+        copy_file(run.about, target.about)

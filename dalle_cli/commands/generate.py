@@ -1,8 +1,10 @@
 """`dalle generate`: captions to pictures, all of them or the best of many."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from dalle_cli.commands.reports.generation_command import generation_command
 from dalle_cli.console import Terminal
 from dalle_cli.errors import printable
 from dalle_cli.generation.dalle import DallePipeline
@@ -23,6 +25,7 @@ class GenerateOptions:
     """The command line of `generate`.
 
     checkpoint  whose weights are used: "best", "last" or a step; None: the run's model
+    first       number of the first candidate of each caption
     n           candidates of each caption
     batch_size  candidates sampled together; 0: automatic
     show        whether the terminal shows the first pictures of each caption
@@ -31,6 +34,7 @@ class GenerateOptions:
     run: Path
     checkpoint: str | None
     captions: list[str]
+    first: int
     n: int
     seed: int
     sampling: SamplingSettings
@@ -70,6 +74,7 @@ def run_generate(options: GenerateOptions, selection: RankingOptions, terminal: 
         job = plan_job(
             pipeline,
             options.captions,
+            first=options.first,
             n=options.n,
             selection=selection,
             ranking=ranking,
@@ -96,6 +101,9 @@ def run_generate(options: GenerateOptions, selection: RankingOptions, terminal: 
             output = OutputFolder(world.broadcast(path), job.settings)
             has_new = run_job(job, output, terminal)
             if has_new or not (path / GRID).is_file():
+                output.save_gallery(
+                    partial(generation_command, run=options.run, image=options.image)
+                )
                 output.save_grid(n_kept=job.n_kept, n_shown=job.n_shown)
     summary = output.summary()
 

@@ -3,24 +3,22 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
-
+from dalle_cli.commands.reports.damage.run_check import raise_if_damaged
 from dalle_cli.commands.reports.model_facts import model_facts
 from dalle_cli.commands.reports.model_text import aligned_rows, model_text
 from dalle_cli.commands.reports.planning.recipe_forecast import forecast_rows, recipe_forecast
-from dalle_cli.commands.reports.run_story import run_story, runs_inside
-from dalle_cli.commands.reports.story_text import story_line, story_text
+from dalle_cli.commands.reports.story.run_facts import run_facts, run_table
+from dalle_cli.commands.reports.story.run_story import runs_inside
+from dalle_cli.commands.reports.story.story_text import story_line, story_text
 from dalle_cli.config import ModelTable, TrainedTransformerTable, kind_of
 from dalle_cli.console import Terminal
-from dalle_cli.errors import DalleError, UsageError
+from dalle_cli.data.images import to_png
+from dalle_cli.errors import UsageError
 from dalle_cli.loading import largest_table
-from dalle_cli.models.attention_masks import image_mask
 from dalle_cli.recipe import load_recipe
-from dalle_cli.storage.atomic import make_folder
-from dalle_cli.storage.model_folder import read_model_table
-from dalle_cli.storage.run_dir import RunDir, model_dir
-from dalle_cli.viz import enlarge
+from dalle_cli.storage.atomic import make_folder, write_file
+from dalle_cli.storage.run_dir import RunDir
+from dalle_cli.viz import enlarge, mask_pictures
 
 MASK_SIZE = 512  # pixels, at least
 
@@ -42,13 +40,16 @@ def run_info(
         raise UsageError("a run's sizes and data are fixed: `--set` and `--data` go with a recipe")
     runs = [] if _is_model(folder) else runs_inside(folder)
     if runs and masks is None:
-        stories = {run.name: _run_facts(run) for run in runs}
+        stories = {run.name: run_facts(run) for run in runs}
         lines = [story_line(run, facts) for run, facts in stories.items()]
         terminal.result("\n".join(lines), {"runs": stories})
+        for run in runs:
+            raise_if_damaged(run, stories[run.name]["damaged"])
         return
 
-    facts = {**_run_facts(folder), **_masks_of(_run_table(folder), name, masks)}
+    facts = {**run_facts(folder), **_masks_of(run_table(folder), name, masks)}
     terminal.result(story_text(facts), facts)
+    raise_if_damaged(folder, facts["damaged"])
 
 
 def _recipe_info(
@@ -70,23 +71,6 @@ def _is_model(folder: Path) -> bool:
     return RunDir(folder).is_run or RunDir(folder).model.is_dir()
 
 
-def _run_facts(folder: Path) -> dict[str, Any]:
-    return {**model_facts(_run_table(folder)), "run": run_story(RunDir(folder))}
-
-
-def _run_table(folder: Path) -> ModelTable:
-    """Read a model's sizes from the model folder of a run or an export.
-
-    A run that has not saved yet has those of its recipe.
-    """
-    try:
-        return read_model_table(model_dir(folder))
-    except DalleError:
-        if not RunDir(folder).is_run or RunDir(folder).model.is_dir():
-            raise
-    return largest_table(load_recipe(str(RunDir(folder).recipe), []))
-
-
 def _masks_of(table: ModelTable, name: str, folder: Path | None) -> dict[str, Any]:
     """Draw a transformer's masks if there is a folder for them; return their files as a fact."""
     if folder is None:
@@ -97,12 +81,10 @@ def _masks_of(table: ModelTable, name: str, folder: Path | None) -> dict[str, An
 
 
 def _draw_masks(table: TrainedTransformerTable, folder: Path) -> dict[str, str]:
-    """Draw image-to-image masks, white where a query (down) may attend to a key (across)."""
+    """Draw image-to-image masks into a folder; return their files by kind."""
     make_folder(folder)
     files = {}
-    for kind in ("row", "column", "convolutional"):
-        mask = image_mask(kind, table.grid_size, kernel_size=table.kernel_size)
-        picture = Image.fromarray(mask.to(torch.uint8).mul(255).numpy())
+    for kind, picture in mask_pictures(table.grid_size, table.kernel_size).items():
         files[kind] = str(folder / f"{kind}.png")
-        enlarge(picture, at_least=MASK_SIZE).save(files[kind])
+        write_file(Path(files[kind]), to_png(enlarge(picture, at_least=MASK_SIZE)))
     return files

@@ -13,14 +13,14 @@ from dalle_cli.commands.reports.passed_over import tell_passed_over
 from dalle_cli.commands.reports.reconstruction_figures import ReconstructionFigures
 from dalle_cli.console import Terminal
 from dalle_cli.data.augment import centre_crop
-from dalle_cli.data.images import BadSample, decode_image, to_image, to_tensor
+from dalle_cli.data.images import BadSample, decode_image, to_image, to_png, to_tensor
 from dalle_cli.data.picture_lists import find_pictures
 from dalle_cli.errors import DalleError, printable
 from dalle_cli.loading import load_dvae
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.runtime.devices import open_device
 from dalle_cli.runtime.precision import apply_precision
-from dalle_cli.storage.atomic import make_folder
+from dalle_cli.storage.atomic import atomic_folder, write_file
 from dalle_cli.storage.run_dir import GRID, check_new_folder
 from dalle_cli.storage.small_files import read_input
 from dalle_cli.viz import grid
@@ -45,7 +45,7 @@ def run_reconstruct(options: ReconstructOptions, terminal: Terminal) -> None:
     """Write original | reconstruction for each picture, and a grid of the first of them.
 
     Results are PSNR in dB, SSIM and the use of the codebook. Pictures are cropped to the centred
-    square and scaled by area, as for validation.
+    square and scaled by area, as for validation. An interruption leaves nothing in the folder.
     """
     check_new_folder(options.out)
     device, precision = open_device(options.device, options.precision)
@@ -62,23 +62,23 @@ def run_reconstruct(options: ReconstructOptions, terminal: Terminal) -> None:
     rows: list[dict[str, Any]] = []
     tiles: list[Image.Image] = []
     figures = ReconstructionFigures(dvae)
-    with terminal.progress(len(files), 0, "picture") as line:
+    progress = terminal.progress(len(files), 0, "picture")
+    with atomic_folder(options.out) as staging, progress as line:
         for path, original in _read_pictures(files, dvae.image_size, terminal):
             image_tokens, rebuilt = _rebuild(dvae, original.to(device))
             found = figures.add(original, rebuilt, image_tokens=image_tokens)
 
             pair = [to_image(original), to_image(rebuilt)]
-            file = options.out / f"{len(rows):04d}-{path.stem[:MAX_STEM]}.png"
-            make_folder(options.out)
-            grid(pair, columns=2).save(file)
+            name = f"{len(rows):04d}-{path.stem[:MAX_STEM]}.png"
+            write_file(staging / name, to_png(grid(pair, columns=2)))
 
             tiles += pair if len(rows) < GRID_PAIRS else []
-            rows.append({"picture": str(path), "file": str(file), **found})
+            rows.append({"picture": str(path), "file": str(options.out / name), **found})
             line.advance()
 
-    if not rows:
-        raise DalleError(f"no usable picture in {', '.join(map(str, options.pictures))}")
-    grid(tiles, GRID_COLUMNS).save(options.out / GRID)
+        if not rows:
+            raise DalleError(f"no usable picture in {', '.join(map(str, options.pictures))}")
+        write_file(staging / GRID, to_png(grid(tiles, GRID_COLUMNS)))
     summary = figures.summary()
     terminal.result(_text(rows, summary), {"out": str(options.out), **summary, "pictures": rows})
 

@@ -30,10 +30,9 @@ def run_subcommand(arguments: Sequence[Any], terminal: Terminal, *, hint: str) -
     terminal.say(f"\n{command_line(words)}")
     quiet = ["--quiet"] if terminal.is_quiet else []
     command = [sys.executable, "-m", "dalle_cli", *words, *quiet]
-    with (
-        subprocess.Popen(command, stdout=subprocess.DEVNULL) as child,
-        stop_signals_forwarded([child], same_group=True),  # the child saves and exits
-    ):
+    with stop_signals_forwarded(same_group=True) as forwarded_to:  # the child saves and exits
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        forwarded_to(child)
         code = child.wait()
 
     if code:

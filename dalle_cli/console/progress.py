@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from dalle_cli.console.quantities import duration_text
+from dalle_cli.quantities import duration_text
 
 # a report of training: losses first, then a task's own figures, then what all tasks have
 LOSS_FORMATS = {

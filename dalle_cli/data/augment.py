@@ -5,6 +5,8 @@ pictures and returns uint8 arrays [T, T, 3]; every random choice comes from the 
 Pictures whose short side is below the target are enlarged to it.
 """
 
+import math
+
 import numpy as np
 from PIL import Image
 
@@ -24,8 +26,7 @@ def dvae_crop(image: Image.Image, target: int, *, rng: np.random.Generator) -> n
     side = square.shape[0]
     low, high = min(side, round(9 / 8 * target)), min(side, round(12 / 8 * target))
 
-    scaled = area_resize(square, max(target, int(rng.integers(low, high + 1))))
-    cropped = _random_crop(scaled, target, rng)
+    cropped = _random_crop(square, max(target, int(rng.integers(low, high + 1))), target, rng)
     return cropped[:, ::-1] if rng.random() < 0.5 else cropped
 
 
@@ -39,7 +40,7 @@ def transformer_crop(image: Image.Image, target: int, *, rng: np.random.Generato
     ]
     square = _square(image, offsets)
     high = max(target, min(square.shape[0], round(9 / 8 * target)))
-    return _random_crop(area_resize(square, int(rng.integers(target, high + 1))), target, rng)
+    return _random_crop(square, int(rng.integers(target, high + 1)), target, rng)
 
 
 def centre_crop(image: Image.Image, target: int) -> np.ndarray:
@@ -88,32 +89,58 @@ def area_resize(pixels: np.ndarray, side: int) -> np.ndarray:
     align_corners: output i averages the source over [i * s, (i + 1) * s], where s is
     (S - 1) / (side - 1) and the last pixel extends beyond the edge.
     """
-    if len(pixels) == side:
-        return pixels
-    rows = _area_means(pixels, side)  # [side, S, 3]
-    columns = _area_means(rows.swapaxes(0, 1), side).swapaxes(0, 1)  # [side, side, 3]
-    return np.rint(columns.clip(0, 255)).astype(np.uint8)
+    return _area_part(pixels, side, rows=slice(side), columns=slice(side))
 
 
-def _area_means(values: np.ndarray, n_out: int) -> np.ndarray:
-    """Average the first axis over n_out equal windows, by differences of its integral: float64."""
-    n_in = len(values)
+def _area_part(pixels: np.ndarray, side: int, *, rows: slice, columns: slice) -> np.ndarray:
+    """Return rows and columns of the square that `area_resize` scales, without computing others.
+
+    Sums are formed in one order only, whatever else the machine does: the same everywhere.
+    """
+    n_in = len(pixels)
+    if n_in == side:
+        return pixels[rows, columns]
+    members, weights = _area_windows(n_in, side)
+
+    means = _weighted_sums(pixels.reshape(n_in, -1), members[rows], weights[rows])
+    turned = _swap_axes(means.reshape(-1, n_in, 3))  # [S, H, 3]
+    means = _weighted_sums(turned.reshape(n_in, -1), members[columns], weights[columns])
+    levels = np.rint(means, out=means).astype(np.uint8)
+    return levels.reshape(len(levels), -1, 3).swapaxes(0, 1)  # [H, W, 3]
+
+
+def _area_windows(n_in: int, n_out: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which inputs each output averages, and with which weights: both [n_out, K]."""
+    if n_in == 1:
+        return np.zeros((n_out, 1), int), np.ones((n_out, 1), np.float32)
     scale = (n_in - 1) / (n_out - 1) if n_out > 1 else n_in
-    if scale == 0:
-        return np.repeat(values, n_out, axis=0).astype(np.float64)
+    edges = np.arange(n_out + 1)[:, None] * scale
+    starts, ends = edges[:-1], edges[1:]
 
-    edges = np.arange(n_out + 1) * scale
-    whole = np.minimum(edges.astype(int), n_in - 1)
-    starts, start_of_edge = np.unique(whole, return_inverse=True)
+    members = starts.astype(int) + np.arange(math.ceil(scale) + 1)  # [n_out, K]
+    covered = np.minimum(ends, members + 1) - np.maximum(starts, members)
+    weights = (covered.clip(0) / scale).astype(np.float32)
+    return np.minimum(members, n_in - 1), weights
 
-    # The integral up to each distinct whole edge; the fractions are added below
-    integral = np.zeros((len(starts), *values.shape[1:]))
-    if len(starts) > 1:
-        pieces = np.add.reduceat(values[: starts[-1]], starts[:-1], axis=0, dtype=np.float64)
-        integral[1:] = pieces.cumsum(axis=0)
 
-    fractions = (edges - whole)[:, None, None] * values[whole]
-    return np.diff(integral[start_of_edge] + fractions, axis=0) / scale
+def _weighted_sums(values: np.ndarray, members: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Sum K rows of values [N, W] for each output: float32 [n_out, W]."""
+    shape = len(members), values.shape[1]
+    taken = np.empty(shape, values.dtype)
+    weighted = np.empty(shape, np.float32)
+    sums = np.zeros(shape, np.float32)
+    for k in range(members.shape[1]):
+        np.take(values, members[:, k], axis=0, out=taken, mode="clip")  # which needs no buffer
+        np.multiply(taken, weights[:, k, None], out=weighted)
+        np.add(sums, weighted, out=sums)
+    return sums
+
+
+def _swap_axes(pixels: np.ndarray) -> np.ndarray:
+    """Swap the first two axes of float32 [H, W, 3] in memory, quickly: as things of 12 bytes."""
+    things = pixels.view(np.dtype((np.void, 12)))[..., 0]  # [H, W]
+    turned = np.ascontiguousarray(things.T)
+    return turned.view(np.float32).reshape(*turned.shape, 3)  # [W, H, 3]
 
 
 def _slack(image: Image.Image) -> tuple[int, int]:
@@ -129,6 +156,11 @@ def _square(image: Image.Image, offsets: list[int]) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + side, top + side)))
 
 
-def _random_crop(pixels: np.ndarray, target: int, rng: np.random.Generator) -> np.ndarray:
-    top, left = rng.integers(len(pixels) - target + 1, size=2)
-    return pixels[top : top + target, left : left + target]
+def _random_crop(
+    square: np.ndarray, side: int, target: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Scale a square to a side, of which only the crop is computed."""
+    top, left = (int(offset) for offset in rng.integers(side - target + 1, size=2))
+    return _area_part(
+        square, side, rows=slice(top, top + target), columns=slice(left, left + target)
+    )

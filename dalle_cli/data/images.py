@@ -1,4 +1,4 @@
-"""Decoding picture files to upright sRGB, and converting RGB to tensors and back.
+"""Decoding picture files to upright sRGB, encoding, and converting RGB to tensors and back.
 
 All input is untrusted: few formats are allowed, the size is checked in the header before a pixel is
 decoded, and any damage makes the sample unusable (`BadSample`) rather than half grey. Knows nothing
@@ -8,10 +8,12 @@ of captions, files or cropping. Axes: H height, W width.
 import io
 import struct
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from dalle_cli.data.pictures.formats import describe_unreadable
@@ -45,6 +47,19 @@ def decode_image(data: bytes) -> Image.Image:
 
     Raises `BadSample` for other formats, sizes out of bounds, and damaged or incomplete data.
     """
+    return _with_faults_named(_decode, data)
+
+
+def check_header(data: bytes) -> None:
+    """Raise `BadSample` for what is wrong with a picture as far as its header tells: much cheaper.
+
+    These are other formats and sizes out of bounds; damage shows only when it is decoded.
+    """
+    _with_faults_named(_open, data).close()
+
+
+def _with_faults_named(read: Callable[[bytes], Image.Image], data: bytes) -> Image.Image:
+    """Read a picture's data; raises `BadSample` for whatever is wrong with them."""
     if not data:
         raise BadSample("empty picture file")
 
@@ -52,7 +67,7 @@ def decode_image(data: bytes) -> Image.Image:
         # Whatever Pillow warns about is either decoded well or an error below
         warnings.simplefilter("ignore")
         try:
-            return _decode(data)
+            return read(data)
         except (BadSample, MemoryError):
             raise
         except Image.UnidentifiedImageError:
@@ -76,9 +91,21 @@ def to_image(pixels: Tensor) -> Image.Image:
     return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())  # [H, W, 3]
 
 
+def to_png(picture: Image.Image, texts: PngInfo | None = None) -> bytes:
+    """Encode a picture as a PNG file, with texts in its chunks, if any."""
+    file = io.BytesIO()
+    picture.save(file, format="PNG", pnginfo=texts)
+    return file.getvalue()
+
+
+def _open(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(without_large_profile(data)), formats=FORMATS)
+    _check_size(*image.size)
+    return image
+
+
 def _decode(data: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(without_large_profile(data)), formats=FORMATS) as image:
-        _check_size(*image.size)
+    with _open(data) as image:
         image.load()  # before the EXIF is read, where errors are forgiven
         profile = image.info.get("icc_profile")
         return _to_rgb(_to_8_bits(_to_upright(image)), profile)

@@ -291,8 +291,10 @@ def collate(examples: list[Example], positions: list[int], *, bad: list[Problem]
 
     Its images stay uint8 until `micro_batches` splits and moves it.
     """
-    pixels = np.stack([example.pixels for example in examples])  # [B, H, W, 3]
-    images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))  # [B, 3, H, W]
+    height, width, _ = examples[0].pixels.shape
+    images = np.empty((len(examples), 3, height, width), np.uint8)
+    for image, example in zip(images, examples, strict=True):
+        image[...] = example.pixels.transpose(2, 0, 1)  # [3, H, W]
 
     no_text = np.empty(0, dtype=np.int64)
     text_tokens = np.stack(

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dalle_cli.storage.integrity.disk_space import explain_disk_failure
+
 Merges = list[tuple[str, str]]
 
 # Padding, unknown, start and end, whose ids youtokentome reserves within the vocabulary size
@@ -30,7 +32,7 @@ def learn_with_youtokentome(lines: Iterable[str], symbols: set[str], n_merges: i
 
     with tempfile.TemporaryDirectory(prefix="dalle-tokenizer-") as folder:
         corpus, model = Path(folder, "corpus.txt"), Path(folder, "model.txt")
-        with corpus.open("w", encoding="utf-8") as file:
+        with explain_disk_failure(corpus), corpus.open("w", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines)
 
         size = N_YOUTOKENTOME_SPECIALS + len(symbols) + n_merges

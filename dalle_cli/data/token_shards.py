@@ -11,7 +11,6 @@ by one through memory maps. Knows nothing of pictures and models. Axes used belo
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -23,7 +22,7 @@ from safetensors.numpy import save
 from dalle_cli.config import Positive
 from dalle_cli.data.images import BadSample, Problem
 from dalle_cli.errors import DalleError, printable
-from dalle_cli.storage.atomic import atomic_write
+from dalle_cli.storage.atomic import atomic_write, sync_to_disk, write_file
 from dalle_cli.storage.run_dir import ENCODING
 from dalle_cli.storage.small_files import check_readable, read_file
 
@@ -127,10 +126,9 @@ def write_shard(
 
     # `save_file` would make the file unreadable to others
     content = save(tensors, metadata={"bad": json.dumps(bad)})
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    with atomic_write(path, len(content)) as temporary:
+        temporary.write_bytes(content)
+        sync_to_disk(temporary)
 
 
 class TokenShard:
@@ -228,8 +226,7 @@ def write_record(
 
     seals = [shard.seal() for shard in shards]
     record = Record(encoding=encoding, samples=n_samples, shards=seals, bad=bad, lost=n_lost)
-    with atomic_write(folder / ENCODING) as temporary:
-        temporary.write_text(record.model_dump_json(indent=1) + "\n")
+    write_file(folder / ENCODING, record.model_dump_json(indent=1) + "\n")
     return record
 
 

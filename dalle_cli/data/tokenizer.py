@@ -8,7 +8,6 @@ applying them needs none. Dropout follows Provilkov et al. 2020.
 """
 
 import heapq
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,7 +18,8 @@ from pydantic import BaseModel, ValidationError
 
 from dalle_cli.data.merge_learners import Merges, learn_with_tokenizers, learn_with_youtokentome
 from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.storage.small_files import read_file
+from dalle_cli.storage.atomic import write_file
+from dalle_cli.storage.integrity.checksums import checksummed_json, read_checksummed_json
 
 BOUNDARY = "▁"
 N_SYMBOLS = 257
@@ -27,6 +27,8 @@ MIN_VOCAB_SIZE = N_SYMBOLS + 1
 
 # Bytes as printable characters, never space or boundary: all but visible ASCII is shifted by 256
 BYTE_CHARACTERS = [chr(byte if 0x21 <= byte <= 0x7E else 0x100 + byte) for byte in range(256)]
+
+MERGES_SCHEMA = 2  # 1, of 0.1.0, has no checksum
 
 CACHED_WORDS = 1 << 16
 NO_TOKEN = -1
@@ -93,18 +95,21 @@ class Tokenizer:
         return b"".join(self._spellings[i] for i in ids).decode(errors="replace").removeprefix(" ")
 
     def save(self, path: Path) -> None:
-        """Write the merges as JSON, each on a readable line."""
+        """Write the merges as JSON, each on a readable line; the file appears complete or not."""
         merges = [f"{left} {right}" for left, right in self.merges]
-        document = {"schema_version": 1, "learnt_with": self.learnt_with, "merges": merges}
-        Path(path).write_text(
-            json.dumps(document, ensure_ascii=False, indent=0) + "\n", encoding="utf-8"
-        )
+        document = {
+            "schema_version": MERGES_SCHEMA,
+            "learnt_with": self.learnt_with,
+            "merges": merges,
+        }
+        write_file(Path(path), checksummed_json(document, ensure_ascii=False, indent=0))
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
         """Load a file written by `save`; raises DalleError, naming it, if it is anything else."""
         try:
-            document = _MergesFile.model_validate_json(read_file(Path(path)))
+            content = read_checksummed_json(Path(path), since=MERGES_SCHEMA)
+            document = _MergesFile.model_validate_json(content)
             return cls([_split_line(line) for line in document.merges], document.learnt_with)
         except OSError as error:
             raise DalleError(f"cannot read the tokenizer {path}: {error.strerror}") from error
@@ -241,7 +246,7 @@ class _MergesFile(BaseModel, strict=True):
     Pieces are spelled out in full, so that a short file cannot demand much memory.
     """
 
-    schema_version: Literal[1]
+    schema_version: Literal[1, 2]
     learnt_with: Backend
     merges: list[str]
 

@@ -7,8 +7,6 @@ whatever becomes of the process that generated it.
 """
 
 import math
-import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +29,7 @@ from dalle_cli.generation.ranking import (
 from dalle_cli.runtime.compilation import MIN_STEPS_TO_COMPILE, has_compiler
 from dalle_cli.runtime.devices import explain_out_of_memory, free_memory
 from dalle_cli.runtime.distributed import World
+from dalle_cli.runtime.signals import StopRequested
 from dalle_cli.storage.background_writer import BackgroundWriter
 from dalle_cli.storage.job_folder import JobFolder
 
@@ -39,12 +38,14 @@ from dalle_cli.storage.job_folder import JobFolder
 class GenerationJob:
     """Captions and everything that determines their pictures: the same on every rank.
 
+    first      number of each caption's first candidate
     n          candidates of each caption
     selection  how many of each n are added, the best first where there is a ranking
     """
 
     pipeline: Pipeline
     captions: list[str]
+    first: int
     n: int
     selection: RankingOptions
     ranking: Ranking | None
@@ -54,7 +55,8 @@ class GenerationJob:
     @cached_property
     def candidates(self) -> list[Candidate]:
         """All candidates, n of each caption, in order."""
-        return [Candidate(caption, i) for caption in self.captions for i in range(self.n)]
+        numbers = range(self.first, self.first + self.n)
+        return [Candidate(caption, number) for caption in self.captions for number in numbers]
 
     @property
     def n_kept(self) -> int:
@@ -82,6 +84,7 @@ class GenerationJob:
         return {
             "command": "generate",
             "captions": self.captions,
+            "first": self.first,
             "n": self.n,
             "best": self.selection.best,
             "keep_all": self.selection.keep_all,
@@ -95,6 +98,7 @@ def plan_job(
     pipeline: Pipeline,
     captions: list[str],
     *,
+    first: int,
     n: int,
     selection: RankingOptions,
     ranking: Ranking | None,
@@ -126,7 +130,7 @@ def plan_job(
     is_compiled = recall_compilation(folder, is_long=is_long, world=world)
 
     compiled = pipeline.compiled(is_compiled=is_compiled)
-    job = GenerationJob(compiled, captions, n, selection, ranking, sizes, world)
+    job = GenerationJob(compiled, captions, first, n, selection, ranking, sizes, world)
     folder.check(job.description, is_complete=True)
     return job
 
@@ -156,16 +160,13 @@ def recall_compilation(folder: JobFolder, *, is_long: bool, world: World) -> boo
 
 @contextmanager
 def explain_how_to_resume(out: Path, terminal: Terminal) -> Iterator[None]:
-    """Print how to resume after Ctrl-C or SIGTERM, and what to do when memory runs out."""
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    """Print how to resume after a request to stop, and what to do when memory runs out."""
     try:
         with explain_out_of_memory():
             yield
-    except (KeyboardInterrupt, SystemExit):
+    except StopRequested:
         terminal.say(f"to resume, run the same command with `--out {out}`")
         raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def run_job(job: GenerationJob, folder: OutputFolder, terminal: Terminal) -> bool:

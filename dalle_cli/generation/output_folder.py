@@ -9,16 +9,18 @@ main process adds them all in order. An interruption leaves staged candidates, a
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from dalle_cli.data.images import to_png
 from dalle_cli.generation.ranking import ScoredCandidate
-from dalle_cli.storage.atomic import atomic_write, make_folder
-from dalle_cli.storage.run_dir import GRID, MANIFEST, RunDir
+from dalle_cli.pages.gallery import gallery
+from dalle_cli.storage.atomic import append_to_file, make_folder, write_file
+from dalle_cli.storage.run_dir import GALLERY, GRID, MANIFEST, RunDir
 from dalle_cli.storage.shipped import shipped_name
 from dalle_cli.viz import GRID_PICTURES, captioned_rows, labelled_grid
 
@@ -45,13 +47,12 @@ class OutputFolder:
         n_written = manifest.count(b"\n") // group * group
         whole = b"".join(manifest.splitlines(keepends=True)[:n_written])
         if whole != manifest:
-            with atomic_write(path) as temporary:
-                temporary.write_bytes(whole)
+            write_file(path, whole)
         return n_written
 
     def stage(self, scored: ScoredCandidate, picture: Image.Image) -> None:
         """Write a candidate that is to be added later; if it is ranked, with its score."""
-        self._staged.mkdir(exist_ok=True)
+        make_folder(self._staged)
         is_ranked = scored.score is not None
         record = {SCORE: scored.score} if is_ranked else self._record(scored.position, scored)
         _save(picture, self._staged_file(scored.position), record)
@@ -78,8 +79,7 @@ class OutputFolder:
         else:
             _save(_read_picture(staged), file, record)
 
-        with (self.path / MANIFEST).open("a") as manifest:
-            manifest.write(json.dumps(record) + "\n")
+        append_to_file(self.path / MANIFEST, json.dumps(record) + "\n")
 
     def discard(self, positions: Iterable[int]) -> None:
         """Remove staged candidates, once the best of them are added."""
@@ -101,6 +101,7 @@ class OutputFolder:
             "out": str(self.path),
             "files": [str(self.path / record["file"]) for record in records],
             "grid": str(self.path / GRID),
+            "gallery": str(self.path / GALLERY),
             "manifest": str(self.path / MANIFEST),
         }
         if SCORE in records[0]:
@@ -127,8 +128,14 @@ class OutputFolder:
     def save_grid(self, *, n_kept: int, n_shown: int) -> None:
         """Write a grid of pictures under their captions, at most n_shown of the n_kept of each."""
         groups = self.groups(n_kept=n_kept, n_shown=n_shown)
-        with atomic_write(self.path / GRID) as temporary:
-            labelled_grid(captioned_rows(groups)).save(temporary, format="PNG")
+        write_file(self.path / GRID, to_png(labelled_grid(captioned_rows(groups))))
+
+    def save_gallery(self, command: Callable[[Mapping[str, Any]], list[str]]) -> None:
+        """Write a page of all pictures, with the words of the command that generates each again."""
+        records = self.records()
+        side = _read_picture(self.path / records[0]["file"]).width
+        page = gallery(records, side=side, command=command)
+        write_file(self.path / GALLERY, page)
 
     def _record(self, number: int, scored: ScoredCandidate) -> dict[str, Any]:
         return {"file": f"{number:04d}.png", **scored.record(), **self._settings}
@@ -163,8 +170,7 @@ def _save(picture: Image.Image, file: Path, record: Mapping[str, Any]) -> None:
     text = PngInfo()
     for key, value in record.items():
         text.add_itxt(key, str(value))
-    with atomic_write(file) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=text)
+    write_file(file, to_png(picture, text))
 
 
 def _read_picture(path: Path) -> Image.Image:

@@ -9,12 +9,14 @@ Knows nothing of captions as text, pixels or files. Axes used below:
 """
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dalle_cli.errors import UsageError
 from dalle_cli.generation.cached_transformer import CachedTransformer, KVCache, distinct_captions
 from dalle_cli.generation.guidance import GuidedTransformer
 from dalle_cli.models.transformer import TransformerBackbone
@@ -38,6 +40,16 @@ class SamplingSettings:
     top_k: int = 0  # keep the k likeliest tokens; 0: all
     top_p: float = 1.0  # keep the likeliest tokens with this share of the probability; 1: all
     guidance: float = 1.0  # 1: the prediction with the caption alone, at no further cost
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for numbers that nothing can be sampled with."""
+        for name, value in (("temperature", self.temperature), ("guidance", self.guidance)):
+            if not (math.isfinite(value) and value >= 0):
+                raise UsageError(f"{name} must be finite and not negative: {value}")
+        if self.top_k < 0:
+            raise UsageError(f"top_k must not be negative: {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"top_p must be above 0 and at most 1: {self.top_p}")
 
 
 def candidate_uniforms(seed: int, caption: str, *, numbers: list[int], n_tokens: int) -> Tensor:

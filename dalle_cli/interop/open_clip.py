@@ -1,7 +1,8 @@
 """Reading OpenAI's files, others in that layout, and open_clip's folders.
 
 Sizes follow from the shapes of the weights; the rest is in open_clip's `open_clip_config.json`, and
-without that file it is assumed to be as in OpenAI's models.
+without that file it is assumed to be as in OpenAI's models. The activation, which no weight shows,
+then follows from the name of the file, or is assumed, and that is said.
 """
 
 import math
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from dalle_cli.config import Positive, TowerTable, TrainedClipTable
 from dalle_cli.errors import DalleError, printable
-from dalle_cli.interop.clip_names import TRAINING_CHECKPOINT, from_openai
+from dalle_cli.interop.clip_names import NOT_WEIGHTS, TRAINING_CHECKPOINT, from_openai
 from dalle_cli.interop.hugging_face import HF_CONFIG
 from dalle_cli.interop.public_clip import ForeignTable, PublicClip, find_only_weights, read_json
 from dalle_cli.interop.torch_files import read_tensors
@@ -25,6 +26,8 @@ OPEN_CLIP_CONFIG = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 ANY_WEIGHTS = ("*.safetensors", "*.pt", "*.pth", "*.bin")
 HEAD_WIDTH = 64  # in every released model
+# What open_clip's released models were trained on is in the names of their files
+OPEN_CLIP_DATA = ("laion", "datacomp", "commonpool")
 RESNET = ("visual.layer1.", "visual.attnpool.")
 
 Nothing = Annotated[dict[str, Any], Field(max_length=0)]
@@ -82,10 +85,11 @@ def read_open_clip(path: Path) -> PublicClip:
 
     config_file = file.with_name(OPEN_CLIP_CONFIG)
     if not config_file.is_file() or not (path.is_dir() or file.name in OPEN_CLIP_WEIGHTS):
-        return PublicClip(_table_of(weights, _likely_activation(file, tensors), None), weights)
+        activation, assumption = _likely_activation(file, tensors)
+        return PublicClip(_table_of(weights, activation, None), weights, assumption)
 
     config = _Config.model_validate(read_json(config_file))
-    activation: Activation = "quick_gelu" if config.model_cfg.quick_gelu else "gelu"
+    activation = "quick_gelu" if config.model_cfg.quick_gelu else "gelu"
     return PublicClip(_table_of(weights, activation, config), weights)
 
 
@@ -94,15 +98,25 @@ def _weights_in(folder: Path) -> Path:
     return named[0] if named else find_only_weights(folder, ANY_WEIGHTS)
 
 
-def _likely_activation(file: Path, tensors: Mapping[str, Tensor]) -> Activation:
-    """Guess the activation, which no weight shows.
+def _likely_activation(file: Path, tensors: Mapping[str, Tensor]) -> tuple[Activation, str]:
+    """Return the activation by the names of file and tensors, and what was assumed, or "".
 
-    open_clip's models have GELU unless their name says otherwise, all others QuickGELU.
+    open_clip's models have GELU unless their name says otherwise, OpenAI's QuickGELU.
     """
-    is_open_clip = file.name.startswith("open_clip") or any(
-        name.startswith(TRAINING_CHECKPOINT) for name in tensors
-    )
-    return "gelu" if is_open_clip and "quickgelu" not in file.name.lower() else "quick_gelu"
+    name = file.name.lower()
+    if "quickgelu" in name:
+        return "quick_gelu", ""
+    if name.startswith("open_clip") or any(data in name for data in OPEN_CLIP_DATA):
+        return "gelu", ""
+    if any(number in tensors for number in NOT_WEIGHTS):
+        return "quick_gelu", ""
+
+    unstated = f"{printable(str(file))} does not state its activation, and is taken to have"
+    if any(name.startswith(TRAINING_CHECKPOINT) for name in tensors):
+        hint = "if it has QuickGELU, put `quickgelu` into its name"
+        return "gelu", f"{unstated} exact GELU, as checkpoints of open_clip's training: {hint}"
+    hint = "if it has exact GELU, let its name begin with `open_clip`"
+    return "quick_gelu", f"{unstated} QuickGELU, as OpenAI's models: {hint}"
 
 
 def _check_weights(file: Path, weights: Mapping[str, Tensor]) -> None:

@@ -16,10 +16,14 @@ MAX_NAMED = 5
 
 @dataclass(frozen=True)
 class PublicClip:
-    """A public checkpoint: its sizes, and its renamed weights in their stored types."""
+    """A public checkpoint: its sizes, and its renamed weights in their stored types.
+
+    assumption  what nothing in it states and was assumed, for users to read, or ""
+    """
 
     table: TrainedClipTable
     weights: dict[str, Tensor]
+    assumption: str = ""
 
 
 class ForeignTable(BaseModel, strict=True):

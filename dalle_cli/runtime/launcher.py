@@ -27,10 +27,11 @@ def launch(n_processes: int, words: list[str]) -> None:
     Raises DalleError naming the process that failed.
     """
     port = free_port()
-    children = [
-        _start(rank, words, n_processes=n_processes, port=port) for rank in range(n_processes)
-    ]
-    with stop_signals_forwarded(children):
+    with stop_signals_forwarded() as forwarded_to:
+        children = []
+        for rank in range(n_processes):
+            children.append(_start(rank, words, n_processes=n_processes, port=port))
+            forwarded_to(children[-1])
         failed = _wait(children)
     if failed is None:
         return

@@ -18,7 +18,9 @@ from typing import get_args
 import torch
 
 from dalle_cli.runtime.precision import DTYPES, Precision
-from dalle_cli.storage.atomic import atomic_write, write_sealed
+from dalle_cli.storage.atomic import write_file
+from dalle_cli.storage.integrity.disk_space import explain_disk_failure
+from dalle_cli.storage.integrity.tensor_files import write_sealed
 from dalle_cli.storage.run_dir import NO_CACHE, cache_folder
 from dalle_cli.storage.small_files import load_json
 
@@ -76,8 +78,10 @@ def measure_write_rate(folder: Path, n_bytes: int) -> float:
     """
     tensors = {"zeros": torch.zeros(n_bytes, dtype=torch.uint8)}
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        file = Path(temporary) / "zeros.safetensors"
         start = time.perf_counter()
-        write_sealed(Path(temporary) / "zeros.safetensors", tensors)
+        with explain_disk_failure(file, n_bytes):
+            write_sealed(file, tensors)
         return n_bytes / (time.perf_counter() - start)
 
 
@@ -106,14 +110,16 @@ def device_key(device: torch.device) -> str:
 
 
 def store_peak_rates(device: torch.device, rates: PeakRates) -> Path:
-    """Store the rates of a device and keep those of others; raises OSError if that fails."""
+    """Store the rates of a device and keep those of others.
+
+    Raises OSError or DalleError if that fails.
+    """
     path = peak_rates_file()
     if path is None:
         raise OSError(errno.ENOENT, NO_CACHE)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary:
-        stored = _read_stored() | {device_key(device): asdict(rates)}
-        temporary.write_text(json.dumps(stored, indent=1))
+    stored = _read_stored() | {device_key(device): asdict(rates)}
+    write_file(path, json.dumps(stored, indent=1))
     return path
 
 

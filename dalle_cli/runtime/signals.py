@@ -1,4 +1,4 @@
-"""Requests to stop: which signals they are, hearing them at once, and forwarding them to children.
+"""Requests to stop: which signals they are, how they end a command, and how children get them.
 
 A signal's handler runs only when Python code does: while a library computes, or waits for another
 process, it has to wait too. Threads need not. Imports no torch.
@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -18,7 +19,9 @@ from dalle_cli.runtime.ranks import ranks_of_environment
 
 # Ctrl-C, `kill`, a closed terminal, and what job schedulers send before the time is up; not every
 # system has them all
-NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+SAME_REQUEST = 0.5  # seconds in which a signal that arrives by two ways counts once
+IMPORT_PAUSE = 0.02  # seconds between two looks at whether a module is still being imported
 END = 0  # no signal has this number
 LOADING = "_find_and_load"  # what Python calls to import a module that is not there yet
 CLEAR_LINE = b"\r\x1b[2K"  # the bar, which is drawn again below
@@ -36,23 +39,8 @@ def stop_signals() -> list[signal.Signals]:
     ]
 
 
-def interrupt_after_imports(number: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt, as soon as no module is being imported any more.
-
-    Many an import fails in some other way when it is interrupted.
-    """
-    while frame is not None:
-        if frame.f_code.co_name == LOADING:
-            again = threading.Timer(0.02, signal.raise_signal, [number])
-            again.daemon = True
-            again.start()
-            return
-        frame = frame.f_back
-    raise KeyboardInterrupt
-
-
 class StopRequested(BaseException):
-    """A request to stop has ended a wait; no `except Exception` on the way holds it up."""
+    """A request to stop has ended a command, or a wait; no `except Exception` holds it up."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -117,6 +105,60 @@ class SignalListener:
 
 
 @contextmanager
+def stop_requests_raised() -> Iterator[None]:
+    """Raise StopRequested in the main thread at a request to stop, inside a `with`.
+
+    What was begun is cleaned up on the way. A second request ends the process at once, even while
+    a library computes. A `SignalListener` inside it takes over.
+    """
+    requests = _RaisedRequests()
+    with SignalListener(requests.hear, handler=requests.raise_after_imports):
+        yield
+
+
+class _RaisedRequests:
+    """The requests to stop of a process, the first of which is raised."""
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        self._first_at: float | None = None
+        self._n_postponed = 0
+        self._is_raised = False
+
+    def hear(self, number: int) -> None:
+        """Note the first request, and end the process at the second."""
+        now = time.monotonic()
+        if self._n_postponed:  # sent by this process itself
+            self._n_postponed -= 1
+        elif self._first_at is None:
+            self._first_at = now
+        elif now - self._first_at > SAME_REQUEST:
+            os._exit(128 + number)
+
+    def raise_after_imports(self, number: int, frame: FrameType | None) -> None:
+        """Raise StopRequested, as soon as no module is being imported any more.
+
+        Many an import fails in some other way when it is interrupted.
+        """
+        if os.getpid() != self._process:  # a worker, before it has handlers of its own
+            os._exit(128 + number)
+        while frame is not None:
+            if frame.f_code.co_name == LOADING:
+                again = threading.Timer(IMPORT_PAUSE, self._signal_again, [number])
+                again.daemon = True
+                again.start()
+                return
+            frame = frame.f_back
+        if not self._is_raised:  # another one would end the cleaning up
+            self._is_raised = True
+            raise StopRequested(number)
+
+    def _signal_again(self, number: int) -> None:
+        self._n_postponed += 1
+        signal.raise_signal(number)
+
+
+@contextmanager
 def stopped_at_once() -> Iterator[None]:
     """End the process at a request to stop, with a line, inside a `with`: nothing is lost then.
 
@@ -128,8 +170,13 @@ def stopped_at_once() -> Iterator[None]:
 
 def _stop_at_once(number: int) -> None:
     if ranks_of_environment().is_main:
-        write_line(f"stopped by {signal.Signals(number).name}")
+        write_line(stop_line(number))
     os._exit(128 + number)
+
+
+def stop_line(number: int) -> str:
+    """Return what is printed where a request to stop ends a command with nothing to save."""
+    return f"stopped by {signal.Signals(number).name}"
 
 
 def write_line(text: str) -> None:
@@ -140,23 +187,36 @@ def write_line(text: str) -> None:
 
 @contextmanager
 def stop_signals_forwarded(
-    children: list[subprocess.Popen], *, same_group: bool = False
-) -> Iterator[None]:
+    *, same_group: bool = False
+) -> Iterator[Callable[[subprocess.Popen], None]]:
     """Forward requests to stop to child processes, for the duration of a `with`.
+
+    It yields a function to which each child is passed once it is started; a request that came
+    before is forwarded then.
 
     same_group  whether the children are in the process group of this process, where Ctrl-C reaches
                 them without being forwarded
     """
+    children: list[subprocess.Popen] = []
+    forwarded: list[int] = []
 
     def forward(number: int, _: object) -> None:
         if same_group and number == signal.SIGINT:
             return
+        forwarded.append(number)
         for child in children:
             child.send_signal(number)
 
+    def add(child: subprocess.Popen) -> None:
+        children.append(child)
+        for number in forwarded:
+            child.send_signal(number)
+
+    listened_to = signal.set_wakeup_fd(-1)  # a second request is for the children, too
     before = {number: signal.signal(number, forward) for number in stop_signals()}
     try:
-        yield
+        yield add
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(listened_to)

@@ -33,6 +33,7 @@ class ClipScorer:
 
     checksum             of weights and sizes; embeddings of pictures depend on it
     vocabulary_checksum  of the vocabulary's file
+    assumption           what had to be assumed of the CLIP, for users to read, or ""
     """
 
     clip: Clip
@@ -41,6 +42,7 @@ class ClipScorer:
     precision: Precision = "fp32"
     checksum: str = ""
     vocabulary_checksum: str = ""
+    assumption: str = ""
 
     @property
     def identity(self) -> str:
@@ -73,7 +75,9 @@ class ClipScorer:
         return len(self.tokenizer.encode(caption)) > self.clip.text_len - 2
 
     def warnings(self, captions: Sequence[str]) -> Iterator[str]:
-        """Yield a warning for each distinct caption that CLIP reads truncated."""
+        """Yield a warning of what was assumed, and of each distinct caption that is truncated."""
+        if self.assumption:
+            yield self.assumption
         for caption in dict.fromkeys(captions):
             if self.is_truncated(caption):
                 shown = printable(caption)[:CAPTION_SHOWN]
@@ -131,7 +135,7 @@ def load_clip_scorer(
 
     Raises DalleError if either is missing or they do not belong together.
     """
-    clip, tokenizer, file = load_clip_parts(name, vocabulary)
+    clip, tokenizer, file, assumption = load_clip_parts(name, vocabulary)
     checksum = clip_checksum(clip)
     vocabulary_checksum = hashlib.sha256(file.read_bytes()).hexdigest()
 
@@ -143,4 +147,5 @@ def load_clip_scorer(
         precision=precision,
         checksum=checksum,
         vocabulary_checksum=vocabulary_checksum,
+        assumption=assumption,
     )

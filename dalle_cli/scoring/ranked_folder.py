@@ -4,18 +4,18 @@ Every file appears complete or not at all.
 """
 
 import csv
+import io
 import itertools
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from PIL import Image
 
-from dalle_cli.data.images import BadSample, decode_image
+from dalle_cli.data.images import BadSample, decode_image, to_png
 from dalle_cli.scoring.picture_ranking import PictureScore
-from dalle_cli.storage.atomic import atomic_write
+from dalle_cli.storage.atomic import copy_file, write_file
 from dalle_cli.storage.run_dir import GRID, SCORES, SCORES_TABLE
 from dalle_cli.viz import GRID_PICTURES, captioned_rows, labelled_grid
 
@@ -41,8 +41,7 @@ def _copy_best(folder: Path, scores: Sequence[PictureScore], top_k: int) -> list
     for score in scores:
         if score.rank is not None and score.rank <= top_k:
             name = f"{next(numbers):04d}{Path(score.picture).suffix.lower()}"
-            with atomic_write(folder / name) as temporary:
-                shutil.copyfile(score.picture, temporary)
+            copy_file(Path(score.picture), folder / name)
             score = replace(score, file=name)
         written.append(score)
     return written
@@ -56,8 +55,7 @@ def _write_grid(folder: Path, scores: Sequence[PictureScore]) -> None:
         tiles.setdefault(caption, []).append(_tile(folder / file))
 
     if tiles:
-        with atomic_write(folder / GRID) as temporary:
-            labelled_grid(captioned_rows(tiles.items())).save(temporary, format="PNG")
+        write_file(folder / GRID, to_png(labelled_grid(captioned_rows(tiles.items()))))
 
 
 def _tile(file: Path) -> Image.Image:
@@ -78,14 +76,11 @@ def _tile(file: Path) -> Image.Image:
 
 def _write_tables(folder: Path, scores: Sequence[PictureScore]) -> None:
     rows = [asdict(score) for score in scores]
-    with atomic_write(folder / SCORES) as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_file(folder / SCORES, "".join(json.dumps(row) + "\n" for row in rows))
 
-    with (
-        atomic_write(folder / SCORES_TABLE) as temporary,
-        # a file name that is not UTF-8 is written as its bytes
-        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        table = csv.DictWriter(file, [field.name for field in fields(PictureScore)])
-        table.writeheader()
-        table.writerows(rows)
+    text = io.StringIO()
+    table = csv.DictWriter(text, [field.name for field in fields(PictureScore)])
+    table.writeheader()
+    table.writerows(rows)
+    # a file name that is not UTF-8 is written as its bytes
+    write_file(folder / SCORES_TABLE, text.getvalue().encode(errors="surrogateescape"))

@@ -1,24 +1,28 @@
 """File primitives that survive an interruption: atomic writes, exclusive locks and sealed files.
 
+Every file that a command leaves is written here: complete or not at all, and a full disk names it.
 A file is sealed once it has reached the disk and its size and checksum are known. Knows nothing of
-what the files hold.
+what the files hold. Imports no torch.
 """
 
-import errno
 import hashlib
 import os
 import shutil
-import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing.util import register_after_fork
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
-
 from dalle_cli.errors import DalleError, printable
+from dalle_cli.storage.integrity.disk_space import (
+    BLOCK,
+    DiskFullError,
+    explain_disk_failure,
+    is_of_a_full_disk,
+    used_disk,
+)
+from dalle_cli.storage.run_dir import UNFINISHED
 from dalle_cli.storage.small_files import check_regular
 
 try:
@@ -26,21 +30,68 @@ try:
 except ImportError:  # not on POSIX
     fcntl = None  # type: ignore[assignment]
 
+COPIED_TOGETHER = 2**20  # bytes
+
 Fingerprint = dict[str, Any]
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, needed: int) -> Iterator[Path]:
     """Yield a temporary path in the same folder, which replaces `path` at the end of the `with`.
 
-    If the `with` raises, the temporary file is removed and `path` stays as it was.
+    needed  bytes that will be written
+
+    If the `with` raises, the temporary file is removed and `path` stays as it was. Raises
+    DalleError, naming `path`, where the disk is full or not writable.
     """
     temporary = path.with_name(f".{path.name}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with explain_disk_failure(path, needed):
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:  # before the free bytes are counted
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    """Write a file, text as UTF-8, that appears complete or not at all.
+
+    Raises DalleError like `atomic_write`.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    with atomic_write(path, len(data)) as temporary:
+        temporary.write_bytes(data)
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """Copy a file's content; the copy appears complete or not at all.
+
+    Raises OSError if the source can't be read, and DalleError like `atomic_write`.
+    """
+    with (
+        source.open("rb") as original,
+        atomic_write(path, source.stat().st_size) as temporary,
+        temporary.open("wb") as copy,
+    ):
+        shutil.copyfileobj(original, copy, COPIED_TOGETHER)
+
+
+def append_to_file(path: Path, text: str) -> None:
+    """Append a text to a file, completely or not at all; raises DalleError like `atomic_write`."""
+    data = text.encode()
+    with (
+        explain_disk_failure(path, len(data)),
+        path.open("ab", buffering=0) as file,  # so that nothing is written after the cut
+    ):
+        before = file.tell()
+        try:
+            n_written = 0
+            while n_written < len(data):
+                n_written += file.write(data[n_written:])
+        except BaseException:
+            file.truncate(before)
+            raise
 
 
 def make_folder(folder: Path, *, named: Path | None = None) -> None:
@@ -51,6 +102,8 @@ def make_folder(folder: Path, *, named: Path | None = None) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if is_of_a_full_disk(error):
+            raise DiskFullError(named or folder, BLOCK) from error
         reason = _dangling_link(folder) or error.strerror
         message = f"cannot make the folder {printable(str(named or folder))}: {reason}"
         raise DalleError(message, "name one below a folder that you may write to") from error
@@ -66,18 +119,31 @@ def _dangling_link(folder: Path) -> str:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside `folder`, an absent or empty one, to move there at the end.
+    """Yield a hidden folder whose content becomes that of `folder`, an absent or empty one.
 
-    If the `with` raises, the hidden folder is removed; what an earlier command left of it is, too.
+    It is beside an absent folder, and inside an empty one, which may be a disk of its own, or the
+    current folder of a shell. If the `with` raises, the hidden folder is removed; what an earlier
+    command left of it is, too. A full disk is told of the files in `folder`, with what all of them
+    need so far.
     """
     target = folder.absolute()
-    staging = target.with_name(f".{target.name}.unfinished")
+    is_there = target.is_dir()
+    staging = target / UNFINISHED if is_there else target.with_name(f".{target.name}{UNFINISHED}")
     shutil.rmtree(staging, ignore_errors=True)
     with remove_on_failure(staging):
         make_folder(staging, named=folder)
-        yield staging
+        try:
+            yield staging
+        except DiskFullError as full:
+            if not full.path.is_relative_to(staging):
+                raise
+            needed = used_disk(staging) + full.needed
+            shutil.rmtree(staging, ignore_errors=True)
+            path = folder / full.path.relative_to(staging)
+            what = f"{printable(str(folder))} needs at least"
+            raise DiskFullError(path, needed, what=what) from full
 
-        if target.exists():  # it may be a shell's current folder, which must not be replaced
+        if is_there:
             for path in staging.iterdir():
                 path.rename(target / path.name)
             staging.rmdir()
@@ -89,9 +155,10 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 def exclusive_lock(folder: Path) -> Iterator[None]:
     """Lock a folder against other commands that write to it, for the duration of a `with`.
 
-    The lock is the operating system's and ends with the process. On POSIX it leaves no file behind;
-    elsewhere there is a hidden one beside the folder. A folder on a file system without locks stays
-    unlocked. Raises DalleError if another command holds the lock.
+    The lock is the operating system's and ends with the process, even if data workers outlive it
+    for a while. On POSIX it leaves no file behind; elsewhere there is a hidden one beside the
+    folder. A folder on a file system without locks stays unlocked. Raises DalleError if another
+    command holds the lock.
     """
     with _locked_file(folder) if fcntl is None else _locked_folder(folder):
         yield
@@ -99,12 +166,24 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked_folder(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
+    opened = _OpenFolder(folder)
     try:
-        _lock_descriptor(descriptor, folder)
+        _lock_descriptor(opened.descriptor, folder)
         yield
     finally:
-        os.close(descriptor)
+        opened.close()
+
+
+class _OpenFolder:
+    """A folder's descriptor, which workers forked from this process close: they would keep its lock
+    after a `kill -9` of this process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.descriptor = os.open(folder, os.O_RDONLY)
+        register_after_fork(self, _OpenFolder.close)
+
+    def close(self) -> None:
+        os.close(self.descriptor)
 
 
 def _lock_descriptor(descriptor: int, folder: Path) -> None:
@@ -136,25 +215,6 @@ def _locked_file(folder: Path) -> Iterator[None]:
 def _held(folder: Path) -> DalleError:
     hint = "wait until it has finished, or name another folder"
     return DalleError(f"another command is writing to {folder}", hint)
-
-
-def write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file with the permissions of any other new file.
-
-    The library would make it unreadable to other users. The umask, which can't be read without
-    changing it for all threads, is taken from an empty file.
-    """
-    file.unlink(missing_ok=True)
-    file.touch()
-    permissions = stat.S_IMODE(file.stat().st_mode)
-    save_file(tensors, file)
-    file.chmod(permissions)
-
-
-def write_sealed(file: Path, tensors: dict[str, Tensor]) -> Fingerprint:
-    """Write tensors to a safetensors file, sync it to disk and return its size and checksum."""
-    write_tensors(file, tensors)
-    return seal(file)
 
 
 def seal(path: Path) -> Fingerprint:
@@ -192,29 +252,3 @@ def remove_on_failure(folder: Path) -> Iterator[None]:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-
-
-@contextmanager
-def explain_disk_failure(what: str, path: Path, needed: int) -> Iterator[None]:
-    """Convert a failed write into a DalleError; a full disk's names the bytes needed and free."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        hint = "earlier saves are untouched"
-        if _is_of_a_full_disk(error):
-            needed_mib, free_mib = needed / 2**20, free_disk(path) / 2**20
-            hint = f"it needs {needed_mib:.1f} MiB, and {free_mib:.1f} MiB are free; {hint}"
-        raise DalleError(f"cannot write {what}: {error}", hint) from error
-
-
-def _is_of_a_full_disk(error: OSError | SafetensorError) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return f"os error {errno.ENOSPC}" in str(error) or f"os error {errno.EDQUOT}" in str(error)
-
-
-def free_disk(path: Path) -> int:
-    """Return the free bytes of the disk that a path is on; the path itself need not exist."""
-    target = path.absolute()
-    nearest = next(folder for folder in (target, *target.parents) if folder.exists())
-    return shutil.disk_usage(nearest).free

@@ -8,13 +8,13 @@ up the time of all starts. Knows nothing of what the results are.
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dalle_cli.errors import DalleError, UsageError, printable
-from dalle_cli.storage.atomic import atomic_write, exclusive_lock, make_folder
+from dalle_cli.storage.atomic import exclusive_lock, make_folder, write_file
 from dalle_cli.storage.run_dir import JOB, is_vacant
 from dalle_cli.storage.small_files import load_json
 
@@ -86,8 +86,8 @@ class JobFolder:
         with exclusive_lock(self.path):
             current = JobFolder.open(self.path)
             if current.recorded is None:
-                with atomic_write(self.path / JOB) as temporary:
-                    temporary.write_text(json.dumps({"schema": JOB_SCHEMA, **job}, indent=1) + "\n")
+                text = json.dumps({"schema": JOB_SCHEMA, **job}, indent=1)
+                write_file(self.path / JOB, f"{text}\n")
             else:
                 current.check(job, is_complete=True)
             yield self.path
@@ -132,17 +132,25 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 @contextmanager
 def stopwatch(file: Path) -> Iterator[Callable[[], float]]:
-    """Yield a function that returns the seconds so far; they are kept however the `with` ends."""
+    """Yield a function that returns the seconds so far; they are kept however the `with` ends.
+
+    If it ends in an exception, a failure to keep them must not hide that one.
+    """
     before, started = _read_seconds(file), time.perf_counter()
 
     def seconds() -> float:
         return before + time.perf_counter() - started
 
+    def keep() -> None:
+        write_file(file, json.dumps({"seconds": seconds()}) + "\n")
+
     try:
         yield seconds
-    finally:
-        with atomic_write(file) as temporary:
-            temporary.write_text(json.dumps({"seconds": seconds()}) + "\n")
+    except BaseException:
+        with suppress(DalleError):
+            keep()
+        raise
+    keep()
 
 
 def _read_seconds(file: Path) -> float:

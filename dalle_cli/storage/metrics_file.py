@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dalle_cli.errors import DalleError
-from dalle_cli.storage.atomic import atomic_write
+from dalle_cli.storage.atomic import append_to_file, make_folder, write_file
 from dalle_cli.storage.small_files import check_regular
 
 STEP = "step"
@@ -23,9 +23,8 @@ Report = dict[str, float]
 def append_report(path: Path, step: int, figures: Mapping[str, float]) -> None:
     """Append a line, making the folder if need be; JSON has no word for what is not finite."""
     known = {name: value if math.isfinite(value) else None for name, value in figures.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps({STEP: step, **known}) + "\n")
+    make_folder(path.parent)
+    append_to_file(path, json.dumps({STEP: step, **known}) + "\n")
 
 
 def read_reports(path: Path) -> list[Report]:
@@ -49,8 +48,18 @@ def cut_reports(path: Path, step: int) -> None:
     except OSError as error:
         raise DalleError(f"cannot read {path}: {error.strerror}", "move it away") from error
     kept = [line for line in lines if _numbers_of(line).get(STEP, math.inf) <= step]
-    with atomic_write(path) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+    write_file(path, "".join(f"{line}\n" for line in kept))
+
+
+def check_reports(path: Path) -> None:
+    """Raise DalleError, with the first, if lines are no reports; the last may be cut short."""
+    check_regular(path)
+    text = path.read_text("utf-8", errors="replace")
+    whole = text[: text.rfind("\n") + 1].splitlines()
+    damaged = [number for number, line in enumerate(whole, 1) if STEP not in _numbers_of(line)]
+    if damaged:
+        message = f"{path} is damaged in {len(damaged):,} of its {len(whole):,} lines"
+        raise DalleError(f"{message}, first in line {damaged[0]:,}")
 
 
 def last_held_out(reports: list[Report], up_to: float = math.inf) -> tuple[int | None, Report]:

@@ -1,14 +1,15 @@
 """Reading and writing a `model/` folder: `config.json`, `model.safetensors` and nothing else.
 
 It holds everything that inference needs. The config states a model's kind and sizes; the weights
-are stored by parameter name. Knows nothing of how a model is built. Nothing in the folder is
-executed.
+are stored by parameter name. Both carry a checksum, which is checked whenever they are read. Knows
+nothing of how a model is built. Nothing in the folder is executed.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -18,20 +19,22 @@ from torch import Tensor, nn
 
 from dalle_cli.config import MODEL_TABLES, ModelTable
 from dalle_cli.errors import DalleError, UsageError, printable
-from dalle_cli.storage.atomic import (
-    atomic_write,
-    explain_disk_failure,
-    sync_to_disk,
-    write_tensors,
+from dalle_cli.storage.atomic import atomic_write, make_folder, sync_to_disk
+from dalle_cli.storage.integrity.checksums import (
+    check_checksum,
+    checksummed_json,
+    load_checksummed_json,
 )
+from dalle_cli.storage.integrity.tensor_files import write_checksummed_tensors
 from dalle_cli.storage.lazy_tensors import Stored
 from dalle_cli.storage.run_dir import CONFIG, WEIGHTS, suggest_runs
-from dalle_cli.storage.small_files import check_readable, load_json
+from dalle_cli.storage.small_files import check_readable
 
 Module = TypeVar("Module", bound=nn.Module)
 Shapes = dict[str, list[int]]
 
-MODEL_SCHEMA = 1
+MODEL_SCHEMA = 2
+UNCHECKED = 1  # the format of 0.1.0, without checksums
 MISMATCH_HINTS = {
     "dvae-encoder": "it can't turn tokens into pictures; import its decoder with it: "
     "`dalle import dvae ENCODER DECODER --run DIR`"
@@ -47,20 +50,18 @@ def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, T
 
     Raises DalleError if the disk is full or not writable; the previous files then stay.
     """
+    make_folder(folder)
+    text = checksummed_json({"schema": MODEL_SCHEMA, **config})
     n_bytes = sum(tensor.nbytes for tensor in weights.values())
-    with explain_disk_failure(f"model {folder}", folder, n_bytes):
-        folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / CONFIG, len(text)) as new_config:
+        new_config.write_bytes(text)
+        sync_to_disk(new_config)
 
-        with (
-            atomic_write(folder / CONFIG) as new_config,
-            atomic_write(folder / WEIGHTS) as new_weights,
-        ):
-            new_config.write_text(json.dumps({"schema": MODEL_SCHEMA, **config}, indent=1))
-            write_tensors(new_weights, dict(weights))
-
-            sync_to_disk(new_config)
+        # replaced first: beside an earlier version's config, weights may lack a checksum or not
+        with atomic_write(folder / WEIGHTS, n_bytes) as new_weights:
+            write_checksummed_tensors(new_weights, dict(weights))
             sync_to_disk(new_weights)
-        sync_to_disk(folder)
+    sync_to_disk(folder)
 
 
 def half_precision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -94,15 +95,27 @@ def is_half_precision(folder: Path) -> bool:
 
 def read_model_table(folder: Path) -> ModelTable:
     """Read a model's kind and sizes from its folder; raises DalleError if its config is damaged."""
-    return _read_config(folder)[1]
+    return _read_config(folder).table
 
 
-def _read_config(folder: Path) -> tuple[str, ModelTable]:
+class _Config(NamedTuple):
+    """The content of `config.json`."""
+
+    schema: int
+    kind: str
+    table: ModelTable
+
+
+def _read_config(folder: Path) -> _Config:
     config = folder / CONFIG
     try:
-        description = load_json(config)
-        kind = str(description["kind"])
-        return kind, MODEL_TABLES[kind].model_validate(description["model"])
+        description = load_checksummed_json(config, since=MODEL_SCHEMA)
+        schema, kind = description["schema"], str(description["kind"])
+        if schema not in (UNCHECKED, MODEL_SCHEMA):
+            hint = "use the version of dalle that wrote it"
+            message = f"this version of dalle reads format {MODEL_SCHEMA}"
+            raise DalleError(f"{config} is of format {schema}, but {message}", hint)
+        return _Config(schema, kind, MODEL_TABLES[kind].model_validate(description["model"]))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
@@ -111,6 +124,38 @@ def _read_config(folder: Path) -> tuple[str, ModelTable]:
         raise DalleError(f"cannot read {config}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DalleError(f"{config} is not a model's config: {error}") from error
+
+
+def is_undamaged_model(folder: Path) -> bool:
+    """Return whether a model folder is there and matches its checksums."""
+    try:
+        _check_undamaged(folder)
+    except (DalleError, OSError):
+        return False
+    return True
+
+
+def has_checksums(folder: Path) -> bool:
+    """Return whether a model folder was written with checksums, as 0.1.0 did not.
+
+    Raises DalleError if its config is damaged.
+    """
+    return _read_config(folder).schema != UNCHECKED
+
+
+def check_stored_weights(folder: Path, build: Callable[[Any], nn.Module]) -> ModelTable:
+    """Check that a folder's weights are undamaged and those of its config; return the sizes.
+
+    build  builds a module with fresh weights from the table
+
+    Raises DalleError like `read_model`.
+    """
+    table = read_model_table(folder)
+    path = folder / WEIGHTS
+    with _explain_unreadable(path):
+        _check_undamaged(folder)
+        _open_weights([path], _on_meta_device(build, table))
+    return table
 
 
 def read_model(
@@ -131,12 +176,11 @@ def read_model(
     """
     table = check_model_kind(folder, kind)
     files = [folder / WEIGHTS] if weights is None else list(weights)
-    try:
-        with torch.device("meta"):
-            module = build(table)
-        stored = Stored(files)
-        shapes = {name: list(shape) for name, shape in stored.shapes.items()}
-        check_shapes_match(shapes_of(module.state_dict()), shapes, files[0])
+    with _explain_unreadable(files[0]):
+        if weights is None:
+            _check_undamaged(folder)
+        module = _on_meta_device(build, table)
+        stored = _open_weights(files, module)
 
         tensors = {name: stored[name] for name in stored}
         check_floating_point(tensors, files[0])
@@ -145,20 +189,46 @@ def read_model(
         # copied, since the bits of a product may depend on where a file puts a tensor in memory
         in_fp32 = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
         module.load_state_dict(in_fp32, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+@contextmanager
+def _explain_unreadable(path: Path) -> Iterator[None]:
+    """Convert the failures of reading weights into a DalleError that names their file."""
+    try:
+        yield
     except OSError as error:
-        file, reason = error.filename or files[0], error.strerror or error
+        file, reason = error.filename or path, error.strerror or error
         raise DalleError(f"cannot read {file}: {reason}") from error
     except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
-        raise DalleError(f"{files[0]} does not hold this model's weights: {error}") from error
-    return module.eval().requires_grad_(False)
+        raise DalleError(f"{path} does not hold this model's weights: {error}") from error
+
+
+def _check_undamaged(folder: Path) -> None:
+    """Raise DalleError if a folder's weights do not match their checksum."""
+    check_checksum(folder / WEIGHTS, required=has_checksums(folder))
+
+
+def _on_meta_device(build: Callable[[Any], Module], table: ModelTable) -> Module:
+    with torch.device("meta"):
+        return build(table)
+
+
+def _open_weights(files: list[Path], module: nn.Module) -> Stored:
+    """Open weights; raises DalleError where names or shapes are not those of the module."""
+    stored = Stored(files)
+    shapes = {name: list(shape) for name, shape in stored.shapes.items()}
+    check_shapes_match(shapes_of(module.state_dict()), shapes, files[0])
+    return stored
 
 
 def check_model_kind(folder: Path, kind: str) -> ModelTable:
     """Return a model's sizes; raises UsageError if the folder holds another kind of model."""
-    actual, table = _read_config(folder)
-    if actual != kind:
-        raise UsageError(f"{folder} holds a {actual}, not a {kind}", _hint(folder, actual, kind))
-    return table
+    config = _read_config(folder)
+    if config.kind != kind:
+        hint = _hint(folder, config.kind, kind)
+        raise UsageError(f"{folder} holds a {config.kind}, not a {kind}", hint)
+    return config.table
 
 
 def _hint(folder: Path, actual: str, kind: str) -> str:
@@ -176,13 +246,10 @@ def read_weights(folder: Path, kind: str) -> dict[str, Tensor]:
     """
     check_model_kind(folder, kind)
     path = folder / WEIGHTS
-    try:
+    with _explain_unreadable(path):
         check_readable(path)
+        _check_undamaged(folder)
         weights = load_file(path)
-    except OSError as error:
-        raise DalleError(f"cannot read {path}: {error.strerror}") from error
-    except (SafetensorError, ValueError) as error:
-        raise DalleError(f"{path} does not hold this model's weights: {error}") from error
     check_floating_point(weights, path)
     return weights
 

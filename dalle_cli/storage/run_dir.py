@@ -19,9 +19,11 @@ WEIGHTS = "model.safetensors"
 JOB = "job.json"
 MANIFEST = "manifest.jsonl"
 GRID = "grid.png"
+GALLERY = "index.html"  # what a web server shows of a folder
 SCORES = "scores.jsonl"
 SCORES_TABLE = "scores.csv"
 ENCODING = "encoding.json"
+UNFINISHED = ".unfinished"  # ends the name of a folder that is being written
 NO_CACHE = "there is no home folder, and XDG_CACHE_HOME is not set"
 MOST_SUGGESTED = 8  # runs in a message
 
@@ -138,10 +140,15 @@ def is_vacant(folder: Path, first_file: str) -> bool:
 
 
 def check_new_folder(path: Path) -> None:
-    """Raise UsageError unless an output folder is absent or empty."""
+    """Raise UsageError unless an output folder is absent or empty.
+
+    It may hold what `atomic_folder` left there when it was killed.
+    """
     if path.is_symlink() and not path.exists():
         raise UsageError(f"{path} is a link to nothing", "name a new folder")
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and not (
+        path.is_dir() and {file.name for file in path.iterdir()} <= {UNFINISHED}
+    ):
         raise UsageError(f"{path} already holds something", "name a new folder")
 
 

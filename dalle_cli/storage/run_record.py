@@ -4,7 +4,6 @@ It is written when a run begins and whenever it is resumed, which needs nothing 
 of checkpoints, nor of what a recipe means.
 """
 
-import json
 import os
 import platform
 import re
@@ -16,11 +15,12 @@ import torch
 
 from dalle_cli import __version__
 from dalle_cli.errors import DalleError
-from dalle_cli.storage.atomic import atomic_write, make_folder
+from dalle_cli.storage.atomic import make_folder, write_file
+from dalle_cli.storage.integrity.checksums import checksummed_json, load_checksummed_json
 from dalle_cli.storage.run_dir import RunDir
-from dalle_cli.storage.small_files import load_json
 
-RECORD_SCHEMA = 3
+RECORD_SCHEMA = 4
+READABLE = (3, RECORD_SCHEMA)  # 3 has no checksum
 URL = re.compile(r"[a-z]{2,}:")  # longer than the letter of a drive
 
 
@@ -75,14 +75,13 @@ class RunRecord:
             "data": data,
         }
         make_folder(folder.root)
-        with atomic_write(folder.recipe) as temporary:
-            temporary.write_text(json.dumps(record, indent=1))
+        write_file(folder.recipe, checksummed_json(record))
 
     @classmethod
     def read(cls, folder: RunDir) -> "RunRecord":
         """Read a run's record; raises DalleError where it is damaged or of another format."""
         try:
-            record = load_json(folder.recipe)
+            record = load_checksummed_json(folder.recipe, since=RECORD_SCHEMA)
             _check_schema(folder, record["schema"])
 
             resolved, data = record["resolved"], record["data"]
@@ -104,7 +103,7 @@ class RunRecord:
 
 
 def _check_schema(folder: RunDir, schema: object) -> None:
-    if schema != RECORD_SCHEMA:
+    if schema not in READABLE:
         version = f"this version of dalle reads format {RECORD_SCHEMA}"
         hint = "finish the run with the version that began it, or name a new folder with --run"
         raise DalleError(f"{folder.recipe} is of format {schema}, but {version}", hint)

@@ -55,7 +55,12 @@ def load_json(path: Path) -> Any:
 
     Raises OSError like `read_file`, and ValueError for content that is not JSON or too deep.
     """
+    return parse_json(read_file(path))
+
+
+def parse_json(content: bytes) -> Any:
+    """Parse JSON; raises ValueError for content that is not JSON or too deep."""
     try:
-        return json.loads(read_file(path))
+        return json.loads(content)
     except RecursionError:
         raise ValueError("too many brackets within one another") from None

@@ -9,7 +9,7 @@ renews `model/`, which inference reads.
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,9 @@ from dalle_cli.errors import DalleError
 from dalle_cli.runtime.distributed import World
 from dalle_cli.storage.atomic import (
     Fingerprint,
-    explain_disk_failure,
     remove_on_failure,
     seal,
     sync_to_disk,
-    write_sealed,
 )
 from dalle_cli.storage.checkpoint_folder import (
     LOG,
@@ -47,9 +45,11 @@ from dalle_cli.storage.checkpoint_folder import (
     read_unreported,
     step_of,
 )
+from dalle_cli.storage.integrity.disk_space import explain_disk_failure
+from dalle_cli.storage.integrity.tensor_files import write_sealed
 from dalle_cli.storage.lazy_tensors import Gathered, Stored
-from dalle_cli.storage.model_folder import write_model
-from dalle_cli.storage.run_dir import WEIGHTS, RunDir
+from dalle_cli.storage.model_folder import is_undamaged_model, write_model
+from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.engines.engine import EngineState
 from dalle_cli.training.optimization.divergence import TOO_FAST, Diverged
 
@@ -66,7 +66,8 @@ def save_checkpoint(path: Path, state: EngineState, world: World) -> None:
     """
     partial = path.with_name(path.name + PARTIAL)
     needed = sum(sum(tensor_bytes(tensors).values()) for tensors in state.tensors.values())
-    with explain_disk_failure(f"checkpoint {path}", path, needed), remove_on_failure(partial):
+    hint = "earlier saves are untouched"
+    with explain_disk_failure(path, needed, hint=hint), remove_on_failure(partial):
         with world.main_first() as is_ours:
             if is_ours:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -188,6 +189,8 @@ def incomplete_checkpoints(folder: RunDir) -> list[Path]:
 class Saver:
     """Writes checkpoints and `model/`, and keeps the last few checkpoints and the best.
 
+    warn  is called where an earlier checkpoint can't be removed
+
     Every process takes part in its methods.
     """
 
@@ -195,6 +198,7 @@ class Saver:
     model_config: dict[str, Any]
     keep: int
     world: World
+    warn: Callable[[str], None] = lambda text: None
 
     def save(
         self, state: EngineState, weights: Mapping[str, Tensor], valid_loss: float | None
@@ -227,11 +231,17 @@ class Saver:
             if is_ours:
                 write_model(self.folder.model, self.model_config, on_disk)
 
-    def restore_model(self, weights: Mapping[str, Tensor]) -> None:
-        """Write `model/` where a crash has left the run without it."""
-        if not self.world.all_gather([(self.folder.model / WEIGHTS).is_file()])[0]:
-            with self._refused_if_diverged():
-                self.save_model(weights)
+    def restore_model(self, weights: Mapping[str, Tensor]) -> bool:
+        """Write `model/` where a crash has left the run without it, or it is damaged.
+
+        Returns whether it was written.
+        """
+        is_undamaged = [self.world.is_main and is_undamaged_model(self.folder.model)]
+        if self.world.all_gather(is_undamaged)[0]:
+            return False
+        with self._refused_if_diverged():
+            self.save_model(weights)
+        return True
 
     @contextmanager
     def _refused_if_diverged(self) -> Iterator[None]:
@@ -244,7 +254,8 @@ class Saver:
     def _prune(self, newest: int) -> None:
         """Remove all checkpoints but the best before the last few.
 
-        Later ones than `newest`, which were found corrupt, don't count.
+        Later ones than `newest`, which were found corrupt, don't count. One that can't be removed
+        is tried again at the next save.
         """
         saved = [step for step, _ in checkpoints(self.folder) if step <= newest]
         losses = held_out_losses(self.folder)
@@ -252,7 +263,10 @@ class Saver:
 
         for step in saved[: -self.keep]:
             if step != best:
-                _remove(self.folder.checkpoint(step))
+                try:
+                    _remove(self.folder.checkpoint(step))
+                except OSError as error:
+                    self.warn(f"cannot remove {self.folder.checkpoint(step)}: {error.strerror}")
         self.clear_remains()
 
     def clear_remains(self) -> None:

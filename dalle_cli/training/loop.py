@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 
 from dalle_cli.config import RuntimeTable
+from dalle_cli.data.images import to_png
 from dalle_cli.data.loader import Batch, TrainingBatches, ValidationBatches
 from dalle_cli.runtime.signals import StopRequested
+from dalle_cli.storage.atomic import make_folder, write_file
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import Saver
 from dalle_cli.training.engines.engine import Engine, ModelT
@@ -244,6 +246,6 @@ def evaluate_if_due(
 
 
 def save_preview(picture: Image.Image, path: Path) -> None:
-    """Write a PNG, making its folder if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    """Write a PNG, complete or not at all, making its folder if need be."""
+    make_folder(path.parent)
+    write_file(path, to_png(picture))

@@ -21,8 +21,9 @@ from dalle_cli.runtime.devices import explain_out_of_memory, open_device
 from dalle_cli.runtime.distributed import World
 from dalle_cli.runtime.precision import Precision
 from dalle_cli.schedules import RecipeT, fix_schedules
-from dalle_cli.storage.atomic import exclusive_lock, free_disk, make_folder
+from dalle_cli.storage.atomic import exclusive_lock, make_folder
 from dalle_cli.storage.checkpoint_folder import best_step, checkpoints, held_out_losses, step_of
+from dalle_cli.storage.integrity.disk_space import free_disk
 from dalle_cli.storage.model_folder import check_model_kind
 from dalle_cli.storage.run_dir import RunDir, model_dir, part_of
 from dalle_cli.storage.run_record import RunRecord
@@ -195,12 +196,14 @@ class TrainingRun(Generic[RecipeT]):
         engine = self._engine(setup)
         state = restore_engine(engine, self.checkpoint, self.terminal)
         keep = self.recipe.runtime.keep_checkpoints
-        saver = Saver(self.folder, setup.model_config, keep=keep, world=self.world)
+        warn = self.terminal.warn
+        saver = Saver(self.folder, setup.model_config, keep=keep, world=self.world, warn=warn)
         saver.clear_remains()
 
         steps = self.recipe.training.steps
         if engine.step >= steps:
-            saver.restore_model(engine.inference_weights())
+            if saver.restore_model(engine.inference_weights()):
+                self.terminal.say(f"wrote {self.folder.model} anew: it was missing or damaged")
             done = f"{self.folder.root} is already at step {engine.step:,} of {steps:,}"
             longer = f"`dalle resume {shlex.quote(str(self.folder.root))} --extend N`"
             self.terminal.say(f"{done}: nothing to do\nhint: {longer} trains N more")

@@ -14,8 +14,13 @@ import numpy as np
 
 from dalle_cli.config import DataTable, Recipe
 from dalle_cli.console import Terminal
-from dalle_cli.data.images import BadSample
-from dalle_cli.data.loader import TrainingBatches, ValidationBatches, check_bad_samples
+from dalle_cli.data.images import BadSample, check_header
+from dalle_cli.data.loader import (
+    TrainingBatches,
+    ValidationBatches,
+    check_bad_samples,
+    read_sample,
+)
 from dalle_cli.data.preprocessing import Preprocessing
 from dalle_cli.data.shuffling import Stream
 from dalle_cli.data.sources import (
@@ -31,6 +36,8 @@ from dalle_cli.data.text.encodings import NOT_UTF8, TO_UTF8
 from dalle_cli.errors import DalleError, printable
 from dalle_cli.runtime.distributed import World
 from dalle_cli.training.loop import Batches
+
+MOST_HEADERS = 512  # of pictures, that are looked at before training
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,26 @@ class Portion:
             raise _no_caption(self.source.name, faults, examples)
         check_bad_samples(faults.total(), max_bad_share * len(chosen))
 
+    def check_pictures(self, max_bad_share: float, terminal: Terminal) -> None:
+        """Raise TooManyBadSamples if the headers of the pictures show that too many are bad.
+
+        Of many pictures, some that are evenly spread are looked at; what they show is a warning.
+        """
+        n = len(self.indices)
+        chosen = self.indices[np.linspace(0, n - 1, min(n, MOST_HEADERS)).astype(int)]
+        n_bad = sum(_has_bad_picture(self.source, int(index)) for index in chosen)
+
+        most = max_bad_share * (n + self.n_lost)
+        if len(chosen) == n:
+            check_bad_samples(n_bad + self.n_lost, most)
+        elif n_bad * n / len(chosen) + self.n_lost > most:
+            terminal.warn(
+                f"{n_bad:,} of {len(chosen):,} pictures that were looked at are bad: training will "
+                f"stop when it has met more than {int(most):,}\n"
+                "hint: `dalle data check` lists them with reasons; a larger `data.max_bad_share` "
+                "bears them"
+            )
+
 
 @dataclass(frozen=True)
 class RunData:
@@ -159,10 +186,11 @@ def open_run_data(
     """Open the data of a run and hold out a share of them, or what `valid` names.
 
     data                                        sources, with weights or without
-    table                                       the shares that are held out, and may be lost
+    table                                       the shares that are held out, and may be bad
     columns, captions_required, tokens_allowed  as in `open_dataset`
 
-    Raises DalleError like `open_datasets`, and if more samples are lost than the table allows.
+    Raises DalleError like `open_datasets`, and if more samples are lost, or seen to be bad by their
+    pictures' headers, than the table allows.
     """
     source = open_datasets(
         data, captions_required=captions_required, tokens_allowed=tokens_allowed, columns=columns
@@ -182,7 +210,30 @@ def open_run_data(
         )
         run_data = RunData(_all_of(source), _all_of(other))
     terminal.say(run_data.training.describe())
+    run_data.training.check_pictures(table.max_bad_share, terminal)
     return run_data
+
+
+def _has_bad_picture(source: Source, index: int) -> bool:
+    """Return whether a sample has a picture that its header shows to be bad, or none.
+
+    One whose captions are bad counts as good: whoever reads captions tells more of them.
+    """
+    try:
+        sample = read_sample(source, index)
+        if sample.image_tokens is None:
+            check_header(sample.image)
+    except BadSample:
+        return _has_captions(source, index)
+    return False
+
+
+def _has_captions(source: Source, index: int) -> bool:
+    try:
+        source.captions(index)
+    except (BadSample, OSError):
+        return False
+    return True
 
 
 def _no_caption(name: str, faults: Counter[str], examples: dict[str, str]) -> DalleError:

@@ -17,11 +17,10 @@ from types import FrameType
 from dalle_cli.console import duration_text
 from dalle_cli.errors import DalleError
 from dalle_cli.runtime.ranks import ranks_of_environment
-from dalle_cli.runtime.signals import SignalListener, StopRequested, write_line
+from dalle_cli.runtime.signals import SAME_REQUEST, SignalListener, StopRequested, write_line
 
 LONG_WAIT = 60.0  # seconds for a batch, of which is warned; the next time after twice as many
 LOOK_EVERY = 5.0  # seconds between two looks at how long a wait has taken
-SAME_REQUEST = 0.5  # seconds in which a signal that arrives by two ways counts once
 
 
 class Interrupted(DalleError):

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from dalle_cli.storage.integrity.checksums import checksummed_json
+
 TINY = ["--set", "training.steps=1", "--set", "runtime.workers=0"]
 
 
@@ -120,7 +122,7 @@ def small_dvae(place: Place) -> Path:
     path = place.dvae / "model" / "config.json"
     config = json.loads(path.read_text())
     config["model"]["vocab_size"] = 32
-    path.write_text(json.dumps(config))
+    path.write_bytes(checksummed_json(config))
     return place.dvae
 
 
@@ -414,6 +416,7 @@ WRONG_USAGE = {  # exit code 2
     "caption that is no text": (lambda p: p.generate("a \udcff ring"), ["caption"]),
     "no pictures asked for": (lambda p: p.generate("a ring", "-n", 0), ["-n"]),
     "share above 1": (lambda p: p.generate("a ring", "--top-p", 1.5), ["--top-p"]),
+    "share of nothing": (lambda p: p.generate("a ring", "--top-p", 0), ["--top-p"]),
     "temperature that is no number": (
         lambda p: p.generate("a ring", "--temperature", "nan"), ["temperature"],
     ),

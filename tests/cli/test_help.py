@@ -36,10 +36,12 @@ PANELS = {
     "data shapes": ["Arguments", "Scenes", "Options"],
     "data emoji": ["Arguments", "Input", "Pictures", "Options"],
     "data check": ["Arguments", "Input", "Options"],
+    "data pack": ["Arguments", "Input", "Output", "Options"],
     "data encode": ["Arguments", "Input", "Output", "Machine", "Options"],
     "import dvae": ["Arguments", "Run", "Options"],
     "info": ["Arguments", "Output", "Input", "Recipe", "Options"],
-    "doctor": ["Options"],
+    "report": ["Arguments", "Output", "Options"],
+    "doctor": ["Arguments", "Options"],
 }
 COMMANDS = list(PANELS)
 COMMAND_PANELS = {
@@ -55,9 +57,9 @@ COMMAND_PANELS = {
         ],
         "Use": ["generate", "models", "rerank", "reconstruct", "export"],
         "Data": ["data", "import"],
-        "Machine": ["info", "doctor"],
+        "Machine": ["info", "report", "doctor"],
     },
-    "data": {"Commands": ["shapes", "emoji", "check", "encode"]},
+    "data": {"Commands": ["shapes", "emoji", "check", "pack", "encode"]},
     "recipes": {"Commands": ["list", "show", "check", "keys"]},
     "import": {"Commands": ["dvae"]},
 }

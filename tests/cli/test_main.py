@@ -26,7 +26,8 @@ runpy.run_module("dalle_cli", run_name="__main__", alter_sys=True)
 
 
 @pytest.mark.parametrize(
-    ("module", "line"), [("dalle_cli.cli.app", ""), ("rich.console", ""), ("torch.nn", "stopped\n")]
+    ("module", "line"),
+    [("dalle_cli.cli.app", ""), ("rich.console", ""), ("torch.nn", "stopped by SIGINT\n")],
 )
 def test_ctrl_c_while_modules_are_imported_ends_in_at_most_a_line(module: str, line: str) -> None:
     ended = subprocess.run(
@@ -67,7 +68,7 @@ runpy.run_module("dalle_cli", run_name="__main__", alter_sys=True)
         check=False,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    assert (ended.returncode, ended.stderr) == (130, "stopped\n")
+    assert (ended.returncode, ended.stderr) == (130, "stopped by SIGINT\n")
     assert not list(tmp_path.iterdir())
 
 
@@ -87,7 +88,7 @@ def test_ctrl_c_before_anything_is_computed_ends_in_one_line(
     with prompts.open("w"):  # opens as soon as the command reads
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)
-    assert (process.returncode, out, err) == (130, "", "stopped\n")
+    assert (process.returncode, out, err) == (130, "", "stopped by SIGINT\n")
     assert not (tmp_path / "out").exists()
 
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from dalle_cli.data.augment import clip_square
 from dalle_cli.data.images import decode_image
 from dalle_cli.loading import load_clip, load_clip_tokenizer
 from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD
+from dalle_cli.storage.integrity.tensor_files import write_checksummed_tensors
 
 RING, CIRCLE = "a blue ring", "a small red circle at the top left"
 COLUMNS = ["caption", "rank", "score", "picture", "file", "problem"]
@@ -76,9 +77,9 @@ def read_table(out: Path) -> list[dict]:
 def changed_clip(run: Path) -> Path:
     """Turn a run's CLIP into another one."""
     weights = load_file(run / "model" / "model.safetensors")
-    save_file(
-        {**weights, "visual.proj": weights["visual.proj"].flip(1)},
+    write_checksummed_tensors(
         run / "model" / "model.safetensors",
+        {**weights, "visual.proj": weights["visual.proj"].flip(1)},
     )
     return run
 
@@ -87,7 +88,7 @@ def spoilt_clip(run: Path, weight: str) -> Path:
     """Make one number of a run's CLIP none."""
     weights = load_file(run / "model" / "model.safetensors")
     weights[weight][0, 0] = math.nan
-    save_file(weights, run / "model" / "model.safetensors")
+    write_checksummed_tensors(run / "model" / "model.safetensors", weights)
     return run
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from dalle_cli.data.images import to_tensor
 from dalle_cli.loading import load_clip, load_dvae, load_transformer
+from dalle_cli.storage.integrity.checksums import checksummed_json
 from dalle_cli.storage.run_dir import RunDir
 
 FP32 = ["--precision", "fp32"]
@@ -95,7 +96,7 @@ def test_paths_in_a_record_are_left_out(own_dvae_run: Path, export: Callable) ->
     record = json.loads(path.read_text())
     record["data"]["sources"] = record["command"] = ["/home/me/pictures"]
     record["resolved"]["deepspeed"] = {"nvme_path": "/home/me/nvme"}
-    path.write_text(json.dumps(record))
+    path.write_bytes(checksummed_json(record))
     assert "/home/me" not in (export(own_dvae_run) / "recipe.json").read_text()
 
 
@@ -141,7 +142,7 @@ def test_export_warns_of_guidance_without_empty_captions_as_its_run_does(
     record = json.loads(path.read_text())
     for dropout in (0.0, 0.1):
         record["recipe"]["loss"]["caption_dropout"] = dropout
-        path.write_text(json.dumps(record))
+        path.write_bytes(checksummed_json(record))
         out = export(own_transformer_run, name=f"{dropout}")
         ended = dalle("generate", out, "a ring", "-n", 1, "--guidance", 3, "--quiet", *FP32)
         assert ended.code == 0

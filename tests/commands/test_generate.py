@@ -3,8 +3,10 @@
 What a picture depends on, which are kept, what is written, and what captions may do to a terminal.
 """
 
+import html
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from dalle_cli.loading import (
     load_tokenizer,
     load_transformer,
 )
+from dalle_cli.storage.integrity.checksums import checksummed_json
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.viz import GAP, MIN_TILE, TEXT_HEIGHT
 
@@ -49,7 +52,7 @@ def draw(transformer_run: Path, tmp_path: Path, dalle: Callable) -> Callable[...
     def generate(
         *words: object, name: str = "drawn", run: Path = transformer_run, **options: bytes
     ):
-        ended = dalle("generate", run, *words, "--out", tmp_path / name, *FP32, **options)
+        ended = dalle("generate", run, "--out", tmp_path / name, *FP32, *words, **options)
         assert ended.code == 0, ended.err
         assert ended.out == f"{tmp_path / name}\n"
         return {path.name: path.read_bytes() for path in sorted((tmp_path / name).iterdir())}
@@ -78,6 +81,7 @@ def test_same_seed_draws_the_same_files_and_another_others(draw: Callable, tmp_p
     assert one == same and set(one) == {
         *(f"{i:04d}.png" for i in range(6)),
         "grid.png",
+        "index.html",
         "job.json",
         "manifest.jsonl",
     }
@@ -89,6 +93,40 @@ def test_short_last_batch_gives_the_pictures_of_a_full_one(draw: Callable, tmp_p
     short = pictures_of(draw("a red circle", "-n", 5, "--batch-size", 4, name="short"))
     full = pictures_of(draw("a red circle", "-n", 8, "--batch-size", 4, name="full"))
     assert {name: full[name] for name in short} == short
+
+
+def test_first_goes_on_after_earlier_pictures(draw: Callable, tmp_path: Path) -> None:
+    words = ["a red circle", "a blue ring", "--batch-size", 4]
+    whole = draw(*words, "-n", 4, name="whole")
+    rest = draw(*words, "-n", 2, "--first", 2, name="rest")
+    assert [record["number"] for record in records_of(rest)] == [2, 3, 2, 3]
+    shown = pixels(whole, tmp_path / "whole")
+    assert pixels(rest, tmp_path / "rest") == [*shown[2:4], *shown[6:8]]
+
+
+@pytest.mark.parametrize("caption", ["it's <b>red</b>", "--red"])
+def test_gallery_names_the_command_that_generates_each_picture_again(
+    caption: str,
+    draw: Callable,
+    tmp_path: Path,
+    dalle: Callable,
+    transformer_run: Path,
+    clip_run: Path,
+) -> None:
+    words = ["-n", 3, "--seed", 7, "--top-k", 9, "--clip", clip_run, "--batch-size", 1]
+    drawn = draw(*words, "--", caption)
+    page = html.unescape(drawn["index.html"].decode())
+    commands = [shlex.split(found) for found in re.findall("<code>(.*?)</code>", page)]
+    assert [words[:2] for words in commands] == [["dalle", "generate"]] * 3
+
+    for number, words in enumerate(commands):
+        assert (words[2], words[-1]) == (str(transformer_run), caption)
+        out = ["--out", tmp_path / f"again-{number}", *FP32]
+        ended = dalle("generate", *out, *words[2:])
+        assert ended.code == 0, ended.err
+        again = Image.open(tmp_path / f"again-{number}" / "0000.png")
+        written = Image.open(tmp_path / "drawn" / f"{number:04d}.png")
+        assert again.tobytes() == written.tobytes()
 
 
 def test_pictures_do_not_depend_on_what_is_drawn_beside_them(
@@ -103,9 +141,8 @@ def test_export_draws_the_pictures_of_the_run(
     draw: Callable, transformer_run: Path, tmp_path: Path, dalle: Callable
 ) -> None:
     assert dalle("export", transformer_run, "--out", tmp_path / "exported").code == 0
-    assert draw("a red circle", "-n", 3) == draw(
-        "a red circle", "-n", 3, name="again", run=tmp_path / "exported"
-    )
+    again = draw("a red circle", "-n", 3, name="again", run=tmp_path / "exported")
+    assert pictures_of(draw("a red circle", "-n", 3)) == pictures_of(again)
 
 
 def test_manifest_and_text_chunks_say_how_a_picture_came_to_be(
@@ -202,6 +239,19 @@ def test_captions_never_reach_the_terminal_raw(
         for line in (tmp_path / "drawn" / "manifest.jsonl").read_text().splitlines()
     ]
     assert records[1]["caption"] == clean_captions([caption])[0]  # as captions are in training
+
+
+def test_no_caption_leads_out_of_the_folder(
+    transformer_run: Path, tmp_path: Path, dalle: Callable
+) -> None:
+    captions = ["../../x", "/etc/passwd", "con", "🙂" * 300, "<script>", "-n"]
+    (tmp_path / "prompts.txt").write_text("\n".join(captions))
+    words = ["--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "a" / "b", "-n", 1, *FP32]
+    assert dalle("generate", transformer_run, *words).code == 0
+    names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    pictures = {f"a/b/{i:04d}.png" for i in range(len(captions))}
+    described = {f"a/b/{name}" for name in ("grid.png", "index.html", "job.json", "manifest.jsonl")}
+    assert names == {"prompts.txt", *pictures, *described}
 
 
 def test_prompt_of_a_hundred_kilobytes_is_cut_and_drawn(
@@ -342,7 +392,7 @@ def test_gain_by_the_caption_needs_training_with_empty_captions(
     file = own_transformer_run / "recipe.json"
     recorded = json.loads(file.read_text())
     recorded["recipe"]["loss"]["caption_dropout"] = 0.0
-    file.write_text(json.dumps(recorded))
+    file.write_bytes(checksummed_json(recorded))
     words = ["generate", own_transformer_run, "a ring", "-n", 2, "--rank", "caption", *FP32]
     ended = dalle(*words)
     assert ended.code == 2 and "`loss.caption_dropout` was 0" in ended.err
@@ -428,7 +478,7 @@ def test_guidance_by_a_caption_that_was_never_trained_is_warned_of(
     recorded["recipe"]["loss"] = (
         {} if dropout is None else recorded["recipe"]["loss"] | {"caption_dropout": dropout}
     )
-    file.write_text(json.dumps(recorded))
+    file.write_bytes(checksummed_json(recorded))
     ended = dalle(
         "generate", own_transformer_run, "a ring", "-n", 1, "--guidance", guidance, "--quiet", *FP32
     )

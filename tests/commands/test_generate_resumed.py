@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,10 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+
+from dalle_cli.runtime.signals import StopRequested
+from dalle_cli.storage.integrity.tensor_files import write_checksummed_tensors
 
 CAPTIONS = ["a red circle", "a blue ring", "a red circle"]
 N = 3  # with batches of 4, captions end in the middle of them
@@ -157,18 +161,19 @@ def test_command_that_was_stopped_in_the_middle_can_be_repeated(
     tree: Callable,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    save = Image.Image.save
-    saved = []
+    write = Path.write_bytes
+    written = []
 
-    def stop_at_the_last(picture: Image.Image, path: Path, **options: Any) -> None:
-        saved.append(path)
-        if len(saved) == last:
-            Path(path).write_bytes(b"half a picture")
-            raise KeyboardInterrupt
-        save(picture, path, **options)
+    def stop_at_the_last(path: Path, content: bytes) -> None:
+        if path.suffix == ".png":
+            written.append(path)
+            if len(written) == last:
+                write(path, content[: len(content) // 2])
+                raise StopRequested(signal.SIGINT)
+        write(path, content)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Image.Image, "save", stop_at_the_last)
+        patched.setattr(Path, "write_bytes", stop_at_the_last)
         stopped = dalle(*finished.words, "--out", tmp_path / "drawn")
     assert stopped.code == 130 and stopped.out == ""
     assert not (tmp_path / "drawn" / "grid.png").exists()
@@ -184,17 +189,18 @@ def test_full_disk_is_told_and_what_was_drawn_is_kept(
     tree: Callable,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    save = Image.Image.save
-    saved = []
+    write = Path.write_bytes
+    written = []
 
-    def run_out(picture: Image.Image, path: Path, **options: Any) -> None:
-        saved.append(path)
-        if len(saved) > 6:
-            raise OSError(28, "No space left on device", str(path))
-        save(picture, path, **options)
+    def run_out(path: Path, content: bytes) -> None:
+        if path.suffix == ".png":
+            written.append(path)
+            if len(written) > 6:
+                raise OSError(28, "No space left on device")
+        write(path, content)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Image.Image, "save", run_out)
+        patched.setattr(Path, "write_bytes", run_out)
         stopped = dalle(*finished.words, "--out", tmp_path / "drawn")
     assert stopped.code == 1 and re.search(
         r"^error: .*: No space left on device$", stopped.err, re.MULTILINE
@@ -224,7 +230,9 @@ def test_candidates_that_lie_aside_are_not_drawn_again(
 def other_weights(run: Path) -> Path:
     """Change a model by a little."""
     path = run / "model" / "model.safetensors"
-    save_file({name: tensor + 1e-3 for name, tensor in load_file(path).items()}, path)
+    write_checksummed_tensors(
+        path, {name: tensor + 1e-3 for name, tensor in load_file(path).items()}
+    )
     return run
 
 

@@ -15,6 +15,7 @@ from ranked import CIRCLE, RING, Rerank, check_ranked, files_of, read_table, spo
 
 from dalle_cli.loading import load_clip
 from dalle_cli.scoring.clip_scorer import clip_checksum
+from dalle_cli.storage.integrity.checksums import checksummed_json
 
 CAPTIONS = [CIRCLE, RING, CIRCLE, 'Kreis, "grün" 🦜', RING, RING, CIRCLE]  # of seven pictures
 GRID_STEP = 260  # pixels from one tile of the grid to the next
@@ -156,7 +157,7 @@ def test_checksum_tells_every_weight_and_size(own_clip_run: Path) -> None:
         first.copy_(before)
     config = json.loads((own_clip_run / "model" / "config.json").read_text())
     config["model"]["vision"]["n_heads"] = 4
-    (own_clip_run / "model" / "config.json").write_text(json.dumps(config))
+    (own_clip_run / "model" / "config.json").write_bytes(checksummed_json(config))
     checksums.add(clip_checksum(load_clip(own_clip_run)))
     assert len(checksums) == len(clip.state_dict()) + 2
 

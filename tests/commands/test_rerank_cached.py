@@ -1,6 +1,7 @@
 """`rerank` and cached embeddings: never computed anew, never another CLIP's, never in the way."""
 
 import json
+import signal
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -133,7 +134,7 @@ def test_interrupted_command_keeps_what_it_had_embedded(
 
     def stop(self: Clip, pixels: torch.Tensor) -> torch.Tensor:
         if embedded:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         return counting(self, pixels)
 
     with pytest.MonkeyPatch.context() as patch:

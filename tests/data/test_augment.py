@@ -46,8 +46,8 @@ def test_area_resize_matches_exact_fractions(n_in, n_out):
         (area_resize(wide, n_out)[0, :, 1], area_by_hand(across, n_out)),
         (area_resize(tall, n_out)[:, 0, 2], area_by_hand(down, n_out)),
     ):
-        # the nearest integer; which one, for an exact half between two, depends on the last bit
-        assert max(abs(int(r) - e) for r, e in zip(resized, exact, strict=True)) <= 0.5 + 1e-9
+        # the nearest integer; which one, near the half between two, depends on rounding in fp32
+        assert max(abs(int(r) - e) for r, e in zip(resized, exact, strict=True)) <= 0.5 + 1e-4
 
 
 def area_matrix(n_in, n_out):
@@ -90,7 +90,7 @@ def test_dvae_crop_is_listing_1(size):
     for seed in range(20):
         ours = dvae_crop(Image.fromarray(pixels), 24, rng=np.random.default_rng(seed))
         exact = listing_1(pixels, 24, drawn_by(np.random.default_rng(seed)))
-        assert np.abs(ours - exact).max() <= 0.5 + 1e-9
+        assert np.abs(ours - exact).max() <= 0.5 + 1e-4
 
 
 def test_dvae_crop_draws_evenly_from_all_that_listing_1_allows():
@@ -148,7 +148,7 @@ def test_transformer_crop_is_listing_2(size):
         ours = transformer_crop(Image.fromarray(pixels), 24, rng=np.random.default_rng(seed))
         rng = np.random.default_rng(seed)
         exact = listing_2(pixels, 24, lambda low, high, rng=rng: int(rng.integers(low, high)))
-        assert np.abs(ours - exact).max() <= 0.5 + 1e-9
+        assert np.abs(ours - exact).max() <= 0.5 + 1e-4
 
 
 def test_transformer_crop_draws_evenly_from_all_that_listing_2_allows():

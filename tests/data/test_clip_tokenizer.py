@@ -508,3 +508,8 @@ def test_public_vocabulary_gives_the_ids_of_transformers_on_shared_captions(publ
     assert [
         c for c in captions if [49406, *tokenizer.encode(c), 49407] != reference(c)["input_ids"]
     ] == []
+
+
+def test_released_vocabulary_has_the_published_sizes() -> None:
+    """Spelt out: the other tests go by the constant."""
+    assert 512 + N_MERGES + 2 == 49_408

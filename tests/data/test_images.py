@@ -3,14 +3,17 @@
 import io
 import random
 import struct
+import tracemalloc
 import warnings
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from dalle_cli.data.images import (
     MIN_SIDE,
@@ -102,6 +105,22 @@ def test_too_many_pixels_are_refused_from_the_header(size: tuple[int, int]) -> N
         warnings.simplefilter("always")
         decode_image(png_header(*size))
     assert not leaked
+
+
+def test_text_that_unpacks_to_a_thousand_times_its_size_spoils_nothing_else() -> None:
+    """Nothing but a picture or a bad sample, and no memory for the text."""
+    bomb = PngInfo()
+    bomb.add_text("comment", "a" * (256 << 20), zip=True)
+    data = encoded(Image.fromarray(random_pixels(40, 40)), pnginfo=bomb)
+    assert len(data) < 2 << 20
+    tracemalloc.start()
+    try:
+        with suppress(BadSample):
+            decode_image(data)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 32 << 20
 
 
 @pytest.mark.parametrize("size", [(MIN_SIDE, MIN_SIDE), (MIN_SIDE, 300)])

@@ -70,7 +70,7 @@ def job_of(
 ) -> GenerationJob:
     options = RankingOptions(**selection)
     world = world or single_process(CPU)
-    return GenerationJob(painter, CAPTIONS, N, options, ranking, SIZES, world)
+    return GenerationJob(painter, CAPTIONS, 0, N, options, ranking, SIZES, world)
 
 
 def folder_of(job: GenerationJob, path: Path) -> OutputFolder:
@@ -188,6 +188,7 @@ def test_batch_sizes_and_compilation_are_recalled_and_others_refused(tmp_path: P
         return plan_job(
             Painter(),
             CAPTIONS,
+            first=0,
             n=N,
             selection=RankingOptions(),
             ranking=None,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dalle_cli.errors import DalleError
 from dalle_cli.generation.output_folder import STAGED, OutputFolder
 from dalle_cli.generation.pipeline import Candidate
 from dalle_cli.generation.ranking import ScoredCandidate
@@ -82,12 +83,12 @@ def test_unranked_candidate_is_moved_and_a_ranked_one_waits_for_its_release(
 def test_candidate_is_held_whole_or_not_at_all(
     make, folder: OutputFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run_out(own: Image.Image, path: Path, **_: object) -> None:
-        Path(path).write_bytes(b"half a picture")
+    def run_out(path: Path, content: bytes) -> None:
+        path.write_text("half a picture")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", run_out)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(Path, "write_bytes", run_out)
+    with pytest.raises(DalleError, match=r"000000\.png: No space left"):
         folder.stage(make(0), picture(0))
     assert not folder.is_staged(0) and files(folder) == set()
 

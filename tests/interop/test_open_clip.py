@@ -259,12 +259,83 @@ def test_open_clip_weights_in_a_bin_load_with_and_without_the_folder(
         assert_same_weights(load_clip(path), weights)
 
 
-def test_activation_that_no_config_tells_is_by_whose_file_it_is(
+@pytest.mark.parametrize(
+    ("name", "activation"),
+    [
+        ("open_clip_pytorch_model.bin", "gelu"),
+        ("open_clip-mine.pt", "gelu"),
+        ("vit_b_16-laion400m_e32-55e67d44.pt", "gelu"),
+        ("vit_b_32-laion2b_e16-af8dbd0c.pth", "gelu"),
+        ("CLIP-ViT-L-14-DataComp.XL-s13B-b90K.bin", "gelu"),
+        ("vit_b_32-quickgelu-laion400m_e32-46683a32.pt", "quick_gelu"),
+        ("mine-QuickGELU.pt", "quick_gelu"),
+    ],
+)
+@pytest.mark.parametrize("is_training", [False, True], ids=["weights", "training checkpoint"])
+def test_activation_that_no_config_states_is_by_the_name_of_the_file(
+    name: str, activation: str, is_training: bool, weights: dict[str, Tensor], tmp_path: Path
+) -> None:
+    torch.save({"state_dict": weights} if is_training else weights, tmp_path / name)
+    public = read_public_clip(tmp_path / name)
+    assert (public.table.activation, public.assumption) == (activation, "")
+
+
+def test_activation_of_openais_own_files_is_no_assumption(
     weights: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    for name, activation in (("open_clip_pytorch_model.bin", "gelu"), ("ViT-T-4.pt", "quick_gelu")):
-        torch.save(weights, tmp_path / name)
-        assert read_public_clip(tmp_path / name).table.activation == activation
+    numbers = {name: torch.tensor(number) for name, number in NUMBERS.items()}
+    torch.save(weights | numbers, tmp_path / "ViT-T-4.pt")
+    public = read_public_clip(tmp_path / "ViT-T-4.pt")
+    assert (public.table.activation, public.assumption) == ("quick_gelu", "")
+
+
+@pytest.mark.parametrize(
+    ("is_training", "activation", "words"),
+    [
+        (False, "quick_gelu", ["taken to have QuickGELU", "let its name begin with `open_clip`"]),
+        (True, "gelu", ["taken to have exact GELU", "put `quickgelu` into its name"]),
+    ],
+)
+def test_activation_that_nothing_tells_is_assumed_and_that_is_told(
+    is_training: bool,
+    activation: str,
+    words: list[str],
+    weights: dict[str, Tensor],
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "mine.pt"
+    torch.save({"state_dict": weights} if is_training else weights, file)
+    public = read_public_clip(file)
+    assert public.table.activation == activation
+    assert public.assumption.startswith(f"{file} does not state its activation")
+    assert all(word in public.assumption for word in words)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "model", "told", "hint"),
+    [
+        ({"resize_mode": "squash"}, {}, "preprocess_cfg.resize_mode` is 'squash'", "'shortest'"),
+        ({"interpolation": "bilinear"}, {}, "interpolation` is 'bilinear'", "'bicubic'"),
+        ({}, {"vision": {"pool_type": "avg"}}, "vision_cfg.pool_type` is 'avg'", "'tok'"),
+        ({}, {"text": {"pool_type": "last"}}, "text_cfg.pool_type` is 'last'", "'argmax'"),
+        ({}, {"text": {"no_causal_mask": True}}, "no_causal_mask` is True", "False"),
+        ({}, {"vision": {"norm_kwargs": {"eps": 1}}}, "norm_kwargs` is {'eps': 1}", "has no"),
+    ],
+    ids=str,
+)
+def test_clip_that_works_otherwise_is_told_as_not_supported(
+    pixels: Config,
+    model: Config,
+    told: str,
+    hint: str,
+    weights: dict[str, Tensor],
+    tmp_path: Path,
+) -> None:
+    folder = write_open_clip(tmp_path, weights, pixels, **model)
+    with pytest.raises(DalleError) as caught:
+        load_clip(folder)
+    assert caught.value.message.startswith(f"{folder} is not supported: its `")
+    assert told in caught.value.message and hint in caught.value.hint
 
 
 def test_config_beside_is_not_that_of_a_file_by_any_other_name(

@@ -127,3 +127,29 @@ def test_activation_is_the_published_one_and_so_is_its_gradient():
     u = torch.linspace(-9, 9, 61, dtype=torch.float64, requires_grad=True)
     torch.testing.assert_close(gelu(u), u * torch.sigmoid(1.702 * u))
     assert torch.autograd.gradcheck(gelu, u)
+
+
+@pytest.mark.parametrize("n_layers", [2, 8])
+def test_matrices_start_as_published_and_smaller_where_branches_end(n_layers: int) -> None:
+    """Of 2 N branches, each adds 1 / (2 N) of the variance to the stream."""
+    torch.manual_seed(0)
+    model = Transformer(11, 13, 5, 4, n_layers, d_model=64, n_heads=2, kernel_size=3)
+    block = model.blocks[-1]
+    stds = {
+        block.attention.attention.query: 0.125 * 64**-0.5,
+        block.mlp.expand: 0.125 * 64**-0.5,
+        block.attention.attention.output: 0.125 * (64 * 2 * n_layers) ** -0.5,
+        block.mlp.contract: 0.125 * (256 * 2 * n_layers) ** -0.5,
+    }
+    for layer, std in stds.items():
+        assert float(layer.weight.detach().std()) == pytest.approx(std, rel=0.05)
+        assert not layer.bias.any()
+
+
+def test_matrices_are_those_of_the_branches_and_no_embedding_or_head() -> None:
+    model = Transformer(11, 13, 5, 4, n_layers=2, d_model=16, n_heads=2, kernel_size=3)
+    decayed = set(map(id, model.matrices()))
+    named = {name for name, parameter in model.named_parameters() if id(parameter) in decayed}
+    parts = [f"attention.attention.{name}" for name in ("query", "key", "value", "output")]
+    parts += ["mlp.expand", "mlp.contract"]
+    assert named == {f"blocks.{i}.{part}.weight" for i in range(2) for part in parts}

@@ -1,12 +1,14 @@
 """A step that is compiled against the same step as it is."""
 
+from unittest.mock import MagicMock
+
 import pytest
 import torch
 from torch import nn
 
 from dalle_cli.generation.cached_transformer import CachedTransformer
 from dalle_cli.models.transformer import Transformer
-from dalle_cli.runtime.compilation import compile_step, has_compiler
+from dalle_cli.runtime.compilation import _CUDAGraphStep, compile_step, has_compiler
 
 CPU = torch.device("cpu")
 
@@ -55,3 +57,17 @@ def test_step_elsewhere_than_on_a_cpu_is_compiled_with_other_options() -> None:
     step = nn.Linear(2, 2, device="meta")
     assert compile_step(step, compiled_batch_size=4) is not step
     assert compile_step(step) is step
+
+
+def test_replay_of_a_captured_step_reads_the_arguments_of_its_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With nothing in place of CUDA: the result is a view of what the graph reads."""
+    nothing = MagicMock()
+    for name in ("Stream", "current_stream", "stream", "CUDAGraph", "graph"):
+        monkeypatch.setattr(torch.cuda, name, nothing)
+    step = _CUDAGraphStep(lambda x, state: x.view_as(x))
+    state: list[torch.Tensor] = []
+    assert step(torch.tensor([1.0]), state).item() == 1
+    assert step(torch.tensor([2.0]), state).item() == 2
+    assert nothing().replay.call_count == 2

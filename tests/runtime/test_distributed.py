@@ -5,6 +5,7 @@ import math
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -265,3 +266,65 @@ def test_process_that_waits_for_others_says_so_and_can_be_stopped() -> None:
         "unset RANK and WORLD_SIZE if it is to run alone\n"
     )
     assert (process.returncode, rest) == (130, "stopped by SIGINT\n")
+
+
+def test_port_that_something_else_listens_on_is_a_known_failure() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1])}
+        ranks = {"RANK": "0", "WORLD_SIZE": "2"}
+        words = ["train-dvae", "dvae/tiny", "--data", "absent", "--run", "absent"]
+        ended = subprocess.run(
+            command(*words),
+            env=os.environ | place | ranks,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+            check=False,
+        )
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    assert "error: process 0 of 2 can't reach the others: " in ended.stderr
+
+
+LOSING = """
+import os, sys
+from dalle_cli.cli.main import main
+from dalle_cli.training.tasks.dvae import DiscreteVAETask
+
+compute = DiscreteVAETask.loss
+
+def loss(self, batch, step):
+    value, metrics = compute(self, batch, step)
+    value = value * float("nan" if step == 2 and os.environ["RANK"] == "1" else 1)
+    return value, metrics | {"train/loss": value.detach()}
+
+DiscreteVAETask.loss = loss
+main()
+"""
+
+
+def test_loss_of_one_process_that_is_not_finite_ends_all_before_the_update(
+    pairs: Path, tmp_path: Path
+) -> None:
+    run, port = RunDir(tmp_path / "run"), str(free_port())
+    words = ["train-dvae", "dvae/tiny", "--data", pairs, "--run", run.root]
+    words += words_of({"runtime.save_every": 1})
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", LOSING, *map(str, words)],
+            env=os.environ | place | {"RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    try:
+        told = [process.communicate(timeout=LIMIT)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [1, 1]
+    assert "error: the loss is not finite at step 3, of the samples" in told[0]
+    assert [step for step, _ in checkpoints(run)] == [1, 2]

@@ -12,7 +12,7 @@ from dalle_cli.errors import UsageError
 from dalle_cli.losses import text_image_cross_entropy
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.models.transformer import Transformer
-from dalle_cli.runtime.devices import choose_device, use_fast_fp32_matmul
+from dalle_cli.runtime.devices import choose_device, open_device, use_fast_fp32_matmul
 from dalle_cli.runtime.precision import apply_precision, choose_precision
 
 CPU = torch.device("cpu")
@@ -193,3 +193,10 @@ def test_a_cpu_spends_no_time_on_denormal_numbers_in_any_thread() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "0\n"
+
+
+def test_convolutions_of_a_gpu_compute_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert open_device("cuda", "fp32") == (torch.device("cuda"), "fp32")
+    assert not torch.backends.cudnn.allow_tf32

@@ -1,5 +1,6 @@
 """A CLIP opened to score: what its checksums tell apart."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.errors import DalleError
 from dalle_cli.scoring.clip_scorer import ClipScorer, load_clip_scorer
+from dalle_cli.storage.integrity.checksums import checksummed_json
 from dalle_cli.storage.run_dir import RunDir
 
 LEARNERS = {"youtokentome": "tokenizers", "tokenizers": "youtokentome"}
@@ -25,7 +27,8 @@ def test_scores_depend_on_the_vocabulary_and_embeddings_do_not(
     other.parent.mkdir()
     own_file = RunDir(own_clip_run).tokenizer
     learnt_with = Tokenizer.load(own_file).learnt_with
-    other.write_text(own_file.read_text().replace(learnt_with, LEARNERS[learnt_with]))
+    document = json.loads(own_file.read_text("utf-8")) | {"learnt_with": LEARNERS[learnt_with]}
+    other.write_bytes(checksummed_json(document, ensure_ascii=False))
     own, another = opened(own_clip_run), opened(own_clip_run, other)
     assert own.checksum == another.checksum and own.identity != another.identity
 

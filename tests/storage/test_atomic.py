@@ -1,6 +1,7 @@
 """Folders and files: one writer at a time, whole or absent, readable as others, well explained."""
 
 import errno
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -8,15 +9,19 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from small_disk import small_disk
 
 from dalle_cli.errors import DalleError
 from dalle_cli.storage.atomic import (
+    append_to_file,
     atomic_folder,
+    copy_file,
     exclusive_lock,
-    explain_disk_failure,
     make_folder,
-    write_tensors,
+    write_file,
 )
+from dalle_cli.storage.integrity.disk_space import explain_disk_failure
+from dalle_cli.storage.integrity.tensor_files import write_tensors
 
 
 def test_folder_is_held_by_one_at_a_time_and_left_as_it_was(tmp_path: Path) -> None:
@@ -30,6 +35,29 @@ def test_folder_is_held_by_one_at_a_time_and_left_as_it_was(tmp_path: Path) -> N
             pass
     with exclusive_lock(tmp_path):
         assert not list(tmp_path.iterdir())
+
+
+def test_worker_that_outlives_its_process_does_not_hold_the_folder(tmp_path: Path) -> None:
+    """As data workers do for seconds after a `kill -9`, while the same command is typed again."""
+    forked = multiprocessing.get_context("fork")
+    has_begun, may_end = forked.Event(), forked.Event()
+
+    def work() -> None:
+        has_begun.set()
+        may_end.wait(60)
+
+    worker = forked.Process(target=work)
+    with exclusive_lock(tmp_path):
+        worker.start()
+        assert has_begun.wait(60)
+        with pytest.raises(DalleError, match="another command"), exclusive_lock(tmp_path):
+            pass
+    try:
+        with exclusive_lock(tmp_path):
+            assert worker.is_alive()
+    finally:
+        may_end.set()
+        worker.join()
 
 
 def test_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -93,9 +121,46 @@ def test_space_is_told_of_where_it_is_short_alone(
     error: Exception, is_full: bool, tmp_path: Path
 ) -> None:
     with (
-        pytest.raises(DalleError, match="cannot write it: ") as caught,
-        explain_disk_failure("it", tmp_path, 2**20),
+        pytest.raises(DalleError, match=r"cannot write .*it: ") as caught,
+        explain_disk_failure(tmp_path / "it", 2**20, hint="earlier saves are untouched"),
     ):
         raise error
-    assert ("it needs 1.0 MiB" in caught.value.hint) == is_full
-    assert "earlier saves are untouched" in caught.value.hint
+    assert ("it needs 1 MiB, and " in caught.value.hint) == is_full
+    assert caught.value.hint.endswith("earlier saves are untouched")
+
+
+def test_full_disk_names_the_copy_and_not_its_source(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(bytes(10_000))
+    (tmp_path / "small").mkdir()
+    copy = tmp_path / "small" / "copy"
+    with small_disk(tmp_path / "small", 9_000), pytest.raises(DalleError) as caught:
+        copy_file(tmp_path / "source", copy)
+    assert caught.value.message == f"cannot write {copy}: No space left on device"
+    assert caught.value.hint == "it needs 12 KiB, and 8.79 KiB are free"
+    assert not list((tmp_path / "small").iterdir())
+
+
+def test_line_is_appended_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "small" / "lines"
+    path.parent.mkdir()
+    with small_disk(path.parent, 10):
+        append_to_file(path, "first\n")
+        with pytest.raises(DalleError, match=r"cannot write .*lines: No space left"):
+            append_to_file(path, "second\n")
+    append_to_file(path, "third\n")
+    assert path.read_text() == "first\nthird\n"
+
+
+def test_full_disk_is_told_of_the_folder_that_was_to_appear(tmp_path: Path) -> None:
+    (tmp_path / "small").mkdir()
+    folder = tmp_path / "small" / "out"
+    with (
+        small_disk(tmp_path / "small", 6_000),
+        pytest.raises(DalleError) as caught,
+        atomic_folder(folder) as staging,
+    ):
+        write_file(staging / "a", bytes(4096))
+        write_file(staging / "b", bytes(4096))
+    assert caught.value.message == f"cannot write {folder / 'b'}: No space left on device"
+    assert caught.value.hint == f"{folder} needs at least 8 KiB, and 5.86 KiB are free"
+    assert not list((tmp_path / "small").iterdir())

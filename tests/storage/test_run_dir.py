@@ -160,3 +160,14 @@ def test_without_a_home_the_hub_is_asked_only_with_a_cache_of_its_own(
     assert "HF_HOME" in caught.value.hint
     monkeypatch.setenv("HF_HOME", "/some/where")
     check_hub_cache()
+
+
+def test_files_of_a_run_have_the_names_that_older_folders_have(transformer_run: Path) -> None:
+    """Spelt out, since a run of an earlier version must stay readable."""
+    names = {str(path.relative_to(transformer_run)) for path in transformer_run.rglob("*.*")}
+    assert names >= {
+        "recipe.json", "metrics.jsonl", "model/config.json", "model/model.safetensors",
+        "dvae/config.json", "dvae/model.safetensors", "tokenizer/merges.json",
+        "tokenizer/words.json", "previews/step-00000011.png",
+        "checkpoints/step-00000011/manifest.json",
+    }  # fmt: skip

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from dalle_cli.errors import DalleError
 from dalle_cli.runtime.distributed import World, single_process
 from dalle_cli.runtime.ranks import Ranks
-from dalle_cli.storage import atomic
+from dalle_cli.storage.integrity import tensor_files
 from dalle_cli.storage.lazy_tensors import Gathered, Stored
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training import checkpoint
@@ -95,7 +96,7 @@ def fail_when_full(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     def fail(*_: object, **__: object) -> None:
         raise FULL
 
-    monkeypatch.setattr(atomic if call == "save_file" else os, call, fail)
+    monkeypatch.setattr(tensor_files if call == "save_file" else os, call, fail)
 
 
 @pytest.mark.parametrize("call", ["save_file", "fsync"])
@@ -222,6 +223,20 @@ def test_the_last_few_and_the_best_are_kept(tmp_path: Path) -> None:
         save(to, step, loss)
         kept.append(steps_of(to.folder))
     assert kept == [[1], [1, 2], [2, 3], [2, 3, 4], [2, 4, 5], [5, 6], [6, 7], [6, 7, 8]]
+
+
+def test_checkpoint_that_cannot_be_removed_is_told_and_tried_again(tmp_path: Path) -> None:
+    run, warned = RunDir(tmp_path), []
+    to = replace(saver(run, keep=1), warn=warned.append)
+    save(to, 1)
+    in_the_way = run.checkpoint(1).with_name("step-00000001.removed")
+    in_the_way.write_text("where the checkpoint would be moved first")
+    save(to, 2)
+    assert steps_of(run) == [1, 2]
+    assert len(warned) == 1 and f"cannot remove {run.checkpoint(1)}: " in warned[0]
+    in_the_way.unlink()
+    save(to, 3)
+    assert steps_of(run) == [3]
 
 
 def test_checkpoints_that_nobody_validated_are_not_the_best(tmp_path: Path) -> None:

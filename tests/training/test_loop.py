@@ -24,7 +24,7 @@ from dalle_cli.config import (
 from dalle_cli.data.loader import Batch, TrainingBatches, ValidationBatches
 from dalle_cli.data.preprocessing import DVAEPreprocessing, Example
 from dalle_cli.data.shuffling import SampleOrder, Stream
-from dalle_cli.data.sources import Sample, open_dataset, validation_split
+from dalle_cli.data.sources import Sample, Source, open_dataset, validation_split
 from dalle_cli.runtime.distributed import single_process
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import Saver, checkpoints, load_checkpoint
@@ -111,6 +111,14 @@ class Stopping(DVAEPreprocessing):
         return super().__call__(sample, seed)
 
 
+def held_out_batches(
+    source: Source, preprocess: DVAEPreprocessing | None = None
+) -> ValidationBatches:
+    indices = validation_split(source, 0.1)[1]
+    preprocess = preprocess or DVAEPreprocessing(32)
+    return ValidationBatches(source, indices, preprocess=preprocess, batch_size=4, n_samples=8)
+
+
 @pytest.fixture
 def run_task(pairs: Path, tmp_path: Path) -> Callable[..., RunDir]:
     """Train a task in a folder, going on from its newest checkpoint."""
@@ -128,7 +136,7 @@ def run_task(pairs: Path, tmp_path: Path) -> Callable[..., RunDir]:
     ) -> RunDir:
         folder = RunDir(tmp_path / name)
         source = open_dataset(str(pairs), captions_required=False)
-        training, held_out = validation_split(source, 0.1)
+        training, _ = validation_split(source, 0.1)
         data = DataTable(validation_share=0.1, shuffle_block=64, max_bad_share=0.1)
         table = TrainingTable(steps=steps, global_batch_size=4, seed=0)
         preprocess = Stopping(32) if stop_at_once else DVAEPreprocessing(32)
@@ -142,7 +150,7 @@ def run_task(pairs: Path, tmp_path: Path) -> Callable[..., RunDir]:
                 workers=0,
                 on_bad=lambda *_: None,
             ),
-            ValidationBatches(source, held_out, preprocess=preprocess, batch_size=4, n_samples=8),
+            held_out_batches(source, preprocess),
         )
         engine = ReplicaEngine(
             task.module,
@@ -198,6 +206,24 @@ def test_everything_is_done_when_due_and_after_the_last_update(run_task: Callabl
     assert sorted(path.name for path in run.preview(0).parent.iterdir()) == [
         run.preview(step).name for step in (3, 6, 9, 11)
     ]
+
+
+def test_held_out_figures_are_those_of_the_averaged_weights(
+    run_task: Callable, pairs: Path
+) -> None:
+    task = BrightnessTask()
+    run = run_task(task, "run")
+    held_out = held_out_batches(open_dataset(str(pairs), captions_required=False))
+    trained = float(task.module.guess.detach())
+    averaged = float(load_file(run.model / "model.safetensors")["guess"])
+    by_weights = {
+        guess: sum((b.images.mean().item() - guess) ** 2 for b in held_out.on(CPU))
+        for guess in (trained, averaged)
+    }
+    reported = [line["valid/loss"] for line in figures_of(run) if "valid/loss" in line][-1]
+    assert reported == pytest.approx(by_weights[averaged], rel=1e-4)
+    assert reported != pytest.approx(by_weights[trained], rel=1e-4)
+    assert trained == float(load_checkpoint(run.checkpoint(11)).tensors["parameters"]["guess"])
 
 
 def test_every_update_is_in_some_report(run_task: Callable) -> None:

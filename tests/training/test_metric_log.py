@@ -91,6 +91,20 @@ def test_every_update_is_told_once_by_a_report_or_alone(tmp_path: Path) -> None:
     assert told == list(range(1, 8))
 
 
+def test_updates_before_a_resumption_do_not_count_for_the_throughput(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows how long they took."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    log, _ = make_log(tmp_path / "metrics.jsonl", report_every=2)
+    log.restore([{"train/loss": 1.0}], 1)
+    clock[0] += 2
+    log.record(2, {"train/loss": 3.0})
+    (line,) = lines_of(tmp_path / "metrics.jsonl")
+    assert (line["train/loss"], line["train/images_per_second"]) == (2.0, 4 * 1 / 2)
+
+
 def test_cut_back_run_has_no_gaps_and_no_repeats(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     log, _ = make_log(path, report_every=1)

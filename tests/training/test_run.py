@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
+from dalle_cli.storage.integrity.checksums import checksummed_json
+from dalle_cli.storage.integrity.tensor_files import write_checksummed_tensors
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import checkpoints
 
@@ -353,12 +355,12 @@ def test_run_of_an_earlier_format_is_refused_with_a_way_out(
     own_dvae_run: Path, train: Callable, tree: Callable
 ) -> None:
     record = json.loads((own_dvae_run / "recipe.json").read_text())
-    assert record["schema"] == 3
-    (own_dvae_run / "recipe.json").write_text(json.dumps(record | {"schema": 2}))
+    assert record["schema"] == 4
+    (own_dvae_run / "recipe.json").write_bytes(checksummed_json(record | {"schema": 2}))
     before = tree(own_dvae_run)
     ended = train("dvae", own_dvae_run)
     assert ended.code == 1
-    assert "recipe.json is of format 2, but this version of dalle reads format 3" in ended.err
+    assert "recipe.json is of format 2, but this version of dalle reads format 4" in ended.err
     assert "finish the run with the version that began it" in ended.err
     assert "name a new folder with --run" in ended.err
     assert tree(own_dvae_run) == before
@@ -379,10 +381,8 @@ def test_another_dvae_is_refused_untouched(
     settings: Callable,
     tree: Callable,
 ) -> None:
-    shutil.copyfile(
-        own_dvae_run / "checkpoints/step-00000003/ema.safetensors",
-        own_dvae_run / "model/model.safetensors",
-    )
+    earlier = load_file(own_dvae_run / "checkpoints/step-00000003/ema.safetensors")
+    write_checksummed_tensors(own_dvae_run / "model/model.safetensors", earlier)
     before = tree(own_transformer_run)
     words = ["--data", pairs, "--dvae", own_dvae_run, "--run", own_transformer_run, *settings()]
     ended = dalle("train-transformer", "transformer/tiny", *words)

@@ -15,6 +15,7 @@ from dalle_cli.console import Terminal
 from dalle_cli.data.loader import TooManyBadSamples
 from dalle_cli.data.sources import Columns
 from dalle_cli.errors import DalleError
+from dalle_cli.training import run_data
 from dalle_cli.training.run_data import RunData, open_run_data
 
 TINY = ["--set", "runtime.workers=0", "--set", "training.global_batch_size=4"]
@@ -188,3 +189,43 @@ def test_captions_that_cannot_be_read_are_counted(make_pairs: Callable, tmp_path
     assert n_bad >= 2 and len(usable) == len(training.indices) - n_bad
     with pytest.raises(TooManyBadSamples, match=f"{n_bad} samples are bad, more than"):
         list(training.captions(max_bad_share=share * 0.99))
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"BM a bitmap"])
+@pytest.mark.parametrize("command", ["train-dvae", "train-clip"])
+def test_pictures_whose_headers_are_bad_are_counted_before_the_first_step(
+    make_pairs: Callable, dalle: Callable, tmp_path: Path, command: str, content: bytes
+) -> None:
+    folder = make_pairs(tmp_path / "data", 12)
+    for picture in sorted(folder.glob("*.png"))[:4]:
+        picture.write_bytes(content)
+    recipe = f"{command.removeprefix('train-')}/tiny"
+    refused = dalle(command, recipe, "--data", folder, "--run", tmp_path / "run", *TINY)
+    assert refused.code == 1
+    assert "samples are bad, more than `data.max_bad_share` allows: 1" in refused.err
+    assert "skipped" not in refused.err and not (tmp_path / "run").exists()
+
+
+def test_of_many_pictures_some_are_looked_at(
+    make_pairs: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    folder = make_pairs(tmp_path / "data", 40)
+    monkeypatch.setattr(run_data, "MOST_HEADERS", 10)
+    opened(folder)
+    assert capsys.readouterr().err == ""
+    for picture in sorted(folder.glob("*.png"))[::2]:
+        picture.write_bytes(b"")
+    opened(folder)
+    told = capsys.readouterr().err
+    assert "of 10 pictures that were looked at are bad" in told and "hint:" in told
+
+
+def test_bad_captions_are_left_to_who_reads_captions(make_pairs: Callable, tmp_path: Path) -> None:
+    folder = make_pairs(tmp_path / "data", 12)
+    for caption in folder.glob("*.txt"):
+        caption.write_bytes(b"\n")
+    with pytest.raises(DalleError, match="not one usable caption"):
+        list(opened(folder, captions_required=True).training.captions())

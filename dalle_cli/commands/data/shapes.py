@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from dalle_cli.console import Terminal
+from dalle_cli.data.images import to_png
 from dalle_cli.data.rendered.shapes import Scene, is_unseen, render, scenes
-from dalle_cli.storage.atomic import atomic_folder
+from dalle_cli.storage.atomic import atomic_folder, make_folder, write_file
 from dalle_cli.storage.run_dir import check_new_folder
 
 PROMPTS = 200  # in each of the two lists
@@ -44,8 +45,8 @@ def run_data_shapes(
         _write_pairs(staging / "train", seen, n_pictures=n_pictures, side=side, rng=rng)
         for name, group in (("seen", seen), ("unseen", unseen)):
             lines = [f"{caption}\n" for caption in _prompts(group, rng)]
-            (staging / f"{name}.txt").write_text("".join(lines))
-        (staging / "shapes.json").write_text(json.dumps(facts, indent=1))
+            write_file(staging / f"{name}.txt", "".join(lines))
+        write_file(staging / "shapes.json", json.dumps(facts, indent=1))
 
     pairs = folder / "train"
     combinations = f"{len(seen):,} combinations; {len(unseen):,} more are never rendered"
@@ -56,11 +57,11 @@ def run_data_shapes(
 def _write_pairs(
     folder: Path, group: list[Scene], *, n_pictures: int, side: int, rng: np.random.Generator
 ) -> None:
-    folder.mkdir()
+    make_folder(folder)
     for i in range(n_pictures):
         scene = group[int(rng.integers(len(group)))]
-        render(scene, side, rng=rng).save(folder / f"{i:05d}.png")
-        (folder / f"{i:05d}.txt").write_text(scene.caption + "\n")
+        write_file(folder / f"{i:05d}.png", to_png(render(scene, side, rng=rng)))
+        write_file(folder / f"{i:05d}.txt", scene.caption + "\n")
 
 
 def _prompts(group: list[Scene], rng: np.random.Generator) -> list[str]:

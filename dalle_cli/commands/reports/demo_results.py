@@ -10,7 +10,9 @@ from typing import Any
 
 from PIL import Image
 
+from dalle_cli.data.images import to_png
 from dalle_cli.data.rendered.shapes import Recogniser
+from dalle_cli.storage.atomic import write_file
 from dalle_cli.storage.metrics_file import last_held_out, read_reports
 from dalle_cli.storage.run_dir import GRID, MANIFEST, RunDir
 from dalle_cli.viz import labelled_grid, side_by_side
@@ -74,7 +76,7 @@ def save_demo_grid(folder: Path) -> None:
     sheets.append(
         _sheet(folder / "unseen", [(f"best of {CANDIDATES}", records) for records in best.values()])
     )
-    side_by_side(sheets).save(folder / GRID)
+    write_file(folder / GRID, to_png(side_by_side(sheets)))
 
 
 def _shown_records(folder: Path) -> dict[str, list[Record]]:

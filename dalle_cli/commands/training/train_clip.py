@@ -6,7 +6,6 @@ from dalle_cli.config import ClipRecipe
 from dalle_cli.console import Terminal
 from dalle_cli.runtime.devices import choose_device, explain_out_of_memory
 from dalle_cli.runtime.distributed import World, init_process_group
-from dalle_cli.runtime.signals import stopped_at_once
 from dalle_cli.training.run import TrainOptions, open_run
 from dalle_cli.training.setup import clip_setup
 from dalle_cli.training.tasks.initial_weights import start_from
@@ -22,7 +21,7 @@ def run_train_clip(
 ) -> None:
     """Start or resume a run; raises DalleError for whatever a user can cause."""
     device = choose_device(options.device)
-    with stopped_at_once(), explain_out_of_memory(), init_process_group(device) as world:
+    with explain_out_of_memory(), init_process_group(device) as world:
         _train(recipe, options, tokenizer_file=tokenizer_file, terminal=terminal, world=world)
 
 

@@ -10,7 +10,6 @@ from dalle_cli.config import TransformerRecipe
 from dalle_cli.console import Terminal
 from dalle_cli.runtime.devices import choose_device, explain_out_of_memory
 from dalle_cli.runtime.distributed import World, init_process_group
-from dalle_cli.runtime.signals import stopped_at_once
 from dalle_cli.training.run import TrainOptions, open_run
 from dalle_cli.training.setup import transformer_setup
 from dalle_cli.training.tasks.frozen_dvae import (
@@ -48,7 +47,7 @@ def run_train_transformer(
 ) -> None:
     """Start or resume a run; raises DalleError for whatever a user can cause."""
     device = choose_device(options.device)
-    with stopped_at_once(), explain_out_of_memory(), init_process_group(device) as world:
+    with explain_out_of_memory(), init_process_group(device) as world:
         _train(recipe, options, inputs=inputs, terminal=terminal, world=world)
 
 

@@ -9,14 +9,16 @@ Skin tones are apart because there are many of them: a trainer can give them a s
 """
 
 import csv
-import shutil
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from dalle_cli.data.images import to_png
 from dalle_cli.data.rendered.emoji_captions import CaptionWriter
 from dalle_cli.data.rendered.emoji_collection import Emoji
 from dalle_cli.data.rendered.emoji_concepts import code_points, is_held_out
 from dalle_cli.data.rendered.emoji_font import Colour, EmojiFont
+from dalle_cli.storage.atomic import copy_file, make_folder, write_file
 
 TRAIN, HELD_OUT = SPLITS = ("train", "held-out")
 COLUMNS = ("file", "split", "codepoints", "emoji", "name", "concept", "skin_tone")
@@ -39,8 +41,8 @@ def write_emoji(folder: Path, split: Split, font: EmojiFont, *, side: int, groun
     for name, group in split.items():
         for emoji in group:
             picture = folder / _file_of(emoji, name)
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            font.render_emoji(emoji.spelling, side, ground=ground).save(picture)
+            make_folder(picture.parent)
+            write_file(picture, to_png(font.render_emoji(emoji.spelling, side, ground=ground)))
             _write_lines(picture.with_suffix(".txt"), captions.captions(emoji))
 
         prompts = [emoji.name for emoji in group if not emoji.skin_tone]
@@ -50,10 +52,10 @@ def write_emoji(folder: Path, split: Split, font: EmojiFont, *, side: int, groun
 
 def copy_licences(folder: Path, licences: Mapping[str, list[Path]]) -> None:
     """Copy licence texts into a new folder, each named after what it belongs to."""
-    folder.mkdir()
+    make_folder(folder)
     for kind, files in licences.items():
         for file in files:
-            shutil.copyfile(file, folder / f"{kind}-{file.stem}{file.suffix or '.txt'}")
+            copy_file(file, folder / f"{kind}-{file.stem}{file.suffix or '.txt'}")
 
 
 def _file_of(emoji: Emoji, split: str) -> str:
@@ -62,24 +64,25 @@ def _file_of(emoji: Emoji, split: str) -> str:
 
 def _write_manifest(path: Path, split: Split) -> None:
     name_of = {emoji.sequence: emoji.name for group in split.values() for emoji in group}
-    with path.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(COLUMNS)
-        for name, group in split.items():
-            for emoji in group:
-                concept = name_of.get(emoji.concept, code_points(emoji.concept))
-                rows.writerow(
-                    [
-                        _file_of(emoji, name),
-                        name,
-                        code_points(emoji.sequence),
-                        emoji.spelling,
-                        emoji.name,
-                        concept,
-                        emoji.skin_tone,
-                    ]
-                )
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(COLUMNS)
+    for name, group in split.items():
+        for emoji in group:
+            concept = name_of.get(emoji.concept, code_points(emoji.concept))
+            rows.writerow(
+                [
+                    _file_of(emoji, name),
+                    name,
+                    code_points(emoji.sequence),
+                    emoji.spelling,
+                    emoji.name,
+                    concept,
+                    emoji.skin_tone,
+                ]
+            )
+    write_file(path, text.getvalue())
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_file(path, "".join(f"{line}\n" for line in lines))

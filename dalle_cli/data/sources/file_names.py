@@ -3,6 +3,7 @@
 A key is a name without its suffix, including folders: `birds/001` for `birds/001.jpg`.
 """
 
+import functools
 import posixpath
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -45,7 +46,10 @@ SYSTEM_NAMES = frozenset(
     }
 )
 MOST_COUNTED = 6  # kinds of files that are not read
-_KNOWN_SUFFIXES = {*PICTURE_SUFFIXES, *CAPTION_SUFFIXES, *UNSUPPORTED_SUFFIXES}
+# By what follows the dot
+_SUFFIXES = {
+    suffix[1:]: suffix for suffix in (*PICTURE_SUFFIXES, *CAPTION_SUFFIXES, *UNSUPPORTED_SUFFIXES)
+}
 
 
 def is_left_out(name: str) -> bool:
@@ -55,19 +59,27 @@ def is_left_out(name: str) -> bool:
 
 def split_name(name: str) -> tuple[str, str]:
     """Split a name into its key and its suffix in lower case, "" for irrelevant files."""
-    key, suffix = posixpath.splitext(name)
-    suffix = suffix.lower()
-    return key, suffix if suffix in _KNOWN_SUFFIXES and not is_ignored(key) else ""
+    key, _, ending = name.rpartition(".")
+    suffix = _SUFFIXES.get(ending) or _SUFFIXES.get(ending.lower())
+    # A file called `.jpg` has a name and no suffix
+    if suffix is None or not key or key.endswith("/") or is_ignored(key):
+        return posixpath.splitext(name)[0], ""
+    return key, suffix
 
 
 def is_ignored(key: str) -> bool:
     """Return whether a key is of no sample: hidden, `__like_this__`, or in a system's folder."""
-    *folders, stem = key.split("/")
+    folders, _, stem = key.rpartition("/")
     return (
         stem.startswith(".")
         or (stem.startswith("__") and stem.endswith("__"))
-        or any(folder.lower() in SYSTEM_NAMES for folder in folders)
+        or (folders != "" and _is_of_system(folders))
     )
+
+
+@functools.lru_cache
+def _is_of_system(folders: str) -> bool:
+    return any(folder.lower() in SYSTEM_NAMES for folder in folders.split("/"))
 
 
 def count_unread(

@@ -16,13 +16,13 @@ from dalle_cli.data.sources.file_names import (
 )
 from dalle_cli.data.sources.folder import FolderSource, is_tar, list_files, pictures_by_content
 from dalle_cli.data.sources.paths import expand_files
-from dalle_cli.data.sources.shards import ShardSource
 from dalle_cli.data.sources.source import Source
 from dalle_cli.data.sources.tabular.coco import open_coco
 from dalle_cli.data.sources.tabular.hub_dataset import HUB_PREFIX, open_hub
 from dalle_cli.data.sources.tabular.image_folder import metadata_files, open_image_folder
 from dalle_cli.data.sources.tabular.manifest import open_manifest
 from dalle_cli.data.sources.tabular.parquet import holds_pictures, is_parquet, open_parquet
+from dalle_cli.data.sources.tar.shards import ShardSource
 from dalle_cli.data.sources.tokens import TokenSource
 from dalle_cli.data.tables import TABLE_SUFFIXES, is_list
 from dalle_cli.data.token_shards import is_encoded

@@ -8,6 +8,7 @@ with one key, the first suffix in `PICTURE_SUFFIXES` wins, and of two caption fi
 beside people's files are not samples.
 """
 
+import functools
 import posixpath
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -53,9 +54,9 @@ def pair_up(
     """
     groups, problems = _group(names, pictures)
     lone = {
-        key: files[suffix]
+        key: files[roles.caption]
         for key, files in groups.items()
-        if (suffix := _first(files, CAPTION_SUFFIXES)) and not files.keys() - CAPTION_SUFFIXES
+        if (roles := _roles(*files)).caption and not (roles.pictures or roles.unsupported)
     }
     adopted = _adopt(groups, lone) if lone else {}
     used = {caption for captions in adopted.values() for caption in captions}
@@ -74,6 +75,24 @@ def pair_up(
     return pairs, problems
 
 
+class _Roles(NamedTuple):
+    """The suffixes of a key's files by the part that these have, the one that counts first."""
+
+    pictures: tuple[str, ...]
+    caption: str  # or ""
+    unsupported: tuple[str, ...]
+
+
+@functools.lru_cache
+def _roles(*suffixes: str) -> _Roles:
+    captions = [suffix for suffix in CAPTION_SUFFIXES if suffix in suffixes]
+    return _Roles(
+        pictures=tuple(suffix for suffix in _PICTURES if suffix in suffixes),
+        caption=captions[0] if captions else "",
+        unsupported=tuple(suffix for suffix in UNSUPPORTED_SUFFIXES if suffix in suffixes),
+    )
+
+
 def count_lost(problems: Iterable[Problem]) -> int:
     """Count the pictures that are left out because they cannot be read."""
     return sum(
@@ -85,7 +104,8 @@ def count_lost(problems: Iterable[Problem]) -> int:
 
 def caption_suffixes(pairs: Iterable[Pair]) -> set[str]:
     """Return the suffixes of the pairs' caption files."""
-    return {split_name(caption)[1] for pair in pairs for caption in pair.captions}
+    endings = {caption.rpartition(".")[2] for pair in pairs for caption in pair.captions}
+    return {f".{ending.lower()}" for ending in endings}
 
 
 def describe_captions(suffixes: set[str]) -> str:
@@ -111,18 +131,12 @@ def _group(
     return groups, problems
 
 
-def _first(files: _Files, suffixes: Iterable[str]) -> str | None:
-    return next((suffix for suffix in suffixes if suffix in files), None)
-
-
 def _adopt(groups: dict[str, _Files], lone: dict[str, str]) -> dict[str, tuple[str, ...]]:
     """Return captions of other keys for pictures without one of their key.
 
     lone  captions without a picture of their key
     """
-    n_pictures = Counter(
-        _stem(key) for key, files in groups.items() if _first(files, _PICTURES) is not None
-    )
+    n_pictures = Counter(_stem(key) for key, files in groups.items() if _roles(*files).pictures)
     lone_of_stem: dict[str, list[str]] = {}
     for key, caption in lone.items():
         if not caption.lower().endswith(JSON_SUFFIX):
@@ -130,11 +144,12 @@ def _adopt(groups: dict[str, _Files], lone: dict[str, str]) -> dict[str, tuple[s
 
     adopted: dict[str, tuple[str, ...]] = {}
     for key, files in groups.items():
-        picture, stem = _first(files, _PICTURES), _stem(key)
-        if picture is None or _first(files, CAPTION_SUFFIXES) is not None:
+        roles, stem = _roles(*files), _stem(key)
+        if not roles.pictures or roles.caption:
             continue
-        if files[picture] in lone:
-            adopted[key] = (lone[files[picture]],)
+        picture = files[roles.pictures[0]]
+        if picture in lone:
+            adopted[key] = (lone[picture],)
         elif n_pictures[stem] == 1:
             keys = _same_or_numbered(lone_of_stem.get(stem, []), stem)
             adopted[key] = tuple(lone[other] for other in keys)
@@ -172,16 +187,16 @@ def _strangers(
 def _pair(
     key: str, files: _Files, adopted: tuple[str, ...], *, is_strict: bool
 ) -> tuple[Pair | None, list[Problem]]:
-    suffix = _first(files, CAPTION_SUFFIXES)
-    captions = adopted if suffix is None else (files[suffix],)
-    pictures = [files[suffix] for suffix in _PICTURES if suffix in files]
-    unsupported = [files[suffix] for suffix in UNSUPPORTED_SUFFIXES if suffix in files]
-    if not pictures:
-        return None, [(name, UNSUPPORTED) for name in unsupported]
+    roles = _roles(*files)
+    captions = (files[roles.caption],) if roles.caption else adopted
+    if not roles.pictures:
+        return None, [(files[suffix], UNSUPPORTED) for suffix in roles.unsupported]
 
+    picture = files[roles.pictures[0]]
     left_over = [
-        (name, "another picture of this name is used") for name in (pictures + unsupported)[1:]
+        (files[suffix], "another picture of this name is used")
+        for suffix in roles.pictures[1:] + roles.unsupported
     ]
     if is_strict and not captions:
-        return None, [*left_over, (pictures[0], NO_CAPTION)]
-    return Pair(key, pictures[0], captions), left_over
+        return None, [*left_over, (picture, NO_CAPTION)]
+    return Pair(key, picture, captions), left_over

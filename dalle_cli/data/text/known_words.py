@@ -5,7 +5,6 @@ belongs to one; an apostrophe inside a word belongs to it. In scripts that are w
 spaces, every character is a word. Knows nothing of tokens.
 """
 
-import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
@@ -16,9 +15,10 @@ from typing import Literal
 from pydantic import BaseModel, ValidationError
 
 from dalle_cli.errors import DalleError
-from dalle_cli.storage.atomic import atomic_write
-from dalle_cli.storage.small_files import read_file
+from dalle_cli.storage.atomic import make_folder, write_file
+from dalle_cli.storage.integrity.checksums import checksummed_json, read_checksummed_json
 
+WORDS_SCHEMA = 2  # 1 has no checksum
 MOST_WORDS = 200_000
 APOSTROPHES = "'\u2019"
 # Thai and Lao, Burmese, Khmer, kana, Han and its extensions
@@ -89,20 +89,19 @@ class KnownWords:
     def save(self, path: Path) -> None:
         """Write the words as JSON, one per line; the file appears complete or not at all."""
         content = {
-            "schema_version": 1,
+            "schema_version": WORDS_SCHEMA,
             "is_complete": self.is_complete,
             "words": sorted(self.words),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
-            text = json.dumps(content, ensure_ascii=False, indent=0)
-            temporary.write_text(f"{text}\n", encoding="utf-8")
+        make_folder(path.parent)
+        write_file(path, checksummed_json(content, ensure_ascii=False, indent=0))
 
     @classmethod
     def load(cls, path: Path) -> "KnownWords":
         """Load a file that `save` wrote; raises DalleError, naming it, if it is anything else."""
         try:
-            content = _WordsFile.model_validate_json(read_file(path))
+            document = read_checksummed_json(path, since=WORDS_SCHEMA)
+            content = _WordsFile.model_validate_json(document)
         except OSError as error:
             raise DalleError(f"cannot read {path}: {error.strerror}") from error
         except ValidationError as error:
@@ -114,6 +113,6 @@ class KnownWords:
 class _WordsFile(BaseModel, strict=True):
     """The content of `words.json`."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[1, 2]
     is_complete: bool
     words: list[str]

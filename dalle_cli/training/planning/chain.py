@@ -17,7 +17,7 @@ from typing import Any
 from dalle_cli.config import TransformerRecipe
 from dalle_cli.data.images import BadSample
 from dalle_cli.errors import DalleError
-from dalle_cli.storage.atomic import atomic_write
+from dalle_cli.storage.atomic import make_folder, write_file
 from dalle_cli.storage.small_files import load_json
 from dalle_cli.training.planning.plan import Plan
 from dalle_cli.training.planning.planned_recipes import planned_text
@@ -163,6 +163,5 @@ def _some_captions(portion: Portion) -> list[str]:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, "utf-8")
+    make_folder(path.parent)
+    write_file(path, text)

@@ -92,12 +92,12 @@ class DiscreteVAETask:
     def validate(self, batches: Iterable[Batch], step: int) -> dict[str, float]:
         """Compute the bound, and reconstruction and codebook use with hard tokens.
 
-        The bound is taken with the relaxation of this step. The loss has the KL weight that its
-        schedule ends with, so that it can be compared over the run. The relaxed gap is how much
-        worse hard tokens are than the relaxation; the temperature is lowered to close it (appendix
-        A.2).
+        The bound is taken with the temperature and the KL weight that their schedules end with, so
+        that it can be compared over the run. The relaxed gap is how much worse hard tokens are than
+        the relaxation of this step; the temperature is lowered to close it (appendix A.2).
         """
         temperature, kl_weight = cosine(self._table.temperature, step), self._table.kl_weight.end
+        last_temperature = self._table.temperature.end
         vocab_size = self.module.vocab_size
         nll = kl = hard_error = relaxed_error = 0.0
         n_values = n_cells = 0
@@ -105,6 +105,8 @@ class DiscreteVAETask:
 
         for batch in batches:
             batch_nll, batch_kl, mu = self._bound(batch.images, batch.positions, temperature)
+            if temperature != last_temperature:
+                batch_nll, _, _ = self._bound(batch.images, batch.positions, last_temperature)
             nll += float(batch_nll.sum())
             kl += float(batch_kl.sum())
             n_values += batch_nll.numel()

@@ -5,7 +5,6 @@ keeps a copy, so that the run alone can generate pictures.
 """
 
 import filecmp
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,11 +12,12 @@ import torch
 
 from dalle_cli.config import TransformerModelTable
 from dalle_cli.data.sources import Source, TokenSource
+from dalle_cli.data.token_shards import AGAIN
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.loading import dvae_checksum, load_dvae
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.runtime.precision import Precision, apply_precision
-from dalle_cli.storage.atomic import atomic_write
+from dalle_cli.storage.atomic import copy_file, make_folder
 from dalle_cli.storage.run_dir import CONFIG, WEIGHTS, RunDir, dvae_model_dir
 
 ANOTHER_DVAE = (
@@ -30,13 +30,15 @@ def load_frozen_dvae(
 ) -> DiscreteVAE:
     """Load a dVAE, and check it against a transformer and the sources that hold tokens.
 
-    Raises DalleError where it does not fit.
+    Raises DalleError where it does not fit, or tokens are damaged.
     """
     dvae = load_dvae(path)
     _check_model(dvae, path, model)
-    for source in sources:
-        if isinstance(source, TokenSource):
-            _check_encoder(dvae, path, source)
+    tokens = [source for source in sources if isinstance(source, TokenSource)]
+    for source in dict.fromkeys(tokens):  # the one that both train and are held out comes twice
+        _check_encoder(dvae, path, source)
+        for shard, reason in source.damaged():
+            raise DalleError(f"{shard} is damaged: it {reason}", AGAIN)
     return dvae
 
 
@@ -86,7 +88,6 @@ def keep_dvae(folder: RunDir, path: Path) -> None:
     if (folder.dvae / WEIGHTS).is_file():
         return
     given = dvae_model_dir(path)
-    folder.dvae.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.dvae)
     for name in (CONFIG, WEIGHTS):
-        with atomic_write(folder.dvae / name) as temporary:
-            shutil.copyfile(given / name, temporary)
+        copy_file(given / name, folder.dvae / name)

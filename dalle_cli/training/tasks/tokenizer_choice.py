@@ -14,7 +14,7 @@ from dalle_cli.data.text.extension import extend_tokenizer
 from dalle_cli.data.text.known_words import KnownWords
 from dalle_cli.data.tokenizer import Tokenizer, learn_merges
 from dalle_cli.errors import UsageError
-from dalle_cli.storage.atomic import atomic_write
+from dalle_cli.storage.atomic import make_folder
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.run import TrainingRun
 
@@ -100,9 +100,8 @@ def warn_of_cut_captions(run: TrainingRun[Any], tokenizer: Tokenizer, n_fitting:
 def keep_tokenizer(folder: RunDir, tokenizer: Tokenizer) -> None:
     """Write the run's copy of its tokenizer, unless it has one."""
     if not folder.tokenizer.exists():
-        folder.tokenizer.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(folder.tokenizer) as temporary:
-            tokenizer.save(temporary)
+        make_folder(folder.tokenizer.parent)
+        tokenizer.save(folder.tokenizer)
 
 
 def keep_known_words(run: TrainingRun[Any]) -> None:

@@ -49,3 +49,14 @@ def test_an_empty_folder_is_filled_rather_than_replaced(
     number = folder.stat().st_ino
     assert dalle("data", "shapes", ".", "--pictures", 4).code == 0
     assert folder.stat().st_ino == number and len(list(folder.iterdir())) == 4
+
+
+def test_what_a_killed_command_left_in_an_empty_folder_is_replaced(
+    tmp_path: Path, dalle: Callable
+) -> None:
+    """It is inside, where it can be renamed even if the folder is a disk of its own."""
+    left = tmp_path / ".unfinished" / "train"
+    left.mkdir(parents=True)
+    assert dalle("data", "shapes", tmp_path, "--pictures", 4).code == 0
+    names = {"train", "seen.txt", "unseen.txt", "shapes.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names

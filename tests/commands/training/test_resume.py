@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dalle_cli.storage.integrity.checksums import checksummed_json
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import checkpoints
 
@@ -112,7 +113,7 @@ def test_transformer_needs_nothing_but_its_run_and_its_data(
     run = copy_run("transformer", cut_after=9)
     record = record_of(run)
     record["command"] |= {"dvae": str(tmp_path / "gone"), "data": [str(tmp_path / "gone")]}
-    run.recipe.write_text(json.dumps(record))
+    run.recipe.write_bytes(checksummed_json(record))
 
     assert "gone" in dalle("resume", run.root).err
     ended = dalle("resume", run.root, "--data", pairs)
@@ -182,7 +183,7 @@ def test_inputs_that_the_run_has_no_copy_of_are_given_again(
     captions.write_text("a red circle\n")
     record = record_of(run)
     record["command"] |= {"tokenizer": str(merges), "preview_captions": str(captions)}
-    run.recipe.write_text(json.dumps(record))
+    run.recipe.write_bytes(checksummed_json(record))
 
     ended = dalle("resume", run.root)
     assert ended.code == 0 and f"--tokenizer {merges} --preview-captions {captions}" in ended.err
@@ -215,7 +216,7 @@ def test_damaged_command_is_a_known_failure(
     command: object, own_dvae_run: Path, dalle: Callable, tree: Callable
 ) -> None:
     run = RunDir(own_dvae_run)
-    run.recipe.write_text(json.dumps(record_of(run) | {"command": command}))
+    run.recipe.write_bytes(checksummed_json(record_of(run) | {"command": command}))
     before = tree(run.root)
     ended = dalle("resume", run.root)
     assert ended.code == 1 and "recipe.json is damaged" in ended.err

@@ -60,7 +60,7 @@ def test_words_come_back_from_a_file_as_they_went(is_complete: bool, tmp_path: P
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"[]", b"\xff", b'{"words": []}', b'{"schema_version": 2, "is_complete": true}',
+    [b"", b"[]", b"\xff", b'{"words": []}', b'{"schema_version": 1, "is_complete": true}',
      b'{"schema_version": 1, "is_complete": true, "words": [1]}'],
 )  # fmt: skip
 def test_file_that_is_no_list_of_words_is_told(content: bytes, tmp_path: Path) -> None:

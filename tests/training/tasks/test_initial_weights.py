@@ -14,6 +14,7 @@ from dalle_cli.console import Terminal
 from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.loading import build_clip, build_dvae, trained_clip_table
 from dalle_cli.recipe import load_recipe
+from dalle_cli.storage.integrity.tensor_files import write_checksummed_tensors
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.tasks.fused_losses import build_fused_transformer
 from dalle_cli.training.tasks.initial_weights import TEXT_ROWS, start_from, take_weights
@@ -209,7 +210,7 @@ def test_a_transformer_on_tokens_of_another_dvae_is_warned_of(
     run_of: Callable, own_dvae_run: Path, train: Callable, tmp_path: Path
 ) -> None:
     weights = RunDir(own_dvae_run).checkpoint(3) / "ema.safetensors"
-    shutil.copyfile(weights, own_dvae_run / "model" / "model.safetensors")
+    write_checksummed_tensors(own_dvae_run / "model" / "model.safetensors", load_file(weights))
     words = ["--init-from", run_of("transformer").root]
     told = "learnt the image tokens of another dVAE"
     assert told not in train("transformer", tmp_path / "same", *words).err

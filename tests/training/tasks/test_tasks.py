@@ -24,15 +24,20 @@ from dalle_cli.data.clip_tokenizer import frame
 from dalle_cli.data.loader import Batch, collate
 from dalle_cli.data.preprocessing import Example, pad_tokens
 from dalle_cli.loading import build_clip, build_dvae, build_transformer, trained_clip_table
-from dalle_cli.losses import contrastive_loss, text_image_cross_entropy
+from dalle_cli.losses import (
+    contrastive_loss,
+    kl_to_uniform,
+    logit_laplace_nll,
+    text_image_cross_entropy,
+)
 from dalle_cli.metrics import code_counts, perplexity
-from dalle_cli.models.dvae import relax
+from dalle_cli.models.dvae import map_pixels, relax
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.recipe import load_recipe
 from dalle_cli.runtime.distributed import single_process
 from dalle_cli.training.tasks.clip import ClipTask
 from dalle_cli.training.tasks.dvae import DiscreteVAETask
-from dalle_cli.training.tasks.noise import gumbel_noise
+from dalle_cli.training.tasks.noise import gumbel_noise, noisy_tokens, uniform_noise
 from dalle_cli.training.tasks.transformer import TransformerTask
 
 CPU = torch.device("cpu")
@@ -79,11 +84,11 @@ def clip_batch() -> Batch:
     return replace(batch, text_tokens=torch.from_numpy(np.stack(rows)), captions=captions)
 
 
-def dvae_task() -> DiscreteVAETask:
+def dvae_task(loss: DVAELossTable = DVAE_LOSS) -> DiscreteVAETask:
     recipe = load_recipe("dvae/tiny", [])
     assert isinstance(recipe, DVAERecipe)
     torch.manual_seed(1)
-    return DiscreteVAETask(build_dvae(recipe.model), DVAE_LOSS, seed=3)
+    return DiscreteVAETask(build_dvae(recipe.model), loss, seed=3)
 
 
 def plain_transformer() -> Transformer:
@@ -99,12 +104,11 @@ def plain_transformer() -> Transformer:
     return transformer
 
 
-def transformer_task() -> TransformerTask:
+def transformer_task(token_noise: float = 0.0) -> TransformerTask:
     transformer = fused(plain_transformer())
     dvae = dvae_task().module.eval().requires_grad_(False)
-    return TransformerTask(
-        transformer, dvae, TransformerLossTable(text_weight=0.125, caption_dropout=0.1), seed=3
-    )
+    loss = TransformerLossTable(text_weight=0.125, caption_dropout=0.1, token_noise=token_noise)
+    return TransformerTask(transformer, dvae, loss, seed=3)
 
 
 def clip_task() -> ClipTask:
@@ -199,6 +203,63 @@ def test_health_of_the_codebook_follows_its_definitions() -> None:
     )
 
 
+def test_held_out_loss_of_a_dvae_can_be_compared_over_the_run() -> None:
+    batch = next(global_batch().micro_batches(0, CPU))
+    task = dvae_task()
+    moving = {"kl_weight": Cosine(start=0.0, end=1.0, steps=10)}
+    moving["temperature"] = Cosine(start=4.0, end=0.9, steps=10)
+    annealed = DiscreteVAETask(task.module, DVAE_LOSS.model_copy(update=moving), seed=3)
+    with torch.no_grad():
+        expected = task.validate([batch], step=0)
+        figures = [annealed.validate([batch], step=step) for step in (0, 5, 10)]
+    for one in figures:
+        for name in ("valid/loss", "valid/nats_per_value", "valid/kl_per_cell", "valid/psnr"):
+            assert one[name] == pytest.approx(expected[name], rel=1e-6)
+    assert figures[0]["valid/relaxed_gap_db"] != figures[2]["valid/relaxed_gap_db"]
+
+
+RAMPS = DVAELossTable(
+    kl_weight=Cosine(start=0.0, end=2.0, steps=10),
+    temperature=Cosine(start=1.0, end=0.5, steps=10),
+    dequantization=0.05, min_log_scale=0.02,
+)  # fmt: skip
+
+
+def dvae_bound(
+    task: DiscreteVAETask, images: Tensor, positions: list[int], *, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """State both terms of the bound, with the noise of the positions and a floor that matters."""
+    logits = task.module.codebook_logits(images)
+    shape = (*logits.shape[2:], logits.shape[1])
+    gumbel = gumbel_noise(3, positions, shape=shape, device=CPU).movedim(-1, 1)
+    mu, log_scale = task.module.decode_soft(relax(logits, temperature, gumbel))
+    assert (log_scale < 0.02).any()
+    return logit_laplace_nll(map_pixels(images), mu, log_scale.clamp(min=0.02)), kl_to_uniform(
+        logits
+    )
+
+
+def test_dvae_loss_is_the_published_bound_in_the_middle_of_its_ramps() -> None:
+    task, batch = dvae_task(RAMPS), next(global_batch().micro_batches(0, CPU))
+    noise = uniform_noise(3, batch.positions, shape=(3, 32, 32), device=CPU)
+    noisy = (batch.images + 0.05 * noise).clamp(0, 1)
+    with torch.no_grad():
+        nll, kl = dvae_bound(task, noisy, batch.positions, temperature=0.75)
+        loss, metrics = task.loss(batch, step=5)
+    expected = (nll.sum() + 1.0 * kl.sum()) / (len(LENGTHS) * 3 * 32 * 32)
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    assert (metrics["train/kl_weight"], metrics["train/temperature"]) == pytest.approx((1.0, 0.75))
+
+
+def test_held_out_loss_of_a_dvae_is_at_the_end_of_its_ramps_and_without_noise() -> None:
+    task, batch = dvae_task(RAMPS), next(global_batch().micro_batches(0, CPU))
+    with torch.no_grad():
+        nll, kl = dvae_bound(task, batch.images, batch.positions, temperature=0.5)
+        figures = task.validate([batch], step=5)
+    expected = float(nll.sum() + 2.0 * kl.sum()) / (len(LENGTHS) * 3 * 32 * 32)
+    assert figures["valid/loss"] == pytest.approx(expected, rel=1e-6)
+
+
 def test_transformer_loss_is_the_published_one() -> None:
     task, batch = transformer_task(), next(global_batch().micro_batches(0, CPU))
     with torch.no_grad():
@@ -211,6 +272,28 @@ def test_transformer_loss_is_the_published_one() -> None:
         figures = task.validate([batch], step=0)
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
     assert figures["valid/loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_token_noise_changes_what_is_predicted_from_but_not_what_is_predicted() -> None:
+    task, batch = transformer_task(), next(global_batch().micro_batches(0, CPU))
+    noisy = transformer_task(token_noise=0.9)
+    with torch.no_grad():
+        image_tokens = task._dvae.image_tokens(batch.images)
+        given = noisy_tokens(
+            image_tokens,
+            task.module.image_vocab_size,
+            noise=0.9,
+            seed=noisy._seed,
+            positions=batch.positions,
+        )
+        plain = plain_transformer()
+        expected = text_image_cross_entropy(
+            *plain(batch.text_tokens, given), batch.text_tokens, image_tokens
+        )
+        loss, _ = noisy.loss(batch, step=0)
+        held_out = [one.validate([batch], step=0)["valid/loss"] for one in (task, noisy)]
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    assert held_out[0] == held_out[1]  # nothing is replaced in what is held out
 
 
 def test_tokens_made_beforehand_stand_for_the_pictures() -> None:

@@ -4,18 +4,20 @@ The record holds the recipe and a fingerprint of the data, and no paths. The hel
 those of the exported step, or the last before it.
 """
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dalle_cli.errors import DalleError
+from dalle_cli.storage.atomic import write_file
 from dalle_cli.storage.checkpoint_folder import checkpoints
+from dalle_cli.storage.integrity.checksums import checksummed_json, load_checksummed_json
 from dalle_cli.storage.metrics_file import last_held_out, read_reports
 from dalle_cli.storage.run_dir import RunDir
-from dalle_cli.storage.small_files import load_json
+from dalle_cli.storage.run_record import RECORD_SCHEMA
 
-EXPORT_SCHEMA = 1
+EXPORT_SCHEMA = 2  # 1, of 0.1.0, has no checksum
 WHOLE_KEYS = ("schema", "recipe", "versions")
 DATA_KEYS = ("fingerprint", "samples", "held_out")
 RESOLVED_KEYS = ("device", "precision", "processes", "engine")
@@ -43,12 +45,11 @@ class ExportedRun:
         """
         facts = {"schema": EXPORT_SCHEMA, **asdict(self)}
         del facts["record"]
-        target.root.mkdir(parents=True, exist_ok=True)
-        target.export.write_text(json.dumps(facts, indent=1) + "\n")
+        write_file(target.export, checksummed_json(facts))
         if self.record is None:
             return [target.export]
 
-        target.recipe.write_text(json.dumps(self.record, indent=1) + "\n")
+        write_file(target.recipe, checksummed_json(self.record))
         return [target.export, target.recipe]
 
 
@@ -56,10 +57,12 @@ def describe_run(run: RunDir, step: int | None) -> ExportedRun:
     """Read what an export keeps of a run, or of another export.
 
     step  of the checkpoint that is exported; None: of the run's model, saved with the newest one
+
+    Raises DalleError if an export's `export.json` is damaged; a record that is damaged is left out.
     """
-    record = _portable_record(_read_json(run.recipe))
+    record = _read_record(run.recipe)
     if run.export.is_file():
-        facts = _read_json(run.export)
+        facts = read_export(run)
         return ExportedRun(
             step=facts.get("step"),
             measured_at=facts.get("measured_at"),
@@ -75,10 +78,23 @@ def describe_run(run: RunDir, step: int | None) -> ExportedRun:
     return ExportedRun(step, measured_at, held_out, record)
 
 
-def _portable_record(record: dict[str, Any]) -> dict[str, Any] | None:
-    """Return a run's record with only what holds on any machine."""
-    if not isinstance(record.get("recipe"), dict):
+def read_export(run: RunDir) -> dict[str, Any]:
+    """Read `export.json`; raises DalleError if it is damaged."""
+    try:
+        return dict(load_checksummed_json(run.export, since=EXPORT_SCHEMA))
+    except (OSError, ValueError, TypeError) as error:
+        raise DalleError(f"{run.export} is damaged: {error}", "export the run again") from error
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    """Read what holds on any machine of a run's record; None if it is missing or damaged."""
+    try:
+        record = load_checksummed_json(path, since=RECORD_SCHEMA)
+    except (OSError, ValueError, DalleError):
         return None
+    if not isinstance(record, dict) or not isinstance(record.get("recipe"), dict):
+        return None
+
     chosen = {"resolved": RESOLVED_KEYS, "data": DATA_KEYS}
     tables = {
         name: {key: table[key] for key in keys if key in table}
@@ -87,12 +103,3 @@ def _portable_record(record: dict[str, Any]) -> dict[str, Any] | None:
     }
     whole = {key: value for key, value in record.items() if key in WHOLE_KEYS}
     return {**whole, **tables}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Read an object, or an empty one from a file that is missing or damaged."""
-    try:
-        content = load_json(path)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

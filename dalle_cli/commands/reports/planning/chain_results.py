@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from PIL import Image
 
 from dalle_cli.commands.reports.demo_results import read_records
+from dalle_cli.data.images import to_png
+from dalle_cli.storage.atomic import write_file
 from dalle_cli.storage.run_dir import GRID
 from dalle_cli.training.planning.chain import ChainFolder
 from dalle_cli.viz import labelled_grid, side_by_side
@@ -13,7 +15,7 @@ from dalle_cli.viz import labelled_grid, side_by_side
 def save_chain_grid(files: ChainFolder, groups: Sequence[str]) -> None:
     """Lay out the pictures of each group of captions, the best of each caption first."""
     sheets = [_sheet(files, group) for group in groups]
-    side_by_side(sheets).save(files.root / GRID)
+    write_file(files.root / GRID, to_png(side_by_side(sheets)))
 
 
 def _sheet(files: ChainFolder, group: str) -> Image.Image:

@@ -14,7 +14,7 @@ from dalle_cli.data.sources import open_datasets, validation_split
 from dalle_cli.loading import largest_table
 from dalle_cli.runtime.devices import open_device
 from dalle_cli.runtime.peak_rates import stored_matmul_rate
-from dalle_cli.storage.atomic import free_disk
+from dalle_cli.storage.integrity.disk_space import free_disk
 from dalle_cli.training.planning.cost import model_bytes, sample_bytes
 from dalle_cli.training.planning.forecast import (
     Amount,

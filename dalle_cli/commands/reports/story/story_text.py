@@ -13,13 +13,20 @@ MAX_CHANGES = 12  # that are listed
 
 def story_text(facts: Mapping[str, Any]) -> str:
     """Return the facts of a model's folder as rows: what it is, and what has become of it."""
-    return aligned_rows([*model_size_rows(facts), *_story_rows(facts["run"])])
+    return aligned_rows(story_rows(facts))
+
+
+def story_rows(facts: Mapping[str, Any]) -> list[Row]:
+    """Return what a model is, what has become of it, and what is damaged: labels and texts."""
+    damaged = [("damaged", printable(problem)) for problem in facts["damaged"]]
+    return [*model_size_rows(facts), *_story_rows(facts["run"]), *damaged]
 
 
 def story_line(name: str, facts: Mapping[str, Any]) -> str:
     """Return the facts of one of several runs as a line."""
     story = facts["run"]
-    parts = [facts["kind"], _progress(story)]
+    parts = ["damaged"] if facts["damaged"] else []
+    parts += [facts["kind"], _progress(story)]
     if story["seconds"] is not None:
         parts.append(duration_text(story["seconds"]))
     if story["held_out_loss"]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dalle_cli.storage.integrity.checksums import checksummed_json
 from dalle_cli.storage.run_dir import RunDir
 
 
@@ -14,9 +15,9 @@ from dalle_cli.storage.run_dir import RunDir
 def info(dalle: Callable) -> Callable[[Path], tuple[dict, str]]:
     """Ask for a folder's facts and their text."""
 
-    def ask(folder: Path) -> tuple[dict, str]:
+    def ask(folder: Path, code: int = 0) -> tuple[dict, str]:
         as_json, as_text = dalle("info", folder, "--json"), dalle("info", folder)
-        assert as_json.code == as_text.code == 0, as_json.err
+        assert as_json.code == as_text.code == code, as_json.err
         assert json.loads(as_json.out).keys() >= {"run"} or "runs" in json.loads(as_json.out)
         return json.loads(as_json.out), as_text.out
 
@@ -69,7 +70,8 @@ def test_damaged_metrics_and_records_leave_the_rest_to_be_told(
 ) -> None:
     (own_dvae_run / "metrics.jsonl").write_text(damage, "latin-1")
     (own_dvae_run / "recipe.json").write_text(damage, "latin-1")
-    facts, text = info(own_dvae_run)
+    facts, text = info(own_dvae_run, code=1)
+    assert "recipe.json is damaged" in "".join(facts["damaged"]) and "damaged" in text
     assert facts["run"]["step"] == 11 and "step 11" in text
     assert facts["run"]["best_checkpoint"] is not None
 
@@ -98,7 +100,7 @@ def test_strings_of_a_record_never_reach_the_terminal_raw(
     record = json.loads(path.read_text())
     record["command"] |= {"recipe": "\x1b[31mx", "overrides": ["\x1b[2J"], "data": ["\x1b]0;x"]}
     record["resolved"]["device"] = "\x1b[1m"
-    path.write_text(json.dumps(record))
+    path.write_bytes(checksummed_json(record))
     _, text = info(own_dvae_run)
     assert "\x1b" not in text and "\ufffd[31mx" in text
 

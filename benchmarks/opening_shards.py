@@ -1,0 +1,53 @@
+"""Opening tar shards of 1,000 tiny captioned pictures: indexed for the first time, or again.
+
+Usage: opening_shards.py first|again N_SHARDS
+"""
+
+import io
+import os
+import shutil
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+from measuring import measure
+from PIL import Image
+
+from dalle_cli.data.sources import open_dataset
+
+PAIRS = 1000
+LONG_AGO = 1_600_000_000  # indexes of shards that have just changed are not kept
+
+
+def main(what: str, n_shards: int) -> None:
+    """Time the opening of all shards as one source, with a cache folder of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        shards, cache = Path(folder, "shards"), Path(folder, "cache")
+        os.environ["XDG_CACHE_HOME"] = str(cache)
+        write_shards(shards, n_shards)
+
+        def work() -> None:
+            if what == "first":
+                shutil.rmtree(cache, ignore_errors=True)
+            assert len(open_dataset(str(shards), captions_required=True)) == n_shards * PAIRS
+
+        measure(work)
+
+
+def write_shards(folder: Path, n_shards: int) -> None:
+    folder.mkdir()
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(file, "PNG")
+    for shard in range(n_shards):
+        with tarfile.open(folder / f"{shard:06d}.tar", "w") as tar:
+            for pair in range(PAIRS):
+                for suffix, content in ((".png", file.getvalue()), (".txt", b"a red square")):
+                    member = tarfile.TarInfo(f"{shard:05d}{pair:04d}{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+        os.utime(folder / f"{shard:06d}.tar", (LONG_AGO, LONG_AGO))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

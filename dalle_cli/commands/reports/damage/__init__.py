@@ -1,0 +1,1 @@
+"""What of a run is damaged, part by part, and what helps, for `doctor` and `info`."""

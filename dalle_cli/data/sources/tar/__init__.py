@@ -1,0 +1,1 @@
+"""Tar shards: read in place by an index that is kept between commands, and written."""

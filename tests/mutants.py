@@ -1,0 +1,536 @@
+"""Small changes of the code, each of which a test must notice: `make mutants`.
+
+They are made one at a time in a copy of the tree. A mutant that no test notices survives, and is a
+test that is missing. `tests/test_mutants.py` checks that the table keeps up with the code.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("dalle_cli", "recipes", "pretrained", "tests", "pyproject.toml", "README.md")
+PASSED, FAILED = 0, 1  # exit codes of pytest
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A change of a file: some text, which it holds once, and what takes its place.
+
+    test  that notices it: the file below tests/, without .py, and the function
+    """
+
+    file: str
+    before: str
+    after: str
+    test: str
+
+    @property
+    def path(self) -> str:
+        """The file from the root: recipes, or a module of the package."""
+        return self.file if self.file.startswith("recipes/") else f"dalle_cli/{self.file}"
+
+    @property
+    def node(self) -> str:
+        """The test as pytest names it."""
+        file, _, function = self.test.partition("::")
+        return f"tests/{file}.py::{function}"
+
+
+MUTANTS = [
+    # models
+    Mutant(
+        "models/attention_masks.py",
+        "(back >= 0) & (back <= grid_size)",
+        "(back >= 0) & (back < grid_size)",
+        "models/test_attention_masks::test_mask_matches_four_nested_loops",
+    ),
+    Mutant(
+        "models/attention_masks.py",
+        "back % grid_size == 0",
+        "back % grid_size == 1",
+        "models/test_attention_masks::test_mask_matches_four_nested_loops",
+    ),
+    Mutant(
+        "models/attention_masks.py",
+        "if i % 4 == 1",
+        "if i % 4 == 2",
+        "models/test_attention_masks::test_layers_of_the_paper",
+    ),
+    Mutant(
+        "models/attention_masks.py",
+        "for a in range(half + 1)",
+        "for a in range(half)",
+        "models/test_attention_masks::test_small_kernel_offsets_wrap_in_raster_order",
+    ),
+    Mutant(
+        "models/attention.py",
+        "query.shape[-1] ** -0.5",
+        "query.shape[-1] ** -1",
+        "models/test_attention::test_attention_matches_an_explicit_softmax",
+    ),
+    Mutant(
+        "models/transformer.py",
+        "matrix.mul_((2 * len(self.blocks)) ** -0.5)",
+        "matrix.mul_(len(self.blocks) ** -0.5)",
+        "models/test_transformer::test_matrices_start_as_published_and_smaller_where_branches_end",
+    ),
+    Mutant(
+        "models/transformer.py",
+        "for parameter in self.blocks.parameters() if parameter.ndim == 2",
+        "for parameter in self.parameters() if parameter.ndim == 2",
+        "models/test_transformer::test_matrices_are_those_of_the_branches_and_no_embedding_or_head",
+    ),
+    Mutant(
+        "models/transformer.py",
+        "self.text_padding[1:])",
+        "self.text_padding[:-1])",
+        "models/test_transformer::test_padding_slots_hold_their_own_vectors",
+    ),
+    Mutant(
+        "models/transformer.py",
+        "GELU_SLOPE = 1.702",
+        "GELU_SLOPE = 1.7",
+        "models/test_transformer::test_activation_is_the_published_one_and_so_is_its_gradient",
+    ),
+    Mutant(
+        "models/dvae.py",
+        ".div_(temperature)",
+        ".mul_(temperature)",
+        "models/test_dvae::test_relaxation_is_the_softmax_of_noisy_logits_over_the_codebook",
+    ),
+    Mutant(
+        "models/dvae.py",
+        "1 / (n_groups * blocks_per_group) ** 2",
+        "1 / (n_groups * blocks_per_group)",
+        "models/test_dvae::test_residual_paths_are_added_with_the_inverse_square_of_their_number",
+    ),
+    Mutant(
+        "models/clip.py",
+        "(2 * len(self.resblocks)) ** -0.5",
+        "len(self.resblocks) ** -0.5",
+        "models/test_clip::test_blocks_start_as_published",
+    ),
+    # losses and metrics
+    Mutant(
+        "losses.py",
+        "math.log(2) + log_scale + log_jacobian",
+        "math.log(2) + log_scale - log_jacobian",
+        "test_losses::test_logit_laplace_matches_the_specified_values",
+    ),
+    Mutant(
+        "losses.py",
+        "_NegativeEntropy.apply(cells) + math.log",
+        "_NegativeEntropy.apply(cells) - math.log",
+        "test_losses::test_kl_to_uniform_matches_a_sum_over_the_codebook",
+    ),
+    Mutant(
+        "losses.py",
+        "log_probs - total[..., None]",
+        "log_probs + total[..., None]",
+        "test_losses::test_kl_to_uniform_has_the_gradient_of_its_definition",
+    ),
+    Mutant(
+        "losses.py",
+        "text_weight * text + (1 - text_weight) * image",
+        "(1 - text_weight) * text + text_weight * image",
+        "test_losses::test_text_weight_is_the_texts_share",
+    ),
+    Mutant(
+        "losses.py",
+        "F.cross_entropy(logits.T, pairs)",
+        "F.cross_entropy(logits, pairs)",
+        "test_losses::test_contrastive_loss_matches_a_double_loop",
+    ),
+    Mutant(
+        "metrics.py",
+        "-10 * math.log10",
+        "-20 * math.log10",
+        "test_metrics::test_psnr_counts_decibels_below_a_peak_of_one",
+    ),
+    Mutant(
+        "metrics.py",
+        "return (low == high).all(dim=1)",
+        "return (low == high).any(dim=1)",
+        "test_metrics::test_blank_cells_are_those_of_one_colour",
+    ),
+    # tasks
+    Mutant(
+        "training/tasks/dvae.py",
+        "reconstruction + kl_weight * kl_sum / n_values",
+        "reconstruction + 2 * kl_weight * kl_sum / n_values",
+        "training/tasks/test_tasks::"
+        "test_dvae_loss_is_the_published_bound_in_the_middle_of_its_ramps",
+    ),
+    Mutant(
+        "training/tasks/dvae.py",
+        "return (images + self._table.dequantization * noise).clamp(0, 1)",
+        "return images",
+        "training/tasks/test_tasks::"
+        "test_dvae_loss_is_the_published_bound_in_the_middle_of_its_ramps",
+    ),
+    Mutant(
+        "training/tasks/dvae.py",
+        "log_scale = log_scale.clamp(min=self._table.min_log_scale)",
+        "log_scale = log_scale + 0",
+        "training/tasks/test_tasks::"
+        "test_dvae_loss_is_the_published_bound_in_the_middle_of_its_ramps",
+    ),
+    Mutant(
+        "training/tasks/dvae.py",
+        "cosine(self._table.temperature, step), self._table.kl_weight.end",
+        "cosine(self._table.temperature, step), cosine(self._table.kl_weight, step)",
+        "training/tasks/test_tasks::"
+        "test_held_out_loss_of_a_dvae_has_the_last_kl_weight_and_pictures_without_noise",
+    ),
+    Mutant(
+        "training/tasks/model_setup.py",
+        "scales = scale_gradients(branches, world.size, world.device)",
+        "scales = scale_loss(transformer, world.device)",
+        "training/tasks/test_model_setup::"
+        "test_each_branch_of_a_transformer_in_fp16_has_a_gradient_scale",
+    ),
+    # training
+    Mutant(
+        "training/attention_backend.py",
+        "(transformer.text_len, transformer.grid_size, transformer.kernel_size)",
+        "(transformer.text_len, transformer.grid_size, 3)",
+        "training/test_attention_backend::test_sparse_transformer_computes_what_the_dense_one_does",
+    ),
+    Mutant(
+        "training/loop.py",
+        "with engine.averaged(), torch.no_grad():",
+        "with torch.no_grad():",
+        "training/test_loop::test_held_out_figures_are_those_of_the_averaged_weights",
+    ),
+    Mutant(
+        "training/loop.py",
+        "if is_last or done % runtime.validate_every == 0:",
+        "if done % runtime.validate_every == 0:",
+        "training/test_loop::test_everything_is_done_when_due_and_after_the_last_update",
+    ),
+    Mutant(
+        "training/loop.py",
+        "            if self._engine.step != self._saved:\n                self.save()\n",
+        "",
+        "training/test_loop::test_request_to_stop_saves_after_the_update_under_way",
+    ),
+    Mutant(
+        "training/engines/replica.py",
+        "self._compression.settle(is_applied=is_finite)",
+        "self._compression.settle(is_applied=True)",
+        "training/engines/test_replica::test_skipped_update_leaves_no_trace_in_the_errors",
+    ),
+    Mutant(
+        "training/engines/replica.py",
+        "            parameter.grad = None\n",
+        "            pass\n",
+        "training/engines/test_replica::"
+        "test_gradients_of_a_skipped_update_do_not_leak_into_the_next",
+    ),
+    Mutant(
+        "training/engines/powersgd.py",
+        "gradients[name].sub(low_rank, alpha=1 / self.n_ranks)",
+        "gradients[name].sub(low_rank)",
+        "training/engines/test_powersgd::test_outputs_and_errors_add_up_to_the_gradients_so_far",
+    ),
+    Mutant(
+        "training/optimization/adamw.py",
+        "(1 - beta2**update) ** 0.5",
+        "(1 - beta1**update) ** 0.5",
+        "training/optimization/test_adamw::test_adamw_equals_torchs_over_twenty_updates",
+    ),
+    Mutant(
+        "training/optimization/adamw.py",
+        "if self.clip_second_moment:",
+        "if False:",
+        "training/optimization/test_adamw::test_clipped_second_moment_matches_one_number_at_a_time",
+    ),
+    Mutant(
+        "training/optimization/adamw.py",
+        '{"params": others, "weight_decay": 0.0}',
+        '{"params": others, "weight_decay": table.weight_decay}',
+        "training/optimization/test_adamw::test_decay_shrinks_the_matrices_and_nothing_else",
+    ),
+    Mutant(
+        "training/optimization/ema.py",
+        "(10 + self.n_updates)",
+        "(11 + self.n_updates)",
+        "training/optimization/test_ema::test_average_matches_a_plain_loop",
+    ),
+    Mutant(
+        "training/optimization/gradient_scaling.py",
+        "WINDOW = 125",
+        "WINDOW = 124",
+        "training/optimization/test_gradient_scaling::test_scales_move_as_computed_by_hand",
+    ),
+    Mutant(
+        "training/optimization/gradient_scaling.py",
+        "_filtered(gradient / scale), None",
+        "gradient / scale, None",
+        "training/optimization/test_gradient_scaling::test_an_overflow_stays_in_its_branch",
+    ),
+    Mutant(
+        "training/optimization/learning_rate.py",
+        "(step + 1) / optimizer.warmup_steps",
+        "step / optimizer.warmup_steps",
+        "training/optimization/test_scheduled_values::"
+        "test_warm_up_is_a_ramp_that_is_whole_at_its_last_update",
+    ),
+    Mutant(
+        "training/optimization/learning_rate.py",
+        "0.5**self._halvings",
+        "0.25**self._halvings",
+        "training/optimization/test_learning_rate::test_halvings_match_a_slow_version",
+    ),
+    Mutant(
+        "training/checkpoint.py",
+        "saved[: -self.keep]",
+        "saved[: -self.keep - 1]",
+        "training/test_checkpoint::test_the_last_few_and_the_best_are_kept",
+    ),
+    Mutant(
+        "training/checkpoint.py",
+        "            if step != best:\n",
+        "            if step:\n",
+        "training/test_checkpoint::test_the_last_few_and_the_best_are_kept",
+    ),
+    Mutant(
+        "training/checkpoint.py",
+        'explain_disk_failure(f"checkpoint {path}", path, needed), remove_on_failure(partial)',
+        'explain_disk_failure(f"checkpoint {path}", path, needed)',
+        "training/test_checkpoint::test_full_disk_leaves_what_was_there_and_says_what_is_needed",
+    ),
+    Mutant(
+        "training/metric_log.py",
+        "self._rates((n_pending - self._n_restored)",
+        "self._rates(n_pending",
+        "training/test_metric_log::test_updates_before_a_resumption_do_not_count_for_the_throughput",
+    ),
+    # devices, signals and exit codes
+    Mutant(
+        "runtime/devices.py",
+        "torch.backends.cudnn.allow_tf32 = False",
+        "torch.backends.cudnn.allow_tf32 = True",
+        "runtime/test_precision::test_convolutions_of_a_gpu_compute_in_fp32",
+    ),
+    Mutant(
+        "runtime/compilation.py",
+        "static.copy_(given)",
+        "pass",
+        "runtime/test_compilation::test_replay_of_a_captured_step_reads_the_arguments_of_its_call",
+    ),
+    Mutant(
+        "runtime/signals.py",
+        '"SIGUSR1", "SIGUSR2")',
+        '"SIGUSR1")',
+        "cli/test_stopping::test_training_stopped_anywhere_goes_on_as_if_it_had_not_been",
+    ),
+    Mutant(
+        "runtime/signals.py",
+        "        for number in forwarded:\n            child.send_signal(number)\n",
+        "",
+        "runtime/test_signals::test_request_that_comes_before_the_child_reaches_it",
+    ),
+    Mutant(
+        "cli/main.py",
+        "sys.exit(128 + request.number)",
+        "sys.exit(1)",
+        "cli/test_stopping::test_every_request_has_its_name_and_its_code",
+    ),
+    Mutant(
+        "errors.py",
+        'CONTROL.sub("\\ufffd", text)',
+        "text",
+        "test_errors::test_printable_text_holds_nothing_that_steers_a_terminal",
+    ),
+    # data
+    Mutant(
+        "data/loader.py",
+        ".float() / 255",
+        ".float() / 256",
+        "data/test_loader::test_micro_batches_hold_pixels_between_0_and_1",
+    ),
+    Mutant(
+        "data/loader.py",
+        "sampler=range(step, self._n_steps)",
+        "sampler=range(self._n_steps)",
+        "data/test_loader::test_starting_at_a_step_equals_the_tail_of_the_whole",
+    ),
+    Mutant(
+        "data/shuffling.py",
+        'derive_seed(seed, epoch, "whole")',
+        'derive_seed(seed, "whole")',
+        "data/test_shuffling::test_epochs_and_seeds_differ",
+    ),
+    Mutant(
+        "data/sources/shards.py",
+        "spans = dict(reversed(members))",
+        "spans = dict(members)",
+        "data/sources/test_shards::test_first_of_equal_names_is_used_whole",
+    ),
+    Mutant(
+        "data/sources/split.py",
+        "max(math.ceil(share * 2**64), smallest + 1)",
+        "math.ceil(share * 2**64)",
+        "data/sources/test_split::test_two_samples_are_split_and_one_is_refused",
+    ),
+    Mutant(
+        "data/images.py",
+        "if width * height > MAX_PIXELS:",
+        "if width > MAX_PIXELS:",
+        "data/test_images::test_too_many_pixels_are_refused_from_the_header",
+    ),
+    Mutant(
+        "data/images.py",
+        "(255 / 65535)",
+        "(1 / 256)",
+        "data/test_images::test_16_bit_grey_is_scaled_over_the_whole_range",
+    ),
+    Mutant(
+        "data/clip_tokenizer.py",
+        "N_MERGES = 48_894",
+        "N_MERGES = 48_893",
+        "data/test_clip_tokenizer::test_released_vocabulary_has_the_published_sizes",
+    ),
+    # storage
+    Mutant(
+        "storage/run_dir.py",
+        'self.root / "tokenizer" / "merges.json"',
+        'self.root / "tokenizer" / "bpe.json"',
+        "storage/test_run_dir::test_files_of_a_run_have_the_names_that_older_folders_have",
+    ),
+    Mutant(
+        "storage/job_folder.py",
+        "job.keys() | known.keys() if is_complete else job.keys()",
+        "job.keys()",
+        "storage/test_job_folder::test_another_job_is_told_what_differs_and_touches_nothing",
+    ),
+    Mutant(
+        "storage/atomic.py",
+        "    staging = target / UNFINISHED if is_there else "
+        'target.with_name(f".{target.name}{UNFINISHED}")\n'
+        "    shutil.rmtree(staging, ignore_errors=True)\n",
+        "    staging = target / UNFINISHED if is_there else "
+        'target.with_name(f".{target.name}{UNFINISHED}")\n',
+        "commands/data/test_data_shapes::test_what_a_killed_command_left_is_replaced",
+    ),
+    Mutant(
+        "storage/atomic.py",
+        "        temporary.unlink(missing_ok=True)\n",
+        "        pass\n",
+        "generation/test_output_folder::test_candidate_is_held_whole_or_not_at_all",
+    ),
+    # generation
+    Mutant(
+        "loading.py",
+        "for path in (*weights, paths.dvae / WEIGHTS, paths.tokenizer):",
+        "for path in (*weights, paths.tokenizer):",
+        "test_loading::test_checksum_tells_every_part_that_pictures_depend_on",
+    ),
+    Mutant(
+        "generation/sampling.py",
+        'f"{seed}\\0{number}\\0{caption}"',
+        'f"{seed}\\0{caption}"',
+        "generation/test_sampling::test_uniforms_depend_on_seed_caption_and_number",
+    ),
+    Mutant(
+        "generation/sampling.py",
+        "return bits >= enough",
+        "return bits > enough",
+        "generation/test_sampling::test_top_p_matches_its_definition",
+    ),
+    Mutant(
+        "generation/guidance.py",
+        "empty + self._guidance * (caption - empty)",
+        "caption + self._guidance * (caption - empty)",
+        "generation/test_guidance::test_logits_are_led_away_from_those_of_no_caption",
+    ),
+    Mutant(
+        "generation/ranking.py",
+        'reverse=ranking.by != "perplexity"',
+        "reverse=True",
+        "generation/test_ranking::test_higher_cosines_and_gains_and_lower_perplexities_come_first",
+    ),
+    Mutant(
+        "generation/output_folder.py",
+        'manifest.count(b"\\n") // group * group',
+        'manifest.count(b"\\n")',
+        "generation/test_output_folder::test_manifest_is_cut_back_to_whole_groups",
+    ),
+    # recipes
+    Mutant(
+        "recipes/transformer/paper.toml",
+        "betas = [0.9, 0.96]",
+        "betas = [0.9, 0.95]",
+        "test_recipe::test_recipes_of_the_paper_have_its_printed_values",
+    ),
+    Mutant(
+        "recipes/transformer/paper.toml",
+        "\ndropout = 0.1",
+        "\ndropout = 0.0",
+        "test_recipe::test_recipes_of_the_paper_have_its_printed_values",
+    ),
+    Mutant(
+        "recipes/dvae/paper.toml",
+        "end = 6.6",
+        "end = 6.5",
+        "test_recipe::test_recipes_of_the_paper_have_its_printed_values",
+    ),
+]
+
+
+def exit_code(tree: Path, nodes: list[str]) -> int:
+    """Run tests in a tree; return pytest's exit code."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *nodes]
+    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        command, cwd=tree, env=environment, stdout=subprocess.DEVNULL, check=False
+    ).returncode
+
+
+def survives(mutant: Mutant, tree: Path) -> bool:
+    """Return whether the test still passes with the change in place."""
+    path = tree / mutant.path
+    whole = path.read_text("utf-8")
+    path.write_text(whole.replace(mutant.before, mutant.after), "utf-8")
+    try:
+        code = exit_code(tree, [mutant.node])
+    finally:
+        path.write_text(whole, "utf-8")
+    if code not in (PASSED, FAILED):
+        sys.exit(f"{mutant.node} cannot be run: pytest ended with {code}")
+    return code == PASSED
+
+
+def main(words: list[str]) -> None:
+    """Try the mutants whose file or test has one of the words, or all; exit with 1 if any lives."""
+    chosen = [
+        mutant
+        for mutant in MUTANTS
+        if not words or any(word in f"{mutant.path} {mutant.node}" for word in words)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder)
+        for name in COPIED:
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, tree / name)
+        if exit_code(tree, sorted({mutant.node for mutant in chosen})) != PASSED:
+            sys.exit("these tests fail already, without any change")
+
+        survivors = []
+        for number, mutant in enumerate(chosen, start=1):
+            is_alive = survives(mutant, tree)
+            survivors += [mutant] if is_alive else []
+            fate = "SURVIVES" if is_alive else "noticed"
+            print(f"{number}/{len(chosen)} {fate}  {mutant.path}: {mutant.before.strip()}")
+    print(f"{len(survivors)} of {len(chosen)} survive")
+    sys.exit(bool(survivors))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
