@@ -185,7 +185,7 @@ MUTANTS = [
         "cosine(self._table.temperature, step), self._table.kl_weight.end",
         "cosine(self._table.temperature, step), cosine(self._table.kl_weight, step)",
         "training/tasks/test_tasks::"
-        "test_held_out_loss_of_a_dvae_has_the_last_kl_weight_and_pictures_without_noise",
+        "test_held_out_loss_of_a_dvae_is_at_the_end_of_its_ramps_and_without_noise",
     ),
     Mutant(
         "training/tasks/model_setup.py",
@@ -301,8 +301,8 @@ MUTANTS = [
     ),
     Mutant(
         "training/checkpoint.py",
-        'explain_disk_failure(f"checkpoint {path}", path, needed), remove_on_failure(partial)',
-        'explain_disk_failure(f"checkpoint {path}", path, needed)',
+        "explain_disk_failure(path, needed, hint=hint), remove_on_failure(partial)",
+        "explain_disk_failure(path, needed, hint=hint)",
         "training/test_checkpoint::test_full_disk_leaves_what_was_there_and_says_what_is_needed",
     ),
     Mutant(
@@ -368,10 +368,10 @@ MUTANTS = [
         "data/test_shuffling::test_epochs_and_seeds_differ",
     ),
     Mutant(
-        "data/sources/shards.py",
+        "data/sources/tar/shard_index.py",
         "spans = dict(reversed(members))",
         "spans = dict(members)",
-        "data/sources/test_shards::test_first_of_equal_names_is_used_whole",
+        "data/sources/tar/test_shards::test_first_of_equal_names_is_used_whole",
     ),
     Mutant(
         "data/sources/split.py",

@@ -11,10 +11,10 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from dalle_cli.data.merge_learners import Merges, learn_with_tokenizers, learn_with_youtokentome
 from dalle_cli.errors import DalleError, UsageError
@@ -246,7 +246,7 @@ class _MergesFile(BaseModel, strict=True):
     Pieces are spelled out in full, so that a short file cannot demand much memory.
     """
 
-    schema_version: Literal[1, 2]
+    schema_version: Annotated[int, Field(ge=1, le=MERGES_SCHEMA)]
     learnt_with: Backend
     merges: list[str]
 

@@ -113,6 +113,13 @@ class Portion:
         chosen = self.indices[np.linspace(0, n - 1, min(n, MOST_HEADERS)).astype(int)]
         n_bad = sum(_has_bad_picture(self.source, int(index)) for index in chosen)
 
+        if n_bad == n:
+            name = printable(self.source.name)
+            raise TooManyBadSamples(
+                f"not one usable sample in {name}", "`dalle data check` says why"
+            )
+        if not n_bad:  # what is lost was judged before
+            return
         most = max_bad_share * (n + self.n_lost)
         if len(chosen) == n:
             check_bad_samples(n_bad + self.n_lost, most)
