@@ -115,9 +115,7 @@ class Portion:
 
         if n_bad == n:
             name = printable(self.source.name)
-            raise TooManyBadSamples(
-                f"not one usable sample in {name}", "`dalle data check` says why"
-            )
+            raise DalleError(f"not one usable sample in {name}", "`dalle data check` says why")
         if not n_bad:  # what is lost was judged before
             return
         most = max_bad_share * (n + self.n_lost)
