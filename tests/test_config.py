@@ -123,7 +123,6 @@ OPTIONAL = {
 OPTIONAL |= {
     ("TokenizerTable", "backend"),
     ("OptimizerTable", "on_spike"),
-    ("TransformerLossTable", "token_noise"),
     ("TransformerRecipe", "powersgd"),
     ("OptimizerTable", "plateau"),
     ("OptimizerTable", "restarts"),
