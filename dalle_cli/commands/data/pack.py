@@ -54,9 +54,10 @@ def run_data_pack(
         if not n_samples:
             raise DalleError(f"not one usable sample in {printable(spec)}", "see the reasons above")
 
+    shards = "1 shard" if writer.n_shards == 1 else f"{writer.n_shards:,} shards"
     terminal.say(
-        f"{n_samples:,} samples in {writer.n_shards:,} shards, {n_captioned:,} of them with "
-        f"captions, {len(bad):,} bad ones left out"
+        f"{n_samples:,} samples in {shards}, {n_captioned:,} of them with captions, "
+        f"{len(bad):,} bad ones left out"
     )
     terminal.suggest(["train", str(out), "--run", "DIR"])
     facts = {

@@ -6,7 +6,7 @@ from typing import Any
 from dalle_cli.console import count_text, size_text
 
 Row = tuple[str, str]  # a label, or "" below another row, and what it says
-LABEL_WIDTH = 18
+LABEL_WIDTH = 18  # at least
 NAMES = {
     "dvae": "a discrete VAE",
     "dvae-encoder": "the encoder of a discrete VAE",
@@ -19,7 +19,9 @@ SMALL = 1.0  # GiB of training state, below which no run needs to divide it amon
 
 def aligned_rows(rows: Iterable[Row]) -> str:
     """Lay out rows in two columns."""
-    return "\n".join(f"{label:<{LABEL_WIDTH}}{text}" for label, text in rows)
+    rows = list(rows)
+    width = max([LABEL_WIDTH, *(len(label) + 2 for label, _ in rows)])
+    return "\n".join(f"{label:<{width}}{text}" for label, text in rows)
 
 
 def model_text(facts: Mapping[str, Any]) -> str:

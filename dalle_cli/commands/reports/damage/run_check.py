@@ -73,7 +73,7 @@ def raise_if_damaged(root: Path, problems: list[str], hint: str = "") -> None:
 
 def _rows(check: PartCheck) -> Iterator[Row]:
     state = "sound, but it has no checksum" if check.state == "unchecked" else check.state
-    yield f"{printable(check.part)}  ", state
+    yield printable(check.part), state
     for line in filter(None, (check.problem, check.hint)):
         yield "", line
 
