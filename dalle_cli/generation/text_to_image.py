@@ -19,9 +19,10 @@ from dalle_cli.generation.ranking import (
     LIKELIHOODS,
     Likelihood,
     Ranking,
+    RankingOptions,
     keep_best,
+    load_ranking,
     rank_by_clip,
-    rank_by_likelihood,
     score_batch,
 )
 from dalle_cli.generation.sampling import SamplingSettings
@@ -118,7 +119,7 @@ class TextToImage:
         if rank != "clip":
             if rank not in LIKELIHOODS:
                 raise UsageError(f"no such ranking: {rank}", "clip, caption or perplexity")
-            return rank_by_likelihood(self.pipeline.transformer, rank)
+            return load_ranking(RankingOptions(likelihood=rank), self.pipeline, captions)
         if self.scorer is None:
             raise UsageError("no CLIP was loaded to rank by", "load the model with `clip=`")
         return rank_by_clip(self.scorer, captions)

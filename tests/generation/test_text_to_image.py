@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,14 @@ def test_options_that_cannot_be_right(options: dict, message: str, transformer_r
         dalle_cli.load_pipeline(transformer_run).generate("a red circle", **options)
     with pytest.raises(UsageError, match="no caption"):
         dalle_cli.load_pipeline(transformer_run).generate([])
+
+
+def test_gain_by_the_caption_needs_training_with_empty_captions(transformer_run: Path) -> None:
+    loaded = dalle_cli.load_pipeline(transformer_run)
+    without = replace(loaded, pipeline=replace(loaded.pipeline, knows_empty_caption=False))
+    assert loaded.generate("a red circle", n=1, rank="caption")[0].rank == 1
+    with pytest.raises(UsageError, match="never saw in training"):
+        without.generate("a red circle", n=1, rank="caption")
 
 
 def test_importing_the_package_imports_no_torch() -> None:
