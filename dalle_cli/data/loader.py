@@ -6,13 +6,17 @@ neither worker processes nor micro-batches change anything.
 """
 
 import multiprocessing
+import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from multiprocessing.process import BaseProcess
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -164,7 +168,7 @@ class TrainingBatches:
             batch_size=None,
             num_workers=self._workers,
             prefetch_factor=4 if self._workers else None,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=_prepare_worker,
         )
 
         with closing(_load(loader, waiting)) as items:
@@ -404,10 +408,23 @@ def _portable(failure: Failure) -> Failure:
     return DalleError(f"{type(failure).__name__}: {failure}")
 
 
-def _ignore_signals(worker: int) -> None:
-    """Ignore requests to stop, which reach the whole process group.
+def _prepare_worker(worker: int) -> None:
+    """Ignore requests to stop, which reach the whole process group, and end without a traceback.
 
-    The training process handles them: it wants to save first.
+    The training process handles the requests: it wants to save first. Where it is killed, whatever
+    a worker was sending it fails in a thread of multiprocessing, which would print that.
     """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    sys.excepthook = partial(_report_unless_orphaned, os.getppid())
+
+
+def _report_unless_orphaned(
+    parent: int, kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print what a thread raised, unless the parent process is gone within a second."""
+    for _ in range(100):
+        if os.getppid() != parent:
+            return
+        time.sleep(0.01)
+    sys.__excepthook__(kind, error, trace)

@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from fractions import Fraction
@@ -394,6 +396,42 @@ class StuckSource(MemorySource):
     def read(self, index: int) -> Sample:
         os.kill(os.getpid(), signal.SIGSTOP)
         raise AssertionError("unreachable")
+
+
+ORPHAN = """
+import os, signal, sys
+from dalle_cli.data.loader import _prepare_worker
+
+def serve():
+    os.read(waiting, 1)  # until nobody has the other end
+    raise ConnectionResetError("what multiprocessing raises")
+
+if os.fork() == 0:  # the training process
+    waiting, held = os.pipe()
+    if os.fork() == 0:  # its worker
+        os.close(held)
+        _prepare_worker(0)
+        try:
+            serve()
+        except ConnectionResetError:
+            sys.excepthook(*sys.exc_info())
+        os._exit(0)
+    if sys.argv[1] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.close(held)
+    os.wait()
+    os._exit(0)
+os.wait()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.parametrize("end", ["killed", "alive"])
+def test_worker_of_a_killed_process_ends_without_a_traceback(end: str) -> None:
+    command = [sys.executable, "-c", ORPHAN, end]
+    # waits for everyone who holds stderr
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert ("ConnectionResetError" in told) == (end == "alive")
 
 
 def test_wait_for_a_worker_that_is_stuck_ends_by_a_request_to_stop(hang_guard: None) -> None:
