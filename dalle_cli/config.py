@@ -389,6 +389,10 @@ class TransformerLossTable(Table):
     caption_dropout: Share
     """Share of the samples that train with an empty caption, which `generate --guidance` needs."""
 
+    token_noise: Share = 0.0
+    """Up to this share of a picture's tokens is random where the next ones are predicted from them,
+    so that more has to follow from the caption; a share for each sample, from none upwards."""
+
 
 class TowerTable(Table):
     """Sizes of one of CLIP's two transformers, `models.clip.Tower`."""

@@ -123,6 +123,7 @@ OPTIONAL = {
 OPTIONAL |= {
     ("TokenizerTable", "backend"),
     ("OptimizerTable", "on_spike"),
+    ("TransformerLossTable", "token_noise"),
     ("TransformerRecipe", "powersgd"),
     ("OptimizerTable", "plateau"),
     ("OptimizerTable", "restarts"),

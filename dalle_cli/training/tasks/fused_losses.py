@@ -35,15 +35,19 @@ class FusedLossTransformer(TransformerBackbone):
 
     head_type = FusedLossHead
 
-    def forward(self, text_tokens: Tensor, image_tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, text_tokens: Tensor, image_tokens: Tensor, given_tokens: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute both losses of predicting every token from those before it.
 
         text_tokens   int64 [B, T], at most T - 1 caption tokens, then -1
         image_tokens  int64 [B, I] in raster order; unshifted, like text_tokens
+        given_tokens  int64 [B, I]: image tokens to predict from; None: image_tokens
         returns       the sums of -ln p over all text tokens and over all image tokens, fp32 []
                       each, and the number of image tokens that were the likeliest, int64 []
         """
-        text, image = self.features(text_tokens, image_tokens)  # [B, T, D] and [B, I, D]
+        given = image_tokens if given_tokens is None else given_tokens
+        text, image = self.features(text_tokens, given)  # [B, T, D] and [B, I, D]
         text_loss, _ = self.text_head(text, text_tokens)
         image_loss, hits = self.image_head(image, image_tokens)
         return text_loss, image_loss, hits

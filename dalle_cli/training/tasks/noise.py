@@ -25,6 +25,26 @@ def uniform_noise(
     return _uniform(seed, positions, purpose="uniform", shape=shape, device=device).sub_(0.5)
 
 
+def noisy_tokens(
+    image_tokens: Tensor, vocab_size: int, *, noise: float, seed: int, positions: list[int]
+) -> Tensor:
+    """Replace tokens by random ones, of each sample a share between none and `noise`.
+
+    image_tokens  int64 [B, I]
+    """
+    n_tokens = image_tokens.shape[1]
+    numbers = _uniform(
+        seed,
+        positions,
+        purpose="token noise",
+        shape=(2 * n_tokens + 1,),
+        device=image_tokens.device,
+    )
+    share, chances, values = numbers.split([1, n_tokens, n_tokens], dim=1)
+    others = (values * vocab_size).long().clamp_(max=vocab_size - 1)
+    return torch.where(chances < noise * share, others, image_tokens)
+
+
 def _uniform(
     seed: int,
     positions: list[int],

@@ -18,6 +18,7 @@ from dalle_cli.losses import weigh
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.training.metric_log import Metrics
 from dalle_cli.training.tasks.fused_losses import FusedLossTransformer
+from dalle_cli.training.tasks.noise import noisy_tokens
 from dalle_cli.training.tasks.preview_captions import NO_PREVIEW_CAPTIONS, PreviewCaptions
 from dalle_cli.viz import labelled_grid, side_by_side
 
@@ -56,7 +57,10 @@ class TransformerTask:
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         """Return the micro-batch's share of the weighted cross-entropies, in nats per token."""
         text, image, hits = self._cross_entropies(
-            batch, n_text_tokens=batch.global_text_tokens, n_samples=batch.global_size
+            batch,
+            n_text_tokens=batch.global_text_tokens,
+            n_samples=batch.global_size,
+            noise=self._table.token_noise,
         )
         loss = weigh(text, image, self._table.text_weight)
 
@@ -70,14 +74,23 @@ class TransformerTask:
         return loss, metrics
 
     def _cross_entropies(
-        self, batch: Batch, *, n_text_tokens: int, n_samples: int
+        self, batch: Batch, *, n_text_tokens: int, n_samples: int, noise: float = 0.0
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute both sums of -ln p, divided by the counts, and the count of image tokens hit.
 
         A token is hit where it is the likeliest.
         """
         image_tokens = self._image_tokens(batch)
-        text, image, hits = self.module(batch.text_tokens, image_tokens)
+        given = None
+        if noise:
+            given = noisy_tokens(
+                image_tokens,
+                self.module.image_vocab_size,
+                noise=noise,
+                seed=self._seed,
+                positions=batch.positions,
+            )
+        text, image, hits = self.module(batch.text_tokens, image_tokens, given)
         return text / max(n_text_tokens, 1), image / (n_samples * self.module.image_len), hits
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dalle_cli.training.tasks.noise import gumbel_noise, uniform_noise
+from dalle_cli.training.tasks.noise import gumbel_noise, noisy_tokens, uniform_noise
 
 CPU = torch.device("cpu")
 Noise = Callable[..., Tensor]
@@ -75,3 +75,21 @@ def test_noise_on_pixels_and_on_logits_of_a_sample_is_unrelated() -> None:
     )
     ranks = torch.exp(-torch.exp(-gumbel))
     assert torch.corrcoef(torch.stack([ranks, uniform]))[0, 1].abs() < 5 / n**0.5
+
+
+def test_noisy_tokens_are_random_up_to_the_given_share() -> None:
+    tokens = torch.full((500, 400), 7)
+    noisy = noisy_tokens(tokens, 32, noise=0.8, seed=0, positions=list(range(500)))
+    shares = (noisy != tokens).double().mean(dim=1)  # 1 of 32 random tokens is the same
+    expected = 0.8 * 31 / 32
+    assert shares.min() < 0.02 * expected and 0.9 * expected < shares.max() < 1.1 * expected
+    assert float(shares.mean()) == pytest.approx(expected / 2, rel=0.1)
+    others = noisy[noisy != tokens].bincount(minlength=32).double()
+    assert others[7] == 0 and (others[others > 0] / others.sum() * 31 - 1).abs().max() < 0.1
+
+
+def test_noisy_tokens_of_a_sample_do_not_depend_on_its_batch() -> None:
+    tokens = torch.arange(64).reshape(2, 32)
+    both = noisy_tokens(tokens, 64, noise=0.9, seed=3, positions=[5, 9])
+    alone = noisy_tokens(tokens[1:], 64, noise=0.9, seed=3, positions=[9])
+    assert torch.equal(both[1:], alone) and not torch.equal(both, tokens)

@@ -37,7 +37,7 @@ from dalle_cli.recipe import load_recipe
 from dalle_cli.runtime.distributed import single_process
 from dalle_cli.training.tasks.clip import ClipTask
 from dalle_cli.training.tasks.dvae import DiscreteVAETask
-from dalle_cli.training.tasks.noise import gumbel_noise, uniform_noise
+from dalle_cli.training.tasks.noise import gumbel_noise, noisy_tokens, uniform_noise
 from dalle_cli.training.tasks.transformer import TransformerTask
 
 CPU = torch.device("cpu")
@@ -104,12 +104,11 @@ def plain_transformer() -> Transformer:
     return transformer
 
 
-def transformer_task() -> TransformerTask:
+def transformer_task(token_noise: float = 0.0) -> TransformerTask:
     transformer = fused(plain_transformer())
     dvae = dvae_task().module.eval().requires_grad_(False)
-    return TransformerTask(
-        transformer, dvae, TransformerLossTable(text_weight=0.125, caption_dropout=0.1), seed=3
-    )
+    loss = TransformerLossTable(text_weight=0.125, caption_dropout=0.1, token_noise=token_noise)
+    return TransformerTask(transformer, dvae, loss, seed=3)
 
 
 def clip_task() -> ClipTask:
@@ -273,6 +272,28 @@ def test_transformer_loss_is_the_published_one() -> None:
         figures = task.validate([batch], step=0)
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
     assert figures["valid/loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_token_noise_changes_what_is_predicted_from_but_not_what_is_predicted() -> None:
+    task, batch = transformer_task(), next(global_batch().micro_batches(0, CPU))
+    noisy = transformer_task(token_noise=0.9)
+    with torch.no_grad():
+        image_tokens = task._dvae.image_tokens(batch.images)
+        given = noisy_tokens(
+            image_tokens,
+            task.module.image_vocab_size,
+            noise=0.9,
+            seed=noisy._seed,
+            positions=batch.positions,
+        )
+        plain = plain_transformer()
+        expected = text_image_cross_entropy(
+            *plain(batch.text_tokens, given), batch.text_tokens, image_tokens
+        )
+        loss, _ = noisy.loss(batch, step=0)
+        held_out = [one.validate([batch], step=0)["valid/loss"] for one in (task, noisy)]
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    assert held_out[0] == held_out[1]  # nothing is replaced in what is held out
 
 
 def test_tokens_made_beforehand_stand_for_the_pictures() -> None:
