@@ -133,7 +133,7 @@ docs: install  ## write docs/recipe-keys.md from the recipe tables in dalle_cli/
 emoji64: EMOJI := runs/emoji64
 emoji64: PICTURES := --data $(EMOJI)/data/train/plain --data $(EMOJI)/data/train/skin-tones@0.2 --valid $(EMOJI)/data/held-out
 emoji64: TOKENS := --data $(EMOJI)/tokens/plain --data $(EMOJI)/tokens/skin-tones@0.2 --valid $(EMOJI)/tokens/held-out
-emoji64: install  ## train emoji models, or resume: two and a half hours on two CPU cores
+emoji64: install  ## train emoji models, or resume: three hours on two CPU cores
 	test -d $(EMOJI)/data || $(BIN)/dalle data emoji $(EMOJI)/data --size 64 --held-out-share 0.05 --seed 12
 	$(BIN)/dalle train-dvae dvae/emoji64 $(PICTURES) --run $(EMOJI)/dvae
 	for part in train/plain train/skin-tones held-out; do \
