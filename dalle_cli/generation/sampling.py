@@ -21,6 +21,7 @@ from dalle_cli.generation.cached_transformer import CachedTransformer, KVCache, 
 from dalle_cli.generation.guidance import GuidedTransformer
 from dalle_cli.models.transformer import TransformerBackbone
 from dalle_cli.runtime.compilation import compile_step
+from dalle_cli.storage.model_about import SamplingAdvice
 
 BLOCK = 128  # tokens
 ALMOST_ONE = 1 - 2**-53
@@ -50,6 +51,26 @@ class SamplingSettings:
             raise UsageError(f"top_k must not be negative: {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"top_p must be above 0 and at most 1: {self.top_p}")
+
+
+def choose_sampling(
+    advice: SamplingAdvice,
+    *,
+    temperature: float | None = None,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    guidance: float | None = None,
+) -> SamplingSettings:
+    """Return settings in which None is what the model's author advises.
+
+    Raises UsageError for numbers that nothing can be sampled with.
+    """
+    return SamplingSettings(
+        temperature=advice.temperature if temperature is None else temperature,
+        top_k=top_k,
+        top_p=top_p,
+        guidance=advice.guidance if guidance is None else guidance,
+    )
 
 
 def candidate_uniforms(seed: int, caption: str, *, numbers: list[int], n_tokens: int) -> Tensor:

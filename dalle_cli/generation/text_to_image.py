@@ -25,9 +25,11 @@ from dalle_cli.generation.ranking import (
     rank_by_clip,
     score_batch,
 )
-from dalle_cli.generation.sampling import SamplingSettings
+from dalle_cli.generation.sampling import SamplingSettings, choose_sampling
 from dalle_cli.runtime.devices import explain_out_of_memory, free_memory, open_device
 from dalle_cli.scoring.clip_scorer import ClipScorer, load_clip_scorer
+from dalle_cli.storage.model_about import SamplingAdvice, read_sampling_advice
+from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.storage.shipped import resolve_run
 
 RankBy = Literal["clip"] | Likelihood
@@ -57,6 +59,7 @@ class TextToImage:
 
     pipeline: DallePipeline
     scorer: ClipScorer | None
+    advice: SamplingAdvice
 
     def generate(
         self,
@@ -64,10 +67,10 @@ class TextToImage:
         n: int = 8,
         *,
         seed: int = 0,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int = 0,
         top_p: float = 1.0,
-        guidance: float = 1.0,
+        guidance: float | None = None,
         rank: RankBy | None = None,
         best: int = 0,
     ) -> list[GeneratedImage]:
@@ -82,7 +85,9 @@ class TextToImage:
         be right; what the command warns of is a Python warning here.
         """
         captions = [captions] if isinstance(captions, str) else list(captions)
-        settings = SamplingSettings(temperature, top_k, top_p, guidance)
+        settings = choose_sampling(
+            self.advice, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance
+        )
         _check(captions, n, best, is_ranked=rank is not None)
         pipeline = replace(self.pipeline, seed=seed, sampling=settings)
         ranking = self._ranking(rank, captions)
@@ -144,18 +149,21 @@ def load_pipeline(
     Raises DalleError where a part is missing or does not belong to the others.
     """
     chosen, arithmetic = open_device(device, precision)
+    folder = Path(resolve_run(str(run)))
     pipeline = DallePipeline.open(
-        Path(resolve_run(str(run))),
+        folder,
         device=chosen,
         precision=arithmetic,
         sampling=SamplingSettings(),
         seed=0,
         checkpoint=checkpoint,
     )
+    advice = read_sampling_advice(RunDir(folder))
     if clip is None:
-        return TextToImage(pipeline, None)
+        return TextToImage(pipeline, None, advice)
     name = resolve_run(str(clip))
-    return TextToImage(pipeline, load_clip_scorer(name, None, device=chosen, precision=arithmetic))
+    scorer = load_clip_scorer(name, None, device=chosen, precision=arithmetic)
+    return TextToImage(pipeline, scorer, advice)
 
 
 def _check(captions: list[str], n: int, best: int, *, is_ranked: bool) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 import dalle_cli
 from dalle_cli.errors import UsageError
+from dalle_cli.storage.model_about import SamplingAdvice
 
 CAPTIONS = ["a red circle", "a blue square at the top"]
 
@@ -89,6 +90,20 @@ def test_options_that_cannot_be_right(options: dict, message: str, transformer_r
         dalle_cli.load_pipeline(transformer_run).generate("a red circle", **options)
     with pytest.raises(UsageError, match="no caption"):
         dalle_cli.load_pipeline(transformer_run).generate([])
+
+
+def test_what_the_author_advises_is_taken_unless_something_else_is_given(
+    transformer_run: Path,
+) -> None:
+    loaded = dalle_cli.load_pipeline(transformer_run)
+    advised = replace(loaded, advice=SamplingAdvice(temperature=0))
+    [first], [second] = (advised.generate("a red circle", 1, seed=seed) for seed in (0, 1))
+    assert first.image.tobytes() == second.image.tobytes()
+    usual, [given] = (
+        loaded.generate("a red circle", 1),
+        advised.generate("a red circle", 1, temperature=1),
+    )
+    assert usual[0].image.tobytes() == given.image.tobytes()
 
 
 def test_gain_by_the_caption_needs_training_with_empty_captions(transformer_run: Path) -> None:
