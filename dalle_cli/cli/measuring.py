@@ -37,7 +37,7 @@ def evaluate(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN...",
+            metavar="RUN",
             parser=run_path,
             help="Runs, exports or shipped models; several are compared side by side.",
         ),
@@ -174,7 +174,9 @@ def evaluate(
         n_candidates=candidates,
         seed=seed,
         train=train,
+        clip=clip,
+        vocabulary=tokenizer,
         inception=inception,
     )
-    options = EvaluateOptions(list(dict.fromkeys(runs)), clip, tokenizer, device, precision, out)
+    options = EvaluateOptions(list(dict.fromkeys(runs)), device, precision, out)
     run_evaluate(options, settings, Terminal(quiet=quiet, as_json=as_json))

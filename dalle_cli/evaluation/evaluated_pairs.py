@@ -7,6 +7,7 @@ everything is. Knows nothing of models.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from dalle_cli.data.sources import Columns, Source, open_dataset, open_datasets,
 from dalle_cli.data.sources.mixture import split_weight
 from dalle_cli.errors import DalleError, printable
 from dalle_cli.storage.integrity.checksums import load_checksummed_json
+from dalle_cli.storage.job_folder import JobFolder
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.storage.run_record import RECORD_SCHEMA, absolute_source
 
@@ -37,9 +39,23 @@ class TrainingRecord:
     share: float | None = None
 
     def covers(self, source: Source, spec: str) -> bool:
-        """Return whether a source is what the run was trained on, or a part of it."""
+        """Return whether a source is what the run was trained on, or a part of it.
+
+        It may have been trained on the source's tokens instead (`dalle data encode`).
+        """
         places = [absolute_source(split_weight(one)[0]) for one in self.sources]
-        return absolute_source(spec) in places or source.fingerprint() == self.fingerprint
+        if absolute_source(spec) in places:
+            return True
+        contents = [self.fingerprint, *map(_encoded_fingerprint, places)]
+        return source.fingerprint() in contents
+
+
+def _encoded_fingerprint(place: str) -> str | None:
+    """Return the fingerprint of the pictures whose tokens a folder holds, None for any other."""
+    try:
+        return JobFolder.open(Path(place)).recall("data", None)
+    except (OSError, DalleError):
+        return None
 
 
 def read_training_record(run: RunDir) -> TrainingRecord:
@@ -117,7 +133,7 @@ def open_evaluated_pairs(
             warnings = [f"{printable(spec)} is what {run.root} was trained on, all of it"]
         else:
             _, indices = validation_split(source, record.share)
-            split = f"the {record.share:.4g} of the training data that was held out"
+            split = f"the share of the training data that was held out: {record.share:g}"
 
     chosen = indices[spread(len(indices), n)]
     return EvaluatedPairs(source, chosen, split, len(indices), tuple(warnings))

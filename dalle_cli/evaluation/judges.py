@@ -11,6 +11,7 @@ from dalle_cli.evaluation.figures.inception import (
     has_inception_library,
     load_inception,
 )
+from dalle_cli.evaluation.plan import EvaluationSettings
 from dalle_cli.runtime.distributed import World
 from dalle_cli.runtime.precision import Precision
 from dalle_cli.scoring.clip_scorer import ClipScorer, load_clip_scorer
@@ -32,25 +33,18 @@ class Judges:
 
 
 def load_judges(
-    clip: str | None,
-    vocabulary: Path | None,
-    weights: Path | None,
-    *,
-    precision: Precision,
-    world: World,
-    terminal: Terminal,
+    settings: EvaluationSettings, *, precision: Precision, world: World, terminal: Terminal
 ) -> Judges:
     """Load the CLIP on every rank, since it ranks candidates, and Inception on the main one.
-
-    clip, vocabulary  as in `load_clip_scorer`; None: no CLIP
-    weights           of Inception; None: the published ones, where they can be had
 
     Raises DalleError where something that was named cannot be loaded.
     """
     scorer = None
-    if clip is not None:
-        scorer = load_clip_scorer(clip, vocabulary, device=world.device, precision=precision)
-    inception = _load_inception(weights, world, terminal) if world.is_main else None
+    if settings.clip is not None:
+        scorer = load_clip_scorer(
+            settings.clip, settings.vocabulary, device=world.device, precision=precision
+        )
+    inception = _load_inception(settings.inception, world, terminal) if world.is_main else None
     return Judges(scorer, inception)
 
 

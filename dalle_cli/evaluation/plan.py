@@ -28,6 +28,8 @@ class EvaluationSettings:
     n_captions    captions to generate a picture of, at most; 0: none
     n_candidates  of each caption, of which CLIP keeps the best
     train         the training pictures to look for copies in; None: those of the run's record
+    clip          what judges the pictures, as `load_clip_scorer` takes it; None: nothing does
+    vocabulary    of that CLIP, where it does not come with it
     inception     a file of Inception's weights; None: the published ones
     """
 
@@ -38,6 +40,8 @@ class EvaluationSettings:
     n_candidates: int
     seed: int
     train: str | None
+    clip: str | None
+    vocabulary: Path | None
     inception: Path | None
 
 

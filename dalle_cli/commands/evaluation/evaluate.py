@@ -33,14 +33,10 @@ from dalle_cli.storage.run_dir import EVALUATION, distinct_names
 class EvaluateOptions:
     """The command line of `evaluate`, but for what decides about the figures alone.
 
-    clip, vocabulary  what judges generated pictures, and its vocabulary's file
-    out               None: a numbered folder in each run; several runs have folders of their names
-                      in it
+    out  None: a numbered folder in each run; several runs have folders of their names in it
     """
 
     runs: list[Path]
-    clip: str | None
-    vocabulary: Path | None
     device: str
     precision: str
     out: Path | None
@@ -61,6 +57,8 @@ def run_evaluate(
         raise
 
     evaluations = [evaluation for _, evaluation in measured]
+    if not evaluations:
+        return
     for evaluation in evaluations:
         for warning in evaluation.warnings:
             terminal.warn(f"{printable(evaluation.run)}: {warning}")
@@ -84,8 +82,7 @@ def _evaluate(
         precision = world.broadcast(precision)
         judges = Judges(None, None)
         if settings.n_captions and is_sampled:
-            named = (options.clip, options.vocabulary, settings.inception)
-            judges = load_judges(*named, precision=precision, world=world, terminal=terminal)
+            judges = load_judges(settings, precision=precision, world=world, terminal=terminal)
 
         planned: list[tuple[EvaluationPlan, Path]] = []
         for run, name in zip(options.runs, names, strict=True):

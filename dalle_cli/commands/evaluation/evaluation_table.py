@@ -23,6 +23,18 @@ def evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
     ]
 
 
+def evaluation_notes(evaluation: Evaluation) -> list[str]:
+    """Return what was measured, and what to know before the figures are believed."""
+    protocol = evaluation.protocol
+    measured = f"Measured on {protocol.get('pairs')} pairs ({protocol.get('split')})"
+    if protocol.get("captions"):
+        measured += (
+            f" and on pictures of {protocol['captions']} captions, "
+            f"the best of {protocol.get('candidates')} each"
+        )
+    return [f"{measured}, in {protocol.get('precision')}.", *evaluation.warnings]
+
+
 def evaluation_table(evaluations: Sequence[Evaluation]) -> str:
     """Lay out figures in a column for each run, as many beside one another as fit.
 

@@ -59,10 +59,10 @@ FIGURES = {
     "diversity/pixel_distance": Shown("samples of one caption, by pixels", "{:.4f}"),
     "diversity/pixel_distance_of_data": Shown("real pictures, by pixels", "{:.4f}"),
     "nearest/clip_distance": Shown("nearest training picture, by CLIP", "{:.4f}"),
-    "nearest/clip_distance_of_data": Shown("the same of real pictures", "{:.4f}"),
+    "nearest/clip_distance_of_data": Shown("the same of real ones, by CLIP", "{:.4f}"),
     "nearest/close_by_clip_distance": Shown("nearer than real ones, by CLIP", "{:.2%}", LOWER),
     "nearest/pixel_distance": Shown("nearest training picture, by pixels", "{:.4f}"),
-    "nearest/pixel_distance_of_data": Shown("the same of real pictures", "{:.4f}"),
+    "nearest/pixel_distance_of_data": Shown("the same of real ones, by pixels", "{:.4f}"),
     "nearest/close_by_pixel_distance": Shown("nearer than real ones, by pixels", "{:.2%}", LOWER),
 }
 

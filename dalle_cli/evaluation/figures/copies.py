@@ -7,6 +7,7 @@ M training pictures of a batch, D width of what they are compared by, S side of 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -85,7 +86,7 @@ def find_nearest(
     """
     describe: dict[str, Describe] = {BY_PIXELS: small_pixels}
     if scorer is not None:
-        describe[BY_CLIP] = lambda squares: embed_squares(scorer, squares).numpy()
+        describe[BY_CLIP] = partial(_clip_features, scorer)
 
     nearest = {
         name: NearestPictures(Nearest(of_generated), Nearest(of_held_out))
@@ -133,7 +134,7 @@ def closest_pictures(
 def small_pixels(squares: list[Square]) -> np.ndarray:
     """Return the pixels of squares in [0, 1], scaled to one side: fp32 [B, D]."""
     rows = [area_resize(square.pixels, PIXEL_SIDE).reshape(-1) for square in squares]
-    return np.stack(rows) / np.float32(255)
+    return np.stack(rows).astype(np.float32) / 255
 
 
 def _blocks(pictures: PictureSet, advance: Advance) -> Iterator[list[Square]]:
@@ -148,6 +149,10 @@ def _blocks(pictures: PictureSet, advance: Advance) -> Iterator[list[Square]]:
             advance()
     if block:
         yield block
+
+
+def _clip_features(scorer: ClipScorer, squares: list[Square]) -> np.ndarray:
+    return embed_squares(scorer, squares).numpy()
 
 
 def _features(

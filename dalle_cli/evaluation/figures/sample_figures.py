@@ -170,7 +170,7 @@ def _described(
     """Return the pixels of all pictures in [0, 1], [N, 3 S S], and their embeddings [N, E]."""
     pixels, embedded = [], []
     for squares in pictures.batches():
-        pixels.append(stack_squares(squares).reshape(len(squares), -1) / np.float32(255))
+        pixels.append(stack_squares(squares).reshape(len(squares), -1).astype(np.float32) / 255)
         if scorer is not None:
             embedded.append(embed_squares(scorer, squares).numpy())
         for _ in squares:

@@ -1,5 +1,6 @@
 """What every part of an evaluation is measured with: its plan, its folder and its judges."""
 
+import math
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -49,7 +50,7 @@ class Measurement:
             progress = self.terminal.progress(n_pictures, 0, "picture")
             with explain_out_of_memory(), progress as line:
                 part = measure(line.advance)
-            return replace(part, protocol={**part.protocol, "versions": _versions()})
+            return _finite(replace(part, protocol={**part.protocol, "versions": _versions()}))
 
         return self.folder.measured(name, key, measure_now)
 
@@ -81,6 +82,13 @@ class Measurement:
     def judge(self) -> dict[str, Any]:
         """The identity of the CLIP that judges, as JSON."""
         return {"clip": self.judges.clip}
+
+
+def _finite(part: Part) -> Part:
+    """Leave out what is no finite number, with a warning: weights may be damaged."""
+    figures = {name: value for name, value in part.figures.items() if math.isfinite(value)}
+    odd = [f"{name} is not a finite number" for name in part.figures if name not in figures]
+    return replace(part, figures=figures, warnings=[*part.warnings, *odd])
 
 
 def _versions() -> dict[str, str]:
