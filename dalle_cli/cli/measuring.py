@@ -65,7 +65,7 @@ def evaluate(
         int,
         typer.Option(
             metavar="N",
-            min=2,
+            min=1,
             help="Pairs to measure on, at most, evenly spread.",
             rich_help_panel=PROTOCOL,
         ),

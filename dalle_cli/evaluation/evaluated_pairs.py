@@ -19,7 +19,7 @@ from dalle_cli.data.sources.mixture import split_weight
 from dalle_cli.errors import DalleError, printable
 from dalle_cli.storage.integrity.checksums import load_checksummed_json
 from dalle_cli.storage.job_folder import JobFolder
-from dalle_cli.storage.run_dir import RunDir
+from dalle_cli.storage.run_dir import JOB, RunDir
 from dalle_cli.storage.run_record import RECORD_SCHEMA, absolute_source
 
 EVERYTHING = "all samples"
@@ -52,6 +52,8 @@ class TrainingRecord:
 
 def _encoded_fingerprint(place: str) -> str | None:
     """Return the fingerprint of the pictures whose tokens a folder holds, None for any other."""
+    if not Path(place, JOB).is_file():
+        return None
     try:
         return JobFolder.open(Path(place)).recall("data", None)
     except (OSError, DalleError):
@@ -62,12 +64,14 @@ def read_training_record(run: RunDir) -> TrainingRecord:
     """Read what a run states of its training data, which may be a stranger's words."""
     try:
         record: Any = load_checksummed_json(run.recipe, since=RECORD_SCHEMA)
-        data, share = record["data"], record["recipe"]["data"]["validation_share"]
+        data, share = record["data"], float(record["recipe"]["data"]["validation_share"])
         sources = record.get("command", {}).get("data") or []
+        if not 0 <= share <= 1:
+            raise ValueError("no share")
         return TrainingRecord(
             fingerprint=str(data["fingerprint"]),
             sources=tuple(str(source) for source in sources),
-            share=float(share) if data["held_out"] == "a share" else None,
+            share=share if data["held_out"] == "a share" else None,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, DalleError):
         return TrainingRecord()

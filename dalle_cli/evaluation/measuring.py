@@ -19,6 +19,7 @@ from dalle_cli.evaluation.parts.held_out_pairs import held_out_part
 from dalle_cli.evaluation.parts.measurement import Measurement
 from dalle_cli.evaluation.parts.training_copies import copies_part, find_training_pictures
 
+FEWEST_PICTURES = 2  # of each side, that have a covariance
 # what the figures of several runs must have in common to be compared
 OF_ALL = ("data", "split", "pairs", "precision")
 OF_SAMPLES = ("captions", "candidates", "ranked_by", "seed")
@@ -29,19 +30,23 @@ def measure_all(measurement: Measurement, name: str) -> Evaluation:
 
     name  of the run, for tables
 
-    Raises DalleError where too few pairs can be read.
+    Raises DalleError where no pair can be read.
     """
     plan, parts = measurement.plan, {"held_out": held_out_part(measurement)}
-    if plan.captions:
+    warnings = list(plan.pairs.warnings)
+    n_compared = min(len(plan.captions), parts["held_out"].protocol["pairs"])
+    if n_compared >= FEWEST_PICTURES:
         parts |= _sample_parts(measurement)
+    elif plan.captions:
+        warnings.append("generated pictures are not compared: there are too few pairs")
 
-    of_parts = [warning for part in parts.values() for warning in part.warnings]
+    warnings += [warning for part in parts.values() for warning in part.warnings]
     evaluation = Evaluation(
         run=name,
         kind=plan.kind,
         protocol={**_protocol(measurement), **{key: part.protocol for key, part in parts.items()}},
         figures={name: value for part in parts.values() for name, value in part.figures.items()},
-        warnings=[*plan.pairs.warnings, *of_parts],
+        warnings=warnings,
     )
     measurement.folder.write(evaluation)
     return evaluation

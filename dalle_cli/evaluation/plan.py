@@ -1,7 +1,7 @@
 """What an evaluation is: a run, the pairs it is measured on, and the pictures it is asked for.
 
-The plan is made by one process, and holds everything that the figures depend on, so that an
-interrupted evaluation is found again and never mixed with another.
+The plan holds everything that the figures depend on, so that an interrupted evaluation is found
+again and never mixed with another. Every process that takes part makes the same.
 """
 
 import hashlib

@@ -28,31 +28,9 @@ from dalle_cli.storage.run_dir import GRID
 MOST_WARNINGS = 5  # about captions
 
 
-@dataclass(frozen=True)
-class WantedSamples:
-    """What is generated for an evaluation: the same on every rank.
-
-    folder      of the evaluation
-    candidates  of each caption, of which the best is kept
-    repeated    captions with several samples
-    """
-
-    folder: Path
-    captions: list[str]
-    candidates: int
-    repeated: list[str]
-    seed: int
-
-
-def wanted_samples(plan: EvaluationPlan, folder: Path) -> WantedSamples:
-    """Return what is generated for a plan; nothing for other models than transformers."""
-    settings = plan.settings
-    return WantedSamples(folder, plan.captions, settings.n_candidates, plan.repeated, settings.seed)
-
-
 def generate_samples(
-    run: Path,
-    wanted: WantedSamples,
+    plan: EvaluationPlan,
+    folder: EvaluationFolder,
     *,
     scorer: ClipScorer | None,
     precision: Precision,
@@ -63,27 +41,27 @@ def generate_samples(
 
     scorer  chooses the best candidate; None where there is a single one
 
-    Raises DalleError like `DallePipeline.open` and `plan_job`.
+    Does nothing for other models than transformers. Raises DalleError like `DallePipeline.open` and
+    `plan_job`.
     """
-    if not wanted.captions:
+    if not plan.captions:
         return
     pipeline = DallePipeline.open(
-        run,
+        plan.run,
         device=world.device,
         precision=precision,
         sampling=SamplingSettings(),
-        seed=wanted.seed,
+        seed=plan.settings.seed,
     )
     ranking = None
-    if wanted.candidates > 1:
+    if plan.settings.n_candidates > 1:
         assert scorer is not None, "nothing says which candidate is the best"
-        ranking = rank_by_clip(scorer, wanted.captions)
+        ranking = rank_by_clip(scorer, plan.captions)
     of_clip = ranking.warnings if ranking else ()
-    _warn_of_some([*pipeline.warnings(wanted.captions), *of_clip], terminal)
+    _warn_of_some([*pipeline.warnings(plan.captions), *of_clip], terminal)
 
-    folder = EvaluationFolder(wanted.folder)
-    best = _Job(wanted.captions, wanted.candidates, folder.samples, ranking)
-    several = _Job(wanted.repeated, REPEATS, folder.repeats)
+    best = _Job(plan.captions, plan.settings.n_candidates, folder.samples, ranking)
+    several = _Job(plan.repeated, REPEATS, folder.repeats)
     for job in (best, several):
         _run(job, pipeline, world=world, terminal=terminal)
     if world.device.type == "cuda":

@@ -15,13 +15,8 @@ from dalle_cli.evaluation.evaluation_folder import (
 from dalle_cli.evaluation.judges import Judges, load_judges
 from dalle_cli.evaluation.measuring import measure_all, protocol_differences
 from dalle_cli.evaluation.parts.measurement import Measurement
-from dalle_cli.evaluation.plan import (
-    EvaluationPlan,
-    EvaluationSettings,
-    kind_of_run,
-    plan_evaluation,
-)
-from dalle_cli.evaluation.sampling import generate_samples, wanted_samples
+from dalle_cli.evaluation.plan import EvaluationSettings, kind_of_run, plan_evaluation
+from dalle_cli.evaluation.sampling import generate_samples
 from dalle_cli.runtime.devices import open_device
 from dalle_cli.runtime.distributed import init_process_group
 from dalle_cli.runtime.signals import StopRequested
@@ -84,37 +79,39 @@ def _evaluate(
         if settings.n_captions and is_sampled:
             judges = load_judges(settings, precision=precision, world=world, terminal=terminal)
 
-        planned: list[tuple[EvaluationPlan, Path]] = []
+        planned = []
         for run, name in zip(options.runs, names, strict=True):
-            wanted = None
+            plan = plan_evaluation(
+                run, settings, clip=judges.clip, device=device.type, precision=precision
+            )
+            path = _named_folder(options, name)
+            JobFolder.open(path).check(plan.job, is_complete=True)  # on every rank, told once
             if world.is_main:
-                plan = plan_evaluation(
-                    run, settings, clip=judges.clip, device=device.type, precision=precision
-                )
-                path = _folder(options, plan, name)
+                path = path or find_evaluation_folder(run, plan.job)
                 locks.enter_context(JobFolder.open(path).writing(plan.job))
                 terminal.say(f"{printable(name)}: {plan.pairs.description}; writing {path}")
-                planned.append((plan, path))
-                wanted = wanted_samples(plan, path)
-            wanted = world.broadcast(wanted)
+
+            folder = EvaluationFolder(world.broadcast(path))
+            planned.append((plan, folder))
             generate_samples(
-                run,
-                wanted,
+                plan,
+                folder,
                 scorer=judges.scorer,
                 precision=precision,
                 world=world,
                 terminal=terminal,
             )
+        if not world.is_main:
+            return []
 
         measured = []
-        for (plan, path), name in zip(planned, names, strict=False):  # none on other ranks
-            folder = EvaluationFolder(path)
+        for (plan, folder), name in zip(planned, names, strict=True):
             measurement = Measurement(plan, folder, judges, world.device, precision, terminal)
-            measured.append((path, measure_all(measurement, name)))
+            measured.append((folder.path, measure_all(measurement, name)))
         return measured
 
 
-def _folder(options: EvaluateOptions, plan: EvaluationPlan, name: str) -> Path:
-    if options.out is None:
-        return find_evaluation_folder(plan.run, plan.job)
-    return options.out if len(options.runs) == 1 else options.out / name
+def _named_folder(options: EvaluateOptions, name: str) -> Path | None:
+    if options.out is None or len(options.runs) == 1:
+        return options.out
+    return options.out / name

@@ -19,21 +19,17 @@ from dalle_cli.loading import load_dvae
 from dalle_cli.runtime.precision import apply_precision
 from dalle_cli.scoring.clip_scorer import load_clip_scorer
 
-FEWEST_PAIRS = 2  # that have a covariance
-
 
 def held_out_part(measurement: Measurement) -> Part:
-    """Measure a model on the pairs of the plan; raises DalleError where too few can be read."""
+    """Measure a model on the pairs of the plan; raises DalleError where none can be read."""
 
     def measure(advance: Callable[[], None]) -> Part:
         found = _figures(measurement, advance)
-        n, n_bad = found.n_pairs, len(found.bad)
-        if n < FEWEST_PAIRS:
-            raise DalleError(
-                f"{n} of {n + n_bad} pairs can be read: too few to measure anything",
-                "`dalle data check` says what is wrong with the others",
-            )
-        return Part(found.figures, {"pairs": n, "bad": n_bad}, _warnings(found))
+        if not found.n_pairs:
+            name = printable(measurement.plan.pairs.source.name)
+            raise DalleError(f"not one usable sample in {name}", "`dalle data check` says why")
+        protocol = {"pairs": found.n_pairs, "bad": len(found.bad)}
+        return Part(found.figures, protocol, _warnings(found))
 
     return measurement.part("held_out", {}, len(measurement.plan.pairs.indices), measure)
 
