@@ -130,7 +130,8 @@ def open_evaluated_pairs(
     """
     source = open_dataset(spec, captions_required=captions_required, columns=columns)
     record = read_training_record(run)
-    indices, split, warnings = np.arange(len(source)), EVERYTHING, []
+    indices, split = np.arange(len(source)), EVERYTHING
+    warnings: list[str] = []
 
     if record.covers(source, spec):
         if record.share is None:
@@ -179,4 +180,4 @@ def open_training_pictures(
 
 def spread(n: int, most: int) -> np.ndarray:
     """Return at most so many positions in range(n), evenly spread."""
-    return np.linspace(0, n - 1, min(n, most)).astype(int)
+    return np.linspace(0, max(n - 1, 0), min(n, most)).astype(int)

@@ -53,7 +53,8 @@ def measure_all(measurement: Measurement, name: str) -> Evaluation:
 
 
 def _sample_parts(measurement: Measurement) -> dict[str, Part]:
-    parts, judges = {}, measurement.judges
+    parts: dict[str, Part] = {}
+    judges = measurement.judges
     if judges.inception is not None:
         parts["inception"] = inception_part(measurement, judges.inception)
     if judges.scorer is not None:

@@ -63,8 +63,7 @@ class EvaluationPlan:
     @property
     def repeated(self) -> list[str]:
         """The captions of which there are several samples."""
-        chosen = spread(len(self.captions), MOST_REPEATED) if self.captions else []
-        return [self.captions[i] for i in chosen]
+        return [self.captions[i] for i in spread(len(self.captions), MOST_REPEATED)]
 
 
 def plan_evaluation(

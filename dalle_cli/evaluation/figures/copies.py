@@ -108,7 +108,7 @@ def find_nearest(
 
 def copy_figures(nearest: dict[str, NearestPictures]) -> dict[str, float]:
     """Return median distances to the nearest training picture, and the share that is close."""
-    figures = {}
+    figures: dict[str, float] = {}
     for name, found in nearest.items():
         scale = _SCALES[name]
         figures |= {

@@ -78,17 +78,23 @@ def load_inception(file: Path | None, device: torch.device) -> Inception:
     return Inception(network.to(device), device, checksum, metadata.version("torch-fidelity"))
 
 
-def _build(path: Path) -> nn.Module:
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+def _library() -> Any:
+    """Import the module of the network; with a torchvision for another torch, that fails."""
+    try:
+        from torch_fidelity import feature_extractor_inceptionv3
+    except (ImportError, RuntimeError) as error:
+        raise DalleError(f"torch-fidelity cannot be imported: {error}", INSTALL) from error
+    return feature_extractor_inceptionv3
 
+
+def _build(path: Path) -> nn.Module:
     # its constructor loads a file by torch.load; what it gets are tensors that were read before
     buffer = io.BytesIO()
     torch.save(_in_memory_of_their_own(read_tensors(path)), buffer)
     buffer.seek(0)
-    weights: Any = buffer
     try:
-        return FeatureExtractorInceptionV3(
-            "inception-v3-compat", LAYERS, feature_extractor_weights_path=weights
+        return _library().FeatureExtractorInceptionV3(
+            "inception-v3-compat", LAYERS, feature_extractor_weights_path=buffer
         )
     except RuntimeError as error:
         reason = printable(str(error).strip().splitlines()[-1].strip())
@@ -102,17 +108,16 @@ def _in_memory_of_their_own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _fetch_weights() -> Path:
     """Return the published weights, from the user's cache folder or from the network."""
-    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
-
+    address = _library().URL_INCEPTION_V3
     cache = cache_folder()
     if cache is None:
         raise DalleError(NO_CACHE, NO_NETWORK)
-    path = cache / "inception" / URL_INCEPTION_V3.rpartition("/")[2]
+    path = cache / "inception" / address.rpartition("/")[2]
     if path.is_file():
         return path
 
     try:
-        with urllib.request.urlopen(URL_INCEPTION_V3, timeout=FETCH_SECONDS) as answer:
+        with urllib.request.urlopen(address, timeout=FETCH_SECONDS) as answer:
             content = answer.read(MOST_BYTES)
     except (OSError, HTTPException) as error:
         raise DalleError(f"cannot fetch Inception's weights: {error}", NO_NETWORK) from error

@@ -24,7 +24,7 @@ def retrieval_figures(pictures: Tensor, captions: Tensor, texts: Sequence[str]) 
     numbers: dict[str, int] = {}
     labels = torch.tensor([numbers.setdefault(text, len(numbers)) for text in texts])  # [N]
 
-    figures = {}
+    figures: dict[str, float] = {}
     for name, queries, keys in (("text", pictures, captions), ("image", captions, pictures)):
         parts = [
             retrieval_ranks(queries[rows] @ keys.T, labels[rows, None] == labels)

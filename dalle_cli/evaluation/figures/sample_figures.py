@@ -48,7 +48,7 @@ def inception_figures(
     of_real = _statistics(inception, real, advance, with_logits=False)
     of_generated = _statistics(inception, generated, advance, with_logits=True)
 
-    figures = {}
+    figures: dict[str, float] = {}
     for radius in RADII:
         score = inception_score(np.concatenate(of_generated[radius].logits))
         figures |= {
@@ -168,7 +168,8 @@ def _described(
     pictures: PictureSet, scorer: ClipScorer | None, advance: Advance
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the pixels of all pictures in [0, 1], [N, 3 S S], and their embeddings [N, E]."""
-    pixels, embedded = [], []
+    pixels: list[np.ndarray] = []
+    embedded: list[np.ndarray] = []
     for squares in pictures.batches():
         pixels.append(stack_squares(squares).reshape(len(squares), -1).astype(np.float32) / 255)
         if scorer is not None:

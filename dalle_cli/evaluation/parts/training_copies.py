@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from dalle_cli.errors import DalleError
+from dalle_cli.errors import DalleError, printable
 from dalle_cli.evaluation.evaluated_pairs import TrainingPictures, open_training_pictures, spread
 from dalle_cli.evaluation.evaluation_folder import Part
 from dalle_cli.evaluation.figures.copies import (
@@ -72,6 +72,11 @@ def copies_part(measurement: Measurement, training: TrainingPictures) -> Part:
             generated, held_out, pictures, scorer=measurement.judges.scorer, advance=advance
         )
         for name, found in nearest.items():
+            if found.generated.numbers.min() < 0:
+                where = printable(training.source.name)
+                raise DalleError(
+                    f"not one usable picture in {where}", "`dalle data check` says why"
+                )
             file = measurement.folder.path / f"nearest-by-{name.replace('_', '-')}.png"
             write_file(file, _closest(found, generated, pictures))
         return Part(copy_figures(nearest), protocol, _warnings(held_out, training))
