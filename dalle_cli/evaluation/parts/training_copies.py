@@ -71,12 +71,10 @@ def copies_part(measurement: Measurement, training: TrainingPictures) -> Part:
         nearest = find_nearest(
             generated, held_out, pictures, scorer=measurement.judges.scorer, advance=advance
         )
+        if len(pictures.bad) == len(pictures):
+            message = f"not one usable picture in {printable(training.source.name)}"
+            raise DalleError(message, "`dalle data check` says why")
         for name, found in nearest.items():
-            if found.generated.numbers.min() < 0:
-                where = printable(training.source.name)
-                raise DalleError(
-                    f"not one usable picture in {where}", "`dalle data check` says why"
-                )
             file = measurement.folder.path / f"nearest-by-{name.replace('_', '-')}.png"
             write_file(file, _closest(found, generated, pictures))
         return Part(copy_figures(nearest), protocol, _warnings(held_out, training))
