@@ -28,10 +28,9 @@ def evaluation_notes(evaluation: Evaluation) -> list[str]:
     protocol = evaluation.protocol
     measured = f"Measured on {protocol.get('pairs')} pairs ({protocol.get('split')})"
     if protocol.get("captions"):
-        measured += (
-            f" and on pictures of {protocol['captions']} captions, "
-            f"the best of {protocol.get('candidates')} each"
-        )
+        n = protocol.get("candidates")
+        which = "one of each" if n == 1 else f"the best of {n} each"
+        measured += f" and on pictures of {protocol['captions']} captions, {which}"
     return [f"{measured}, in {protocol.get('precision')}.", *evaluation.warnings]
 
 
