@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dalle_cli.data.images import BadSample
+from dalle_cli.data.images import BadSample, Problem
 from dalle_cli.data.loader import Batch, collate, read_sample
 from dalle_cli.data.preprocessing import Example, TransformerPreprocessing
 from dalle_cli.data.sources import Source
@@ -42,10 +42,7 @@ class HeldOutFigures:
 
 @dataclass
 class _Tally:
-    """Sums of -ln p over tokens of one kind, the number of tokens, and how many were the likeliest.
-
-    A token is hit where the model finds it the likeliest.
-    """
+    """Sums over the tokens of one kind: of -ln p, and of those that were the likeliest."""
 
     nats: float = 0.0
     hits: int = 0
@@ -106,16 +103,16 @@ def _batches(
 ) -> Iterator[Batch]:
     """Yield the pairs that can be read, on a device; the others are added to `bad`."""
 
-    def read(index: int) -> Example | None:
+    def read(index: int) -> Example | Problem:
         try:
             return preprocess(read_sample(source, index), None)
         except BadSample as fault:
-            bad[source.key(index)] = fault.reason
-            return None
+            return source.key(index), fault.reason
 
     with ThreadPoolExecutor() as pool:
         for batch in prefetch(read, indices.tolist(), pool=pool, batch_size=BATCH_SIZE):
-            examples = [example for example in batch if example is not None]
+            bad.update(item for item in batch if not isinstance(item, Example))
+            examples = [item for item in batch if isinstance(item, Example)]
             if examples:
                 whole = collate(examples, list(range(len(examples))), bad=[])
                 yield from whole.micro_batches(0, device)

@@ -31,7 +31,7 @@ def test_several_processes_measure_what_one_does(
     # by itself, one process would choose larger batches
     for job in by_two.rglob("job.json"):
         copy = by_one / job.relative_to(by_two)
-        copy.parent.mkdir(parents=True)
+        copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(job, copy)
     ended = run(*words, "--out", by_one)
     assert ended.returncode == 0, ended.stderr
