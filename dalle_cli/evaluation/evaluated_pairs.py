@@ -73,7 +73,7 @@ def read_training_record(run: RunDir) -> TrainingRecord:
             sources=tuple(str(source) for source in sources),
             share=share if data["held_out"] == "a share" else None,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, DalleError):
+    except (OSError, ValueError, OverflowError, LookupError, TypeError, AttributeError, DalleError):
         return TrainingRecord()
 
 

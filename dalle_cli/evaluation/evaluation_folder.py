@@ -102,7 +102,7 @@ def read_evaluation(file: Path) -> Evaluation:
         return Evaluation.model_validate(load_checksummed_json(file, since=EVALUATION_SCHEMA))
     except ValidationError as error:
         raise DalleError(f"{file} is damaged: {error.errors()[0]['msg']}") from error
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise DalleError(f"{file} is damaged: {error}") from error
 
 

@@ -94,7 +94,7 @@ def test_record_that_tells_nothing_holds_nothing_out(
     assert len(opened(pairs, own_transformer_run).indices) == 23
 
 
-@pytest.mark.parametrize("share", [-0.5, 2, "a", None, float("nan")])
+@pytest.mark.parametrize("share", [-0.5, 2, 10**400, "a", None, float("nan")])
 def test_share_that_is_none_is_not_taken(share: object, own_transformer_run: Path) -> None:
     record = json.loads((own_transformer_run / "recipe.json").read_text())
     record["recipe"]["data"]["validation_share"] = share
