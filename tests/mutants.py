@@ -462,6 +462,50 @@ MUTANTS = [
         'manifest.count(b"\\n")',
         "generation/test_output_folder::test_manifest_is_cut_back_to_whole_groups",
     ),
+    # evaluation
+    Mutant(
+        "evaluation/figures/distances.py",
+        "products / (self.n - 1)",
+        "products / self.n",
+        "evaluation/figures/test_distances::test_moments_in_batches_are_those_of_all",
+    ),
+    Mutant(
+        "evaluation/figures/distances.py",
+        "np.trace(second) - 2 * overlap",
+        "np.trace(second) - overlap",
+        "evaluation/figures/test_distances::test_frechet_distance_is_that_of_its_definition",
+    ),
+    Mutant(
+        "evaluation/figures/distances.py",
+        "density=n_around / (k_real * len(generated))",
+        "density=n_around / len(generated)",
+        "evaluation/figures/test_distances::test_neighbourhoods_are_those_of_their_definitions",
+    ),
+    Mutant(
+        "evaluation/figures/distances.py",
+        "np.partition(squared_distances(features[rows], features), k, axis=1)[:, k]",
+        "np.partition(squared_distances(features[rows], features), k, axis=1)[:, k - 1]",
+        "evaluation/figures/test_distances::test_neighbourhoods_are_those_of_their_definitions",
+    ),
+    Mutant(
+        "evaluation/figures/blur.py",
+        "np.minimum(places, 2 * side - 1 - places)",
+        "np.minimum(places, side - 1)",
+        "evaluation/figures/test_blur::test_blur_matrix_is_a_sum_over_neighbours",
+    ),
+    Mutant(
+        "evaluation/evaluated_pairs.py",
+        "_, indices = validation_split(source, record.share)",
+        "indices, _ = validation_split(source, record.share)",
+        "evaluation/test_evaluated_pairs::test_share_that_training_held_out_is_evaluated",
+    ),
+    Mutant(
+        "evaluation/evaluation_folder.py",
+        'if kept["key"] == stated:',
+        "if True:",
+        "evaluation/test_evaluation_folder::"
+        "test_part_is_measured_once_and_comes_back_to_the_last_digit",
+    ),
     # recipes
     Mutant(
         "recipes/transformer/paper.toml",

@@ -20,6 +20,7 @@ LAYERS = [
     {"loading"},
     {"scoring"},
     {"generation"},
+    {"evaluation"},
     {"training"},
     {"commands"},
     {"cli"},
@@ -47,6 +48,7 @@ EMPTY_VERBS = {"Give", "Say", "Tell", "Let", "Take"}  # they say nothing about a
 SINGLE_IMPORTERS = {
     "youtokentome": "data.merge_learners",
     "deepspeed": "training.engines.deepspeed",
+    "torch_fidelity": "evaluation.figures.inception",
 }
 
 WRITES = {"write_text", "write_bytes", "copyfile", "copy2", "copytree", "save_file"}
@@ -138,7 +140,8 @@ def test_imports_respect_the_layers(module: str) -> None:
 
 def test_inference_imports_nothing_of_training() -> None:
     for module in MODULES:
-        if module.split(".")[0] in {"runtime", "storage", "loading", "scoring", "generation"}:
+        layer = module.split(".")[0]
+        if layer in {"runtime", "storage", "loading", "scoring", "generation", "evaluation"}:
             targets = [own_module(found.target) or "" for found in imports_of(module)]
             assert not [target for target in targets if target.startswith("training")], module
 

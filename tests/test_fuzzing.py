@@ -26,6 +26,8 @@ from dalle_cli.data.sources import Source, open_dataset
 from dalle_cli.data.text.known_words import KnownWords
 from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.errors import DalleError
+from dalle_cli.evaluation.evaluated_pairs import read_training_record
+from dalle_cli.evaluation.evaluation_folder import read_evaluation
 from dalle_cli.generation.prompts import read_captions
 from dalle_cli.interop.torch_files import read_tensors
 from dalle_cli.loading import load_dvae
@@ -189,6 +191,16 @@ TARGETS = {
         "job.json",
         text('{"schema": 2, "command": "generate", "captions": ["a"]}'),
         lambda path: JobFolder.open(path.parent).recall_choice("precision", "auto"),
+    ),
+    "evaluation": Target(
+        "evaluation.json",
+        text('{"run": "a", "kind": "clip", "protocol": {}, "figures": {"b": 1}, "warnings": []}'),
+        read_evaluation,
+    ),
+    "record of training data": Target(
+        "run/recipe.json",
+        lambda folder: None,
+        lambda path: read_training_record(RunDir(path.parent)),
     ),
     "checkpoint": Target(f"run/{STEP}/parameters.safetensors", lambda folder: None, load_all),
     "checkpoint's manifest": Target(f"run/{STEP}/manifest.json", lambda folder: None, load_all),

@@ -6,6 +6,7 @@ where the one that was named is not there.
 
 import difflib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,7 @@ GALLERY = "index.html"  # what a web server shows of a folder
 SCORES = "scores.jsonl"
 SCORES_TABLE = "scores.csv"
 ENCODING = "encoding.json"
+EVALUATION = "evaluation.json"
 UNFINISHED = ".unfinished"  # ends the name of a folder that is being written
 NO_CACHE = "there is no home folder, and XDG_CACHE_HOME is not set"
 MOST_SUGGESTED = 8  # runs in a message
@@ -121,6 +123,11 @@ class RunDir:
         return self.root / "samples"
 
     @property
+    def evaluations(self) -> Path:
+        """The default output of `evaluate`: a numbered folder for each evaluation."""
+        return self.root / "evaluations"
+
+    @property
     def is_empty(self) -> bool:
         """Whether the folder is absent or empty, so that a new run may start in it."""
         return is_vacant(self.root, self.recipe.name)
@@ -150,6 +157,14 @@ def check_new_folder(path: Path) -> None:
         path.is_dir() and {file.name for file in path.iterdir()} <= {UNFINISHED}
     ):
         raise UsageError(f"{path} already holds something", "name a new folder")
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Return the last part of each path, with as many more as tell them apart."""
+    depth = 1
+    while len({path.parts[-depth:] for path in paths}) < len(set(paths)):
+        depth += 1
+    return ["/".join(path.parts[-depth:]) for path in paths]
 
 
 class DallePaths(NamedTuple):

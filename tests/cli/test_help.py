@@ -30,6 +30,7 @@ PANELS = {
         "Options",
     ],
     "models": ["Options"],
+    "evaluate": ["Arguments", "Input", "Protocol", "Judges", "Output", "Machine", "Options"],
     "rerank": ["Arguments", "Ranking", "Output", "Machine", "Options"],
     "reconstruct": ["Arguments", "Output", "Machine", "Options"],
     "export": ["Arguments", "Output", "Run", "Ranking", "Options"],
@@ -55,7 +56,7 @@ COMMAND_PANELS = {
             "demo",
             "recipes",
         ],
-        "Use": ["generate", "models", "rerank", "reconstruct", "export"],
+        "Use": ["generate", "models", "evaluate", "rerank", "reconstruct", "export"],
         "Data": ["data", "import"],
         "Machine": ["info", "report", "doctor"],
     },
@@ -168,6 +169,7 @@ def test_brackets_in_help_are_no_markup(help_of: Callable) -> None:
         ("rerank", "rerank PICTURES [CAPTION] --clip CLIP [OPTIONS]"),
         ("reconstruct", "reconstruct RUN PICTURES... --out DIR [OPTIONS]"),
         ("import dvae", "import dvae ENCODER [DECODER] --run DIR [OPTIONS]"),
+        ("evaluate", "evaluate RUN... --data SRC [OPTIONS]"),
     ],
 )
 def test_usage_names_arguments_and_required_options(
