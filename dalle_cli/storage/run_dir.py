@@ -111,6 +111,11 @@ class RunDir:
         """A JSON line for each report."""
         return self.root / "metrics.jsonl"
 
+    @property
+    def logged(self) -> Path:
+        """How far each tracker has the run's figures."""
+        return self.root / "logged.json"
+
     def preview(self, step: int) -> Path:
         """The preview picture written after a number of steps."""
         return self.root / "previews" / f"step-{step:08d}.png"
