@@ -98,6 +98,11 @@ class RunDir:
         return self.root / "README.md"
 
     @property
+    def onnx(self) -> Path:
+        """The discrete VAE of an export as ONNX graphs."""
+        return self.root / "onnx"
+
+    @property
     def checkpoints(self) -> Path:
         """A folder for each checkpoint."""
         return self.root / "checkpoints"

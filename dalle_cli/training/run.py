@@ -486,15 +486,11 @@ def _check_same_exclusion(record: RunRecord, folder: RunDir, options: TrainOptio
     begun_with = record.command.get("exclude")
     if (begun_with is None) == (options.exclude is None):
         return
+    hint = f"{resuming(folder.root)}; or name a new folder with --run"
     if begun_with is None:
-        message, hint = "without `--exclude`", "leave it out"
-    else:
-        message = f"with `--exclude {printable(str(begun_with))}`"
-        hint = "give it again, or the same list elsewhere"
-    raise UsageError(
-        f"{folder.root} was begun {message}",
-        f"{hint}; {resuming(folder.root)}; or name a new folder with --run",
-    )
+        raise UsageError(f"{folder.root} was begun without `--exclude`", f"leave it out: {hint}")
+    shown = printable(str(begun_with))
+    raise UsageError(f"{folder.root} was begun with `--exclude {shown}`", f"give it again: {hint}")
 
 
 def _recorded_init(record: RunRecord, folder: RunDir, options: TrainOptions) -> Path | None:

@@ -1,4 +1,4 @@
-"""Copies told by a CLIP (Ramesh et al. 2021, section 3.1, which had a model trained for it).
+"""Copies told by a CLIP (Ramesh et al. 2021, section 3.2, which had a model trained for it).
 
 An embedding changes little with a crop or another encoding, and somewhat more where a picture is
 mirrored, so that test pictures are embedded mirrored as well. Axes: P = 1 part; W = 2 windows, as

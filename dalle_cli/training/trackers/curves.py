@@ -30,11 +30,32 @@ NOTHING = -1  # the step of a tracker that has none
 
 @dataclass(frozen=True)
 class Logged:
-    """What a tracker has of a run: everything before a step, and some names of that step."""
+    """What a tracker has of a run: everything before a step, and some names of that step.
+
+    id  by which the tracker knows the run
+    """
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     step: int = NOTHING
     names: frozenset[str] = frozenset()
+
+    @classmethod
+    def read(cls, folder: RunDir, tracker: str) -> "Logged":
+        """Read what a tracker has; nothing where the file is missing or holds something else."""
+        try:
+            found = load_json(folder.logged)[tracker]
+            return cls(str(found["id"]), int(found["step"]), frozenset(map(str, found["names"])))
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
+            return cls()
+
+    def write(self, folder: RunDir, tracker: str) -> None:
+        """Record what a tracker has, beside what others have."""
+        try:
+            others = dict(load_json(folder.logged))
+        except (OSError, ValueError, TypeError):
+            others = {}
+        entry = {"id": self.id, "step": self.step, "names": sorted(self.names)}
+        write_file(folder.logged, json.dumps({**others, tracker: entry}) + "\n")
 
     def lacks(self, step: int, name: str) -> bool:
         """Return whether the tracker does not have a figure yet."""
@@ -97,7 +118,7 @@ class Curves:
         self._try(send, self._tracker)
         if self._tracker is not None:
             self._logged = self._logged.including(step, names)
-            _write_logged(self._folder, self._name, self._logged)
+            self._logged.write(self._folder, self._name)
 
     def _try(self, act: Callable[[Tracker], None], tracker: Tracker) -> None:
         try:
@@ -126,7 +147,7 @@ def open_curves(
         yield Curves(None, folder=folder, logged=Logged(), warn=terminal.warn)
         return
 
-    logged = _read_logged(folder, name)
+    logged = Logged.read(folder, name)
     rewind_to = None if logged.step == NOTHING else min(step, logged.step)
     run = TrackedRun(folder.root, logged.id, recipe, rewind_to, terminal.is_quiet)
     tracker = open_tracker(name, run)
@@ -142,22 +163,3 @@ def open_curves(
         yield curves
     finally:
         curves.close()
-
-
-def _read_logged(folder: RunDir, name: str) -> Logged:
-    """Read what a tracker has; nothing where the file is missing or holds something else."""
-    try:
-        found = load_json(folder.logged)[name]
-        return Logged(str(found["id"]), int(found["step"]), frozenset(map(str, found["names"])))
-    except (OSError, ValueError, KeyError, TypeError):
-        return Logged()
-
-
-def _write_logged(folder: RunDir, name: str, logged: Logged) -> None:
-    """Record what a tracker has, beside what others have."""
-    try:
-        others = dict(load_json(folder.logged))
-    except (OSError, ValueError, TypeError):
-        others = {}
-    entry = {"id": logged.id, "step": logged.step, "names": sorted(logged.names)}
-    write_file(folder.logged, json.dumps({**others, name: entry}) + "\n")

@@ -8,8 +8,8 @@ import pytest
 from dalle_cli.scoring.overlap import copy_search
 from dalle_cli.scoring.overlap.copy_search import CopySearch, Overlap, PicturePair
 
-SHAPE = {"P": 2, "W": 5, "V": 3, "E": 12}
-N_TEST, N_TRAINING, THRESHOLD = 7, 23, 4.0
+SHAPE = {"P": 2, "W": 5, "V": 3, "E": 32}
+N_TEST, N_TRAINING, THRESHOLD = 7, 23, 8.0
 
 
 def distances(products: np.ndarray) -> np.ndarray:
