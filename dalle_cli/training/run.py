@@ -338,7 +338,6 @@ class TrainingRun(Generic[RecipeT]):
             setup.cost, training.global_batch_size, precision=self.precision, world=self.world
         )
         with (
-            self.terminal.progress(training.steps, step, "step") as line,
             open_curves(
                 self.log if self.world.is_main else None,
                 self.folder,
@@ -346,6 +345,7 @@ class TrainingRun(Generic[RecipeT]):
                 recipe=self.asked.model_dump(),
                 terminal=self.terminal,
             ) as curves,
+            self.terminal.progress(training.steps, step, "step") as line,
         ):
 
             def show(done: int, figures: dict[str, float]) -> None:

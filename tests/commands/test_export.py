@@ -294,7 +294,7 @@ def test_clip_has_no_dvae_to_export_as_onnx(
 def test_onnx_without_its_packages_is_told_before_anything_is_written(
     dvae_run: Path, tmp_path: Path, dalle: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dalle_cli.interop.graphs.dvae_graphs.find_spec", lambda name: None)
+    monkeypatch.setattr("dalle_cli.interop.graphs.dvae_graphs.is_installed", lambda name: False)
     ended = dalle("export", dvae_run, "--onnx", "--out", tmp_path / "exported")
     assert ended.code == 1 and "`pip install onnx onnxscript`" in ended.err
     assert not (tmp_path / "exported").exists()

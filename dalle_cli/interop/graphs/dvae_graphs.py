@@ -6,7 +6,6 @@ decoder.onnx  image_tokens int64 [B, g*g] -> images float32 [B, 3, H, W] in [0, 
 
 import warnings
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from dalle_cli.errors import DalleError
 from dalle_cli.models.dvae import DiscreteVAE, DVAEEncoder
+from dalle_cli.runtime.packages import is_installed
 from dalle_cli.storage.atomic import write_file
 
 PACKAGES = ("onnx", "onnxscript")  # that torch's exporter needs
@@ -46,7 +46,7 @@ class _Decode(nn.Module):
 
 def check_onnx() -> None:
     """Raise DalleError if a package that writes ONNX is missing."""
-    missing = [package for package in PACKAGES if find_spec(package) is None]
+    missing = [package for package in PACKAGES if not is_installed(package)]
     if missing:
         raise DalleError(
             f"ONNX can't be written: missing {', '.join(missing)}",

@@ -81,7 +81,7 @@ def describe_source(
     batch_size: int,
     advance: Callable[[], None],
 ) -> Iterator[DescribedBatch]:
-    """Yield the vectors of all pictures that can be read, in order; no batch is empty.
+    """Yield the vectors of the pictures that can be read, and the others' problems, in order.
 
     views    `test_views` or `training_views` of the descriptor
     advance  called once for each picture

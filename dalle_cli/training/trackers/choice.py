@@ -5,9 +5,9 @@ Nothing is imported of a tracker's package until the tracker is made.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 from dalle_cli.errors import DalleError, UsageError, printable
+from dalle_cli.runtime.packages import is_installed
 from dalle_cli.training.trackers.tensorboard import TensorBoardTracker
 from dalle_cli.training.trackers.tracker import TrackedRun, Tracker
 from dalle_cli.training.trackers.trackio import TrackioTracker
@@ -37,7 +37,7 @@ def check_tracker(name: str) -> None:
     """Raise UsageError for a name of no tracker, and DalleError if its package is missing."""
     if name not in TRACKERS:
         raise UsageError(f"no such tracker: {printable(name)}", f"there are {', '.join(TRACKERS)}")
-    if find_spec(name) is None:
+    if not is_installed(name):
         raise DalleError(
             f"`--log {name}` needs the package {name}", f"`pip install {name}`, or leave it out"
         )

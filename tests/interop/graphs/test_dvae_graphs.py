@@ -79,7 +79,7 @@ def test_encoder_alone_has_no_decoder(tmp_path: Path, graphs: Path) -> None:
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dalle_cli.interop.graphs.dvae_graphs.find_spec", lambda name: None)
+    monkeypatch.setattr("dalle_cli.interop.graphs.dvae_graphs.is_installed", lambda name: False)
     with pytest.raises(DalleError, match="missing onnx, onnxscript") as failure:
         check_onnx()
     assert failure.value.hint == "`pip install onnx onnxscript`"

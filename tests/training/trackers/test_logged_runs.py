@@ -89,7 +89,7 @@ def test_run_that_is_stopped_without_a_loss_repeats_nothing(
 def test_missing_package_is_one_message_before_anything_is_written(
     run: RunDir, train: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dalle_cli.training.trackers.choice.find_spec", lambda name: None)
+    monkeypatch.setattr("dalle_cli.training.trackers.choice.is_installed", lambda name: False)
     for words in ([], ["--dry-run"]):
         ended = train(run, "--log", "trackio", *words)
         assert ended.code == 1 and not run.root.exists()
