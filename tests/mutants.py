@@ -311,6 +311,18 @@ MUTANTS = [
         "self._rates(n_pending",
         "training/test_metric_log::test_updates_before_a_resumption_do_not_count_for_the_throughput",
     ),
+    Mutant(
+        "training/trackers/curves.py",
+        "return step > self.step or (",
+        "return step >= self.step or (",
+        "training/trackers/test_curves::test_run_that_was_killed_after_its_checkpoint_sends_nothing_twice",
+    ),
+    Mutant(
+        "training/trackers/curves.py",
+        "step == self.step and name not in self.names",
+        "False",
+        "training/trackers/test_curves::test_figures_of_the_step_at_which_it_was_killed_are_completed",
+    ),
     # devices, signals and exit codes
     Mutant(
         "runtime/devices.py",
@@ -396,6 +408,12 @@ MUTANTS = [
         "N_MERGES = 48_894",
         "N_MERGES = 48_893",
         "data/test_clip_tokenizer::test_released_vocabulary_has_the_published_sizes",
+    ),
+    Mutant(
+        "data/sources/exclusion.py",
+        "if not self.n_excluded:",
+        "if True:",
+        "data/sources/test_exclusion::test_fingerprint_sees_which_samples_are_left_out",
     ),
     # storage
     Mutant(
@@ -505,6 +523,24 @@ MUTANTS = [
         "if True:",
         "evaluation/test_evaluation_folder::"
         "test_part_is_measured_once_and_comes_back_to_the_last_digit",
+    ),
+    Mutant(
+        "scoring/overlap/copy_search.py",
+        "found <= self._threshold",
+        "found < self._threshold",
+        "scoring/overlap/test_copy_search::test_search_finds_what_loops_find",
+    ),
+    Mutant(
+        "scoring/overlap/copy_search.py",
+        "is_nearer = found < self._distance",
+        "is_nearer = found <= self._distance",
+        "scoring/overlap/test_copy_search::test_search_finds_what_loops_find",
+    ),
+    Mutant(
+        "scoring/overlap/perceptual_hash.py",
+        "(KEPT_STEPS - start) / (end - start))",
+        "(KEPT_STEPS - start) / STEPS)",
+        "scoring/overlap/test_perceptual_hash::test_middle_is_found_where_each_crop_has_it",
     ),
     # recipes
     Mutant(

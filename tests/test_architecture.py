@@ -49,6 +49,9 @@ SINGLE_IMPORTERS = {
     "youtokentome": "data.merge_learners",
     "deepspeed": "training.engines.deepspeed",
     "torch_fidelity": "evaluation.figures.inception",
+    "imagehash": "scoring.overlap.perceptual_hash",
+    "trackio": "training.trackers.trackio",
+    "wandb": "training.trackers.wandb",
 }
 
 WRITES = {"write_text", "write_bytes", "copyfile", "copy2", "copytree", "save_file"}
@@ -190,6 +193,12 @@ def test_awkward_package_has_one_importer(package: str) -> None:
     assert {module for module in MODULES if is_importer(module, package)} <= {
         SINGLE_IMPORTERS[package]
     }
+
+
+@pytest.mark.parametrize("package", ["imagehash", "trackio", "wandb"])
+def test_package_of_an_extra_is_imported_where_it_is_used(package: str) -> None:
+    found = imports_of(SINGLE_IMPORTERS[package])
+    assert all(one.in_function for one in found if one.target.split(".")[0] == package)
 
 
 def test_typer_stays_in_the_command_line() -> None:

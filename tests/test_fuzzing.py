@@ -23,6 +23,7 @@ from dalle_cli.data.clip_tokenizer import read_clip_vocabulary
 from dalle_cli.data.images import BadSample, decode_image
 from dalle_cli.data.picture_lists import list_pictures
 from dalle_cli.data.sources import Source, open_dataset
+from dalle_cli.data.sources.exclusion import read_keys
 from dalle_cli.data.text.known_words import KnownWords
 from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.errors import DalleError
@@ -37,6 +38,7 @@ from dalle_cli.storage.model_about import read_about
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.storage.run_record import RunRecord
 from dalle_cli.training.checkpoint import load_checkpoint
+from dalle_cli.training.trackers.curves import Logged
 
 CPU_SECONDS = 10  # within which any file is read or refused
 STEP = "step-00000011"
@@ -168,6 +170,12 @@ TARGETS = {
     "JSON Lines manifest": Target("file.jsonl", manifest(JSONL), read_source),
     "list of pictures": Target(
         "file.jsonl", manifest(JSONL), lambda path: list_pictures(str(path))
+    ),
+    "list of keys": Target("file.txt", text('birds/001\n"a\\nb"\n'), read_keys),
+    "note of what trackers have": Target(
+        "logged.json",
+        text('{"wandb": {"id": "a", "step": 5, "names": ["train/loss"]}}'),
+        lambda path: Logged.read(RunDir(path.parent), "wandb"),
     ),
     "tar shard": Target("file.tar", tar, read_source),
     "vocabulary": Target("run/tokenizer/merges.json", lambda folder: None, encode),

@@ -18,10 +18,12 @@ from dalle_cli.cli.options import (
     Device,
     DryRun,
     DVAERun,
+    Exclude,
     Gpus,
     ImageColumn,
     InitFrom,
     Json,
+    Log,
     OtherData,
     Overrides,
     PairSource,
@@ -66,11 +68,13 @@ def _options(
     run: Path,
     image_column: str | None,
     caption_column: str | None,
+    exclude: Path | None,
     valid: str | None,
     resume: str,
     device: str,
     dry_run: bool,
     init_from: Path | None,
+    log: str | None,
     dvae: Path | None = None,
     tokenizer: Path | None = None,
     preview_captions: Path | None = None,
@@ -80,6 +84,7 @@ def _options(
     from dalle_cli.training.run import TrainOptions
 
     inputs = {
+        "exclude": exclude,
         "valid": valid,
         "dvae": dvae,
         "tokenizer": tokenizer,
@@ -92,17 +97,20 @@ def _options(
         "image_column": image_column,
         "caption_column": caption_column,
         **{name: given and absolute_source(str(given)) for name, given in inputs.items()},
+        "log": log,
     }
     return TrainOptions(
         data=tuple(data),
         run=run,
         image_column=image_column,
         caption_column=caption_column,
+        exclude=exclude,
         valid=valid,
         resume=resume,
         device=device,
         dry_run=dry_run,
         deepspeed=deepspeed,
+        log=log,
         init_from=None if init_from is None else init_from.absolute(),
         command=command,
     )
@@ -166,6 +174,8 @@ def train_chain(
     ] = False,
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
+    exclude: Exclude = None,
+    log: Log = None,
     device: Device = "auto",
     gpus: Gpus = None,
     as_json: Json = False,
@@ -176,7 +186,8 @@ def train_chain(
     It looks at the pictures and the machine, chooses the models, says what they will take, and runs
     the other commands one after another. The same command resumes it.
     """
-    from dalle_cli.commands.training.train import ChainOptions, run_train
+    from dalle_cli.commands.training.train import run_train
+    from dalle_cli.training.planning.chain import ChainOptions
     from dalle_cli.training.run import TrainOptions
 
     training = TrainOptions(
@@ -184,7 +195,9 @@ def train_chain(
         run=run,
         image_column=image_column,
         caption_column=caption_column,
+        exclude=exclude,
         device=device,
+        log=log,
     )
     chain = ChainOptions(hours=hours, like=like, gpus=gpus, plan_only=plan)
     run_train(training, chain, Terminal(quiet=quiet, as_json=as_json))
@@ -206,8 +219,10 @@ def train_dvae(
     steps: Steps = None,
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
+    exclude: Exclude = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
     resume: Resume = "auto",
+    log: Log = None,
     device: Device = "auto",
     precision: Precision = None,
     dry_run: DryRun = False,
@@ -228,11 +243,13 @@ def train_dvae(
         run=run,
         image_column=image_column,
         caption_column=caption_column,
+        exclude=exclude,
         valid=valid,
         resume=resume,
         device=device,
         dry_run=dry_run,
         init_from=init_from,
+        log=log,
     )
     run_train_dvae(checked, options, Terminal(quiet=quiet, as_json=as_json))
 
@@ -264,8 +281,10 @@ def train_transformer(
     steps: Steps = None,
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
+    exclude: Exclude = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
     resume: Resume = "auto",
+    log: Log = None,
     device: Device = "auto",
     precision: Precision = None,
     dry_run: DryRun = False,
@@ -299,11 +318,13 @@ def train_transformer(
         run=run,
         image_column=image_column,
         caption_column=caption_column,
+        exclude=exclude,
         valid=valid,
         resume=resume,
         device=device,
         dry_run=dry_run,
         init_from=init_from,
+        log=log,
         dvae=dvae,
         tokenizer=tokenizer,
         preview_captions=preview_captions,
@@ -334,8 +355,10 @@ def train_clip(
     steps: Steps = None,
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
+    exclude: Exclude = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
     resume: Resume = "auto",
+    log: Log = None,
     device: Device = "auto",
     precision: Precision = None,
     dry_run: DryRun = False,
@@ -359,11 +382,13 @@ def train_clip(
         run=run,
         image_column=image_column,
         caption_column=caption_column,
+        exclude=exclude,
         valid=valid,
         resume=resume,
         device=device,
         dry_run=dry_run,
         init_from=init_from,
+        log=log,
         tokenizer=tokenizer,
     )
     run_train_clip(checked, options, tokenizer, Terminal(quiet=quiet, as_json=as_json))
@@ -398,7 +423,8 @@ def resume(
     It knows its recipe, its data and its other inputs: nothing is typed again.
     """
     from dalle_cli.commands.training.resume import plan_resume
-    from dalle_cli.commands.training.train import recorded_training, run_train
+    from dalle_cli.commands.training.train import run_train
+    from dalle_cli.training.planning.chain import recorded_training
 
     begun = recorded_training(run)
     if begun is not None:

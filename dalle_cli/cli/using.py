@@ -163,6 +163,14 @@ def export(
             rich_help_panel=OUTPUT,
         ),
     ] = False,
+    onnx: Annotated[
+        bool,
+        typer.Option(
+            "--onnx",
+            help="Also write the discrete VAE's encoder and decoder as ONNX, in fp32.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -172,7 +180,7 @@ def export(
     """
     from dalle_cli.commands.export import ExportOptions, run_export
 
-    options = ExportOptions(run, out, clip=clip, checkpoint=checkpoint, half=half)
+    options = ExportOptions(run, out, clip=clip, checkpoint=checkpoint, half=half, onnx=onnx)
     run_export(options, Terminal(quiet=quiet, as_json=as_json))
 
 

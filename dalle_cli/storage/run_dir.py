@@ -100,6 +100,11 @@ class RunDir:
         return self.root / "README.md"
 
     @property
+    def onnx(self) -> Path:
+        """The discrete VAE of an export as ONNX graphs."""
+        return self.root / "onnx"
+
+    @property
     def checkpoints(self) -> Path:
         """A folder for each checkpoint."""
         return self.root / "checkpoints"
@@ -112,6 +117,11 @@ class RunDir:
     def metrics(self) -> Path:
         """A JSON line for each report."""
         return self.root / "metrics.jsonl"
+
+    @property
+    def logged(self) -> Path:
+        """How far each tracker has the run's figures."""
+        return self.root / "logged.json"
 
     def preview(self, step: int) -> Path:
         """The preview picture written after a number of steps."""

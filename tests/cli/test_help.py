@@ -37,6 +37,7 @@ PANELS = {
     "data shapes": ["Arguments", "Scenes", "Options"],
     "data emoji": ["Arguments", "Input", "Pictures", "Options"],
     "data check": ["Arguments", "Input", "Options"],
+    "data overlap": ["Arguments", "Comparison", "Input", "Output", "Machine", "Options"],
     "data pack": ["Arguments", "Input", "Output", "Options"],
     "data encode": ["Arguments", "Input", "Output", "Machine", "Options"],
     "import dvae": ["Arguments", "Run", "Options"],
@@ -60,7 +61,7 @@ COMMAND_PANELS = {
         "Data": ["data", "import"],
         "Machine": ["info", "report", "doctor"],
     },
-    "data": {"Commands": ["shapes", "emoji", "check", "pack", "encode"]},
+    "data": {"Commands": ["shapes", "emoji", "check", "overlap", "pack", "encode"]},
     "recipes": {"Commands": ["list", "show", "check", "keys"]},
     "import": {"Commands": ["dvae"]},
 }

@@ -7,22 +7,25 @@ encoded: decoding them is the job of `data.images`.
 
 from dalle_cli.data.images import Problem
 from dalle_cli.data.sources.columns import Columns
+from dalle_cli.data.sources.exclusion import RemainingSource
 from dalle_cli.data.sources.file_names import describe_unread
 from dalle_cli.data.sources.mixture import MixedSource, open_datasets
 from dalle_cli.data.sources.opening import open_dataset
 from dalle_cli.data.sources.source import Sample, Source
 from dalle_cli.data.sources.split import validation_split
-from dalle_cli.data.sources.tokens import TokenSource
+from dalle_cli.data.sources.tokens import TokenSource, token_source
 
 __all__ = [
     "Columns",
     "MixedSource",
     "Problem",
+    "RemainingSource",
     "Sample",
     "Source",
     "TokenSource",
     "describe_unread",
     "open_dataset",
     "open_datasets",
+    "token_source",
     "validation_split",
 ]

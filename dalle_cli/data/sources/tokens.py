@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from dalle_cli.data.images import BadSample, Problem
-from dalle_cli.data.sources.source import Sample
+from dalle_cli.data.sources.exclusion import RemainingSource
+from dalle_cli.data.sources.source import Sample, Source
 from dalle_cli.data.token_shards import AGAIN, Encoding, TokenShard, read_record, shard_path
 from dalle_cli.errors import DalleError, printable
 
@@ -74,3 +75,9 @@ class TokenSource:
         """Return the shard that holds a sample, and the sample's index there."""
         number = int(np.searchsorted(self._ends, index, side="right"))
         return self._shards[number], index - int(self._ends[number]) + len(self._shards[number])
+
+
+def token_source(source: Source) -> TokenSource | None:
+    """Return the folder of tokens that a source reads, whole; None where it reads pictures."""
+    whole = source.whole if isinstance(source, RemainingSource) else source
+    return whole if isinstance(whole, TokenSource) else None

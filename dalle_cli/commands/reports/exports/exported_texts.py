@@ -1,0 +1,17 @@
+"""What an export has of texts: tokenizer, known words, and what its author says of the model."""
+
+from dalle_cli.data.text.known_words import KnownWords
+from dalle_cli.data.tokenizer import Tokenizer
+from dalle_cli.storage.atomic import copy_file, make_folder
+from dalle_cli.storage.run_dir import RunDir
+
+
+def export_texts(run: RunDir, target: RunDir) -> None:
+    """Write what a run has of them, with checksums where there were none."""
+    if run.tokenizer.is_file():
+        make_folder(target.tokenizer.parent)
+        Tokenizer.load(run.tokenizer).save(target.tokenizer)
+    if run.known_words.is_file():
+        KnownWords.load(run.known_words).save(target.known_words)
+    if run.about.is_file():
+        copy_file(run.about, target.about)
