@@ -30,7 +30,9 @@ SLOWEST_RATE = 2**16  # bytes a second, of a body
 ANSWER_SECONDS = 30.0
 LINGER_SECONDS = 2.0
 POLL_SECONDS = 0.1  # between two looks at whether to end
-EPHEMERAL = 0  # the port that stands for any free one
+OVERLOADED = Refusal(
+    HTTPStatus.SERVICE_UNAVAILABLE, "too many requests at once", "try again in a moment"
+)
 
 
 class HeadTooLarge(Exception):
@@ -74,6 +76,7 @@ class PageServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
     block_on_close = False
     allow_reuse_address = True
     request_queue_size = 128
+    site: Site
 
     def __init__(self, address: str, port: int) -> None:
         """Listen at an IP address; raises OSError where that is not possible."""
@@ -104,8 +107,11 @@ class PageServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
             thread.join()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread, or close the connection if there are too many."""
+        """Answer in a thread, or refuse if there are too many."""
         if not self._slots.acquire(blocking=False):
+            with suppress(OSError):
+                request.setblocking(False)
+                request.send(OVERLOADED.answer.response())
             self.close_request(request)
             return
         try:
@@ -145,18 +151,12 @@ class _Connection(BaseHTTPRequestHandler):
     """Reads the request of a connection and writes its answer."""
 
     server: PageServer
-    server_version = "dalle"
-    sys_version = ""
-    protocol_version = "HTTP/1.0"
-    default_request_version = "HTTP/1.0"  # answers to what is no request have headers, too
 
     def setup(self) -> None:
         super().setup()
         self.rfile.close()
         self._reader = BoundedReader(self.connection, MAX_HEAD, HEAD_SECONDS)
         self.rfile = io.BufferedReader(self._reader)
-        self.command = self.requestline = ""
-        self.request_version = self.default_request_version
 
     def handle(self) -> None:
         try:
@@ -204,11 +204,7 @@ class _Connection(BaseHTTPRequestHandler):
 
     def _send(self, answer: Answer) -> None:
         self.connection.settimeout(ANSWER_SECONDS)
-        self.send_response(answer.status)
-        for name, value in answer.all_headers().items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(answer.content)
+        self.wfile.write(answer.response())
 
 
 def open_server(host: str, port: int) -> PageServer:
@@ -224,4 +220,4 @@ def open_server(host: str, port: int) -> PageServer:
         raise UsageError(f"no such host: {host}", "--host is a name or an IP address") from error
     except OSError as error:
         message = f"cannot listen at {host}, port {port}: {error.strerror}"
-        raise DalleError(message, f"`--port {EPHEMERAL}` takes a free port") from error
+        raise DalleError(message, "`--port 0` takes a free port") from error
