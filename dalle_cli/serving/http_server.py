@@ -208,16 +208,21 @@ class _Connection(BaseHTTPRequestHandler):
 
 
 def open_server(host: str, port: int) -> PageServer:
-    """Listen at a host's address.
+    """Listen at a host's first address that allows it.
 
-    Raises UsageError for a host that is none of this machine, and DalleError where the port is
-    taken or not allowed.
+    Raises UsageError for a host that has none, and DalleError where the port is taken, or none of
+    the addresses is this machine's.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        return PageServer(str(found[0][4][0]), port)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError) as error:
         raise UsageError(f"no such host: {host}", "--host is a name or an IP address") from error
-    except OSError as error:
-        message = f"cannot listen at {host}, port {port}: {error.strerror}"
-        raise DalleError(message, "`--port 0` takes a free port") from error
+
+    reason: str | None = None
+    for *_, address in found:
+        try:
+            return PageServer(str(address[0]), port)
+        except OSError as error:
+            reason = reason or error.strerror
+    message = f"cannot listen at {host}, port {port}: {reason}"
+    raise DalleError(message, "`--port 0` takes a free port")
