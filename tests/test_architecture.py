@@ -20,11 +20,13 @@ LAYERS = [
     {"loading"},
     {"scoring"},
     {"generation"},
+    {"serving"},
     {"training"},
     {"commands"},
     {"cli"},
     {"__main__"},
 ]
+INFERENCE = {"runtime", "storage", "loading", "scoring", "generation", "serving"}
 TORCH_FREE = {
     "errors",
     "quantities",
@@ -138,7 +140,7 @@ def test_imports_respect_the_layers(module: str) -> None:
 
 def test_inference_imports_nothing_of_training() -> None:
     for module in MODULES:
-        if module.split(".")[0] in {"runtime", "storage", "loading", "scoring", "generation"}:
+        if module.split(".")[0] in INFERENCE:
             targets = [own_module(found.target) or "" for found in imports_of(module)]
             assert not [target for target in targets if target.startswith("training")], module
 

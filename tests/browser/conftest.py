@@ -5,15 +5,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from devtools import POOR_CONTRAST, UNLABELLED, Browser, Page, find_chromium
+from chromium import POOR_CONTRAST, UNLABELLED, Browser, Page, find_chromium
 
 WIDTHS = (400, 1400)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.browser)
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from devtools import Page
+from chromium import Page
 from PIL import Image
 from served_model import PaintedModel, Served, serving
 
 from dalle_cli.serving.access import Access
+
+pytestmark = pytest.mark.browser
 
 STATUS = "document.querySelector('#status').textContent"
 HEADINGS = "[...document.querySelectorAll('#past h2')].map((one) => one.textContent)"

@@ -93,8 +93,8 @@ class Browser:
 
     def close(self) -> None:
         """End the browser."""
+        self._process.terminate()
         try:
-            self.send("Browser.close")
             self._process.wait(PATIENCE)
         finally:
             self._process.kill()
@@ -149,6 +149,7 @@ class Page:
         self._session = session
         for domain in ("Page", "Runtime", "Network", "Log", "DOM"):
             self.send(f"{domain}.enable")
+        self.send("Emulation.setFocusEmulationEnabled", enabled=True)
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Send a command to this tab."""
@@ -220,7 +221,10 @@ class Page:
     def save_picture(self, file: Path) -> None:
         """Write a picture of the whole page."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        told = self.send("Page.captureScreenshot", captureBeyondViewport=True)
+        size = self.send("Page.getLayoutMetrics")["cssContentSize"]
+        told = self.send(
+            "Page.captureScreenshot", clip={**size, "scale": 1}, captureBeyondViewport=True
+        )
         file.write_bytes(base64.b64decode(told["data"]))
 
     def print_pdf(self) -> bytes:
