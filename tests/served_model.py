@@ -5,7 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -175,7 +175,7 @@ class Served:
 def serving(model: PaintedModel, access: Access | None = None) -> Iterator[Served]:
     """Serve a model's page at a free port; what is still generated at the end is stopped."""
     queue, rules = JobQueue(), access or Access()
-    worker = threading.Thread(target=generate_jobs, args=(queue, model), daemon=True)
+    worker = threading.Thread(target=work, args=(queue, model), daemon=True)
     with open_server("127.0.0.1", 0) as server, server.answering(Site(model, queue, rules)):
         worker.start()
         try:
@@ -185,11 +185,20 @@ def serving(model: PaintedModel, access: Access | None = None) -> Iterator[Serve
             worker.join(PATIENCE)
 
 
+class WorkerEnds(BaseException):
+    """What ends the thread that generates, as a request to stop does in a command."""
+
+
+def work(queue: JobQueue, model: ServedModel) -> None:
+    with suppress(WorkerEnds):
+        generate_jobs(queue, model)
+
+
 def end_worker(model: PaintedModel, queue: JobQueue) -> None:
     """Stop every job, and end the thread that generates by one more."""
 
     def leave(request: PictureRequest) -> None:
-        raise SystemExit  # which threads end with, silently
+        raise WorkerEnds
 
     for job in queue.all_jobs():
         job.stop()
