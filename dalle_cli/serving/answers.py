@@ -16,11 +16,9 @@ OTHER_POLICY = f"default-src 'none'; {PAGE_POLICY}"
 HEADERS = {
     "Cache-Control": "no-store",
     "Connection": "close",
-    "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
 }
 HTML, JSON, PNG = "text/html; charset=utf-8", "application/json", "image/png"
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,6 +92,20 @@ def test_job_ends_in_the_middle_of_a_batch(model: ServedModel) -> None:
     assert facts["state"] == "stopped" and 0 < len(facts["pictures"]) < 64
     n_steps = facts["progress"] * 64 / 4 * model.grid_size**2
     assert n_steps == pytest.approx(UNWATCHED_SECONDS, abs=3)
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_a_hundred_jobs(model: ServedModel) -> None:
+    def resident_bytes() -> int:
+        n_pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return n_pages * resource.getpagesize()
+
+    for i in range(20):
+        generate_job(Job(i, request(model, seed=i)), model)
+    before = resident_bytes()
+    for i in range(100):
+        generate_job(Job(i, request(model, seed=i, n=1 + i % 6)), model)
+    assert resident_bytes() - before < 20 * 10**6
 
 
 def test_job_that_is_stopped_before_it_begins_generates_nothing() -> None:
