@@ -32,7 +32,7 @@ TRAIN = $(call quote,$(RECIPE)) --data $(call quote,$(DATA)) --run $(call quote,
 given-%:
 	@test -n $(call quote,$($*)) || { echo "$* is not given: make $(MAKECMDGOALS) $*=..." >&2; exit 2; }
 
-.PHONY: help install test test-slow test-distributed mutants smoke bench bench-peer lint docs demo emoji64 try clean train train-dvae train-transformer train-clip generate rerank
+.PHONY: help install test test-slow test-distributed test-browser mutants smoke bench bench-peer lint docs demo emoji64 try clean train train-dvae train-transformer train-clip generate rerank
 .DEFAULT_GOAL := help
 
 # prints the first word of each line in a column, and the others wrapped by word beside it
@@ -92,6 +92,10 @@ test-slow: install  ## run the tests that take minutes
 
 test-distributed: install  ## run the tests that start several processes
 	$(BIN)/python -m pytest -m "distributed and not slow"
+
+test-browser: export DALLE_SCREENSHOTS = $(CURDIR)/build/screenshots
+test-browser: install  ## look at pages in Chromium, if there is one, and keep pictures of them in build/screenshots
+	$(BIN)/python -m pytest -m browser
 
 mutants: install  ## make small changes to the code, one at a time, and list those that no test notices: [ARGS=WORDS]
 	$(BIN)/python tests/mutants.py $(ARGS)

@@ -542,6 +542,37 @@ MUTANTS = [
         "(KEPT_STEPS - start) / STEPS)",
         "scoring/overlap/test_perceptual_hash::test_middle_is_found_where_each_crop_has_it",
     ),
+    # serving
+    Mutant(
+        "serving/access.py",
+        "found[1] not in self.names",
+        "found[1] in self.names",
+        "serving/test_access::test_other_hosts_are_refused",
+    ),
+    Mutant(
+        "serving/access.py",
+        "{origin.lower() for origin in origins} <= own",
+        "own <= own",
+        "serving/test_access::test_posts_of_other_sites_are_refused",
+    ),
+    Mutant(
+        "serving/access.py",
+        "first.encode(), self.token.encode()",
+        "first.encode()[:1], self.token.encode()[:1]",
+        "serving/test_access::test_without_the_token_nothing_is_answered",
+    ),
+    Mutant(
+        "serving/jobs.py",
+        "> UNWATCHED_SECONDS",
+        "> 2 * UNWATCHED_SECONDS",
+        "serving/test_jobs::test_job_that_nobody_looks_at_ends",
+    ),
+    Mutant(
+        "serving/jobs.py",
+        "n_bytes > MAX_KEPT_BYTES",
+        "n_bytes > 2 * MAX_KEPT_BYTES",
+        "serving/test_jobs::test_pictures_that_are_kept_have_a_bound",
+    ),
     # recipes
     Mutant(
         "recipes/transformer/paper.toml",

@@ -20,12 +20,13 @@ LAYERS = [
     {"loading"},
     {"scoring"},
     {"generation"},
-    {"evaluation"},
+    {"evaluation", "serving"},
     {"training"},
     {"commands"},
     {"cli"},
     {"__main__"},
 ]
+INFERENCE = {"runtime", "storage", "loading", "scoring", "generation", "evaluation", "serving"}
 TORCH_FREE = {
     "errors",
     "quantities",
@@ -143,8 +144,7 @@ def test_imports_respect_the_layers(module: str) -> None:
 
 def test_inference_imports_nothing_of_training() -> None:
     for module in MODULES:
-        layer = module.split(".")[0]
-        if layer in {"runtime", "storage", "loading", "scoring", "generation", "evaluation"}:
+        if module.split(".")[0] in INFERENCE:
             targets = [own_module(found.target) or "" for found in imports_of(module)]
             assert not [target for target in targets if target.startswith("training")], module
 

@@ -10,6 +10,7 @@ Knows nothing of captions as text, pixels or files. Axes used below:
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -183,7 +184,14 @@ class Sampler:
         self._cache_sizes = (0, 0)  # samples and captions
 
     @torch.inference_mode()
-    def sample(self, text_tokens: Tensor, uniforms: Tensor, kept: Tensor | None = None) -> Tensor:
+    def sample(
+        self,
+        text_tokens: Tensor,
+        uniforms: Tensor,
+        kept: Tensor | None = None,
+        *,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Tensor:
         """Sample image tokens for each caption.
 
         text_tokens  int64 [B, T], -1 after the caption; where all captions come in rows of the same
@@ -191,6 +199,8 @@ class Sampler:
         uniforms     [B, I], see `candidate_uniforms`
         kept         int64 [I], tokens that all samples have already, -1 where one is to be sampled;
                      None: all are sampled
+        on_progress  is called after each position with the share of them that is done; what it
+                     raises ends the sampling
         returns      int64 [B, I] in raster order
         """
         n_samples, device = len(text_tokens), text_tokens.device
@@ -214,6 +224,8 @@ class Sampler:
             else:
                 # in the memory layout of sampled tokens, or the step would be compiled again
                 previous = tokens[:, i].contiguous()
+            if on_progress is not None:
+                on_progress((i + 1 - first) / (last + 1 - first))
         return tokens
 
     def _cache_for(self, n_samples: int, n_captions: int) -> KVCache:
