@@ -145,6 +145,7 @@ emoji64: install  ## train emoji models, or resume: three hours on two CPU cores
 	done
 	$(BIN)/dalle train-transformer transformer/emoji64 $(TOKENS) --dvae $(EMOJI)/dvae --run $(EMOJI)/transformer
 	$(BIN)/dalle train-clip clip/emoji64 $(PICTURES) --run $(EMOJI)/clip
+	test -f $(EMOJI)/transformer/about.toml || cp pretrained/emoji/about.toml $(EMOJI)/transformer/
 	test -d $(EMOJI)/export || $(BIN)/dalle export $(EMOJI)/transformer --clip $(EMOJI)/clip --half --out $(EMOJI)/export
 
 # not ?=, since some systems set NAME to that of the machine

@@ -183,7 +183,7 @@ def test_usage_names_arguments_and_required_options(
 
 def test_bounds_of_numbers_are_words_on_one_line(help_of: Callable) -> None:
     shown = help_of("generate")
-    assert "[default: 1.0; 0 to 100]\n" in shown and "x>=" not in shown
+    assert "[default: 8; at least 1]\n" in shown and "[0 to 100]\n" in shown and "x>=" not in shown
 
 
 @pytest.mark.parametrize("command", ["generate", "rerank", "reconstruct", "data encode"])
