@@ -143,7 +143,8 @@ emoji64: install  ## train emoji models, or resume: three hours on two CPU cores
 	for part in train/plain train/skin-tones held-out; do \
 		$(BIN)/dalle data encode $(EMOJI)/data/$$part --dvae $(EMOJI)/dvae --out $(EMOJI)/tokens/$$(basename $$part) --copies 1 || exit; \
 	done
-	$(BIN)/dalle train-transformer transformer/emoji64 $(TOKENS) --dvae $(EMOJI)/dvae --run $(EMOJI)/transformer
+	$(BIN)/dalle train-transformer transformer/emoji64 $(TOKENS) --dvae $(EMOJI)/dvae --run $(EMOJI)/noisy
+	$(BIN)/dalle train-transformer transformer/emoji64 $(TOKENS) --dvae $(EMOJI)/dvae --run $(EMOJI)/transformer --init-from $(EMOJI)/noisy --steps 2000 --set optimizer.lr.start=7e-4 --set loss.token_noise=0.4
 	$(BIN)/dalle train-clip clip/emoji64 $(PICTURES) --run $(EMOJI)/clip
 	test -f $(EMOJI)/transformer/about.toml || cp pretrained/emoji/about.toml $(EMOJI)/transformer/
 	test -d $(EMOJI)/export || $(BIN)/dalle export $(EMOJI)/transformer --clip $(EMOJI)/clip --half --out $(EMOJI)/export

@@ -360,6 +360,24 @@ MUTANTS = [
         "text",
         "test_errors::test_printable_text_holds_nothing_that_steers_a_terminal",
     ),
+    Mutant(
+        "runtime/distributed.py",
+        "exit_code=LOST_ANOTHER,",
+        "exit_code=1,",
+        "runtime/test_ranks::test_process_that_lost_another_is_told_from_one_that_failed",
+    ),
+    Mutant(
+        "errors.py",
+        r"\u202a-\u202e",
+        "",
+        "test_errors::test_every_character_that_turns_the_direction_is_replaced",
+    ),
+    Mutant(
+        "training/optimization/divergence.py",
+        "            self._recent.append(loss)\n            self._n_skipped = 0\n",
+        "            self._recent.append(loss)\n",
+        "training/optimization/test_divergence::test_only_updates_skipped_in_a_row_end_a_run",
+    ),
     # data
     Mutant(
         "data/loader.py",

@@ -120,9 +120,10 @@ def _check_size(width: int, height: int) -> None:
 
 def _to_upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     except (struct.error, SyntaxError, LookupError, TypeError, ValueError):
-        return image  # the pixels are good, only the EXIF is unreadable
+        pass  # the pixels are good, only the EXIF is unreadable
+    return image
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
@@ -134,8 +135,8 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    is_grey = image.mode in ("1", "L", "LA")
-    colours = image if image.mode == "CMYK" else image.convert("L" if is_grey else "RGB")
+    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    colours = image if image.mode in ("CMYK", mode) else image.convert(mode)
     rgb = to_srgb(colours, profile)
     if not image.has_transparency_data:
         return rgb

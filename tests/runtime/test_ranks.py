@@ -3,9 +3,16 @@
 from collections.abc import Callable
 
 import pytest
+import torch
 
-from dalle_cli.errors import UsageError
-from dalle_cli.runtime.ranks import Ranks, check_not_left_alone, ranks_of_environment
+from dalle_cli.errors import DalleError, UsageError
+from dalle_cli.runtime import distributed
+from dalle_cli.runtime.ranks import (
+    LOST_ANOTHER,
+    Ranks,
+    check_not_left_alone,
+    ranks_of_environment,
+)
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
 SRUN = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "16", "SLURM_LOCALID": "5"}
@@ -77,3 +84,28 @@ def test_process_of_a_batch_script_without_srun_is_refused() -> None:
 )
 def test_process_among_as_many_as_asked_for_is_not(environment: dict[str, str]) -> None:
     check_not_left_alone(environment)
+
+
+@pytest.mark.parametrize(
+    ("message", "ended"),
+    [
+        ("[gloo] Connection closed by peer", DalleError),
+        ("NCCL communicator was aborted", DalleError),
+        ("shapes do not match", RuntimeError),
+    ],
+)
+def test_process_that_lost_another_is_told_from_one_that_failed(
+    message: str, ended: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "_connect", lambda ranks, backend: None)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+
+    with (
+        pytest.raises(ended) as caught,
+        distributed.init_process_group(torch.device("cpu")),
+    ):
+        raise RuntimeError(message)
+    if isinstance(caught.value, DalleError):
+        assert caught.value.exit_code == LOST_ANOTHER

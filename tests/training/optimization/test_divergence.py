@@ -13,7 +13,7 @@ from dalle_cli.runtime.distributed import single_process
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import Saver
 from dalle_cli.training.engines.engine import EngineState
-from dalle_cli.training.optimization.divergence import Diverged, DivergenceMonitor
+from dalle_cli.training.optimization.divergence import MAX_SKIPPED, Diverged, DivergenceMonitor
 
 NAMES = [f"{i:02d}" for i in range(12)]
 
@@ -69,6 +69,18 @@ def test_cause_is_told_by_the_losses_before(
     with pytest.raises(Diverged) as caught:
         check(watch, len(losses) + 1, math.nan)
     assert f"most likely, {cause}" in caught.value.hint
+
+
+def test_only_updates_skipped_in_a_row_end_a_run(tmp_path: Path) -> None:
+    watch = monitor(tmp_path, has_scales=True)
+    for step in range(1, MAX_SKIPPED):
+        check(watch, step, math.inf, is_applied=False)
+    check(watch, MAX_SKIPPED, 1.0)
+
+    for step in range(1, MAX_SKIPPED):
+        check(watch, MAX_SKIPPED + step, math.inf, is_applied=False)
+    with pytest.raises(Diverged, match=f"{MAX_SKIPPED} updates in a row"):
+        check(watch, 2 * MAX_SKIPPED, math.inf, is_applied=False)
 
 
 @pytest.mark.parametrize("group", ["parameters", "ema"])
