@@ -24,8 +24,12 @@ input, select, button {
   background: var(--ground); border: 1px solid var(--faint); border-radius: .25rem;
 }
 button { width: auto; padding: .25rem 1rem; cursor: pointer }
+#generate:enabled { color: var(--ground); background: var(--ink); border-color: var(--ink) }
 button:disabled { color: var(--faint); border-color: var(--line); cursor: default }
 fieldset { min-width: 0; margin: 0; border: 1px solid var(--line); border-radius: .25rem }
+fieldset, .buttons { display: flex; flex-wrap: wrap; gap: .75rem; align-items: end }
+fieldset label { flex: 0 1 10rem }
+fieldset label:first-of-type { flex: 1 1 14rem; max-width: 32rem }
 progress { width: 100% } #status { min-height: 1.5em; margin: .5rem 0 }
 .settings, .notes { margin: .25rem 0; font-size: .85rem; color: var(--faint) }
 .notes { padding-left: 1.2rem } a { color: inherit } #preview { max-width: 9rem }
@@ -115,7 +119,7 @@ function pictureWords(job, picture) {
 
 function settingsWords(job) {
   const words = [`seed ${job.seed}`, `temperature ${job.temperature}`, `guidance ${job.guidance}`];
-  if (job.image) words.push(`from a picture, of which ${job.keep_rows} rows are kept`);
+  if (job.image) words.push(`from a picture, rows kept: ${job.keep_rows}`);
   if (job.rank) words.push(`ranked by ${job.rank}`);
   if (job.best) words.push(`the best ${job.best} of ${job.n}`);
   return words.join(" · ");
@@ -339,7 +343,7 @@ def playground(
             class_="fields",
         ),
         _picture_fields(kept_rows),
-        element("div", _button("generate", "Generate"), " ", _button("stop", "Stop")),
+        element("div", _button("generate", "Generate"), _button("stop", "Stop"), class_="buttons"),
         data_max_bytes=max_bytes,
         data_max_jobs=max_jobs,
     )

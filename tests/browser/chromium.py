@@ -230,6 +230,7 @@ class Page:
         """Write a picture of the whole page."""
         file.parent.mkdir(parents=True, exist_ok=True)
         size = self.send("Page.getLayoutMetrics")["cssContentSize"]
+        size["width"] = self.evaluate("innerWidth")  # where a scroll bar stands now, too
         told = self.send(
             "Page.captureScreenshot", clip={**size, "scale": 1}, captureBeyondViewport=True
         )

@@ -12,7 +12,7 @@ from dalle_cli.serving.access import Access
 
 pytestmark = pytest.mark.browser
 
-STATUS = "document.querySelector('#status').textContent"
+STATUS = "document.querySelector('#status')?.textContent"  # none while a page is loaded
 HEADINGS = "[...document.querySelectorAll('#past h2')].map((one) => one.textContent)"
 N_PICTURES = "document.querySelectorAll('#past img').length"
 FOCUSED = "document.activeElement.id || document.activeElement.name"
