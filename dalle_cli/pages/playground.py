@@ -50,6 +50,7 @@ const limits = { bytes: +form.dataset.maxBytes, jobs: +form.dataset.maxJobs };
 const PAUSE = 300;
 
 let current = null; // the job that is followed
+let isAsking = false; // for a job that the server has not taken yet
 let upload = Promise.resolve(null); // the picture to begin from, once the server has it
 
 async function ask(path, options) {
@@ -203,7 +204,8 @@ async function follow(id) {
 }
 
 async function start() {
-  if (current !== null) return;
+  if (isAsking || current !== null) return;
+  isAsking = true;
   const wanted = { caption: fields.caption.value };
   for (const input of form.querySelectorAll(".fields input")) {
     if (input.value !== "") wanted[input.name] = Number(input.value);
@@ -216,6 +218,7 @@ async function start() {
   } catch (error) {
     tell(error.message);
   }
+  isAsking = false;
 }
 
 async function send(file) {
