@@ -32,7 +32,7 @@ fieldset label { flex: 0 1 10rem }
 fieldset label:first-of-type { flex: 1 1 14rem; max-width: 32rem }
 progress { width: 100% } #status { min-height: 1.5em; margin: .5rem 0 }
 .settings, .notes { margin: .25rem 0; font-size: .85rem; color: var(--faint) }
-.notes { padding-left: 1.2rem } a { color: inherit } #preview { max-width: 9rem }
+.notes { padding-left: 1.2rem } a { color: inherit } #preview { max-width: 5rem }
 """
 )
 SCRIPT = """

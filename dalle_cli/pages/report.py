@@ -19,7 +19,7 @@ STYLE = (
   display: grid; gap: 1rem 2rem; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr));
 }
 .charts section { min-width: 0 } h3 { font-size: 1rem; margin: 1rem 0 .25rem }
-nav a { margin-right: 1rem } a { color: inherit } .was { color: var(--faint) }
+nav a { margin-right: 1rem } a { color: inherit } .was { font-weight: normal; color: var(--faint) }
 .wide { overflow-x: auto } .masks img, .layers img { image-rendering: pixelated }
 .pictures, .layers { display: flex; flex-wrap: wrap; gap: .75rem } figure { margin: 0 }
 .pictures figure { max-width: 9rem } .masks figure { max-width: 16rem }
