@@ -60,7 +60,7 @@ def mask_pictures(grid_size: int, kernel_size: int) -> dict[str, Image.Image]:
 
     Those of large grids are scaled down by area: grey where only some of several positions may.
     """
-    pictures = {}
+    pictures: dict[str, Image.Image] = {}
     for kind in SPARSE_KINDS:
         mask = image_mask(kind, grid_size, kernel_size=kernel_size)
         picture = Image.fromarray(mask.byte().mul(255).numpy())
