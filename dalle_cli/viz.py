@@ -22,6 +22,10 @@ GRID_PICTURES = 256  # a sheet of more would be too large to open
 PREVIEW_SIDE = 24  # columns of a picture on a terminal
 MAX_CAPTION = 300  # characters; no sheet is wide enough for more
 
+SPARSE_KINDS: tuple[Kind, ...] = ("row", "column", "convolutional")
+MASK_SIDE = 256  # pixels that the picture of a mask has at least, if the mask has them
+MIDDLE = (224, 112, 16)  # a colour
+
 Row = tuple[str, list[Image.Image]]  # a caption, or "", and its pictures
 
 
@@ -52,10 +56,31 @@ def square_tile(picture: Image.Image | None, side: int) -> Image.Image:
 
 
 def mask_pictures(grid_size: int, kernel_size: int) -> dict[str, Image.Image]:
-    """Draw the image-to-image masks by kind: white where a query (down) may see a key (across)."""
-    kinds: tuple[Kind, ...] = ("row", "column", "convolutional")
-    masks = {kind: image_mask(kind, grid_size, kernel_size=kernel_size) for kind in kinds}
-    return {kind: Image.fromarray(mask.byte().mul(255).numpy()) for kind, mask in masks.items()}
+    """Draw the image-to-image masks by kind: white where a query (down) may see a key (across).
+
+    Those of large grids are scaled down by area: grey where only some of several positions may.
+    """
+    pictures: dict[str, Image.Image] = {}
+    for kind in SPARSE_KINDS:
+        mask = image_mask(kind, grid_size, kernel_size=kernel_size)
+        picture = Image.fromarray(mask.byte().mul(255).numpy())
+        pictures[kind] = picture.reduce(max(picture.width // MASK_SIDE, 1))
+    return pictures
+
+
+def layer_pictures(kinds: Sequence[Kind], grid_size: int, kernel_size: int) -> list[Image.Image]:
+    """Draw, for the kind of each layer, the positions of the grid that the middle one may see.
+
+    Those are white, and the middle one is orange.
+    """
+    middle = grid_size // 2 * grid_size + grid_size // 2
+    pictures = {}
+    for kind in dict.fromkeys(kinds):
+        seen = image_mask(kind, grid_size, kernel_size=kernel_size)[middle]  # [keys]
+        picture = Image.fromarray(seen.view(grid_size, grid_size).byte().mul(255).numpy())
+        pictures[kind] = picture.convert("RGB")
+        pictures[kind].putpixel((grid_size // 2, grid_size // 2), MIDDLE)
+    return [pictures[kind] for kind in kinds]
 
 
 def grid(pictures: list[Image.Image], columns: int) -> Image.Image:

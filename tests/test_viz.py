@@ -19,6 +19,8 @@ from dalle_cli.viz import (
     grid,
     half_blocks,
     labelled_grid,
+    layer_pictures,
+    mask_pictures,
     square_tile,
 )
 
@@ -145,3 +147,24 @@ def test_half_blocks_show_large_pictures_by_the_means_of_their_parts() -> None:
 )
 def test_half_blocks_show_as_many_pictures_as_fit(n_columns: int, shape: tuple[int, int]) -> None:
     assert pixels_shown([noise(i) for i in range(4)], n_columns).shape == (*shape, 3)
+
+
+def test_layers_show_what_the_middle_of_the_picture_sees() -> None:
+    row, column, again = layer_pictures(["row", "column", "row"], 6, 3)
+    seen = [{(x, y) for x in range(6) for y in range(6) if one.getpixel((x, y)) == (255,) * 3}
+            for one in (row, column)]  # fmt: skip
+    # a row layer sees the six positions before, over the edge of the picture
+    assert seen[0] == {(3, 2), (4, 2), (5, 2), (0, 3), (1, 3), (2, 3)}
+    assert seen[1] == {(3, 0), (3, 1), (3, 2)} and again == row
+    for picture in (row, column):
+        red, green, blue = picture.getpixel((3, 3))
+        assert red > green > blue
+
+
+@pytest.mark.parametrize(("grid_size", "side"), [(4, 16), (16, 256), (32, 256)])
+def test_masks_of_large_grids_are_scaled_down(grid_size: int, side: int) -> None:
+    masks = mask_pictures(grid_size, 3)
+    assert list(masks) == ["row", "column", "convolutional"]
+    for mask in masks.values():
+        assert mask.size == (side, side) and mask.getpixel((side - 1, 0)) == 0
+        assert mask.getpixel((side - 1, side - 1)) > 0

@@ -14,7 +14,7 @@ from dalle_cli import __version__
 from dalle_cli.commands.reports.damage import run_check
 from dalle_cli.console import Terminal
 from dalle_cli.errors import DalleError
-from dalle_cli.runtime.devices import choose_device, use_fast_fp32_matmul
+from dalle_cli.runtime.devices import choose_device, device_words, use_fast_fp32_matmul
 from dalle_cli.runtime.peak_rates import measure_peak_rates, store_peak_rates
 from dalle_cli.runtime.precision import choose_precision
 from dalle_cli.storage.run_dir import RunDir
@@ -51,7 +51,7 @@ def run_doctor(terminal: Terminal, *, measured: bool) -> None:
         "python": platform.python_version(),
         "packages": packages,
         "tools": {name: "found" if found else "not found" for name, found in tools.items()},
-        "device": _device_name(device),
+        "device": device_words(device),
         "threads": torch.get_num_threads(),
         "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB",
         "free disk here": f"{shutil.disk_usage('.').free / 2**30:.1f} GiB",
@@ -99,14 +99,6 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        count = torch.cuda.device_count()
-        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-        return f"{count} x {torch.cuda.get_device_name(0)}, {memory:.0f} GiB each"
-    return f"CPU, {os.cpu_count()} cores"
 
 
 def _text(facts: dict[str, Any]) -> str:

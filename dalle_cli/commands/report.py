@@ -20,7 +20,8 @@ def run_report(folders: list[Path], out: Path | None, terminal: Terminal) -> Non
     """
     runs = [run for folder in folders for run in _runs_of(folder)]
     names = distinct_names([run.resolve() for run in runs])
-    page = report_page([run_page(run, name) for run, name in zip(runs, names, strict=True)])
+    named = zip(runs, names, strict=True)
+    page = report_page([run_page(run, name, n_runs=len(runs)) for run, name in named])
 
     is_own = len(folders) == 1 and shipped_name(folders[0]) is None
     target = out or (folders[0] if is_own else Path()) / "report.html"

@@ -24,7 +24,7 @@ body {
 h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem }
 code { font: .85rem/1.4 ui-monospace, monospace }
 table { border-collapse: collapse }
-th { text-align: left; font-weight: normal; color: var(--faint) }
+th { text-align: left; font-weight: normal; color: var(--faint); overflow-wrap: break-word }
 th, td { padding: .1rem 1rem .1rem 0; vertical-align: top }
 """
 VOID = {"br", "img", "input", "link", "meta"}  # elements without an end

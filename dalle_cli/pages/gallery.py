@@ -69,7 +69,7 @@ def _pictures(group: list[Record], command: Callable[[Record], Sequence[str]]) -
     for record in group:
         facts = [f"number {record['number']}"]
         if record.get("score") is not None:
-            facts = [f"{record['rank']}.", f"score {_rounded(record['score'])}", *facts]
+            facts = [f"{record['rank']}. score {_rounded(record['score'])}", *facts]
         picture = element(
             "img", src=record["file"], alt=record["caption"], loading="lazy", decoding="async"
         )

@@ -24,11 +24,15 @@ input, select, button {
   background: var(--ground); border: 1px solid var(--faint); border-radius: .25rem;
 }
 button { width: auto; padding: .25rem 1rem; cursor: pointer }
+#generate:enabled { color: var(--ground); background: var(--ink); border-color: var(--ink) }
 button:disabled { color: var(--faint); border-color: var(--line); cursor: default }
 fieldset { min-width: 0; margin: 0; border: 1px solid var(--line); border-radius: .25rem }
+fieldset, .buttons { display: flex; flex-wrap: wrap; gap: .75rem; align-items: end }
+fieldset label { flex: 0 1 10rem }
+fieldset label:first-of-type { flex: 1 1 14rem; max-width: 32rem }
 progress { width: 100% } #status { min-height: 1.5em; margin: .5rem 0 }
 .settings, .notes { margin: .25rem 0; font-size: .85rem; color: var(--faint) }
-.notes { padding-left: 1.2rem } a { color: inherit } #preview { max-width: 9rem }
+.notes { padding-left: 1.2rem } a { color: inherit } #preview { max-width: 5rem }
 """
 )
 SCRIPT = """
@@ -46,6 +50,7 @@ const limits = { bytes: +form.dataset.maxBytes, jobs: +form.dataset.maxJobs };
 const PAUSE = 300;
 
 let current = null; // the job that is followed
+let isAsking = false; // for a job that the server has not taken yet
 let upload = Promise.resolve(null); // the picture to begin from, once the server has it
 
 async function ask(path, options) {
@@ -115,7 +120,7 @@ function pictureWords(job, picture) {
 
 function settingsWords(job) {
   const words = [`seed ${job.seed}`, `temperature ${job.temperature}`, `guidance ${job.guidance}`];
-  if (job.image) words.push(`from a picture, of which ${job.keep_rows} rows are kept`);
+  if (job.image) words.push(`from a picture, rows kept: ${job.keep_rows}`);
   if (job.rank) words.push(`ranked by ${job.rank}`);
   if (job.best) words.push(`the best ${job.best} of ${job.n}`);
   return words.join(" · ");
@@ -199,7 +204,8 @@ async function follow(id) {
 }
 
 async function start() {
-  if (current !== null) return;
+  if (isAsking || current !== null) return;
+  isAsking = true;
   const wanted = { caption: fields.caption.value };
   for (const input of form.querySelectorAll(".fields input")) {
     if (input.value !== "") wanted[input.name] = Number(input.value);
@@ -212,6 +218,7 @@ async function start() {
   } catch (error) {
     tell(error.message);
   }
+  isAsking = false;
 }
 
 async function send(file) {
@@ -339,7 +346,7 @@ def playground(
             class_="fields",
         ),
         _picture_fields(kept_rows),
-        element("div", _button("generate", "Generate"), " ", _button("stop", "Stop")),
+        element("div", _button("generate", "Generate"), _button("stop", "Stop"), class_="buttons"),
         data_max_bytes=max_bytes,
         data_max_jobs=max_jobs,
     )

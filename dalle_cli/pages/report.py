@@ -4,6 +4,7 @@ Knows nothing of files: what it shows comes in as facts, pictures as bytes.
 """
 
 import base64
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -18,14 +19,19 @@ STYLE = (
   display: grid; gap: 1rem 2rem; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr));
 }
 .charts section { min-width: 0 } h3 { font-size: 1rem; margin: 1rem 0 .25rem }
-.wide { overflow-x: auto } .small img, .masks img { image-rendering: pixelated }
-.pictures { display: flex; flex-wrap: wrap; gap: .75rem } figure { margin: 0 }
-.pictures figure { max-width: 9rem } .masks figure { max-width: 14rem }
-.pictures img { width: 6rem } .masks img { width: 14rem }
+nav a { margin-right: 1rem } a { color: inherit } .was { font-weight: normal; color: var(--faint) }
+.wide { overflow-x: auto } .masks img, .layers img { image-rendering: pixelated }
+.pictures, .layers { display: flex; flex-wrap: wrap; gap: .75rem } figure { margin: 0 }
+.pictures figure { max-width: 9rem } .masks figure { max-width: 16rem }
+.pictures img { width: 6rem } .masks img { width: 16rem } .layers img { width: 3.5rem }
+.masks img, .layers img { display: block; border: 1px solid var(--line) }
 figcaption { font-size: .85rem; color: var(--faint) }
 .steps img { max-width: 100% } .steps input { width: 20rem; max-width: 100% }
-td.new { font-weight: bold }
-@media print { .steps input { display: none } section, figure { break-inside: avoid } }
+.grid th, .grid td { border-bottom: 1px solid var(--line) } td.new { font-weight: bold }
+@media print {
+  nav, output, .steps input { display: none } .charts section, figure, tr { break-inside: avoid }
+  h2, h3 { break-after: avoid }
+}
 """
 )
 SCRIPT = (
@@ -33,8 +39,11 @@ SCRIPT = (
     + """
 for (const steps of document.querySelectorAll(".steps")) {
   const slider = steps.querySelector("input");
-  slider.addEventListener("input", () => {
-    steps.querySelectorAll("figure").forEach((figure, i) => (figure.hidden = i !== +slider.value));
+  const figures = [...steps.querySelectorAll("figure")];
+  const name = (figure) => figure.querySelector("figcaption").textContent;
+  slider?.addEventListener("input", () => {
+    figures.forEach((figure, i) => (figure.hidden = i !== +slider.value));
+    slider.setAttribute("aria-valuetext", name(figures[slider.value]));
   });
 }
 """
@@ -64,8 +73,20 @@ CHARTS = {
     "Learning rate": ("train/lr",),
     "Gradient norm": ("train/gradient_norm",),
     "Gradient scales": ("grad_scale/min", "grad_scale/max"),
+    "Loss scale": ("train/loss_scale",),
+    "Updates that were skipped, share": ("train/skipped",),
+    "Captions in the batch that were recognised, share": ("train/batch_accuracy",),
+    "Logit scale": ("train/logit_scale",),
+    "Gain of relaxed over hard tokens, dB": ("valid/relaxed_gap_db",),
+    "Captions that were cut, share": ("train/captions_cut",),
     "Pictures per second": ("train/images_per_second",),
+    "Tokens per second": ("train/tokens_per_second",),
+    "TFLOP per second": ("train/tflops_per_second",),
+    "Share of the device's peak rate": ("train/mfu",),
+    "Peak memory, GiB": ("train/peak_memory_gib",),
 }
+Section = tuple[str, list[Markup]]  # a heading, and what is below it
+
 STEP, SECONDS = "step", "train/seconds"
 BITS = "/bits_"  # figures that are there in nats
 
@@ -93,10 +114,11 @@ class RunFacts:
     machine   where it runs: labels and texts
     reports   lines of its metrics
     recipe    keys under dotted names, with their values
-    changed   keys that differ from the shipped recipe
+    shipped   values of the shipped recipe, of keys that differ from it
     previews  by step
-    best      generated pictures with the highest scores, best first, and the lowest in `worst`
-    masks     of its kinds of attention, and how layers use them in `layers`
+    best      generated pictures with the best scores, best first, and the worst in `worst`
+    masks     of its kinds of attention
+    layers    what a position of the picture attends to, layer by layer
     figures   of its newest evaluation, as text by label, with what to know of them in `notes`
     """
 
@@ -106,12 +128,12 @@ class RunFacts:
     machine: Sequence[tuple[str, str]]
     reports: Sequence[Mapping[str, float]]
     recipe: Mapping[str, object]
-    changed: frozenset[str] = frozenset()
+    shipped: Mapping[str, object] = field(default_factory=dict)
     previews: Sequence[Picture] = ()
     best: Sequence[Picture] = ()
     worst: Sequence[Picture] = ()
     masks: Sequence[Picture] = ()
-    layers: Sequence[str] = field(default_factory=tuple)
+    layers: Sequence[Picture] = ()
     figures: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
@@ -122,47 +144,60 @@ def report_page(runs: Sequence[RunFacts]) -> str:
         [run for run in runs if run.kind == kind]
         for kind in dict.fromkeys(run.kind for run in runs)
     ]
-    is_mixed = len(kinds) > 1
+    of_kinds = [(same, f": {same[0].kind}" if len(kinds) > 1 else "") for same in kinds]
+    sections = [
+        *(_curves(same, of_kind) for same, of_kind in of_kinds),
+        *(_evaluations(same, of_kind) for same, of_kind in of_kinds if _figures(same)),
+        *(_run(run, is_alone=len(runs) == 1) for run in runs),
+        *(_recipes(same, of_kind) for same, of_kind in of_kinds),
+    ]
+    links = [element("a", title, href=f"#{i}") for i, (title, _) in enumerate(sections)]
     title = ", ".join(run.name for run in runs)
     body = element(
         "main",
         element("h1", title),
-        [_curves(same, f": {same[0].kind}" if is_mixed else "") for same in kinds],
-        [_evaluations(same, f": {same[0].kind}" if is_mixed else "") for same in kinds],
-        [section for run in runs for section in _run_sections(run, is_alone=len(runs) == 1)],
-        [_recipes(same, f": {same[0].kind}" if is_mixed else "") for same in kinds],
+        element("nav", links, aria_label="parts of this page"),
+        [
+            element("section", element("h2", name), contents, id=i)
+            for i, (name, contents) in enumerate(sections)
+        ],
     )
     return document(title, body, style=STYLE, script=SCRIPT)
 
 
-def _curves(runs: Sequence[RunFacts], of_kind: str) -> Markup:
+def _curves(runs: Sequence[RunFacts], of_kind: str) -> Section:
     charts = list(_charts(runs)) or element("p", "No figures have been reported yet.")
-    heading = element("h2", f"Curves{of_kind}")
-    return element("section", heading, element("div", charts, class_="charts"))
+    return f"Curves{of_kind}", [element("div", charts, class_="charts")]
 
 
-def _evaluations(runs: Sequence[RunFacts], of_kind: str) -> Markup:
-    """Return the figures of the runs' evaluations side by side; nothing where there are none."""
-    labels = dict.fromkeys(label for run in runs for label in run.figures)
-    if not labels:
-        return Markup()
+def _figures(runs: Sequence[RunFacts]) -> list[str]:
+    """Return the labels of all figures of the runs' evaluations."""
+    return list(dict.fromkeys(label for run in runs for label in run.figures))
+
+
+def _evaluations(runs: Sequence[RunFacts], of_kind: str) -> Section:
+    """Return the figures of the runs' evaluations side by side."""
     rows = [
         element(
             "tr",
             element("th", label),
             [element("td", run.figures.get(label, "")) for run in runs],
         )
-        for label in labels
+        for label in _figures(runs)
     ]
-    head = element("tr", element("th", ""), [element("th", run.name) for run in runs])
     notes = [
         element("p", note if len(runs) == 1 else f"{run.name}: {note}")
         for run in runs
         for note in run.notes
     ]
-    table = element("table", head if len(runs) > 1 else "", rows)
-    heading = element("h2", f"Evaluation{of_kind}")
-    return element("section", heading, element("div", table, class_="wide"), notes)
+    table = element("table", _head(runs), rows, class_="grid")
+    return f"Evaluation{of_kind}", [element("div", table, class_="wide"), *notes]
+
+
+def _head(runs: Sequence[RunFacts]) -> Markup:
+    """Return the names of runs over their columns; one needs no name."""
+    names = [element("th", run.name) for run in runs]
+    return element("tr", element("th", ""), names) if len(runs) > 1 else Markup()
 
 
 def _charts(runs: Sequence[RunFacts]) -> Iterator[Markup]:
@@ -172,11 +207,14 @@ def _charts(runs: Sequence[RunFacts]) -> Iterator[Markup]:
     others = [name for name in found if name not in known and BITS not in name]
 
     for title, names in (*CHARTS.items(), *((name, (name,)) for name in others)):
-        lines = [
-            Line(name if len(runs) == 1 else f"{run.name}: {name}", _points(run, name))
-            for run in runs
-            for name in names
-        ]
+        if len(runs) == 1:
+            lines = [Line(name, _points(runs[0], name), i) for i, name in enumerate(names)]
+        else:  # a colour for each run
+            lines = [
+                Line(f"{run.name}: {name}", _points(run, name), i, dash)
+                for i, run in enumerate(runs)
+                for dash, name in enumerate(names)
+            ]
         if any(value for line in lines for _, value in line.points):
             yield chart(title, lines)
 
@@ -185,26 +223,31 @@ def _points(run: RunFacts, name: str) -> list[Point]:
     return [(one[STEP], one[name]) for one in run.reports if name in one]
 
 
-def _run_sections(run: RunFacts, *, is_alone: bool) -> Iterator[Markup]:
-    heading = element("h2", "The run" if is_alone else run.name)
-    yield element(
-        "section", heading, _table(run.rows), element("h3", "Machine"), _table(run.machine)
-    )
+def _run(run: RunFacts, *, is_alone: bool) -> Section:
+    return "The run" if is_alone else run.name, list(_run_parts(run))
+
+
+def _run_parts(run: RunFacts) -> Iterator[Markup]:
+    yield _table(run.rows)
+    if run.machine:
+        yield _part("Machine", _table(run.machine))
     if run.previews:
-        yield element("section", element("h3", "Previews"), _slider(run.previews))
-    for title, pictures in (("Best by score", run.best), ("Worst by score", run.worst)):
-        if pictures:
-            yield element("section", element("h3", title), _pictures(pictures, "pictures small"))
+        yield _part("Previews", _slider(run.previews))
+    if run.best:
+        yield _part("Best by score", _pictures(run.best, "pictures"))
+    if run.worst:
+        yield _part("Worst by score", _pictures(run.worst, "pictures"))
+    if run.layers:
+        words = "What the position in the middle attends to, in each layer from the first on."
+        layers = element("p", words), _pictures(run.layers, "layers")
+        yield _part("Attention of the layers", *layers)
     if run.masks:
-        order = element("p", "Layers, in order: ", ", ".join(run.layers))
         words = "White where a position of the picture (down) may attend to another (across)."
-        yield element(
-            "section",
-            element("h3", "Attention"),
-            order,
-            _pictures(run.masks, "pictures masks"),
-            element("p", words),
-        )
+        yield _part("Attention masks", element("p", words), _pictures(run.masks, "pictures masks"))
+
+
+def _part(title: str, *contents: Markup) -> Markup:
+    return element("section", element("h3", title), contents)
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> Markup:
@@ -229,31 +272,32 @@ def _pictures(pictures: Sequence[Picture], kind: str) -> Markup:
     return element("div", figures, class_=kind)
 
 
-def _recipes(runs: Sequence[RunFacts], of_kind: str) -> Markup:
+def _recipes(runs: Sequence[RunFacts], of_kind: str) -> Section:
     """Return the recipe of a run, or the keys in which the recipes of several differ."""
     keys = sorted({key for run in runs for key in run.recipe})
-    title, note = "Recipe", "Bold: differs from the shipped recipe."
+    title = "Recipe"
     if len(runs) > 1:
         keys = [key for key in keys if len({str(run.recipe.get(key)) for run in runs}) > 1]
-        title, note = "Differences between the recipes", ""
+        title = "Differences between the recipes"
     rows = [
-        element(
-            "tr",
-            element("th", key),
-            [
-                element(
-                    "td", str(run.recipe.get(key, "")), class_="new" if key in run.changed else ""
-                )
-                for run in runs
-            ],
-        )
-        for key in keys
+        element("tr", element("th", key), [_recipe_cell(run, key) for run in runs]) for key in keys
     ]
-    head = element("tr", element("th", ""), [element("th", run.name) for run in runs])
-    table = element("table", head if len(runs) > 1 else "", rows)
-    return element(
-        "section",
-        element("h2", f"{title}{of_kind}"),
-        element("p", note),
-        element("div", table, class_="wide"),
-    )
+    table = element("div", element("table", _head(runs), rows, class_="grid"), class_="wide")
+    if not rows:
+        return f"{title}{of_kind}", [element("p", "There are none.")]
+    note = "Bold: differs from the shipped recipe, whose value is beside it."
+    is_changed = any(key in run.shipped for run in runs for key in keys)
+    return f"{title}{of_kind}", [element("p", note) if is_changed else Markup(), table]
+
+
+def _recipe_cell(run: RunFacts, key: str) -> Markup:
+    value = _value(run.recipe[key]) if key in run.recipe else ""
+    if key not in run.shipped:
+        return element("td", value)
+    was = element("span", f" ({_value(run.shipped[key])})", class_="was")
+    return element("td", value, was, class_="new")
+
+
+def _value(value: object) -> str:
+    """Write a value of a recipe as its file has it; one that is absent has no word there."""
+    return value if isinstance(value, str) else "absent" if value is None else json.dumps(value)

@@ -3,6 +3,7 @@
 Knows nothing of models: which of their modules run in 16 bits is `runtime.precision`'s business.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,15 @@ def choose_device(name: str) -> torch.device:
         hint = "`dalle doctor` lists the devices of this machine"
         raise DalleError("no such device on this machine: cuda", hint)
     return torch.device(name)
+
+
+def device_words(device: torch.device) -> str:
+    """Return which device it is, how many of them this machine has, and their memory or cores."""
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+        return f"{count} x {torch.cuda.get_device_name(0)}, {memory:.0f} GiB each"
+    return f"CPU, {os.cpu_count()} cores"
 
 
 def open_device(device: str, precision: str) -> tuple[torch.device, Precision]:

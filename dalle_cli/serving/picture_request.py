@@ -18,7 +18,7 @@ from dalle_cli.pages.playground import NumberField
 from dalle_cli.storage.model_about import SamplingAdvice
 
 MAX_CAPTION = 1000  # characters
-MAX_SEED = 2**53 - 1  # beyond, numbers of a script are rounded
+MAX_SEED = 2**52 - 1  # browsers look for fractions up to 2^53 above the least that is allowed
 NEW_SEEDS = 2**31
 NAME_SHOWN = 40  # characters of an unknown field
 RANKINGS: dict[RankBy, str] = {

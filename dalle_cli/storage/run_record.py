@@ -34,6 +34,7 @@ class RunRecord:
     n_samples    the number of samples at --data
     held_out     "a share" of them, or the fingerprint of the samples at --valid
     n_excluded   the number of samples that were left out of these, by --exclude
+    machine      the device in words
     """
 
     recipe: Mapping[str, Any]
@@ -47,10 +48,12 @@ class RunRecord:
     n_samples: int
     held_out: str
     n_excluded: int = 0
+    machine: str = ""
 
     def write(self, folder: RunDir) -> None:
         """Write the record with the versions in use, making the run's folder if need be."""
         resolved = {
+            "machine": self.machine,
             "device": self.device,
             "precision": self.precision,
             "processes": self.n_processes,
@@ -99,7 +102,8 @@ class RunRecord:
                 fingerprint=data["fingerprint"],
                 n_samples=data["samples"],
                 held_out=data["held_out"],
-                n_excluded=data.get("excluded", 0),  # older records lack it
+                n_excluded=data.get("excluded", 0),  # older records lack it, and the machine
+                machine=resolved.get("machine", ""),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             hint = "the run can't be resumed; name a new folder"

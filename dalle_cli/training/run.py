@@ -17,7 +17,7 @@ from dalle_cli.console import Terminal, duration_text, size_text
 from dalle_cli.data.sources import Columns
 from dalle_cli.errors import DalleError, UsageError, printable
 from dalle_cli.loading import largest_table
-from dalle_cli.runtime.devices import explain_out_of_memory, open_device
+from dalle_cli.runtime.devices import device_words, explain_out_of_memory, open_device
 from dalle_cli.runtime.distributed import World
 from dalle_cli.runtime.precision import Precision
 from dalle_cli.schedules import RecipeT, fix_schedules
@@ -221,6 +221,7 @@ class TrainingRun(Generic[RecipeT]):
             n_samples=len(source),
             held_out=self.data.held_out,
             n_excluded=self.data.training.n_excluded,
+            machine=device_words(self.world.device),
         )
         record.write(self.folder)
 

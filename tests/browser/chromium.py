@@ -11,6 +11,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,13 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE = 60.0  # seconds after which something hangs
 PAUSE = 0.05
 HEIGHT = 900
+# not the shell's redirections: some shells know descriptors of one digit alone
+REDIRECT = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.dup2(int(sys.argv[2]), 4)
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
 FIRST_FREE = 10  # file descriptors from here on are none of those that are redirected
 KEYS = {"Enter": (13, "\r"), "Tab": (9, ""), "ArrowLeft": (37, ""), "ArrowRight": (39, "")}
 OPTIONS = (
@@ -77,7 +85,7 @@ class Browser:
     def __init__(self, program: str, profile: Path) -> None:
         commands, self._commands = _pipe()
         self._answers, answers = _pipe()
-        words = ["sh", "-c", f'exec "$@" 3<&{commands} 4>&{answers}', "sh", program, *OPTIONS]
+        words = [sys.executable, "-c", REDIRECT, str(commands), str(answers), program, *OPTIONS]
         self._process = subprocess.Popen(
             [*words, f"--user-data-dir={profile}", "about:blank"],
             pass_fds=(commands, answers),
@@ -222,6 +230,7 @@ class Page:
         """Write a picture of the whole page."""
         file.parent.mkdir(parents=True, exist_ok=True)
         size = self.send("Page.getLayoutMetrics")["cssContentSize"]
+        size["width"] = self.evaluate("innerWidth")  # where a scroll bar stands now, too
         told = self.send(
             "Page.captureScreenshot", clip={**size, "scale": 1}, captureBeyondViewport=True
         )

@@ -1,5 +1,6 @@
 """The page of `dalle report` in a browser: it loads nothing, and answers pointer and keys."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,7 +73,11 @@ def test_values_of_a_curve_are_read_by_arrow_keys_and_by_the_pointer(
     middle = {"x": box["left"] + box["width"] / 2, "y": box["top"] + box["height"] / 2}
     page.send("Input.dispatchMouseEvent", type="mouseMoved", **middle)
     page.wait_for(f"{read} !== {later!r}")
-    assert page.problems() == []
+    values = "document.querySelector('.chart').parentElement.querySelector('.legend').textContent"
+    over = page.evaluate(values)
+    page.send("Input.dispatchMouseEvent", type="mouseMoved", x=1, y=1)
+    page.wait_for(f"{read} === ''")
+    assert page.evaluate(values) != over and page.problems() == []
 
 
 def test_previews_follow_the_slider(page: Page, report: Callable, transformer_run: Path) -> None:
@@ -82,6 +87,26 @@ def test_previews_follow_the_slider(page: Page, report: Callable, transformer_ru
     page.press("ArrowLeft")
     (before,) = page.evaluate(SHOWN)
     assert before != last and page.problems() == []
+
+
+def test_run_with_a_single_preview_makes_no_error(
+    page: Page, report: Callable, transformer_run: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(transformer_run, tmp_path / "run")
+    for preview in sorted((run / "previews").glob("*.png"))[1:]:
+        preview.unlink()
+    page.open(report(run))
+    assert len(page.evaluate(SHOWN)) == 1 and page.problems() == []
+    assert page.evaluate("document.querySelector('.steps input')") is None
+
+
+def test_parts_are_reached_by_the_links_at_the_top(
+    page: Page, report: Callable, transformer_run: Path
+) -> None:
+    page.open(report(transformer_run))
+    page.click("nav a:last-of-type")
+    assert page.evaluate("document.querySelector(':target h2').textContent") == "Recipe"
+    assert page.problems() == []
 
 
 def test_report_can_be_printed(page: Page, report: Callable, transformer_run: Path) -> None:

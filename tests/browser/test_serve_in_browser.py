@@ -12,10 +12,10 @@ from dalle_cli.serving.access import Access
 
 pytestmark = pytest.mark.browser
 
-STATUS = "document.querySelector('#status').textContent"
+STATUS = "document.querySelector('#status')?.textContent"  # none while a page is loaded
 HEADINGS = "[...document.querySelectorAll('#past h2')].map((one) => one.textContent)"
 N_PICTURES = "document.querySelectorAll('#past img').length"
-FOCUSED = "document.activeElement.id || document.activeElement.name"
+FOCUSED = "(document.activeElement.id || document.activeElement.name)"
 HOSTILE = """<img src=x onerror="alert(1)"> & </script><script>alert(2)</script>"""
 
 
@@ -140,6 +140,15 @@ def test_page_works_by_keys_alone(page: Page, served: Served, model: PaintedMode
     page.press("Enter")
     wait_for_status(page, "Stopped: 0 of 4 pictures")
     assert page.evaluate(FOCUSED) == "generate" and page.problems() == []
+
+
+def test_form_that_is_sent_twice_is_sent_once(page: Page, served: Served) -> None:
+    page.open(served.url)
+    page.focus("[name=caption]")
+    page.type("a ring")
+    page.evaluate("document.forms[0].requestSubmit(); document.forms[0].requestSubmit()")
+    wait_for_status(page, "Done: 4 of 4 pictures")
+    assert len(served.ask("jobs").facts["jobs"]) == 1 and page.problems() == []
 
 
 def test_numbers_out_of_bounds_are_told_before_anything_is_sent(page: Page, served: Served) -> None:

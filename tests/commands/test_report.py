@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dalle_cli.storage.integrity.checksums import checksummed_json
+
 LARGEST = 3 * 10**6  # bytes
 
 
@@ -34,11 +36,14 @@ def test_page_of_a_transformer_has_curves_previews_masks_and_recipe(
     for expected in ("Curves", "Loss", "Nats per image token", "Learning rate", "Previews"):
         assert expected in shown
     assert "PSNR of reconstructions, dB" not in shown and "train/seconds" not in shown
-    assert shown[-1] == "Recipe" and "training.steps" in page and "row, " in page
+    assert shown[-1] == "Recipe" and "training.steps" in page
+    layers = page.partition("Attention of the layers")[2].partition("</section>")[0]
+    drawn = re.findall("<figcaption>(.*?)</figcaption>", layers)
+    assert drawn == ["1 row", "2 column", "3 row", "4 convolutional"]
 
     previews = len(list((transformer_run / "previews").glob("*.png")))
     assert page.count("data:image/webp") == previews
-    assert page.count("data:image/png") == 3  # masks
+    assert page.count("data:image/png") == 3 + len(drawn)  # masks, and what layers attend to
     assert len(re.findall("<figure hidden>", page)) == previews - 1
     assert len(page.encode()) < LARGEST
 
@@ -46,7 +51,7 @@ def test_page_of_a_transformer_has_curves_previews_masks_and_recipe(
 def test_page_loads_nothing(page_of: Callable, dvae_run: Path, clip_run: Path) -> None:
     for run in (dvae_run, clip_run):
         page = page_of(run)
-        assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
+        assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
         assert "http://" not in page and "https://" not in page
         assert "PSNR" in page if run == dvae_run else "Retrieval" in page
 
@@ -113,6 +118,55 @@ def test_run_that_has_just_begun_and_damaged_lines(
     assert "No figures have been reported yet." in page_of(run)
     (run / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.5}\n{"step": 2, "tra')
     assert headings(page_of(run)).count("Loss") == 1
+
+
+def test_recipe_shows_the_shipped_value_of_what_differs(
+    page_of: Callable, transformer_run: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(transformer_run, tmp_path / "run")
+    record = json.loads((run / "recipe.json").read_text())
+    record["recipe"]["ema"]["decay"] = 0.125
+    (run / "recipe.json").write_bytes(checksummed_json(record))
+    row = page_of(run).partition("<th>ema.decay</th>")[2].partition("</tr>")[0]
+    assert re.fullmatch(r'<td class="new">0.125<span class="was"> \(0.\d+\)</span></td>', row), row
+
+
+def test_pictures_and_records_of_strangers_are_passed_over(
+    page_of: Callable, transformer_run: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(transformer_run, tmp_path / "run")
+    shutil.rmtree(run / "samples", ignore_errors=True)
+    samples = run / "samples" / "000"
+    samples.mkdir(parents=True)
+    previews = sorted((run / "previews").glob("*.png"))
+    shutil.copy(previews[0], tmp_path / "secret.png")
+    shutil.copy(previews[0], samples / "0000.png")
+    previews[0].write_bytes(previews[0].read_bytes()[:100])
+    (run / "previews" / "step-x.png").write_bytes(b"no picture")
+
+    sound = {"file": "0000.png", "caption": "sound", "score": 0.5, "ranked_by": "clip"}
+    others = [
+        *({**sound, "file": file} for file in ("../../../secret.png", "a\0b", "none.png", 3)),
+        *({**sound, "score": score} for score in ("0.5", None, 10**400)),
+    ]
+    lines = [*map(json.dumps, [sound, *others, 7]), "[" * 10**5, '{"file": "0000.png", "sco']
+    (samples / "manifest.jsonl").write_text("\n".join(lines))
+
+    page = page_of(run)
+    assert page.count("data:image/webp") == len(previews) - 1 + 1
+    assert "step-x" not in page and "Worst by score" not in page
+
+
+def test_pictures_of_many_runs_are_fewer(
+    page_of: Callable, transformer_run: Path, tmp_path: Path
+) -> None:
+    runs = [shutil.copytree(transformer_run, tmp_path / f"run-{i}") for i in range(12)]
+    for run in runs:
+        preview = next((run / "previews").glob("*.png"))
+        for step in range(100, 120):
+            shutil.copy(preview, run / "previews" / f"step-{step:08d}.png")
+    page = page_of(*runs)
+    assert page.count("data:image/webp") == 2 * len(runs) and len(page.encode()) < LARGEST
 
 
 def test_default_file_lies_in_the_run(dvae_run: Path, tmp_path: Path, dalle: Callable) -> None:

@@ -51,6 +51,20 @@ def test_what_the_script_reads_are_the_numbers() -> None:
     assert "<b>" not in svg and svg.count("<li>") == 1
 
 
+def test_lines_of_a_colour_are_told_apart_by_dashes() -> None:
+    points = [(1, 1.0), (2, 2.0)]
+    svg = chart("Loss", [Line("a", points, 1), Line("b", points, 1, 1), Line("c", [(1, 1.0)], 9)])
+    assert re.findall('<polyline [^>]*class="(.*?)"', svg) == ["c1", "c1 dashed", "c1 point"]
+    assert re.findall('<path d="M0 5H30" class="(.*?)"', svg) == ["c1", "c1 dashed", "c1"]
+
+
+def test_many_lines_have_fewer_points() -> None:
+    points = [(float(i), 1.0) for i in range(1000)]
+    few, many = (chart("Loss", [Line("a", points)] * n) for n in (2, 10))
+    assert {len(line) for line in polylines(few)} == {334}
+    assert {len(line) for line in polylines(many)} == {200}
+
+
 @pytest.mark.parametrize("value", [0.0, 3.7, -2.0, 1e-30, 1e30])
 def test_a_single_point_and_a_constant_line_can_be_drawn(value: float) -> None:
     for points in ([(5, value)], [(5, value), (6, value)]):

@@ -19,9 +19,9 @@ def test_pictures_are_grouped_by_caption_with_their_scores() -> None:
     assert "<h1>3 pictures of 2 captions</h1>" in page
     assert re.findall("<h2>(.*?)</h2>", page) == ["a ring", "a &lt;cross&gt;"]
     assert re.findall("<figcaption>(.*?)</figcaption>", page) == [
-        "1. · score 0.312 · number 1",
-        "2. · score -250.8 · number 0",
-        "1. · score 0.100 · number 0",
+        "1. score 0.312 · number 1",
+        "2. score -250.8 · number 0",
+        "1. score 0.100 · number 0",
     ]
     assert re.findall('src="(.*?)"', page) == ["0001.png", "0000.png", "0000.png"]
     assert "<code>dalle &#x27;a &lt;cross&gt;&#x27;</code>" in page

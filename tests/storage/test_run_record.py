@@ -12,7 +12,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     record = RunRecord(
         recipe={"kind": "dvae"}, command={"name": "train-dvae", "data": ["/birds"]},
         device="cpu", precision="fp32", n_processes=2, engine="ddp", zero=None,
-        fingerprint="abc", n_samples=3, held_out="a share",
+        fingerprint="abc", n_samples=3, held_out="a share", machine="CPU, 2 cores",
     )  # fmt: skip
     record.write(RunDir(tmp_path / "run"))
     assert RunRecord.read(RunDir(tmp_path / "run")) == record
