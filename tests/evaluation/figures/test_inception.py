@@ -92,6 +92,7 @@ def test_figures_are_torch_fidelitys_own(weights_file: Path, tmp_path: Path) -> 
         fid=True,
         cuda=False,
         cache=False,
+        save_cpu_ram=True,  # no processes that read pictures
         verbose=False,
         feature_extractor_weights_path=str(pickled),
     )
