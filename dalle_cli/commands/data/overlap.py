@@ -61,8 +61,8 @@ def run_data_overlap(options: OverlapOptions, terminal: Terminal) -> None:
     terminal.say(
         f"{len(overlap.test):,} of {len(test):,} test pictures are among the training pictures, up "
         f"to a distance of {threshold:g} {descriptor.unit}\n"
-        f"{options.out / SHEET} shows the nearest pairs: look where they stop being copies, and "
-        "draw the line there with `--threshold`"
+        f"{options.out / SHEET} shows the pairs about that distance: look where they stop being "
+        "copies, and draw the line there with `--threshold`"
     )
     if overlap.training:
         excluded = ["--exclude", str(options.out / EXCLUDED_TRAINING)]

@@ -72,7 +72,7 @@ def _graphs(dvae: DVAEEncoder) -> Iterator[tuple[str, bytes]]:
 
 
 def _export(module: nn.Module, example: Tensor, *, source: str, target: str) -> bytes:
-    """Trace a module with an input and an output; returns the graph with its weights."""
+    """Trace a module with an input and an output; returns the graph with its weights alone."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, of its own parts
         program = torch.onnx.export(
@@ -84,4 +84,9 @@ def _export(module: nn.Module, example: Tensor, *, source: str, target: str) -> 
             verbose=False,
         )
     assert program is not None  # it is None for the old exporter alone
-    return program.model_proto.SerializeToString()
+    model = program.model_proto
+    graph = model.graph
+    # the exporter's notes, with the paths of files on this machine among them
+    for noted in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
+        del noted.metadata_props[:]
+    return model.SerializeToString()

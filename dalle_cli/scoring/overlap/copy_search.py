@@ -84,7 +84,7 @@ class CopySearch:
 
         closest = distances.argmin(axis=0)  # [B]
         found = distances[closest, np.arange(len(closest))]  # [B]
-        for i in np.flatnonzero(found <= self._threshold):
+        for i in np.flatnonzero(found <= self._threshold).tolist():
             test = int(self._indices[closest[i]])
             self._copies.append(PicturePair(float(found[i]), test, int(indices[i])))
 

@@ -1,7 +1,7 @@
 """The folder of `dalle data overlap`: pairs in a table and in a picture, and lists to exclude.
 
 pairs.csv            the pairs, nearest first
-pairs.png            the nearest of them side by side
+pairs.png            those about the threshold side by side, or the nearest
 exclude-train.txt    keys of training pictures that are copies of test pictures, for `--exclude`
 exclude-test.txt     keys of test pictures that are copies of training pictures
 overlap.json         how it was done, and the counts
@@ -66,9 +66,8 @@ class OverlapFolder:
         return text.getvalue().encode(errors="surrogateescape")
 
     def _sheet(self, overlap: Overlap) -> Image.Image:
-        """Lay out the nearest pairs in columns, each pair under its distance and its keys."""
-        shown = overlap.pairs[: SHEET_ROWS * SHEET_COLUMNS]
-        rows = [(self._label(pair), self._tiles(pair)) for pair in shown]
+        """Lay out pairs in columns, each pair under its distance and its keys."""
+        rows = [(self._label(pair), self._tiles(pair)) for pair in pairs_about_threshold(overlap)]
         starts = range(0, len(rows), SHEET_ROWS)
         columns = ["test", "train"]
         return side_by_side(
@@ -82,6 +81,17 @@ class OverlapFolder:
     def _tiles(self, pair: PicturePair) -> list[Image.Image]:
         both = (self.test, pair.test), (self.training, pair.training)
         return [square_tile(_picture(source, index), TILE) for source, index in both]
+
+
+def pairs_about_threshold(overlap: Overlap) -> list[PicturePair]:
+    """Return as many pairs as a sheet has room for, nearest first.
+
+    From copies that are near for certain, nobody sees whether the threshold is right: half of the
+    pairs are the last within it, and half are the first beyond.
+    """
+    n = SHEET_ROWS * SHEET_COLUMNS
+    start = min(len(overlap.copies) - n // 2, len(overlap.pairs) - n)
+    return overlap.pairs[max(start, 0) :][:n]
 
 
 def _picture(source: Source, index: int) -> Image.Image | None:

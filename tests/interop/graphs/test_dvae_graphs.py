@@ -72,6 +72,12 @@ def test_each_graph_holds_its_own_weights_alone(graphs: Path, dvae: DiscreteVAE)
     assert all(size < 0.8 * n_bytes + 50_000 for size in sizes)
 
 
+def test_graphs_name_no_file_of_this_machine(graphs: Path) -> None:
+    for path in graphs.iterdir():
+        content = path.read_bytes()
+        assert b".py" not in content and str(Path(torch.__file__).parent).encode() not in content
+
+
 def test_encoder_alone_has_no_decoder(tmp_path: Path, graphs: Path) -> None:
     torch.manual_seed(0)
     write_dvae_graphs(DVAEEncoder(**SIZES).eval().requires_grad_(False), tmp_path)
