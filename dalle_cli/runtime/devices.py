@@ -15,6 +15,13 @@ from dalle_cli.runtime.precision import Precision, choose_precision
 
 ASSUMED_FREE = 2**31  # bytes, if the system does not report its free memory
 FP32_ERROR = 1e-6  # relative error of a matrix product, above which it was not computed in fp32
+# what libraries say that allocate for themselves, and whose errors are not torch's
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 OUT_OF_MEMORY_HINT = (
     "try `--set runtime.micro_batch_size=N` in training (for a transformer also "
     "`runtime.activation_checkpointing=true` and `runtime.zero_stage`; for a CLIP a smaller "
@@ -114,11 +121,15 @@ def _system_memory() -> dict[str, int]:
 
 @contextmanager
 def explain_out_of_memory() -> Iterator[None]:
-    """Convert a failed allocation into a DalleError; its hint names settings that save memory."""
+    """Convert a failed allocation into a DalleError; its hint names settings that save memory.
+
+    It may be one of torch or of a library below: cuBLAS, cuDNN, NCCL.
+    """
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        is_told = any(words in str(error) for words in OUT_OF_MEMORY)
+        if isinstance(error, torch.OutOfMemoryError) or is_told:
             message = f"out of memory: {str(error).splitlines()[0]}"
             raise DalleError(message, OUT_OF_MEMORY_HINT) from error
         raise
