@@ -81,6 +81,9 @@ def _train(
         tokenizer=tokenizer,
         previewed=previewed,
     )
+    warn_of_missing_compiler(
+        recipe.runtime.attention, setup.model, device=world.device, warn=terminal.warn
+    )
     if options.dry_run:
         run.report_forecast(setup)
         return
