@@ -119,17 +119,19 @@ def _system_memory() -> dict[str, int]:
     return {name: int(entry.split()[0]) * 1024 for name, entry in entries.items()}
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether an error is a failed allocation of torch, or of a library that it calls."""
+    is_told = any(words in str(error) for words in OUT_OF_MEMORY)
+    return isinstance(error, torch.OutOfMemoryError) or is_told
+
+
 @contextmanager
 def explain_out_of_memory() -> Iterator[None]:
-    """Convert a failed allocation into a DalleError; its hint names settings that save memory.
-
-    It may be one of torch or of a library below: cuBLAS, cuDNN, NCCL.
-    """
+    """Convert a failed allocation into a DalleError; its hint names settings that save memory."""
     try:
         yield
     except RuntimeError as error:
-        is_told = any(words in str(error) for words in OUT_OF_MEMORY)
-        if isinstance(error, torch.OutOfMemoryError) or is_told:
-            message = f"out of memory: {str(error).splitlines()[0]}"
-            raise DalleError(message, OUT_OF_MEMORY_HINT) from error
-        raise
+        if not is_out_of_memory(error):
+            raise
+        message = f"out of memory: {str(error).splitlines()[0]}"
+        raise DalleError(message, OUT_OF_MEMORY_HINT) from error
