@@ -15,7 +15,6 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from dalle_cli.models.attention_masks import Kind, attention_mask
 
-
 # Each batch size, memory layout and gradient mode has a graph: full and last micro-batches, those
 # of validation, previews. At torch's own limit, 8, it would compute all pairs without a word.
 MOST_GRAPHS = 64

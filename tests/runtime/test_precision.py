@@ -220,7 +220,7 @@ def test_convolutions_of_a_gpu_compute_in_fp32(monkeypatch: pytest.MonkeyPatch) 
     ids=str,
 )
 def test_memory_that_is_short_is_told_whoever_wanted_it(error: RuntimeError) -> None:
-    with pytest.raises(DalleError, match="^out of memory: ") as caught, explain_out_of_memory():
+    with pytest.raises(DalleError, match=r"^out of memory: ") as caught, explain_out_of_memory():
         raise error
     assert "\n" not in caught.value.message and "runtime.micro_batch_size" in caught.value.hint
 
