@@ -388,6 +388,12 @@ MUTANTS = [
         "runtime/test_precision::test_memory_that_is_short_is_told_whoever_wanted_it",
     ),
     Mutant(
+        "runtime/ranks.py",
+        "or is_one_machine or",
+        "or",
+        "runtime/test_ranks::test_processes_of_several_machines_meet_at_the_first_of_the_step",
+    ),
+    Mutant(
         "runtime/distributed.py",
         "device_id=device if is_gpu else None",
         "device_id=None",

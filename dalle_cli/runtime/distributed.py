@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.runtime.devices import is_out_of_memory
-from dalle_cli.runtime.ranks import LOST_ANOTHER, Ranks, ranks_of_environment
+from dalle_cli.runtime.ranks import LOST_ANOTHER, Ranks, main_address, ranks_of_environment
 from dalle_cli.runtime.signals import stopped_at_once, write_line
 
 # Ranks wait while one learns a vocabulary or saves. gloo notices at once that a process has died;
@@ -192,7 +192,7 @@ def _gpu_of_rank(ranks: Ranks) -> torch.device:
 
 def _connect(ranks: Ranks, device: torch.device) -> None:
     is_gpu = device.type == "cuda"
-    os.environ.setdefault("MASTER_ADDR", os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"))
+    os.environ["MASTER_ADDR"] = main_address()
     os.environ.setdefault("MASTER_PORT", "29500")
     waiting = Timer(UNTOLD_WAIT, _describe_wait, [ranks])
     waiting.daemon = True

@@ -84,5 +84,5 @@ def test_mask_on_another_device_is_noticed() -> None:
     model = transformer()
     model.to(META)
     model.row_mask = torch.ones(model.row_mask.shape, dtype=torch.bool)
-    with pytest.raises(RuntimeError, match="same device"):
+    with pytest.raises(RuntimeError, match="not on the expected device"):
         transformer_loss(model)
