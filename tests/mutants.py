@@ -551,6 +551,12 @@ MUTANTS = [
     ),
     Mutant(
         "generation/ranking.py",
+        "zip(text_tokens.split(1), image_tokens.split(1), strict=True)",
+        "[(text_tokens, image_tokens)]",
+        "generation/test_ranking::test_likelihoods_take_the_memory_of_one_picture",
+    ),
+    Mutant(
+        "generation/ranking.py",
         'reverse=ranking.by != "perplexity"',
         "reverse=True",
         "generation/test_ranking::test_higher_cosines_and_gains_and_lower_perplexities_come_first",
