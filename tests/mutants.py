@@ -115,6 +115,12 @@ MUTANTS = [
         "len(self.resblocks) ** -0.5",
         "models/test_clip::test_blocks_start_as_published",
     ),
+    Mutant(
+        "models/flex_attention.py",
+        "recompile_limit=MOST_GRAPHS",
+        "recompile_limit=8",
+        "models/test_sparse_attention::test_flex_attention_is_compiled_for_every_shape_of_a_run",
+    ),
     # losses and metrics
     Mutant(
         "losses.py",
@@ -202,6 +208,12 @@ MUTANTS = [
         "training/test_attention_backend::test_sparse_transformer_computes_what_the_dense_one_does",
     ),
     Mutant(
+        "training/attention_backend.py",
+        'return "flex" if has_compiler(device) else "dense"',
+        'return "flex"',
+        "training/test_attention_backend::test_choice_goes_by_device_and_length",
+    ),
+    Mutant(
         "training/loop.py",
         "with engine.averaged(), torch.no_grad():",
         "with torch.no_grad():",
@@ -237,6 +249,13 @@ MUTANTS = [
         "gradients[name].sub(low_rank, alpha=1 / self.n_ranks)",
         "gradients[name].sub(low_rank)",
         "training/engines/test_powersgd::test_outputs_and_errors_add_up_to_the_gradients_so_far",
+    ),
+    Mutant(
+        "training/engines/powersgd.py",
+        "IDENTITY_SHARE = 1e-6",
+        "IDENTITY_SHARE = 0.0",
+        "training/engines/test_powersgd::"
+        "test_columns_beyond_the_rank_are_orthonormal_and_do_not_hang_on_rounding",
     ),
     Mutant(
         "training/optimization/adamw.py",
@@ -275,6 +294,26 @@ MUTANTS = [
         "training/optimization/test_gradient_scaling::test_an_overflow_stays_in_its_branch",
     ),
     Mutant(
+        "training/optimization/gradient_scaling.py",
+        "(is_clean | (positions > 0)).all() & ~is_clean.all()",
+        "~is_clean.all()",
+        "training/optimization/test_gradient_scaling::"
+        "test_a_branch_recovers_until_its_scale_is_the_lowest",
+    ),
+    Mutant(
+        "training/optimization/loss_scaling.py",
+        "~is_clean & (self.scale > LOWEST)",
+        "~is_clean",
+        "training/optimization/test_loss_scaling::test_overflow_may_end_until_the_scale_is_one",
+    ),
+    Mutant(
+        "training/optimization/divergence.py",
+        "if not is_finite or not can_recover():",
+        "if True:",
+        "training/optimization/test_divergence::"
+        "test_overflows_end_a_run_where_lower_scales_do_not_help",
+    ),
+    Mutant(
         "training/optimization/learning_rate.py",
         "(step + 1) / optimizer.warmup_steps",
         "step / optimizer.warmup_steps",
@@ -306,6 +345,12 @@ MUTANTS = [
         "training/test_checkpoint::test_full_disk_leaves_what_was_there_and_says_what_is_needed",
     ),
     Mutant(
+        "training/run.py",
+        "check_place_for_checkpoints(folder, 0 if",
+        "(lambda folder, step: None)(folder, 0 if",
+        "training/test_run::test_place_of_a_checkpoint_that_is_taken_is_told_before_the_first_step",
+    ),
+    Mutant(
         "training/metric_log.py",
         "self._rates((n_pending - self._n_restored)",
         "self._rates(n_pending",
@@ -335,6 +380,42 @@ MUTANTS = [
         "static.copy_(given)",
         "pass",
         "runtime/test_compilation::test_replay_of_a_captured_step_reads_the_arguments_of_its_call",
+    ),
+    Mutant(
+        "runtime/compilation.py",
+        "self._captured_state = None  # until",
+        "self._captured_state = state  # until",
+        "runtime/test_compilation::test_capture_that_failed_is_made_again",
+    ),
+    Mutant(
+        "runtime/compilation.py",
+        'capture_error_mode="thread_local"',
+        'capture_error_mode="global"',
+        "runtime/test_compilation::test_capture_bears_what_other_threads_do",
+    ),
+    Mutant(
+        "runtime/devices.py",
+        '    "CUBLAS_STATUS_ALLOC_FAILED",\n',
+        "",
+        "runtime/test_precision::test_memory_that_is_short_is_told_whoever_wanted_it",
+    ),
+    Mutant(
+        "runtime/ranks.py",
+        "or is_one_machine or",
+        "or",
+        "runtime/test_ranks::test_processes_of_several_machines_meet_at_the_first_of_the_step",
+    ),
+    Mutant(
+        "runtime/distributed.py",
+        "device_id=device if is_gpu else None",
+        "device_id=None",
+        "runtime/test_process_group::test_processes_on_gpus_are_joined_with_the_gpu_of_each",
+    ),
+    Mutant(
+        "runtime/distributed.py",
+        "if not is_of_group or is_out_of_memory(error):",
+        "if not is_of_group:",
+        "runtime/test_process_group::test_other_errors_are_not_taken_for_a_lost_process",
     ),
     Mutant(
         "runtime/signals.py",
@@ -481,10 +562,34 @@ MUTANTS = [
         "generation/test_sampling::test_top_p_matches_its_definition",
     ),
     Mutant(
+        "generation/sampling.py",
+        ".clamp(max=n_blocks - 1)",
+        "",
+        "generation/test_sampling::test_no_token_is_drawn_where_none_has_a_probability",
+    ),
+    Mutant(
+        "generation/sampling.py",
+        "torch.where(has_token, tokens, NO_TOKEN)",
+        "tokens",
+        "generation/test_sampling::test_predictions_that_are_no_numbers_are_told",
+    ),
+    Mutant(
+        "generation/sampling.py",
+        "one = highest * 0 + 1",
+        "one = torch.ones_like(highest)",
+        "generation/test_sampling::test_predictions_that_are_no_numbers_are_told",
+    ),
+    Mutant(
         "generation/guidance.py",
         "empty + self._guidance * (caption - empty)",
         "caption + self._guidance * (caption - empty)",
         "generation/test_guidance::test_logits_are_led_away_from_those_of_no_caption",
+    ),
+    Mutant(
+        "generation/ranking.py",
+        "zip(text_tokens.split(1), image_tokens.split(1), strict=True)",
+        "[(text_tokens, image_tokens)]",
+        "generation/test_ranking::test_likelihoods_take_the_memory_of_one_picture",
     ),
     Mutant(
         "generation/ranking.py",
@@ -602,6 +707,12 @@ MUTANTS = [
         "recipes/transformer/paper.toml",
         "\ndropout = 0.1",
         "\ndropout = 0.0",
+        "test_recipe::test_recipes_of_the_paper_have_its_printed_values",
+    ),
+    Mutant(
+        "recipes/dvae/paper.toml",
+        'precision = "fp16"',
+        'precision = "auto"',
         "test_recipe::test_recipes_of_the_paper_have_its_printed_values",
     ),
     Mutant(

@@ -300,6 +300,7 @@ PUBLISHED = {  # Ramesh et al. 2021, appendices A, B and E
         "optimizer.lr": {"start": 1e-4, "end": 1.25e-6, "steps": 1_200_000},
         "optimizer.betas": [0.9, 0.999], "optimizer.eps": 1e-8, "optimizer.weight_decay": 1e-4,
         "ema.decay": 0.999, "training.steps": 3_000_000, "training.global_batch_size": 512,
+        "runtime.precision": "fp16",
     },
     "transformer/paper": {
         "model.text_len": 256, "model.grid_size": 32, "model.image_vocab_size": 8192,

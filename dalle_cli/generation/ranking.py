@@ -60,11 +60,15 @@ def image_log_likelihood(
 ) -> Tensor:
     """Compute ln p of each picture's tokens under the model: fp32 [B].
 
-    The arguments are those of `image_perplexity`.
+    The arguments are those of `image_perplexity`. Pictures are taken one by one: batch sizes are
+    chosen for sampling and decoding, which have no logits of all positions at once.
     """
-    _, logits = transformer(text_tokens, image_tokens)  # [B, I, V]
-    by_class = logits.float().transpose(1, 2)  # [B, V, I]
-    return -F.cross_entropy(by_class, image_tokens, reduction="none").sum(dim=1)  # [B]
+    sums = []
+    for text, image in zip(text_tokens.split(1), image_tokens.split(1), strict=True):
+        _, logits = transformer(text, image)  # [1, I, V]
+        by_class = logits.float().transpose(1, 2)  # [1, V, I]
+        sums.append(F.cross_entropy(by_class, image, reduction="sum"))
+    return -torch.stack(sums)  # [B]
 
 
 Likelihood = Literal["perplexity", "caption"]

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dalle_cli.errors import UsageError
+from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.generation.cached_transformer import CachedTransformer, KVCache, distinct_captions
 from dalle_cli.generation.guidance import GuidedTransformer
 from dalle_cli.models.transformer import TransformerBackbone
@@ -25,6 +25,7 @@ from dalle_cli.runtime.compilation import compile_step
 from dalle_cli.storage.model_about import SamplingAdvice
 
 BLOCK = 128  # tokens
+NO_TOKEN = -1
 ALMOST_ONE = 1 - 2**-53
 SMALLEST_TEMPERATURE = 1e-30  # its inverse is an fp32 number; lower ones sample the same
 INFINITY_BITS = 0x7F800000  # of fp32; any finite number that is not negative has less
@@ -94,7 +95,9 @@ def token_probabilities(logits: Tensor, settings: SamplingSettings) -> Tensor:
     """
     logits = logits.float()
     if settings.temperature == 0:
-        return torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1.0)
+        highest, likeliest = logits.max(dim=1, keepdim=True)  # [B, 1] each
+        one = highest * 0 + 1  # not a number where the logits are not finite
+        return torch.zeros_like(logits).scatter_(1, likeliest, one)
 
     if 0 < settings.top_k < logits.shape[1]:
         kept, order = logits.topk(settings.top_k, dim=1, sorted=False)
@@ -134,7 +137,7 @@ def sample_tokens(probabilities: Tensor, uniforms: Tensor) -> Tensor:
 
     probabilities  [B, V], of any scale
     uniforms       [B]
-    returns        int64 [B]
+    returns        int64 [B], NO_TOKEN where no probability is above 0 or one is not a number
     """
     # first a block of tokens, then a token of the block, since cumulative sums are slow
     n_blocks = -(-probabilities.shape[1] // BLOCK)
@@ -144,13 +147,15 @@ def sample_tokens(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     shares = blocks.sum(dim=2, dtype=torch.float64)  # [B, J]
     ends = shares.cumsum(dim=1)
     threshold = uniforms[:, None].double() * ends[:, -1:]  # [B, 1]
-    block = (ends <= threshold).sum(dim=1, keepdim=True)  # [B, 1]
+    block = (ends <= threshold).sum(dim=1, keepdim=True).clamp(max=n_blocks - 1)  # [B, 1]
+    has_token = (ends[:, -1] > 0) & ends[:, -1].isfinite()  # [B]
 
     rest = threshold - (ends - shares).gather(1, block)  # [B, 1]
     inside = blocks.gather(1, block[..., None].expand(-1, -1, BLOCK)).squeeze(1)  # [B, BLOCK]
     ends = inside.double().cumsum(dim=1)
     rest = rest.clamp(min=0).minimum(ends[:, -1:] * ALMOST_ONE)  # both sums are rounded
-    return (block * BLOCK + (ends <= rest).sum(dim=1, keepdim=True)).squeeze(1)  # [B]
+    tokens = (block * BLOCK + (ends <= rest).sum(dim=1, keepdim=True)).squeeze(1)  # [B]
+    return torch.where(has_token, tokens, NO_TOKEN)
 
 
 class Sampler:
@@ -202,6 +207,8 @@ class Sampler:
         on_progress  is called after each position with the share of them that is done; what it
                      raises ends the sampling
         returns      int64 [B, I] in raster order
+
+        Raises DalleError where the transformer's predictions are not numbers.
         """
         n_samples, device = len(text_tokens), text_tokens.device
         kept = torch.full([self._image_len], -1) if kept is None else kept
@@ -226,6 +233,10 @@ class Sampler:
                 previous = tokens[:, i].contiguous()
             if on_progress is not None:
                 on_progress((i + 1 - first) / (last + 1 - first))
+
+        if bool((tokens == NO_TOKEN).any()):  # looked at once a batch: each look waits for a GPU
+            hint = "the weights are damaged, or the precision is too low: `--precision fp32`"
+            raise DalleError("the transformer's predictions are not finite", hint)
         return tokens
 
     def _cache_for(self, n_samples: int, n_captions: int) -> KVCache:
@@ -260,5 +271,6 @@ class DecodeStep(nn.Module):
         position            int64 [1]
         returns             int64 [B]
         """
-        logits = self.transformer(previous, position, cache)  # [B, V]
+        # after NO_TOKEN any token will do: the batch fails at its end
+        logits = self.transformer(previous.clamp(min=0), position, cache)  # [B, V]
         return sample_tokens(token_probabilities(logits, self._settings), uniforms)

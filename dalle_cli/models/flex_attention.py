@@ -15,10 +15,20 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from dalle_cli.models.attention_masks import Kind, attention_mask
 
+# Each batch size, memory layout and gradient mode has a graph: full and last micro-batches, those
+# of validation, previews. At torch's own limit, 8, it would compute all pairs without a word.
+MOST_GRAPHS = 64
+
 
 @functools.cache
 def _compiled() -> Callable[..., Any]:
-    return torch.compile(flex_attention, dynamic=False)
+    compiled = torch.compile(flex_attention, dynamic=False, fullgraph=True)
+
+    def run(*arguments: Any, **options: Any) -> Any:
+        with torch._dynamo.config.patch(recompile_limit=MOST_GRAPHS):
+            return compiled(*arguments, **options)
+
+    return run
 
 
 class FlexAttention:

@@ -99,7 +99,7 @@ class _CUDAGraphStep:
         return self._result
 
     def _capture(self, inputs: list[Tensor], state: Any) -> None:
-        self._captured_state = state
+        self._captured_state = None  # until the capture has succeeded
         self._static_inputs = [tensor.clone() for tensor in inputs]
 
         warmup = torch.cuda.Stream()
@@ -110,5 +110,7 @@ class _CUDAGraphStep:
         torch.cuda.current_stream().wait_stream(warmup)
 
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # by default a capture fails where another thread allocates or copies meanwhile
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._result = self._run(*self._static_inputs, state)
+        self._captured_state = state

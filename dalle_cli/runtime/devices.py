@@ -16,6 +16,13 @@ from dalle_cli.runtime.precision import Precision, choose_precision
 
 ASSUMED_FREE = 2**31  # bytes, if the system does not report its free memory
 FP32_ERROR = 1e-6  # relative error of a matrix product, above which it was not computed in fp32
+# what libraries say that allocate for themselves, and whose errors are not torch's
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 OUT_OF_MEMORY_HINT = (
     "try `--set runtime.micro_batch_size=N` in training (for a transformer also "
     "`runtime.activation_checkpointing=true` and `runtime.zero_stage`; for a CLIP a smaller "
@@ -122,13 +129,19 @@ def _system_memory() -> dict[str, int]:
     return {name: int(entry.split()[0]) * 1024 for name, entry in entries.items()}
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether an error is a failed allocation of torch, or of a library that it calls."""
+    is_told = any(words in str(error) for words in OUT_OF_MEMORY)
+    return isinstance(error, torch.OutOfMemoryError) or is_told
+
+
 @contextmanager
 def explain_out_of_memory() -> Iterator[None]:
     """Convert a failed allocation into a DalleError; its hint names settings that save memory."""
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            message = f"out of memory: {str(error).splitlines()[0]}"
-            raise DalleError(message, OUT_OF_MEMORY_HINT) from error
-        raise
+        if not is_out_of_memory(error):
+            raise
+        message = f"out of memory: {str(error).splitlines()[0]}"
+        raise DalleError(message, OUT_OF_MEMORY_HINT) from error

@@ -17,10 +17,12 @@ import torch.distributed
 from torch import Tensor
 
 from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.runtime.ranks import LOST_ANOTHER, Ranks, ranks_of_environment
+from dalle_cli.runtime.devices import is_out_of_memory
+from dalle_cli.runtime.ranks import LOST_ANOTHER, Ranks, main_address, ranks_of_environment
 from dalle_cli.runtime.signals import stopped_at_once, write_line
 
-# ranks wait while one learns a vocabulary or saves; a process that dies is noticed at once
+# Ranks wait while one learns a vocabulary or saves. gloo notices at once that a process has died;
+# where NCCL waits for it, whoever launched the processes must end the others.
 TIMEOUT = timedelta(hours=1)
 UNTOLD_WAIT = 5.0  # seconds for the others to come, after which a process says that it waits
 BUCKET_VALUES = 2**25  # gradient values in one all-reduce
@@ -160,12 +162,13 @@ def init_process_group(device: torch.device) -> Iterator[World]:
     if device.type == "cuda":
         device = _gpu_of_rank(ranks)
         torch.cuda.set_device(device)
-    _connect(ranks, "nccl" if device.type == "cuda" else "gloo")
+    _connect(ranks, device)
 
     try:
         yield World(ranks, device)
     except RuntimeError as error:
-        if "gloo" not in str(error) and "NCCL" not in str(error):
+        is_of_group = "gloo" in str(error) or "NCCL" in str(error)
+        if not is_of_group or is_out_of_memory(error):
             raise
         raise DalleError(
             f"process {ranks.rank} of {ranks.size} has lost another: {error}",
@@ -187,8 +190,9 @@ def _gpu_of_rank(ranks: Ranks) -> torch.device:
     return torch.device("cuda", ranks.local_rank)
 
 
-def _connect(ranks: Ranks, backend: str) -> None:
-    os.environ.setdefault("MASTER_ADDR", os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"))
+def _connect(ranks: Ranks, device: torch.device) -> None:
+    is_gpu = device.type == "cuda"
+    os.environ["MASTER_ADDR"] = main_address()
     os.environ.setdefault("MASTER_PORT", "29500")
     waiting = Timer(UNTOLD_WAIT, _describe_wait, [ranks])
     waiting.daemon = True
@@ -196,7 +200,11 @@ def _connect(ranks: Ranks, backend: str) -> None:
     try:
         with stopped_at_once():
             torch.distributed.init_process_group(
-                backend, rank=ranks.rank, world_size=ranks.size, timeout=TIMEOUT
+                "nccl" if is_gpu else "gloo",
+                rank=ranks.rank,
+                world_size=ranks.size,
+                timeout=TIMEOUT,
+                device_id=device if is_gpu else None,  # NCCL connects now, and not in training
             )
     except (RuntimeError, ValueError) as error:
         message = f"process {ranks.rank} of {ranks.size} can't reach the others: {error}"

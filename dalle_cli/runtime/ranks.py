@@ -4,6 +4,7 @@ Understands `dalle ... --gpus N`, torchrun, DeepSpeed's launcher and SLURM's sru
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -50,6 +51,19 @@ def ranks_of_environment(environment: Mapping[str, str] = os.environ) -> Ranks:
             raise UsageError(message)
         return Ranks(rank, size, local_rank)
     return Ranks()
+
+
+def main_address(environment: Mapping[str, str] = os.environ) -> str:
+    """Return the address of rank 0, by which the processes find one another.
+
+    Under srun that is the first host of the step: `srun` itself may run on a login node.
+    """
+    hosts = environment.get("SLURM_STEP_NODELIST", "")  # such as a1,b2 or a[01-03,7]-x,b2
+    first = re.match(r"(\[[^\]]*\]|[^,\[])+", hosts)
+    is_one_machine = environment.get("SLURM_STEP_NUM_NODES", "1") == "1"
+    if "MASTER_ADDR" in environment or is_one_machine or first is None:
+        return environment.get("MASTER_ADDR", "127.0.0.1")
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first.group())
 
 
 def check_not_left_alone(environment: Mapping[str, str] = os.environ) -> None:

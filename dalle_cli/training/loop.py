@@ -70,6 +70,7 @@ def train(
                 is_applied=is_applied,
                 is_last=is_last,
                 keys=partial(engine.world.all_gather, batch.keys),
+                can_recover=engine.can_recover,
             )
             with saves.before_failing():
                 log.record(engine.step, metrics)

@@ -52,7 +52,9 @@ def check_same_recipe(record: RunRecord, folder: RunDir, recipe: Recipe) -> None
             for key in differing
         ]
         message = "\n".join([f"{folder.root} was begun with another recipe:", *lines])
-        raise UsageError(message, f"{resuming(folder.root)}; or name a new folder with --run")
+        begin = f"`--init-from {shlex.quote(str(folder.root))}` with a new --run"
+        hint = f"{resuming(folder.root)}; {begin} begins another with its weights"
+        raise UsageError(message, hint)
 
 
 def recorded_recipe(record: RunRecord, folder: RunDir) -> Recipe:
@@ -166,6 +168,10 @@ def _named_checkpoint(folder: RunDir, path: Path) -> Path:
     steps = {saved.resolve(): step for step, saved in checkpoints(folder)}
     if path.resolve() not in steps:
         hint = f"its checkpoints are in {folder.checkpoints}"
+        for other in (path, path.parent.parent):
+            if other.resolve() != folder.root.resolve() and RunDir(other).is_run:
+                root = shlex.quote(str(other))
+                hint = f"`--init-from {root}` begins a new run with the weights of that one"
         raise UsageError(f"no such checkpoint of {folder.root}: {path}", hint)
 
     later = [step for step in steps.values() if step > steps[path.resolve()]]

@@ -91,7 +91,19 @@ def test_perplexity_of_a_picture_is_that_of_teacher_forcing_it_alone(
         image_perplexity(transformer, text[None], image[None])[0]
         for text, image in zip(*tokens, strict=True)
     ]
-    assert image_perplexity(transformer, *tokens) == pytest.approx(alone, rel=1e-5)
+    assert image_perplexity(transformer, *tokens) == alone
+
+
+def test_likelihoods_take_the_memory_of_one_picture(
+    transformer: Transformer, tokens: tuple[Tensor, Tensor]
+) -> None:
+    """However many are sampled or decoded together."""
+    n_rows: list[int] = []
+    hook = transformer.register_forward_pre_hook(lambda _, inputs: n_rows.append(len(inputs[0])))
+    for compute in (image_perplexity, caption_gain):
+        compute(transformer, *tokens)
+    hook.remove()
+    assert n_rows == [1] * 3 * len(tokens[0])
 
 
 def test_perplexity_of_a_picture_is_not_changed_by_the_other_rows(

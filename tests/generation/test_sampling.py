@@ -8,7 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from dalle_cli.errors import DalleError
 from dalle_cli.generation.sampling import (
+    NO_TOKEN,
     Sampler,
     SamplingSettings,
     candidate_uniforms,
@@ -103,6 +105,38 @@ def test_impossible_tokens_are_not_drawn_at_either_end_of_a_large_vocabulary(
     probabilities[:, :100] = probabilities[:, -100:] = 0
     tokens = sample_tokens(probabilities, torch.full((64,), uniform, dtype=torch.float64))
     assert tokens.tolist() == [100 if uniform == 0 else 8091] * 64
+
+
+@pytest.mark.parametrize("n_tokens", [5, 128, 8192])
+@pytest.mark.parametrize("bad", [0.0, math.nan, math.inf])
+def test_no_token_is_drawn_where_none_has_a_probability(bad: float, n_tokens: int) -> None:
+    """Nor is one looked for outside the vocabulary, which would end a process on a GPU."""
+    probabilities = torch.full((2, n_tokens), 1.0)
+    probabilities[0] = bad
+    tokens = sample_tokens(probabilities, torch.full((2,), 0.5, dtype=torch.float64))
+    assert tokens.tolist() == [NO_TOKEN, n_tokens // 2]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SamplingSettings(),
+        SamplingSettings(temperature=0),
+        SamplingSettings(top_k=3, top_p=0.9),
+        SamplingSettings(guidance=2.0),
+    ],
+    ids=["plain", "likeliest", "cut off", "guided"],
+)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_predictions_that_are_no_numbers_are_told(
+    bad: float, settings: SamplingSettings, model: Transformer, text_tokens: Tensor
+) -> None:
+    """As after an overflow in 16 bits: a picture of them would look like any other bad one."""
+    with torch.no_grad():
+        model.image_head.bias.fill_(bad)
+    uniforms = candidate_uniforms(0, "a cat", numbers=[0, 1, 2], n_tokens=I)
+    with pytest.raises(DalleError, match="predictions are not finite"):
+        Sampler(model, settings).sample(text_tokens, uniforms)
 
 
 def test_evenly_spaced_uniforms_draw_every_token_as_often_as_its_probability_says() -> None:

@@ -1,10 +1,14 @@
 """Sparse attention against all pairs under the mask: values and gradients, kinds, odd shapes."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
+from dalle_cli.models import flex_attention
 from dalle_cli.models.attention_masks import attention_mask
 from dalle_cli.models.flex_attention import FlexAttention
 from dalle_cli.models.sparse_attention import SparseAttention
@@ -105,6 +109,26 @@ def test_flex_attention_equals_all_pairs_under_the_mask(
     operands = [x.detach() for x in streams(*shape[:2])[:3]]
     found = FlexAttention(kind, *shape, torch.device("cpu"))(*operands)
     torch.testing.assert_close(found, by_all_pairs(mask, *operands), rtol=1e-5, atol=3e-6)
+
+
+def test_flex_attention_is_compiled_for_every_shape_of_a_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """More than torch's own limit, beyond which it would compute all pairs without a word."""
+    counter, compile_by = CompileCounter(), torch.compile
+    monkeypatch.setattr(torch, "compile", partial(compile_by, backend=counter))
+    flex_attention._compiled.cache_clear()
+    monkeypatch.setattr(flex_attention, "flex_attention", flex_attention._compiled())
+    flex_attention._compiled.cache_clear()
+    torch._dynamo.reset()
+
+    n_sizes = 2 * torch._dynamo.config.recompile_limit
+    attention = {kind: FlexAttention(kind, 5, 4, 3, torch.device("cpu")) for kind in KINDS[:2]}
+    for n in range(1, n_sizes + 1):
+        for attend in attention.values():
+            operands = torch.randn(3, n, 2, 21, 16)
+            assert attend(*operands).shape == (n, 2, 21, 16)
+    assert counter.frame_count == n_sizes, "rows and columns have the same graphs"
 
 
 @pytest.mark.gpu

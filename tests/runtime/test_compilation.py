@@ -71,3 +71,32 @@ def test_replay_of_a_captured_step_reads_the_arguments_of_its_call(
     assert step(torch.tensor([1.0]), state).item() == 1
     assert step(torch.tensor([2.0]), state).item() == 2
     assert nothing().replay.call_count == 2
+
+
+def test_capture_that_failed_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the next call would replay a graph that is not there, or one over freed memory."""
+    nothing = MagicMock()
+    for name in ("Stream", "current_stream", "stream", "CUDAGraph", "graph"):
+        monkeypatch.setattr(torch.cuda, name, nothing)
+    runs: list[torch.Tensor] = []
+
+    def run(x: torch.Tensor, state: list[torch.Tensor]) -> torch.Tensor:
+        runs.append(x)
+        if len(runs) == 1:
+            raise RuntimeError("out of memory")
+        return x.view_as(x)
+
+    step, state = _CUDAGraphStep(run), []
+    with pytest.raises(RuntimeError, match="out of memory"):
+        step(torch.tensor([1.0]), state)
+    assert step(torch.tensor([2.0]), state).item() == 2
+
+
+def test_capture_bears_what_other_threads_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one that writes the pictures of the batch before."""
+    nothing = MagicMock()
+    for name in ("Stream", "current_stream", "stream", "CUDAGraph", "graph"):
+        monkeypatch.setattr(torch.cuda, name, nothing)
+    _CUDAGraphStep(lambda x, state: x)(torch.tensor([1.0]), [])
+    modes = [call.kwargs["capture_error_mode"] for call in nothing.call_args_list if call.kwargs]
+    assert modes == ["thread_local"]

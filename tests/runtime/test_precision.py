@@ -8,11 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dalle_cli.errors import UsageError
+from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.losses import text_image_cross_entropy
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.models.transformer import Transformer
-from dalle_cli.runtime.devices import choose_device, open_device, use_fast_fp32_matmul
+from dalle_cli.runtime.devices import (
+    choose_device,
+    explain_out_of_memory,
+    open_device,
+    use_fast_fp32_matmul,
+)
 from dalle_cli.runtime.precision import apply_precision, choose_precision
 
 CPU = torch.device("cpu")
@@ -200,3 +205,28 @@ def test_convolutions_of_a_gpu_compute_in_fp32(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     assert open_device("cuda", "fp32") == (torch.device("cuda"), "fp32")
     assert not torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 256 bytes"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`"),
+        RuntimeError("NCCL error: unhandled cuda error\nCuda failure 2 'out of memory'"),
+    ],
+    ids=str,
+)
+def test_memory_that_is_short_is_told_whoever_wanted_it(error: RuntimeError) -> None:
+    with pytest.raises(DalleError, match=r"^out of memory: ") as caught, explain_out_of_memory():
+        raise error
+    assert "\n" not in caught.value.message and "runtime.micro_batch_size" in caught.value.hint
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    error = RuntimeError("CUDA error: device-side assert triggered")
+    with pytest.raises(RuntimeError) as caught, explain_out_of_memory():
+        raise error
+    assert caught.value is error

@@ -11,6 +11,7 @@ from dalle_cli.runtime.ranks import (
     LOST_ANOTHER,
     Ranks,
     check_not_left_alone,
+    main_address,
     ranks_of_environment,
 )
 
@@ -61,6 +62,35 @@ def test_one_process_speaks() -> None:
         False,
         False,
     ]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "first"),
+    [
+        ("gpu1,gpu2", "gpu1"),
+        ("gpu[07,09-11]", "gpu07"),
+        ("gpu[001-128]", "gpu001"),
+        ("rack2-n[3-4]-ib,login", "rack2-n3-ib"),
+        ("n3,gpu[1-2]", "n3"),
+        ("rack[1-2]n[03-04],x", "rack1n03"),
+        ("10.0.0.[5-6]", "10.0.0.5"),
+    ],
+)
+def test_processes_of_several_machines_meet_at_the_first_of_the_step(
+    hosts: str, first: str
+) -> None:
+    """Not where `srun` was typed, which may be a login node."""
+    step = {"SLURM_STEP_NODELIST": hosts, "SLURM_STEP_NUM_NODES": "2"}
+    asked = {"SLURM_LAUNCH_NODE_IPADDR": "10.9.9.9", **step}
+    assert main_address({**SRUN, **asked}) == first
+    assert main_address({**SRUN, **asked, "MASTER_ADDR": "mine"}) == "mine"
+    assert main_address({**SRUN, **asked, "SLURM_STEP_NUM_NODES": "1"}) == "127.0.0.1"
+
+
+def test_processes_of_no_scheduler_meet_on_this_machine() -> None:
+    assert main_address({}) == main_address(TORCHRUN) == "127.0.0.1"
+    step = {"SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": ""}
+    assert main_address({**SRUN, **step}) == "127.0.0.1"
 
 
 BATCH_SCRIPT = {"SLURM_PROCID": "0", "SLURM_NTASKS": "16", "SLURM_LOCALID": "0"}

@@ -9,6 +9,8 @@ import torch
 
 from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.errors import DalleError
+from dalle_cli.loading import build_clip, trained_clip_table
+from dalle_cli.recipe import load_recipe
 from dalle_cli.scoring.clip_scorer import ClipScorer, load_clip_scorer
 from dalle_cli.storage.integrity.checksums import checksummed_json
 from dalle_cli.storage.run_dir import RunDir
@@ -42,3 +44,21 @@ def test_clip_without_a_vocabulary_cannot_score(own_clip_run: Path) -> None:
     shutil.rmtree(own_clip_run / "tokenizer")
     with pytest.raises(DalleError, match="has no vocabulary"):
         opened(own_clip_run)
+
+
+def test_what_is_assumed_of_a_public_clip_is_warned_of_once(
+    own_clip_run: Path, tmp_path: Path
+) -> None:
+    sizes = [
+        f"model.{tower}.{size}"
+        for tower in ("vision", "text")
+        for size in ("d_model=64", "n_heads=1")
+    ]  # as in a file that does not state them
+    vocabulary = RunDir(own_clip_run).tokenizer
+    n_tokens = Tokenizer.load(vocabulary).vocab_size
+    clip = build_clip(trained_clip_table(load_recipe("clip/tiny", sizes).model, n_tokens))
+    for name, n_warnings in (("mine.pt", 1), ("mine-quickgelu.pt", 0)):
+        torch.save(clip.state_dict(), tmp_path / name)
+        warnings = list(opened(tmp_path / name, vocabulary).warnings(["a ring", "a ring"]))
+        assert len(warnings) == n_warnings
+        assert all("does not state its activation" in warning for warning in warnings)

@@ -1,12 +1,21 @@
 """Which attention a transformer trains with, and that it is the same transformer."""
 
+import shutil
+import sysconfig
+from pathlib import Path
+
 import pytest
 import torch
+import torch.utils._triton
 
 from dalle_cli.errors import UsageError
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.training.activation_checkpointing import checkpoint_activations
-from dalle_cli.training.attention_backend import choose_attention_backend, set_attention_backend
+from dalle_cli.training.attention_backend import (
+    choose_attention_backend,
+    set_attention_backend,
+    warn_of_missing_compiler,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -18,6 +27,18 @@ def transformer(grid_size: int, kernel_size: int = 3) -> Transformer:
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return model
+
+
+@pytest.fixture(params=[True, False], ids=["compiler", "no compiler"])
+def can_compile(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> bool:
+    """A machine with or without what Triton's kernels need."""
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr(torch.utils._triton, "has_triton", lambda: True)
+    monkeypatch.setattr(shutil, "which", lambda name: name if request.param else None)
+    return request.param
 
 
 @pytest.mark.parametrize(
@@ -33,11 +54,16 @@ def transformer(grid_size: int, kernel_size: int = 3) -> Transformer:
     ],
 )
 def test_choice_goes_by_device_and_length(
-    choice: str, grid_size: int, device: torch.device, name: str
+    choice: str, grid_size: int, device: torch.device, name: str, can_compile: bool
 ) -> None:
     with torch.device("meta"):
         model = transformer(grid_size)
-    assert choose_attention_backend(choice, model, device) == name
+    is_short_of = (choice, name) == ("auto", "flex") and not can_compile
+    assert choose_attention_backend(choice, model, device) == ("dense" if is_short_of else name)
+
+    warned: list[str] = []
+    warn_of_missing_compiler(choice, model, device=device, warn=warned.append)
+    assert len(warned) == is_short_of and all("needs Triton" in text for text in warned)
 
 
 @pytest.mark.parametrize(("choice", "device"), [("sparse", CUDA), ("flex", CPU)])

@@ -153,6 +153,34 @@ def test_named_checkpoint_that_cannot_be_right_is_refused_untouched(
     assert tree(run.root) == before
 
 
+@pytest.mark.parametrize("named", [".", "checkpoints/step-00000011"])
+def test_checkpoint_of_another_run_is_answered_with_how_to_begin_from_it(
+    named: str, dvae_run: Path, tmp_path: Path, train: Callable
+) -> None:
+    ended = train("dvae", tmp_path / "new", "--resume", dvae_run / named)
+    assert ended.code == 2 and "no such checkpoint of" in ended.err
+    assert f"hint: `--init-from {dvae_run}` begins a new run with the weights" in ended.err
+    assert not (tmp_path / "new").exists()
+    again = train("dvae", tmp_path / "new", "--init-from", dvae_run, training__steps=1)
+    assert again.code == 0, again.err
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_place_of_a_checkpoint_that_is_taken_is_told_before_the_first_step(
+    kind: str, copy_run: Callable, train: Callable, tree: Callable, tmp_path: Path
+) -> None:
+    run = copy_run("dvae")
+    cut_power_after(run, 6)
+    if kind == "file":
+        run.checkpoint(9).touch()
+    else:
+        run.checkpoint(9).symlink_to(tmp_path)
+    before = run.metrics.read_bytes()
+    ended = train("dvae", run.root)
+    assert ended.code == 1 and f"{run.checkpoint(9).name} is a {kind}, where" in ended.err
+    assert "free" not in ended.err and run.metrics.read_bytes() == before
+
+
 def test_longer_recipe_resumes_where_the_shorter_ended(
     tmp_path: Path, train: Callable, fixed_schedules: Callable
 ) -> None:
@@ -286,6 +314,7 @@ def test_every_changed_science_key_is_listed_and_refused(
         line.split("`")[1] for line in ended.err.splitlines() if line.startswith("  `")
     ] == sorted(changed)
     assert not any(key in ended.err for key in free)
+    assert f"`--init-from {run.root}` with a new --run begins another" in ended.err
     assert tree(run.root) == before
 
 
@@ -339,7 +368,9 @@ def test_dry_run_of_a_single_step_has_a_forecast(tmp_path: Path, train: Callable
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[]", '{"recipe": 1}', '{"recipe": {"kind": "dvae"}}', "\0"]
+    "text",
+    ["", "{}", "[]", '{"recipe": 1}', '{"recipe": {"kind": "dvae"}}', "\0", "[" * 100_000],
+    ids=lambda text: text[:40],
 )
 def test_run_with_a_damaged_record_is_a_known_failure(
     text: str, own_dvae_run: Path, train: Callable, tree: Callable

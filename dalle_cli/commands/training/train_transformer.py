@@ -10,6 +10,7 @@ from dalle_cli.config import TransformerRecipe
 from dalle_cli.console import Terminal
 from dalle_cli.runtime.devices import choose_device, explain_out_of_memory
 from dalle_cli.runtime.distributed import World, init_process_group
+from dalle_cli.training.attention_backend import warn_of_missing_compiler
 from dalle_cli.training.run import TrainOptions, open_run
 from dalle_cli.training.setup import transformer_setup
 from dalle_cli.training.tasks.frozen_dvae import (
@@ -80,6 +81,9 @@ def _train(
         dvae=dvae,
         tokenizer=tokenizer,
         previewed=previewed,
+    )
+    warn_of_missing_compiler(
+        recipe.runtime.attention, setup.model, device=world.device, warn=terminal.warn
     )
     if options.dry_run:
         run.report_forecast(setup)

@@ -72,6 +72,10 @@ class Engine(Protocol[ModelT]):
         """Whether it trains in fp16, with gradient scales that expect overflows now and then."""
         ...
 
+    def can_recover(self) -> bool:
+        """Return whether lower gradient scales may end the overflow of the last update."""
+        ...
+
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss to those accumulated since the last update."""
         ...

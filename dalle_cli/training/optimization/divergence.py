@@ -19,7 +19,7 @@ from dalle_cli.errors import DalleError, printable
 from dalle_cli.storage.checkpoint_folder import checkpoints
 from dalle_cli.storage.run_dir import RunDir
 
-MAX_SKIPPED = 50  # updates in a row
+MAX_SKIPPED = 50  # updates in a row that no lower gradient scale would have saved
 RECENT = 128  # losses, by which others are judged
 FEWEST = 32  # of them; with fewer, no loss leaps, and a learning rate is the likeliest cause
 LEAP = 10.0  # median deviations above the median, which are 6.7 standard deviations of a normal
@@ -92,11 +92,13 @@ class DivergenceMonitor:
         is_applied: bool,
         is_last: bool,
         keys: Callable[[], list[str]],
+        can_recover: Callable[[], bool],
     ) -> None:
         """Check update number `step`, counted from 1.
 
-        is_last  whether the run ends with it
-        keys     gathers the keys of its samples from all processes
+        is_last      whether the run ends with it
+        keys         gathers the keys of its samples from all processes
+        can_recover  tells, of a skipped update, whether lower gradient scales may end its overflow
 
         Raises Diverged where the loss or the gradients are not finite, or, in fp16, stay so, and
         where a leap is to end the run.
@@ -114,7 +116,9 @@ class DivergenceMonitor:
             message = f"{what} not finite at step {step:,}, of the samples {_listed(keys())}"
             raise Diverged(message, self._folder, self._cause(step))
         else:
-            self._count_skipped("their gradients were not finite")
+            # scales come down by rules of their own, which may take thousands of updates
+            if not is_finite or not can_recover():
+                self._count_skipped("their gradients were not finite")
             self._warn_of_overflow(step)
 
     def _spike(self, step: int, loss: float, keys: Callable[[], list[str]]) -> None:

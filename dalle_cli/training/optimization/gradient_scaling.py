@@ -42,6 +42,10 @@ class GradientScales(Protocol):
         """Adjust the scales after an attempted update, and clear the flags."""
         ...
 
+    def can_recover(self) -> bool:
+        """Return whether lower scales may end the overflow of the last update."""
+        ...
+
     def metrics(self) -> Metrics:
         """Return the scales in use, left on their device."""
         ...
@@ -74,6 +78,7 @@ class BranchScales:
         self.scales = self._grid[INITIAL - LOWEST].repeat(n_branches)
         self.overflowed = torch.zeros(n_branches, device=device)
         self._updates_since_division = torch.full((n_branches,), WINDOW, device=device)
+        self._can_recover = torch.zeros((), dtype=torch.bool, device=device)
 
     def scaled(self, loss: Tensor) -> Tensor:
         """Return the loss unchanged, since each branch scales for itself."""
@@ -92,9 +97,17 @@ class BranchScales:
         self._updates_since_division.masked_fill_(is_divided, 0)
 
         positions = torch.searchsorted(self._grid, self.scales)
+        self._can_recover = (is_clean | (positions > 0)).all() & ~is_clean.all()
         positions = positions + is_clean.long() - DIVISION * is_divided
         self.scales.copy_(self._grid[positions.clamp(0, HIGHEST - LOWEST)])
         self.overflowed.zero_()
+
+    def can_recover(self) -> bool:
+        """Return whether lower scales may end the overflow of the last update.
+
+        Not where it was outside the branches, or where a branch had the lowest scale already.
+        """
+        return bool(self._can_recover)
 
     def metrics(self) -> Metrics:
         """Return the lowest and the highest scale, left on their device."""

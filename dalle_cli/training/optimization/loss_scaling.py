@@ -16,6 +16,7 @@ from dalle_cli.training.metric_log import Metrics
 from dalle_cli.training.optimization.gradient_scaling import unscale
 
 INITIAL = 2.0**16
+LOWEST = 1.0  # below, gradients overflow because they are too large and not because of the scale
 WINDOW = 2_000  # updates without an overflow, after which the scale doubles; an overflow halves it
 
 
@@ -29,6 +30,7 @@ class LossScale:
         self.scale = torch.tensor(INITIAL, device=device)
         self.overflowed = torch.zeros((), device=device)
         self._clean_updates = torch.zeros((), dtype=torch.int64, device=device)
+        self._can_recover = torch.zeros((), dtype=torch.bool, device=device)
 
     def scaled(self, loss: Tensor) -> Tensor:
         """Return the loss to call backward on."""
@@ -40,12 +42,17 @@ class LossScale:
         Call it after each attempted update, once ranks agree on the flag.
         """
         is_clean = self.overflowed == 0
+        self._can_recover = ~is_clean & (self.scale > LOWEST)
         self._clean_updates.copy_(torch.where(is_clean, self._clean_updates + 1, 0))
 
         is_due = self._clean_updates == WINDOW
         self._clean_updates.masked_fill_(is_due, 0)
         self.scale *= torch.where(is_clean, torch.where(is_due, 2.0, 1.0), 0.5)
         self.overflowed.zero_()
+
+    def can_recover(self) -> bool:
+        """Return whether a lower scale may end the overflow of the last update."""
+        return bool(self._can_recover)
 
     def metrics(self) -> Metrics:
         """Return the scale, left on its device."""

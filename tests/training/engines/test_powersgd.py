@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dalle_cli.training.engines.powersgd import PowerSGD, SumOverRanks
+from dalle_cli.training.engines.powersgd import PowerSGD, SumOverRanks, _orthonormal
 
 CPU = torch.device("cpu")
 SHAPES = {"wide": (8, 20), "tall": (21, 9), "square": (12, 12), "thin": (2, 30)}
@@ -168,6 +168,24 @@ def test_sums_of_no_higher_rank_come_out_exact(
         2, lambda rank, total_of: update(ranks[rank], gradients[rank], total_of)
     ):
         assert (reduced["w"] - total).norm() <= 1e-5 * total.norm()
+
+
+@pytest.mark.parametrize("true_rank", [0, 1, 3])
+def test_columns_beyond_the_rank_are_orthonormal_and_do_not_hang_on_rounding(
+    true_rank: int,
+) -> None:
+    """All ranks must come to the same ones, whatever the order in which each has added."""
+    generator = torch.Generator().manual_seed(3)
+    left, right, noise = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64)
+        for shape in ((12, true_rank), (true_rank, 4), (12, 4))
+    )
+    p = left @ right
+    columns = _orthonormal(p)
+    torch.testing.assert_close(columns.T @ columns, torch.eye(4, dtype=torch.float64))
+    torch.testing.assert_close(columns @ columns.T @ p, p, rtol=1e-5, atol=1e-5)
+    rounded = p + 1e-14 * p.abs().amax() * noise
+    torch.testing.assert_close(_orthonormal(rounded), columns, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])

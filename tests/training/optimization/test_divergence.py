@@ -27,8 +27,22 @@ def monitor(
     )
 
 
-def check(watch: DivergenceMonitor, step: int, loss: float, *, is_applied: bool = True) -> None:
-    watch.check_update(step, loss, is_applied=is_applied, is_last=False, keys=lambda: NAMES)
+def check(
+    watch: DivergenceMonitor,
+    step: int,
+    loss: float,
+    *,
+    is_applied: bool = True,
+    can_recover: bool = False,
+) -> None:
+    watch.check_update(
+        step,
+        loss,
+        is_applied=is_applied,
+        is_last=False,
+        keys=lambda: NAMES,
+        can_recover=lambda: can_recover,
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,3 +159,17 @@ def test_fifty_leaps_in_a_row_end_a_run_that_skips_them(tmp_path: Path) -> None:
         check(watch, step, 9.0, is_applied=False)
     with pytest.raises(Diverged, match="50 updates in a row were skipped: their losses leapt"):
         check(watch, 50, 9.0, is_applied=False)
+
+
+@pytest.mark.parametrize("loss", [1.0, math.nan])
+def test_overflows_end_a_run_where_lower_scales_do_not_help(loss: float, tmp_path: Path) -> None:
+    """Those that the scales may yet end do not count, unless the loss itself is not finite."""
+    watch = monitor(tmp_path, has_scales=True)
+    is_finite = math.isfinite(loss)
+    for step in range(1, 2000 if is_finite else 50):
+        check(watch, step, loss, is_applied=False, can_recover=True)
+    if is_finite:
+        for step in range(2000, 2049):
+            check(watch, step, loss, is_applied=False)
+    with pytest.raises(Diverged, match="50 updates in a row were skipped"):
+        check(watch, 2049, loss, is_applied=False)

@@ -21,7 +21,14 @@ from dalle_cli.losses import text_image_cross_entropy
 from dalle_cli.models.attention import attend
 from dalle_cli.models.transformer import AttentionBranch, MlpBranch, Transformer
 from dalle_cli.recipe import load_recipe
-from dalle_cli.training.optimization.gradient_scaling import BranchScales, scale_gradients
+from dalle_cli.training.optimization.gradient_scaling import (
+    DIVISION,
+    HIGHEST,
+    INITIAL,
+    LOWEST,
+    BranchScales,
+    scale_gradients,
+)
 
 CPU = torch.device("cpu")
 D, N = 16, 32  # width, positions
@@ -262,6 +269,21 @@ def test_a_flag_stays_up_over_clean_micro_batches() -> None:
     (stream(noise()) * LARGEST).sum().backward()
     (stream(noise()) * 1e-3).sum().backward()
     assert (scales.overflowed > 0).all()
+
+
+@pytest.mark.parametrize("begun_at", [HIGHEST, INITIAL])
+def test_a_branch_recovers_until_its_scale_is_the_lowest(begun_at: int) -> None:
+    """However long that takes: a scale is divided once in a window."""
+    scales = BranchScales(2, 1, CPU)
+    scales.scales.fill_(2.0 ** (begun_at / 1000))
+    n_divisions = (begun_at - LOWEST) // DIVISION
+    for update in range(1, n_divisions * WINDOW + 10):
+        scales.overflowed[1] = 1
+        scales.update()
+        assert scales.can_recover() == (update <= 1 + (n_divisions - 1) * WINDOW), update
+    assert scales.scales[1] == 2.0 ** (LOWEST / 1000)
+    scales.update()
+    assert not scales.can_recover()  # nothing overflowed
 
 
 @pytest.mark.parametrize("outsider", [torch.nan, torch.inf])

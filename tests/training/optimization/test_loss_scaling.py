@@ -79,6 +79,16 @@ def test_flag_is_cleared_with_the_update() -> None:
     assert after([True, False, False], LossScale(CPU)) == [32768.0] * 3
 
 
+def test_overflow_may_end_until_the_scale_is_one() -> None:
+    scale = LossScale(CPU)
+    found = []
+    for is_overflow in [False, *[True] * 18]:
+        scale.overflowed += float(is_overflow)
+        scale.update()
+        found.append(scale.can_recover())
+    assert found == [False, *[True] * 16, False, False]
+
+
 def dvae_gradients(precision: str, loss_of: Callable[[Tensor], Tensor], scaled: bool) -> Tensor:
     torch.manual_seed(0)
     model = build_dvae(load_recipe("dvae/tiny", []).model)

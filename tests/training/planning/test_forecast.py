@@ -77,4 +77,6 @@ def test_weeks_and_full_disks_are_doubtful() -> None:
     assert "20 days on this machine" in weeks[0][0] and "`--steps" in weeks[0][1]
     full = Forecast(60.0, None, 2**31).doubts(RECIPE, free_disk=2**30)
     assert full[0][0] == "the checkpoints will take 2 GiB, and 1 GiB are free"
+    [(small, _)] = Forecast(60.0, None, 3 * 2**20).doubts(RECIPE, free_disk=2**17)
+    assert small == "the checkpoints will take 3 MiB, and 128 KiB are free"
     assert Forecast(60.0, None, 2**20).doubts(RECIPE, free_disk=2**30) == []
