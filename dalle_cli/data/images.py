@@ -9,6 +9,7 @@ import io
 import struct
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -119,10 +120,9 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _to_upright(image: Image.Image) -> Image.Image:
-    try:
+    # The pixels are good where only the EXIF is unreadable
+    with suppress(struct.error, SyntaxError, LookupError, TypeError, ValueError):
         ImageOps.exif_transpose(image, in_place=True)
-    except (struct.error, SyntaxError, LookupError, TypeError, ValueError):
-        pass  # the pixels are good, only the EXIF is unreadable
     return image
 
 
