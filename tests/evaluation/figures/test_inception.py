@@ -24,7 +24,6 @@ from dalle_cli.evaluation.figures.sample_figures import inception_figures
 CPU = torch.device("cpu")
 N_CLASSES = 1008
 GAIN = 6**0.5  # from a variance of 1/3 to one of 2 by the fan-in
-SPREAD = 1000.0  # of the classes' weights, or all pictures would be of all classes alike
 EQUAL = 1e-3  # to torch-fidelity's own figures
 
 with_library = pytest.mark.skipif(
@@ -44,13 +43,11 @@ def random_weights() -> dict[str, torch.Tensor]:
     torch.save({}, nothing)
     nothing.seek(0)
     network = Fresh("inception-v3-compat", ["2048"], feature_extractor_weights_path=nothing)
-    weights = network.state_dict()
-    for name, tensor in weights.items():
+    return {
         # torch's fresh weights are smaller than what keeps the scale from layer to layer
-        if name.endswith("conv.weight"):
-            tensor *= GAIN
-    weights["fc.weight"] *= SPREAD
-    return weights
+        name: tensor * GAIN if name.endswith("conv.weight") else tensor
+        for name, tensor in network.state_dict().items()
+    }
 
 
 class Pictures(torch.utils.data.Dataset):
@@ -105,8 +102,8 @@ def test_figures_are_torch_fidelitys_own(weights_file: Path, tmp_path: Path) -> 
     )
     fid, score = expected["frechet_inception_distance"], expected["inception_score_mean"]
     assert found["fid/blur_0"] == pytest.approx(fid, rel=EQUAL)
-    assert score > 1.5, "the weights tell pictures apart"
-    assert found["inception_score/blur_0"] == pytest.approx(score, rel=EQUAL)
+    # to such weights all pictures are nearly alike, and the score is little more than 1
+    assert found["inception_score/blur_0"] - 1 == pytest.approx(score - 1, rel=EQUAL)
     assert found["inception_score_std/blur_0"] == pytest.approx(
         expected["inception_score_std"], rel=EQUAL
     )
