@@ -168,7 +168,7 @@ class TrainingBatches:
             batch_size=None,
             num_workers=self._workers,
             prefetch_factor=4 if self._workers else None,
-            worker_init_fn=_prepare_worker,
+            worker_init_fn=partial(_prepare_worker, os.getpid()),
         )
 
         with closing(_load(loader, waiting)) as items:
@@ -406,15 +406,17 @@ def _portable(failure: Failure) -> Failure:
     return DalleError(f"{type(failure).__name__}: {failure}")
 
 
-def _prepare_worker(worker: int) -> None:
+def _prepare_worker(parent: int, worker: int) -> None:
     """Ignore requests to stop, which reach the whole process group, and end without a traceback.
 
     The training process handles the requests: it wants to save first. Where it is killed, whatever
     a worker was sending it fails in a thread of multiprocessing, which would print that.
+
+    parent  number of the training process, which may be gone before this is called
     """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    sys.excepthook = partial(_report_unless_orphaned, os.getppid())
+    sys.excepthook = partial(_report_unless_orphaned, parent)
 
 
 def _report_unless_orphaned(

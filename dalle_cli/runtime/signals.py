@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -155,7 +156,11 @@ class _RaisedRequests:
 
     def _signal_again(self, number: int) -> None:
         self._n_postponed += 1
-        signal.raise_signal(number)
+        main_thread = threading.main_thread().ident
+        if sys.platform == "win32" or main_thread is None:
+            signal.raise_signal(number)
+        else:  # a signal of this thread would not end what the main thread waits for
+            signal.pthread_kill(main_thread, number)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import LIMIT
 
 from dalle_cli.recipe import shipped_recipes
 
@@ -48,7 +49,7 @@ from dalle_cli.commands.data import shapes
 def write(folder, *args, **kwargs):
     folder.mkdir()
     import colorsys
-    time.sleep(60)
+    time.sleep(3600)
 
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
@@ -66,6 +67,7 @@ runpy.run_module("dalle_cli", run_name="__main__", alter_sys=True)
         capture_output=True,
         text=True,
         check=False,
+        timeout=LIMIT,  # it does not wait for the sleep to end
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert (ended.returncode, ended.stderr) == (130, "stopped by SIGINT\n")

@@ -407,17 +407,18 @@ def serve():
     raise ConnectionResetError("what multiprocessing raises")
 
 if os.fork() == 0:  # the training process
+    parent = os.getpid()
     waiting, held = os.pipe()
     if os.fork() == 0:  # its worker
         os.close(held)
-        _prepare_worker(0)
+        _prepare_worker(parent, 0)
         try:
             serve()
         except ConnectionResetError:
             sys.excepthook(*sys.exc_info())
         os._exit(0)
     if sys.argv[1] == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(parent, signal.SIGKILL)
     os.close(held)
     os.wait()
     os._exit(0)
