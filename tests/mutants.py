@@ -542,6 +542,36 @@ MUTANTS = [
         "        pass\n",
         "generation/test_output_folder::test_candidate_is_held_whole_or_not_at_all",
     ),
+    Mutant(
+        "storage/atomic.py",
+        "    sync_to_disk(path)\n    return file_fingerprint(path)",
+        "    return file_fingerprint(path)",
+        "storage/test_atomic::test_sealed_file_reaches_the_disk",
+    ),
+    Mutant(
+        "data/rendered/shapes.py",
+        "key = min(_spelling(scene.things), _spelling(mirrored))",
+        "key = _spelling(scene.things)",
+        "data/rendered/test_shapes::test_flipped_picture_is_on_the_side_of_the_other",
+    ),
+    Mutant(
+        "scoring/clip_scorer.py",
+        "{self.checksum} {self.precision} {CLIP_SQUARE_VERSION}",
+        "{self.checksum} {CLIP_SQUARE_VERSION}",
+        "scoring/test_clip_scorer::test_embeddings_of_another_precision_are_others",
+    ),
+    Mutant(
+        "scoring/picture_ranking.py",
+        "    if n_bad:\n",
+        "    if n_bad > 1:\n",
+        "scoring/test_picture_ranking::test_every_unreadable_picture_fails_the_ranking",
+    ),
+    Mutant(
+        "console/progress.py",
+        "pace = (time.perf_counter() - since) / (self._done - first)",
+        "pace = (time.perf_counter() - since) / self._done",
+        "console/test_progress::test_time_left_of_resumed_work_is_by_the_pace_of_this_start",
+    ),
     # generation
     Mutant(
         "loading.py",

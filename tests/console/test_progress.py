@@ -9,6 +9,7 @@ from rich.console import Console
 
 from dalle_cli.console import ProgressLine, Terminal
 from dalle_cli.console.progress import make_bar
+from dalle_cli.quantities import duration_text
 from dalle_cli.training.tasks.clip import ClipTask
 from dalle_cli.training.tasks.dvae import DiscreteVAETask
 from dalle_cli.training.tasks.transformer import TransformerTask
@@ -114,3 +115,15 @@ def test_bar_moves_with_every_update_and_stays_on_one_line(width: int) -> None:
     assert all(f"{done}/20,000" in text for done, text in enumerate(texts, 1))
     if width >= 80:
         assert " left" not in texts[0] and " left" in texts[1]
+
+
+def test_time_left_of_resumed_work_is_by_the_pace_of_this_start(
+    line_of_width: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    line, said = line_of_width(80, total=10_000, done=9_000)
+    line.reach(9_001)
+    now += 5.0
+    line.reach(9_006)  # a second each
+    assert said == [f"step 9,006/10,000  about {duration_text(994)} left"]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,12 @@ def test_scores_depend_on_the_vocabulary_and_embeddings_do_not(
 def test_copy_of_a_clip_scores_alike(own_clip_run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(own_clip_run, tmp_path / "copy")
     assert opened(copy).identity == opened(own_clip_run).identity
+
+
+def test_embeddings_of_another_precision_are_others(own_clip_run: Path) -> None:
+    own = opened(own_clip_run)
+    assert replace(own, precision="bf16").embedding_key != own.embedding_key
+    assert replace(own, checksum="another").embedding_key != own.embedding_key
 
 
 def test_clip_without_a_vocabulary_cannot_score(own_clip_run: Path) -> None:

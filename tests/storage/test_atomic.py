@@ -18,6 +18,7 @@ from dalle_cli.storage.atomic import (
     copy_file,
     exclusive_lock,
     make_folder,
+    seal,
     write_file,
 )
 from dalle_cli.storage.integrity.disk_space import explain_disk_failure
@@ -164,3 +165,12 @@ def test_full_disk_is_told_of_the_folder_that_was_to_appear(tmp_path: Path) -> N
     assert caught.value.message == f"cannot write {folder / 'b'}: No space left on device"
     assert caught.value.hint == f"{folder} needs at least 8 KiB, and 5.86 KiB are free"
     assert not list((tmp_path / "small").iterdir())
+
+
+def test_sealed_file_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino))
+    sealed = tmp_path / "sealed"
+    sealed.write_bytes(b"weights")
+    assert seal(sealed)["bytes"] == len(b"weights")
+    assert synced == [sealed.stat().st_ino]

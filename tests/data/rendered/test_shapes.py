@@ -1,5 +1,6 @@
 """Toy scenes: how many there are, which stay unseen, and that the recogniser is not fooled."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -71,6 +72,17 @@ def test_mirrored_captions_show_the_same_things_and_fall_on_one_side() -> None:
         other = by_caption[mirrored(caption)]
         assert other.things == scene.things
         assert is_unseen(other, 0.2) == is_unseen(scene, 0.2)
+
+
+def test_flipped_picture_is_on_the_side_of_the_other(level: int) -> None:
+    """The dVAE flips half of its training pictures."""
+    by_things = {scene.things: scene for scene in scenes(level)}
+    n_flipped = 0
+    for scene in scenes(level):
+        flipped = frozenset(replace(thing, x=round(1 - thing.x, 6)) for thing in scene.things)
+        n_flipped += flipped != scene.things
+        assert is_unseen(by_things[flipped], 0.2) == is_unseen(scene, 0.2)
+    assert n_flipped > len(scenes(level)) / 3
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3])
