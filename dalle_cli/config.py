@@ -129,6 +129,12 @@ class OptimizerTable(Table):
     """Largest value of the second moment, enforced before it is used (appendix B.2); 0: not
     clipped."""
 
+    moments: Literal["fp32", "paper"] = "fp32"
+    """Format of Adam's moving averages. `paper`: 16 bits for those of matrices and convolution
+    kernels, 1-6-9 for the gradient's and 0-6-10 for its square's (appendix B.2), rounded to
+    nearest; it goes with the second `betas` of the paper, since near 1 small changes are rounded
+    away."""
+
     plateau: PlateauTable | None = None
     """Halves the learning rate whenever the smoothed training loss stops falling, warm-up excepted;
     without it, only the schedule lowers it."""

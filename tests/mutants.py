@@ -252,9 +252,22 @@ MUTANTS = [
     ),
     Mutant(
         "training/optimization/adamw.py",
-        '{"params": others, "weight_decay": 0.0}',
-        '{"params": others, "weight_decay": table.weight_decay}',
+        '{"params": others, "weight_decay": 0.0,',
+        '{"params": others, "weight_decay": table.weight_decay,',
         "training/optimization/test_adamw::test_decay_shrinks_the_matrices_and_nothing_else",
+    ),
+    Mutant(
+        "training/optimization/adamw.py",
+        '"in_16_bits": False',
+        '"in_16_bits": True',
+        "training/optimization/test_adamw::test_matrices_alone_have_moments_in_16_bits",
+    ),
+    Mutant(
+        "training/optimization/moment_formats.py",
+        " + is_odd)",
+        ")",
+        "training/optimization/test_moment_formats::"
+        "test_values_between_all_neighbours_go_to_the_nearest_number",
     ),
     Mutant(
         "training/optimization/ema.py",

@@ -123,6 +123,7 @@ OPTIONAL = {
 OPTIONAL |= {
     ("TokenizerTable", "backend"),
     ("OptimizerTable", "on_spike"),
+    ("OptimizerTable", "moments"),
     ("TransformerLossTable", "token_noise"),
     ("TransformerRecipe", "powersgd"),
     ("OptimizerTable", "plateau"),

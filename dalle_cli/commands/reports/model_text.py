@@ -74,7 +74,8 @@ def _state_rows(facts: Mapping[str, Any]) -> Iterator[Row]:
     """Yield what training keeps on each GPU; divided among GPUs only where that may be needed."""
     by_stage = dict(facts["state_gib_per_gpu_of_8"])
     replica = by_stage.pop("whole replicas")
-    yield "training state", f"{size_text(replica * GIB)} on each GPU in whole replicas"
+    moments = ", with moments in 16 bits" if facts.get("moments") == "paper" else ""
+    yield "training state", f"{size_text(replica * GIB)} on each GPU in whole replicas{moments}"
     if replica < SMALL:
         return
 

@@ -30,7 +30,13 @@ from dalle_cli.runtime.distributed import World
 from dalle_cli.storage.lazy_tensors import Gathered, check_shapes
 from dalle_cli.training.engines.engine import EngineState, ModelT, Trainable
 from dalle_cli.training.engines.update_state import UpdateState
-from dalle_cli.training.engines.zero_layout import Flats, flat_partitions, shard_of, working_copy
+from dalle_cli.training.engines.zero_layout import (
+    Flats,
+    flat_partitions,
+    group_numbers,
+    shard_of,
+    working_copy,
+)
 from dalle_cli.training.metric_log import Metrics
 from dalle_cli.training.optimization.adamw import build_optimizer
 from dalle_cli.training.optimization.gradient_scaling import GradientScales
@@ -76,6 +82,9 @@ class DeepSpeedEngine(Generic[ModelT]):
             for name, p in self._parameters.items()
         }
         self._check_layout()
+        groups = [adamw.param_groups[n] for n in group_numbers(self._zero.optimizer, self._stage)]
+        for flat, group in zip(self._masters.values(), groups, strict=True):
+            adamw.allot(flat, group)
         self._updates = UpdateState(
             adamw, self._masters, table=optimizer, ema=ema, scales=scales, world=world
         )
@@ -179,16 +188,21 @@ class DeepSpeedEngine(Generic[ModelT]):
         self._updates.restore(state)
 
     def _gathered(self, flats: Flats) -> Gathered:
-        return Gathered(self._shapes, lambda name: self._gather(name, flats))
+        dtypes = {name: flats[shard.flat].dtype for name, shard in self._shards.items()}
+        return Gathered(self._shapes, lambda name: self._gather(name, flats), dtypes)
 
     @torch.no_grad()
     def _gather(self, name: str, flats: Flats) -> Tensor:
-        """Gather a parameter, or a tensor laid out like it, from all processes, on the device."""
+        """Gather a parameter, or a tensor laid out like it, from all processes, on the device.
+
+        The codes of moments in 16 bits are summed as fp32, which holds them exactly.
+        """
         shard, shape = self._shards[name], self._shapes[name]
+        part = shard.of(flats)
         whole = torch.zeros(shape.numel(), device=self.device)
-        shard.cut(whole).copy_(shard.of(flats))
+        shard.cut(whole).copy_(part)
         self.world.all_reduce(whole)
-        return whole.view(shape)
+        return whole.view(shape).to(part.dtype)
 
     @torch.no_grad()
     def _compute_with(self, flats: Flats) -> None:

@@ -5,6 +5,7 @@ tensors without values.
 """
 
 from functools import partial
+from typing import cast
 
 import torch
 from torch import nn
@@ -14,9 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from dalle_cli.config import ModelTable, Recipe, TrainedTransformerTable
 from dalle_cli.console import size_text
 from dalle_cli.errors import DalleError
-from dalle_cli.loading import build_model, largest_table
+from dalle_cli.loading import build_largest_model, build_model, largest_table
 from dalle_cli.models.clip import Clip
 from dalle_cli.models.dvae import DiscreteVAE, relax
+from dalle_cli.models.transformer import Transformer
 from dalle_cli.recipe import flat_tables
 from dalle_cli.runtime.devices import total_memory
 from dalle_cli.runtime.precision import Precision
@@ -53,6 +55,15 @@ def count_parameters(table: ModelTable) -> int:
     """Return the number of parameters of a model."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in build_model(table).parameters())
+
+
+def count_in_16_bits(recipe: Recipe) -> int:
+    """Return the number of parameters whose moments a recipe keeps in 16 bits."""
+    if recipe.optimizer.moments == "fp32":
+        return 0
+    with torch.device("meta"):
+        model = cast(DiscreteVAE | Transformer | Clip, build_largest_model(recipe))
+    return sum(matrix.numel() for matrix in model.matrices())
 
 
 def check_fits(recipe: Recipe, device: torch.device) -> None:

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.distributed
 HERE = Path(__file__).parent
 STAGES = [1, 2, 3]
 MICRO, OFFLOAD = {"runtime__micro_batch_size": 3}, {"runtime__offload": "optimizer"}
+PAPER = {"optimizer__moments": "paper"}
 BF16, FP16 = ({"runtime__precision": precision} for precision in ("bf16", "fp16"))
 
 
@@ -89,6 +90,8 @@ def test_zero_sums_to_the_gradient_of_one_process(
         (3, FP16),
         (2, OFFLOAD),
         (3, OFFLOAD),
+        (1, PAPER),
+        (3, PAPER),
     ],
 )
 def test_zero_does_what_whole_replicas_do(
@@ -103,16 +106,23 @@ def test_zero_does_what_whole_replicas_do(
 
 
 @pytest.mark.parametrize(
-    ("stage", "precision"), [(1, "fp32"), (2, "fp32"), (3, "fp32"), (3, "fp16")]
+    ("stage", "precision", "moments"),
+    [
+        (1, "fp32", "fp32"),
+        (2, "fp32", "paper"),
+        (3, "fp32", "fp32"),
+        (3, "fp16", "paper"),
+    ],
 )
 def test_resumed_zero_equals_an_uninterrupted_one(
-    stage: int, precision: str, train: Callable, tmp_path: Path
+    stage: int, precision: str, moments: str, train: Callable, tmp_path: Path
 ) -> None:
     for name, last_steps in (("whole", [20]), ("parts", [10, 20])):
         for steps in last_steps:
             changes = {
                 "runtime__zero_stage": stage,
                 "runtime__precision": precision,
+                "optimizer__moments": moments,
                 "training__steps": steps,
             }
             ended = train("transformer", tmp_path / name, "--gpus", 2, **changes)
