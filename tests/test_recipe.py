@@ -311,6 +311,7 @@ PUBLISHED = {  # Ramesh et al. 2021, appendices A, B and E
         "optimizer.moments": "paper",
         "optimizer.plateau.halvings": 5, "ema.decay": 0.99, "ema.every": 25, "powersgd.rank": 896,
         "training.steps": 430_000, "training.global_batch_size": 1024, "runtime.precision": "fp16",
+        "runtime.shard_group": "machine",
     },
 }  # fmt: skip
 

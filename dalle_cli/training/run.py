@@ -378,7 +378,8 @@ def open_run(
         message = f"a batch of {batch_size} can't be divided evenly among {world.size} processes"
         raise UsageError(message, "change `training.global_batch_size`")
     check_fits(recipe, world.device)
-    engine = choose_engine(recipe, world.size, options.deepspeed)
+    machine_size = world.machine_size() if recipe.runtime.shard_group == "machine" else None
+    engine = choose_engine(recipe, world.size, options.deepspeed, machine_size=machine_size)
 
     folder = RunDir(options.run)
     record = check_folder(folder, recipe, resume=options.resume, is_extension=options.is_extension)
