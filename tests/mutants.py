@@ -239,6 +239,19 @@ MUTANTS = [
         "training/engines/test_powersgd::test_outputs_and_errors_add_up_to_the_gradients_so_far",
     ),
     Mutant(
+        "training/engines/powersgd.py",
+        "self.errors = self._pending",
+        "self.errors.update(self._pending)",
+        "training/engines/test_powersgd::"
+        "test_errors_of_what_is_no_longer_compressed_go_with_the_next_update_applied",
+    ),
+    Mutant(
+        "training/engines/shard_places.py",
+        "shape[1] > shape[0]",
+        "shape[1] < shape[0]",
+        "training/engines/test_fsdp::test_matrices_are_cut_along_the_papers_axes",
+    ),
+    Mutant(
         "training/optimization/adamw.py",
         "(1 - beta2**update) ** 0.5",
         "(1 - beta1**update) ** 0.5",

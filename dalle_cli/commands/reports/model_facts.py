@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from dalle_cli.commands.reports.group_cost import group_facts
 from dalle_cli.commands.reports.transformer_cost import state_facts, transformer_cost
 from dalle_cli.config import (
     DVAEEncoderTable,
@@ -42,7 +43,8 @@ def training_facts(recipe: Recipe) -> dict[str, Any]:
     with torch.device("meta"):
         transformer = cast(Transformer, build_largest_model(recipe))
     state = state_facts(transformer, count_in_16_bits(recipe))
-    return {**facts, "moments": recipe.optimizer.moments, **state}
+    moments = {"moments": recipe.optimizer.moments}
+    return {**facts, **moments, **state, **group_facts(recipe, transformer)}
 
 
 def _dvae_facts(table: DVAEEncoderTable, dvae: DVAEEncoder) -> dict[str, Any]:

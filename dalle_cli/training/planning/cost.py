@@ -69,10 +69,12 @@ def count_in_16_bits(recipe: Recipe) -> int:
 def check_fits(recipe: Recipe, device: torch.device) -> None:
     """Raise DalleError, naming the largest size, where no memory holds the model that is to train.
 
-    What ZeRO partitions is not counted: only what each process has of the weights.
+    What ZeRO partitions, or groups of processes shard, is not counted: only the weights that each
+    process has in the host's memory.
     """
-    copies = 1 if recipe.runtime.zero_stage else 4  # weights, their gradients, and two moments
-    total = total_memory(torch.device("cpu") if recipe.runtime.zero_stage else device)
+    is_divided = bool(recipe.runtime.zero_stage or recipe.runtime.shard_group)
+    copies = 1 if is_divided else 4  # weights, their gradients, and two moments
+    total = total_memory(torch.device("cpu") if is_divided else device)
     try:
         needed = copies * FP32 * count_parameters(largest_table(recipe))
     except (RuntimeError, OverflowError, TypeError):  # torch's, for numbers beyond 64 bits

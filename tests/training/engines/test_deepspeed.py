@@ -15,7 +15,7 @@ from processes import LIMIT, answers, command, figures, losses, words_of
 from safetensors.torch import load_file
 from scale_rules import scales_by_hand
 
-from dalle_cli.training.planning.memory import deepspeed_bf16_bytes, state_bytes
+from dalle_cli.training.planning.memory import deepspeed_bf16_bytes
 
 pytestmark = pytest.mark.distributed
 
@@ -341,13 +341,10 @@ print(json.dumps([(case, estimate(*case, 1, cpu_offload=False)[1]) for case in c
         assert deepspeed_bf16_bytes(*case) == expected
 
 
-@pytest.mark.parametrize("stage", [0, *STAGES])
-def test_memory_estimated_is_within_a_tenth_of_the_peak_measured(stage: int) -> None:
-    for measured in answers(HERE / "measuring.py", 2, stage):
-        estimated = state_bytes(
-            stage, measured["parameters"], measured["largest_layer"], n_processes=2
-        )
-        assert estimated == pytest.approx(measured["peak"], rel=0.1)
+@pytest.mark.parametrize("engine", [0, *STAGES, "groups"])
+def test_memory_estimated_is_within_a_tenth_of_the_peak_measured(engine: int | str) -> None:
+    for measured in answers(HERE / "measuring.py", 2, engine):
+        assert measured["estimated"] == pytest.approx(measured["peak"], rel=0.1)
 
 
 @pytest.mark.slow
