@@ -59,7 +59,7 @@ class World:
         """
         local_ranks = self.all_gather([self.ranks.local_rank])
         size = max(local_ranks) + 1
-        if local_ranks != [rank % size for rank in range(self.size)]:
+        if self.size % size or local_ranks != [rank % size for rank in range(self.size)]:
             raise UsageError(f"machines have different numbers of processes: {size} at most")
         return size
 

@@ -16,9 +16,11 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from dalle_cli.errors import UsageError
 from dalle_cli.recipe import load_recipe
 from dalle_cli.runtime.distributed import World, init_process_group, single_process
 from dalle_cli.runtime.launcher import free_port
+from dalle_cli.runtime.ranks import Ranks
 from dalle_cli.schedules import fix_schedules
 from dalle_cli.training.engines import fsdp
 from dalle_cli.training.engines.choice import choose_engine, make_engine
@@ -207,6 +209,18 @@ def overflowing(world: World) -> dict[str, Any]:
     return {"difference": difference(*found)}
 
 
+def machine_sizes(world: World) -> list[int | str]:
+    """Return the processes of a machine as told by their ranks on it, or why they are none."""
+    found: list[int | str] = []
+    for local_ranks in ([0, 1, 2, 3], [0, 1, 0, 1], [0, 1, 2, 0]):
+        ranks = Ranks(world.rank, world.size, local_ranks[world.rank])
+        try:
+            found.append(World(ranks, CPU).machine_size())
+        except UsageError as error:
+            found.append(error.message)
+    return found
+
+
 CASES: dict[str, Callable[[World], Any]] = {
     "one": losses_of(ONE),
     "2x2": losses_of(TWO_BY_TWO),
@@ -223,6 +237,7 @@ CASES: dict[str, Callable[[World], Any]] = {
     "bytes": bytes_between,
     "error feedback": error_feedback,
     "overflow": overflowing,
+    "machines": machine_sizes,
     "resumed": resumed(TWO_BY_TWO, TWO_BY_TWO, "powersgd.rank=8", "optimizer.moments=paper"),
     "one to 2x2": resumed(ONE, TWO_BY_TWO),
     "2x2 to one": resumed(TWO_BY_TWO, ONE),

@@ -1,4 +1,7 @@
-"""ZeRO in two processes: the figures of a single process, and state that moves between engines."""
+"""ZeRO in two processes: the figures of a single process, and state that moves between engines.
+
+Some scripts also run in a group that shards, whose own tests are in `test_fsdp`.
+"""
 
 import json
 import math
@@ -184,15 +187,15 @@ def test_one_process_can_offload(
     assert losses(tmp_path / "run") == pytest.approx(losses(whole()), abs=1e-5)
 
 
-@pytest.mark.parametrize("stage", [0, *STAGES])
-def test_overflow_on_one_rank_skips_the_update_on_all(stage: int) -> None:
+@pytest.mark.parametrize("engine", [0, *STAGES, "groups"])
+def test_overflow_on_one_rank_skips_the_update_on_all(engine: int | str) -> None:
     """As if that batch had never been, but for the scales, which follow the rules everywhere."""
     n_updates, overflows = 8, {1: (2, 1), 2: (2, 1), 5: (0, 3)}  # update: branch and rank
     events = [
         f"{update}:{rank}:{branch}"
         for update, (branch, rank) in {1: (2, 1), 2: (2, 1), 5: (3, 0)}.items()
     ]
-    found = answers(HERE / "overflowing.py", 2, stage, n_updates, *events)
+    found = answers(HERE / "overflowing.py", 2, engine, n_updates, *events)
     assert found[0] == found[1]
     assert found[0]["applied"] == [update not in overflows for update in range(n_updates)]
     clean, third, fourth = (
@@ -205,10 +208,10 @@ def test_overflow_on_one_rank_skips_the_update_on_all(stage: int) -> None:
         assert scales == pytest.approx(by_hand, rel=2**-22)
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_overflow_leaves_what_whole_replicas_have(stage: int) -> None:
+@pytest.mark.parametrize("engine", [*STAGES, "groups"])
+def test_overflow_leaves_what_whole_replicas_have(engine: int | str) -> None:
     replicas, dealt_out = (
-        answers(HERE / "overflowing.py", 2, s, 6, "1:0:1", "3:1:2")[0] for s in (0, stage)
+        answers(HERE / "overflowing.py", 2, each, 6, "1:0:1", "3:1:2")[0] for each in (0, engine)
     )
     assert dealt_out["applied"] == replicas["applied"] == [True, False, True, False, True, True]
     for name, weight in replicas["weights"].items():

@@ -104,6 +104,11 @@ def test_gradient_that_overflows_in_one_process_is_skipped_by_all(found: Found) 
 
 
 @pytest.mark.distributed
+def test_processes_know_how_many_there_are_on_each_machine(found: Found) -> None:
+    assert found("machines") == [4, 2, "machines have different numbers of processes: 3 at most"]
+
+
+@pytest.mark.distributed
 def test_resumed_groups_go_on_bit_for_bit(found: Found) -> None:
     """With compression and moments in 16 bits."""
     went_on, again = found("resumed")["losses"]
