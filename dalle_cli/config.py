@@ -129,6 +129,12 @@ class OptimizerTable(Table):
     """Largest value of the second moment, enforced before it is used (appendix B.2); 0: not
     clipped."""
 
+    moments: Literal["fp32", "paper"] = "fp32"
+    """Format of Adam's moving averages. `paper`: 16 bits for those of matrices and convolution
+    kernels, 1-6-9 for the gradient's and 0-6-10 for its square's (appendix B.2), rounded to
+    nearest; it goes with the second `betas` of the paper, since near 1 small changes are rounded
+    away."""
+
     plateau: PlateauTable | None = None
     """Halves the learning rate whenever the smoothed training loss stops falling, warm-up excepted;
     without it, only the schedule lowers it."""
@@ -207,13 +213,20 @@ class RuntimeTable(Table):
     (CPUs) and `flex` (GPUs) next to none but those the mask allows. `auto`: dense for short
     streams, otherwise the device's."""
 
-    engine: Literal["auto", "local", "ddp", "deepspeed"] = "auto"
-    """What trains: one process, replicas of the model in several, or DeepSpeed's ZeRO. `auto`:
-    DeepSpeed where `zero_stage` is above 0, otherwise by the number of processes."""
+    engine: Literal["auto", "local", "ddp", "deepspeed", "fsdp"] = "auto"
+    """What trains: one process, replicas of the model in several, DeepSpeed's ZeRO, or torch's
+    FSDP2 in groups of processes. `auto`: DeepSpeed where `zero_stage` is above 0, FSDP2 where there
+    is a `shard_group`, otherwise by the number of processes."""
 
     zero_stage: Literal[0, 1, 2, 3] = 0
     """What ZeRO partitions over processes (transformer only). 1: optimizer state; 2: also
     gradients; 3: also parameters; 0: no ZeRO."""
+
+    shard_group: Annotated[int, Field(ge=0), Unit("processes")] | Literal["machine"] = 0
+    """Consecutive processes that share one copy of parameters, gradients, moments and average
+    (transformer only), as a machine's GPUs do in the paper (appendix E). Gradients are summed
+    between such groups, compressed where `powersgd.rank` is above 0, which is a group's total.
+    `machine`: the processes of each machine; 0: no groups."""
 
     offload: Literal[False, "optimizer", "parameters"] = False
     """What ZeRO keeps in host memory: the optimizer state, or at stage 3 the parameters as well."""
@@ -224,7 +237,7 @@ class RuntimeTable(Table):
 
     activation_checkpointing: bool | Literal["auto"] = "auto"
     """Whether a transformer recomputes its branches in the backward pass, a third more arithmetic
-    for less memory. `auto`: where `zero_stage` is 3."""
+    for less memory. `auto`: where `zero_stage` is 3 or there is a `shard_group`."""
 
     workers: Annotated[Count, Unit("processes")] = 2
     """Data-loading processes, at most one per processor; 0: the training process loads."""
@@ -252,13 +265,22 @@ class RuntimeTable(Table):
     def _check_engine(self) -> "RuntimeTable":
         stage, engine, offload = self.zero_stage, self.engine, self.offload
 
-        if stage and engine in ("local", "ddp"):
+        if stage and engine in ("local", "ddp", "fsdp"):
             raise ValueError(
                 f"`zero_stage` {stage} is DeepSpeed's: `engine` must be deepspeed, not {engine}"
             )
         if engine == "deepspeed" and not stage:
             raise ValueError(
                 "`engine` deepspeed needs a `zero_stage` of 1, 2 or 3: without ZeRO, use ddp"
+            )
+        if self.shard_group and (stage or engine not in ("auto", "fsdp")):
+            given = f"`zero_stage` {stage}" if stage else f"`engine` {engine}"
+            raise ValueError(
+                f"`shard_group` {self.shard_group} is FSDP2's: it does not go with {given}"
+            )
+        if engine == "fsdp" and not self.shard_group:
+            raise ValueError(
+                "`engine` fsdp needs a `shard_group`: a number of processes, or machine"
             )
         if offload and not stage:
             raise ValueError(f"`offload` {offload} is DeepSpeed's: it needs a `zero_stage`")
@@ -493,9 +515,10 @@ def _refuse_transformer_features(runtime: RuntimeTable) -> RuntimeTable:
             "`activation_checkpointing` is for the transformer: "
             "this model has no residual branches to recompute"
         )
-    if runtime.zero_stage:
+    if runtime.zero_stage or runtime.shard_group:
+        key = "zero_stage" if runtime.zero_stage else "shard_group"
         raise ValueError(
-            "`zero_stage` is for the transformer: this model fits on every GPU and trains with ddp"
+            f"`{key}` is for the transformer: this model fits on every GPU and trains with ddp"
         )
     return runtime
 
@@ -559,9 +582,9 @@ class TransformerRecipe(Table):
         rank = self.powersgd.rank if self.powersgd else 0
         if rank and self.runtime.zero_stage:
             raise ValueError(
-                f"`powersgd.rank` {rank} compresses the gradients of whole replicas, and with "
+                f"`powersgd.rank` {rank} compresses the gradients of replicas, and with "
                 f"`runtime.zero_stage` {self.runtime.zero_stage} DeepSpeed sums gradients itself: "
-                "set one of them to 0"
+                "set one of them to 0, or shard in groups by `runtime.shard_group`"
             )
         return self
 

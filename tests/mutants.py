@@ -258,6 +258,19 @@ MUTANTS = [
         "test_columns_beyond_the_rank_are_orthonormal_and_do_not_hang_on_rounding",
     ),
     Mutant(
+        "training/engines/powersgd.py",
+        "self.errors = self._pending",
+        "self.errors.update(self._pending)",
+        "training/engines/test_powersgd::"
+        "test_errors_of_what_is_no_longer_compressed_go_with_the_next_update_applied",
+    ),
+    Mutant(
+        "training/engines/shard_places.py",
+        "shape[1] > shape[0]",
+        "shape[1] < shape[0]",
+        "training/engines/test_fsdp::test_matrices_are_cut_along_the_papers_axes",
+    ),
+    Mutant(
         "training/optimization/adamw.py",
         "(1 - beta2**update) ** 0.5",
         "(1 - beta1**update) ** 0.5",
@@ -271,9 +284,22 @@ MUTANTS = [
     ),
     Mutant(
         "training/optimization/adamw.py",
-        '{"params": others, "weight_decay": 0.0}',
-        '{"params": others, "weight_decay": table.weight_decay}',
+        '{"params": others, "weight_decay": 0.0,',
+        '{"params": others, "weight_decay": table.weight_decay,',
         "training/optimization/test_adamw::test_decay_shrinks_the_matrices_and_nothing_else",
+    ),
+    Mutant(
+        "training/optimization/adamw.py",
+        '"in_16_bits": False',
+        '"in_16_bits": True',
+        "training/optimization/test_adamw::test_matrices_alone_have_moments_in_16_bits",
+    ),
+    Mutant(
+        "training/optimization/moment_formats.py",
+        " + is_odd)",
+        ")",
+        "training/optimization/test_moment_formats::"
+        "test_values_between_all_neighbours_go_to_the_nearest_number",
     ),
     Mutant(
         "training/optimization/ema.py",

@@ -123,6 +123,7 @@ OPTIONAL = {
 OPTIONAL |= {
     ("TokenizerTable", "backend"),
     ("OptimizerTable", "on_spike"),
+    ("OptimizerTable", "moments"),
     ("TransformerLossTable", "token_noise"),
     ("TransformerRecipe", "powersgd"),
     ("OptimizerTable", "plateau"),
@@ -435,3 +436,35 @@ def test_updates_are_skipped_by_their_loss_in_whole_replicas_alone(
 def test_compression_has_no_negative_rank() -> None:
     with pytest.raises(ValidationError, match="rank"):
         PowerSGDTable(rank=-1)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "told"),
+    [
+        ({"shard_group": 2, "zero_stage": 3}, "does not go with `zero_stage` 3"),
+        ({"shard_group": "machine", "engine": "ddp"}, "does not go with `engine` ddp"),
+        ({"engine": "fsdp"}, "`engine` fsdp needs a `shard_group`"),
+        ({"engine": "fsdp", "zero_stage": 2}, "`engine` must be deepspeed, not fsdp"),
+        ({"shard_group": -1}, "greater than or equal to 0"),
+        ({"shard_group": "rack"}, "machine"),
+    ],
+)
+def test_groups_go_with_nothing_else_that_divides_the_model(
+    runtime: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ValidationError, match=told):
+        RuntimeTable(**runtime)
+
+
+@pytest.mark.parametrize("table", [DVAERecipe, ClipRecipe], ids=lambda table: table.__name__)
+def test_small_models_are_not_sharded_in_groups(table: type[Table]) -> None:
+    told = refused(table, runtime=RuntimeTable(shard_group=2))
+    assert "`shard_group` is for the transformer" in told
+
+
+def test_moments_have_two_formats() -> None:
+    table = GOOD[OptimizerTable]
+    assert OptimizerTable(**table).moments == "fp32"
+    assert OptimizerTable(**table, moments="paper").moments == "paper"
+    with pytest.raises(ValidationError, match="moments"):
+        OptimizerTable(**table, moments="fp16")

@@ -309,8 +309,10 @@ PUBLISHED = {  # Ramesh et al. 2021, appendices A, B and E
         "optimizer.lr": {"start": 4.5e-4, "end": 4.5e-4}, "optimizer.warmup_steps": 5_000,
         "optimizer.betas": [0.9, 0.96], "optimizer.eps": 1e-8, "optimizer.weight_decay": 0.045,
         "optimizer.clip_norm": 4.0, "optimizer.clip_second_moment": 5.0,
+        "optimizer.moments": "paper",
         "optimizer.plateau.halvings": 5, "ema.decay": 0.99, "ema.every": 25, "powersgd.rank": 896,
         "training.steps": 430_000, "training.global_batch_size": 1024, "runtime.precision": "fp16",
+        "runtime.shard_group": "machine",
     },
 }  # fmt: skip
 

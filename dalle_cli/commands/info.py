@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from dalle_cli.commands.reports.damage.run_check import raise_if_damaged
-from dalle_cli.commands.reports.model_facts import model_facts
+from dalle_cli.commands.reports.model_facts import training_facts
 from dalle_cli.commands.reports.model_text import aligned_rows, model_text
 from dalle_cli.commands.reports.planning.recipe_forecast import forecast_rows, recipe_forecast
 from dalle_cli.commands.reports.story.run_facts import run_facts, run_table
@@ -57,7 +57,7 @@ def _recipe_info(
 ) -> None:
     recipe = load_recipe(name, overrides)
     table = largest_table(recipe)
-    facts = {**model_facts(table), **_masks_of(table, name, masks)}
+    facts = {**training_facts(recipe), **_masks_of(table, name, masks)}
     text = model_text(facts)
     if data:
         facts["run"] = recipe_forecast(recipe, data)

@@ -30,10 +30,14 @@ BUCKET_VALUES = 2**25  # gradient values in one all-reduce
 
 @dataclass(frozen=True)
 class World:
-    """The group of processes that run together, as seen by one of them."""
+    """The group of processes that run together, as seen by one of them.
+
+    group  some of them, in torch's terms; None: all
+    """
 
     ranks: Ranks
     device: torch.device
+    group: torch.distributed.ProcessGroup | None = None
 
     @property
     def rank(self) -> int:
@@ -50,6 +54,17 @@ class World:
         """Whether this is rank 0, which prints and writes for all."""
         return self.ranks.is_main
 
+    def machine_size(self) -> int:
+        """Return the number of processes on each machine.
+
+        Every rank takes part. Raises UsageError where machines have different numbers of them.
+        """
+        local_ranks = self.all_gather([self.ranks.local_rank])
+        size = max(local_ranks) + 1
+        if self.size % size or local_ranks != [rank % size for rank in range(self.size)]:
+            raise UsageError(f"machines have different numbers of processes: {size} at most")
+        return size
+
     def share(self, n: int) -> range:
         """Return this rank's part of range(n); n is divisible by the number of processes."""
         n_each = n // self.size
@@ -58,7 +73,7 @@ class World:
     def all_reduce(self, tensor: Tensor) -> None:
         """Sum a tensor over all ranks, in place; every rank gets the same bits."""
         if self.size > 1:
-            torch.distributed.all_reduce(tensor)
+            torch.distributed.all_reduce(tensor, group=self.group)
 
     def all_reduce_numbers(
         self, numbers: Mapping[str, float | Tensor]
@@ -90,7 +105,7 @@ class World:
         if self.size == 1:
             return [tensor.detach()]
         gathered = [torch.empty_like(tensor) for _ in range(self.size)]
-        torch.distributed.all_gather(gathered, tensor.detach().contiguous())
+        torch.distributed.all_gather(gathered, tensor.detach().contiguous(), group=self.group)
         return gathered
 
     def all_gather(self, items: list[Any]) -> list[Any]:
@@ -106,7 +121,7 @@ class World:
             return []
 
         gathered: list[list[Any]] = [[] for _ in range(self.size)]
-        torch.distributed.all_gather_object(gathered, items)
+        torch.distributed.all_gather_object(gathered, items, group=self.group)
         return [item for part in gathered for item in part]
 
     def broadcast(self, item: Any) -> Any:

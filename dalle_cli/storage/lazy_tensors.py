@@ -16,9 +16,16 @@ from dalle_cli.storage.small_files import check_readable
 class Gathered(Mapping[str, Tensor]):
     """Named tensors that are sharded over the ranks; access is collective and gathers a tensor."""
 
-    def __init__(self, shapes: Mapping[str, torch.Size], gather: Callable[[str], Tensor]) -> None:
+    def __init__(
+        self,
+        shapes: Mapping[str, torch.Size],
+        gather: Callable[[str], Tensor],
+        dtypes: Mapping[str, torch.dtype],
+    ) -> None:
+        """gather: returns a tensor by name, of the shape and type stated here."""
         self.shapes = shapes
         self._gather = gather
+        self._dtypes = dtypes
 
     def __getitem__(self, name: str) -> Tensor:
         return self._gather(name)
@@ -31,6 +38,13 @@ class Gathered(Mapping[str, Tensor]):
 
     def __contains__(self, name: object) -> bool:
         return name in self.shapes
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Sizes in bytes by name, without gathering the tensors."""
+        return {
+            name: shape.numel() * self._dtypes[name].itemsize for name, shape in self.shapes.items()
+        }
 
 
 class Stored(Mapping[str, Tensor]):

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dalle_cli.errors import DalleError
@@ -280,9 +279,7 @@ class Saver:
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """Return each tensor's size in bytes, without gathering those gathered on request."""
     if isinstance(tensors, Gathered):
-        return {
-            name: shape.numel() * torch.float32.itemsize for name, shape in tensors.shapes.items()
-        }
+        return tensors.sizes
     return {name: tensor.nbytes for name, tensor in tensors.items()}
 
 

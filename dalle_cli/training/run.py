@@ -429,7 +429,8 @@ def open_run(
     check_fits(recipe, world.device)
     if options.log is not None:
         check_tracker(options.log)
-    engine = choose_engine(recipe, world.size, options.deepspeed)
+    machine_size = world.machine_size() if recipe.runtime.shard_group == "machine" else None
+    engine = choose_engine(recipe, world.size, options.deepspeed, machine_size=machine_size)
 
     folder = RunDir(options.run)
     record = check_folder(folder, recipe, resume=options.resume, is_extension=options.is_extension)

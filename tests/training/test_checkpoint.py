@@ -402,7 +402,8 @@ class Parts:
             self.asked.append(f"{group} {name}")
             return tensors[name].clone()
 
-        return Gathered({name: tensor.shape for name, tensor in tensors.items()}, gather)
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        return Gathered(shapes, gather, {name: tensor.dtype for name, tensor in tensors.items()})
 
 
 @pytest.fixture

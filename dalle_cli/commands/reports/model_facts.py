@@ -5,24 +5,27 @@ a model of any size takes no memory.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from dalle_cli.commands.reports.transformer_cost import transformer_cost
+from dalle_cli.commands.reports.group_cost import group_facts
+from dalle_cli.commands.reports.transformer_cost import state_facts, transformer_cost
 from dalle_cli.config import (
     DVAEEncoderTable,
     ModelTable,
+    Recipe,
     TowerTable,
     TrainedClipTable,
     TrainedTransformerTable,
     kind_of,
 )
-from dalle_cli.loading import build_model
+from dalle_cli.loading import build_largest_model, build_model, largest_table
 from dalle_cli.models.clip import Clip
 from dalle_cli.models.dvae import DVAEEncoder
 from dalle_cli.models.transformer import Transformer
+from dalle_cli.training.planning.cost import count_in_16_bits
 
 
 def model_facts(table: ModelTable) -> dict[str, Any]:
@@ -30,6 +33,18 @@ def model_facts(table: ModelTable) -> dict[str, Any]:
     kind = kind_of(table)
     with torch.device("meta"):
         return {"kind": kind, **FACTS_BY_KIND[kind](table, build_model(table))}
+
+
+def training_facts(recipe: Recipe) -> dict[str, Any]:
+    """Return the model facts of a recipe, and what its training keeps in memory."""
+    facts = model_facts(largest_table(recipe))
+    if recipe.kind != "transformer":
+        return facts
+    with torch.device("meta"):
+        transformer = cast(Transformer, build_largest_model(recipe))
+    state = state_facts(transformer, count_in_16_bits(recipe))
+    moments = {"moments": recipe.optimizer.moments}
+    return {**facts, **moments, **state, **group_facts(recipe, transformer)}
 
 
 def _dvae_facts(table: DVAEEncoderTable, dvae: DVAEEncoder) -> dict[str, Any]:

@@ -62,6 +62,7 @@ def _cost_rows(facts: Mapping[str, Any]) -> Iterator[Row]:
         label = "activations" if precision == "fp32" else ""
         yield label, f"{kept} a sample in {precision}, {again} with activation checkpointing"
     yield from _state_rows(facts)
+    yield from _group_rows(facts.get("groups", {}))
 
 
 def _checkpoint_rows(facts: Mapping[str, Any]) -> Iterator[Row]:
@@ -74,13 +75,32 @@ def _state_rows(facts: Mapping[str, Any]) -> Iterator[Row]:
     """Yield what training keeps on each GPU; divided among GPUs only where that may be needed."""
     by_stage = dict(facts["state_gib_per_gpu_of_8"])
     replica = by_stage.pop("whole replicas")
-    yield "training state", f"{size_text(replica * GIB)} on each GPU in whole replicas"
+    moments = ", with moments in 16 bits" if facts.get("moments") == "paper" else ""
+    yield "training state", f"{size_text(replica * GIB)} on each GPU in whole replicas{moments}"
     if replica < SMALL:
         return
 
     yield "", "of 8 GPUs: " + _sizes(by_stage)
     yield "", "ZeRO 3: " + _sizes(facts["zero3_state_gib_per_gpu"])
     yield "", "DeepSpeed in bf16: " + _sizes(facts["deepspeed_bf16_gib_per_gpu"])
+
+
+def _group_rows(groups: Mapping[str, Mapping[str, float]]) -> Iterator[Row]:
+    """Yield what a GPU keeps and sends that shares the model with its machine's others."""
+    if groups:
+        state = size_text(next(iter(groups.values()))["state_gib"] * GIB)
+        yield "sharded in groups", f"{state} on each GPU, without activations"
+    for machines_and_gpus, facts in groups.items():
+        inside, between, plain = (
+            size_text(facts[key] * GIB)
+            for key in ("sent_inside_gib", "sent_between_gib", "uncompressed_between_gib")
+        )
+        compressed = "" if between == plain else f" ({plain} uncompressed)"
+        yield (
+            "",
+            f"{machines_and_gpus} GPUs: each sends {inside} inside and {between} between "
+            f"machines{compressed} in an update",
+        )
 
 
 def _sizes(gib_by_name: Mapping[str, float]) -> str:

@@ -22,7 +22,10 @@ GPU_COUNTS = (8, 64, 1024)
 
 
 def transformer_cost(table: TrainedTransformerTable, transformer: Transformer) -> dict[str, Any]:
-    """Return the FLOPs of an image, and the sizes of weights, KV cache and training state."""
+    """Return the FLOPs of an image, and the sizes of weights, KV cache and training state.
+
+    The training state is that of moments in fp32.
+    """
     n_parameters = sum(parameter.numel() for parameter in transformer.parameters())
 
     return {
@@ -35,9 +38,8 @@ def transformer_cost(table: TrainedTransformerTable, transformer: Transformer) -
             "of each caption": _mib(kv_cache_bytes(transformer, n_samples=0, n_captions=1)),
             "of each sample": _mib(kv_cache_bytes(transformer, n_samples=1, n_captions=0)),
         },
-        **_checkpoint_facts(checkpoint_bytes(n_parameters)),
         **_activation_facts(table),
-        **_state_facts(n_parameters, largest_layer(transformer)),
+        **state_facts(transformer, 0),
     }
 
 
@@ -64,19 +66,22 @@ def _activation_facts(table: TrainedTransformerTable) -> dict[str, Any]:
     }
 
 
-def _state_facts(n_parameters: int, largest: int) -> dict[str, Any]:
-    """Return the memory per GPU of everything that training keeps between steps.
+def state_facts(transformer: Transformer, n_in_16_bits: int) -> dict[str, Any]:
+    """Return the size of a checkpoint, and what training keeps between steps on each GPU.
 
-    largest  values of the largest layer
+    n_in_16_bits  the parameters whose moments are in 16 bits
     """
+    n_parameters = sum(parameter.numel() for parameter in transformer.parameters())
+    largest = largest_layer(transformer)
 
     def gib(zero_stage: int, n: int) -> float:
-        return _gib(state_bytes(zero_stage, n_parameters, largest=largest, n_processes=n))
+        return _gib(state_bytes(zero_stage, n_parameters, largest, n, n_in_16_bits=n_in_16_bits))
 
     def deepspeed_bf16_gib(n: int) -> float:
         return _gib(deepspeed_bf16_bytes(n_parameters, largest, n_processes=n))
 
     return {
+        **_checkpoint_facts(checkpoint_bytes(n_parameters, n_in_16_bits)),
         "state_gib_per_gpu_of_8": {
             "whole replicas": gib(0, 8),
             **{f"ZeRO {stage}": gib(stage, 8) for stage in (1, 2, 3)},

@@ -22,7 +22,7 @@ from dalle_cli.training.engines.replica import ReplicaEngine
 from dalle_cli.training.optimization.gradient_scaling import GradientScales
 from dalle_cli.training.planning.memory import largest_layer
 
-EngineName = Literal["local", "ddp", "deepspeed"]
+EngineName = Literal["local", "ddp", "deepspeed", "fsdp"]
 HOW_TO_START = "start several with `--gpus N`, torchrun, deepspeed or srun"
 
 
@@ -30,24 +30,38 @@ HOW_TO_START = "start several with `--gpus N`, torchrun, deepspeed or srun"
 class EngineChoice:
     """The engine that `runtime.engine` stands for, given the number of processes.
 
-    zero  DeepSpeed's configuration, where that engine is chosen
+    zero        DeepSpeed's configuration, where that engine is chosen
+    group_size  of the processes that share a copy of the model, where FSDP2 is chosen
     """
 
     name: EngineName
     n_processes: int
     zero: dict[str, Any] | None = None
+    group_size: int = 1
 
     def __str__(self) -> str:
         if self.name == "local":
             return "one process"
         processes = "one process" if self.n_processes == 1 else f"{self.n_processes} processes"
+        if self.name == "fsdp":
+            n_groups = self.n_processes // self.group_size
+            groups = "one group" if n_groups == 1 else f"{n_groups} groups"
+            return f"{processes} in {groups} of {self.group_size}, sharded inside (fsdp)"
         if self.zero:
             return f"{processes} with ZeRO {self.zero['zero_optimization']['stage']} (deepspeed)"
         return f"{processes} with whole replicas (ddp)"
 
 
-def choose_engine(recipe: Recipe, n_processes: int, deepspeed_file: Path | None) -> EngineChoice:
+def choose_engine(
+    recipe: Recipe,
+    n_processes: int,
+    deepspeed_file: Path | None,
+    *,
+    machine_size: int | None = None,
+) -> EngineChoice:
     """Choose the engine of a run.
+
+    machine_size  the number of processes on each machine; None: all are on one
 
     Raises UsageError where the number of processes, or a DeepSpeed file, does not fit it, and
     DalleError where DeepSpeed is missing.
@@ -58,6 +72,10 @@ def choose_engine(recipe: Recipe, n_processes: int, deepspeed_file: Path | None)
         if deepspeed_file is not None:
             hint = "`--set runtime.zero_stage=1`, 2 or 3, or set the stage in the file"
             raise UsageError(f"--deepspeed {deepspeed_file}, but `runtime.zero_stage` is 0", hint)
+        if name == "fsdp":
+            return EngineChoice(
+                name, n_processes, group_size=_group_size(recipe, n_processes, machine_size)
+            )
         return EngineChoice(name, n_processes)
 
     if importlib.util.find_spec("deepspeed") is None:
@@ -76,6 +94,8 @@ def _name(runtime: RuntimeTable, n_processes: int) -> EngineName:
         return runtime.engine
     if runtime.zero_stage:
         return "deepspeed"
+    if runtime.shard_group:
+        return "fsdp"
     return "ddp" if n_processes > 1 else "local"
 
 
@@ -91,6 +111,35 @@ def _check_processes(name: EngineName, runtime: RuntimeTable, n_processes: int) 
         stage = runtime.zero_stage
         message = f"`runtime.zero_stage` {stage} is for several processes, but only one was started"
         raise UsageError(message, f"{HOW_TO_START}, or `--set runtime.zero_stage=0`")
+
+    if name == "fsdp" and n_processes == 1:
+        group = runtime.shard_group
+        message = (
+            f"`runtime.shard_group` {group} is for several processes, but only one was started"
+        )
+        raise UsageError(message, f"{HOW_TO_START}, or `--set runtime.shard_group=0`")
+
+
+def _group_size(recipe: Recipe, n_processes: int, machine_size: int | None) -> int:
+    """Return the number of processes that share a copy of the model.
+
+    Raises UsageError where they, the model or the compression can't be divided evenly.
+    """
+    assert isinstance(recipe, TransformerRecipe)  # the other recipes refuse a shard_group
+    asked, rank = recipe.runtime.shard_group, recipe.powersgd.rank if recipe.powersgd else 0
+    size = asked if isinstance(asked, int) else machine_size or n_processes
+    if n_processes % size:
+        message = f"{n_processes} processes can't be divided into groups of {size}"
+        raise UsageError(message, "change `runtime.shard_group` or the number of processes")
+
+    width = recipe.model.d_model
+    for key, value in (("powersgd.rank", rank), ("model.d_model", width)):
+        if rank and value % size:
+            message = (
+                f"`{key}` {value} can't be divided evenly among the {size} processes of a group"
+            )
+            raise UsageError(message, f"set it to a multiple of {size}, or `powersgd.rank` to 0")
+    return size
 
 
 def make_engine(
@@ -118,6 +167,19 @@ def make_engine(
             ema=recipe.ema,
             world=world,
             config=choice.zero,
+            scales=scales,
+        )
+    if choice.name == "fsdp":
+        from dalle_cli.training.engines.fsdp import FsdpEngine  # seconds of imports
+
+        return FsdpEngine(
+            model,
+            recipe.optimizer,
+            ema=recipe.ema,
+            world=world,
+            group_size=choice.group_size,
+            rank=powersgd.rank // choice.group_size if powersgd else 0,
+            seed=recipe.training.seed,
             scales=scales,
         )
     compression = None

@@ -8,7 +8,6 @@ and `zero_layout` know of its insides is checked whenever an engine is made, and
 several processes.
 """
 
-import copy
 import io
 import logging
 import os
@@ -29,13 +28,18 @@ from dalle_cli.errors import DalleError
 from dalle_cli.runtime.distributed import World
 from dalle_cli.storage.lazy_tensors import Gathered, check_shapes
 from dalle_cli.training.engines.engine import EngineState, ModelT, Trainable
+from dalle_cli.training.engines.hollow_model import HollowModel
 from dalle_cli.training.engines.update_state import UpdateState
-from dalle_cli.training.engines.zero_layout import Flats, flat_partitions, shard_of, working_copy
+from dalle_cli.training.engines.zero_layout import (
+    Flats,
+    flat_partitions,
+    group_numbers,
+    shard_of,
+    working_copy,
+)
 from dalle_cli.training.metric_log import Metrics
 from dalle_cli.training.optimization.adamw import build_optimizer
 from dalle_cli.training.optimization.gradient_scaling import GradientScales
-
-SPARE = 1.1  # times the whole model's size must be free on a GPU before the model is gathered there
 
 
 class DeepSpeedEngine(Generic[ModelT]):
@@ -60,7 +64,7 @@ class DeepSpeedEngine(Generic[ModelT]):
         self.device = world.device
         self._parameters: dict[str, Parameter] = dict(module.named_parameters())
         self._shapes = {name: p.shape for name, p in self._parameters.items()}
-        self._hollow = _without_parameters(module)
+        self._hollow = HollowModel(module, world)
 
         if world.size > 1:
             for parameter in self._parameters.values():
@@ -76,6 +80,9 @@ class DeepSpeedEngine(Generic[ModelT]):
             for name, p in self._parameters.items()
         }
         self._check_layout()
+        groups = [adamw.param_groups[n] for n in group_numbers(self._zero.optimizer, self._stage)]
+        for flat, group in zip(self._masters.values(), groups, strict=True):
+            adamw.allot(flat, group)
         self._updates = UpdateState(
             adamw, self._masters, table=optimizer, ema=ema, scales=scales, world=world
         )
@@ -138,28 +145,7 @@ class DeepSpeedEngine(Generic[ModelT]):
 
     @contextmanager
     def whole_model(self) -> Iterator[ModelT | None]:
-        """Yield a whole model in the main process, and None in the others.
-
-        All processes get None if the model does not fit in memory next to the training state.
-        """
-        yield self._whole() if self._has_room_for_all() else None
-
-    def _has_room_for_all(self) -> bool:
-        if self.device.type != "cuda":
-            return True
-        needed = torch.float32.itemsize * sum(shape.numel() for shape in self._shapes.values())
-        free, _ = torch.cuda.mem_get_info(self.device)
-        return bool(self.world.all_gather([free > SPARE * needed])[0])
-
-    def _whole(self) -> ModelT | None:
-        """Gather the whole model in the main process."""
-        gathered = self.inference_weights().items()
-        weights = {name: tensor.cpu() for name, tensor in gathered if self.world.is_main}
-        if not self.world.is_main:
-            return None
-        whole = copy.deepcopy(self._hollow)
-        whole.load_state_dict(weights, assign=True)
-        return whole.to(self.device)
+        yield self._hollow.filled(self.inference_weights())
 
     def inference_weights(self) -> Gathered:
         return self._gathered(self._updates.inference_weights())
@@ -183,16 +169,21 @@ class DeepSpeedEngine(Generic[ModelT]):
         self._updates.restore(state)
 
     def _gathered(self, flats: Flats) -> Gathered:
-        return Gathered(self._shapes, lambda name: self._gather(name, flats))
+        dtypes = {name: flats[shard.flat].dtype for name, shard in self._shards.items()}
+        return Gathered(self._shapes, lambda name: self._gather(name, flats), dtypes)
 
     @torch.no_grad()
     def _gather(self, name: str, flats: Flats) -> Tensor:
-        """Gather a parameter, or a tensor laid out like it, from all processes, on the device."""
+        """Gather a parameter, or a tensor laid out like it, from all processes, on the device.
+
+        The codes of moments in 16 bits are summed as fp32, which holds them exactly.
+        """
         shard, shape = self._shards[name], self._shapes[name]
+        part = shard.of(flats)
         whole = torch.zeros(shape.numel(), device=self.device)
-        shard.cut(whole).copy_(shard.of(flats))
+        shard.cut(whole).copy_(part)
         self.world.all_reduce(whole)
-        return whole.view(shape)
+        return whole.view(shape).to(part.dtype)
 
     @torch.no_grad()
     def _compute_with(self, flats: Flats) -> None:
@@ -204,15 +195,6 @@ class DeepSpeedEngine(Generic[ModelT]):
                 working_copy(parameter, shard, self._stage).copy_(shard.of(flats))
             else:
                 parameter.data.copy_(self._gather(name, flats))
-
-
-def _without_parameters(module: ModelT) -> ModelT:
-    """Copy a module with parameters on the meta device, which take no memory."""
-    hollow = {
-        id(p): Parameter(torch.empty_like(p, device="meta"), requires_grad=False)
-        for p in module.parameters()
-    }
-    return copy.deepcopy(module, hollow)
 
 
 def _initialise(

@@ -1,9 +1,9 @@
 """PowerSGD: low-rank compression of the matrices' gradients between ranks, with error feedback.
 
-Vogels et al. 2019, in the form of Ramesh et al. 2021, appendix E. It differs from the paper in
-three points: P and Q are sent as fp32, since 16-bit formats need reductions of their own and save
-at most another factor of two; a rank has whole matrices, not a machine's shards; a skipped update
-leaves no trace. Knows nothing of processes or of the optimizer.
+Vogels et al. 2019, in the form of Ramesh et al. 2021, appendix E. It differs from the paper in two
+points: P and Q are sent as fp32, since 16-bit formats need reductions of their own and save at most
+another factor of two; a skipped update leaves no trace. A rank has whole matrices or, as in the
+paper, its shards of them. Knows nothing of processes or of the optimizer.
 """
 
 import math
@@ -15,6 +15,7 @@ from torch import Tensor
 from dalle_cli.data.shuffling import derive_seed
 
 SumOverRanks = Callable[[Tensor], None]
+ERRORS = "compression_errors"  # the group of the errors in a checkpoint
 IDENTITY_SHARE = 1e-6  # keeps the QR of a P without full rank well defined
 
 
@@ -27,7 +28,7 @@ class PowerSGD:
     different on each rank. So the outputs and the ranks' errors add up to the gradients so far. (M
     Q0 is zero for a pure error: the fresh gradient decides which directions are sent. Of a gradient
     that never changed, the same part would be sent at each update.) Matrices that would not shrink
-    are `uncompressed`.
+    are `uncompressed`; errors that they have from ranks of another layout go with the next update.
 
     Every rank must make the same calls in the same order and compute alike, QR included.
     """
@@ -46,6 +47,7 @@ class PowerSGD:
         self.names = list(shapes)
         self._shapes = dict(shapes)
         self._rank = rank
+        self._device = device
 
         self.uncompressed = [name for name, (m, n) in shapes.items() if rank * (m + n) >= m * n]
         compressed = {
@@ -58,7 +60,7 @@ class PowerSGD:
             name: _gaussian(max(shape), rank, seed=seed, name=name).to(device)
             for name, shape in compressed.items()
         }
-        self._pending: dict[str, Tensor] = {}
+        self._pending: dict[str, Tensor] | None = None  # the errors, if the update is applied
 
     @torch.no_grad()
     def reduce(self, gradients: Mapping[str, Tensor], sum_over_ranks: SumOverRanks) -> None:
@@ -77,7 +79,7 @@ class PowerSGD:
                 f"gradients of {sorted(gradients)} given, of {sorted(self._shapes)} expected"
             )
 
-        self._pending = {}
+        self._pending = None
         for name, error in self.errors.items():
             gradients[name].add_(error)
 
@@ -87,6 +89,7 @@ class PowerSGD:
                 gradient.fill_(math.nan)
             return
 
+        self._pending = {}
         for name, (p, q) in factors.items():
             low_rank = p @ q.T if _is_wide(gradients[name]) else q @ p.T
             self._pending[name] = gradients[name].sub(low_rank, alpha=1 / self.n_ranks)
@@ -118,16 +121,13 @@ class PowerSGD:
         may take effect later. Here a skipped batch is lost on every rank, as it is for the other
         parameters, and no error can ever become non-finite.
         """
-        if is_applied:
-            self.errors.update(self._pending)
-        self._pending = {}
+        if is_applied and self._pending is not None:
+            self.errors = self._pending
+        self._pending = None
 
     def bytes_sent(self) -> int:
         """Return the bytes that one rank sends into the sums of one update."""
-        saved = sum(
-            m * n - self._rank * (m + n) for m, n in (self._shapes[name] for name in self.errors)
-        )
-        return self.uncompressed_bytes() - saved * torch.float32.itemsize
+        return n_values_sent(self._shapes.values(), self._rank) * torch.float32.itemsize
 
     def uncompressed_bytes(self) -> int:
         """Return the bytes that one rank would send without compression."""
@@ -150,21 +150,22 @@ class PowerSGD:
     def restore(self, sums: Mapping[str, Tensor]) -> None:
         """Restore an even share of errors that were summed over any number of ranks.
 
-        Raises ValueError naming errors that do not fit.
+        They may be those of another rank or layout, which left other matrices uncompressed. Raises
+        ValueError naming errors that are not of these matrices.
         """
-        misfits = self.errors.keys() ^ sums.keys()
-        misfits |= {
-            name
-            for name in self.errors.keys() & sums.keys()
-            if sums[name].shape != self.errors[name].shape
-        }
+        misfits = [name for name in sums if self._shapes.get(name) != tuple(sums[name].shape)]
         if misfits:
             raise ValueError(f"{len(misfits)} errors do not fit: {', '.join(sorted(misfits)[:10])}")
 
-        self.errors = {
-            name: sums[name].to(error.device) / self.n_ranks for name, error in self.errors.items()
-        }
-        self._pending = {}
+        zeros = {name: torch.zeros_like(error) for name, error in self.errors.items()}
+        shares = {name: total.to(self._device) / self.n_ranks for name, total in sums.items()}
+        self.errors = zeros | shares
+        self._pending = None
+
+
+def n_values_sent(shapes: Iterable[tuple[int, int]], rank: int) -> int:
+    """Return how many values of matrices' gradients one rank sends into the sums of one update."""
+    return sum(min(rank * (m + n), m * n) for m, n in shapes)
 
 
 def _gaussian(n: int, rank: int, *, seed: int, name: str) -> Tensor:

@@ -17,13 +17,11 @@ from dalle_cli.config import EmaTable, OptimizerTable
 from dalle_cli.runtime.distributed import World
 from dalle_cli.storage.lazy_tensors import copy_tensors
 from dalle_cli.training.engines.engine import EngineState, ModelT
-from dalle_cli.training.engines.powersgd import PowerSGD
+from dalle_cli.training.engines.powersgd import ERRORS, PowerSGD
 from dalle_cli.training.engines.update_state import UpdateState
 from dalle_cli.training.metric_log import Metrics
 from dalle_cli.training.optimization.adamw import build_optimizer
 from dalle_cli.training.optimization.gradient_scaling import GradientScales
-
-ERRORS = "compression_errors"  # their group in a checkpoint
 
 
 class ReplicaEngine(Generic[ModelT]):

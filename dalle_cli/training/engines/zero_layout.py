@@ -44,6 +44,13 @@ def flat_partitions(zero: Any, stage: int) -> Flats:
     return {str(number): flat for number, flat in enumerate(flats)}
 
 
+def group_numbers(zero: Any, stage: int) -> list[int]:
+    """Return, for each partition, the number of the parameter group that it is of."""
+    if stage == 3:
+        return [zero.sub_group_to_group_id[number] for number in range(len(zero.fp16_groups))]
+    return list(range(len(zero.bit16_groups)))
+
+
 def shard_of(parameter: Parameter, zero: Any, *, stage: int, rank: int) -> Shard:
     """Find a process's part of a parameter.
 
@@ -58,7 +65,12 @@ def shard_of(parameter: Parameter, zero: Any, *, stage: int, rank: int) -> Shard
 
     fragment = parameter._hp_mapping  # type: ignore[attr-defined]  # DeepSpeed sets it
     if fragment is None:
-        return Shard(flat="0", offset=0, start=0, length=0)
+        group = next(
+            number
+            for number, parameters in enumerate(zero.bit16_groups)
+            if any(p is parameter for p in parameters)
+        )
+        return Shard(flat=str(group), offset=0, start=0, length=0)
     in_partition, in_parameter = fragment.hp_fragment_address, fragment.lp_fragment_address
     return Shard(
         flat=str(fragment.param_group_index),

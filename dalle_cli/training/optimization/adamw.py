@@ -1,17 +1,29 @@
-"""AdamW with decoupled weight decay and the published clip on the second moment.
+"""AdamW with decoupled weight decay, the published clip on the second moment, and its 16 bits.
 
 Ramesh et al. 2021, appendix B.2. Knows nothing of schedules, skipped updates or processes.
 """
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from dalle_cli.config import OptimizerTable
+from dalle_cli.training.optimization.moment_formats import RUNNING_MEAN, RUNNING_VARIANCE
 
 CHUNK_VALUES = 2**25  # parameters updated together, about
+FORMATS = {"exp_avg": RUNNING_MEAN, "exp_avg_sq": RUNNING_VARIANCE}  # of moments in 16 bits
+
+
+class _Slot(NamedTuple):
+    """What an update reads and writes of a parameter, or of some of its rows."""
+
+    parameter: Tensor
+    gradient: Tensor
+    mean: Tensor
+    variance: Tensor
 
 
 class AdamW(torch.optim.Optimizer):
@@ -22,7 +34,11 @@ class AdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, groups: Iterable[dict], table: OptimizerTable) -> None:
-        """groups: parameter groups as in torch, each with `params` and `weight_decay`."""
+        """Build it with no moments yet; they begin with the first step.
+
+        groups  as in torch, each with `params`, `weight_decay` and `in_16_bits`: whether its
+                moments are
+        """
         super().__init__(groups, {"lr": 0.0, "update": 0})
         self.betas = tuple(table.betas)
         self.eps = table.eps
@@ -34,32 +50,47 @@ class AdamW(torch.optim.Optimizer):
             group["update"], group["lr"] = update, lr
 
     def moments(self, parameter: Tensor) -> dict[str, Tensor]:
-        """Return a parameter's `exp_avg` and `exp_avg_sq`, zeros before its first step."""
+        """Return a parameter's `exp_avg` and `exp_avg_sq`, zeros before its first step.
+
+        They are fp32, or the codes of `FORMATS`.
+        """
         if not self.state[parameter]:
-            self.state[parameter] = {
-                name: torch.zeros_like(parameter.data) for name in ("exp_avg", "exp_avg_sq")
-            }
+            groups = (g for g in self.param_groups if any(p is parameter for p in g["params"]))
+            self.allot(parameter, next(groups))
         return self.state[parameter]
+
+    def allot(self, parameter: Tensor, group: dict) -> None:
+        """Create the moments, zeros, of a tensor that may stand for parameters of a group."""
+        dtype = torch.int16 if group["in_16_bits"] else None
+        self.state[parameter] = {
+            name: torch.zeros_like(parameter.data, dtype=dtype) for name in FORMATS
+        }
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]  # takes no closure
         """Update every parameter that has a gradient, once."""
         for group in self.param_groups:
-            for parameters in _chunks(p for p in group["params"] if p.grad is not None):
+            for slots in _chunks(self._slots(group["params"])):
+                moments = [(slot.mean, slot.variance) for slot in slots]
+                if group["in_16_bits"]:
+                    slots = [_decoded(slot) for slot in slots]
                 self._update(
-                    parameters,
-                    update=group["update"],
-                    lr=group["lr"],
-                    weight_decay=group["weight_decay"],
+                    slots, update=group["update"], lr=group["lr"], decay=group["weight_decay"]
                 )
+                if group["in_16_bits"]:
+                    for slot, (mean, variance) in zip(slots, moments, strict=True):
+                        mean.copy_(RUNNING_MEAN.encode(slot.mean))
+                        variance.copy_(RUNNING_VARIANCE.encode(slot.variance))
 
-    def _update(
-        self, parameters: list[Tensor], *, update: int, lr: float, weight_decay: float
-    ) -> None:
+    def _slots(self, parameters: Iterable[Tensor]) -> Iterator[_Slot]:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                slot = _Slot(parameter, parameter.grad, *self.moments(parameter).values())
+                yield from _rows(slot)
+
+    def _update(self, slots: list[_Slot], *, update: int, lr: float, decay: float) -> None:
         beta1, beta2 = self.betas
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        means = [self.moments(p)["exp_avg"] for p in parameters]
-        variances = [self.moments(p)["exp_avg_sq"] for p in parameters]
+        parameters, gradients, means, variances = map(list, zip(*slots, strict=True))
 
         torch._foreach_lerp_(means, gradients, 1 - beta1)
         torch._foreach_mul_(variances, beta2)
@@ -70,16 +101,31 @@ class AdamW(torch.optim.Optimizer):
         deviations = torch._foreach_sqrt(variances)
         torch._foreach_div_(deviations, (1 - beta2**update) ** 0.5)
         torch._foreach_add_(deviations, self.eps)
-        torch._foreach_mul_(parameters, 1 - lr * weight_decay)
+        torch._foreach_mul_(parameters, 1 - lr * decay)
         torch._foreach_addcdiv_(parameters, means, deviations, value=-lr / (1 - beta1**update))
 
 
-def _chunks(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Chunk parameters to about CHUNK_VALUES values, which bounds the temporaries of an update."""
-    chunk: list[Tensor] = []
-    for parameter in parameters:
-        chunk.append(parameter)
-        if sum(p.numel() for p in chunk) >= CHUNK_VALUES:
+def _decoded(slot: _Slot) -> _Slot:
+    return slot._replace(
+        mean=RUNNING_MEAN.decode(slot.mean), variance=RUNNING_VARIANCE.decode(slot.variance)
+    )
+
+
+def _rows(slot: _Slot) -> Iterator[_Slot]:
+    """Cut a large parameter, such as a process's flat partition, to rows of a chunk's size."""
+    if slot.parameter.numel() <= CHUNK_VALUES:
+        yield slot
+        return
+    n_rows = max(1, CHUNK_VALUES * len(slot.parameter) // slot.parameter.numel())
+    yield from map(_Slot._make, zip(*(tensor.split(n_rows) for tensor in slot), strict=True))
+
+
+def _chunks(slots: Iterable[_Slot]) -> Iterator[list[_Slot]]:
+    """Chunk slots to about CHUNK_VALUES values, which bounds the temporaries of an update."""
+    chunk: list[_Slot] = []
+    for slot in slots:
+        chunk.append(slot)
+        if sum(slot.parameter.numel() for slot in chunk) >= CHUNK_VALUES:
             yield chunk
             chunk = []
     if chunk:
@@ -89,11 +135,18 @@ def _chunks(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
 def build_optimizer(
     matrices: list[Parameter], parameters: Iterable[Parameter], table: OptimizerTable
 ) -> AdamW:
-    """Build an AdamW that decays the matrices only: gains, biases and embeddings are left alone."""
+    """Build an AdamW that decays the matrices only: gains, biases and embeddings are left alone.
+
+    In the paper's form, these keep moments in fp32 as well.
+    """
     decayed = {id(matrix) for matrix in matrices}
     others = [p for p in parameters if id(p) not in decayed]
     groups = [
-        {"params": matrices, "weight_decay": table.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {
+            "params": matrices,
+            "weight_decay": table.weight_decay,
+            "in_16_bits": table.moments == "paper",
+        },
+        {"params": others, "weight_decay": 0.0, "in_16_bits": False},
     ]
     return AdamW(groups, table)

@@ -5,6 +5,7 @@ tensors without values.
 """
 
 from functools import partial
+from typing import cast
 
 import torch
 from torch import nn
@@ -14,9 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from dalle_cli.config import ModelTable, Recipe, TrainedTransformerTable
 from dalle_cli.console import size_text
 from dalle_cli.errors import DalleError
-from dalle_cli.loading import build_model, largest_table
+from dalle_cli.loading import build_largest_model, build_model, largest_table
 from dalle_cli.models.clip import Clip
 from dalle_cli.models.dvae import DiscreteVAE, relax
+from dalle_cli.models.transformer import Transformer
 from dalle_cli.recipe import flat_tables
 from dalle_cli.runtime.devices import total_memory
 from dalle_cli.runtime.precision import Precision
@@ -55,13 +57,24 @@ def count_parameters(table: ModelTable) -> int:
         return sum(parameter.numel() for parameter in build_model(table).parameters())
 
 
+def count_in_16_bits(recipe: Recipe) -> int:
+    """Return the number of parameters whose moments a recipe keeps in 16 bits."""
+    if recipe.optimizer.moments == "fp32":
+        return 0
+    with torch.device("meta"):
+        model = cast(DiscreteVAE | Transformer | Clip, build_largest_model(recipe))
+    return sum(matrix.numel() for matrix in model.matrices())
+
+
 def check_fits(recipe: Recipe, device: torch.device) -> None:
     """Raise DalleError, naming the largest size, where no memory holds the model that is to train.
 
-    What ZeRO partitions is not counted: only what each process has of the weights.
+    What ZeRO partitions, or groups of processes shard, is not counted: only the weights that each
+    process has in the host's memory.
     """
-    copies = 1 if recipe.runtime.zero_stage else 4  # weights, their gradients, and two moments
-    total = total_memory(torch.device("cpu") if recipe.runtime.zero_stage else device)
+    is_divided = bool(recipe.runtime.zero_stage or recipe.runtime.shard_group)
+    copies = 1 if is_divided else 4  # weights, their gradients, and two moments
+    total = total_memory(torch.device("cpu") if is_divided else device)
     try:
         needed = copies * FP32 * count_parameters(largest_table(recipe))
     except (RuntimeError, OverflowError, TypeError):  # torch's, for numbers beyond 64 bits

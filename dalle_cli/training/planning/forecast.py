@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from dalle_cli.config import Recipe
 from dalle_cli.console import size_text
 from dalle_cli.loading import largest_table
-from dalle_cli.training.planning.cost import count_parameters, sample_flops
+from dalle_cli.training.planning.cost import (
+    count_in_16_bits,
+    count_parameters,
+    sample_flops,
+)
 from dalle_cli.training.planning.memory import checkpoint_bytes
 from dalle_cli.training.planning.situation import EFFICIENCY
 
@@ -141,7 +145,8 @@ def passes_text(passes: float) -> str:
 def checkpoints_bytes(recipe: Recipe) -> int:
     """Return the size of the checkpoints kept, the best, and one being written."""
     n_checkpoints = recipe.runtime.keep_checkpoints + 2
-    return checkpoint_bytes(count_parameters(largest_table(recipe))) * n_checkpoints
+    n_parameters = count_parameters(largest_table(recipe))
+    return checkpoint_bytes(n_parameters, count_in_16_bits(recipe)) * n_checkpoints
 
 
 def _half(n: int) -> int:

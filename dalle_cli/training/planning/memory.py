@@ -3,14 +3,14 @@
 Nothing is allocated for them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dalle_cli.config import TrainedTransformerTable
+from dalle_cli.config import TrainedTransformerTable, TransformerRecipe
 from dalle_cli.loading import build_transformer
 from dalle_cli.models.transformer import TransformerBackbone
 from dalle_cli.runtime.precision import Precision, apply_precision
@@ -19,13 +19,20 @@ from dalle_cli.training.optimization.adamw import CHUNK_VALUES
 
 FP32 = 4  # bytes
 CHECKPOINT_COPIES = 4  # of every parameter: itself, two moments, the average
+SAVED = 4  # bytes, for each parameter whose two moments are in 16 bits
+DECODED = 5  # times a chunk: those moments in fp32 for an update, and what encoding them takes
 # times the largest layer, at ZeRO 3's peak: in use, kept, prefetched, gradients and their sums
 GATHERED = 8
+# times a layer, at FSDP2's peak: in use, the message of the next, gradients, their message
+GATHERED_LAYERS = 4
 
 
-def checkpoint_bytes(n_parameters: int) -> int:
-    """Return the size of a checkpoint."""
-    return CHECKPOINT_COPIES * FP32 * n_parameters
+def checkpoint_bytes(n_parameters: int, n_in_16_bits: int = 0) -> int:
+    """Return the size of a checkpoint.
+
+    n_in_16_bits  the parameters whose moments are in 16 bits
+    """
+    return CHECKPOINT_COPIES * FP32 * n_parameters - SAVED * n_in_16_bits
 
 
 def largest_layer(model: nn.Module) -> int:
@@ -39,26 +46,77 @@ def largest_layer(model: nn.Module) -> int:
 
 
 def state_bytes(
-    zero_stage: int, n_parameters: int, largest: int, n_processes: int, *, has_average: bool = True
+    zero_stage: int,
+    n_parameters: int,
+    largest: int,
+    n_processes: int,
+    *,
+    has_average: bool = True,
+    n_in_16_bits: int = 0,
 ) -> int:
     """Return the peak of bytes that a process needs for the model, its gradients and the update.
 
-    zero_stage   0: whole replicas
-    largest      see `largest_layer`
-    has_average  whether an average of the weights is on the same device; a GPU's is in the host's
-                 memory where it is updated only now and then
+    zero_stage    0: whole replicas
+    largest       see `largest_layer`
+    has_average   whether an average of the weights is on the same device; a GPU's is in the host's
+                  memory where it is updated only now and then
+    n_in_16_bits  the parameters whose moments are in 16 bits
 
-    Everything is fp32: weights in use, gradients, master weights (in ZeRO), two moments, the
+    Everything else is fp32: weights in use, gradients, master weights (in ZeRO), two moments, the
     average, and the temporaries of an update (in ZeRO flattened gradients as well).
     """
     updated = 3 + has_average  # master, two moments, average
     part = n_parameters / n_processes
-    if zero_stage == 0:
-        return int(FP32 * ((1 + updated) * n_parameters + min(n_parameters, CHUNK_VALUES)))
+    part_in_16_bits = n_in_16_bits / (n_processes if zero_stage else 1)
+    saved = SAVED * part_in_16_bits
     if zero_stage == 3:
-        return int(FP32 * ((2 + updated) * part + GATHERED * largest))
+        return int(FP32 * ((2 + updated) * part + GATHERED * largest) - saved)
+
+    saved -= FP32 * DECODED * min(part_in_16_bits, CHUNK_VALUES)
+    if zero_stage == 0:
+        return int(FP32 * ((1 + updated) * n_parameters + min(n_parameters, CHUNK_VALUES)) - saved)
     gradients = n_parameters + part if zero_stage == 1 else 3 * part
-    return int(FP32 * (n_parameters + updated * part + gradients))
+    return int(FP32 * (n_parameters + updated * part + gradients) - saved)
+
+
+def group_state_bytes(
+    recipe: TransformerRecipe,
+    transformer: TransformerBackbone,
+    shards: Sequence[tuple[int, int]],
+    *,
+    size: int,
+    rank: int,
+) -> int:
+    """Return the peak of bytes of a process that shares the model with the others of its group.
+
+    shards  the shapes of its shards of the matrices
+    size    the number of processes of a group
+    rank    of the compression between groups; 0: none
+
+    A shard takes parameters, gradients, two moments and the average, unless that is in the host's
+    memory, and of a compressed matrix the error and the start. On top come either, for forward and
+    backward, gathered layers and all that is in no layer; or, for the update, the new errors with
+    the factors or the optimizer's temporaries.
+    """
+    n_parameters = sum(p.numel() for p in transformer.parameters())
+    n_matrices = sum(m * n for m, n in shards)
+    has_average = recipe.ema is not None and recipe.ema.every == 1
+    kept = (4 + has_average) * n_parameters / size
+    temporaries = min(n_parameters / size, CHUNK_VALUES)
+    if recipe.optimizer.moments == "paper":
+        kept -= n_matrices * SAVED / FP32
+        temporaries += DECODED * min(n_matrices, CHUNK_VALUES)
+
+    compressed = [(m, n) for m, n in shards if rank and rank * (m + n) < m * n]
+    errors = sum(m * n for m, n in compressed)
+    kept += errors + sum(rank * max(m, n) for m, n in compressed)
+    factors = sum(2 * rank * (m + n) for m, n in compressed)
+
+    layer = max(sum(p.numel() for p in block.parameters()) for block in transformer.blocks)
+    others = n_parameters - sum(p.numel() for p in transformer.blocks.parameters())
+    computing = GATHERED_LAYERS * layer + 2 * others
+    updating = errors + max(factors, temporaries)
+    return int(FP32 * (kept + max(computing, updating)))
 
 
 def deepspeed_bf16_bytes(n_parameters: int, largest: int, n_processes: int) -> int:

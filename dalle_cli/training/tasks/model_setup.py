@@ -54,7 +54,9 @@ def set_up_transformer(
 
 
 def _checkpoints_activations(runtime: RuntimeTable) -> bool:
-    return runtime.activation_checkpointing is True or runtime.zero_stage == 3
+    if runtime.activation_checkpointing == "auto":
+        return runtime.zero_stage == 3 or bool(runtime.shard_group)
+    return runtime.activation_checkpointing
 
 
 def set_up_clip(

@@ -1,7 +1,7 @@
 """Run by a test in each of two processes: the peak of memory that training takes.
 
-Argument: the ZeRO stage. Linux only. Compiled and imported code is in memory before; each large
-block goes back to the system as soon as it is freed.
+Argument: the ZeRO stage, or `groups` for one group that shards. Linux only. Compiled and imported
+code is in memory before; each large block goes back to the system as soon as it is freed.
 """
 
 import gc
@@ -27,9 +27,11 @@ from dalle_cli.schedules import fix_schedules
 from dalle_cli.training.activation_checkpointing import checkpoint_activations
 from dalle_cli.training.engines.choice import choose_engine, make_engine
 from dalle_cli.training.engines.engine import Engine
-from dalle_cli.training.planning.memory import largest_layer
+from dalle_cli.training.engines.shard_places import matrix_shards
+from dalle_cli.training.planning.memory import group_state_bytes, largest_layer, state_bytes
 
-STAGE = int(sys.argv[1])
+IN_GROUPS = sys.argv[1] == "groups"
+STAGE = 0 if IN_GROUPS else int(sys.argv[1])
 TEXT_LEN, GRID, WORDS = 4, 2, 300  # few slots, so that activations take next to nothing
 
 
@@ -38,7 +40,7 @@ def memory(key: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
 
 
-def build(d_model: int, n_layers: int, world: World) -> tuple[Engine, int, int]:
+def build(d_model: int, n_layers: int, world: World) -> tuple[Engine, dict[str, int]]:
     sizes = {
         "d_model": d_model,
         "n_layers": n_layers,
@@ -49,6 +51,7 @@ def build(d_model: int, n_layers: int, world: World) -> tuple[Engine, int, int]:
     changes = [f"model.{key}={value}" for key, value in sizes.items()]
     changes += [
         f"runtime.zero_stage={STAGE}",
+        f"runtime.shard_group={2 if IN_GROUPS else 0}",
         f"tokenizer.vocab_size={WORDS}",
         "training.global_batch_size=2",
     ]
@@ -56,11 +59,14 @@ def build(d_model: int, n_layers: int, world: World) -> tuple[Engine, int, int]:
     model = build_transformer(recipe.model, WORDS)
     checkpoint_activations(model.half_precision_modules())
     n_parameters, largest = sum(p.numel() for p in model.parameters()), largest_layer(model)
-    return (
-        make_engine(choose_engine(recipe, world.size, None), recipe, model=model, world=world),
-        n_parameters,
-        largest,
-    )
+    if IN_GROUPS:
+        shards = matrix_shards(model.matrices(), world.size)
+        estimated = group_state_bytes(recipe, model, shards, size=world.size, rank=0)
+    else:
+        estimated = state_bytes(STAGE, n_parameters, largest, n_processes=world.size)
+    choice = choose_engine(recipe, world.size, None)
+    engine = make_engine(choice, recipe, model=model, world=world)
+    return engine, {"estimated": estimated}
 
 
 def train(engine: Engine) -> None:
@@ -81,10 +87,10 @@ with init_process_group(torch.device("cpu")) as world:
     del engine
     gc.collect()
     before = memory("VmRSS")
-    engine, n_parameters, largest = build(512, 6, world)
+    engine, found = build(512, 6, world)
     Path("/proc/self/clear_refs").write_text(
         "5"
     )  # forget the peak so far: the whole model, before it is dealt out
     train(engine)
-    found = {"parameters": n_parameters, "largest_layer": largest, "peak": memory("VmHWM") - before}
+    found["peak"] = memory("VmHWM") - before
 print(json.dumps(found))

@@ -1,8 +1,8 @@
 """Run by tests in each of several processes: fp16 branches under an engine, and their overflows.
 
-Arguments: the ZeRO stage (0: whole replicas), the number of updates, then UPDATE:RANK:BRANCH for
-each overflow. Prints the scales after every update, which updates were applied, and the final
-weights.
+Arguments: the ZeRO stage (0: whole replicas) or `groups` for a group that shards, the number of
+updates, then UPDATE:RANK:BRANCH for each overflow. Prints the scales after every update, which
+updates were applied, and the final weights.
 """
 
 import json
@@ -50,14 +50,15 @@ class Stream(nn.Module):
         return x
 
 
-def main(stage: int, n_updates: int, overflows: list[str]) -> None:
+def main(engine_name: str, n_updates: int, overflows: list[str]) -> None:
     events = {tuple(map(int, event.split(":"))) for event in overflows}
     with init_process_group(torch.device("cpu")) as world:
         torch.manual_seed(0)
         model = Stream()
         branches = list(model.branches)
         scales = scale_gradients(branches, 1, world.device)
-        given = load_recipe("transformer/tiny", [f"runtime.zero_stage={stage}"], kind="transformer")
+        division = f"zero_stage={engine_name}" if engine_name != "groups" else "shard_group=2"
+        given = load_recipe("transformer/tiny", [f"runtime.{division}"], kind="transformer")
         recipe = fix_schedules(given)
         engine = make_engine(
             choose_engine(recipe, world.size, None),
@@ -81,4 +82,4 @@ def main(stage: int, n_updates: int, overflows: list[str]) -> None:
     print(json.dumps({"scales": history, "applied": applied, "weights": weights}))
 
 
-main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])

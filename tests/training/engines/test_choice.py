@@ -154,6 +154,8 @@ def test_bucket_holds_the_layer_with_most_parameters(changes: list[str]) -> None
     [
         ([], 1, "one process"),
         ([], 4, "4 processes with whole replicas (ddp)"),
+        (["runtime.shard_group=2"], 4, "4 processes in 2 groups of 2, sharded inside (fsdp)"),
+        (["runtime.shard_group=4"], 4, "4 processes in one group of 4, sharded inside (fsdp)"),
         (["runtime.zero_stage=3"], 2, "2 processes with ZeRO 3 (deepspeed)"),
         (
             ["runtime.zero_stage=2", "runtime.offload=optimizer"],
@@ -214,3 +216,41 @@ def test_dvae_in_several_processes_is_not_compressed() -> None:
         world=World(Ranks(0, 2, 0), CPU),
     )
     assert isinstance(engine, ReplicaEngine) and "compression_errors" not in engine.state().tensors
+
+
+@pytest.mark.parametrize(("machine_size", "group_size"), [(None, 8), (4, 4), (1, 1)])
+def test_group_is_a_machine_where_the_recipe_says_so(
+    machine_size: int | None, group_size: int
+) -> None:
+    own = recipe("runtime.shard_group=machine")
+    choice = choose_engine(own, 8, None, machine_size=machine_size)
+    assert (choice.name, choice.group_size) == ("fsdp", group_size)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "n_processes", "told"),
+    [
+        (["runtime.shard_group=2"], 1, "only one was started"),
+        (["runtime.shard_group=3"], 4, "4 processes can't be divided into groups of 3"),
+        (
+            ["runtime.shard_group=2", "powersgd.rank=7"],
+            4,
+            "`powersgd.rank` 7 can't be divided evenly among the 2 processes of a group",
+        ),
+        (
+            ["runtime.shard_group=3", "powersgd.rank=6"],
+            6,
+            "`model.d_model` 32 can't be divided evenly among the 3 processes of a group",
+        ),
+    ],
+)
+def test_groups_that_can_not_be_are_refused(
+    overrides: list[str], n_processes: int, told: str
+) -> None:
+    with pytest.raises(UsageError, match=told) as caught:
+        choose_engine(recipe(*overrides), n_processes, None)
+    assert caught.value.hint
+
+
+def test_shares_need_not_be_even_where_nothing_is_compressed() -> None:
+    assert choose_engine(recipe("runtime.shard_group=3"), 6, None).group_size == 3

@@ -155,11 +155,12 @@ def test_restored_engine_waits_on_where_it_had_come_to(stop: int) -> None:
     assert_same(engine.state(), other.state())
 
 
-def test_restored_engine_goes_on_bit_for_bit() -> None:
-    engine = make_engine(seed=0)
+@pytest.mark.parametrize("moments", ["fp32", "paper"])
+def test_restored_engine_goes_on_bit_for_bit(moments: str) -> None:
+    engine = make_engine(seed=0, moments=moments)
     for step in range(3):
         try_update(engine, seed=step)
-    other = make_engine(seed=99)
+    other = make_engine(seed=99, moments=moments)
     other.restore(copy_of(engine.state()))
     for step in range(3, 7):
         try_update(engine, seed=step)

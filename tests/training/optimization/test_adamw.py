@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dalle_cli.config import Cosine, OptimizerTable
 from dalle_cli.training.optimization.adamw import AdamW, build_optimizer
+from dalle_cli.training.optimization.moment_formats import RUNNING_MEAN, RUNNING_VARIANCE
 
 STEPS = 20
 
@@ -171,3 +172,60 @@ def test_lots_make_no_difference(at_once: int, monkeypatch: pytest.MonkeyPatch) 
         torch.equal(left, right)
         for left, right in zip(module.parameters(), whole.parameters(), strict=True)
     )
+
+
+def in_16_bits(**changes: float) -> OptimizerTable:
+    return table(**changes).model_copy(update={"moments": "paper"})
+
+
+def test_moments_in_16_bits_are_rounded_after_each_update_and_nowhere_else() -> None:
+    """Against a plain restatement in fp32, whose moments are rounded by hand."""
+    generator = torch.Generator().manual_seed(0)
+    parameter = nn.Parameter(torch.linspace(-1, 1, 60).view(6, 10))
+    optimizer = build_optimizer([parameter], [parameter], in_16_bits(clip_second_moment=5.0))
+    weights, mean, variance = parameter.detach().clone(), torch.zeros(6, 10), torch.zeros(6, 10)
+    for update in range(1, STEPS + 1):
+        gradient = torch.randn(6, 10, generator=generator) * 10.0 ** torch.arange(-8, 2)
+        optimizer.prepare(update, 0.05)
+        parameter.grad = gradient.clone()
+        optimizer.step()
+
+        mean = 0.9 * mean + 0.1 * gradient
+        variance = (0.96 * variance + 0.04 * gradient**2).clamp(max=5)
+        deviation = variance.sqrt() / (1 - 0.96**update) ** 0.5 + 1e-6
+        weights -= 0.05 / (1 - 0.9**update) * mean / deviation
+        mean = RUNNING_MEAN.decode(RUNNING_MEAN.encode(mean))
+        variance = RUNNING_VARIANCE.decode(RUNNING_VARIANCE.encode(variance))
+    moments = optimizer.moments(parameter)
+    torch.testing.assert_close(parameter.detach(), weights, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        RUNNING_MEAN.decode(moments["exp_avg"]), mean, rtol=2**-8, atol=2.0**-60
+    )
+    torch.testing.assert_close(
+        RUNNING_VARIANCE.decode(moments["exp_avg_sq"]), variance, rtol=2**-9, atol=2.0**-60
+    )
+
+
+def test_matrices_alone_have_moments_in_16_bits() -> None:
+    """As published: those of gains, biases, embeddings and unembeddings are fp32."""
+    module = network()
+    optimizer = build_optimizer(matrices(module), module.parameters(), in_16_bits())
+    train(module, optimizer)
+    for parameter in module.parameters():
+        expected = torch.int16 if parameter.ndim == 2 else torch.float32
+        for moment in optimizer.moments(parameter).values():
+            assert moment.dtype == expected and moment.shape == parameter.shape
+            assert moment.any()
+
+
+@pytest.mark.parametrize("at_once", [1, 30])
+def test_lots_make_no_difference_in_16_bits_either(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dalle_cli.training.optimization.adamw.CHUNK_VALUES", at_once)
+    module, whole = network(), network()
+    train(module, build_optimizer(matrices(module), module.parameters(), in_16_bits()))
+    monkeypatch.undo()
+    train(whole, build_optimizer(matrices(whole), whole.parameters(), in_16_bits()))
+    for left, right in zip(module.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(left, right)

@@ -106,3 +106,16 @@ def test_model_that_does_not_fit_is_told_with_both_sizes() -> None:
     assert caught.value.message == (
         f"the model needs {size_text(needed)}, and the cpu has {size_text(total)}"
     )
+
+
+@pytest.mark.parametrize("divided", ["runtime.zero_stage=1", "runtime.shard_group=2"])
+def test_what_is_divided_among_processes_is_not_asked_of_each(
+    divided: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole replicas need four times the weights, where there is room for twice."""
+    whole, shared = (load_recipe("transformer/tiny", words) for words in ([], [divided]))
+    room = 2 * 4 * count_parameters(largest_table(whole))
+    monkeypatch.setattr("dalle_cli.training.planning.cost.total_memory", lambda device: room)
+    check_fits(shared, CPU)
+    with pytest.raises(DalleError, match="the model needs"):
+        check_fits(whole, CPU)
