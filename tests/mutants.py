@@ -75,8 +75,8 @@ MUTANTS = [
     ),
     Mutant(
         "models/transformer.py",
-        "matrix.mul_((2 * len(self.blocks)) ** -0.5)",
-        "matrix.mul_(len(self.blocks) ** -0.5)",
+        "matrix.mul_((2 * len(blocks)) ** -0.5)",
+        "matrix.mul_(len(blocks) ** -0.5)",
         "models/test_transformer::test_matrices_start_as_published_and_smaller_where_branches_end",
     ),
     Mutant(
