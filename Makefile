@@ -126,7 +126,7 @@ lint: install  ## format the code and fix what can be fixed
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-docs: install  ## write docs/recipe-keys.md from the recipe tables in dalle_cli/config.py
+docs: install  ## write docs/recipe-keys.md from the tables in dalle_cli/config/
 	$(BIN)/dalle recipes keys > docs/recipe-keys.md
 
 # Its seed keeps in training what people try first, such as hearts, dogs and pizza
