@@ -178,6 +178,18 @@ class UnclipDecoder(nn.Module):
         return [*self.unet.half_precision_modules(), *text]
 
 
+def choose_dropped(
+    uniforms: Tensor, *, embedding_dropout: float, caption_dropout: float
+) -> tuple[Tensor, Tensor]:
+    """Choose which samples train without their embedding, and which without their caption.
+
+    uniforms  [B, 2] in [0, 1): the two are chosen independently
+    returns   bool [B] each
+    """
+    by_embedding, by_caption = uniforms.unbind(1)  # [B] each
+    return by_embedding < embedding_dropout, by_caption < caption_dropout
+
+
 def decoder_net(
     decoder: UnclipDecoder,
     embeddings: Tensor,
