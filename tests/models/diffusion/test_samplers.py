@@ -62,7 +62,7 @@ def gaussian_denoiser(schedule: NoiseSchedule, log_variances: Tensor) -> Denoise
 def test_ddim_step_matches_the_specified_values(row) -> None:
     index, x, before, *random = row
     schedule = grid(27)
-    clean, noise = torch.full((1, 1), 0.5).double(), torch.full((1, 1), -1.2).double()
+    clean, noise = torch.tensor([[[0.5]], [[-1.2]]], dtype=torch.float64)
     noisy = add_noise(schedule, clean, noise=noise, index=index)
     assert float(noisy) == pytest.approx(x, abs=5e-11)
 
