@@ -78,23 +78,35 @@ class PriorLossTable(Table):
     """Share of the samples that train without caption and text embedding; published: 0.1."""
 
 
-class AutoregressivePriorModelTable(Table):
-    """Sizes of the autoregressive prior, `models.unclip.autoregressive_prior`."""
+class EmbeddingCodecTable(Table):
+    """Sizes of the codes of image embeddings, `models.unclip.embedding_codec.EmbeddingCodec`."""
 
     d_embed: Channels
     """Width of CLIP's shared embedding; must be CLIP's."""
+
+    n_components: Annotated[Positive, Unit("components")]
+    """Principal components of an embedding that are kept; published: 319 of 1,024."""
+
+    n_buckets: Annotated[int, Field(ge=2), Unit("entries")]
+    """Values that a component, or the cosine to the caption, is rounded to; published: 1,024."""
+
+    @model_validator(mode="after")
+    def _check_components(self) -> "EmbeddingCodecTable":
+        if self.n_components > self.d_embed:
+            raise ValueError(
+                f"n_components {self.n_components} is more than d_embed {self.d_embed}"
+            )
+        return self
+
+
+class AutoregressivePriorModelTable(EmbeddingCodecTable):
+    """Sizes of the autoregressive prior, `models.unclip.autoregressive_prior`."""
 
     text_len: Annotated[Positive, Unit("tokens")]
     """Text positions; must be CLIP's."""
 
     d_text: Channels
     """Width of CLIP's text transformer; must be CLIP's."""
-
-    n_components: Annotated[Positive, Unit("components")]
-    """Principal components of an embedding that are predicted; published: 319 of 1,024."""
-
-    n_buckets: Annotated[int, Field(ge=2), Unit("entries")]
-    """Values that a component, or the cosine to the caption, is rounded to; published: 1,024."""
 
     n_layers: Layers
     """Layers, each an attention and an MLP branch."""
@@ -108,10 +120,6 @@ class AutoregressivePriorModelTable(Table):
     @model_validator(mode="after")
     def _check_sizes(self) -> "AutoregressivePriorModelTable":
         _check_heads(self.d_model, self.n_heads)
-        if self.n_components > self.d_embed:
-            raise ValueError(
-                f"n_components {self.n_components} is more than d_embed {self.d_embed}"
-            )
         return self
 
 

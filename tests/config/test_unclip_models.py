@@ -5,6 +5,7 @@ from test_unclip import GOOD, TEXT
 from dalle_cli.config import (
     AutoregressivePriorModelTable,
     DecoderModelTable,
+    EmbeddingCodecTable,
     PriorModelTable,
     TextTransformerTable,
 )
@@ -13,6 +14,7 @@ from dalle_cli.models.unclip.autoregressive_prior import AutoregressivePrior
 from dalle_cli.models.unclip.caption_encoders import StateCaptions, TokenCaptions
 from dalle_cli.models.unclip.decoder import UnclipDecoder
 from dalle_cli.models.unclip.diffusion_prior import DiffusionPrior
+from dalle_cli.models.unclip.embedding_codec import EmbeddingCodec
 from dalle_cli.models.unclip.unet import UNetSizes
 
 
@@ -23,9 +25,11 @@ def test_prior_is_built_from_its_table() -> None:
     assert len(noise_schedule(table.diffusion.schedule, table.diffusion.n_steps)) == 1000
 
 
-def test_autoregressive_prior_is_built_from_its_table() -> None:
+def test_autoregressive_prior_and_codec_are_built_from_their_tables() -> None:
     table = AutoregressivePriorModelTable(**GOOD[AutoregressivePriorModelTable])
-    assert AutoregressivePrior(**table.model_dump()).n_codes == 16
+    codec = EmbeddingCodecTable(**GOOD[EmbeddingCodecTable])
+    n_components = len(EmbeddingCodec(**codec.model_dump()).components)
+    assert AutoregressivePrior(**table.model_dump()).n_codes == n_components == 16
 
 
 def test_decoder_is_built_from_its_table() -> None:

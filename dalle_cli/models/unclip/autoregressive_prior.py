@@ -23,7 +23,6 @@ from dalle_cli.models.attention_masks import causal_padding_mask
 from dalle_cli.models.transformer import Block, reset_blocks
 from dalle_cli.models.unclip.caption_encoders import CaptionInputs
 from dalle_cli.models.unclip.decayed_weights import decayed_weights
-from dalle_cli.models.unclip.embedding_codec import EmbeddingCodec
 from dalle_cli.models.unclip.embedding_scale import UNIT_VARIANCE_RMS, scale_embeddings
 
 N_OWN_SLOTS = 2  # cosine and text embedding
@@ -44,15 +43,15 @@ class PriorPrefix(NamedTuple):
 
 
 class AutoregressivePrior(nn.Module):
-    """The network of the prior, with the codec of its codes."""
+    """The network of the prior. Its codes are those of an `EmbeddingCodec` of the same sizes."""
 
     def __init__(
         self,
         d_embed: int,
-        d_text: int,
-        text_len: int,
         n_components: int,
         n_buckets: int,
+        d_text: int,
+        text_len: int,
         n_layers: int,
         d_model: int,
         n_heads: int,
@@ -60,7 +59,6 @@ class AutoregressivePrior(nn.Module):
         super().__init__()
         self.text_len = text_len
         self.n_codes = n_components
-        self.codec = EmbeddingCodec(d_embed, n_components, n_buckets)
 
         self.cosine_embedding = nn.Embedding(n_buckets, d_model)
         self.caption_input = nn.Linear(d_text, d_model)
@@ -126,7 +124,7 @@ class AutoregressivePrior(nn.Module):
     ) -> PriorPrefix:
         """Embed what comes before the codes, without positions.
 
-        cosine_codes     int64 [B], see `EmbeddingCodec`
+        cosine_codes     int64 [B], see `EmbeddingCodec.encode_cosines`
         captions         outputs of CLIP's text tower, of T slots
         text_embeddings  [B, D], of any length
         is_dropped       bool [B], whether a sample's cosine, caption and text embedding are left

@@ -30,7 +30,7 @@ def dequantise(codes: Tensor, n_buckets: int) -> Tensor:
 class EmbeddingCodec(nn.Module):
     """Principal components of image embeddings, and quantiles of their cosines to captions.
 
-    Both are learned from training embeddings by `fit`, and saved as buffers.
+    Both are learned from training embeddings by `fit`, and are buffers: no gradient changes them.
     """
 
     mean: Tensor

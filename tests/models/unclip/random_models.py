@@ -39,7 +39,7 @@ def diffusion_prior(**changes: Any) -> DiffusionPrior:
 
 def autoregressive_prior() -> AutoregressivePrior:
     sizes = {"n_layers": 2, "d_model": 12, "n_heads": 3}
-    return randomised(AutoregressivePrior(D, F_TEXT, T, N_CODES, N_BUCKETS, **sizes))
+    return randomised(AutoregressivePrior(D, N_CODES, N_BUCKETS, F_TEXT, T, **sizes))
 
 
 def caption_encoder(kind: str) -> CaptionEncoder | None:

@@ -97,7 +97,7 @@ def test_cached_sampling_sees_the_logits_of_whole_predictions(guidance: float) -
 
 
 def test_loss_starts_at_that_of_the_uniform_distribution(codes: Tensor) -> None:
-    fresh = AutoregressivePrior(D, F_TEXT, T, N_CODES, N_BUCKETS, n_layers=1, d_model=8, n_heads=2)
+    fresh = AutoregressivePrior(D, N_CODES, N_BUCKETS, F_TEXT, T, n_layers=1, d_model=8, n_heads=2)
     loss = code_loss(predict(fresh, codes), codes)
     torch.testing.assert_close(loss, torch.full((3,), math.log(N_BUCKETS)))
 
@@ -111,16 +111,8 @@ def test_loss_is_the_mean_negative_log_probability_of_codes(codes: Tensor) -> No
 
 def test_published_latent_decoder_has_the_published_number_of_parameters() -> None:
     with torch.device("meta"):
-        prior = AutoregressivePrior(1024, 1024, 256, 319, 1024, 24, 1664, 26)
+        prior = AutoregressivePrior(1024, 319, 1024, 1024, 256, 24, 1664, 26)
     assert sum(parameter.numel() for parameter in prior.blocks.parameters()) == 797_961_216
-
-
-def test_codec_is_saved_with_the_weights_and_not_trained() -> None:
-    prior = autoregressive_prior()
-    buffers = {name for name, _ in prior.codec.named_buffers()}
-    assert buffers == {"mean", "components", "deviations", "cosine_quantiles"}
-    assert {f"codec.{name}" for name in buffers} <= set(prior.state_dict())
-    assert not list(prior.codec.parameters())
 
 
 def test_another_number_of_text_slots_is_refused(codes: Tensor) -> None:

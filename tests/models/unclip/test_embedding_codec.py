@@ -113,6 +113,15 @@ def test_sampled_cosines_are_those_of_the_better_half(images: Tensor, texts: Ten
     assert int(lowest) == 0
 
 
+def test_what_is_learned_is_saved_and_not_trained(images: Tensor, texts: Tensor) -> None:
+    codec, loaded = fitted(images, texts), EmbeddingCodec(8, 3, 64)
+    assert not list(codec.parameters())
+    loaded.load_state_dict(codec.state_dict())
+    assert torch.equal(loaded.encode(images), codec.encode(images))
+    uniforms = torch.linspace(0, 0.99, 20)
+    assert torch.equal(loaded.sample_cosine_codes(uniforms), codec.sample_cosine_codes(uniforms))
+
+
 def test_more_components_than_entries_are_refused() -> None:
     with pytest.raises(ValueError, match="8 entries do not have 9 components"):
         EmbeddingCodec(8, 9, 64)
