@@ -11,7 +11,6 @@ from pydantic import Field, model_validator
 from dalle_cli.config.tables import Channels, Layers, Pixels, Positive, Share, Table, Unit
 
 PositiveRate = Annotated[float, Field(gt=0)]
-PositiveList = Annotated[list[Positive], Field(min_length=1, max_length=100)]
 
 
 class DiffusionTable(Table):
@@ -129,7 +128,7 @@ class UNetTable(Table):
     channels: Channels
     """Width at the first level; even."""
 
-    multiples: PositiveList
+    multiples: Annotated[list[Positive], Field(max_length=100)]
     """Widths of the levels, as multiples of `channels`; every level but the last halves the
     side."""
 
@@ -150,6 +149,8 @@ class UNetTable(Table):
 
     @model_validator(mode="after")
     def _check_sizes(self) -> "UNetTable":
+        if not self.multiples:
+            raise ValueError("multiples must name at least one level")
         widths = [self.channels * multiple for multiple in self.multiples]
         if self.channels % 2:
             raise ValueError(f"channels {self.channels} is not even")
