@@ -543,7 +543,7 @@ MUTANTS = [
     ),
     # generation
     Mutant(
-        "loading.py",
+        "loading/dalle.py",
         "for path in (*weights, paths.dvae / WEIGHTS, paths.tokenizer):",
         "for path in (*weights, paths.tokenizer):",
         "test_loading::test_checksum_tells_every_part_that_pictures_depend_on",

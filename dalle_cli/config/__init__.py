@@ -1,8 +1,16 @@
 """The grammar of recipes and of model folders: typed tables in which every key is checked."""
 
-from dalle_cli.config.tables import (
+from dalle_cli.config.kinds import (
     MODEL_TABLES,
     RECIPE_TYPES,
+    AnyPriorRecipe,
+    ModelTable,
+    Recipe,
+    UnclipRecipe,
+    kind_of,
+    training_command,
+)
+from dalle_cli.config.tables import (
     ClipModelTable,
     ClipRecipe,
     Cosine,
@@ -12,12 +20,10 @@ from dalle_cli.config.tables import (
     DVAEModelTable,
     DVAERecipe,
     EmaTable,
-    ModelTable,
     OptimizerTable,
     PlateauTable,
     Positive,
     PowerSGDTable,
-    Recipe,
     Restart,
     RuntimeTable,
     Table,
@@ -30,7 +36,6 @@ from dalle_cli.config.tables import (
     TransformerModelTable,
     TransformerRecipe,
     Unit,
-    kind_of,
 )
 from dalle_cli.config.unclip import (
     AutoregressivePriorModelTable,
@@ -43,11 +48,18 @@ from dalle_cli.config.unclip import (
     TextTransformerTable,
     UNetTable,
 )
+from dalle_cli.config.unclip_recipes import (
+    AutoregressivePriorRecipe,
+    DecoderRecipe,
+    PriorRecipe,
+)
 
 __all__ = [
     "MODEL_TABLES",
     "RECIPE_TYPES",
+    "AnyPriorRecipe",
     "AutoregressivePriorModelTable",
+    "AutoregressivePriorRecipe",
     "ClipModelTable",
     "ClipRecipe",
     "Cosine",
@@ -58,6 +70,7 @@ __all__ = [
     "DataTable",
     "DecoderLossTable",
     "DecoderModelTable",
+    "DecoderRecipe",
     "DiffusionTable",
     "EmaTable",
     "EmbeddingCodecTable",
@@ -68,6 +81,7 @@ __all__ = [
     "PowerSGDTable",
     "PriorLossTable",
     "PriorModelTable",
+    "PriorRecipe",
     "Recipe",
     "Restart",
     "RuntimeTable",
@@ -82,6 +96,8 @@ __all__ = [
     "TransformerModelTable",
     "TransformerRecipe",
     "UNetTable",
+    "UnclipRecipe",
     "Unit",
     "kind_of",
+    "training_command",
 ]

@@ -23,6 +23,7 @@ GALLERY = "index.html"  # what a web server shows of a folder
 SCORES = "scores.jsonl"
 SCORES_TABLE = "scores.csv"
 ENCODING = "encoding.json"
+EMBEDDINGS = "embeddings.json"
 UNFINISHED = ".unfinished"  # ends the name of a folder that is being written
 NO_CACHE = "there is no home folder, and XDG_CACHE_HOME is not set"
 MOST_SUGGESTED = 8  # runs in a message
@@ -69,8 +70,14 @@ class RunDir:
 
     @property
     def clip(self) -> Path:
-        """The export of the CLIP that an export of a transformer may bring."""
+        """The CLIP that an export of a transformer may bring, and that a prior's or a decoder's run
+        keeps: its `model/` and its vocabulary."""
         return self.root / "clip"
+
+    @property
+    def codec(self) -> Path:
+        """The codec of an autoregressive prior, as a model folder."""
+        return self.root / "codec"
 
     @property
     def tokenizer(self) -> Path:

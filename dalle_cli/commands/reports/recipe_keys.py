@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from dalle_cli.config import RECIPE_TYPES, Unit, tables, unclip
+from dalle_cli.config import RECIPE_TYPES, Unit, tables, unclip, unclip_recipes
 
 SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 TYPES = {int: "integer", float: "number", bool: "true, false"}
@@ -107,7 +107,7 @@ def _text_below(table: type[BaseModel], field: str) -> str | None:
 @cache
 def _field_texts() -> dict[tuple[str, str], str]:
     """Map class and field to the string that follows the field, for all classes of `config`."""
-    modules = (ast.parse(inspect.getsource(module)) for module in (tables, unclip))
+    modules = (ast.parse(inspect.getsource(module)) for module in (tables, unclip, unclip_recipes))
     return {
         (table.name, field.target.id): text.value.value
         for module in modules
