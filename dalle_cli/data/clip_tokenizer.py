@@ -132,6 +132,17 @@ def read_clip_vocabulary(path: Path) -> ClipTokenizer:
         return _clip_tokenizer(_ids_in_clip_order(merges), merges)
 
 
+@dataclass(frozen=True)
+class _Encoder:
+    """Encodes captions by a pipeline of the library; other processes can be sent it."""
+
+    pipeline: tokenizers.Tokenizer
+
+    def __call__(self, caption: str) -> list[int]:
+        encoded = self.pipeline.encode(SURROGATE.sub("\ufffd", caption), add_special_tokens=False)
+        return encoded.ids
+
+
 class _BytePairModel(BaseModel, strict=True):
     """The relevant part of a `tokenizer.json`; merges are lines in old files, pairs in new ones."""
 
@@ -231,13 +242,8 @@ def _clip_tokenizer(vocabulary: dict[str, int], merges: list[Merge]) -> ClipToke
         raise ValueError("a merge occurs twice")
 
     start, end = found[0]
-    pipeline = _pipeline(vocabulary, merges, start=start, end=end)
-
-    def encode(caption: str) -> list[int]:
-        return pipeline.encode(SURROGATE.sub("\ufffd", caption), add_special_tokens=False).ids
-
     return ClipTokenizer(
-        encode,
+        _Encoder(_pipeline(vocabulary, merges, start=start, end=end)),
         start_of_text=vocabulary[start],
         end_of_text=vocabulary[end],
         vocab_size=len(vocabulary),

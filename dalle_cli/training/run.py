@@ -50,7 +50,7 @@ from dalle_cli.training.throughput import throughput_of
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """The options that the three training commands share.
+    """The options that the training commands share.
 
     init_from     a run or an export whose weights a new run starts from
     command       the command and its inputs, for the run's record
@@ -366,10 +366,11 @@ def open_run(
     world: World,
     captions_required: bool,
     tokens_allowed: bool = False,
+    embeddings_allowed: bool = False,
 ) -> TrainingRun[RecipeT]:
     """Check the run folder, the data and the device, without writing anything.
 
-    captions_required, tokens_allowed  as in `open_dataset`
+    captions_required, tokens_allowed, embeddings_allowed  as in `open_dataset`
 
     Every process takes part. Raises DalleError for whatever is wrong with them.
     """
@@ -397,6 +398,7 @@ def open_run(
         table=recipe.data,
         captions_required=captions_required,
         tokens_allowed=tokens_allowed,
+        embeddings_allowed=embeddings_allowed,
         terminal=terminal,
     )
     if record and record.fingerprint != data.training.source.fingerprint():

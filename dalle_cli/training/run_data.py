@@ -185,20 +185,26 @@ def open_run_data(
     columns: Columns,
     table: DataTable,
     captions_required: bool,
-    tokens_allowed: bool,
+    tokens_allowed: bool = False,
+    embeddings_allowed: bool = False,
     terminal: Terminal,
 ) -> RunData:
     """Open the data of a run and hold out a share of them, or what `valid` names.
 
-    data                                        sources, with weights or without
-    table                                       the shares that are held out, and may be bad
-    columns, captions_required, tokens_allowed  as in `open_dataset`
+    data   sources, with weights or without
+    table  the shares that are held out, and may be bad
+
+    The other arguments are those of `open_dataset`.
 
     Raises DalleError like `open_datasets`, and if more samples are lost, or seen to be bad by their
     pictures' headers, than the table allows.
     """
     source = open_datasets(
-        data, captions_required=captions_required, tokens_allowed=tokens_allowed, columns=columns
+        data,
+        captions_required=captions_required,
+        tokens_allowed=tokens_allowed,
+        embeddings_allowed=embeddings_allowed,
+        columns=columns,
     )
     terminal.warn_about(source.problems)
     _check_losses(source, table.max_bad_share)
@@ -211,6 +217,7 @@ def open_run_data(
             valid,
             captions_required=captions_required,
             tokens_allowed=tokens_allowed,
+            embeddings_allowed=embeddings_allowed,
             columns=columns,
         )
         run_data = RunData(_all_of(source), _all_of(other))
@@ -226,7 +233,7 @@ def _has_bad_picture(source: Source, index: int) -> bool:
     """
     try:
         sample = read_sample(source, index)
-        if sample.image_tokens is None:
+        if not sample.is_encoded:
             check_header(sample.image)
     except BadSample:
         return _has_captions(source, index)

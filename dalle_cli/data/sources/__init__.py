@@ -1,4 +1,4 @@
-"""Random access to captioned pictures: in folders, tar shards or tables, or as image tokens.
+"""Random access to captioned pictures: in folders, tar shards or tables, or encoded beforehand.
 
 A source indexes once and then reads any sample by its number, from any process. Unusable samples
 are left out and reported (`problems`), or found when they are read (`BadSample`). Pictures stay
@@ -7,6 +7,7 @@ encoded: decoding them is the job of `data.images`.
 
 from dalle_cli.data.images import Problem
 from dalle_cli.data.sources.columns import Columns
+from dalle_cli.data.sources.embeddings import EmbeddingSource
 from dalle_cli.data.sources.file_names import describe_unread
 from dalle_cli.data.sources.mixture import MixedSource, open_datasets
 from dalle_cli.data.sources.opening import open_dataset
@@ -16,6 +17,7 @@ from dalle_cli.data.sources.tokens import TokenSource
 
 __all__ = [
     "Columns",
+    "EmbeddingSource",
     "MixedSource",
     "Problem",
     "Sample",

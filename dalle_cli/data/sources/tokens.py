@@ -1,76 +1,108 @@
-"""A folder of samples whose pictures `dalle data encode` has replaced by image tokens."""
+"""Folders of samples whose pictures `dalle data encode` has replaced: by image tokens, here."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from dalle_cli.data.images import BadSample, Problem
 from dalle_cli.data.sources.source import Sample
-from dalle_cli.data.token_shards import AGAIN, Encoding, TokenShard, read_record, shard_path
+from dalle_cli.data.token_shards import (
+    AGAIN,
+    Encoding,
+    SampleShard,
+    SealedFolder,
+    TokenShard,
+    read_record,
+    shard_path,
+)
 from dalle_cli.errors import DalleError, printable
 
 
-class TokenSource:
-    """Source of samples with tokens in place of pictures, in the order of their encoding."""
+class EncodedFolder:
+    """What sources of encoded samples have in common; samples come in the order of encoding."""
 
-    def __init__(self, name: str) -> None:
-        """Open a folder; raises DalleError if sizes show that the record or a shard is damaged."""
+    form: str
+
+    def __init__(
+        self,
+        name: str,
+        record: SealedFolder,
+        shards: Sequence[SampleShard],
+        path_of: Callable[[Path, int], Path],
+    ) -> None:
+        """Check that shards have the samples that the record says.
+
+        path_of  returns the path of a shard, given the folder and its number
+
+        Raises DalleError if sizes show that the record or a shard is damaged.
+        """
         self.name = name
-        self.form = "folder of image tokens"
         self.unread: dict[str, int] = {}
-        self._record = read_record(Path(name))
-        self.encoding: Encoding = self._record.encoding
+        self._sealed, self._sample_shards = record, shards
+        self._paths = [path_of(Path(name), number) for number in range(len(shards))]
         self.problems: list[Problem] = [
-            (printable(where), printable(reason)) for where, reason in self._record.bad
+            (printable(where), printable(reason)) for where, reason in record.bad
         ]
 
-        self._shards = [TokenShard(path, self.encoding) for path in self._paths()]
-        for path, shard, seal in zip(self._paths(), self._shards, self._record.shards, strict=True):
+        for path, shard, seal in zip(self._paths, shards, record.shards, strict=True):
             if len(shard) != seal.samples:
                 raise DalleError(
                     f"{path} holds {len(shard)} samples instead of {seal.samples}", AGAIN
                 )
-        self._ends = np.cumsum([len(shard) for shard in self._shards])
-        self.n_lost = self._record.lost + sum(len(shard.bad) for shard in self._shards)
-
-    def __reduce__(self) -> tuple[type["TokenSource"], tuple[str]]:
-        return TokenSource, (self.name,)  # another process maps the shards itself
+        self._ends = np.cumsum([len(shard) for shard in shards])
+        self.n_lost = record.lost + sum(len(shard.bad) for shard in shards)
 
     def __len__(self) -> int:
-        return self._record.samples
+        return self._sealed.samples
 
     def key(self, index: int) -> str:
-        shard, i = self._find(index)
+        number, i = self._find(index)
         try:
-            return shard.text(i)[0]
+            return self._sample_shards[number].text(i)[0]
         except BadSample:
             return f"sample {index}"  # its key is lost; reading it tells why
 
-    def read(self, index: int) -> Sample:
-        shard, i = self._find(index)
-        key, captions = shard.text(i)
-        return Sample(key, b"", captions=captions, image_tokens=shard.image_tokens(i))
-
     def captions(self, index: int) -> list[str]:
-        shard, i = self._find(index)
-        return shard.text(i)[1]
+        number, i = self._find(index)
+        return self._sample_shards[number].text(i)[1]
 
     def fingerprint(self) -> str:
-        return self._record.fingerprint()
+        return self._sealed.fingerprint()
 
     def damaged(self) -> list[Problem]:
         """Read all shards and return those that have changed since they were written."""
-        sealed = zip(self._paths(), self._shards, self._record.shards, strict=True)
+        sealed = zip(self._paths, self._sample_shards, self._sealed.shards, strict=True)
         return [
             (printable(str(path)), "does not match its checksum")
             for path, shard, seal in sealed
             if shard.seal() != seal
         ]
 
-    def _paths(self) -> list[Path]:
-        return [shard_path(Path(self.name), number) for number in range(len(self._record.shards))]
-
-    def _find(self, index: int) -> tuple[TokenShard, int]:
-        """Return the shard that holds a sample, and the sample's index there."""
+    def _find(self, index: int) -> tuple[int, int]:
+        """Return the number of the shard that holds a sample, and the sample's index there."""
         number = int(np.searchsorted(self._ends, index, side="right"))
-        return self._shards[number], index - int(self._ends[number]) + len(self._shards[number])
+        return number, index - int(self._ends[number]) + len(self._sample_shards[number])
+
+
+class TokenSource(EncodedFolder):
+    """Source of samples with tokens in place of pictures."""
+
+    form = "folder of image tokens"
+
+    def __init__(self, name: str) -> None:
+        """Open a folder; raises DalleError if sizes show that the record or a shard is damaged."""
+        record = read_record(Path(name))
+        self.encoding: Encoding = record.encoding
+        paths = [shard_path(Path(name), number) for number in range(len(record.shards))]
+        self._shards = [TokenShard(path, self.encoding) for path in paths]
+        super().__init__(name, record, self._shards, shard_path)
+
+    def __reduce__(self) -> tuple[type["TokenSource"], tuple[str]]:
+        return TokenSource, (self.name,)  # another process maps the shards itself
+
+    def read(self, index: int) -> Sample:
+        number, i = self._find(index)
+        key, captions = self._shards[number].text(i)
+        tokens = self._shards[number].image_tokens(i)
+        return Sample(key, b"", captions=captions, image_tokens=tokens)
