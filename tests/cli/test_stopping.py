@@ -27,7 +27,7 @@ PLACES = {
     "data shapes": "dalle_cli.commands.data.shapes.render",
     "data emoji": "dalle_cli.data.rendered.emoji_font.EmojiFont.render_emoji",
     "data check": "dalle_cli.commands.reports.dataset_findings.DatasetFindings.add",
-    "data encode": "dalle_cli.commands.data.token_folder.write_shard",
+    "data encode": "dalle_cli.commands.data.token_encoding.write_shard",
     "import dvae": "dalle_cli.storage.model_folder.write_checksummed_tensors",
     "export": "dalle_cli.commands.export.model_card",
     "reconstruct": "dalle_cli.commands.reconstruct.grid",
