@@ -108,6 +108,11 @@ def find_clip_vocabulary(folder: Path) -> Path | None:
     return None
 
 
+def vocabulary_files(file: Path) -> list[Path]:
+    """Return all files of a vocabulary, to be copied, given the one that it is known by."""
+    return [file, file.with_name(MERGES)] if file.name == VOCABULARY else [file]
+
+
 def read_clip_vocabulary(path: Path) -> ClipTokenizer:
     """Read the public vocabulary, or one laid out like it, from any file that it is published in.
 

@@ -38,6 +38,7 @@ from dalle_cli.loading.kinds import (
     build_transformer,
     check_model,
     largest_table,
+    table_of_clip,
     trained_clip_table,
 )
 from dalle_cli.loading.unclip import (
@@ -82,5 +83,6 @@ __all__ = [
     "load_prior",
     "load_tokenizer",
     "load_transformer",
+    "table_of_clip",
     "trained_clip_table",
 ]

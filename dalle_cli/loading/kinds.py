@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from dalle_cli.config import (
     PriorModelTable,
     PriorRecipe,
     Recipe,
+    TowerTable,
     TrainedClipTable,
     TrainedTransformerTable,
     TransformerModelTable,
@@ -79,6 +80,23 @@ def trained_clip_table(model: ClipModelTable, text_vocab_size: int) -> TrainedCl
         end_of_text=None,
         pixel_mean=list(PIXEL_MEAN),
         pixel_std=list(PIXEL_STD),
+    )
+
+
+def table_of_clip(clip: Clip) -> TrainedClipTable:
+    """Return the table of a CLIP, wherever it comes from."""
+    return TrainedClipTable(
+        image_size=clip.image_size,
+        patch_size=clip.visual.patch_size,
+        text_len=clip.text_len,
+        text_vocab_size=clip.text_vocab_size,
+        d_embed=clip.text_projection.shape[1],
+        activation=clip.activation,
+        vision=TowerTable(**asdict(clip.vision)),
+        text=TowerTable(**asdict(clip.text)),
+        end_of_text=clip.end_of_text,
+        pixel_mean=list(clip.pixel_mean),
+        pixel_std=list(clip.pixel_std),
     )
 
 

@@ -1,6 +1,6 @@
 """CLIP's embeddings of crops and captions, for `dalle data encode --clip`.
 
-Axes: N samples, C crops of a sample, D width of an embedding.
+Axes: N samples, C crops, D width of an embedding.
 """
 
 from dataclasses import dataclass
@@ -33,10 +33,7 @@ TYPICAL_TOKENS = 16  # of a caption, for an estimate of sizes
 
 @dataclass(frozen=True)
 class EmbeddingFormat:
-    """Shards of embeddings.
-
-    batch_size  crops, or captions, that go through CLIP together
-    """
+    """Shards of embeddings; `batch_size` crops or captions go through CLIP together."""
 
     scorer: ClipScorer
     encoding: ClipEncoding
@@ -54,8 +51,10 @@ class EmbeddingFormat:
     def encode(self, samples: list[CroppedSample]) -> list[EmbeddedSample]:
         """Embed every crop, and every distinct caption."""
         crops = np.concatenate([sample.crops for sample in samples])  # [N * C, H, W, 3]
-        starts = range(0, len(crops), self.batch_size)
-        parts = [self.scorer.embed_pictures(crops[i : i + self.batch_size]) for i in starts]
+        size = self.batch_size
+        parts = [
+            self.scorer.embed_pictures(crops[i : i + size]) for i in range(0, len(crops), size)
+        ]
         images = torch.cat(parts).unflatten(0, (len(samples), -1)).numpy()  # [N, C, D]
 
         distinct = list(dict.fromkeys(text for sample in samples for text in sample.captions))

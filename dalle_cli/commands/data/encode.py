@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -55,7 +56,7 @@ def run_data_encode(options: EncodeOptions, terminal: Terminal) -> None:
     job = {"command": "data encode", "data": source.fingerprint(), **shards.encoding.model_dump()}
 
     with folder.writing(job), explain_out_of_memory():
-        encoder = SampleEncoder(source, shards, options.batch_size)
+        encoder: SampleEncoder[Any] = SampleEncoder(source, shards, options.batch_size)
         n_shards = write_missing(options.out, encoder, terminal)
         record = shards.write_record(options.out, n_shards, source)
 

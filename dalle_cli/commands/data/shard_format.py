@@ -27,12 +27,12 @@ class CroppedSample:
 
 
 class ShardFormat(Protocol[EncodedT]):
-    """What is made of samples, and how it is written to a folder.
+    """What is made of samples, and how it is written to a folder."""
 
-    copies  random crops of each sample, in addition to the centred one
-    """
-
-    copies: int
+    @property
+    def copies(self) -> int:
+        """The number of random crops of each sample, in addition to the centred one."""
+        ...
 
     def crop(self, sample: Sample, seed: int) -> np.ndarray:
         """Cut all crops of a sample: uint8 [C, H, W, 3]."""

@@ -1,0 +1,97 @@
+"""The codec of an autoregressive prior's run: fitted before training, and kept as it was then."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dalle_cli.config import AutoregressivePriorModelTable, EmbeddingCodecTable
+from dalle_cli.data.images import BadSample
+from dalle_cli.data.loader import collate, read_sample
+from dalle_cli.data.preprocessing import Preprocessing
+from dalle_cli.errors import DalleError
+from dalle_cli.loading import build_embedding_codec, load_embedding_codec
+from dalle_cli.models.unclip.embedding_codec import EmbeddingCodec
+from dalle_cli.storage.model_folder import write_model
+from dalle_cli.storage.run_dir import WEIGHTS, RunDir
+from dalle_cli.training.run import TrainingRun
+from dalle_cli.training.tasks.unclip.clip_pairs import PairEncoder
+
+MOST_FITTED = 20_000  # samples, evenly spread
+BATCH_SIZE = 64
+
+
+def fit_codec(
+    run: TrainingRun[Any],
+    model: AutoregressivePriorModelTable,
+    *,
+    preprocess: Preprocessing,
+    encode: PairEncoder,
+) -> EmbeddingCodec:
+    """Return the run's codec, or fit one to training samples in the main process, for all.
+
+    Every process takes part. Raises DalleError where no sample is usable.
+    """
+    if (run.folder.codec / WEIGHTS).is_file():
+        return load_embedding_codec(run.folder).to(run.world.device)
+
+    codec, state, share = build_embedding_codec(_codec_table(model)), None, 0.0
+    if run.world.is_main:
+        images, texts = _training_embeddings(run, preprocess, encode)
+        share = codec.fit(images, texts)
+        state = codec.state_dict()
+    codec.load_state_dict(run.world.broadcast(state))
+    run.terminal.say(
+        f"fitted codes to embeddings: {model.n_components} components hold {share:.1%} of the "
+        "variance"
+    )
+    return codec.to(run.world.device)
+
+
+def keep_codec(folder: RunDir, codec: EmbeddingCodec, model: AutoregressivePriorModelTable) -> None:
+    """Write the run's copy of its codec, unless it has one."""
+    if (folder.codec / WEIGHTS).is_file():
+        return
+    config = {"kind": "embedding-codec", "model": _codec_table(model).model_dump()}
+    weights = {name: tensor.cpu().contiguous() for name, tensor in codec.state_dict().items()}
+    write_model(folder.codec, config, weights)
+
+
+def _codec_table(model: AutoregressivePriorModelTable) -> EmbeddingCodecTable:
+    return EmbeddingCodecTable(
+        d_embed=model.d_embed, n_components=model.n_components, n_buckets=model.n_buckets
+    )
+
+
+def _training_embeddings(
+    run: TrainingRun[Any], preprocess: Preprocessing, encode: PairEncoder
+) -> tuple[Tensor, Tensor]:
+    """Embed samples that are evenly spread: pictures and captions, [N, D] each, on the CPU."""
+    pairs = [
+        encode(batch)
+        for batches in _batches(run, preprocess)
+        for batch in batches.micro_batches(0, run.world.device)
+    ]
+    if not pairs:
+        source = run.data.training.source
+        raise DalleError(f"not one usable sample in {source.name}", "`dalle data check` says why")
+    images = torch.cat([pair.images.cpu() for pair in pairs])  # [N, D]
+    return images, torch.cat([pair.texts.cpu() for pair in pairs])
+
+
+def _batches(run: TrainingRun[Any], preprocess: Preprocessing) -> Iterator[Any]:
+    """Yield batches of samples, of which unusable ones are left out: training reports them."""
+    portion = run.data.training
+    n_chosen = min(MOST_FITTED, len(portion.indices))
+    chosen = portion.indices[np.linspace(0, len(portion.indices) - 1, n_chosen).astype(int)]
+    for start in range(0, n_chosen, BATCH_SIZE):
+        examples = []
+        for index in chosen[start : start + BATCH_SIZE]:
+            try:
+                examples.append(preprocess(read_sample(portion.source, int(index)), None))
+            except BadSample:
+                continue
+        if examples:
+            yield collate(examples, list(range(len(examples))), bad=[])
