@@ -4,13 +4,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dalle_cli.commands.reports.exports.exported_run import ExportedRun, describe_run
+from dalle_cli.commands.reports.exports.exported_texts import export_texts
 from dalle_cli.commands.reports.exports.model_card import model_card
-from dalle_cli.config import ModelTable, kind_of
+from dalle_cli.config import TRAINED_WITH_CLIP, ModelTable, kind_of
 from dalle_cli.console import Terminal
-from dalle_cli.data.text.known_words import KnownWords
-from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.loading import check_model
-from dalle_cli.storage.atomic import atomic_folder, copy_file, make_folder, write_file
+from dalle_cli.storage.atomic import atomic_folder, make_folder, write_file
 from dalle_cli.storage.checkpoint_folder import find_saved_weights
 from dalle_cli.storage.lazy_tensors import Stored
 from dalle_cli.storage.model_about import read_about
@@ -81,13 +80,18 @@ def _export(options: ExportOptions, terminal: Terminal, *, name: str) -> Exporte
         dvae = model_dir(run.dvae)
         parts.append(check_model(dvae))
         _export_model(parts[-1], [dvae / WEIGHTS], target.dvae, half=options.half)
+    if run.codec.is_dir():
+        parts.append(check_model(run.codec))
+        _export_model(parts[-1], [run.codec / WEIGHTS], target.codec, half=False)
     if options.clip is not None:
         inside = replace(options, run=options.clip, out=target.clip, clip=None, checkpoint=None)
+        if kind_of(table) in TRAINED_WITH_CLIP:
+            inside = replace(inside, half=False)  # by its checksum, priors and decoders fit
         make_folder(target.clip)
         _export(inside, terminal, name=f"{name}/{target.clip.name}")
         parts.append(read_model_table(RunDir(target.clip).model))
 
-    _export_texts(run, target)
+    export_texts(run, target)
     is_half = is_half_precision(target.model)
     card = model_card(name, table, exported, parts=parts, is_half=is_half, about=about)
     write_file(target.model_card, card)
@@ -102,14 +106,3 @@ def _export_model(table: ModelTable, weights: list[Path], folder: Path, *, half:
     config = {"kind": kind_of(table), "model": table.model_dump()}
     stored = dict(Stored(weights))
     write_model(folder, config, half_precision(stored) if half else stored)
-
-
-def _export_texts(run: RunDir, target: RunDir) -> None:
-    """Write what a run has of tokenizer, known words, and what its author says of it."""
-    if run.tokenizer.is_file():
-        make_folder(target.tokenizer.parent)
-        Tokenizer.load(run.tokenizer).save(target.tokenizer)
-    if run.known_words.is_file():
-        KnownWords.load(run.known_words).save(target.known_words)
-    if run.about.is_file():
-        copy_file(run.about, target.about)

@@ -3,6 +3,7 @@
 from dalle_cli.config.kinds import (
     MODEL_TABLES,
     RECIPE_TYPES,
+    TRAINED_WITH_CLIP,
     AnyPriorRecipe,
     ModelTable,
     Recipe,
@@ -57,6 +58,7 @@ from dalle_cli.config.unclip_recipes import (
 __all__ = [
     "MODEL_TABLES",
     "RECIPE_TYPES",
+    "TRAINED_WITH_CLIP",
     "AnyPriorRecipe",
     "AutoregressivePriorModelTable",
     "AutoregressivePriorRecipe",

@@ -55,6 +55,9 @@ MODEL_TABLES: dict[str, type[ModelTable]] = {
 }
 
 
+TRAINED_WITH_CLIP = ("prior", "prior-autoregressive", "decoder")  # of which each run has a copy
+
+
 def kind_of(model: ModelTable) -> str:
     """Return the kind of model that a table describes."""
     return next(kind for kind, table in MODEL_TABLES.items() if type(model) is table)

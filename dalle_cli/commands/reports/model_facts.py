@@ -11,6 +11,12 @@ import torch
 from torch import nn
 
 from dalle_cli.commands.reports.transformer_cost import transformer_cost
+from dalle_cli.commands.reports.unclip_facts import (
+    autoregressive_prior_facts,
+    codec_facts,
+    decoder_facts,
+    prior_facts,
+)
 from dalle_cli.config import (
     DVAEEncoderTable,
     ModelTable,
@@ -100,4 +106,8 @@ FACTS_BY_KIND: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
     "dvae-encoder": _dvae_facts,
     "transformer": _transformer_facts,
     "clip": _clip_facts,
+    "prior": prior_facts,
+    "prior-autoregressive": autoregressive_prior_facts,
+    "decoder": decoder_facts,
+    "embedding-codec": codec_facts,
 }

@@ -27,32 +27,32 @@ def transformer_cost(table: TrainedTransformerTable, transformer: Transformer) -
 
     return {
         "tflop_per_image": {
-            "forward": _significant(forward_flops(table) / 1e12),
-            "training": _significant(train_flops(table) / 1e12),
+            "forward": significant(forward_flops(table) / 1e12),
+            "training": significant(train_flops(table) / 1e12),
         },
-        "weights_mib": _mib(FP32 * n_parameters),
+        "weights_mib": in_mib(FP32 * n_parameters),
         "cache_mib": {
-            "of each caption": _mib(kv_cache_bytes(transformer, n_samples=0, n_captions=1)),
-            "of each sample": _mib(kv_cache_bytes(transformer, n_samples=1, n_captions=0)),
+            "of each caption": in_mib(kv_cache_bytes(transformer, n_samples=0, n_captions=1)),
+            "of each sample": in_mib(kv_cache_bytes(transformer, n_samples=1, n_captions=0)),
         },
-        **_checkpoint_facts(checkpoint_bytes(n_parameters)),
+        **checkpoint_facts(checkpoint_bytes(n_parameters)),
         **_activation_facts(table),
-        **_state_facts(n_parameters, largest_layer(transformer)),
+        **state_facts(n_parameters, largest_layer(transformer)),
     }
 
 
-def _checkpoint_facts(n_bytes: int) -> dict[str, float]:
+def checkpoint_facts(n_bytes: int) -> dict[str, float]:
     """Return a checkpoint's size, and how long a process writes it if that rate was measured."""
-    facts = {"checkpoint_gib": _gib(n_bytes)}
+    facts = {"checkpoint_gib": in_gib(n_bytes)}
     rate = stored_write_rate(choose_device("auto"))
     if rate is not None:
-        facts["checkpoint_seconds_by_one_process"] = _significant(n_bytes / rate)
+        facts["checkpoint_seconds_by_one_process"] = significant(n_bytes / rate)
     return facts
 
 
 def _activation_facts(table: TrainedTransformerTable) -> dict[str, Any]:
     def gib(precision: Precision, *, recomputed: bool) -> float:
-        return _gib(activation_bytes(table, precision, recomputed=recomputed))
+        return in_gib(activation_bytes(table, precision, recomputed=recomputed))
 
     return {
         "activations_gib_per_sample": {
@@ -64,17 +64,17 @@ def _activation_facts(table: TrainedTransformerTable) -> dict[str, Any]:
     }
 
 
-def _state_facts(n_parameters: int, largest: int) -> dict[str, Any]:
+def state_facts(n_parameters: int, largest: int) -> dict[str, Any]:
     """Return the memory per GPU of everything that training keeps between steps.
 
     largest  values of the largest layer
     """
 
     def gib(zero_stage: int, n: int) -> float:
-        return _gib(state_bytes(zero_stage, n_parameters, largest=largest, n_processes=n))
+        return in_gib(state_bytes(zero_stage, n_parameters, largest=largest, n_processes=n))
 
     def deepspeed_bf16_gib(n: int) -> float:
-        return _gib(deepspeed_bf16_bytes(n_parameters, largest, n_processes=n))
+        return in_gib(deepspeed_bf16_bytes(n_parameters, largest, n_processes=n))
 
     return {
         "state_gib_per_gpu_of_8": {
@@ -86,13 +86,16 @@ def _state_facts(n_parameters: int, largest: int) -> dict[str, Any]:
     }
 
 
-def _significant(value: float) -> float:
+def significant(value: float) -> float:
+    """Round a number to four digits."""
     return float(f"{value:.4g}")
 
 
-def _mib(n_bytes: int) -> float:
-    return _significant(n_bytes / 2**20)
+def in_mib(n_bytes: int) -> float:
+    """Return bytes in MiB, to four digits."""
+    return significant(n_bytes / 2**20)
 
 
-def _gib(n_bytes: int) -> float:
-    return _significant(n_bytes / 2**30)
+def in_gib(n_bytes: int) -> float:
+    """Return bytes in GiB, to four digits."""
+    return significant(n_bytes / 2**30)

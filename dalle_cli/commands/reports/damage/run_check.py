@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from dalle_cli.commands.reports.damage.run_parts import RunPart, checkpoint_parts, run_parts
+from dalle_cli.commands.reports.damage.run_part import RunPart
+from dalle_cli.commands.reports.damage.run_parts import checkpoint_parts, run_parts
 from dalle_cli.commands.reports.model_text import Row, aligned_rows
 from dalle_cli.errors import DalleError, printable
 from dalle_cli.storage.run_dir import RunDir, model_dir

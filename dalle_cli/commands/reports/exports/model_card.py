@@ -81,7 +81,7 @@ def _use(name: str, kind: CardKind, exported: ExportedRun, *, has_clip: bool) ->
     command = "\n".join(commands).format(name=quoted)
     recipe = (exported.record or {}).get("recipe", {})
     guided = ""
-    if recipe.get("loss", {}).get("caption_dropout"):
+    if recipe.get("kind") == "transformer" and recipe.get("loss", {}).get("caption_dropout"):
         guided = (
             "\n\nIt was trained with empty captions, too: `--guidance 2` follows captions more."
         )
