@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dalle_cli.config import Recipe
+from dalle_cli.config import Recipe, training_command
 from dalle_cli.console import Terminal
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.schedules import extend_recipe
@@ -30,6 +30,11 @@ class ResumePlan:
     inputs: Mapping[str, Path]
     words: tuple[str, ...]
     about: str
+
+    @property
+    def clip(self) -> str:
+        """The CLIP that a prior or a decoder is trained with: the run, which keeps a copy."""
+        return str(self.inputs.get("clip", self.options.run))
 
     def describe(self, terminal: Terminal) -> None:
         """Print the command that this stands for, or how the run is made longer, if it is."""
@@ -60,7 +65,7 @@ def plan_resume(
 
     options = _options(record, folder, data=data, device=device, is_extension=extend is not None)
     inputs = remaining_inputs(record, folder)
-    words = _words(f"train-{recipe.kind}", folder, options, inputs=inputs)
+    words = _words(training_command(recipe.kind), folder, options, inputs=inputs)
     return ResumePlan(recipe, options, inputs, words, about)
 
 
