@@ -23,7 +23,7 @@ from dalle_cli.training.checkpoint import check_checkpoint, checkpoints
 pytestmark = pytest.mark.distributed
 
 
-@pytest.mark.parametrize("kind", ["dvae", "transformer", "clip"])
+@pytest.mark.parametrize("kind", ["dvae", "transformer", "clip", "prior", "decoder"])
 def test_two_processes_lose_what_one_does(kind: str, train: Callable, tmp_path: Path) -> None:
     for name, words in (("one", []), ("two", ["--gpus", 2])):
         ended = train(kind, tmp_path / name, *words)
@@ -32,7 +32,7 @@ def test_two_processes_lose_what_one_does(kind: str, train: Callable, tmp_path: 
     assert len(one) == 20 and two == pytest.approx(one, abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["dvae", "transformer", "clip"])
+@pytest.mark.parametrize("kind", ["dvae", "transformer", "clip", "prior", "decoder"])
 def test_two_processes_sum_to_the_gradient_of_one(
     kind: str, train: Callable, tmp_path: Path
 ) -> None:
