@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dalle_cli.config import AutoregressivePriorModelTable, EmbeddingCodecTable
 from dalle_cli.data.images import BadSample
-from dalle_cli.data.loader import collate, read_sample
+from dalle_cli.data.loader import Batch, collate, read_sample
 from dalle_cli.data.preprocessing import Preprocessing
 from dalle_cli.errors import DalleError
 from dalle_cli.loading import build_embedding_codec, load_embedding_codec
@@ -37,7 +37,7 @@ def fit_codec(
     if (run.folder.codec / WEIGHTS).is_file():
         return load_embedding_codec(run.folder).to(run.world.device)
 
-    codec, state, share = build_embedding_codec(_codec_table(model)), None, 0.0
+    codec, state, share = build_embedding_codec(codec_table(model)), None, 0.0
     if run.world.is_main:
         images, texts = _training_embeddings(run, preprocess, encode)
         share = codec.fit(images, texts)
@@ -54,12 +54,13 @@ def keep_codec(folder: RunDir, codec: EmbeddingCodec, model: AutoregressivePrior
     """Write the run's copy of its codec, unless it has one."""
     if (folder.codec / WEIGHTS).is_file():
         return
-    config = {"kind": "embedding-codec", "model": _codec_table(model).model_dump()}
+    config = {"kind": "embedding-codec", "model": codec_table(model).model_dump()}
     weights = {name: tensor.cpu().contiguous() for name, tensor in codec.state_dict().items()}
     write_model(folder.codec, config, weights)
 
 
-def _codec_table(model: AutoregressivePriorModelTable) -> EmbeddingCodecTable:
+def codec_table(model: AutoregressivePriorModelTable) -> EmbeddingCodecTable:
+    """Return the sizes of the codec that goes with a prior."""
     return EmbeddingCodecTable(
         d_embed=model.d_embed, n_components=model.n_components, n_buckets=model.n_buckets
     )
@@ -71,8 +72,8 @@ def _training_embeddings(
     """Embed samples that are evenly spread: pictures and captions, [N, D] each, on the CPU."""
     pairs = [
         encode(batch)
-        for batches in _batches(run, preprocess)
-        for batch in batches.micro_batches(0, run.world.device)
+        for read in _batches(run, preprocess)
+        for batch in read.micro_batches(0, run.world.device)
     ]
     if not pairs:
         source = run.data.training.source
@@ -81,7 +82,7 @@ def _training_embeddings(
     return images, torch.cat([pair.texts.cpu() for pair in pairs])
 
 
-def _batches(run: TrainingRun[Any], preprocess: Preprocessing) -> Iterator[Any]:
+def _batches(run: TrainingRun[Any], preprocess: Preprocessing) -> Iterator[Batch]:
     """Yield batches of samples, of which unusable ones are left out: training reports them."""
     portion = run.data.training
     n_chosen = min(MOST_FITTED, len(portion.indices))
