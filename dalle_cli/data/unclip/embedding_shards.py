@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from safetensors import SafetensorError
 
 from dalle_cli.config import Positive
 from dalle_cli.data.images import BadSample, Problem
@@ -165,12 +164,9 @@ class EmbeddingShard(SampleShard):
     def embeddings(self, index: int) -> SampleEmbeddings:
         """Read the embeddings of a sample; raises BadSample where they are damaged."""
         images = self._slices["image_embeddings"][index]  # [C, D]
-        try:
-            start, end = self._span("caption_ends", index)
-            captions = [self._caption(int(row)) for row in self._slices["caption_rows"][start:end]]
-        except (SafetensorError, IndexError, OverflowError):
-            raise BadSample(DAMAGED_EMBEDDINGS) from None
-        if not captions or not np.isfinite(images).all():
+        start, end = self._span("caption_ends", index, "caption_rows")
+        captions = [self._caption(int(row)) for row in self._slices["caption_rows"][start:end]]
+        if not np.isfinite(images).all():
             raise BadSample(DAMAGED_EMBEDDINGS)
         return SampleEmbeddings(images, captions)
 
@@ -178,20 +174,27 @@ class EmbeddingShard(SampleShard):
         """Read a distinct caption; raises BadSample where it is damaged."""
         if not 0 <= row < self._length("slot_ends"):
             raise BadSample(DAMAGED_EMBEDDINGS)
-        start, end = self._span("slot_ends", row)
-        embedding, states = self._slices["text_embeddings"][row], self._slices["text_states"]
+        start, end = self._span("slot_ends", row, "text_tokens")
         caption = CaptionEmbedding(
-            self._slices["text_tokens"][start:end], embedding, states[start:end]
+            self._slices["text_tokens"][start:end],
+            self._slices["text_embeddings"][row],
+            self._slices["text_states"][start:end],
         )
-        is_finite = np.isfinite(embedding).all() and np.isfinite(caption.states).all()
-        if not (0 < end - start <= self._text_len and is_finite):
+        is_finite = np.isfinite(caption.embedding).all() and np.isfinite(caption.states).all()
+        if end - start > self._text_len or not is_finite:
             raise BadSample(DAMAGED_EMBEDDINGS)
         return caption
 
-    def _span(self, name: str, index: int) -> tuple[int, int]:
-        """Return where what belongs to an index starts and ends, by a tensor of ends."""
+    def _span(self, name: str, index: int, of: str) -> tuple[int, int]:
+        """Return where what belongs to an index starts and ends in a tensor, by another of ends.
+
+        Raises BadSample where that is nowhere.
+        """
         ends = self._slices[name]
-        return (int(ends[index - 1]) if index else 0), int(ends[index])
+        start, end = (int(ends[index - 1]) if index else 0), int(ends[index])
+        if not 0 <= start < end <= self._length(of):
+            raise BadSample(DAMAGED_EMBEDDINGS)
+        return start, end
 
     def _length(self, name: str) -> int:
         shape: list[int] = self._slices[name].get_shape()
