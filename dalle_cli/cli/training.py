@@ -537,7 +537,8 @@ def resume(
 
 
 def _run_plan(plan: "ResumePlan", terminal: Terminal) -> None:
-    """Run the training command that a plan stands for."""
+    """Run the training command that a plan stands for; the run keeps a copy of its dVAE or CLIP."""
+    clip = str(plan.inputs.get("clip", plan.options.run))
     if plan.recipe.kind == "dvae":
         from dalle_cli.commands.training.train_dvae import run_train_dvae
 
@@ -549,11 +550,11 @@ def _run_plan(plan: "ResumePlan", terminal: Terminal) -> None:
     elif plan.recipe.kind == "decoder":
         from dalle_cli.commands.training.train_decoder import run_train_decoder
 
-        run_train_decoder(plan.recipe, plan.options, plan.clip, terminal)
+        run_train_decoder(plan.recipe, plan.options, clip, terminal)
     elif plan.recipe.kind == "prior" or plan.recipe.kind == "prior-autoregressive":
         from dalle_cli.commands.training.train_prior import run_train_prior
 
-        run_train_prior(plan.recipe, plan.options, plan.clip, terminal)
+        run_train_prior(plan.recipe, plan.options, clip, terminal)
     else:
         from dalle_cli.commands.training.train_transformer import (
             TransformerOptions,

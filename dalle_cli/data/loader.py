@@ -81,18 +81,21 @@ class Batch:
             image_tokens, clip_images = self.image_tokens, self.clip_images
             yield replace(
                 self,
-                images=self.images[part].to(device).float() / 255,
+                images=_floats(self.images[part], device),
                 positions=self.positions[part],
                 text_tokens=self.text_tokens[part].to(device),
                 captions=self.captions[part],
                 are_cut=self.are_cut[part],
                 keys=self.keys[part],
                 image_tokens=None if image_tokens is None else image_tokens[part].to(device),
-                clip_images=(
-                    None if clip_images is None else clip_images[part].to(device).float() / 255
-                ),
+                clip_images=None if clip_images is None else _floats(clip_images[part], device),
                 embeddings=self.embeddings and self.embeddings.part(part, device),
             )
+
+
+def _floats(images: Tensor, device: torch.device) -> Tensor:
+    """Move pictures uint8 to a device, and map them to [0, 1]."""
+    return images.to(device).float() / 255
 
 
 class TooManyBadSamples(DalleError):

@@ -78,7 +78,7 @@ def remaining_inputs(record: RunRecord, folder: RunDir) -> dict[str, Path]:
         inputs.pop("tokenizer", None)
     if (folder.dvae / WEIGHTS).is_file():
         inputs["dvae"] = folder.root
-    if (RunDir(folder.clip).model / WEIGHTS).is_file():
+    if "clip" in inputs and (RunDir(folder.clip).model / WEIGHTS).is_file():
         inputs["clip"] = folder.root
     if "preview_captions" in inputs and not inputs["preview_captions"].is_file():
         del inputs["preview_captions"]

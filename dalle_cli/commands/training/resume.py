@@ -31,11 +31,6 @@ class ResumePlan:
     words: tuple[str, ...]
     about: str
 
-    @property
-    def clip(self) -> str:
-        """The CLIP that a prior or a decoder is trained with: the run, which keeps a copy."""
-        return str(self.inputs.get("clip", self.options.run))
-
     def describe(self, terminal: Terminal) -> None:
         """Print the command that this stands for, or how the run is made longer, if it is."""
         terminal.say(self.about or f"$ dalle {shlex.join(self.words)}")
