@@ -28,8 +28,6 @@ from dalle_cli.runtime.precision import Precision
 from dalle_cli.scoring.caption_slots import embed_slots
 from dalle_cli.scoring.clip_scorer import ClipScorer, load_clip_scorer
 
-TYPICAL_TOKENS = 16  # of a caption, for an estimate of sizes
-
 
 @dataclass(frozen=True)
 class EmbeddingFormat:
@@ -70,7 +68,7 @@ class EmbeddingFormat:
 
     def bytes_of(self, n_samples: int) -> int:
         """Estimate the size of the embeddings of so many samples."""
-        return self.encoding.bytes_of(n_samples, TYPICAL_TOKENS)
+        return self.encoding.bytes_of(n_samples)
 
     def path(self, folder: Path, number: int) -> Path:
         """Return the path of a shard."""
@@ -113,6 +111,7 @@ def embedding_format(
         d_embed=scorer.width,
         d_text=scorer.clip.text.d_model,
         text_len=scorer.clip.text_len,
+        text_vocab_size=scorer.clip.text_vocab_size,
         copies=copies,
         square=CLIP_SQUARE_VERSION,
         decoding=DECODING_VERSION,

@@ -33,6 +33,7 @@ from dalle_cli.storage.atomic import write_file
 from dalle_cli.storage.run_dir import EMBEDDINGS
 
 DAMAGED_EMBEDDINGS = "damaged embeddings"
+TYPICAL_TOKENS = 16  # of a caption, for an estimate of sizes
 
 
 class ClipEncoding(BaseModel):
@@ -50,14 +51,15 @@ class ClipEncoding(BaseModel):
     d_embed: Positive
     d_text: Positive
     text_len: Positive
+    text_vocab_size: Positive
     copies: Positive
     square: Positive
     decoding: Positive
 
-    def bytes_of(self, n_samples: int, tokens_per_caption: int) -> int:
+    def bytes_of(self, n_samples: int) -> int:
         """Estimate the size of samples with one caption each, no two of them alike."""
         crops = np.dtype(np.float32).itemsize * self.d_embed * (2 + self.copies)
-        states = np.dtype(np.float16).itemsize * self.d_text * tokens_per_caption
+        states = np.dtype(np.float16).itemsize * self.d_text * TYPICAL_TOKENS
         return n_samples * (crops + states)
 
 
@@ -147,7 +149,7 @@ class EmbeddingShard(SampleShard):
     def __init__(self, path: Path, encoding: ClipEncoding) -> None:
         """Open a shard; raises DalleError, too, if it is not of this encoding."""
         super().__init__(path)
-        self._text_len = encoding.text_len
+        self._text_len, self._text_vocab_size = encoding.text_len, encoding.text_vocab_size
         n_samples, n_captions = len(self), self._length("slot_ends")
         self._check_forms(
             {
@@ -181,7 +183,8 @@ class EmbeddingShard(SampleShard):
             self._slices["text_states"][start:end],
         )
         is_finite = np.isfinite(caption.embedding).all() and np.isfinite(caption.states).all()
-        if end - start > self._text_len or not is_finite:
+        is_known = caption.tokens.min() >= 0 and caption.tokens.max() < self._text_vocab_size
+        if end - start > self._text_len or not (is_finite and is_known):
             raise BadSample(DAMAGED_EMBEDDINGS)
         return caption
 

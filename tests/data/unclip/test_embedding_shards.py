@@ -25,8 +25,9 @@ from dalle_cli.storage.run_dir import EMBEDDINGS
 NO_CHECKSUMS = np.empty((0, 32), np.uint8)
 CAPTIONS = [["a\nb"], ["one", "two"], ["one"], ["猫 ☃"]]
 ENCODING = ClipEncoding(
-    clip="abc", precision="fp32", d_embed=4, d_text=3, text_len=6, copies=2, square=1, decoding=2
-)
+    clip="abc", precision="fp32", d_embed=4, d_text=3, text_len=6, text_vocab_size=50_000,
+    copies=2, square=1, decoding=2,
+)  # fmt: skip
 
 
 def embedded_caption(caption: str) -> CaptionEmbedding:
@@ -132,6 +133,8 @@ def test_what_is_no_shard_is_told(content: bytes, tmp_path: Path) -> None:
         ("caption_rows", 99),
         ("caption_ends", 10**12),
         ("slot_ends", -5),
+        ("text_tokens", 50_000),
+        ("text_tokens", -1),
         ("text_embeddings", np.nan),
         ("text_states", np.inf),
         ("image_embeddings", np.nan),
