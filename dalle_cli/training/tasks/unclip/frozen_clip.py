@@ -79,7 +79,7 @@ def _check_sizes(name: str, clip: Clip, model: UnclipModelTable) -> None:
 def _stated_sizes(clip: Clip, model: UnclipModelTable) -> list[tuple[str, int | None, int]]:
     """List the keys that follow from a CLIP, each with the model's value, if any, and CLIP's."""
     d_embed, text_vocab_size = clip.text_projection.shape[1], clip.text_vocab_size
-    sizes = [
+    sizes: list[tuple[str, int | None, int]] = [
         ("model.d_embed", model.d_embed, d_embed),
         ("model.text_len", model.text_len, clip.text_len),
         ("model.d_text", model.d_text, clip.text.d_model),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,7 +24,6 @@ from dalle_cli.runtime.distributed import World
 from dalle_cli.runtime.precision import Precision, apply_precision
 from dalle_cli.scoring.clip_scorer import ClipScorer
 from dalle_cli.training.activation_checkpointing import checkpoint_activations
-from dalle_cli.training.engines.engine import ModelT
 from dalle_cli.training.optimization.gradient_scaling import GradientScales
 from dalle_cli.training.optimization.loss_scaling import scale_loss
 from dalle_cli.training.planning.cost import sample_flops
@@ -34,6 +34,8 @@ from dalle_cli.training.tasks.unclip.clip_pairs import PairEncoder
 from dalle_cli.training.tasks.unclip.decoder import UnclipDecoderTask
 from dalle_cli.training.tasks.unclip.prior import DiffusionPriorTask
 from dalle_cli.training.throughput import SampleCost
+
+UnclipModelT = TypeVar("UnclipModelT", DiffusionPrior, AutoregressivePrior, UnclipDecoder)
 
 
 def prior_setup(
@@ -103,13 +105,13 @@ def unclip_preprocessing(scorer: ClipScorer, image_size: int | None = None) -> U
 
 
 def _setup(
-    model: ModelT,
-    task_on: Callable[[ModelT], Task[ModelT]],
+    model: UnclipModelT,
+    task_on: Callable[[UnclipModelT], Task[UnclipModelT]],
     table: ModelTable,
     *,
     scales: GradientScales | None,
     preprocess: UnclipPreprocessing,
-) -> TrainingSetup[ModelT]:
+) -> TrainingSetup[UnclipModelT]:
     return TrainingSetup(
         model,
         task_on,
@@ -121,13 +123,13 @@ def _setup(
 
 
 def _set_up(
-    build: Callable[..., ModelT],
+    build: Callable[[Any], UnclipModelT],
     table: ModelTable,
     recipe: UnclipRecipe,
     *,
     precision: Precision,
     world: World,
-) -> tuple[ModelT, GradientScales | None]:
+) -> tuple[UnclipModelT, GradientScales | None]:
     """Build a model on the CPU that will train on the world's device; in fp16 with a loss scale."""
     torch.manual_seed(recipe.training.seed)
     model = build(table)
