@@ -32,7 +32,7 @@ TRAIN = $(call quote,$(RECIPE)) --data $(call quote,$(DATA)) --run $(call quote,
 given-%:
 	@test -n $(call quote,$($*)) || { echo "$* is not given: make $(MAKECMDGOALS) $*=..." >&2; exit 2; }
 
-.PHONY: help install test test-slow test-distributed mutants smoke bench bench-peer lint docs demo emoji64 try clean train train-dvae train-transformer train-clip generate rerank
+.PHONY: help install test test-slow test-distributed mutants smoke bench bench-peer lint docs demo emoji64 try clean train train-dvae train-transformer train-clip train-prior train-decoder generate rerank
 .DEFAULT_GOAL := help
 
 # prints the first word of each line in a column, and the others wrapped by word beside it
@@ -62,6 +62,12 @@ train-transformer: given-RECIPE given-DATA given-RUN given-DVAE install  ## trai
 
 train-clip: given-RECIPE given-DATA given-RUN install  ## train a CLIP, or resume: RECIPE DATA RUN [GPUS ARGS]
 	$(BIN)/dalle train-clip $(TRAIN)
+
+train-prior: given-RECIPE given-DATA given-RUN given-CLIP install  ## train DALL-E 2's prior, or resume: RECIPE DATA RUN CLIP [GPUS ARGS]
+	$(BIN)/dalle train-prior $(TRAIN) --clip $(call quote,$(CLIP))
+
+train-decoder: given-RECIPE given-DATA given-RUN given-CLIP install  ## train DALL-E 2's decoder, or resume: RECIPE DATA RUN CLIP [GPUS ARGS]
+	$(BIN)/dalle train-decoder $(TRAIN) --clip $(call quote,$(CLIP))
 
 generate: given-RUN given-PROMPTS install  ## generate pictures, or resume, into OUT or RUN/samples/<name of PROMPTS>: RUN PROMPTS [OUT CLIP GPUS ARGS]
 	$(BIN)/dalle generate $(call quote,$(RUN)) --prompts $(call quote,$(PROMPTS)) $(if $(CLIP),--clip $(call quote,$(CLIP))) $(if $(GPUS),--gpus $(GPUS)) --out $(call quote,$(SAMPLES)) $(ARGS)
@@ -104,6 +110,8 @@ smoke: install  ## run every batch job on tiny recipes, in seconds
 	$(MAKE) train-dvae RECIPE=dvae/tiny DATA=$(SMOKE)/data/train RUN=$(SMOKE)/dvae
 	$(MAKE) train-transformer RECIPE=transformer/tiny DATA=$(SMOKE)/data/train DVAE=$(SMOKE)/dvae RUN=$(SMOKE)/dalle
 	$(MAKE) train-clip RECIPE=clip/tiny DATA=$(SMOKE)/data/train RUN=$(SMOKE)/clip
+	$(MAKE) train-prior RECIPE=prior/tiny DATA=$(SMOKE)/data/train CLIP=$(SMOKE)/clip RUN=$(SMOKE)/prior
+	$(MAKE) train-decoder RECIPE=decoder/tiny DATA=$(SMOKE)/data/train CLIP=$(SMOKE)/clip RUN=$(SMOKE)/decoder
 	head -n 3 $(SMOKE)/data/unseen.txt > $(SMOKE)/prompts.txt
 	$(MAKE) generate RUN=$(SMOKE)/dalle PROMPTS=$(SMOKE)/prompts.txt ARGS='-n 2'
 	$(MAKE) rerank RUN=$(SMOKE)/dalle PROMPTS=$(SMOKE)/prompts.txt CLIP=$(SMOKE)/clip ARGS='--top-k 1'

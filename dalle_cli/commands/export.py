@@ -9,6 +9,7 @@ from dalle_cli.commands.reports.exports.model_card import model_card
 from dalle_cli.config import TRAINED_WITH_CLIP, ModelTable, kind_of
 from dalle_cli.console import Terminal
 from dalle_cli.loading import check_model
+from dalle_cli.loading.prior_variances import export_variances
 from dalle_cli.storage.atomic import atomic_folder, make_folder, write_file
 from dalle_cli.storage.checkpoint_folder import find_saved_weights
 from dalle_cli.storage.lazy_tensors import Stored
@@ -75,6 +76,8 @@ def _export(options: ExportOptions, terminal: Terminal, *, name: str) -> Exporte
     exported.write(target)
     weights = saved.files if saved else [source / WEIGHTS]
     _export_model(table, weights, target.model, half=options.half)
+    if kind_of(table) == "prior" and saved is None:  # of a checkpoint there are none
+        export_variances(run, target)
     parts = []
     if run.dvae.is_dir():
         dvae = model_dir(run.dvae)

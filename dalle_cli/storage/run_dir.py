@@ -80,6 +80,11 @@ class RunDir:
         return self.root / "codec"
 
     @property
+    def variances(self) -> Path:
+        """The variances of a diffusion prior's reverse process, measured when it was trained."""
+        return self.root / "variances.json"
+
+    @property
     def tokenizer(self) -> Path:
         """The copy of its tokenizer's merges that a transformer's or a CLIP's run keeps."""
         return self.root / "tokenizer" / "merges.json"

@@ -5,7 +5,7 @@ The pictures may come as embeddings, made beforehand by the CLIP.
 
 from typing import Any
 
-from dalle_cli.config import AnyPriorRecipe, AutoregressivePriorRecipe
+from dalle_cli.config import AnyPriorRecipe, AutoregressivePriorRecipe, PriorRecipe
 from dalle_cli.console import Terminal
 from dalle_cli.models.unclip.embedding_codec import EmbeddingCodec
 from dalle_cli.runtime.devices import choose_device, explain_out_of_memory
@@ -21,6 +21,7 @@ from dalle_cli.training.tasks.unclip.frozen_clip import (
     load_frozen_clip,
     warn_of_cut_by_clip,
 )
+from dalle_cli.training.tasks.unclip.measured_variances import measure_variances
 from dalle_cli.training.tasks.unclip.setups import (
     autoregressive_prior_setup,
     prior_pairs,
@@ -71,6 +72,9 @@ def _train(
                 if codec is not None:
                     keep_codec(run.folder, codec, run.recipe.model)
         run.train(setup)
+        with world.main_first() as is_ours:
+            if is_ours:
+                _measure(run, scorer)
 
     terminal.suggest(["info", str(options.run)])
     terminal.result(str(options.run), {"run": str(options.run)})
@@ -97,3 +101,14 @@ def _setup(
     return autoregressive_prior_setup(
         run.recipe, precision=precision, world=world, scorer=scorer, codec=codec
     )
+
+
+def _measure(run: TrainingRun[Any], scorer: ClipScorer) -> None:
+    """Measure what a trained diffusion prior samples with."""
+    if isinstance(run.recipe, PriorRecipe):
+        measure_variances(
+            run,
+            run.recipe.model,
+            preprocess=unclip_preprocessing(scorer),
+            encode=prior_pairs(run.recipe, scorer),
+        )

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dalle_cli.errors import DalleError
 from dalle_cli.loading import (
     load_autoregressive_prior,
     load_clip,
@@ -16,6 +17,8 @@ from dalle_cli.loading import (
     load_embedding_codec,
     load_prior,
 )
+from dalle_cli.loading.prior_variances import read_variances
+from dalle_cli.models.diffusion.noise_schedules import noise_schedule
 from dalle_cli.scoring.clip_scorer import load_clip_scorer
 from dalle_cli.storage.integrity.tensor_files import write_checksummed_tensors
 from dalle_cli.storage.run_dir import RunDir
@@ -79,11 +82,15 @@ def test_run_folder_is_as_designed(kind: str, run_of: Callable) -> None:
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     saved = {name for name in files if name.startswith("checkpoints/")}
     assert {name.split("/")[1] for name in saved} == {f"step-{step:08d}" for step in (3, 6, 9, 11)}
-    codec = ["codec/config.json", "codec/model.safetensors"] if "auto" in kind else []
+    own = {
+        "prior": ["variances.json"],
+        "prior-autoregressive": ["codec/config.json", "codec/model.safetensors"],
+        "decoder": [],
+    }
     assert files - saved == {
         "recipe.json", "metrics.jsonl", "model/config.json", "model/model.safetensors",
         "clip/model/config.json", "clip/model/model.safetensors", "clip/tokenizer/merges.json",
-        *(f"previews/step-{step:08d}.png" for step in (5, 10, 11)), *codec,
+        *(f"previews/step-{step:08d}.png" for step in (5, 10, 11)), *own[kind],
     }  # fmt: skip
 
 
@@ -134,6 +141,59 @@ def test_codec_is_fitted_to_the_embeddings(autoregressive_prior_run: Path) -> No
     torch.testing.assert_close(gram, torch.eye(8), rtol=0, atol=1e-5)
     assert (codec.deviations[:-1] >= codec.deviations[1:]).all() and (codec.deviations > 0).all()
     assert (codec.cosine_quantiles[1:] >= codec.cosine_quantiles[:-1]).all()
+
+
+def test_variances_lie_between_their_bounds(prior_run: Path) -> None:
+    found = read_variances(RunDir(prior_run))
+    assert found is not None and found.n_samples == 20
+    assert found.steps == list(range(40)) and len(found.clean_variance) == 40
+    assert 0 < found.data_variance <= 0.5375**2
+
+    schedule = noise_schedule("cosine", 40)
+    variances = found.log_variances(schedule).exp()
+    assert (variances >= schedule.posterior_variance).all()
+    most = schedule.posterior_variance + schedule.mean_from_clean**2 * found.data_variance
+    assert (variances <= most * (1 + 1e-9)).all()
+
+
+def test_variances_are_the_errors_of_the_saved_prior(prior_run: Path, pairs: Path) -> None:
+    """Measured on samples that trained, of which the held-out three are left out."""
+    found = read_variances(RunDir(prior_run))
+    assert found is not None
+    errors = torch.tensor(found.clean_variance)
+    assert (errors > 0).all() and errors.isfinite().all()
+    held_out = lines_of(prior_run)[-1]
+    for place in (50, 95):  # a fresh prior knows next to nothing, of these as of those
+        relative = float(errors[40 * place // 100]) / 0.5375**2
+        assert relative == pytest.approx(held_out[f"valid/loss_at_{place}"], rel=0.5)
+
+
+def test_variances_belong_to_the_weights(prior_run: Path, tmp_path: Path, dalle: Callable) -> None:
+    run = RunDir(shutil.copytree(prior_run, tmp_path / "run"))
+    file = run.model / "model.safetensors"
+    write_checksummed_tensors(file, {name: 2 * w for name, w in load_file(file).items()})
+    assert read_variances(run) is None
+
+    content = bytearray(run.variances.read_bytes())
+    content[-5] ^= 1
+    run.variances.write_bytes(content)
+    with pytest.raises(DalleError, match=r"variances\.json"):
+        read_variances(run)
+    assert dalle("doctor", run.root).code == 1
+
+
+@pytest.mark.parametrize("words", [[], ["--half"]], ids=str)
+def test_export_has_the_variances_of_its_weights(
+    words: list[str], prior_run: Path, tmp_path: Path, dalle: Callable
+) -> None:
+    assert dalle("export", prior_run, "--out", tmp_path / "out", *words).code == 0
+    found, given = read_variances(RunDir(tmp_path / "out")), read_variances(RunDir(prior_run))
+    assert found is not None and given is not None
+    assert found.clean_variance == given.clean_variance
+
+    best = tmp_path / "best"
+    assert dalle("export", prior_run, "--checkpoint", 3, "--out", best).code == 0
+    assert not RunDir(best).variances.exists()
 
 
 @every_kind

@@ -15,6 +15,7 @@ from dalle_cli.commands.reports.exports.exported_run import read_export
 from dalle_cli.config import TRAINED_WITH_CLIP, kind_of
 from dalle_cli.data.text.known_words import KnownWords
 from dalle_cli.errors import DalleError
+from dalle_cli.loading.prior_variances import read_variances
 from dalle_cli.recipe import load_recipe
 from dalle_cli.storage.checkpoint_folder import STEP_NAME, check_checkpoint, step_of
 from dalle_cli.storage.integrity.checksums import has_checksum
@@ -47,6 +48,8 @@ def run_parts(run: RunDir) -> Iterator[RunPart]:
 
     if run.known_words.is_file():
         yield file_part(run.known_words, partial(KnownWords.load, run.known_words), run)
+    if run.variances.is_file():
+        yield file_part(run.variances, partial(read_variances, run), run)
     if run.about.is_file():
         yield RunPart(run.about, partial(read_about, run), remedies.ABOUT)
     if run.metrics.is_file():

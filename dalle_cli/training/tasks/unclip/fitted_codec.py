@@ -1,15 +1,11 @@
 """The codec of an autoregressive prior's run: fitted before training, and kept as it was then."""
 
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dalle_cli.config import AutoregressivePriorModelTable, EmbeddingCodecTable
-from dalle_cli.data.images import BadSample
-from dalle_cli.data.loader import Batch, collate, read_sample
 from dalle_cli.data.preprocessing import Preprocessing
 from dalle_cli.errors import DalleError
 from dalle_cli.loading import build_embedding_codec, load_embedding_codec
@@ -18,9 +14,9 @@ from dalle_cli.storage.model_folder import write_model
 from dalle_cli.storage.run_dir import WEIGHTS, RunDir
 from dalle_cli.training.run import TrainingRun
 from dalle_cli.training.tasks.unclip.clip_pairs import PairEncoder
+from dalle_cli.training.tasks.unclip.spread_batches import spread_batches
 
 MOST_FITTED = 20_000  # samples, evenly spread
-BATCH_SIZE = 64
 
 
 def fit_codec(
@@ -72,7 +68,7 @@ def _training_embeddings(
     """Embed samples that are evenly spread: pictures and captions, [N, D] each, on the CPU."""
     pairs = [
         encode(batch)
-        for read in _batches(run, preprocess)
+        for read in spread_batches(run, preprocess, most=MOST_FITTED)
         for batch in read.micro_batches(0, run.world.device)
     ]
     if not pairs:
@@ -80,19 +76,3 @@ def _training_embeddings(
         raise DalleError(f"not one usable sample in {source.name}", "`dalle data check` says why")
     images = torch.cat([pair.images.cpu() for pair in pairs])  # [N, D]
     return images, torch.cat([pair.texts.cpu() for pair in pairs])
-
-
-def _batches(run: TrainingRun[Any], preprocess: Preprocessing) -> Iterator[Batch]:
-    """Yield batches of samples, of which unusable ones are left out: training reports them."""
-    portion = run.data.training
-    n_chosen = min(MOST_FITTED, len(portion.indices))
-    chosen = portion.indices[np.linspace(0, len(portion.indices) - 1, n_chosen).astype(int)]
-    for start in range(0, n_chosen, BATCH_SIZE):
-        examples = []
-        for index in chosen[start : start + BATCH_SIZE]:
-            try:
-                examples.append(preprocess(read_sample(portion.source, int(index)), None))
-            except BadSample:
-                continue
-        if examples:
-            yield collate(examples, list(range(len(examples))), bad=[])
