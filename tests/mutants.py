@@ -541,6 +541,49 @@ MUTANTS = [
         "        pass\n",
         "generation/test_output_folder::test_candidate_is_held_whole_or_not_at_all",
     ),
+    # training of DALL-E 2
+    Mutant(
+        "training/tasks/unclip/prior.py",
+        "chances < self._table.caption_dropout",
+        "chances > self._table.caption_dropout",
+        "training/tasks/unclip/test_unclip_tasks::test_prior_that_drops_every_caption_does_not_read_them",
+    ),
+    Mutant(
+        "training/tasks/noise.py",
+        "(numbers.double() * n_steps)",
+        "(numbers.double() * (n_steps - 1))",
+        "training/tasks/test_noise::test_timesteps_are_uniform_over_the_schedule_and_each_samples_own",
+    ),
+    Mutant(
+        "training/tasks/unclip/decoder.py",
+        "clean = 2 * batch.images - 1",
+        "clean = batch.images",
+        "training/tasks/unclip/test_unclip_tasks::test_decoder_loss_is_the_squared_error_of_the_noise",
+    ),
+    Mutant(
+        "training/tasks/unclip/frozen_clip.py",
+        "if copy.identity != scorer.identity:",
+        "if copy.identity == scorer.identity:",
+        "commands/training/test_train_prior::test_another_clip_is_refused_untouched",
+    ),
+    Mutant(
+        "loading/prior_variances.py",
+        "return found if found.weights == weights_checksum(run) else None",
+        "return found",
+        "commands/training/test_train_prior::test_variances_belong_to_the_weights",
+    ),
+    Mutant(
+        "data/unclip/preprocessing.py",
+        "larger = max(own_size, self.clip_size)",
+        "larger = min(own_size, self.clip_size)",
+        "data/unclip/test_unclip_preprocessing::test_decoder_and_clip_see_the_same_square",
+    ),
+    Mutant(
+        "scoring/caption_slots.py",
+        "CaptionEmbedding(ids[:length], embedding, states[:length])",
+        "CaptionEmbedding(ids, embedding, states)",
+        "commands/data/test_encode_embeddings::test_embeddings_are_clips_of_what_training_would_cut",
+    ),
     # generation
     Mutant(
         "loading/dalle.py",

@@ -48,11 +48,9 @@ class EmbeddingFormat:
 
     def encode(self, samples: list[CroppedSample]) -> list[EmbeddedSample]:
         """Embed every crop, and every distinct caption."""
-        crops = np.concatenate([sample.crops for sample in samples])  # [N * C, H, W, 3]
-        size = self.batch_size
-        parts = [
-            self.scorer.embed_pictures(crops[i : i + size]) for i in range(0, len(crops), size)
-        ]
+        crops = [square for sample in samples for square in sample.crops]  # N * C of [H, W, 3]
+        starts = range(0, len(crops), self.batch_size)
+        parts = [self.scorer.embed_pictures(crops[i : i + self.batch_size]) for i in starts]
         images = torch.cat(parts).unflatten(0, (len(samples), -1)).numpy()  # [N, C, D]
 
         distinct = list(dict.fromkeys(text for sample in samples for text in sample.captions))

@@ -1,6 +1,7 @@
 """`data encode --clip`, and priors trained on its output: what pictures and captions give."""
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -106,6 +107,14 @@ def test_both_priors_train_without_pictures(
     ended = train(embeddings, kind=kind)
     assert ended.code == 0 and "folder of CLIP embeddings" in ended.err, ended.err
     assert RunDir(tmp_path / "run").preview(1).is_file()
+
+
+def test_source_of_embeddings_can_be_sent_to_another_process(embeddings: Path) -> None:
+    source = open_dataset(str(embeddings), captions_required=True, embeddings_allowed=True)
+    sent = pickle.loads(pickle.dumps(source))
+    assert sent.fingerprint() == source.fingerprint() and len(sent) == len(source)
+    for left, right in zip(source.read(3).embeddings, sent.read(3).embeddings, strict=True):
+        assert str(left) == str(right)
 
 
 def test_interrupted_encoding_is_resumed_to_the_same_files(
