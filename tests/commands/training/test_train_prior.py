@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dalle_cli.data.clip_tokenizer import MERGE_LISTS
 from dalle_cli.errors import DalleError
 from dalle_cli.loading import (
     load_autoregressive_prior,
@@ -18,6 +19,7 @@ from dalle_cli.loading import (
     load_prior,
 )
 from dalle_cli.loading.prior_variances import read_variances
+from dalle_cli.models.clip import Clip, Tower
 from dalle_cli.models.diffusion.noise_schedules import noise_schedule
 from dalle_cli.scoring.clip_scorer import load_clip_scorer
 from dalle_cli.storage.integrity.tensor_files import write_checksummed_tensors
@@ -288,6 +290,37 @@ def test_sizes_that_are_not_clips_are_refused_with_those_that_are(
         assert f"`{key}` " in ended.err and f", not {stated}" in ended.err
         assert f"--set {key}=" in ended.err
     assert not (tmp_path / "run").exists()
+
+
+def test_public_clip_is_kept_with_its_vocabulary(
+    train: Callable, tmp_path: Path, dalle: Callable
+) -> None:
+    """So that the run, and what is exported of it, can read captions by themselves."""
+    public, run = tmp_path / "public" / "clip.pt", RunDir(tmp_path / "run")
+    public.parent.mkdir()
+    merges = ["a header", "c a", "ca t</w>", ""]
+    public.with_name(MERGE_LISTS[1]).write_text("\n".join(merges))
+    torch.manual_seed(0)
+    tower = Tower(1, 64, 1, 70)
+    clip = Clip(12, 4, 16, 512 + 2 + 2, 9, "quick_gelu", vision=tower, text=tower)
+    torch.save(clip.state_dict(), public)
+
+    sizes = ["--set", "model.d_embed=9", "--set", "model.d_text=64"]
+    ended = train("prior", *sizes, clip=public)
+    assert ended.code == 0, ended.err
+    kept = run.clip / MERGE_LISTS[1]
+    assert kept.read_bytes() == public.with_name(MERGE_LISTS[1]).read_bytes()
+    shutil.rmtree(public.parent)
+    assert dalle("resume", run.root, "--extend", 1).code == 0
+    assert dalle("doctor", run.root).code == 0
+
+    assert dalle("export", run.root, "--out", tmp_path / "out").code == 0
+    scorers = [
+        load_clip_scorer(str(path), None, device=torch.device("cpu"), precision="fp32")
+        for path in (run.root, tmp_path / "out")
+    ]
+    assert scorers[0].identity == scorers[1].identity
+    assert dalle("doctor", tmp_path / "out").code == 0
 
 
 def test_prior_reads_tokens_of_its_own(
