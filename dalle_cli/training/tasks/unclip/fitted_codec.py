@@ -33,7 +33,8 @@ def fit_codec(
     if (run.folder.codec / WEIGHTS).is_file():
         return load_embedding_codec(run.folder).to(run.world.device)
 
-    codec, state, share = build_embedding_codec(codec_table(model)), None, 0.0
+    codec, share = build_embedding_codec(codec_table(model)), 0.0
+    state: dict[str, Any] | None = None
     if run.world.is_main:
         images, texts = _training_embeddings(run, preprocess, encode)
         share = codec.fit(images, texts)
@@ -66,13 +67,14 @@ def _training_embeddings(
     run: TrainingRun[Any], preprocess: Preprocessing, encode: PairEncoder
 ) -> tuple[Tensor, Tensor]:
     """Embed samples that are evenly spread: pictures and captions, [N, D] each, on the CPU."""
-    pairs = [
-        encode(batch)
-        for read in spread_batches(run, preprocess, most=MOST_FITTED)
-        for batch in read.micro_batches(0, run.world.device)
-    ]
-    if not pairs:
+    images: list[Tensor] = []
+    texts: list[Tensor] = []
+    for read in spread_batches(run, preprocess, most=MOST_FITTED):
+        for batch in read.micro_batches(0, run.world.device):
+            pairs = encode(batch)
+            images.append(pairs.images.cpu())
+            texts.append(pairs.texts.cpu())
+    if not images:
         source = run.data.training.source
         raise DalleError(f"not one usable sample in {source.name}", "`dalle data check` says why")
-    images = torch.cat([pair.images.cpu() for pair in pairs])  # [N, D]
-    return images, torch.cat([pair.texts.cpu() for pair in pairs])
+    return torch.cat(images), torch.cat(texts)
