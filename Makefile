@@ -32,7 +32,7 @@ TRAIN = $(call quote,$(RECIPE)) --data $(call quote,$(DATA)) --run $(call quote,
 given-%:
 	@test -n $(call quote,$($*)) || { echo "$* is not given: make $(MAKECMDGOALS) $*=..." >&2; exit 2; }
 
-.PHONY: help install test test-slow test-distributed mutants smoke bench bench-peer lint docs demo emoji64 try clean train train-dvae train-transformer train-clip train-prior train-decoder generate rerank
+.PHONY: help install test test-slow test-distributed test-browser mutants smoke bench bench-peer lint docs demo emoji64 try clean train train-dvae train-transformer train-clip train-prior train-decoder generate rerank
 .DEFAULT_GOAL := help
 
 # prints the first word of each line in a column, and the others wrapped by word beside it
@@ -99,6 +99,10 @@ test-slow: install  ## run the tests that take minutes
 test-distributed: install  ## run the tests that start several processes
 	$(BIN)/python -m pytest -m "distributed and not slow"
 
+test-browser: export DALLE_SCREENSHOTS = $(CURDIR)/build/screenshots
+test-browser: install  ## look at pages in Chromium, if there is one, and keep pictures of them in build/screenshots
+	$(BIN)/python -m pytest -m browser
+
 mutants: install  ## make small changes to the code, one at a time, and list those that no test notices: [ARGS=WORDS]
 	$(BIN)/python tests/mutants.py $(ARGS)
 
@@ -149,6 +153,7 @@ emoji64: install  ## train emoji models, or resume: three hours on two CPU cores
 	done
 	$(BIN)/dalle train-transformer transformer/emoji64 $(TOKENS) --dvae $(EMOJI)/dvae --run $(EMOJI)/transformer
 	$(BIN)/dalle train-clip clip/emoji64 $(PICTURES) --run $(EMOJI)/clip
+	test -f $(EMOJI)/transformer/about.toml || cp pretrained/emoji/about.toml $(EMOJI)/transformer/
 	test -d $(EMOJI)/export || $(BIN)/dalle export $(EMOJI)/transformer --clip $(EMOJI)/clip --half --out $(EMOJI)/export
 
 # not ?=, since some systems set NAME to that of the machine

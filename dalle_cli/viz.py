@@ -34,6 +34,23 @@ def enlarge(picture: Image.Image, at_least: int = MIN_TILE) -> Image.Image:
     return picture.resize(size, Image.Resampling.NEAREST)
 
 
+def square_tile(picture: Image.Image | None, side: int) -> Image.Image:
+    """Fit a picture into a white square, a small one enlarged pixel by pixel; None leaves it white.
+
+    side  in pixels
+    """
+    square = Image.new("RGB", (side, side), "white")
+    if picture is None:
+        return square
+    fitting = picture.copy()
+    fitting.thumbnail((side, side))
+    factor = side // max(fitting.size)
+    size = fitting.width * factor, fitting.height * factor
+    fitting = fitting.resize(size, Image.Resampling.NEAREST)
+    square.paste(fitting, ((side - fitting.width) // 2, (side - fitting.height) // 2))
+    return square
+
+
 def mask_pictures(grid_size: int, kernel_size: int) -> dict[str, Image.Image]:
     """Draw the image-to-image masks by kind: white where a query (down) may see a key (across)."""
     kinds: tuple[Kind, ...] = ("row", "column", "convolutional")

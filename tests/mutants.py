@@ -427,6 +427,18 @@ MUTANTS = [
         "self._rates(n_pending",
         "training/test_metric_log::test_updates_before_a_resumption_do_not_count_for_the_throughput",
     ),
+    Mutant(
+        "training/trackers/curves.py",
+        "return step > self.step or (",
+        "return step >= self.step or (",
+        "training/trackers/test_curves::test_run_that_was_killed_after_its_checkpoint_sends_nothing_twice",
+    ),
+    Mutant(
+        "training/trackers/curves.py",
+        "step == self.step and name not in self.names",
+        "False",
+        "training/trackers/test_curves::test_figures_of_the_step_at_which_it_was_killed_are_completed",
+    ),
     # devices, signals and exit codes
     Mutant(
         "runtime/devices.py",
@@ -512,6 +524,12 @@ MUTANTS = [
         "N_MERGES = 48_894",
         "N_MERGES = 48_893",
         "data/test_clip_tokenizer::test_released_vocabulary_has_the_published_sizes",
+    ),
+    Mutant(
+        "data/sources/exclusion.py",
+        "if not self.n_excluded:",
+        "if True:",
+        "data/sources/test_exclusion::test_fingerprint_sees_which_samples_are_left_out",
     ),
     # storage
     Mutant(
@@ -620,6 +638,99 @@ MUTANTS = [
         'manifest.count(b"\\n") // group * group',
         'manifest.count(b"\\n")',
         "generation/test_output_folder::test_manifest_is_cut_back_to_whole_groups",
+    ),
+    # evaluation
+    Mutant(
+        "evaluation/figures/distances.py",
+        "products / (self.n - 1)",
+        "products / self.n",
+        "evaluation/figures/test_distances::test_moments_in_batches_are_those_of_all",
+    ),
+    Mutant(
+        "evaluation/figures/distances.py",
+        "np.trace(second) - 2 * overlap",
+        "np.trace(second) - overlap",
+        "evaluation/figures/test_distances::test_frechet_distance_is_that_of_its_definition",
+    ),
+    Mutant(
+        "evaluation/figures/distances.py",
+        "density=n_around / (k_real * len(generated))",
+        "density=n_around / len(generated)",
+        "evaluation/figures/test_distances::test_neighbourhoods_are_those_of_their_definitions",
+    ),
+    Mutant(
+        "evaluation/figures/distances.py",
+        "np.partition(squared_distances(features[rows], features), k, axis=1)[:, k]",
+        "np.partition(squared_distances(features[rows], features), k, axis=1)[:, k - 1]",
+        "evaluation/figures/test_distances::test_neighbourhoods_are_those_of_their_definitions",
+    ),
+    Mutant(
+        "evaluation/figures/blur.py",
+        "np.minimum(places, 2 * side - 1 - places)",
+        "np.minimum(places, side - 1)",
+        "evaluation/figures/test_blur::test_blur_matrix_is_a_sum_over_neighbours",
+    ),
+    Mutant(
+        "evaluation/evaluated_pairs.py",
+        "_, indices = validation_split(source, record.share)",
+        "indices, _ = validation_split(source, record.share)",
+        "evaluation/test_evaluated_pairs::test_share_that_training_held_out_is_evaluated",
+    ),
+    Mutant(
+        "evaluation/evaluation_folder.py",
+        'if kept["key"] == stated:',
+        "if True:",
+        "evaluation/test_evaluation_folder::"
+        "test_part_is_measured_once_and_comes_back_to_the_last_digit",
+    ),
+    Mutant(
+        "scoring/overlap/copy_search.py",
+        "found <= self._threshold",
+        "found < self._threshold",
+        "scoring/overlap/test_copy_search::test_search_finds_what_loops_find",
+    ),
+    Mutant(
+        "scoring/overlap/copy_search.py",
+        "is_nearer = found < self._distance",
+        "is_nearer = found <= self._distance",
+        "scoring/overlap/test_copy_search::test_search_finds_what_loops_find",
+    ),
+    Mutant(
+        "scoring/overlap/perceptual_hash.py",
+        "(KEPT_STEPS - start) / (end - start))",
+        "(KEPT_STEPS - start) / STEPS)",
+        "scoring/overlap/test_perceptual_hash::test_middle_is_found_where_each_crop_has_it",
+    ),
+    # serving
+    Mutant(
+        "serving/access.py",
+        "found[1] not in self.names",
+        "found[1] in self.names",
+        "serving/test_access::test_other_hosts_are_refused",
+    ),
+    Mutant(
+        "serving/access.py",
+        "{origin.lower() for origin in origins} <= own",
+        "own <= own",
+        "serving/test_access::test_posts_of_other_sites_are_refused",
+    ),
+    Mutant(
+        "serving/access.py",
+        "first.encode(), self.token.encode()",
+        "first.encode()[:1], self.token.encode()[:1]",
+        "serving/test_access::test_without_the_token_nothing_is_answered",
+    ),
+    Mutant(
+        "serving/jobs.py",
+        "> UNWATCHED_SECONDS",
+        "> 2 * UNWATCHED_SECONDS",
+        "serving/test_jobs::test_job_that_nobody_looks_at_ends",
+    ),
+    Mutant(
+        "serving/jobs.py",
+        "n_bytes > MAX_KEPT_BYTES",
+        "n_bytes > 2 * MAX_KEPT_BYTES",
+        "serving/test_jobs::test_pictures_that_are_kept_have_a_bound",
     ),
     # recipes
     Mutant(

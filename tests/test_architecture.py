@@ -20,11 +20,13 @@ LAYERS = [
     {"loading"},
     {"scoring"},
     {"generation"},
+    {"evaluation", "serving"},
     {"training"},
     {"commands"},
     {"cli"},
     {"__main__"},
 ]
+INFERENCE = {"runtime", "storage", "loading", "scoring", "generation", "evaluation", "serving"}
 TORCH_FREE = {
     "errors",
     "quantities",
@@ -47,6 +49,10 @@ EMPTY_VERBS = {"Give", "Say", "Tell", "Let", "Take"}  # they say nothing about a
 SINGLE_IMPORTERS = {
     "youtokentome": "data.merge_learners",
     "deepspeed": "training.engines.deepspeed",
+    "torch_fidelity": "evaluation.figures.inception",
+    "imagehash": "scoring.overlap.perceptual_hash",
+    "trackio": "training.trackers.trackio",
+    "wandb": "training.trackers.wandb",
 }
 
 WRITES = {"write_text", "write_bytes", "copyfile", "copy2", "copytree", "save_file"}
@@ -138,7 +144,7 @@ def test_imports_respect_the_layers(module: str) -> None:
 
 def test_inference_imports_nothing_of_training() -> None:
     for module in MODULES:
-        if module.split(".")[0] in {"runtime", "storage", "loading", "scoring", "generation"}:
+        if module.split(".")[0] in INFERENCE:
             targets = [own_module(found.target) or "" for found in imports_of(module)]
             assert not [target for target in targets if target.startswith("training")], module
 
@@ -187,6 +193,12 @@ def test_awkward_package_has_one_importer(package: str) -> None:
     assert {module for module in MODULES if is_importer(module, package)} <= {
         SINGLE_IMPORTERS[package]
     }
+
+
+@pytest.mark.parametrize("package", ["imagehash", "trackio", "wandb"])
+def test_package_of_an_extra_is_imported_where_it_is_used(package: str) -> None:
+    found = imports_of(SINGLE_IMPORTERS[package])
+    assert all(one.in_function for one in found if one.target.split(".")[0] == package)
 
 
 def test_typer_stays_in_the_command_line() -> None:

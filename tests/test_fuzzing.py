@@ -24,6 +24,7 @@ from dalle_cli.data.clip_tokenizer import read_clip_vocabulary
 from dalle_cli.data.images import BadSample, decode_image
 from dalle_cli.data.picture_lists import list_pictures
 from dalle_cli.data.sources import EmbeddingSource, Source, open_dataset
+from dalle_cli.data.sources.exclusion import read_keys
 from dalle_cli.data.text.known_words import KnownWords
 from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.data.unclip.clip_embeddings import CaptionEmbedding, SampleEmbeddings
@@ -35,6 +36,8 @@ from dalle_cli.data.unclip.embedding_shards import (
     write_embedding_shard,
 )
 from dalle_cli.errors import DalleError
+from dalle_cli.evaluation.evaluated_pairs import read_training_record
+from dalle_cli.evaluation.evaluation_folder import read_evaluation
 from dalle_cli.generation.prompts import read_captions
 from dalle_cli.interop.torch_files import read_tensors
 from dalle_cli.loading import load_dvae
@@ -44,6 +47,7 @@ from dalle_cli.storage.model_about import read_about
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.storage.run_record import RunRecord
 from dalle_cli.training.checkpoint import load_checkpoint
+from dalle_cli.training.trackers.curves import Logged
 
 CPU_SECONDS = 10  # within which any file is read or refused
 STEP = "step-00000011"
@@ -204,6 +208,12 @@ TARGETS = {
     "list of pictures": Target(
         "file.jsonl", manifest(JSONL), lambda path: list_pictures(str(path))
     ),
+    "list of keys": Target("file.txt", text('birds/001\n"a\\nb"\n'), read_keys),
+    "note of what trackers have": Target(
+        "logged.json",
+        text('{"wandb": {"id": "a", "step": 5, "names": ["train/loss"]}}'),
+        lambda path: Logged.read(RunDir(path.parent), "wandb"),
+    ),
     "tar shard": Target("file.tar", tar, read_source),
     "vocabulary": Target("run/tokenizer/merges.json", lambda folder: None, encode),
     "list of merges": Target(
@@ -226,6 +236,16 @@ TARGETS = {
         "job.json",
         text('{"schema": 2, "command": "generate", "captions": ["a"]}'),
         lambda path: JobFolder.open(path.parent).recall_choice("precision", "auto"),
+    ),
+    "evaluation": Target(
+        "evaluation.json",
+        text('{"run": "a", "kind": "clip", "protocol": {}, "figures": {"b": 1}, "warnings": []}'),
+        read_evaluation,
+    ),
+    "record of training data": Target(
+        "run/recipe.json",
+        lambda folder: None,
+        lambda path: read_training_record(RunDir(path.parent)),
     ),
     "checkpoint": Target(f"run/{STEP}/parameters.safetensors", lambda folder: None, load_all),
     "checkpoint's manifest": Target(f"run/{STEP}/manifest.json", lambda folder: None, load_all),

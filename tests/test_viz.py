@@ -19,6 +19,7 @@ from dalle_cli.viz import (
     grid,
     half_blocks,
     labelled_grid,
+    square_tile,
 )
 
 
@@ -35,6 +36,17 @@ def test_small_pictures_are_enlarged_by_a_whole_number_pixel_by_pixel() -> None:
 def test_large_pictures_are_left_alone() -> None:
     picture = flat(1, MIN_TILE + 1)
     assert enlarge(picture) is picture
+
+
+def test_tile_is_a_square_whatever_the_picture() -> None:
+    small = np.asarray(square_tile(Image.new("RGB", (20, 10), (9, 0, 0)), 64))
+    assert small.shape == (64, 64, 3)
+    assert (small[17:47, 2:62] == (9, 0, 0)).all() and (small[:17] == 255).all()
+
+    wide = Image.new("RGB", (640, 320), (9, 0, 0))
+    assert (np.asarray(square_tile(wide, 64))[16:48] == (9, 0, 0)).all()
+    assert wide.size == (640, 320)
+    assert (np.asarray(square_tile(None, 8)) == 255).all()
 
 
 def test_grid_holds_every_picture_in_reading_order() -> None:

@@ -27,7 +27,7 @@ def _add_group(name: str, *, summary: str, panel: str, example: str) -> typer.Ty
 
 data_app = _add_group(
     "data",
-    summary="Render, check and encode training data.",
+    summary="Render, check, compare and encode training data.",
     panel=DATA,
     example="dalle data check pictures/",
 )

@@ -1,4 +1,4 @@
-"""`dalle data`: render, check, pack and encode training data."""
+"""`dalle data`: render, check, compare, pack and encode training data."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +13,7 @@ from dalle_cli.cli.options import (
     OUTPUT,
     CaptionColumn,
     Device,
+    Exclude,
     ImageColumn,
     Json,
     OptionalDVAERun,
@@ -22,9 +23,11 @@ from dalle_cli.cli.options import (
 )
 from dalle_cli.console import Terminal
 from dalle_cli.errors import UsageError
+from dalle_cli.storage.shipped import resolve_run
 
 SCENES = "Scenes"
 PICTURES = "Pictures"
+COMPARISON = "Comparison"
 
 
 @add_command(
@@ -174,6 +177,7 @@ def check(
     *,
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
+    exclude: Exclude = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -188,7 +192,75 @@ def check(
         Terminal(quiet=quiet, as_json=as_json),
         image_column=image_column,
         caption_column=caption_column,
+        exclude=exclude,
     )
+
+
+@add_command(
+    data_app,
+    example="dalle data overlap birds/ test-birds/ --out shared/ &&\n"
+    "  dalle train birds/ --exclude shared/exclude-train.txt --run runs/birds",
+)
+def overlap(
+    train: Annotated[str, typer.Argument(metavar="TRAIN", help=f"{FORMS}.")],
+    test: Annotated[str, typer.Argument(metavar="TEST", help="The same, to measure with.")],
+    *,
+    clip: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLIP",
+            parser=resolve_run,
+            help="Compare by this CLIP's embeddings, as `rerank` takes it; by default by "
+            "perceptual hashes, which takes the library imagehash.",
+            rich_help_panel=COMPARISON,
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="CLIP's vocabulary, if it is not next to the CLIP.",
+            rich_help_panel=COMPARISON,
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            min=0,
+            help="Distance up to which pictures count as copies; by default 30 bits of a hash, or "
+            "a cosine distance of 0.1.",
+            rich_help_panel=COMPARISON,
+        ),
+    ] = None,
+    image_column: ImageColumn = None,
+    out: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="A new folder.", rich_help_panel=OUTPUT),
+    ],
+    device: Device = "auto",
+    precision: PrecisionToUse = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find test pictures among the training pictures.
+
+    Writes the nearest pairs, side by side and as a table, and lists of keys for `--exclude`.
+    """
+    from dalle_cli.commands.data.overlap import OverlapOptions, run_data_overlap
+
+    options = OverlapOptions(
+        training=train,
+        test=test,
+        out=out,
+        image_column=image_column,
+        clip=clip,
+        tokenizer=tokenizer,
+        threshold=threshold,
+        device=device,
+        precision=precision or "auto",
+    )
+    run_data_overlap(options, Terminal(quiet=quiet, as_json=as_json))
 
 
 @add_command(
@@ -206,6 +278,7 @@ def pack(
     *,
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
+    exclude: Exclude = None,
     out: Annotated[
         Path,
         typer.Option(metavar="DIR", help="A new folder.", rich_help_panel=OUTPUT),
@@ -231,6 +304,7 @@ def pack(
         shard_size=shard_size,
         image_column=image_column,
         caption_column=caption_column,
+        exclude=exclude,
     )
 
 
@@ -255,6 +329,7 @@ def encode(
     ],
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
+    exclude: Exclude = None,
     copies: Annotated[
         int,
         typer.Option(
@@ -294,5 +369,6 @@ def encode(
         batch_size=batch_size,
         device=device,
         precision=precision or "auto",
+        exclude=exclude,
     )
     run_data_encode(options, Terminal(quiet=quiet, as_json=as_json))

@@ -72,14 +72,15 @@ def generate(
         ),
     ] = 0,
     temperature: Annotated[
-        float,
+        float | None,
         typer.Option(
             metavar="X",
             min=0,
-            help="Sampling temperature; 0 is greedy.",
+            help="Sampling temperature; 0 is greedy; by default 1, or what the model's author "
+            "advises.",
             rich_help_panel=SAMPLING,
         ),
-    ] = 1.0,
+    ] = None,
     top_k: Annotated[
         int,
         typer.Option(
@@ -98,15 +99,16 @@ def generate(
         ),
     ] = 1.0,
     guidance: Annotated[
-        float,
+        float | None,
         typer.Option(
             metavar="X",
             min=0,
             max=MAX_GUIDANCE,
-            help="Above 1: closer to the caption; needs `loss.caption_dropout` in training.",
+            help="Above 1: closer to the caption; needs `loss.caption_dropout` in training; by "
+            "default 1, or what the model's author advises.",
             rich_help_panel=SAMPLING,
         ),
-    ] = 1.0,
+    ] = None,
     image: Annotated[
         Path | None,
         typer.Option(
@@ -224,7 +226,9 @@ def generate(
     from dalle_cli.generation.image_prompt import Box, ImagePrompt
     from dalle_cli.generation.prompts import example_captions, read_captions
     from dalle_cli.generation.ranking import RankingOptions
-    from dalle_cli.generation.sampling import SamplingSettings
+    from dalle_cli.generation.sampling import choose_sampling
+    from dalle_cli.storage.model_about import read_sampling_advice
+    from dalle_cli.storage.run_dir import RunDir
 
     redrawn = None if box is None else Box(*box)
     is_given = bool(captions) or prompts is not None
@@ -235,7 +239,13 @@ def generate(
         first=first,
         n=n,
         seed=seed,
-        sampling=SamplingSettings(temperature, top_k, top_p, guidance),
+        sampling=choose_sampling(
+            read_sampling_advice(RunDir(run)),
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            guidance=guidance,
+        ),
         image=None if image is None else ImagePrompt(image, keep_rows, redrawn),
         batch_size=n_together,
         device=device,
@@ -253,9 +263,9 @@ def generate(
     run_generate(options, selection, Terminal(quiet=quiet, as_json=as_json))
 
 
-def _check_sampling(temperature: float, guidance: float, top_p: float) -> None:
+def _check_sampling(temperature: float | None, guidance: float | None, top_p: float) -> None:
     for name, value in (("--temperature", temperature), ("--guidance", guidance)):
-        if not math.isfinite(value):
+        if value is not None and not math.isfinite(value):
             raise typer.BadParameter(f"must be finite: {value}", param_hint=name)
     if not 0 < top_p <= 1:
         raise typer.BadParameter(f"must be above 0 and at most 1: {top_p}", param_hint="--top-p")

@@ -11,6 +11,7 @@ from dalle_cli.cli import (  # noqa: F401
     generating,
     importing,
     inspecting,
+    measuring,
     training,
     using,
 )

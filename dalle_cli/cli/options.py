@@ -121,6 +121,15 @@ ValidSource = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
+Exclude = Annotated[
+    Path | None,
+    typer.Option(
+        "--exclude",
+        metavar="FILE",
+        help="Keys of samples to leave out, one a line, as `dalle data overlap` writes them.",
+        rich_help_panel=INPUT,
+    ),
+]
 TokenizerFile = Annotated[
     Path | None,
     typer.Option(
@@ -156,6 +165,27 @@ Resume = Annotated[
         "--resume",
         metavar="auto|never|PATH",
         help="Resume from the newest checkpoint, from none, or from this one.",
+        rich_help_panel=RUN,
+    ),
+]
+
+
+def _check_tracker_name(name: str | None) -> str | None:
+    if name is not None:
+        from dalle_cli.training.trackers.choice import TRACKERS
+
+        if name not in TRACKERS:
+            raise typer.BadParameter(f"must be one of {', '.join(TRACKERS)}: {name}")
+    return name
+
+
+Log = Annotated[
+    str | None,
+    typer.Option(
+        "--log",
+        metavar="tensorboard|wandb|trackio",
+        callback=_check_tracker_name,
+        help="Also send figures and previews there; its package must be installed.",
         rich_help_panel=RUN,
     ),
 ]

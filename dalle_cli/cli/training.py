@@ -19,11 +19,13 @@ from dalle_cli.cli.options import (
     DryRun,
     DVAERun,
     EmbeddedSource,
+    Exclude,
     FrozenClipName,
     Gpus,
     ImageColumn,
     InitFrom,
     Json,
+    Log,
     OtherData,
     Overrides,
     PairSource,
@@ -68,11 +70,13 @@ def _options(
     run: Path,
     image_column: str | None,
     caption_column: str | None,
+    exclude: Path | None,
     valid: str | None,
     resume: str,
     device: str,
     dry_run: bool,
     init_from: Path | None,
+    log: str | None,
     dvae: Path | None = None,
     clip: str | None = None,
     tokenizer: Path | None = None,
@@ -83,6 +87,7 @@ def _options(
     from dalle_cli.training.run import TrainOptions
 
     inputs = {
+        "exclude": exclude,
         "valid": valid,
         "dvae": dvae,
         "tokenizer": tokenizer,
@@ -97,17 +102,20 @@ def _options(
         **{name: given and absolute_source(str(given)) for name, given in inputs.items()},
         # a name on the hub is no path
         "clip": absolute_source(clip) if clip and Path(clip).exists() else clip,
+        "log": log,
     }
     return TrainOptions(
         data=tuple(data),
         run=run,
         image_column=image_column,
         caption_column=caption_column,
+        exclude=exclude,
         valid=valid,
         resume=resume,
         device=device,
         dry_run=dry_run,
         deepspeed=deepspeed,
+        log=log,
         init_from=None if init_from is None else init_from.absolute(),
         command=command,
     )
@@ -171,6 +179,8 @@ def train_chain(
     ] = False,
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
+    exclude: Exclude = None,
+    log: Log = None,
     device: Device = "auto",
     gpus: Gpus = None,
     as_json: Json = False,
@@ -181,7 +191,8 @@ def train_chain(
     It looks at the pictures and the machine, chooses the models, says what they will take, and runs
     the other commands one after another. The same command resumes it.
     """
-    from dalle_cli.commands.training.train import ChainOptions, run_train
+    from dalle_cli.commands.training.train import run_train
+    from dalle_cli.training.planning.chain import ChainOptions
     from dalle_cli.training.run import TrainOptions
 
     training = TrainOptions(
@@ -189,7 +200,9 @@ def train_chain(
         run=run,
         image_column=image_column,
         caption_column=caption_column,
+        exclude=exclude,
         device=device,
+        log=log,
     )
     chain = ChainOptions(hours=hours, like=like, gpus=gpus, plan_only=plan)
     run_train(training, chain, Terminal(quiet=quiet, as_json=as_json))
@@ -211,8 +224,10 @@ def train_dvae(
     steps: Steps = None,
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
+    exclude: Exclude = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
     resume: Resume = "auto",
+    log: Log = None,
     device: Device = "auto",
     precision: Precision = None,
     dry_run: DryRun = False,
@@ -233,11 +248,13 @@ def train_dvae(
         run=run,
         image_column=image_column,
         caption_column=caption_column,
+        exclude=exclude,
         valid=valid,
         resume=resume,
         device=device,
         dry_run=dry_run,
         init_from=init_from,
+        log=log,
     )
     run_train_dvae(checked, options, Terminal(quiet=quiet, as_json=as_json))
 
@@ -269,8 +286,10 @@ def train_transformer(
     steps: Steps = None,
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
+    exclude: Exclude = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
     resume: Resume = "auto",
+    log: Log = None,
     device: Device = "auto",
     precision: Precision = None,
     dry_run: DryRun = False,
@@ -304,11 +323,13 @@ def train_transformer(
         run=run,
         image_column=image_column,
         caption_column=caption_column,
+        exclude=exclude,
         valid=valid,
         resume=resume,
         device=device,
         dry_run=dry_run,
         init_from=init_from,
+        log=log,
         dvae=dvae,
         tokenizer=tokenizer,
         preview_captions=preview_captions,
@@ -339,8 +360,10 @@ def train_clip(
     steps: Steps = None,
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
+    exclude: Exclude = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
     resume: Resume = "auto",
+    log: Log = None,
     device: Device = "auto",
     precision: Precision = None,
     dry_run: DryRun = False,
@@ -365,11 +388,13 @@ def train_clip(
         run=run,
         image_column=image_column,
         caption_column=caption_column,
+        exclude=exclude,
         valid=valid,
         resume=resume,
         device=device,
         dry_run=dry_run,
         init_from=init_from,
+        log=log,
         tokenizer=tokenizer,
     )
     run_train_clip(checked, options, tokenizer, Terminal(quiet=quiet, as_json=as_json))
@@ -392,8 +417,10 @@ def train_prior(
     steps: Steps = None,
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
+    exclude: Exclude = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
     resume: Resume = "auto",
+    log: Log = None,
     device: Device = "auto",
     precision: Precision = None,
     dry_run: DryRun = False,
@@ -418,11 +445,13 @@ def train_prior(
         run=run,
         image_column=image_column,
         caption_column=caption_column,
+        exclude=exclude,
         valid=valid,
         resume=resume,
         device=device,
         dry_run=dry_run,
         init_from=init_from,
+        log=log,
         clip=clip,
         deepspeed=deepspeed,
     )
@@ -447,8 +476,10 @@ def train_decoder(
     steps: Steps = None,
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
+    exclude: Exclude = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
     resume: Resume = "auto",
+    log: Log = None,
     device: Device = "auto",
     precision: Precision = None,
     dry_run: DryRun = False,
@@ -473,11 +504,13 @@ def train_decoder(
         run=run,
         image_column=image_column,
         caption_column=caption_column,
+        exclude=exclude,
         valid=valid,
         resume=resume,
         device=device,
         dry_run=dry_run,
         init_from=init_from,
+        log=log,
         clip=clip,
         deepspeed=deepspeed,
     )
@@ -513,7 +546,8 @@ def resume(
     It knows its recipe, its data and its other inputs: nothing is typed again.
     """
     from dalle_cli.commands.training.resume import plan_resume
-    from dalle_cli.commands.training.train import recorded_training, run_train
+    from dalle_cli.commands.training.train import run_train
+    from dalle_cli.training.planning.chain import recorded_training
 
     begun = recorded_training(run)
     if begun is not None:

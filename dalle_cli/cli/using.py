@@ -1,4 +1,4 @@
-"""`dalle rerank`, `reconstruct`, `export` and `demo`: what trained models are for."""
+"""`dalle rerank`, `reconstruct`, `export`, `serve` and `demo`: what trained models are for."""
 
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +24,8 @@ from dalle_cli.cli.options import (
 )
 from dalle_cli.console import Terminal
 from dalle_cli.storage.shipped import resolve_run
+
+SERVER = "Server"
 
 
 @add_command(
@@ -163,6 +165,14 @@ def export(
             rich_help_panel=OUTPUT,
         ),
     ] = False,
+    onnx: Annotated[
+        bool,
+        typer.Option(
+            "--onnx",
+            help="Also write the discrete VAE's encoder and decoder as ONNX, in fp32.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -172,8 +182,63 @@ def export(
     """
     from dalle_cli.commands.export import ExportOptions, run_export
 
-    options = ExportOptions(run, out, clip=clip, checkpoint=checkpoint, half=half)
+    options = ExportOptions(run, out, clip=clip, checkpoint=checkpoint, half=half, onnx=onnx)
     run_export(options, Terminal(quiet=quiet, as_json=as_json))
+
+
+@add_command(app, panel=USE, example="dalle serve emoji")
+def serve(
+    run: RunToUse,
+    *,
+    checkpoint: Checkpoint = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLIP",
+            parser=resolve_run,
+            help="A CLIP that can rank the pictures; by default the one that an export brings.",
+            rich_help_panel=RANKING,
+        ),
+    ] = None,
+    host: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST",
+            help="Listen at this address; with any but this machine's own, the page needs a token.",
+            rich_help_panel=SERVER,
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=65535,
+            help="Listen at this port; 0: any free one.",
+            rich_help_panel=SERVER,
+        ),
+    ] = 8000,
+    device: Device = "auto",
+    precision: PrecisionToUse = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Try a model on a page in the browser.
+
+    The address is printed; only this machine can open it unless --host says otherwise.
+    """
+    from dalle_cli.commands.serving.serve import ServeOptions, run_serve
+
+    options = ServeOptions(
+        run=run,
+        checkpoint=checkpoint,
+        clip=clip,
+        host=host,
+        port=port,
+        device=device,
+        precision=precision or "auto",
+    )
+    run_serve(options, Terminal(quiet=quiet, as_json=as_json))
 
 
 @add_command(app, panel=TRAIN, example="dalle demo")

@@ -6,6 +6,7 @@ from pathlib import Path
 from dalle_cli.commands.reports.exports.exported_run import ExportedRun, describe_run
 from dalle_cli.commands.reports.exports.exported_texts import export_texts
 from dalle_cli.commands.reports.exports.model_card import model_card
+from dalle_cli.commands.reports.exports.onnx_files import check_dvae_for_onnx, write_onnx
 from dalle_cli.config import TRAINED_WITH_CLIP, ModelTable, kind_of
 from dalle_cli.console import Terminal
 from dalle_cli.loading import check_model
@@ -31,6 +32,7 @@ class ExportOptions:
     clip        a CLIP's run that is exported, too; None: the CLIP that an export brings
     checkpoint  whose weights are exported: "best", "last" or a step; None: the run's model
     half        whether matrices are stored in fp16
+    onnx        whether the dVAE is written as ONNX, too
     """
 
     run: Path
@@ -38,6 +40,7 @@ class ExportOptions:
     clip: Path | None = None
     checkpoint: str | None = None
     half: bool = False
+    onnx: bool = False
 
 
 def run_export(options: ExportOptions, terminal: Terminal) -> None:
@@ -47,21 +50,25 @@ def run_export(options: ExportOptions, terminal: Terminal) -> None:
     them. The folder appears complete or not at all, and nothing damaged is exported.
     """
     check_new_folder(options.out)
+    if options.onnx:
+        check_dvae_for_onnx(options.run)
     own_clip = RunDir(options.run).clip
     clip = options.clip or (own_clip if own_clip.is_dir() else None)
     if clip is not None:
         clip = part_of(clip, "clip")
         check_model_kind(model_dir(clip, "clip"), "clip")
 
-    name = options.out.resolve().name
     with atomic_folder(options.out) as staging:
-        exported = _export(replace(options, clip=clip, out=staging), terminal, name=name)
+        inside = replace(options, clip=clip, out=staging)
+        exported = _export(inside, terminal, name=options.out.resolve().name)
         kind = kind_of(read_model_table(RunDir(staging).model))
+        if options.onnx:
+            write_onnx(staging)
         written = sorted(path.relative_to(staging) for path in staging.rglob("*") if path.is_file())
 
-    facts = {"out": str(options.out), "kind": kind, "step": exported.step}
     files = [str(options.out / file) for file in written]
-    terminal.result(str(options.out), {**facts, "files": files})
+    facts = {"out": str(options.out), "kind": kind, "step": exported.step, "files": files}
+    terminal.result(str(options.out), facts)
 
 
 def _export(options: ExportOptions, terminal: Terminal, *, name: str) -> ExportedRun:

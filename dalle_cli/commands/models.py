@@ -52,6 +52,7 @@ def _text(name: str, facts: Mapping[str, Any]) -> str:
         "licence": facts["licence"],
         "figures": "; ".join(f"{figure}: {value}" for figure, value in facts["figures"].items()),
         "limits": " ".join(facts["limits"]),
+        "sampling": ", ".join(f"{name} {value:g}" for name, value in facts["sampling"].items()),
         "try": facts["command"],
     }
     indented = {f"  {label}": text for label, text in rows.items() if text}

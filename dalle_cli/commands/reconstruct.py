@@ -10,12 +10,12 @@ from PIL import Image
 from torch import Tensor
 
 from dalle_cli.commands.reports.passed_over import tell_passed_over
-from dalle_cli.commands.reports.reconstruction_figures import ReconstructionFigures
 from dalle_cli.console import Terminal
 from dalle_cli.data.augment import centre_crop
 from dalle_cli.data.images import BadSample, decode_image, to_image, to_png, to_tensor
 from dalle_cli.data.picture_lists import find_pictures
 from dalle_cli.errors import DalleError, printable
+from dalle_cli.evaluation.figures.reconstruction_figures import ReconstructionFigures
 from dalle_cli.loading import load_dvae
 from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.runtime.devices import open_device

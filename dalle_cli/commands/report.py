@@ -8,7 +8,7 @@ from dalle_cli.console import Terminal
 from dalle_cli.errors import UsageError, printable
 from dalle_cli.pages.report import report_page
 from dalle_cli.storage.atomic import make_folder, write_file
-from dalle_cli.storage.run_dir import RunDir
+from dalle_cli.storage.run_dir import RunDir, distinct_names
 from dalle_cli.storage.shipped import shipped_name
 
 
@@ -19,7 +19,7 @@ def run_report(folders: list[Path], out: Path | None, terminal: Terminal) -> Non
          current one
     """
     runs = [run for folder in folders for run in _runs_of(folder)]
-    names = _names([run.resolve() for run in runs])
+    names = distinct_names([run.resolve() for run in runs])
     page = report_page([run_page(run, name) for run, name in zip(runs, names, strict=True)])
 
     is_own = len(folders) == 1 and shipped_name(folders[0]) is None
@@ -36,11 +36,3 @@ def _runs_of(folder: Path) -> list[Path]:
     if runs := runs_inside(folder):
         return runs
     raise UsageError(f"{printable(str(folder))} holds no run", "name a run, or a folder of runs")
-
-
-def _names(runs: list[Path]) -> list[str]:
-    """Return the last part of each path, with as many more as tell them apart."""
-    depth = 1
-    while len({run.parts[-depth:] for run in runs}) < len(set(runs)):
-        depth += 1
-    return ["/".join(run.parts[-depth:]) for run in runs]

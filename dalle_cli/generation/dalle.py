@@ -6,8 +6,9 @@ from the run it is opened from, or of which pictures are worth keeping.
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,8 @@ class DallePipeline:
 
     `knows_empty_caption` states whether the transformer was trained with empty captions, which
     guidance compares with; `known_words` are those of its training captions, if they are recorded.
+    `on_progress` is called after each position with the share of all sampling that is done; what it
+    raises ends the generation.
     """
 
     transformer: Transformer
@@ -76,6 +79,7 @@ class DallePipeline:
     knows_empty_caption: bool = True
     known_words: KnownWords | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    on_progress: Callable[[float], None] | None = None
 
     @classmethod
     def open(
@@ -157,11 +161,23 @@ class DallePipeline:
             dtype=self.dtype,
             compiled_batch_size=size if self.is_compiled else 0,
         )
-        for first in sorted({position - position % size for position in requested}):
+        starts = sorted({position - position % size for position in requested})
+        for n_done, first in enumerate(starts):
             batch = list(candidates[first : first + size])
             # from the first one on, so that captions still come in runs of equal length
             batch += itertools.islice(itertools.cycle(candidates), size - len(batch))
-            yield from self._generate_batch(sampler, batch, first, requested, sizes.decoding)
+            yield from self._generate_batch(
+                sampler,
+                batch,
+                first,
+                requested,
+                decoding_batch_size=sizes.decoding,
+                on_progress=partial(self._report, n_done, len(starts)),
+            )
+
+    def _report(self, n_done: int, n_batches: int, share: float) -> None:
+        if self.on_progress is not None:
+            self.on_progress((n_done + share) / n_batches)
 
     def _generate_batch(
         self,
@@ -169,7 +185,9 @@ class DallePipeline:
         batch: list[Candidate],
         first: int,
         requested: set[int],
+        *,
         decoding_batch_size: int,
+        on_progress: Callable[[float], None],
     ) -> Iterator[TokenBatch]:
         """Sample the batch that starts at position `first`, and decode its requested parts."""
         n_tokens = self.transformer.image_len
@@ -178,7 +196,9 @@ class DallePipeline:
             for c in batch
         ]
         text_tokens = self.text_tokens([candidate.caption for candidate in batch])
-        image_tokens = sampler.sample(text_tokens, torch.cat(uniforms), self.kept_tokens)
+        image_tokens = sampler.sample(
+            text_tokens, torch.cat(uniforms), self.kept_tokens, on_progress=on_progress
+        )
 
         for start in range(0, len(batch), decoding_batch_size):
             part = slice(start, start + decoding_batch_size)

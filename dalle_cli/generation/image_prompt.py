@@ -69,8 +69,7 @@ def keep_tokens(prompt: ImagePrompt, dvae: DiscreteVAE) -> KeptTokens:
     else:
         n_rows = prompt.keep_rows
         if n_rows is None:
-            n, of = DEFAULT_KEPT_SHARE
-            n_rows = max(dvae.grid_size * n // of, 1)
+            n_rows = default_kept_rows(dvae.grid_size)
         is_sampled = lower_rows_mask(n_rows, dvae.grid_size)
         record = {"keep_rows": n_rows}
 
@@ -82,13 +81,30 @@ def keep_tokens(prompt: ImagePrompt, dvae: DiscreteVAE) -> KeptTokens:
     except BadSample as error:
         raise UsageError(f"cannot use the picture {prompt.file}: {error.reason}") from error
 
-    tokens = _encode(picture, dvae)
-    tokens = tokens.masked_fill(is_sampled.flatten().to(tokens.device), -1)
     source = {
         "image": printable(prompt.file.name),
         "image_sha256": hashlib.sha256(data).hexdigest(),
     }
-    return KeptTokens(tokens, source | record)
+    return KeptTokens(_kept(picture, is_sampled, dvae), source | record)
+
+
+def keep_top_rows(picture: Image.Image, n_rows: int | None, dvae: DiscreteVAE) -> Tensor:
+    """Return the tokens of an RGB picture in memory, of which the top rows are kept.
+
+    n_rows   None: 15 of 32, at least one
+    returns  int64 [I], -1 where a token is to be sampled
+
+    Raises UsageError for rows outside the grid.
+    """
+    grid_size = dvae.grid_size
+    chosen = default_kept_rows(grid_size) if n_rows is None else n_rows
+    return _kept(picture, lower_rows_mask(chosen, grid_size), dvae)
+
+
+def default_kept_rows(grid_size: int) -> int:
+    """Return how many rows of tokens are kept where nothing else is asked for."""
+    n, of = DEFAULT_KEPT_SHARE
+    return max(grid_size * n // of, 1)
 
 
 def lower_rows_mask(n_rows: int, grid_size: int) -> Tensor:
@@ -122,6 +138,11 @@ def box_mask(box: Box, grid_size: int) -> Tensor:
     mask = torch.zeros(grid_size, grid_size, dtype=torch.bool)
     mask[rows.start : rows.stop, columns.start : columns.stop] = True
     return mask
+
+
+def _kept(picture: Image.Image, is_sampled: Tensor, dvae: DiscreteVAE) -> Tensor:
+    tokens = _encode(picture, dvae)
+    return tokens.masked_fill(is_sampled.flatten().to(tokens.device), -1)
 
 
 @torch.inference_mode()

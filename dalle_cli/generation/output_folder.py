@@ -147,22 +147,24 @@ class OutputFolder:
 def create_samples_folder(run: Path) -> Path:
     """Create the next numbered folder below a run's `samples/`, or below `samples/NAME` in the
     current folder for a shipped model.
-
-    Several commands may do so at the same time.
     """
     name = shipped_name(run)
-    samples = RunDir(run).samples if name is None else Path("samples", name)
-    make_folder(samples)
-    taken = [int(path.name) for path in samples.iterdir() if path.name.isdecimal()]
+    return create_numbered_folder(RunDir(run).samples if name is None else Path("samples", name))
+
+
+def create_numbered_folder(parent: Path) -> Path:
+    """Create the next numbered folder below another; several commands may do so at once."""
+    make_folder(parent)
+    taken = [int(path.name) for path in parent.iterdir() if path.name.isdecimal()]
 
     number = max(taken, default=-1) + 1
     while True:
         try:
-            (samples / f"{number:03d}").mkdir()
+            (parent / f"{number:03d}").mkdir()
         except FileExistsError:
             number += 1
         else:
-            return samples / f"{number:03d}"
+            return parent / f"{number:03d}"
 
 
 def _save(picture: Image.Image, file: Path, record: Mapping[str, Any]) -> None:

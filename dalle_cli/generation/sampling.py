@@ -10,6 +10,7 @@ Knows nothing of captions as text, pixels or files. Axes used below:
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ from dalle_cli.generation.cached_transformer import CachedTransformer, KVCache, 
 from dalle_cli.generation.guidance import GuidedTransformer
 from dalle_cli.models.transformer import TransformerBackbone
 from dalle_cli.runtime.compilation import compile_step
+from dalle_cli.storage.model_about import SamplingAdvice
 
 BLOCK = 128  # tokens
 ALMOST_ONE = 1 - 2**-53
@@ -50,6 +52,26 @@ class SamplingSettings:
             raise UsageError(f"top_k must not be negative: {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"top_p must be above 0 and at most 1: {self.top_p}")
+
+
+def choose_sampling(
+    advice: SamplingAdvice,
+    *,
+    temperature: float | None = None,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    guidance: float | None = None,
+) -> SamplingSettings:
+    """Return settings in which None is what the model's author advises.
+
+    Raises UsageError for numbers that nothing can be sampled with.
+    """
+    return SamplingSettings(
+        temperature=advice.temperature if temperature is None else temperature,
+        top_k=top_k,
+        top_p=top_p,
+        guidance=advice.guidance if guidance is None else guidance,
+    )
 
 
 def candidate_uniforms(seed: int, caption: str, *, numbers: list[int], n_tokens: int) -> Tensor:
@@ -162,7 +184,14 @@ class Sampler:
         self._cache_sizes = (0, 0)  # samples and captions
 
     @torch.inference_mode()
-    def sample(self, text_tokens: Tensor, uniforms: Tensor, kept: Tensor | None = None) -> Tensor:
+    def sample(
+        self,
+        text_tokens: Tensor,
+        uniforms: Tensor,
+        kept: Tensor | None = None,
+        *,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Tensor:
         """Sample image tokens for each caption.
 
         text_tokens  int64 [B, T], -1 after the caption; where all captions come in rows of the same
@@ -170,6 +199,8 @@ class Sampler:
         uniforms     [B, I], see `candidate_uniforms`
         kept         int64 [I], tokens that all samples have already, -1 where one is to be sampled;
                      None: all are sampled
+        on_progress  is called after each position with the share of them that is done; what it
+                     raises ends the sampling
         returns      int64 [B, I] in raster order
         """
         n_samples, device = len(text_tokens), text_tokens.device
@@ -193,6 +224,8 @@ class Sampler:
             else:
                 # in the memory layout of sampled tokens, or the step would be compiled again
                 previous = tokens[:, i].contiguous()
+            if on_progress is not None:
+                on_progress((i + 1 - first) / (last + 1 - first))
         return tokens
 
     def _cache_for(self, n_samples: int, n_captions: int) -> KVCache:

@@ -27,7 +27,7 @@ table { border-collapse: collapse }
 th { text-align: left; font-weight: normal; color: var(--faint) }
 th, td { padding: .1rem 1rem .1rem 0; vertical-align: top }
 """
-VOID = {"br", "img", "input", "meta"}  # elements without an end
+VOID = {"br", "img", "input", "link", "meta"}  # elements without an end
 
 
 class Markup(str):
@@ -64,11 +64,14 @@ def markup(content: Content) -> Markup:
     return Markup("".join(map(markup, content)))
 
 
-def document(title: str, *body: Content, style: str = "", script: str = "") -> str:
+def document(
+    title: str, *body: Content, style: str = "", script: str = "", asks_its_server: bool = False
+) -> str:
     """Return a whole page.
 
-    style   of this kind of page, after the common one
-    script  that runs once the page is there
+    style            of this kind of page, after the common one
+    script           that runs once the page is there
+    asks_its_server  whether the script may send requests to the server that the page came from
 
     The page may show pictures that lie beside it, and load or run nothing else.
     """
@@ -76,10 +79,14 @@ def document(title: str, *body: Content, style: str = "", script: str = "") -> s
     policy = f"default-src 'none'; img-src 'self' file: data:; style-src {_source(styles)}"
     if script:
         policy += f"; script-src {_source(script)}"
+    if asks_its_server:
+        policy += "; connect-src 'self'"
     head = [
         element("meta", charset="utf-8"),
         element("meta", http_equiv="Content-Security-Policy", content=policy),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        # else browsers ask the server of a page for an icon
+        element("link", rel="icon", href="data:,"),
         element("title", title),
         Markup(f"<style>{styles}</style>"),
     ]

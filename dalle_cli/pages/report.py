@@ -97,6 +97,7 @@ class RunFacts:
     previews  by step
     best      generated pictures with the highest scores, best first, and the lowest in `worst`
     masks     of its kinds of attention, and how layers use them in `layers`
+    figures   of its newest evaluation, as text by label, with what to know of them in `notes`
     """
 
     name: str
@@ -111,6 +112,8 @@ class RunFacts:
     worst: Sequence[Picture] = ()
     masks: Sequence[Picture] = ()
     layers: Sequence[str] = field(default_factory=tuple)
+    figures: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 def report_page(runs: Sequence[RunFacts]) -> str:
@@ -125,6 +128,7 @@ def report_page(runs: Sequence[RunFacts]) -> str:
         "main",
         element("h1", title),
         [_curves(same, f": {same[0].kind}" if is_mixed else "") for same in kinds],
+        [_evaluations(same, f": {same[0].kind}" if is_mixed else "") for same in kinds],
         [section for run in runs for section in _run_sections(run, is_alone=len(runs) == 1)],
         [_recipes(same, f": {same[0].kind}" if is_mixed else "") for same in kinds],
     )
@@ -135,6 +139,30 @@ def _curves(runs: Sequence[RunFacts], of_kind: str) -> Markup:
     charts = list(_charts(runs)) or element("p", "No figures have been reported yet.")
     heading = element("h2", f"Curves{of_kind}")
     return element("section", heading, element("div", charts, class_="charts"))
+
+
+def _evaluations(runs: Sequence[RunFacts], of_kind: str) -> Markup:
+    """Return the figures of the runs' evaluations side by side; nothing where there are none."""
+    labels = dict.fromkeys(label for run in runs for label in run.figures)
+    if not labels:
+        return Markup()
+    rows = [
+        element(
+            "tr",
+            element("th", label),
+            [element("td", run.figures.get(label, "")) for run in runs],
+        )
+        for label in labels
+    ]
+    head = element("tr", element("th", ""), [element("th", run.name) for run in runs])
+    notes = [
+        element("p", note if len(runs) == 1 else f"{run.name}: {note}")
+        for run in runs
+        for note in run.notes
+    ]
+    table = element("table", head if len(runs) > 1 else "", rows)
+    heading = element("h2", f"Evaluation{of_kind}")
+    return element("section", heading, element("div", table, class_="wide"), notes)
 
 
 def _charts(runs: Sequence[RunFacts]) -> Iterator[Markup]:

@@ -17,7 +17,7 @@ from dalle_cli.data.images import BadSample, decode_image, to_png
 from dalle_cli.scoring.picture_ranking import PictureScore
 from dalle_cli.storage.atomic import copy_file, write_file
 from dalle_cli.storage.run_dir import GRID, SCORES, SCORES_TABLE
-from dalle_cli.viz import GRID_PICTURES, captioned_rows, labelled_grid
+from dalle_cli.viz import GRID_PICTURES, captioned_rows, labelled_grid, square_tile
 
 TILE_SIZE = 256  # pixels; larger pictures are shown smaller
 
@@ -59,19 +59,11 @@ def _write_grid(folder: Path, scores: Sequence[PictureScore]) -> None:
 
 
 def _tile(file: Path) -> Image.Image:
-    """Fit a picture into a square of the grid; small pictures are enlarged pixel by pixel."""
-    square = Image.new("RGB", (TILE_SIZE, TILE_SIZE), "white")
     try:
         picture = decode_image(file.read_bytes())
     except BadSample:  # it has changed since it was scored
-        return square
-
-    picture.thumbnail((TILE_SIZE, TILE_SIZE))
-    factor = TILE_SIZE // max(picture.size)
-    size = picture.width * factor, picture.height * factor
-    picture = picture.resize(size, Image.Resampling.NEAREST)
-    square.paste(picture, ((TILE_SIZE - picture.width) // 2, (TILE_SIZE - picture.height) // 2))
-    return square
+        picture = None
+    return square_tile(picture, TILE_SIZE)
 
 
 def _write_tables(folder: Path, scores: Sequence[PictureScore]) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from dalle_cli.config import Table
+from dalle_cli.config import Rate, Table
 from dalle_cli.errors import DalleError, printable
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.storage.small_files import read_file
@@ -25,6 +25,13 @@ def _check_line(text: str) -> str:
 Line = Annotated[str, AfterValidator(_check_line)]
 
 
+class SamplingAdvice(Table):
+    """How the model's pictures are best: options of `dalle generate` where none are given."""
+
+    temperature: Rate = 1.0
+    guidance: Rate = 1.0
+
+
 class ModelAbout(Table):
     """What a model draws, where it comes from, and what may be done with it.
 
@@ -36,6 +43,7 @@ class ModelAbout(Table):
     limits        what it can't do
     figures       what was measured, by name
     captions      examples that it draws well
+    sampling      how they are best
     """
 
     title: Line
@@ -47,6 +55,7 @@ class ModelAbout(Table):
     limits: Annotated[list[Line], Field(min_length=1)]
     figures: dict[Line, Line]
     captions: Annotated[list[Line], Field(min_length=1)]
+    sampling: SamplingAdvice = SamplingAdvice()
 
 
 def read_about(folder: RunDir) -> ModelAbout:
@@ -64,3 +73,11 @@ def read_about(folder: RunDir) -> ModelAbout:
         raise DalleError("\n".join([f"{folder.about} is damaged:", *problems])) from error
     except ValueError as error:
         raise DalleError(f"{folder.about} is not valid TOML: {error}") from error
+
+
+def read_sampling_advice(folder: RunDir) -> SamplingAdvice:
+    """Read how a model's pictures are best; where nobody says so, as in the paper.
+
+    Raises DalleError if `about.toml` is damaged.
+    """
+    return read_about(folder).sampling if folder.about.is_file() else SamplingAdvice()

@@ -6,6 +6,7 @@ where the one that was named is not there.
 
 import difflib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,7 @@ SCORES = "scores.jsonl"
 SCORES_TABLE = "scores.csv"
 ENCODING = "encoding.json"
 EMBEDDINGS = "embeddings.json"
+EVALUATION = "evaluation.json"
 UNFINISHED = ".unfinished"  # ends the name of a folder that is being written
 NO_CACHE = "there is no home folder, and XDG_CACHE_HOME is not set"
 MOST_SUGGESTED = 8  # runs in a message
@@ -110,6 +112,11 @@ class RunDir:
         return self.root / "README.md"
 
     @property
+    def onnx(self) -> Path:
+        """The discrete VAE of an export as ONNX graphs."""
+        return self.root / "onnx"
+
+    @property
     def checkpoints(self) -> Path:
         """A folder for each checkpoint."""
         return self.root / "checkpoints"
@@ -123,6 +130,11 @@ class RunDir:
         """A JSON line for each report."""
         return self.root / "metrics.jsonl"
 
+    @property
+    def logged(self) -> Path:
+        """How far each tracker has the run's figures."""
+        return self.root / "logged.json"
+
     def preview(self, step: int) -> Path:
         """The preview picture written after a number of steps."""
         return self.root / "previews" / f"step-{step:08d}.png"
@@ -131,6 +143,11 @@ class RunDir:
     def samples(self) -> Path:
         """The default output of `generate`: a numbered folder for each call."""
         return self.root / "samples"
+
+    @property
+    def evaluations(self) -> Path:
+        """The default output of `evaluate`: a numbered folder for each evaluation."""
+        return self.root / "evaluations"
 
     @property
     def is_empty(self) -> bool:
@@ -162,6 +179,14 @@ def check_new_folder(path: Path) -> None:
         path.is_dir() and {file.name for file in path.iterdir()} <= {UNFINISHED}
     ):
         raise UsageError(f"{path} already holds something", "name a new folder")
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Return the last part of each path, with as many more as tell them apart."""
+    depth = 1
+    while len({path.parts[-depth:] for path in paths}) < len(set(paths)):
+        depth += 1
+    return ["/".join(path.parts[-depth:]) for path in paths]
 
 
 class DallePaths(NamedTuple):

@@ -33,6 +33,7 @@ class RunRecord:
     fingerprint  of the samples at --data
     n_samples    the number of samples at --data
     held_out     "a share" of them, or the fingerprint of the samples at --valid
+    n_excluded   the number of samples that were left out of these, by --exclude
     """
 
     recipe: Mapping[str, Any]
@@ -45,6 +46,7 @@ class RunRecord:
     fingerprint: str
     n_samples: int
     held_out: str
+    n_excluded: int = 0
 
     def write(self, folder: RunDir) -> None:
         """Write the record with the versions in use, making the run's folder if need be."""
@@ -64,6 +66,7 @@ class RunRecord:
             "fingerprint": self.fingerprint,
             "samples": self.n_samples,
             "held_out": self.held_out,
+            "excluded": self.n_excluded,
         }
 
         record = {
@@ -96,6 +99,7 @@ class RunRecord:
                 fingerprint=data["fingerprint"],
                 n_samples=data["samples"],
                 held_out=data["held_out"],
+                n_excluded=data.get("excluded", 0),  # older records lack it
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             hint = "the run can't be resumed; name a new folder"

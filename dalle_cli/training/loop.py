@@ -242,6 +242,7 @@ def evaluate_if_due(
             if whole is not None:
                 picture = task.preview(whole, validation.first(engine.device), done)
                 save_preview(picture, folder.preview(done))
+                log.preview(done, picture)
     return valid_loss
 
 

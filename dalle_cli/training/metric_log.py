@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from PIL import Image
 from torch import Tensor
 
 from dalle_cli.storage.metrics_file import SECONDS, append_report, cut_reports, read_reports
@@ -17,6 +18,7 @@ from dalle_cli.storage.metrics_file import SECONDS, append_report, cut_reports, 
 Metrics = dict[str, float | Tensor]
 OnReport = Callable[[int, dict[str, float]], None]  # updates done, and the figures
 OnUpdate = Callable[[int], None]  # updates done
+OnPreview = Callable[[int, Image.Image], None]  # updates done, and the picture
 
 
 class MetricLog:
@@ -30,18 +32,21 @@ class MetricLog:
         rates: Callable[[float], dict[str, float]],
         on_report: OnReport,
         on_update: OnUpdate = lambda done: None,
+        on_preview: OnPreview = lambda done, picture: None,
     ) -> None:
         """Write to a file; without a path, reports are only passed on.
 
-        rates      computes figures from the number of updates per second
-        on_report  is called with every report
-        on_update  is called after every update that no report follows
+        rates       computes figures from the number of updates per second
+        on_report   is called with every report
+        on_update   is called after every update that no report follows
+        on_preview  is called with every preview
         """
         self._path = path
         self._report_every = report_every
         self._rates = rates
         self._on_report = on_report
         self._on_update = on_update
+        self._on_preview = on_preview
         self._pending: list[Metrics] = []
         self._n_restored = 0  # pending metrics of an earlier process, whose time is not known
         self._started = self._opened = time.perf_counter()
@@ -102,6 +107,10 @@ class MetricLog:
         if self._path is not None:
             append_report(self._path, done, figures)
         self._on_report(done, figures)
+
+    def preview(self, done: int, picture: Image.Image) -> None:
+        """Pass on a preview of the model after `done` updates."""
+        self._on_preview(done, picture)
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple
 from dalle_cli.config import Recipe
 from dalle_cli.console import Terminal, duration_text, size_text
 from dalle_cli.data.sources import Columns
-from dalle_cli.errors import DalleError, UsageError
+from dalle_cli.errors import DalleError, UsageError, printable
 from dalle_cli.loading import largest_table
 from dalle_cli.runtime.devices import explain_out_of_memory, open_device
 from dalle_cli.runtime.distributed import World
@@ -42,17 +42,26 @@ from dalle_cli.training.planning.forecast import (
     passes_text,
 )
 from dalle_cli.training.planning.rehearsal import Rehearsal, rehearse
-from dalle_cli.training.resume import check_folder, restore_engine, starting_checkpoint
+from dalle_cli.training.resume import (
+    check_folder,
+    restore_engine,
+    resuming,
+    starting_checkpoint,
+)
 from dalle_cli.training.run_data import RunData, open_run_data
 from dalle_cli.training.setup import TrainingSetup
 from dalle_cli.training.throughput import throughput_of
+from dalle_cli.training.trackers.choice import check_tracker
+from dalle_cli.training.trackers.curves import open_curves
 
 
 @dataclass(frozen=True)
 class TrainOptions:
     """The options that the training commands share.
 
+    exclude       a list of keys of samples that are left out of the data
     init_from     a run or an export whose weights a new run starts from
+    log           the tracker that figures and previews are sent to, by its name
     command       the command and its inputs, for the run's record
     is_extension  whether the recipe is that of the run in the folder, made longer
     """
@@ -61,12 +70,14 @@ class TrainOptions:
     run: Path
     image_column: str | None = None
     caption_column: str | None = None
+    exclude: Path | None = None
     valid: str | None = None
     resume: str = "auto"
     device: str = "auto"
     dry_run: bool = False
     deepspeed: Path | None = None
     init_from: Path | None = None
+    log: str | None = None
     command: Mapping[str, Any] = field(default_factory=dict)
     is_extension: bool = False
 
@@ -76,7 +87,30 @@ class TrainOptions:
         words = [word for spec in self.data for word in ("--data", spec)]
         for option, column in (("--image", self.image_column), ("--caption", self.caption_column)):
             words += [] if column is None else [f"{option}-column", column]
-        return words
+        return words if self.exclude is None else [*words, "--exclude", str(self.exclude)]
+
+    @classmethod
+    def recorded(
+        cls, command: Mapping[str, Any], run: Path, *, device: str, is_extension: bool
+    ) -> "TrainOptions":
+        """Return the options of the command in a run's record.
+
+        Raises KeyError for one that is missing, and TypeError for a value of another kind.
+        """
+        deepspeed, exclude = command["deepspeed"], command.get("exclude")  # older records lack it
+        return cls(
+            data=tuple(command["data"]),
+            run=run,
+            image_column=command["image_column"],
+            caption_column=command["caption_column"],
+            exclude=Path(exclude) if exclude else None,
+            valid=command["valid"],
+            device=device,
+            deepspeed=Path(deepspeed) if deepspeed else None,
+            log=command.get("log"),
+            command=command,
+            is_extension=is_extension,
+        )
 
 
 @dataclass(frozen=True)
@@ -89,6 +123,7 @@ class TrainingRun(Generic[RecipeT]):
     init_from   a run or an export whose weights it starts from, if it has no checkpoint
     checkpoint  the one that it resumes from; None for a new run
     found       what the folder held of a run when it was looked at
+    log         the name of the tracker that figures and previews are sent to, if any
     """
 
     recipe: RecipeT
@@ -103,6 +138,7 @@ class TrainingRun(Generic[RecipeT]):
     data: RunData
     checkpoint: Path | None
     found: "RunFiles"
+    log: str | None = None
 
     def describe(self, *, dry_run: bool) -> None:
         """Print where the run writes, what it will do, and what is doubtful about that."""
@@ -184,6 +220,7 @@ class TrainingRun(Generic[RecipeT]):
             fingerprint=source.fingerprint(),
             n_samples=len(source),
             held_out=self.data.held_out,
+            n_excluded=self.data.training.n_excluded,
         )
         record.write(self.folder)
 
@@ -300,11 +337,21 @@ class TrainingRun(Generic[RecipeT]):
         throughput = throughput_of(
             setup.cost, training.global_batch_size, precision=self.precision, world=self.world
         )
-        with self.terminal.progress(training.steps, step, "step") as line:
+        with (
+            open_curves(
+                self.log if self.world.is_main else None,
+                self.folder,
+                step,
+                recipe=self.asked.model_dump(),
+                terminal=self.terminal,
+            ) as curves,
+            self.terminal.progress(training.steps, step, "step") as line,
+        ):
 
             def show(done: int, figures: dict[str, float]) -> None:
                 line.report(done, figures, formats=formats)
                 setup.on_report(done, figures)
+                curves.report(done, figures)
 
             log = MetricLog(
                 self.folder.metrics if self.world.is_main else None,
@@ -312,6 +359,7 @@ class TrainingRun(Generic[RecipeT]):
                 rates=throughput.figures,
                 on_report=show,
                 on_update=line.reach,
+                on_preview=curves.preview,
             )
             log.restore(unreported, step)
             yield log
@@ -379,6 +427,8 @@ def open_run(
         message = f"a batch of {batch_size} can't be divided evenly among {world.size} processes"
         raise UsageError(message, "change `training.global_batch_size`")
     check_fits(recipe, world.device)
+    if options.log is not None:
+        check_tracker(options.log)
     engine = choose_engine(recipe, world.size, options.deepspeed)
 
     folder = RunDir(options.run)
@@ -386,6 +436,8 @@ def open_run(
     found = RunFiles.of(folder)
     checkpoint = starting_checkpoint(folder, options.resume, terminal)
     check_place_for_checkpoints(folder, 0 if checkpoint is None else step_of(checkpoint))
+    if record is not None:
+        _check_same_exclusion(record, folder, options)
     begun_from = options.init_from if record is None else _recorded_init(record, folder, options)
     if begun_from is not None and checkpoint is None:
         check_model_kind(model_dir(part_of(begun_from, recipe.kind)), recipe.kind)
@@ -400,6 +452,7 @@ def open_run(
         tokens_allowed=tokens_allowed,
         embeddings_allowed=embeddings_allowed,
         terminal=terminal,
+        exclude=options.exclude,
     )
     if record and record.fingerprint != data.training.source.fingerprint():
         terminal.warn(
@@ -423,7 +476,23 @@ def open_run(
         data=data,
         checkpoint=checkpoint,
         found=found,
+        log=options.log,
     )
+
+
+def _check_same_exclusion(record: RunRecord, folder: RunDir, options: TrainOptions) -> None:
+    """Raise UsageError where samples were excluded and now none are to be, or the other way round.
+
+    A list that has changed is warned of like any other change of the data.
+    """
+    begun_with = record.command.get("exclude")
+    if (begun_with is None) == (options.exclude is None):
+        return
+    hint = f"{resuming(folder.root)}; or name a new folder with --run"
+    if begun_with is None:
+        raise UsageError(f"{folder.root} was begun without `--exclude`", f"leave it out: {hint}")
+    shown = printable(str(begun_with))
+    raise UsageError(f"{folder.root} was begun with `--exclude {shown}`", f"give it again: {hint}")
 
 
 def _recorded_init(record: RunRecord, folder: RunDir, options: TrainOptions) -> Path | None:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from dalle_cli.data.shuffling import Stream
 from dalle_cli.data.sources import (
     Columns,
     MixedSource,
+    RemainingSource,
     Source,
     describe_unread,
     open_dataset,
@@ -58,6 +60,12 @@ class Portion:
         if isinstance(self.source, MixedSource):
             return self.source.streams(self.indices)
         return [Stream(len(self.indices), Fraction(1))]
+
+    @property
+    def n_excluded(self) -> int:
+        """The number of samples that the source had to leave out, as it was told by their keys."""
+        remaining = [source for source in self.sources if isinstance(source, RemainingSource)]
+        return sum(source.n_excluded for source in remaining)
 
     @property
     def n_lost(self) -> int:
@@ -188,11 +196,13 @@ def open_run_data(
     tokens_allowed: bool = False,
     embeddings_allowed: bool = False,
     terminal: Terminal,
+    exclude: Path | None = None,
 ) -> RunData:
     """Open the data of a run and hold out a share of them, or what `valid` names.
 
-    data   sources, with weights or without
-    table  the shares that are held out, and may be bad
+    data     sources, with weights or without
+    table    the shares that are held out, and may be bad
+    exclude  a list of keys of `data` that are left out, not of `valid`
 
     The other arguments are those of `open_dataset`.
 
@@ -205,6 +215,7 @@ def open_run_data(
         tokens_allowed=tokens_allowed,
         embeddings_allowed=embeddings_allowed,
         columns=columns,
+        exclude=exclude,
     )
     terminal.warn_about(source.problems)
     _check_losses(source, table.max_bad_share)

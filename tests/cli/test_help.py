@@ -32,12 +32,15 @@ PANELS = {
         "Options",
     ],
     "models": ["Options"],
+    "evaluate": ["Arguments", "Input", "Protocol", "Judges", "Output", "Machine", "Options"],
     "rerank": ["Arguments", "Ranking", "Output", "Machine", "Options"],
     "reconstruct": ["Arguments", "Output", "Machine", "Options"],
     "export": ["Arguments", "Output", "Run", "Ranking", "Options"],
+    "serve": ["Arguments", "Run", "Ranking", "Server", "Machine", "Options"],
     "data shapes": ["Arguments", "Scenes", "Options"],
     "data emoji": ["Arguments", "Input", "Pictures", "Options"],
     "data check": ["Arguments", "Input", "Options"],
+    "data overlap": ["Arguments", "Comparison", "Input", "Output", "Machine", "Options"],
     "data pack": ["Arguments", "Input", "Output", "Options"],
     "data encode": ["Arguments", "Input", "Output", "Machine", "Options"],
     "import dvae": ["Arguments", "Run", "Options"],
@@ -59,11 +62,11 @@ COMMAND_PANELS = {
             "demo",
             "recipes",
         ],
-        "Use": ["generate", "models", "rerank", "reconstruct", "export"],
+        "Use": ["generate", "models", "evaluate", "rerank", "reconstruct", "export", "serve"],
         "Data": ["data", "import"],
         "Machine": ["info", "report", "doctor"],
     },
-    "data": {"Commands": ["shapes", "emoji", "check", "pack", "encode"]},
+    "data": {"Commands": ["shapes", "emoji", "check", "overlap", "pack", "encode"]},
     "recipes": {"Commands": ["list", "show", "check", "keys"]},
     "import": {"Commands": ["dvae"]},
 }
@@ -172,6 +175,7 @@ def test_brackets_in_help_are_no_markup(help_of: Callable) -> None:
         ("rerank", "rerank PICTURES [CAPTION] --clip CLIP [OPTIONS]"),
         ("reconstruct", "reconstruct RUN PICTURES... --out DIR [OPTIONS]"),
         ("import dvae", "import dvae ENCODER [DECODER] --run DIR [OPTIONS]"),
+        ("evaluate", "evaluate RUN... --data SRC [OPTIONS]"),
     ],
 )
 def test_usage_names_arguments_and_required_options(
@@ -183,7 +187,7 @@ def test_usage_names_arguments_and_required_options(
 
 def test_bounds_of_numbers_are_words_on_one_line(help_of: Callable) -> None:
     shown = help_of("generate")
-    assert "[default: 1.0; 0 to 100]\n" in shown and "x>=" not in shown
+    assert "[default: 8; at least 1]\n" in shown and "[0 to 100]\n" in shown and "x>=" not in shown
 
 
 @pytest.mark.parametrize("command", ["generate", "rerank", "reconstruct", "data encode"])

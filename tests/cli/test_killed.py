@@ -17,6 +17,7 @@ SCRIPT = """
 import json, os, random, resource, signal, sys, time
 from pathlib import Path
 from dalle_cli.cli.main import main
+import dalle_cli.commands.evaluation.evaluate
 import dalle_cli.commands.generate, dalle_cli.commands.training.train_dvae
 from dalle_cli.storage.checkpoint_folder import check_checkpoint, checkpoints
 from dalle_cli.storage.run_dir import RunDir
@@ -83,12 +84,16 @@ def outcome(folder: Path, tree: Callable) -> dict[str, object]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("command", "n_kills"), [("train-dvae", 100), ("generate", 40)])
+@pytest.mark.parametrize(
+    ("command", "n_kills"), [("train-dvae", 100), ("generate", 40), ("evaluate", 10)]
+)
 def test_command_that_is_killed_again_and_again_ends_as_one_that_is_not(
     command: str,
     n_kills: int,
     pairs: Path,
     transformer_run: Path,
+    clip_run: Path,
+    make_pairs: Callable,
     settings: Callable,
     tree: Callable,
     tmp_path: Path,
@@ -99,6 +104,10 @@ def test_command_that_is_killed_again_and_again_ends_as_one_that_is_not(
         "generate": [
             *("generate", transformer_run, "a ring", "-n", 24, "--batch-size", 2),
             *("--rank", "perplexity", "--best", 2, "--out", "FOLDER"),
+        ],
+        "evaluate": [
+            *("evaluate", transformer_run, "--data", make_pairs(tmp_path / "data", 40)),
+            *("--captions", 20, "--clip", clip_run, "--candidates", 2, "--out", "FOLDER"),
         ],
     }[command]
     ended = subprocess.run(

@@ -263,3 +263,38 @@ def test_damaged_about_is_refused_before_anything_is_written(
     ended = dalle("export", own_transformer_run, "--out", own_transformer_run / "out")
     assert ended.code == 1 and "about.toml is damaged" in ended.err
     assert not (own_transformer_run / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # of the exporter
+@pytest.mark.parametrize("kind", ["dvae", "transformer"])
+def test_dvae_is_exported_as_onnx_as_well(
+    kind: str, export: Callable, request: pytest.FixtureRequest
+) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="its packages are an extra")
+    import onnxruntime
+
+    out = export(request.getfixturevalue(f"{kind}_run"), "--onnx")
+    dvae = load_dvae(out)
+    tokens = torch.arange(dvae.grid_size**2)[None] % dvae.vocab_size
+    session = onnxruntime.InferenceSession(out / "onnx" / "decoder.onnx")
+    (images,) = session.run(["images"], {"image_tokens": tokens.numpy()})
+    torch.testing.assert_close(torch.from_numpy(images), dvae.decode(tokens), rtol=0, atol=1e-5)
+    assert (out / "onnx" / "encoder.onnx").is_file()
+
+
+def test_clip_has_no_dvae_to_export_as_onnx(
+    clip_run: Path, tmp_path: Path, dalle: Callable
+) -> None:
+    ended = dalle("export", clip_run, "--onnx", "--out", tmp_path / "exported")
+    assert ended.code == 2 and "`--onnx` is for discrete VAEs" in ended.err
+    assert not (tmp_path / "exported").exists()
+
+
+def test_onnx_without_its_packages_is_told_before_anything_is_written(
+    dvae_run: Path, tmp_path: Path, dalle: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dalle_cli.interop.graphs.dvae_graphs.is_installed", lambda name: False)
+    ended = dalle("export", dvae_run, "--onnx", "--out", tmp_path / "exported")
+    assert ended.code == 1 and "`pip install onnx onnxscript`" in ended.err
+    assert not (tmp_path / "exported").exists()

@@ -7,6 +7,7 @@ import html
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from toy_about import ABOUT
 
 from dalle_cli.data.augment import clip_square
 from dalle_cli.data.sources.captions import clean_captions
@@ -182,6 +184,22 @@ def test_manifest_and_text_chunks_say_how_a_picture_came_to_be(
         assert expected.items() <= record.items() and len(record["model"]) == 64
         with Image.open(tmp_path / "drawn" / record["file"]) as picture:
             assert picture.text == {name: str(value) for name, value in record.items()}
+
+
+def test_what_the_author_advises_is_taken_unless_something_else_is_given(
+    draw: Callable, transformer_run: Path, tmp_path: Path
+) -> None:
+    advised = tmp_path / "advised"
+    shutil.copytree(transformer_run, advised)
+    (advised / "about.toml").write_text(f"{ABOUT}[sampling]\ntemperature = 0.5\nguidance = 2.0\n")
+    given = {}
+    for name, words in (("none", []), ("some", ["--guidance", 1.0])):
+        files = draw("a red circle", "-n", 1, *words, name=name, run=advised)
+        record = json.loads(files["manifest.jsonl"])
+        given[name] = record["temperature"], record["guidance"]
+        page = html.unescape(files["index.html"].decode())
+        assert ("--guidance 1.0" in page, "--temperature" in page) == (name == "some", False)
+    assert given == {"none": (0.5, 2.0), "some": (0.5, 1.0)}
 
 
 def test_temperature_zero_draws_the_likeliest_picture_whatever_the_seed(

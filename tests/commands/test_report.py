@@ -85,6 +85,25 @@ def test_best_and_worst_samples_are_those_of_the_newest_ranking(
     assert worst.partition("</section>")[0].count("<figure>") == 2
 
 
+def test_newest_evaluation_of_each_run_is_shown_side_by_side(
+    page_of: Callable, dvae_run: Path, tmp_path: Path, dalle: Callable, make_pairs: Callable
+) -> None:
+    data = make_pairs(tmp_path / "data", 6)
+    runs = [shutil.copytree(dvae_run, tmp_path / name) for name in ("first", "<second>")]
+    assert "Evaluation" not in headings(page_of(*runs))
+    for n_pairs in (6, 4):
+        words = ["--data", data, "--pairs", n_pairs, "--device", "cpu"]
+        assert dalle("evaluate", *runs, *words).code == 0
+
+    page = page_of(*runs)
+    section = page.partition("<h2>Evaluation</h2>")[2].partition("</section>")[0]
+    assert "<th>first</th><th>&lt;second&gt;</th>" in section
+    found = json.loads((runs[0] / "evaluations" / "001" / "evaluation.json").read_text())
+    psnr = f"<td>{found['figures']['psnr']:.2f}</td>"
+    assert f"<th>PSNR of reconstructions, dB</th>{psnr}{psnr}</tr>" in section
+    assert "first: Measured on 4 pairs" in section
+
+
 def test_run_that_has_just_begun_and_damaged_lines(
     page_of: Callable, dvae_run: Path, tmp_path: Path
 ) -> None:

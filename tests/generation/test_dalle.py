@@ -107,6 +107,14 @@ def test_every_candidate_begins_with_the_tokens_that_are_kept(painter: DallePipe
     )  # as many as there are different candidates
 
 
+def test_progress_is_that_of_all_batches(painter: DallePipeline) -> None:
+    shares: list[float] = []
+    drawn = list(replace(painter, on_progress=shares.append).generate(CANDIDATES, ALL, WIDTHS))
+    n_steps = len(drawn) * GRID_SIZE**2
+    assert len(drawn) == 3
+    assert shares == pytest.approx([(i + 1) / n_steps for i in range(n_steps)])
+
+
 def test_pictures_differ_by_caption_and_by_number(painter: DallePipeline) -> None:
     drawn = {candidate: picture for candidate, _, picture in draw(painter).values()}
     assert len(drawn) == len(set(drawn.values())) == 9

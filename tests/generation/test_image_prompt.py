@@ -19,6 +19,7 @@ from dalle_cli.generation.image_prompt import (
     ImagePrompt,
     box_mask,
     keep_tokens,
+    keep_top_rows,
     lower_rows_mask,
 )
 from dalle_cli.models.dvae import DiscreteVAE
@@ -86,6 +87,20 @@ def test_fifteen_of_thirty_two_rows_are_kept_by_default(
 ) -> None:
     dvae = DiscreteVAE(side, 4, n_hidden=4, n_init=4, n_groups=4, blocks_per_group=1)
     assert int((keep_tokens(ImagePrompt(picture), dvae).tokens >= 0).sum()) == n_rows * side // 8
+
+
+@pytest.mark.parametrize("n_rows", [None, 1, 3])
+def test_picture_in_memory_is_kept_like_its_file(
+    n_rows: int | None, picture: Path, dvae: DiscreteVAE
+) -> None:
+    from_file = keep_tokens(ImagePrompt(picture, n_rows), dvae).tokens
+    assert torch.equal(keep_top_rows(Image.open(picture), n_rows, dvae), from_file)
+
+
+@pytest.mark.parametrize("n_rows", [0, W])
+def test_rows_of_a_picture_in_memory_are_looked_at(n_rows: int, dvae: DiscreteVAE) -> None:
+    with pytest.raises(UsageError, match=f"can't keep {n_rows} of {W} rows"):
+        keep_top_rows(Image.new("RGB", (32, 32)), n_rows, dvae)
 
 
 @pytest.mark.parametrize("n_rows", range(-1, W + 2))

@@ -316,6 +316,34 @@ def test_sampler_that_keeps_tokens_equals_the_full_forward_token_for_token(
     assert torch.equal(tokens, sample_slowly(model, text_tokens, uniforms, settings, kept))
 
 
+def test_progress_is_told_after_each_sampled_position(
+    model: Transformer, text_tokens: Tensor
+) -> None:
+    kept = torch.full([I], -1)
+    kept[:W] = 0
+    uniforms = candidate_uniforms(0, "a cat", numbers=[0, 1, 2], n_tokens=I)
+    sampler, shares = Sampler(model, SamplingSettings()), []
+    tokens = sampler.sample(text_tokens, uniforms, kept, on_progress=shares.append)
+    n_sampled = I - W
+    assert shares == pytest.approx([(i + 1) / n_sampled for i in range(n_sampled)])
+    assert torch.equal(tokens, sampler.sample(text_tokens, uniforms, kept))
+
+
+def test_what_is_raised_on_the_way_ends_the_sampling(
+    model: Transformer, text_tokens: Tensor
+) -> None:
+    def give_up(share: float) -> None:
+        if share > 0.5:
+            raise InterruptedError(f"{share:.0%}")
+
+    uniforms = candidate_uniforms(0, "a cat", numbers=[0, 1, 2], n_tokens=I)
+    sampler = Sampler(model, SamplingSettings())
+    with pytest.raises(InterruptedError):
+        sampler.sample(text_tokens, uniforms, on_progress=give_up)
+    whole = Sampler(model, SamplingSettings()).sample(text_tokens, uniforms)
+    assert torch.equal(sampler.sample(text_tokens, uniforms), whole)
+
+
 def test_keeping_a_samples_own_tokens_changes_none_of_it(
     model: Transformer, text_tokens: Tensor
 ) -> None:

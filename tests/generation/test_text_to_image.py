@@ -13,6 +13,8 @@ from PIL import Image
 
 import dalle_cli
 from dalle_cli.errors import UsageError
+from dalle_cli.generation.text_to_image import GenerationOptions
+from dalle_cli.storage.model_about import SamplingAdvice
 
 CAPTIONS = ["a red circle", "a blue square at the top"]
 
@@ -65,6 +67,44 @@ def test_one_caption_may_be_a_string(transformer_run: Path) -> None:
     ]
 
 
+def test_pictures_come_batch_by_batch_and_are_those_of_the_command(
+    transformer_run: Path, pairs: Path, dalle: Callable, tmp_path: Path
+) -> None:
+    file = pairs / "005.png"
+    words = ["-n", 6, "--first", 2, "--seed", 5, "--rank", "perplexity", "--best", 4]
+    words += ["--image", file, "--keep-rows", 2, "--batch-size", 3, "--precision", "fp32"]
+    ended = dalle("generate", transformer_run, CAPTIONS[0], *words, "--out", tmp_path / "out")
+    assert ended.code == 0, ended.err
+
+    loaded = dalle_cli.load_pipeline(transformer_run, precision="fp32")
+    options = GenerationOptions(
+        n=6, first=2, seed=5, rank="perplexity", best=4, keep_rows=2, batch_size=4,
+        image=Image.open(file).convert("RGB"),
+    )  # fmt: skip
+    shares: list[float] = []
+    generation = loaded.prepare([CAPTIONS[0]], options, on_progress=shares.append)
+    images, seen = [], []
+    for image in generation.images():
+        images.append(image)
+        seen.append(shares[-1])
+    assert generation.sizes.sampling == 3 and seen == pytest.approx([0.5] * 3 + [1.0] * 3)
+    assert [one.number for one in images] == list(range(2, 8))
+    assert all(one.rank is None and one.score is not None for one in images)
+
+    kept, expected = generation.kept(images), written(tmp_path / "out")
+    assert [one.rank for one in kept] == [1, 2, 3, 4]
+    for one, (_, number, score, pixels) in zip(kept, expected, strict=True):
+        assert one.number == number and one.score == pytest.approx(score, abs=1e-6)
+        np.testing.assert_array_equal(np.asarray(one.image), pixels)
+
+
+def test_rankings_are_those_that_the_model_can_do(transformer_run: Path, clip_run: Path) -> None:
+    loaded = dalle_cli.load_pipeline(transformer_run, clip=clip_run)
+    assert loaded.rankings == ("clip", "caption", "perplexity")
+    pipeline = replace(loaded.pipeline, knows_empty_caption=False)
+    assert replace(loaded, pipeline=pipeline, scorer=None).rankings == ("perplexity",)
+
+
 def test_what_the_command_warns_of_is_a_warning(transformer_run: Path) -> None:
     pipeline = dalle_cli.load_pipeline(transformer_run)
     with pytest.warns(UserWarning, match="caption given 2 times"):
@@ -89,6 +129,20 @@ def test_options_that_cannot_be_right(options: dict, message: str, transformer_r
         dalle_cli.load_pipeline(transformer_run).generate("a red circle", **options)
     with pytest.raises(UsageError, match="no caption"):
         dalle_cli.load_pipeline(transformer_run).generate([])
+
+
+def test_what_the_author_advises_is_taken_unless_something_else_is_given(
+    transformer_run: Path,
+) -> None:
+    loaded = dalle_cli.load_pipeline(transformer_run)
+    advised = replace(loaded, advice=SamplingAdvice(temperature=0))
+    [first], [second] = (advised.generate("a red circle", 1, seed=seed) for seed in (0, 1))
+    assert first.image.tobytes() == second.image.tobytes()
+    usual, [given] = (
+        loaded.generate("a red circle", 1),
+        advised.generate("a red circle", 1, temperature=1),
+    )
+    assert usual[0].image.tobytes() == given.image.tobytes()
 
 
 def test_gain_by_the_caption_needs_training_with_empty_captions(transformer_run: Path) -> None:

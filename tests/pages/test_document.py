@@ -22,7 +22,7 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "link", "img"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -55,3 +55,12 @@ def test_policy_allows_the_style_of_the_page_and_pictures_beside_it() -> None:
     )
     assert "script" not in [tag for tag, _ in read.elements] and not read.open
     assert "p { color: red }" in style and page.startswith("<!doctype html>")
+
+
+def test_script_may_ask_the_server_of_its_page_where_that_is_wanted() -> None:
+    script = "fetch('jobs')"
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    for asks, ending in ((False, ""), (True, "; connect-src 'self'")):
+        read = Reader(document("title", script=script, asks_its_server=asks))
+        policy = next(a["content"] for tag, a in read.elements if "http-equiv" in a)
+        assert policy is not None and policy.endswith(f"; script-src 'sha256-{digest}'{ending}")

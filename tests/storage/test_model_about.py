@@ -7,7 +7,7 @@ import pytest
 from toy_about import ABOUT
 
 from dalle_cli.errors import DalleError
-from dalle_cli.storage.model_about import read_about
+from dalle_cli.storage.model_about import SamplingAdvice, read_about, read_sampling_advice
 from dalle_cli.storage.run_dir import RunDir
 
 
@@ -53,3 +53,18 @@ def test_missing_and_unreadable_files_are_told(tmp_path: Path) -> None:
     (tmp_path / "about.toml").write_bytes(b"\xff")
     with pytest.raises(DalleError, match=r"about\.toml"):
         read_about(RunDir(tmp_path))
+
+
+def test_sampling_is_that_of_the_paper_where_nobody_advises_another(write: Callable) -> None:
+    assert read_sampling_advice(RunDir(Path("nowhere"))) == SamplingAdvice(
+        temperature=1, guidance=1
+    )
+    assert read_sampling_advice(write(ABOUT)) == SamplingAdvice()
+    advised = ABOUT + "[sampling]\ntemperature = 0.7\nguidance = 3.0\n"
+    assert read_sampling_advice(write(advised)) == SamplingAdvice(temperature=0.7, guidance=3.0)
+
+
+@pytest.mark.parametrize("value", ["-1.0", "nan", '"hot"'])
+def test_sampling_that_cannot_be_right_is_refused(value: str, write: Callable) -> None:
+    with pytest.raises(DalleError, match=r"`sampling\.temperature`"):
+        read_about(write(f"{ABOUT}[sampling]\ntemperature = {value}\n"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from dalle_cli.training.metric_log import MetricLog
 
@@ -172,3 +173,17 @@ def test_nats_stand_there_in_bits_as_well(tmp_path: Path) -> None:
         "valid/loss",
     }
     assert seen == [(5, {name: value for name, value in line.items() if name != "step"})]
+
+
+def test_previews_are_passed_on_with_their_step() -> None:
+    shown: list[tuple[int, Image.Image]] = []
+    log = MetricLog(
+        None,
+        3,
+        rates=lambda _: {},
+        on_report=lambda done, _: None,
+        on_preview=lambda done, picture: shown.append((done, picture)),
+    )
+    picture = Image.new("RGB", (4, 4))
+    log.preview(5, picture)
+    assert shown == [(5, picture)]

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from dalle_cli.commands.reports.dataset_findings import DatasetFindings
 from dalle_cli.console import Terminal
-from dalle_cli.data.sources import Columns, TokenSource, describe_unread, open_dataset
+from dalle_cli.data.sources import Columns, describe_unread, encoded_folder, open_dataset
 from dalle_cli.data.text.encodings import NOT_UTF8, TO_UTF8
 from dalle_cli.errors import DalleError
 
@@ -15,22 +16,33 @@ USUAL_BAD_SHARE = 0.05  # `data.max_bad_share` of the shipped recipes, but for t
 
 
 def run_data_check(
-    spec: str, terminal: Terminal, *, image_column: str | None, caption_column: str | None
+    spec: str,
+    terminal: Terminal,
+    *,
+    image_column: str | None,
+    caption_column: str | None,
+    exclude: Path | None,
 ) -> None:
     """Read and decode everything; results are counts, sizes, and each bad sample with its reason.
 
     Raises DalleError if no sample is usable, or, after the results, if training would stop because
     too many are bad.
     """
-    columns = Columns(image_column, caption_column)
-    source = open_dataset(spec, captions_required=False, tokens_allowed=True, columns=columns)
+    source = open_dataset(
+        spec,
+        captions_required=False,
+        tokens_allowed=True,
+        columns=Columns(image_column, caption_column),
+        exclude=exclude,
+    )
     findings = DatasetFindings(n_bad=source.n_lost, bad=list(source.problems))
     with terminal.progress(len(source), 0, "sample") as line:
         for index in range(len(source)):
             findings.add(source, index)
             line.advance()
-    if isinstance(source, TokenSource):
-        findings.bad += source.damaged()
+    encoded = encoded_folder(source)
+    if encoded is not None:
+        findings.bad += encoded.damaged()
 
     if not findings.n_usable:
         reasons = "; ".join(f"{where}: {reason}" for where, reason in findings.bad[:3])

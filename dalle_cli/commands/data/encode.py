@@ -37,6 +37,7 @@ class EncodeOptions:
     batch_size: int
     device: str
     precision: str
+    exclude: Path | None = None
 
 
 def run_data_encode(options: EncodeOptions, terminal: Terminal) -> None:
@@ -46,7 +47,9 @@ def run_data_encode(options: EncodeOptions, terminal: Terminal) -> None:
     """
     folder = JobFolder.open(options.out)
     columns = Columns(options.image_column, options.caption_column)
-    source = open_dataset(options.data, captions_required=True, columns=columns)
+    source = open_dataset(
+        options.data, captions_required=True, columns=columns, exclude=options.exclude
+    )
     terminal.say(f"data: {printable(source.name)}: {source.form}")
     terminal.warn_about(source.problems)
 

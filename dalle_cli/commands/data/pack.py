@@ -20,6 +20,7 @@ def run_data_pack(
     shard_size: int,
     image_column: str | None,
     caption_column: str | None,
+    exclude: Path | None,
 ) -> None:
     """Write pictures, as they are, and captions to shards of `shard_size` samples in a new folder.
 
@@ -28,7 +29,7 @@ def run_data_pack(
     """
     check_new_folder(out)
     columns = Columns(image_column, caption_column)
-    source = open_dataset(spec, captions_required=False, columns=columns)
+    source = open_dataset(spec, captions_required=False, columns=columns, exclude=exclude)
     terminal.say(f"data: {printable(source.name)}: {source.form}")
     terminal.warn_about(source.problems)
     _check_keys(source)

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from dalle_cli.generation.image_prompt import ImagePrompt
-from dalle_cli.generation.sampling import SamplingSettings
+from dalle_cli.generation.sampling import choose_sampling
+from dalle_cli.storage.model_about import read_sampling_advice
+from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.storage.shipped import shipped_name
 
 
@@ -20,7 +22,8 @@ def generation_command(
     words = ["dalle", "generate", shipped_name(run) or str(run), "-n", "1"]
     words += ["--first", str(record["number"]), "--seed", str(record["seed"])]
 
-    for name, usual in asdict(SamplingSettings()).items():
+    usual_settings = choose_sampling(read_sampling_advice(RunDir(run)))
+    for name, usual in asdict(usual_settings).items():
         if record[name] != usual:
             words += [f"--{name.replace('_', '-')}", str(record[name])]
     if "checkpoint" in record:

@@ -85,17 +85,7 @@ def _options(
     if data:
         command["data"] = [absolute_source(source) for source in data]
     try:
-        return TrainOptions(
-            data=tuple(command["data"]),
-            run=folder.root,
-            image_column=command["image_column"],
-            caption_column=command["caption_column"],
-            valid=command["valid"],
-            device=device,
-            deepspeed=Path(command["deepspeed"]) if command["deepspeed"] else None,
-            command=command,
-            is_extension=is_extension,
-        )
+        return TrainOptions.recorded(command, folder.root, device=device, is_extension=is_extension)
     except (KeyError, TypeError) as error:
         hint = "type the training command again, which renews it"
         raise DalleError(f"{folder.recipe} is damaged: its `command`: {error}", hint) from error
@@ -106,14 +96,13 @@ def _words(
 ) -> tuple[str, ...]:
     """Return the training command that does the same."""
     given = {
-        "--image-column": options.image_column,
-        "--caption-column": options.caption_column,
         "--valid": options.valid,
         **{f"--{name.replace('_', '-')}": path for name, path in inputs.items()},
         "--deepspeed": options.deepspeed,
+        "--log": options.log,
         "--run": folder.root,
         "--device": None if options.device == "auto" else options.device,
     }
-    sources = [("--data", source) for source in options.data]
-    others = [(option, str(value)) for option, value in given.items() if value is not None]
-    return (name, str(folder.recipe), *(word for pair in (*sources, *others) for word in pair))
+    pairs = [(option, str(value)) for option, value in given.items() if value is not None]
+    others = [word for pair in pairs for word in pair]
+    return (name, str(folder.recipe), *options.data_words, *others)

@@ -10,12 +10,14 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 
 from dalle_cli.data.images import Problem
 from dalle_cli.data.shuffling import Stream
 from dalle_cli.data.sources.columns import Columns
+from dalle_cli.data.sources.exclusion import exclude_samples
 from dalle_cli.data.sources.opening import open_dataset
 from dalle_cli.data.sources.source import Sample, Source
 from dalle_cli.data.sources.tokens import EncodedFolder
@@ -96,8 +98,11 @@ def open_datasets(
     tokens_allowed: bool = False,
     embeddings_allowed: bool = False,
     columns: Columns = Columns(),  # noqa: B008  it is frozen
+    exclude: Path | None = None,
 ) -> Source:
     """Open one source or several, each named with or without a weight, as `open_dataset` does.
+
+    A key to exclude may be of any source, and is left out of all that have it.
 
     Raises UsageError for weights that cannot be, or for what is encoded mixed with pictures.
     """
@@ -115,14 +120,14 @@ def open_datasets(
         )
         for spec, _ in split
     ]
-    if len(sources) == 1:
-        return sources[0]
     if len({isinstance(source, EncodedFolder) for source in sources}) > 1:
         raise UsageError(
             f"a {_encoded_form(sources)} cannot be mixed with pictures",
             "encode the pictures as well: `dalle data encode`",
         )
-    return MixedSource(sources, weights)
+    if exclude is not None:
+        sources = [*exclude_samples(sources, exclude)]
+    return sources[0] if len(sources) == 1 else MixedSource(sources, weights)
 
 
 def _encoded_form(sources: Sequence[Source]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from dalle_cli.data.sources.captions import NO_CAPTION
 from dalle_cli.data.sources.columns import Columns
 from dalle_cli.data.sources.embeddings import EmbeddingSource
+from dalle_cli.data.sources.exclusion import exclude_samples
 from dalle_cli.data.sources.file_names import (
     PICTURE_SUFFIXES,
     UNSUPPORTED_SUFFIXES,
@@ -45,13 +46,15 @@ def open_dataset(
     tokens_allowed: bool = False,
     embeddings_allowed: bool = False,
     columns: Columns = Columns(),  # noqa: B008  it is frozen
+    exclude: Path | None = None,
 ) -> Source:
     """Index the captioned pictures that a spec names, in any form that `LAYOUTS` lists.
 
-    captions_required  leave out pictures without captions
-    tokens_allowed     accept a folder of image tokens in place of pictures
+    captions_required   leave out pictures without captions
+    tokens_allowed      accept a folder of image tokens in place of pictures
     embeddings_allowed  accept a folder of CLIP's embeddings in place of pictures
-    columns            those of pictures and captions, where the form has columns
+    columns             those of pictures and captions, where the form has columns
+    exclude             a list of keys whose samples are left out
 
     Raises `DalleError` if nothing is usable.
     """
@@ -63,17 +66,18 @@ def open_dataset(
 
     try:
         if os.path.isdir(spec) and is_encoded(Path(spec)):
-            return _open_tokens(spec, are_allowed=tokens_allowed)
-        if os.path.isdir(spec) and is_embedded(Path(spec)):
-            return _open_embeddings(spec, are_allowed=embeddings_allowed)
-        source = _open_pictures(spec, columns, captions_required=captions_required)
+            source: Source = _open_tokens(spec, are_allowed=tokens_allowed)
+        elif os.path.isdir(spec) and is_embedded(Path(spec)):
+            source = _open_embeddings(spec, are_allowed=embeddings_allowed)
+        else:
+            source = _open_pictures(spec, columns, captions_required=captions_required)
     except OSError as error:
         place = printable(str(error.filename or spec))
         raise DalleError(f"cannot read {place}: {error.strerror or error}") from error
 
     if not len(source):
         raise _nothing_usable(source, captions_required=captions_required)
-    return source
+    return source if exclude is None else exclude_samples([source], exclude)[0]
 
 
 def _open_tokens(folder: str, *, are_allowed: bool) -> TokenSource:

@@ -40,7 +40,8 @@ class Source(Protocol):
 
     name      what the user typed
     form      what it was taken for, in words, safe to print
-    problems  (where, reason) for everything that indexing left out, safe to print
+    problems  (where, reason) for everything that indexing left out, and for a list of keys to
+              exclude of which some are unknown; safe to print
     unread    the number of files that it holds but does not read, by suffix
     n_lost    the number of samples that indexing left out although they were to be samples, as far
               as can be told

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from dalle_cli.data.images import BadSample, Problem
-from dalle_cli.data.sources.source import Sample
+from dalle_cli.data.sources.exclusion import RemainingSource
+from dalle_cli.data.sources.source import Sample, Source
 from dalle_cli.data.token_shards import (
     AGAIN,
     Encoding,
@@ -106,3 +107,9 @@ class TokenSource(EncodedFolder):
         key, captions = self._shards[number].text(i)
         tokens = self._shards[number].image_tokens(i)
         return Sample(key, b"", captions=captions, image_tokens=tokens)
+
+
+def encoded_folder(source: Source) -> EncodedFolder | None:
+    """Return the encoded folder that a source reads, whole; None where it reads pictures."""
+    whole = source.whole if isinstance(source, RemainingSource) else source
+    return whole if isinstance(whole, EncodedFolder) else None

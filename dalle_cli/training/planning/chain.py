@@ -1,5 +1,6 @@
 """The folder of `dalle train`: a plan's recipes, the runs they become, and the commands between.
 
+job.json     what was asked for, by which the same command is told from another
 recipes/     a recipe for each model, to copy and change
 plan.json    what the commands need besides; written last
 dvae/ tokens/ transformer/ clip/     runs, and the encoded pictures
@@ -18,9 +19,13 @@ from dalle_cli.config import TransformerRecipe
 from dalle_cli.data.images import BadSample
 from dalle_cli.errors import DalleError
 from dalle_cli.storage.atomic import make_folder, write_file
+from dalle_cli.storage.job_folder import JobFolder
+from dalle_cli.storage.run_dir import JOB
+from dalle_cli.storage.run_record import absolute_source
 from dalle_cli.storage.small_files import load_json
 from dalle_cli.training.planning.plan import Plan
 from dalle_cli.training.planning.planned_recipes import planned_text
+from dalle_cli.training.run import TrainOptions
 from dalle_cli.training.run_data import Portion, RunData
 
 CANDIDATES, SHOWN = 8, 4  # pictures of a caption that are generated, and the best of them
@@ -28,6 +33,56 @@ MOST_CAPTIONS = 10  # of each group
 GROUPS = ("trained", "held-out")
 
 Command = list[Any]
+
+
+@dataclass(frozen=True)
+class ChainOptions:
+    """What `dalle train` has besides the options of a training command.
+
+    hours  for everything; None: what is usual for the device
+    like   the name of shipped recipes whose models are trained; None: models are chosen
+    """
+
+    hours: float | None = None
+    like: str | None = None
+    gpus: int | None = None
+    plan_only: bool = False
+
+
+def chain_job(training: TrainOptions, chain: ChainOptions) -> dict[str, Any]:
+    """Return what `dalle train` was asked for, as its folder records it."""
+    exclude = training.exclude
+    return {
+        "command": "train",
+        "data": absolute_source(training.data[0]),
+        "image_column": training.image_column,
+        "caption_column": training.caption_column,
+        "exclude": None if exclude is None else absolute_source(str(exclude)),
+        "hours": chain.hours,
+        "like": chain.like,
+        "gpus": chain.gpus,
+        "log": training.log,
+    }
+
+
+def recorded_training(root: Path) -> tuple[TrainOptions, ChainOptions] | None:
+    """Return what `dalle train` was begun with in a folder; None if another command wrote it."""
+    if not (root / JOB).is_file():
+        return None
+    job = JobFolder.open(root)
+    if job.recall("command", "generate") != "train":
+        return None
+    exclude = job.recall("exclude", None)
+    training = TrainOptions(
+        data=(job.recall("data", ""),),
+        run=root,
+        image_column=job.recall("image_column", None),
+        caption_column=job.recall("caption_column", None),
+        exclude=None if exclude is None else Path(exclude),
+        log=job.recall("log", None),
+    )
+    chain = {name: job.recall(name, None) for name in ("hours", "like", "gpus")}
+    return training, ChainOptions(**chain)
 
 
 @dataclass(frozen=True)
@@ -101,31 +156,34 @@ class ChainFolder:
         chain: Chain,
         source: str,
         *,
-        columns: Sequence[str] = (),
+        reading: Sequence[str] = (),
         machine: Sequence[str] = (),
+        logging: Sequence[str] = (),
     ) -> list[Command]:
         """Return the commands that carry a plan out, in order.
 
         source   what `dalle train` was given
-        columns  the options that name its columns
+        reading  the options that name its columns, and samples to exclude
         machine  the options for commands that train and generate, such as `--device`
+        logging  the options for commands that train alone
         """
-        pictures = ["--data", source, *columns]
+        pictures = ["--data", source, *reading]
         data = ["--data", self.tokens] if chain.copies else pictures
         dvae, transformer, clip = map(self.run, ("dvae", "transformer", "clip"))
 
         commands: list[Command] = [
-            ["train-dvae", self.recipe("dvae"), *pictures, "--run", dvae, *machine]
+            ["train-dvae", self.recipe("dvae"), *pictures, "--run", dvae, *machine, *logging]
         ]
         if chain.copies:
             copies = ["--out", self.tokens, "--copies", chain.copies]
-            commands.append(["data", "encode", source, *columns, "--dvae", dvae, *copies])
-        learning = ["--dvae", dvae, "--run", transformer, *machine]
+            commands.append(["data", "encode", source, *reading, "--dvae", dvae, *copies])
+        learning = ["--dvae", dvae, "--run", transformer, *machine, *logging]
         commands.append(["train-transformer", self.recipe("transformer"), *data, *learning])
 
         ranking: Command = ["--rank", chain.rank]
         if "clip" in chain.kinds:
-            commands.append(["train-clip", self.recipe("clip"), *pictures, "--run", clip, *machine])
+            words = [*pictures, "--run", clip, *machine, *logging]
+            commands.append(["train-clip", self.recipe("clip"), *words])
             ranking = ["--clip", clip]
         for group in chain.groups:
             prompts = ["--prompts", self.captions(group), "-n", CANDIDATES, "--best", SHOWN]

@@ -78,7 +78,9 @@ def make_plan(
     device = choose_device(options.device)
     _, precision = open_device(options.device, "auto")
     columns = Columns(options.image_column, options.caption_column)
-    source = open_dataset(options.data[0], captions_required=True, columns=columns)
+    source = open_dataset(
+        options.data[0], captions_required=True, columns=columns, exclude=options.exclude
+    )
     machine = look_at_machine(device, precision, n_devices)
     seconds = 3600 * (HOURS[device.type] if hours is None else hours)
     situation = Situation(survey(source), machine, seconds)

@@ -28,9 +28,11 @@ def uniform_noise(
 def noisy_tokens(
     image_tokens: Tensor, vocab_size: int, *, noise: float, seed: int, positions: list[int]
 ) -> Tensor:
-    """Replace tokens by random ones, of each sample a share between none and `noise`.
+    """Replace a share of each sample's tokens by random ones; not in the paper.
 
     image_tokens  int64 [B, I]
+    noise         the largest share; each sample's is uniform between 0 and this
+    returns       int64 [B, I]
     """
     n_tokens = image_tokens.shape[1]
     numbers = uniforms(

@@ -49,7 +49,7 @@ def test_commands_come_in_order_and_use_what_was_made_before(tmp_path: Path) -> 
 def test_without_clip_and_tokens_pictures_are_read_and_captions_rank(tmp_path: Path) -> None:
     chain = chain_of(plan_of("dvae", "transformer", copies=0), CAPTIONS)
     commands = words(
-        ChainFolder(tmp_path).commands(chain, "birds", columns=["--caption-column", "text"])
+        ChainFolder(tmp_path).commands(chain, "birds", reading=["--caption-column", "text"])
     )
     assert [command[0] for command in commands] == ["train-dvae", "train-transformer", "generate"]
     assert commands[1][commands[1].index("--data") + 1] == "birds"

@@ -19,7 +19,7 @@ from dalle_cli.storage.run_record import RECORD_SCHEMA
 
 EXPORT_SCHEMA = 2  # 1, of 0.1.0, has no checksum
 WHOLE_KEYS = ("schema", "recipe", "versions")
-DATA_KEYS = ("fingerprint", "samples", "held_out")
+DATA_KEYS = ("fingerprint", "samples", "held_out", "excluded")
 RESOLVED_KEYS = ("device", "precision", "processes", "engine")
 
 

@@ -13,7 +13,7 @@ from dalle_cli.commands.reports.exports.card_rows import card_table, size_rows, 
 from dalle_cli.commands.reports.exports.exported_run import ExportedRun
 from dalle_cli.config import ModelTable, TrainedTransformerTable, kind_of
 from dalle_cli.errors import printable
-from dalle_cli.storage.model_about import ModelAbout
+from dalle_cli.storage.model_about import ModelAbout, SamplingAdvice
 
 
 def model_card(
@@ -42,7 +42,7 @@ def model_card(
         _licences(about) if about else "",
         _measured(about) if about else "",
         _held_out(exported),
-        _use(name, kind, exported, has_clip="clip" in map(kind_of, parts)),
+        _use(name, kind, exported, about, has_clip="clip" in map(kind_of, parts)),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(table, about)),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -75,13 +75,25 @@ def _held_out(exported: ExportedRun) -> str:
     return f"## Held-out figures\n\n{heading}\n\n{card_table(figures)}"
 
 
-def _use(name: str, kind: CardKind, exported: ExportedRun, *, has_clip: bool) -> str:
+def _use(
+    name: str,
+    kind: CardKind,
+    exported: ExportedRun,
+    about: ModelAbout | None,
+    *,
+    has_clip: bool,
+) -> str:
     quoted = shlex.quote(printable(name))
     commands = [kind.use, *([kind.use_of_clip] if has_clip else [])]
     command = "\n".join(commands).format(name=quoted)
     recipe = (exported.record or {}).get("recipe", {})
     guided = ""
-    if recipe.get("kind") == "transformer" and recipe.get("loss", {}).get("caption_dropout"):
+    if about is not None and about.sampling != SamplingAdvice():
+        guided = (
+            "\n\nWhere nothing else is given, it samples at temperature "
+            f"{about.sampling.temperature:g} with guidance {about.sampling.guidance:g}."
+        )
+    elif recipe.get("kind") == "transformer" and recipe.get("loss", {}).get("caption_dropout"):
         guided = (
             "\n\nIt was trained with empty captions, too: `--guidance 2` follows captions more."
         )

@@ -11,9 +11,11 @@ from typing import Any
 
 from PIL import Image
 
+from dalle_cli.commands.evaluation.evaluation_table import evaluation_notes, evaluation_rows
 from dalle_cli.commands.reports.story.run_facts import run_facts, run_table
 from dalle_cli.commands.reports.story.story_text import story_rows
 from dalle_cli.config import TrainedTransformerTable
+from dalle_cli.evaluation.evaluation_folder import latest_evaluation
 from dalle_cli.models.attention_masks import layer_kinds
 from dalle_cli.pages.report import Picture, RunFacts
 from dalle_cli.recipe import flat_tables
@@ -32,6 +34,7 @@ def run_page(run: Path, name: str) -> RunFacts:
     folder, facts, table = RunDir(run), run_facts(run), run_table(run)
     record = load_json(folder.recipe) if folder.recipe.is_file() else {}
     best, worst = _scored_pictures(folder)
+    evaluation = latest_evaluation(run)
 
     masks, layers = {}, []
     if isinstance(table, TrainedTransformerTable):
@@ -51,6 +54,8 @@ def run_page(run: Path, name: str) -> RunFacts:
         worst=worst,
         masks=[_encode(mask, kind, "PNG") for kind, mask in masks.items()],
         layers=layers,
+        figures=dict(evaluation_rows(evaluation)) if evaluation else {},
+        notes=evaluation_notes(evaluation) if evaluation else (),
     )
 
 

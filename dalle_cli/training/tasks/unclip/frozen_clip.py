@@ -15,7 +15,7 @@ from dalle_cli.config import (
     PriorModelTable,
 )
 from dalle_cli.data.clip_tokenizer import vocabulary_files
-from dalle_cli.data.sources import EmbeddingSource, Source
+from dalle_cli.data.sources import EmbeddingSource, Source, encoded_folder
 from dalle_cli.data.token_shards import AGAIN
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.loading import find_clip, find_vocabulary, table_of_clip
@@ -52,7 +52,8 @@ def load_frozen_clip(
     """
     scorer = load_clip_scorer(name, None, device=device, precision=precision)
     _check_sizes(name, scorer.clip, model)
-    embedded = [source for source in sources if isinstance(source, EmbeddingSource)]
+    encoded = map(encoded_folder, sources)
+    embedded = [source for source in encoded if isinstance(source, EmbeddingSource)]
     for source in dict.fromkeys(embedded):  # the one that both trains and is held out comes twice
         if source.encoding.clip != scorer.identity:
             raise UsageError(

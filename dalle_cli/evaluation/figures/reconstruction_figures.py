@@ -1,4 +1,4 @@
-"""How well a discrete VAE reconstructs pictures and uses its codebook, for `dalle reconstruct`.
+"""How well a discrete VAE reconstructs pictures and uses its codebook.
 
 Axes: G side of the token grid, V size of the image vocabulary.
 """

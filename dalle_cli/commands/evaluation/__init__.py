@@ -1,0 +1,1 @@
+"""`dalle evaluate`, and how its figures are shown."""

@@ -1,0 +1,1 @@
+"""The parts of an evaluation: figures that are measured together, and the protocol of each."""

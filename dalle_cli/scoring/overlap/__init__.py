@@ -1,0 +1,1 @@
+"""Which pictures of two data sets are the same, for `dalle data overlap`."""

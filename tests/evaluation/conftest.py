@@ -1,0 +1,1 @@
+"""Makes `fakes_of_pictures` importable from the folders below."""
