@@ -11,10 +11,14 @@ from dalle_cli.generation.dalle import DallePipeline
 from dalle_cli.generation.image_prompt import ImagePrompt
 from dalle_cli.generation.job import explain_how_to_resume, plan_job, run_job, run_worker
 from dalle_cli.generation.output_folder import OutputFolder, create_samples_folder
+from dalle_cli.generation.pipeline import Pipeline
 from dalle_cli.generation.ranking import RankingOptions, load_ranking
 from dalle_cli.generation.sampling import SamplingSettings
+from dalle_cli.generation.unclip.pipeline import UnclipPipeline
+from dalle_cli.generation.unclip.settings import UnclipSettings
 from dalle_cli.runtime.devices import open_device
-from dalle_cli.runtime.distributed import init_process_group
+from dalle_cli.runtime.distributed import World, init_process_group
+from dalle_cli.runtime.precision import Precision
 from dalle_cli.storage.job_folder import JobFolder
 from dalle_cli.storage.run_dir import GRID
 from dalle_cli.viz import half_blocks
@@ -25,6 +29,8 @@ class GenerateOptions:
     """The command line of `generate`.
 
     checkpoint  whose weights are used: "best", "last" or a step; None: the run's model
+    sampling    how tokens are sampled or, from a decoder, embeddings and pictures
+    prior       what guesses embeddings for a decoder, see `open_prior`
     first       number of the first candidate of each caption
     n           candidates of each caption
     batch_size  candidates sampled together; 0: automatic
@@ -37,7 +43,8 @@ class GenerateOptions:
     first: int
     n: int
     seed: int
-    sampling: SamplingSettings
+    sampling: SamplingSettings | UnclipSettings
+    prior: str | None
     image: ImagePrompt | None
     batch_size: int
     device: str
@@ -61,15 +68,7 @@ def run_generate(options: GenerateOptions, selection: RankingOptions, terminal: 
 
     with init_process_group(device) as world:
         precision = world.broadcast(precision)  # `auto` is a race, which may end differently
-        pipeline = DallePipeline.open(
-            options.run,
-            device=world.device,
-            precision=precision,
-            sampling=options.sampling,
-            seed=options.seed,
-            image=options.image,
-            checkpoint=options.checkpoint,
-        )
+        pipeline = _open_pipeline(options, precision=precision, world=world)
         ranking = load_ranking(selection, pipeline, options.captions)
         job = plan_job(
             pipeline,
@@ -102,7 +101,12 @@ def run_generate(options: GenerateOptions, selection: RankingOptions, terminal: 
             has_new = run_job(job, output, terminal)
             if has_new or not (path / GRID).is_file():
                 output.save_gallery(
-                    partial(generation_command, run=options.run, image=options.image)
+                    partial(
+                        generation_command,
+                        run=options.run,
+                        image=options.image,
+                        prior=options.prior,
+                    )
                 )
                 output.save_grid(n_kept=job.n_kept, n_shown=job.n_shown)
     summary = output.summary()
@@ -112,3 +116,26 @@ def run_generate(options: GenerateOptions, selection: RankingOptions, terminal: 
             terminal.say(printable(caption))
             terminal.show(half_blocks(pictures, terminal.picture_columns))
     terminal.result(str(path), summary)
+
+
+def _open_pipeline(options: GenerateOptions, *, precision: Precision, world: World) -> Pipeline:
+    """Load what generates the pictures, onto the world's device."""
+    if isinstance(options.sampling, UnclipSettings):
+        return UnclipPipeline.open(
+            options.run,
+            prior=options.prior,
+            device=world.device,
+            precision=precision,
+            sampling=options.sampling,
+            seed=options.seed,
+            checkpoint=options.checkpoint,
+        )
+    return DallePipeline.open(
+        options.run,
+        device=world.device,
+        precision=precision,
+        sampling=options.sampling,
+        seed=options.seed,
+        image=options.image,
+        checkpoint=options.checkpoint,
+    )

@@ -77,6 +77,11 @@ class RunDir:
         return self.root / "clip"
 
     @property
+    def prior(self) -> Path:
+        """The prior that an export of a decoder may bring."""
+        return self.root / "prior"
+
+    @property
     def codec(self) -> Path:
         """The codec of an autoregressive prior, as a model folder."""
         return self.root / "codec"
@@ -244,6 +249,12 @@ def model_dir(path: Path, kind: str | None = None) -> Path:
     else:
         hint = suggest_runs(path, kind) or f"a run holds model/{CONFIG} and model/{WEIGHTS}"
     raise UsageError(f"{path} is not a run", hint)
+
+
+def stated_kind(run: Path) -> str:
+    """Return the kind of a run's model, as its config states it; "" where there is none."""
+    configs = (folder / CONFIG for folder in (run / "model", run))
+    return next((_kind_in(config) for config in configs if config.is_file()), "")
 
 
 def suggest_runs(folder: Path, kind: str | None, *, like: str = "") -> str:

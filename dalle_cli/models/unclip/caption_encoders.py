@@ -48,6 +48,15 @@ class CaptionEncoder(nn.Module):
         """Encode captions as context [B, T, W]."""
         raise NotImplementedError
 
+    def no_captions(self, n: int, device: torch.device) -> CaptionInputs:
+        """Return the inputs of n samples without a caption."""
+        none = torch.zeros(n, self.text_len, dtype=torch.bool, device=device)
+        return CaptionInputs(self._empty_values(n, device), none)
+
+    def _empty_values(self, n: int, device: torch.device) -> Tensor:
+        """Return values for slots without a token, which are not looked at."""
+        raise NotImplementedError
+
     def padded(self, slots: Tensor, is_given: Tensor) -> Tensor:
         """Replace the slots [B, T, W] without a token.
 
@@ -93,6 +102,9 @@ class TokenCaptions(CaptionEncoder):
         slots = self.embedding(tokens) + self.position  # [B, T, W]
         return self.final_norm(self.transformer(self.padded(slots, captions.is_given)))
 
+    def _empty_values(self, n: int, device: torch.device) -> Tensor:
+        return torch.zeros(n, self.text_len, dtype=torch.int64, device=device)
+
     def half_precision_modules(self) -> list[nn.Module]:
         """Return the residual branches of the transformer."""
         blocks = cast(Sequence[ClipBlock], self.transformer.resblocks)
@@ -110,3 +122,6 @@ class StateCaptions(CaptionEncoder):
     def forward(self, captions: CaptionInputs) -> Tensor:
         slots = self.norm(self.input(captions.values))  # [B, T, W]
         return self.padded(slots, captions.is_given)
+
+    def _empty_values(self, n: int, device: torch.device) -> Tensor:
+        return torch.zeros(n, self.text_len, self.input.in_features, device=device)

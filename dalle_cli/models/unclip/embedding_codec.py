@@ -7,6 +7,8 @@ the better ones. How buckets are laid out is not published. Axes used below:
     N embeddings to learn from    B batch    D width of an embedding    n components    V buckets
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +27,38 @@ def quantise(scores: Tensor, n_buckets: int) -> Tensor:
 def dequantise(codes: Tensor, n_buckets: int) -> Tensor:
     """Return the centre of each bucket, in standard deviations."""
     return (codes + 0.5) * (2 * REACH / n_buckets) - REACH
+
+
+class PrincipalComponents(NamedTuple):
+    """The directions in which unit vectors of embeddings vary most, in order of their variance.
+
+    mean        [D]
+    components  [n, D], unit vectors
+    variances   [n], along each of them
+    share       of the whole variance that they hold
+    """
+
+    mean: Tensor
+    components: Tensor
+    variances: Tensor
+    share: float
+
+
+def principal_components(embeddings: Tensor, n: int) -> PrincipalComponents:
+    """Find the first n principal components of embeddings [N, D] of any length, in float64.
+
+    A component's sign is arbitrary, so that of its largest entry is made positive.
+    """
+    vectors = F.normalize(embeddings.double(), dim=1)
+    mean = vectors.mean(dim=0)
+    centred = vectors - mean
+    variances, axes = torch.linalg.eigh(centred.T @ centred / len(vectors))  # ascending
+
+    components = axes.T.flip(0)[:n]  # [n, D]
+    largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))  # [n, 1]
+    kept = variances.flip(0)[:n].clamp(min=0)
+    share = float(kept.sum() / variances.sum().clamp(min=SMALLEST))
+    return PrincipalComponents(mean, components * largest.sign(), kept, share)
 
 
 class EmbeddingCodec(nn.Module):
@@ -56,25 +90,16 @@ class EmbeddingCodec(nn.Module):
 
         Returns the share of the variance that the components hold.
         """
-        images = F.normalize(image_embeddings.double(), dim=1)
-        mean = images.mean(dim=0)
-        centred = images - mean
-        variances, vectors = torch.linalg.eigh(centred.T @ centred / len(images))
+        found = principal_components(image_embeddings, len(self.components))
+        self.mean.copy_(found.mean)
+        self.components.copy_(found.components)
+        self.deviations.copy_(found.variances.sqrt().clamp(min=SMALLEST))
 
-        # ascending; a vector's sign is arbitrary, so that of its largest entry is made positive
-        n_components = len(self.components)
-        components = vectors.T.flip(0)[:n_components]  # [n, D]
-        largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))  # [n, 1]
-        kept = variances.flip(0)[:n_components].clamp(min=0)
-
-        self.mean.copy_(mean)
-        self.components.copy_(components * largest.sign())
-        self.deviations.copy_(kept.sqrt().clamp(min=SMALLEST))
-
-        cosines = F.cosine_similarity(images, text_embeddings.double(), dim=1).sort().values
+        pairs = image_embeddings.double(), text_embeddings.double()
+        cosines = F.cosine_similarity(*pairs, dim=1).sort().values
         ranks = torch.linspace(0, len(cosines) - 1, self.n_buckets + 1, device=cosines.device)
         self.cosine_quantiles.copy_(cosines[ranks.round().long()])
-        return float(kept.sum() / variances.sum().clamp(min=SMALLEST))
+        return found.share
 
     def encode(self, image_embeddings: Tensor) -> Tensor:
         """Encode embeddings [B, D] of any length as codes int64 [B, n]."""
