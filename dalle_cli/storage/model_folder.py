@@ -37,7 +37,7 @@ MODEL_SCHEMA = 2
 UNCHECKED = 1  # the format of 0.1.0, without checksums
 MISMATCH_HINTS = {
     "dvae-encoder": "it can't turn tokens into pictures; import its decoder with it: "
-    "`dalle import dvae ENCODER DECODER --run DIR`",
+    "`dalle import dvae ENCODER DECODER --run DIR`"
 }
 MOST_HEADER_BYTES = 100_000_000  # as safetensors has it
 

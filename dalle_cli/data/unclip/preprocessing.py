@@ -6,6 +6,7 @@ Crops are those that CLIP itself trains on, and never flipped: captions may say 
 from dataclasses import dataclass, replace
 
 import numpy as np
+from PIL import Image
 
 from dalle_cli.data.augment import area_resize, clip_crop, clip_square
 from dalle_cli.data.clip_tokenizer import ClipTokenizer, frame
@@ -112,6 +113,17 @@ class EmbeddingPreprocessing:
         rngs = [_generator(derive_seed(seed, copy), "crop") for copy in range(self.copies)]
         crops = [clip_crop(image, self.clip_size, rng=rng) for rng in rngs]
         return np.stack([clip_square(image, self.clip_size), *crops])  # [C, H, W, 3]
+
+
+def squares_for_both(
+    picture: Image.Image, *, image_size: int, clip_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut the centred square out of a picture for decoder and CLIP, as for validation.
+
+    Returns it in both sizes: uint8 [R, R, 3] each.
+    """
+    square = clip_square(picture, max(image_size, clip_size))
+    return area_resize(square, image_size), area_resize(square, clip_size)
 
 
 def _generator(seed: int, purpose: str) -> np.random.Generator:
