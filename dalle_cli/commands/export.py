@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dalle_cli.commands.reports.exports.exported_run import ExportedRun, describe_run
 from dalle_cli.commands.reports.exports.exported_texts import export_texts
+from dalle_cli.commands.reports.exports.joined_prior import check_clip_is_free, find_joined_prior
 from dalle_cli.commands.reports.exports.model_card import model_card
 from dalle_cli.commands.reports.exports.onnx_files import check_dvae_for_onnx, write_onnx
 from dalle_cli.config import TRAINED_WITH_CLIP, ModelTable, kind_of
@@ -30,6 +31,7 @@ class ExportOptions:
     """The command line of `export`.
 
     clip        a CLIP's run that is exported, too; None: the CLIP that an export brings
+    prior       that is exported with a decoder; None: the prior that an export brings
     checkpoint  whose weights are exported: "best", "last" or a step; None: the run's model
     half        whether matrices are stored in fp16
     onnx        whether the dVAE is written as ONNX, too
@@ -38,6 +40,7 @@ class ExportOptions:
     run: Path
     out: Path
     clip: Path | None = None
+    prior: Path | None = None
     checkpoint: str | None = None
     half: bool = False
     onnx: bool = False
@@ -52,14 +55,16 @@ def run_export(options: ExportOptions, terminal: Terminal) -> None:
     check_new_folder(options.out)
     if options.onnx:
         check_dvae_for_onnx(options.run)
+    check_clip_is_free(options.run, options.clip)
     own_clip = RunDir(options.run).clip
     clip = options.clip or (own_clip if own_clip.is_dir() else None)
     if clip is not None:
         clip = part_of(clip, "clip")
         check_model_kind(model_dir(clip, "clip"), "clip")
 
+    prior = find_joined_prior(options.run, options.prior)
     with atomic_folder(options.out) as staging:
-        inside = replace(options, clip=clip, out=staging)
+        inside = replace(options, clip=clip, prior=prior, out=staging)
         exported = _export(inside, terminal, name=options.out.resolve().name)
         kind = kind_of(read_model_table(RunDir(staging).model))
         if options.onnx:
@@ -72,7 +77,10 @@ def run_export(options: ExportOptions, terminal: Terminal) -> None:
 
 
 def _export(options: ExportOptions, terminal: Terminal, *, name: str) -> ExportedRun:
-    """Export a run under a name, and its CLIP into a folder inside; return what is said of it."""
+    """Export a run under a name, and what goes with it into folders inside.
+
+    Returns what is said of the run.
+    """
     run, target = RunDir(options.run), RunDir(options.out)
     source = model_dir(run.root)
     saved = find_saved_weights(run, options.checkpoint) if options.checkpoint else None
@@ -94,12 +102,13 @@ def _export(options: ExportOptions, terminal: Terminal, *, name: str) -> Exporte
         parts.append(check_model(run.codec))
         _export_model(parts[-1], [run.codec / WEIGHTS], target.codec, half=False)
     if options.clip is not None:
-        inside = replace(options, run=options.clip, out=target.clip, clip=None, checkpoint=None)
-        if kind_of(table) in TRAINED_WITH_CLIP:
-            inside = replace(inside, half=False)  # by its checksum, priors and decoders fit
-        make_folder(target.clip)
-        _export(inside, terminal, name=f"{name}/{target.clip.name}")
-        parts.append(read_model_table(RunDir(target.clip).model))
+        # by its checksum, priors and decoders fit
+        half = options.half and kind_of(table) not in TRAINED_WITH_CLIP
+        inside = ExportOptions(options.clip, target.clip, half=half)
+        parts.append(_export_part(inside, terminal, name=name))
+    if options.prior is not None:
+        inside = ExportOptions(options.prior, target.prior, half=options.half)
+        parts.append(_export_part(inside, terminal, name=name))
 
     export_texts(run, target)
     is_half = is_half_precision(target.model)
@@ -109,6 +118,13 @@ def _export(options: ExportOptions, terminal: Terminal, *, name: str) -> Exporte
     if exported.record is None and run.recipe.is_file():
         terminal.warn(f"{run.recipe} can't be read: the export has no recipe")
     return exported
+
+
+def _export_part(options: ExportOptions, terminal: Terminal, *, name: str) -> ModelTable:
+    """Export a run into a folder of another export, which has a name; return its sizes."""
+    make_folder(options.out)
+    _export(options, terminal, name=f"{name}/{options.out.name}")
+    return read_model_table(RunDir(options.out).model)
 
 
 def _export_model(table: ModelTable, weights: list[Path], folder: Path, *, half: bool) -> None:

@@ -1,5 +1,6 @@
 """`dalle vary`, `blend` and `project`: pictures from pictures, by way of CLIP's embedding."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -245,11 +246,10 @@ def _check_ends(
 
 def _component_counts(text: str) -> tuple[int, ...]:
     """Parse numbers such as 1,2,4."""
-    words = text.split(",")
-    if not all(word.isdecimal() and word.isascii() and 0 < int(word) for word in words):
+    if not re.fullmatch(r"[1-9]\d{0,5}(,[1-9]\d{0,5})*", text, re.ASCII):
         message = f"must be numbers above 0 such as 1,2,4: {text}"
         raise typer.BadParameter(message, param_hint="--components")
-    return tuple(map(int, words))
+    return tuple(map(int, text.split(",")))
 
 
 @add_command(

@@ -45,9 +45,10 @@ def check_run(run: RunDir, *, with_checkpoints: bool = True) -> list[PartCheck]:
         parts += checkpoint_parts(run)
 
     checks = [_check(part, run.root) for part in parts]
-    if run.clip.is_dir():
-        inside = check_run(RunDir(run.clip))
-        checks += [replace(check, part=f"{run.clip.name}/{check.part}") for check in inside]
+    for part in (run.clip, run.prior):
+        if part.is_dir():
+            inside = check_run(RunDir(part))
+            checks += [replace(check, part=f"{part.name}/{check.part}") for check in inside]
     return checks
 
 

@@ -42,7 +42,8 @@ def run_parts(run: RunDir) -> Iterator[RunPart]:
         yield model_part(inside if inside.is_dir() else run.dvae, remedies.how_to_get_dvae(run))
     if run.codec.is_dir() or kind == "prior-autoregressive":
         yield model_part(run.codec, remedies.how_to_get_again(run))
-    if kind in TRAINED_WITH_CLIP and not run.clip.is_dir():  # what is there is checked as a run
+    # what is there is checked as a run; a prior that a decoder's export brings shares that one's
+    if kind in TRAINED_WITH_CLIP and not run.clip.is_dir() and not _is_joined(run):
         yield model_part(RunDir(run.clip).model, remedies.how_to_get_clip(run))
     yield from vocabulary_parts(run, kind)
 
@@ -61,6 +62,11 @@ def checkpoint_parts(run: RunDir) -> Iterator[RunPart]:
     named = [path for path in run.checkpoints.glob("step-*") if STEP_NAME.fullmatch(path.name)]
     for path in sorted(named, key=step_of):
         yield RunPart(path, partial(_check_kept, path), remedies.CHECKPOINT)
+
+
+def _is_joined(run: RunDir) -> bool:
+    whole = RunDir(run.root.absolute().parent)
+    return whole.export.is_file() and whole.prior == run.root.absolute()
 
 
 def _check_kept(path: Path) -> None:
