@@ -3,9 +3,10 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dalle_cli.commands.reports.exports.exported_model import export_model
 from dalle_cli.commands.reports.exports.exported_run import ExportedRun, describe_run
 from dalle_cli.commands.reports.exports.exported_texts import export_texts
-from dalle_cli.commands.reports.exports.joined_prior import check_clip_is_free, find_joined_prior
+from dalle_cli.commands.reports.exports.joined_models import find_joined_clip, find_joined_prior
 from dalle_cli.commands.reports.exports.model_card import model_card
 from dalle_cli.commands.reports.exports.onnx_files import check_dvae_for_onnx, write_onnx
 from dalle_cli.config import TRAINED_WITH_CLIP, ModelTable, kind_of
@@ -14,16 +15,9 @@ from dalle_cli.loading import check_model
 from dalle_cli.loading.prior_variances import export_variances
 from dalle_cli.storage.atomic import atomic_folder, make_folder, write_file
 from dalle_cli.storage.checkpoint_folder import find_saved_weights
-from dalle_cli.storage.lazy_tensors import Stored
 from dalle_cli.storage.model_about import read_about
-from dalle_cli.storage.model_folder import (
-    check_model_kind,
-    half_precision,
-    is_half_precision,
-    read_model_table,
-    write_model,
-)
-from dalle_cli.storage.run_dir import WEIGHTS, RunDir, check_new_folder, model_dir, part_of
+from dalle_cli.storage.model_folder import is_half_precision, read_model_table
+from dalle_cli.storage.run_dir import WEIGHTS, RunDir, check_new_folder, model_dir
 
 
 @dataclass(frozen=True)
@@ -55,13 +49,7 @@ def run_export(options: ExportOptions, terminal: Terminal) -> None:
     check_new_folder(options.out)
     if options.onnx:
         check_dvae_for_onnx(options.run)
-    check_clip_is_free(options.run, options.clip)
-    own_clip = RunDir(options.run).clip
-    clip = options.clip or (own_clip if own_clip.is_dir() else None)
-    if clip is not None:
-        clip = part_of(clip, "clip")
-        check_model_kind(model_dir(clip, "clip"), "clip")
-
+    clip = find_joined_clip(options.run, options.clip)
     prior = find_joined_prior(options.run, options.prior)
     with atomic_folder(options.out) as staging:
         inside = replace(options, clip=clip, prior=prior, out=staging)
@@ -90,17 +78,17 @@ def _export(options: ExportOptions, terminal: Terminal, *, name: str) -> Exporte
     exported = describe_run(run, saved.step if saved else None)
     exported.write(target)
     weights = saved.files if saved else [source / WEIGHTS]
-    _export_model(table, weights, target.model, half=options.half)
+    export_model(table, weights, target.model, half=options.half)
     if kind_of(table) == "prior" and saved is None:  # of a checkpoint there are none
         export_variances(run, target)
     parts = []
     if run.dvae.is_dir():
         dvae = model_dir(run.dvae)
         parts.append(check_model(dvae))
-        _export_model(parts[-1], [dvae / WEIGHTS], target.dvae, half=options.half)
+        export_model(parts[-1], [dvae / WEIGHTS], target.dvae, half=options.half)
     if run.codec.is_dir():
         parts.append(check_model(run.codec))
-        _export_model(parts[-1], [run.codec / WEIGHTS], target.codec, half=False)
+        export_model(parts[-1], [run.codec / WEIGHTS], target.codec, half=False)
     if options.clip is not None:
         # by its checksum, priors and decoders fit
         half = options.half and kind_of(table) not in TRAINED_WITH_CLIP
@@ -125,10 +113,3 @@ def _export_part(options: ExportOptions, terminal: Terminal, *, name: str) -> Mo
     make_folder(options.out)
     _export(options, terminal, name=f"{name}/{options.out.name}")
     return read_model_table(RunDir(options.out).model)
-
-
-def _export_model(table: ModelTable, weights: list[Path], folder: Path, *, half: bool) -> None:
-    """Write a model's sizes and weights into a folder, with checksums where there were none."""
-    config = {"kind": kind_of(table), "model": table.model_dump()}
-    stored = dict(Stored(weights))
-    write_model(folder, config, half_precision(stored) if half else stored)

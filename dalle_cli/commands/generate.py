@@ -5,20 +5,17 @@ from functools import partial
 from pathlib import Path
 
 from dalle_cli.commands.reports.generation_command import generation_command
+from dalle_cli.commands.unclip.pipeline_choice import open_pipeline
 from dalle_cli.console import Terminal
 from dalle_cli.errors import printable
-from dalle_cli.generation.dalle import DallePipeline
 from dalle_cli.generation.image_prompt import ImagePrompt
 from dalle_cli.generation.job import explain_how_to_resume, plan_job, run_job, run_worker
 from dalle_cli.generation.output_folder import OutputFolder, create_samples_folder
-from dalle_cli.generation.pipeline import Pipeline
 from dalle_cli.generation.ranking import RankingOptions, load_ranking
 from dalle_cli.generation.sampling import SamplingSettings
-from dalle_cli.generation.unclip.pipeline import UnclipPipeline
 from dalle_cli.generation.unclip.settings import UnclipSettings
 from dalle_cli.runtime.devices import open_device
-from dalle_cli.runtime.distributed import World, init_process_group
-from dalle_cli.runtime.precision import Precision
+from dalle_cli.runtime.distributed import init_process_group
 from dalle_cli.storage.job_folder import JobFolder
 from dalle_cli.storage.run_dir import GRID
 from dalle_cli.viz import half_blocks
@@ -68,7 +65,16 @@ def run_generate(options: GenerateOptions, selection: RankingOptions, terminal: 
 
     with init_process_group(device) as world:
         precision = world.broadcast(precision)  # `auto` is a race, which may end differently
-        pipeline = _open_pipeline(options, precision=precision, world=world)
+        pipeline = open_pipeline(
+            options.run,
+            options.sampling,
+            seed=options.seed,
+            image=options.image,
+            prior=options.prior,
+            checkpoint=options.checkpoint,
+            device=world.device,
+            precision=precision,
+        )
         ranking = load_ranking(selection, pipeline, options.captions)
         job = plan_job(
             pipeline,
@@ -100,14 +106,10 @@ def run_generate(options: GenerateOptions, selection: RankingOptions, terminal: 
             output = OutputFolder(world.broadcast(path), job.settings)
             has_new = run_job(job, output, terminal)
             if has_new or not (path / GRID).is_file():
-                output.save_gallery(
-                    partial(
-                        generation_command,
-                        run=options.run,
-                        image=options.image,
-                        prior=options.prior,
-                    )
+                again = partial(
+                    generation_command, run=options.run, image=options.image, prior=options.prior
                 )
+                output.save_gallery(again)
                 output.save_grid(n_kept=job.n_kept, n_shown=job.n_shown)
     summary = output.summary()
 
@@ -116,26 +118,3 @@ def run_generate(options: GenerateOptions, selection: RankingOptions, terminal: 
             terminal.say(printable(caption))
             terminal.show(half_blocks(pictures, terminal.picture_columns))
     terminal.result(str(path), summary)
-
-
-def _open_pipeline(options: GenerateOptions, *, precision: Precision, world: World) -> Pipeline:
-    """Load what generates the pictures, onto the world's device."""
-    if isinstance(options.sampling, UnclipSettings):
-        return UnclipPipeline.open(
-            options.run,
-            prior=options.prior,
-            device=world.device,
-            precision=precision,
-            sampling=options.sampling,
-            seed=options.seed,
-            checkpoint=options.checkpoint,
-        )
-    return DallePipeline.open(
-        options.run,
-        device=world.device,
-        precision=precision,
-        sampling=options.sampling,
-        seed=options.seed,
-        image=options.image,
-        checkpoint=options.checkpoint,
-    )

@@ -65,7 +65,8 @@ def _variation_accuracy(folder: Path) -> float:
     """Return the share of variations that show what the caption of their original says."""
     records = read_records(folder / "variations")
     pictures = [_open(folder / "variations" / record["file"]) for record in records]
-    captions = [caption_of(Path(record["picture"])) for record in records]
+    train = folder / "data" / "train"
+    captions = [caption_of(train / Path(record["picture"]).name) for record in records]
     return caption_accuracy(folder, pictures, captions)
 
 

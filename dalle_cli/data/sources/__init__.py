@@ -7,14 +7,14 @@ encoded: decoding them is the job of `data.images`.
 
 from dalle_cli.data.images import Problem
 from dalle_cli.data.sources.columns import Columns
-from dalle_cli.data.sources.embeddings import EmbeddingSource
+from dalle_cli.data.sources.encoded.embeddings import EmbeddingSource
+from dalle_cli.data.sources.encoded.tokens import TokenSource, encoded_folder
 from dalle_cli.data.sources.exclusion import RemainingSource
 from dalle_cli.data.sources.file_names import describe_unread
 from dalle_cli.data.sources.mixture import MixedSource, open_datasets
 from dalle_cli.data.sources.opening import open_dataset
 from dalle_cli.data.sources.source import Sample, Source
 from dalle_cli.data.sources.split import validation_split
-from dalle_cli.data.sources.tokens import TokenSource, encoded_folder
 
 __all__ = [
     "Columns",

@@ -17,10 +17,10 @@ import numpy as np
 from dalle_cli.data.images import Problem
 from dalle_cli.data.shuffling import Stream
 from dalle_cli.data.sources.columns import Columns
+from dalle_cli.data.sources.encoded.tokens import EncodedFolder
 from dalle_cli.data.sources.exclusion import exclude_samples
 from dalle_cli.data.sources.opening import open_dataset
 from dalle_cli.data.sources.source import Sample, Source
-from dalle_cli.data.sources.tokens import EncodedFolder
 from dalle_cli.errors import DalleError, UsageError, printable
 
 _WEIGHTED = re.compile(r"(.+)@(\d+(?:\.\d+)?|\.\d+)", re.DOTALL)

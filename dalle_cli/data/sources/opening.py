@@ -8,7 +8,8 @@ from pathlib import Path
 
 from dalle_cli.data.sources.captions import NO_CAPTION
 from dalle_cli.data.sources.columns import Columns
-from dalle_cli.data.sources.embeddings import EmbeddingSource
+from dalle_cli.data.sources.encoded.embeddings import EmbeddingSource
+from dalle_cli.data.sources.encoded.tokens import TokenSource
 from dalle_cli.data.sources.exclusion import exclude_samples
 from dalle_cli.data.sources.file_names import (
     PICTURE_SUFFIXES,
@@ -25,7 +26,6 @@ from dalle_cli.data.sources.tabular.image_folder import metadata_files, open_ima
 from dalle_cli.data.sources.tabular.manifest import open_manifest
 from dalle_cli.data.sources.tabular.parquet import holds_pictures, is_parquet, open_parquet
 from dalle_cli.data.sources.tar.shards import ShardSource
-from dalle_cli.data.sources.tokens import TokenSource
 from dalle_cli.data.tables import TABLE_SUFFIXES, is_list
 from dalle_cli.data.token_shards import is_encoded
 from dalle_cli.data.unclip.embedding_shards import is_embedded

@@ -1,4 +1,4 @@
-"""The prior that an export of a decoder brings, so that the folder makes pictures of captions."""
+"""The CLIP and the prior that an export brings: which ones, and whether they belong there."""
 
 from pathlib import Path
 
@@ -6,8 +6,27 @@ from dalle_cli.config import TRAINED_WITH_CLIP, kind_of
 from dalle_cli.errors import DalleError, UsageError, printable
 from dalle_cli.generation.unclip.opening import ANOTHER_PRIOR, clip_identity
 from dalle_cli.loading.unclip_parts import load_prior_parts
-from dalle_cli.storage.model_folder import read_model_table
-from dalle_cli.storage.run_dir import RunDir, model_dir
+from dalle_cli.storage.model_folder import check_model_kind, read_model_table
+from dalle_cli.storage.run_dir import RunDir, model_dir, part_of
+
+
+def find_joined_clip(run: Path, clip: Path | None) -> Path | None:
+    """Return the CLIP to export with a run: the one that is named, or that the run has.
+
+    Raises UsageError for another one than a prior or a decoder was trained with.
+    """
+    if clip is not None and kind_of(read_model_table(model_dir(run))) in TRAINED_WITH_CLIP:
+        raise UsageError(
+            f"{printable(str(run))} was trained with a CLIP, which is exported with it",
+            "leave out `--clip`",
+        )
+    own = RunDir(run).clip
+    found = clip or (own if own.is_dir() else None)
+    if found is None:
+        return None
+    found = part_of(found, "clip")
+    check_model_kind(model_dir(found, "clip"), "clip")
+    return found
 
 
 def find_joined_prior(run: Path, prior: Path | None) -> Path | None:
@@ -28,12 +47,3 @@ def find_joined_prior(run: Path, prior: Path | None) -> Path | None:
         message = f"{printable(str(prior))} was trained with another CLIP than"
         raise DalleError(f"{message} {printable(str(run))}", ANOTHER_PRIOR)
     return prior
-
-
-def check_clip_is_free(run: Path, clip: Path | None) -> None:
-    """Raise UsageError for another CLIP in place of the one that a model was trained with."""
-    if clip is not None and kind_of(read_model_table(model_dir(run))) in TRAINED_WITH_CLIP:
-        raise UsageError(
-            f"{printable(str(run))} was trained with a CLIP, which is exported with it",
-            "leave out `--clip`",
-        )

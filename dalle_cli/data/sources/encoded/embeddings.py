@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from dalle_cli.data.images import BadSample
+from dalle_cli.data.sources.encoded.tokens import EncodedFolder
 from dalle_cli.data.sources.source import Sample
-from dalle_cli.data.sources.tokens import EncodedFolder
 from dalle_cli.data.unclip.embedding_shards import (
     DAMAGED_EMBEDDINGS,
     ClipEncoding,
