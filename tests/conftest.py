@@ -276,6 +276,12 @@ def own_clip_run(clip_run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def own_decoder_run(decoder_run: Path, tmp_path: Path) -> Path:
+    """A finished run to write into."""
+    return shutil.copytree(decoder_run, tmp_path / "decoder")
+
+
+@pytest.fixture
 def hang_guard() -> Iterator[None]:
     """End a test that would hang; nothing that works comes near."""
 

@@ -59,3 +59,12 @@ def test_another_number_of_slots_is_refused() -> None:
     short = CaptionInputs(captions.values[:, :-1], captions.is_given[:, :-1])
     with pytest.raises(ValueError, match="expected 5 text slots, got 4"):
         encoder(short)
+
+
+@pytest.mark.parametrize("kind", ["states", "tokens"])
+def test_no_captions_are_captions_without_tokens(kind: str) -> None:
+    encoder, given = randomised(caption_encoder(kind)), captions_of(kind)
+    none = encoder.no_captions(3, torch.device("cpu"))
+    assert none.values.dtype == given.values.dtype and none.values.shape == given.values.shape
+    left_out = CaptionInputs(given.values, torch.zeros_like(given.is_given))
+    assert torch.equal(encoder(none), encoder(left_out))
