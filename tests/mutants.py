@@ -231,6 +231,32 @@ MUTANTS = [
         "(top_share * uniforms)",
         "models/unclip/test_embedding_codec::test_sampled_cosines_are_those_of_the_better_half",
     ),
+    Mutant(
+        "models/unclip/interpolation.py",
+        "(share * angle).sin() / safe",
+        "share * angle / safe",
+        "models/unclip/test_interpolation::test_arc_passes_the_specified_points",
+    ),
+    # generation with DALL-E 2
+    Mutant(
+        "generation/unclip/noise.py",
+        "key.subject, stage, index",
+        "key.subject, index",
+        "generation/unclip/test_unclip_noise::"
+        "test_every_part_of_a_key_and_of_a_step_makes_other_numbers",
+    ),
+    Mutant(
+        "generation/unclip/decoder_sampler.py",
+        "None, guidance=1.0, limit=None",
+        "None, guidance=self.guidance, limit=None",
+        "generation/unclip/test_decoder_sampler::test_inversion_is_neither_guided_nor_clipped",
+    ),
+    Mutant(
+        "generation/unclip/opening.py",
+        "clip_identity(found.clip) != scorer.identity",
+        "not scorer.identity",
+        "commands/unclip/test_generate_unclip::test_a_prior_of_another_clip_is_refused",
+    ),
     # losses and metrics
     Mutant(
         "losses.py",

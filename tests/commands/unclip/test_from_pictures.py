@@ -10,6 +10,7 @@ from PIL import Image
 
 FP32 = ["--precision", "fp32"]
 FEW = ["--steps", 4]
+OF_PAIRS = ["RUN", "PICTURE", "--data", "PAIRS"]
 
 
 @pytest.fixture
@@ -123,8 +124,8 @@ def test_default_folder_is_the_next_of_the_runs_samples(
         (["blend", "RUN", "PICTURE", "--to", "a", "--from", "a"], "mean the same"),
         (["blend", "RUN", "PICTURE", "--to", " "], "an empty caption"),
         (["blend", "RUN", "TEXT", "PICTURE"], "cannot use the picture"),
-        (["project", "RUN", "PICTURE", "--data", "PAIRS", "--components", "0,1"], "must be numbers"),
-        (["project", "RUN", "PICTURE", "--data", "PAIRS", "--components", "33"], "32 entries"),
+        (["project", *OF_PAIRS, "--components", "0,1"], "must be numbers"),
+        (["project", *OF_PAIRS, "--components", "33"], "32 entries"),
         (["vary", "PRIOR", "PICTURE"], "decoder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
