@@ -79,7 +79,8 @@ def test_blend_towards_a_text_begins_with_the_picture(
     assert [one["share"] for one in found] == pytest.approx([0, 0.1, 0.2, 0.3], abs=1e-5)
     assert (found[0]["from"], found[0]["to"]) == ("a red circle", "a blue ring")
     whole = painted("blend", *pictures[:2], "-n", 2, name="between")
-    assert found[0]["pixels"] == whole[0]["pixels"]
+    pixels = zip(found[0]["pixels"], whole[0]["pixels"], strict=True)
+    assert max(abs(a - b) for a, b in pixels) <= 1
     alone = painted("blend", pictures[0], "--to", "a blue ring", name="alone")
     assert alone[0]["from"] is None and alone[-1]["share"] == 0.5
 
