@@ -16,7 +16,12 @@ from dalle_cli.generation.unclip.prior_samplers import (
     prior_guesser,
 )
 from dalle_cli.generation.unclip.settings import UnclipSettings
-from dalle_cli.loading.unclip_parts import DecoderParts, load_decoder_parts, load_prior_parts
+from dalle_cli.loading.unclip_parts import (
+    DecoderParts,
+    PriorParts,
+    load_decoder_parts,
+    load_prior_parts,
+)
 from dalle_cli.runtime.precision import Precision
 from dalle_cli.scoring.clip_scorer import ClipScorer, load_clip_scorer
 from dalle_cli.storage.run_dir import RunDir
@@ -75,19 +80,27 @@ def open_prior(
             "picture's, and `--prior none` shows the decoder the caption alone",
         )
     found = load_prior_parts(folder)
-    if found.clip is not None and clip_identity(found.clip) != scorer.identity:
-        message = f"{printable(str(folder))} was trained with another CLIP than"
-        raise DalleError(f"{message} {printable(str(run))}", ANOTHER_PRIOR)
     if found.clip is None and choice is not None:
         hint = f"put a copy of its CLIP's run into {RunDir(folder).clip}"
         raise DalleError(f"{printable(str(folder))} lacks its copy of the CLIP", hint)
-    if found.table.d_embed != parts.table.d_embed:
-        sizes = f"{found.table.d_embed}, not {parts.table.d_embed}"
-        message = f"{printable(str(folder))} guesses embeddings of width {sizes}"
-        raise DalleError(message, ANOTHER_PRIOR)
+    _check_same_clip(found, folder, run=run, scorer=scorer)
     return prior_guesser(
         found, settings, name=str(folder), device=scorer.device, precision=precision
     )
+
+
+def _check_same_clip(found: PriorParts, folder: Path, *, run: Path, scorer: ClipScorer) -> None:
+    """Raise DalleError unless a prior guesses embeddings of a decoder's CLIP.
+
+    One that an export brings has no CLIP, and was compared when both were joined.
+    """
+    if found.clip is not None and clip_identity(found.clip) != scorer.identity:
+        message = f"{printable(str(folder))} was trained with another CLIP than"
+        raise DalleError(f"{message} {printable(str(run))}", ANOTHER_PRIOR)
+    if found.table.d_embed != scorer.width:
+        sizes = f"{found.table.d_embed}, and the CLIP's are of width {scorer.width}"
+        message = f"{printable(str(folder))} guesses embeddings of width {sizes}"
+        raise DalleError(message, ANOTHER_PRIOR)
 
 
 def clip_identity(folder: Path) -> str:
