@@ -48,5 +48,5 @@ def _train(
                 keep_clip(run.folder, clip, scorer)
         run.train(setup)
 
-    terminal.suggest(["info", str(options.run)])
+    terminal.suggest(["generate", str(options.run), "a caption", "--prior", "RUN"])
     terminal.result(str(options.run), {"run": str(options.run)})

@@ -76,7 +76,7 @@ def _train(
             if is_ours:
                 _measure(run, scorer)
 
-    terminal.suggest(["info", str(options.run)])
+    terminal.suggest(["generate", "DECODER", "a caption", "--prior", str(options.run)])
     terminal.result(str(options.run), {"run": str(options.run)})
 
 
