@@ -34,7 +34,7 @@ from dalle_cli.runtime.precision import Precision, apply_precision
 
 STAGE = "decoder"
 FP32_BYTES = 4
-LIVE_MAPS = 10  # of a level's size at once in a residual block, or in attention
+LIVE_MAPS = 16  # of a level's size at once: a skip beside what comes from below, normalised, convolved
 
 
 @dataclass(frozen=True)
