@@ -19,7 +19,7 @@ from dalle_cli.storage.atomic import write_file
 from dalle_cli.storage.integrity.checksums import checksummed_json, load_checksummed_json
 from dalle_cli.storage.run_dir import WEIGHTS, RunDir
 
-VARIANCES_SCHEMA = 1
+VARIANCES_SCHEMA: Literal[1] = 1
 
 Variance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 

@@ -70,7 +70,7 @@ def _train(
                 run.record()
                 keep_clip(run.folder, clip, scorer)
                 if codec is not None:
-                    keep_codec(run.folder, codec, run.recipe.model)
+                    keep_codec(run.folder, codec)
         run.train(setup)
         with world.main_first() as is_ours:
             if is_ours:

@@ -106,7 +106,7 @@ def write_embedding_shard(
             caption_rows.append(rows[text])
 
     images = np.array([sample.embeddings.images for sample in samples], np.float32)
-    tensors = {
+    tensors: dict[str, np.ndarray] = {
         "image_embeddings": images.reshape(len(samples), 1 + encoding.copies, encoding.d_embed),
         "caption_rows": np.array(caption_rows, np.int64),  # [R]
         "caption_ends": np.cumsum([len(sample.captions) for sample in samples], dtype=np.int64),

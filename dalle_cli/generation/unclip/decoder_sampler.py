@@ -34,7 +34,9 @@ from dalle_cli.runtime.precision import Precision, apply_precision
 
 STAGE = "decoder"
 FP32_BYTES = 4
-LIVE_MAPS = 16  # of a level's size at once: a skip beside what comes from below, normalised, convolved
+LIVE_MAPS = (
+    16  # of a level's size at once: a skip beside what comes from below, normalised, convolved
+)
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def blend_points(
     """
     shares = torch.linspace(0, 1, n, dtype=torch.float64)
     ends = first.embedding.expand(n, -1), last.embedding.expand(n, -1)  # [n, D] each
-    noises = (noise.expand(n, -1, -1, -1) for noise in starts)
+    noises = starts[0].expand(n, -1, -1, -1), starts[1].expand(n, -1, -1, -1)
     key = NoiseKey(seed, f"{first.checksum} {last.checksum}", 0)
     record = {**first.record, **{f"to_{name}": fact for name, fact in last.record.items()}}
     path = zip(slerp(*ends, shares), slerp(*noises, shares), _rounded(shares), strict=True)

@@ -60,8 +60,8 @@ def test_divergence_matches_the_specified_value() -> None:
 def test_divergence_is_the_integral_of_its_definition() -> None:
     x = torch.linspace(-30, 30, 200_001, dtype=torch.float64)
     mean, other_mean, deviation, other_deviation = 0.4, -1.1, 0.8, 1.7
-    p = torch.distributions.Normal(mean, deviation).log_prob(x)
-    q = torch.distributions.Normal(other_mean, other_deviation).log_prob(x)
+    p = torch.distributions.Normal(number(mean), number(deviation)).log_prob(x)
+    q = torch.distributions.Normal(number(other_mean), number(other_deviation)).log_prob(x)
     integral = torch.trapezoid(p.exp() * (p - q), x)
     found = gaussian_kl(
         number(mean),
@@ -77,7 +77,7 @@ def test_divergence_is_the_integral_of_its_definition() -> None:
 )
 def test_pixel_probability_matches_the_specified_values(clean, mean, nats) -> None:
     found = pixel_nll(number(clean), mean=number(mean), log_deviation=number(-5.3670412662))
-    assert float(found) == pytest.approx(nats, abs=5e-11)
+    assert float(found) == pytest.approx(nats, abs=1e-9)  # the deviation is rounded as well
 
 
 def test_probabilities_of_all_levels_sum_to_one() -> None:

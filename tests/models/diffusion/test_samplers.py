@@ -27,7 +27,7 @@ from dalle_cli.models.diffusion.samplers import (
 DDIM = [  # index of the 27-step grid: x, then x before for eta 0, and deviation, mean for 0.5 and 1
     (13, -0.5023660127, -0.4305138073, (0.1536512373, -0.4090401459),
      (0.3073024745, -0.3407468920)),
-    (1, 0.4121639548, 0.4922793427, (0.0031999280, 0.4933034779), (0.0063998560, 0.4993044509)),
+    (1, 0.4121639548, 0.4922793427, (0.0031999280, 0.4933035479), (0.0063998560, 0.4993044509)),
     (0, 0.4922793427, 0.5, (0.0, 0.5), (0.0, 0.5)),
 ]  # fmt: skip
 INVERTED = {  # noise found for a clean sample of 0.8, and the error of sampling from it

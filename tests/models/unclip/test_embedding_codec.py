@@ -70,7 +70,8 @@ def test_decoded_embeddings_are_close_and_of_unit_length(images: Tensor, texts: 
     decoded = codec.decode(codec.encode(images))
     torch.testing.assert_close(decoded.norm(dim=1), torch.ones(len(images)))
     cosines = F.cosine_similarity(decoded, images, dim=1)
-    assert float(cosines.min()) > 0.999 and float(cosines.mean()) > 0.99999
+    # but for a few beyond the outermost buckets
+    assert float((cosines > 0.999).float().mean()) > 0.99 and float(cosines.mean()) > 0.9999
 
 
 def test_codes_do_not_depend_on_length(images: Tensor, texts: Tensor) -> None:

@@ -47,11 +47,15 @@ def fit_codec(
     return codec.to(run.world.device)
 
 
-def keep_codec(folder: RunDir, codec: EmbeddingCodec, model: AutoregressivePriorModelTable) -> None:
+def keep_codec(folder: RunDir, codec: EmbeddingCodec) -> None:
     """Write the run's copy of its codec, unless it has one."""
     if (folder.codec / WEIGHTS).is_file():
         return
-    config = {"kind": "embedding-codec", "model": codec_table(model).model_dump()}
+    n_components, d_embed = codec.components.shape
+    table = EmbeddingCodecTable(
+        d_embed=d_embed, n_components=n_components, n_buckets=codec.n_buckets
+    )
+    config = {"kind": "embedding-codec", "model": table.model_dump()}
     weights = {name: tensor.cpu().contiguous() for name, tensor in codec.state_dict().items()}
     write_model(folder.codec, config, weights)
 
