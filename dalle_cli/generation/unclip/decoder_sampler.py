@@ -34,9 +34,8 @@ from dalle_cli.runtime.precision import Precision, apply_precision
 
 STAGE = "decoder"
 FP32_BYTES = 4
-LIVE_MAPS = (
-    16  # of a level's size at once: a skip beside what comes from below, normalised, convolved
-)
+# of a level's size at once in a residual block: a skip beside what comes from below, and copies
+LIVE_MAPS = 16
 
 
 @dataclass(frozen=True)

@@ -57,5 +57,6 @@ def test_a_grid_of_many_stops_where_it_would_be_too_large(tmp_path: Path) -> Non
         tmp_path, points, (small for _ in range(n)), rows=rows, record={}, advance=lambda: None
     )
     assert len(names) == n
-    height = Image.open(tmp_path / "grid.png").height
+    with Image.open(tmp_path / "grid.png") as grid:
+        height = grid.height
     assert height == GAP + GRID_PICTURES * (MIN_TILE + GAP + TEXT_HEIGHT)
