@@ -94,7 +94,8 @@ def test_projections_keep_more_and_more_components(
     assert [(one["picture"], one["components"]) for one in found] == [
         (str(picture), count) for picture in pictures[:2] for count in (1, 4, 32)
     ]
-    assert len({one["pixels"] for one in found}) == 6
+    of_each = [{one["pixels"] for one in found[start : start + 3]} for start in (0, 3)]
+    assert of_each[0].isdisjoint(of_each[1])
 
     encode = ["--clip", clip_run, "--out", tmp_path / "embeddings", *FP32]
     assert dalle("data", "encode", pairs, *encode, "--copies", 1).code == 0
