@@ -90,8 +90,8 @@ def randomised(model: nn.Module) -> Any:
 def prior_task(*overrides: str) -> DiffusionPriorTask:
     recipe: AnyPriorRecipe = load_recipe("prior/tiny", list(overrides), kind="prior")
     assert recipe.kind == "prior"
-    torch.manual_seed(1)
     encode = PairEncoder(small_clip(), reads_tokens=recipe.model.text_vocab_size is not None)
+    torch.manual_seed(1)  # after the CLIP, which is built once
     prior = randomised(build_prior(recipe.model))
     return DiffusionPriorTask(prior, encode, recipe.model, recipe.loss, SEED)
 
@@ -100,8 +100,10 @@ def fitted_codec() -> EmbeddingCodec:
     recipe = load_recipe("prior-autoregressive/tiny", [], kind="prior")
     assert recipe.kind == "prior-autoregressive"
     codec = build_embedding_codec(codec_table(recipe.model))
-    pairs = PairEncoder(small_clip(), reads_tokens=False)(whole(global_batch()))
-    codec.fit(pairs.images, pairs.texts)
+    # of more embeddings than components, or codes would be those of rounding errors
+    generator = torch.Generator().manual_seed(6)
+    images, texts = torch.randn(2, 200, recipe.model.d_embed, generator=generator)
+    codec.fit(images, images + texts)
     return codec
 
 
@@ -116,8 +118,8 @@ def codes_task(*overrides: str) -> AutoregressivePriorTask:
 
 def decoder_task(*overrides: str) -> UnclipDecoderTask:
     recipe: DecoderRecipe = load_recipe("decoder/tiny", list(overrides), kind="decoder")
-    torch.manual_seed(1)
     encode = PairEncoder(small_clip(), reads_tokens=recipe.model.text is not None)
+    torch.manual_seed(1)
     decoder = randomised(build_decoder(recipe.model))
     return UnclipDecoderTask(decoder, encode, recipe.model, recipe.loss, SEED)
 
