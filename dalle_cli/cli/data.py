@@ -348,7 +348,7 @@ def encode(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the image tokens, or the CLIP embeddings, of captioned pictures.
+    """Write the image tokens or the CLIP embeddings of pictures.
 
     `dalle train-transformer --data DIR` then learns from the tokens, and `dalle train-prior` from
     the embeddings, without the pictures.

@@ -255,7 +255,7 @@ def _component_counts(text: str) -> tuple[int, ...]:
 @add_command(
     app,
     panel=USE,
-    example="dalle project runs/decoder cat.png --data pictures/ --components 1,2,4,8,16",
+    example="dalle project runs/decoder cat.png --data pictures/ \\\n  --components 1,2,4,8,16",
 )
 def project(
     run: DecoderToUse,
