@@ -1,7 +1,7 @@
 """What the demo of DALL-E 2 has learnt: figures and a grid of its pictures.
 
 The demo's folder holds `data`, the runs `clip`, `prior` and `decoder`, and folders of pictures:
-those in `GENERATED`, `variations`, `blend` and `text-blend`.
+those in `GENERATED`, `originals`, and what is made of these, `variations`, `blend`, `text-blend`.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from PIL import Image
 
 from dalle_cli.commands.reports.demo_results import caption_accuracy, read_records
 from dalle_cli.data.images import to_png
-from dalle_cli.storage.atomic import write_file
+from dalle_cli.storage.atomic import copy_file, make_folder, write_file
 from dalle_cli.storage.metrics_file import last_held_out, read_reports
 from dalle_cli.storage.run_dir import GRID, RunDir
 from dalle_cli.viz import labelled_grid, side_by_side
@@ -27,9 +27,19 @@ ORIGINALS, VARIATIONS = 25, 4  # pictures, and variations of each
 GRID_PROMPTS = 12
 
 
+def keep_originals(folder: Path) -> list[Path]:
+    """Copy the first of the demo's pictures, to be varied and blended, with their captions."""
+    target = folder / "originals"
+    make_folder(target)
+    for picture in sorted((folder / "data" / "train").glob("*.png"))[:ORIGINALS]:
+        for file in (picture.with_suffix(".txt"), picture):
+            copy_file(file, target / file.name)
+    return originals(folder)
+
+
 def originals(folder: Path) -> list[Path]:
-    """Return the first of the demo's pictures, which are varied and blended."""
-    return sorted((folder / "data" / "train").glob("*.png"))[:ORIGINALS]
+    """Return the pictures that are varied and blended."""
+    return sorted((folder / "originals").glob("*.png"))
 
 
 def caption_of(picture: Path) -> str:
@@ -65,8 +75,9 @@ def _variation_accuracy(folder: Path) -> float:
     """Return the share of variations that show what the caption of their original says."""
     records = read_records(folder / "variations")
     pictures = [_open(folder / "variations" / record["file"]) for record in records]
-    train = folder / "data" / "train"
-    captions = [caption_of(train / Path(record["picture"]).name) for record in records]
+    captions = [
+        caption_of(folder / "originals" / Path(record["picture"]).name) for record in records
+    ]
     return caption_accuracy(folder, pictures, captions)
 
 

@@ -73,12 +73,12 @@ def _generate(folder: Path, terminal: Terminal) -> None:
 
 def _manipulate(folder: Path, terminal: Terminal) -> None:
     """Vary pictures and blend two of them, and one with a text, unless that is done."""
-    decoder, originals = folder / "decoder", results.originals(folder)
-    first, last = originals[:2]
+    decoder = folder / "decoder"
+    first, last = results.keep_originals(folder)[:2]
     ends = ["--from", results.caption_of(first), "--to", results.caption_of(last)]
     path, steps = ["-n", PATH_PICTURES], ["--steps", STEPS]
     for name, words in {
-        "variations": ["vary", decoder, *originals, "-n", results.VARIATIONS, *steps],
+        "variations": ["vary", decoder, first.parent, "-n", results.VARIATIONS, *steps],
         "blend": ["blend", decoder, first, last, *path],
         "text-blend": ["blend", decoder, first, *ends, "--strength", STRENGTH, *path],
     }.items():
