@@ -32,7 +32,7 @@ TRAIN = $(call quote,$(RECIPE)) --data $(call quote,$(DATA)) --run $(call quote,
 given-%:
 	@test -n $(call quote,$($*)) || { echo "$* is not given: make $(MAKECMDGOALS) $*=..." >&2; exit 2; }
 
-.PHONY: help install test test-slow test-distributed test-browser mutants smoke bench bench-peer lint docs demo emoji64 try clean train train-dvae train-transformer train-clip generate rerank
+.PHONY: help install test test-slow test-distributed test-browser mutants smoke bench bench-peer lint docs demo demo-unclip emoji64 try clean train train-dvae train-transformer train-clip train-prior train-decoder generate rerank
 .DEFAULT_GOAL := help
 
 # prints the first word of each line in a column, and the others wrapped by word beside it
@@ -63,8 +63,14 @@ train-transformer: given-RECIPE given-DATA given-RUN given-DVAE install  ## trai
 train-clip: given-RECIPE given-DATA given-RUN install  ## train a CLIP, or resume: RECIPE DATA RUN [GPUS ARGS]
 	$(BIN)/dalle train-clip $(TRAIN)
 
-generate: given-RUN given-PROMPTS install  ## generate pictures, or resume, into OUT or RUN/samples/<name of PROMPTS>: RUN PROMPTS [OUT CLIP GPUS ARGS]
-	$(BIN)/dalle generate $(call quote,$(RUN)) --prompts $(call quote,$(PROMPTS)) $(if $(CLIP),--clip $(call quote,$(CLIP))) $(if $(GPUS),--gpus $(GPUS)) --out $(call quote,$(SAMPLES)) $(ARGS)
+train-prior: given-RECIPE given-DATA given-RUN given-CLIP install  ## train DALL-E 2's prior, or resume: RECIPE DATA RUN CLIP [GPUS ARGS]
+	$(BIN)/dalle train-prior $(TRAIN) --clip $(call quote,$(CLIP))
+
+train-decoder: given-RECIPE given-DATA given-RUN given-CLIP install  ## train DALL-E 2's decoder, or resume: RECIPE DATA RUN CLIP [GPUS ARGS]
+	$(BIN)/dalle train-decoder $(TRAIN) --clip $(call quote,$(CLIP))
+
+generate: given-RUN given-PROMPTS install  ## generate pictures, or resume, into OUT or RUN/samples/<name of PROMPTS>: RUN PROMPTS [OUT PRIOR CLIP GPUS ARGS]
+	$(BIN)/dalle generate $(call quote,$(RUN)) --prompts $(call quote,$(PROMPTS)) $(if $(PRIOR),--prior $(call quote,$(PRIOR))) $(if $(CLIP),--clip $(call quote,$(CLIP))) $(if $(GPUS),--gpus $(GPUS)) --out $(call quote,$(SAMPLES)) $(ARGS)
 
 rerank: given-RUN given-PROMPTS given-CLIP install  ## copy the best of these into <...>-best: RUN PROMPTS CLIP [OUT ARGS]
 	$(BIN)/dalle rerank $(call quote,$(SAMPLES)) --clip $(call quote,$(CLIP)) --out $(call quote,$(SAMPLES)-best) $(ARGS)
@@ -108,9 +114,12 @@ smoke: install  ## run every batch job on tiny recipes, in seconds
 	$(MAKE) train-dvae RECIPE=dvae/tiny DATA=$(SMOKE)/data/train RUN=$(SMOKE)/dvae
 	$(MAKE) train-transformer RECIPE=transformer/tiny DATA=$(SMOKE)/data/train DVAE=$(SMOKE)/dvae RUN=$(SMOKE)/dalle
 	$(MAKE) train-clip RECIPE=clip/tiny DATA=$(SMOKE)/data/train RUN=$(SMOKE)/clip
+	$(MAKE) train-prior RECIPE=prior/tiny DATA=$(SMOKE)/data/train CLIP=$(SMOKE)/clip RUN=$(SMOKE)/prior
+	$(MAKE) train-decoder RECIPE=decoder/tiny DATA=$(SMOKE)/data/train CLIP=$(SMOKE)/clip RUN=$(SMOKE)/decoder
 	head -n 3 $(SMOKE)/data/unseen.txt > $(SMOKE)/prompts.txt
 	$(MAKE) generate RUN=$(SMOKE)/dalle PROMPTS=$(SMOKE)/prompts.txt ARGS='-n 2'
 	$(MAKE) rerank RUN=$(SMOKE)/dalle PROMPTS=$(SMOKE)/prompts.txt CLIP=$(SMOKE)/clip ARGS='--top-k 1'
+	$(MAKE) generate RUN=$(SMOKE)/decoder PRIOR=$(SMOKE)/prior PROMPTS=$(SMOKE)/prompts.txt ARGS='-n 2'
 	test -s $(SMOKE)/dalle/samples/prompts-best/scores.csv
 
 bench: install  ## compare speed and memory with other libraries, into build/bench.json: [ARGS=ROUNDS]
@@ -130,7 +139,7 @@ lint: install  ## format the code and fix what can be fixed
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-docs: install  ## write docs/recipe-keys.md from the recipe tables in dalle_cli/config.py
+docs: install  ## write docs/recipe-keys.md from the tables in dalle_cli/config/
 	$(BIN)/dalle recipes keys > docs/recipe-keys.md
 
 # Its seed keeps in training what people try first, such as hearts, dogs and pizza
@@ -157,6 +166,9 @@ try: install  ## generate the example captions of a model that comes with dalle,
 
 demo: install  ## train all three models on toy scenes in minutes, generate, and measure
 	$(BIN)/dalle demo --run runs/demo
+
+demo-unclip: install  ## train DALL-E 2 on toy scenes, generate, vary and blend pictures, and measure
+	$(BIN)/dalle demo-unclip --run runs/demo-unclip
 
 clean:  ## remove what tests and tools leave behind, except runs
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

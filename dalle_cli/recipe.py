@@ -14,7 +14,16 @@ from typing import Any, Literal, get_args, overload
 
 from pydantic import BaseModel, ValidationError
 
-from dalle_cli.config import RECIPE_TYPES, ClipRecipe, DVAERecipe, Recipe, TransformerRecipe
+from dalle_cli.config import (
+    RECIPE_TYPES,
+    AnyPriorRecipe,
+    ClipRecipe,
+    DecoderRecipe,
+    DVAERecipe,
+    Recipe,
+    TransformerRecipe,
+    training_command,
+)
 from dalle_cli.errors import UsageError
 from dalle_cli.schedules import scale_steps, unfinished_schedules
 from dalle_cli.storage.integrity.checksums import load_checksummed_json
@@ -27,6 +36,8 @@ ALTERNATIVES = {
     "steps": "share",
     "warmup_share": "warmup_steps",
     "warmup_steps": "warmup_share",
+    "d_text": "text_vocab_size",
+    "text_vocab_size": "d_text",
 }
 
 
@@ -166,6 +177,28 @@ def load_recipe(
     name: str,
     overrides: list[str],
     *,
+    kind: Literal["prior"],
+    steps: int | None = None,
+    fallbacks: Sequence[str] = (),
+) -> AnyPriorRecipe: ...
+
+
+@overload
+def load_recipe(
+    name: str,
+    overrides: list[str],
+    *,
+    kind: Literal["decoder"],
+    steps: int | None = None,
+    fallbacks: Sequence[str] = (),
+) -> DecoderRecipe: ...
+
+
+@overload
+def load_recipe(
+    name: str,
+    overrides: list[str],
+    *,
     kind: str | None = None,
     steps: int | None = None,
     fallbacks: Sequence[str] = (),
@@ -182,7 +215,8 @@ def load_recipe(
 ) -> Recipe:
     """Read a recipe, apply `section.key=value` overrides and check the result.
 
-    kind       what the recipe must train, where the command requires one kind
+    kind       what the recipe must train, where the command requires it; `prior` stands for both
+               kinds of priors
     steps      length of the run, before the overrides; lengths in updates are scaled with it
     fallbacks  overrides for keys that no other override names and that the recipe lacks or has off
 
@@ -201,10 +235,11 @@ def load_recipe(
             _apply(raw, fallback)
 
     found = str(raw.get("kind"))
-    if kind is not None and found in RECIPE_TYPES and found != kind:
-        raise UsageError(
-            f"{name} is a recipe for {found}, not for {kind}", f"try `dalle train-{found} {name}`"
-        )
+    if kind is not None and found in RECIPE_TYPES:
+        command = training_command(found)
+        if command != training_command(kind):
+            message = f"{name} is a recipe for {found}, not for {kind}"
+            raise UsageError(message, f"try `dalle {command} {name}`")
     if steps is not None and _look_up(raw, "training.steps") != steps:
         raise UsageError(
             f"`--steps {steps}` contradicts `--set training.steps`", "leave out one of them"

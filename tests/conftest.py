@@ -28,6 +28,7 @@ from processes import run, words_of
 from toy_about import ABOUT
 
 from dalle_cli.cli.main import main
+from dalle_cli.config import training_command
 from dalle_cli.data.rendered.shapes import render, scenes
 
 N_PAIRS = 23  # with four or eight a step, epochs end in the middle of batches
@@ -45,6 +46,15 @@ SHORT_SCHEDULES = {  # which a run may be longer than, so that it may be resumed
     "dvae": ["optimizer.lr", "loss.kl_weight", "loss.temperature"],
     "transformer": ["optimizer.lr"],
     "clip": ["optimizer.lr"],
+    "prior": ["optimizer.lr"],
+    "prior-autoregressive": ["optimizer.lr"],
+    "decoder": ["optimizer.lr"],
+}
+INPUTS = {  # what a kind is trained with: the option and the fixture of a run
+    "transformer": ("--dvae", "dvae_run"),
+    "prior": ("--clip", "clip_run"),
+    "prior-autoregressive": ("--clip", "clip_run"),
+    "decoder": ("--clip", "clip_run"),
 }
 
 
@@ -185,6 +195,46 @@ def clip_run(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> Path:
     return run
 
 
+def train_with_clip(kind: str, run: Path, pairs: Path, clip_run: Path) -> Path:
+    """Train the tiny recipe of a kind with the shared CLIP."""
+    words = ["--data", pairs, "--clip", clip_run, "--run", run, *sets()]
+    ended = run_dalle(training_command(kind), f"{kind}/tiny", *words)
+    assert ended.code == 0, ended.err
+    return run
+
+
+@pytest.fixture(scope="session")
+def prior_run(tmp_path_factory: pytest.TempPathFactory, pairs: Path, clip_run: Path) -> Path:
+    """A finished run, for reading only."""
+    return train_with_clip("prior", tmp_path_factory.mktemp("runs") / "prior", pairs, clip_run)
+
+
+@pytest.fixture(scope="session")
+def autoregressive_prior_run(
+    tmp_path_factory: pytest.TempPathFactory, pairs: Path, clip_run: Path
+) -> Path:
+    """A finished run, for reading only."""
+    run = tmp_path_factory.mktemp("runs") / "codes"
+    return train_with_clip("prior-autoregressive", run, pairs, clip_run)
+
+
+@pytest.fixture(scope="session")
+def decoder_run(tmp_path_factory: pytest.TempPathFactory, pairs: Path, clip_run: Path) -> Path:
+    """A finished run, for reading only."""
+    return train_with_clip("decoder", tmp_path_factory.mktemp("runs") / "decoder", pairs, clip_run)
+
+
+@pytest.fixture(scope="session")
+def inputs_of(request: pytest.FixtureRequest) -> Callable[[str], list[object]]:
+    """Spell what a kind of model is trained with, as words of a command line."""
+
+    def words(kind: str) -> list[object]:
+        option, fixture = INPUTS.get(kind, ("", ""))
+        return [option, request.getfixturevalue(fixture)] if option else []
+
+    return words
+
+
 @pytest.fixture(scope="session")
 def shipped_models_folder(
     tmp_path_factory: pytest.TempPathFactory, transformer_run: Path, clip_run: Path
@@ -226,6 +276,12 @@ def own_clip_run(clip_run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def own_decoder_run(decoder_run: Path, tmp_path: Path) -> Path:
+    """A finished run to write into."""
+    return shutil.copytree(decoder_run, tmp_path / "decoder")
+
+
+@pytest.fixture
 def hang_guard() -> Iterator[None]:
     """End a test that would hang; nothing that works comes near."""
 
@@ -240,17 +296,16 @@ def hang_guard() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def train(pairs: Path, dvae_run: Path) -> Callable[..., subprocess.CompletedProcess]:
+def train(pairs: Path, inputs_of: Callable) -> Callable[..., subprocess.CompletedProcess]:
     """Train a tiny recipe in a folder, with changes to the settings (__ for the dot)."""
 
     def train(
         kind: str, folder: Path, *words: object, **settings: object
     ) -> subprocess.CompletedProcess:
-        own = ["--dvae", dvae_run] if kind == "transformer" else []
-        own += fixed(kind, 1, warmup_steps=1)  # whatever the length of the run
+        own = [*inputs_of(kind), *fixed(kind, 1, warmup_steps=1)]  # whatever the run's length
         changes = words_of({key.replace("__", "."): value for key, value in settings.items()})
         return run(
-            f"train-{kind}",
+            training_command(kind),
             f"{kind}/tiny",
             "--data",
             pairs,

@@ -75,8 +75,8 @@ MUTANTS = [
     ),
     Mutant(
         "models/transformer.py",
-        "matrix.mul_((2 * len(self.blocks)) ** -0.5)",
-        "matrix.mul_(len(self.blocks) ** -0.5)",
+        "matrix.mul_((2 * len(blocks)) ** -0.5)",
+        "matrix.mul_(len(blocks) ** -0.5)",
         "models/test_transformer::test_matrices_start_as_published_and_smaller_where_branches_end",
     ),
     Mutant(
@@ -120,6 +120,148 @@ MUTANTS = [
         "recompile_limit=MOST_GRAPHS",
         "recompile_limit=8",
         "models/test_sparse_attention::test_flex_attention_is_compiled_for_every_shape_of_a_run",
+    ),
+    Mutant(
+        "models/attention_masks.py",
+        "causal & (is_visible[:, None] | itself)",
+        "causal & is_visible[:, None]",
+        "models/test_attention_masks::"
+        "test_padding_is_seen_by_itself_alone_and_the_rest_by_what_follows",
+    ),
+    # diffusion
+    Mutant(
+        "models/diffusion/noise_schedules.py",
+        "(ends + COSINE_OFFSET) / (1 + COSINE_OFFSET)",
+        "ends",
+        "models/diffusion/test_noise_schedules::test_tables_hold_the_specified_values",
+    ),
+    Mutant(
+        "models/diffusion/noise_schedules.py",
+        "(size - 1) / (count - 1) if",
+        "size // count if",
+        "models/diffusion/test_noise_schedules::test_strided_grids_are_the_specified_ones",
+    ),
+    Mutant(
+        "models/diffusion/noise_schedules.py",
+        "NoiseSchedule(1 - levels / before, self.timesteps[kept])",
+        "NoiseSchedule(self.betas[kept], self.timesteps[kept])",
+        "models/diffusion/test_noise_schedules::test_respaced_tables_hold_the_specified_values",
+    ),
+    Mutant(
+        "models/diffusion/hybrid_loss.py",
+        "noise.detach()",
+        "noise",
+        "models/diffusion/test_hybrid_loss::test_bound_trains_the_variances_alone",
+    ),
+    Mutant(
+        "models/diffusion/hybrid_loss.py",
+        "len(schedule) / 1000 * bound",
+        "bound / 1000",
+        "models/diffusion/test_hybrid_loss::"
+        "test_bound_of_a_step_weighs_a_thousandth_of_the_number_of_steps",
+    ),
+    Mutant(
+        "models/diffusion/samplers.py",
+        "noise = noise_from_clean(schedule, clean, noisy=noisy, index=index)",
+        "noise = predicted",
+        "models/diffusion/test_samplers::test_noise_belongs_to_the_clean_sample_after_clipping",
+    ),
+    Mutant(
+        "models/diffusion/samplers.py",
+        "step = int(schedule.timesteps[index])",
+        "step = index",
+        "models/diffusion/test_samplers::test_networks_are_told_training_steps_on_any_grid",
+    ),
+    Mutant(
+        "models/diffusion/guided_net.py",
+        "conditional[:, n_guided:]",
+        "null[:, n_guided:]",
+        "models/diffusion/test_guided_net::"
+        "test_noise_is_guided_and_variances_are_the_conditional_ones",
+    ),
+    Mutant(
+        "models/diffusion/time_embedding.py",
+        "torch.cat([angles.cos(), angles.sin()], dim=1)",
+        "torch.cat([angles.sin(), angles.cos()], dim=1)",
+        "models/diffusion/test_time_embedding::test_sinusoids_match_the_specified_values",
+    ),
+    # DALL-E 2
+    Mutant(
+        "models/unclip/unet.py",
+        "self.norm_2(h) * (1 + scale) + shift",
+        "self.norm_2(h) * scale + shift",
+        "models/unclip/test_unet::test_residual_block_matches_its_definition",
+    ),
+    Mutant(
+        "models/unclip/unet.py",
+        "rows.unflatten(-1, (self.n_heads, n_parts, -1))  # [B, N, H, n_parts, K]",
+        "rows.unflatten(-1, (n_parts, self.n_heads, -1)).transpose(2, 3)",
+        "models/unclip/test_unet::"
+        "test_attention_matches_an_explicit_softmax_over_context_and_pixels",
+    ),
+    Mutant(
+        "models/unclip/decoder.py",
+        "slots = self.embedding_slots(scaled)",
+        "slots = self.embedding_slots(embeddings)",
+        "models/unclip/test_decoder::test_nothing_is_left_of_a_dropped_embedding",
+    ),
+    Mutant(
+        "models/unclip/decoder.py",
+        "torch.cat([without_caption, ~none])",
+        "torch.cat([without_caption, none])",
+        "models/unclip/test_decoder::test_guided_decoder_is_led_away_from_neither_condition",
+    ),
+    Mutant(
+        "models/unclip/diffusion_prior.py",
+        "text = torch.where(is_dropped[:, None], self.null_text, text)",
+        "text = torch.where(is_dropped[:, None], text, text)",
+        "models/unclip/test_diffusion_prior::test_nothing_is_left_of_a_dropped_caption",
+    ),
+    Mutant(
+        "models/unclip/diffusion_prior.py",
+        "(F.normalize(candidates, dim=-1) @ texts)",
+        "(candidates @ texts)",
+        "models/unclip/test_diffusion_prior::"
+        "test_candidate_with_the_largest_cosine_is_kept_whatever_its_length",
+    ),
+    Mutant(
+        "models/unclip/autoregressive_prior.py",
+        "prior.position[n_prefix + number]",
+        "prior.position[n_prefix + number - 1]",
+        "models/unclip/test_autoregressive_prior::"
+        "test_cached_sampling_sees_the_logits_of_whole_predictions",
+    ),
+    Mutant(
+        "models/unclip/embedding_codec.py",
+        "(1 - top_share + top_share * uniforms)",
+        "(top_share * uniforms)",
+        "models/unclip/test_embedding_codec::test_sampled_cosines_are_those_of_the_better_half",
+    ),
+    Mutant(
+        "models/unclip/interpolation.py",
+        "(share * angle).sin() / safe",
+        "share * angle / safe",
+        "models/unclip/test_interpolation::test_arc_passes_the_specified_points",
+    ),
+    # generation with DALL-E 2
+    Mutant(
+        "generation/unclip/noise.py",
+        "key.subject, stage, index",
+        "key.subject, index",
+        "generation/unclip/test_unclip_noise::"
+        "test_every_part_of_a_key_and_of_a_step_makes_other_numbers",
+    ),
+    Mutant(
+        "generation/unclip/decoder_sampler.py",
+        "None, guidance=1.0, limit=None",
+        "None, guidance=self.guidance, limit=None",
+        "generation/unclip/test_decoder_sampler::test_inversion_is_neither_guided_nor_clipped",
+    ),
+    Mutant(
+        "generation/unclip/opening.py",
+        "clip_identity(found.clip) != scorer.identity",
+        "not scorer.identity",
+        "commands/unclip/test_generate_unclip::test_a_prior_of_another_clip_is_refused",
     ),
     # losses and metrics
     Mutant(
@@ -598,9 +740,52 @@ MUTANTS = [
         "pace = (time.perf_counter() - since) / self._done",
         "console/test_progress::test_time_left_of_resumed_work_is_by_the_pace_of_this_start",
     ),
+    # training of DALL-E 2
+    Mutant(
+        "training/tasks/unclip/prior.py",
+        "chances < self._table.caption_dropout",
+        "chances > self._table.caption_dropout",
+        "training/tasks/unclip/test_unclip_tasks::test_prior_that_drops_every_caption_does_not_read_them",
+    ),
+    Mutant(
+        "training/tasks/noise.py",
+        "(numbers.double() * n_steps)",
+        "(numbers.double() * (n_steps - 1))",
+        "training/tasks/test_noise::test_timesteps_are_uniform_over_the_schedule_and_each_samples_own",
+    ),
+    Mutant(
+        "training/tasks/unclip/decoder.py",
+        "clean = 2 * batch.images - 1",
+        "clean = batch.images",
+        "training/tasks/unclip/test_unclip_tasks::test_decoder_loss_is_the_squared_error_of_the_noise",
+    ),
+    Mutant(
+        "training/tasks/unclip/frozen_clip.py",
+        "if copy.identity != scorer.identity:",
+        "if copy.identity == scorer.identity:",
+        "commands/training/test_train_prior::test_another_clip_is_refused_untouched",
+    ),
+    Mutant(
+        "loading/prior_variances.py",
+        "return found if found.weights == weights_checksum(run) else None",
+        "return found",
+        "commands/training/test_train_prior::test_variances_belong_to_the_weights",
+    ),
+    Mutant(
+        "data/unclip/preprocessing.py",
+        "larger = max(own_size, self.clip_size)",
+        "larger = min(own_size, self.clip_size)",
+        "data/unclip/test_unclip_preprocessing::test_decoder_and_clip_see_the_same_square",
+    ),
+    Mutant(
+        "scoring/caption_slots.py",
+        "CaptionEmbedding(ids[:length], embedding, states[:length])",
+        "CaptionEmbedding(ids, embedding, states)",
+        "commands/data/test_encode_embeddings::test_embeddings_are_clips_of_what_training_would_cut",
+    ),
     # generation
     Mutant(
-        "loading.py",
+        "loading/dalle.py",
         "for path in (*weights, paths.dvae / WEIGHTS, paths.tokenizer):",
         "for path in (*weights, paths.tokenizer):",
         "test_loading::test_checksum_tells_every_part_that_pictures_depend_on",

@@ -126,6 +126,11 @@ OPTIONAL |= {
     ("OptimizerTable", "moments"),
     ("TransformerLossTable", "token_noise"),
     ("TransformerRecipe", "powersgd"),
+    ("PriorModelTable", "d_text"),
+    ("PriorModelTable", "text_vocab_size"),
+    ("DecoderModelTable", "text_len"),
+    ("DecoderModelTable", "d_text"),
+    ("DecoderModelTable", "text"),
     ("OptimizerTable", "plateau"),
     ("OptimizerTable", "restarts"),
 }

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,10 +23,18 @@ from toy_about import ABOUT
 from dalle_cli.data.clip_tokenizer import read_clip_vocabulary
 from dalle_cli.data.images import BadSample, decode_image
 from dalle_cli.data.picture_lists import list_pictures
-from dalle_cli.data.sources import Source, open_dataset
+from dalle_cli.data.sources import EmbeddingSource, Source, open_dataset
 from dalle_cli.data.sources.exclusion import read_keys
 from dalle_cli.data.text.known_words import KnownWords
 from dalle_cli.data.tokenizer import Tokenizer
+from dalle_cli.data.unclip.clip_embeddings import CaptionEmbedding, SampleEmbeddings
+from dalle_cli.data.unclip.embedding_shards import (
+    ClipEncoding,
+    EmbeddedSample,
+    embedding_shard_path,
+    write_embedding_record,
+    write_embedding_shard,
+)
 from dalle_cli.errors import DalleError
 from dalle_cli.evaluation.evaluated_pairs import read_training_record
 from dalle_cli.evaluation.evaluation_folder import read_evaluation
@@ -148,6 +157,34 @@ def text(content: str) -> Callable[[Path], str]:
     return lambda folder: content
 
 
+def write_embeddings(folder: Path) -> None:
+    """Write a folder of embeddings of two samples."""
+    encoding = ClipEncoding(
+        clip="abc", precision="fp32", d_embed=2, d_text=3, text_len=4, text_vocab_size=9,
+        copies=1, square=1, decoding=2,
+    )  # fmt: skip
+    caption = CaptionEmbedding(
+        np.array([7, 8]), np.ones(2, np.float32), np.ones((2, 3), np.float16)
+    )
+    pairs = SampleEmbeddings(np.ones((2, 2), np.float32), [caption])
+    samples = [EmbeddedSample(key, [key], pairs) for key in ("a", "b")]
+    write_embedding_shard(
+        embedding_shard_path(folder, 0),
+        encoding,
+        samples=samples,
+        bad=[],
+        checksums=np.zeros((2, 32), np.uint8),
+    )
+    write_embedding_record(folder, encoding, n_shards=1, problems=[], n_lost=0)
+
+
+def read_embeddings(path: Path) -> None:
+    source = EmbeddingSource(str(path.parent))
+    for index in range(len(source)):
+        with suppress(BadSample):
+            source.read(index)
+
+
 CSV = 'path,caption\na.png,a ring\na.png,"two\nlines"\n'
 JSONL = '{"path": "a.png", "caption": "a ring"}\n{"path": "a.png", "caption": ["b", "c"]}\n'
 TARGETS = {
@@ -212,6 +249,10 @@ TARGETS = {
     ),
     "checkpoint": Target(f"run/{STEP}/parameters.safetensors", lambda folder: None, load_all),
     "checkpoint's manifest": Target(f"run/{STEP}/manifest.json", lambda folder: None, load_all),
+    "shard of embeddings": Target(
+        "embeddings-00000.safetensors", write_embeddings, read_embeddings
+    ),
+    "record of embeddings": Target("embeddings.json", write_embeddings, read_embeddings),
     "about": Target("about.toml", text(ABOUT), lambda path: read_about(RunDir(path.parent))),
     **{
         f"{kind} picture": Target(

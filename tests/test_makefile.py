@@ -61,6 +61,8 @@ def test_values_reach_the_command_as_they_are(value: str) -> None:
         "train": [typed, "--run", typed],
         "train-dvae": [typed, "--data", typed, "--run", typed],
         "train-transformer": [typed, "--data", typed, "--run", typed, "--dvae", typed],
+        "train-prior": [typed, "--data", typed, "--run", typed, "--clip", typed],
+        "train-decoder": [typed, "--data", typed, "--run", typed, "--clip", typed],
         "generate": [typed, "--prompts", typed, "--clip", typed, "--out", typed],
         "rerank": [typed, "--clip", typed, "--out", f"{typed}-best"],
     }.items():

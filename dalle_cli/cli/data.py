@@ -13,14 +13,16 @@ from dalle_cli.cli.options import (
     OUTPUT,
     CaptionColumn,
     Device,
-    DVAERun,
     Exclude,
     ImageColumn,
     Json,
+    OptionalDVAERun,
+    OptionalFrozenClipName,
     PrecisionToUse,
     Quiet,
 )
 from dalle_cli.console import Terminal
+from dalle_cli.errors import UsageError
 from dalle_cli.storage.shipped import resolve_run
 
 SCENES = "Scenes"
@@ -318,8 +320,9 @@ def encode(
             help=f"{FORMS}.",
         ),
     ],
-    dvae: DVAERun,
     *,
+    dvae: OptionalDVAERun = None,
+    clip: OptionalFrozenClipName = None,
     out: Annotated[
         Path,
         typer.Option(metavar="DIR", help="New folder, or one to resume.", rich_help_panel=OUTPUT),
@@ -345,10 +348,14 @@ def encode(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the image tokens of captioned pictures.
+    """Write the image tokens or the CLIP embeddings of pictures.
 
-    `dalle train-transformer --data DIR` then learns from the tokens, without the pictures.
+    `dalle train-transformer --data DIR` then learns from the tokens, and `dalle train-prior` from
+    the embeddings, without the pictures.
     """
+    if (dvae is None) == (clip is None):
+        hint = "--dvae makes image tokens, --clip makes embeddings"
+        raise UsageError("give either --dvae or --clip", hint)
     from dalle_cli.commands.data.encode import EncodeOptions, run_data_encode
 
     options = EncodeOptions(
@@ -356,6 +363,7 @@ def encode(
         image_column=image_column,
         caption_column=caption_column,
         dvae=dvae,
+        clip=clip,
         out=out,
         copies=copies,
         batch_size=batch_size,

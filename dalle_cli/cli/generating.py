@@ -22,12 +22,19 @@ from dalle_cli.cli.options import (
     RunToUse,
 )
 from dalle_cli.cli.processes import launch_workers
+from dalle_cli.cli.unclip.options import (
+    MAX_GUIDANCE,
+    DecoderSteps,
+    PriorGuidance,
+    PriorName,
+    PriorSteps,
+    SamplerName,
+)
 from dalle_cli.console import Terminal
-from dalle_cli.storage.run_dir import model_dir
+from dalle_cli.storage.run_dir import model_dir, stated_kind
 from dalle_cli.storage.shipped import resolve_run
 
 PROMPT, SAMPLING = "Prompt", "Sampling"
-MAX_GUIDANCE = 100  # so that no logits overflow
 
 
 @add_command(
@@ -109,6 +116,11 @@ def generate(
             rich_help_panel=SAMPLING,
         ),
     ] = None,
+    prior: PriorName = None,
+    steps: DecoderSteps = None,
+    sampler: SamplerName = None,
+    prior_steps: PriorSteps = None,
+    prior_guidance: PriorGuidance = None,
     image: Annotated[
         Path | None,
         typer.Option(
@@ -207,8 +219,26 @@ def generate(
 ) -> None:
     """Generate pictures from captions.
 
-    All of them, or the best of many.
+    All of them, or the best of many. RUN is a transformer's or, for DALL-E 2, a decoder's.
     """
+    kind = stated_kind(run)
+    _check_belonging(
+        kind,
+        of_transformers={
+            "--temperature": temperature is not None,
+            "--top-k": top_k != 0,
+            "--top-p": top_p != 1,
+            "--image": image is not None,
+            "--rank": rank is not None,
+        },
+        of_decoders={
+            "--prior": prior is not None,
+            "--steps": steps is not None,
+            "--sampler": sampler is not None,
+            "--prior-steps": prior_steps is not None,
+            "--prior-guidance": prior_guidance is not None,
+        },
+    )
     _check_ranking(n, clip, tokenizer=tokenizer, rank=rank, best=best, keep_all=keep_all)
     box = _check_image(image, keep_rows, redraw)
     _check_sampling(temperature, guidance, top_p)
@@ -218,7 +248,9 @@ def generate(
         message = "standard input can't be read by several processes"
         raise typer.BadParameter(message, param_hint="--prompts")
     if gpus is not None:
-        model_dir(run, "transformer")  # a missing run is reported once, not by every process
+        model_dir(
+            run, "decoder" if kind == "decoder" else "transformer"
+        )  # a missing run is reported once, not by every process
     if launch_workers(gpus):
         return
 
@@ -226,12 +258,28 @@ def generate(
     from dalle_cli.generation.image_prompt import Box, ImagePrompt
     from dalle_cli.generation.prompts import example_captions, read_captions
     from dalle_cli.generation.ranking import RankingOptions
-    from dalle_cli.generation.sampling import choose_sampling
+    from dalle_cli.generation.sampling import SamplingSettings, choose_sampling
+    from dalle_cli.generation.unclip.settings import UnclipSettings, choose_unclip_sampling
     from dalle_cli.storage.model_about import read_sampling_advice
     from dalle_cli.storage.run_dir import RunDir
 
     redrawn = None if box is None else Box(*box)
     is_given = bool(captions) or prompts is not None
+    advice = read_sampling_advice(RunDir(run))
+    sampling: SamplingSettings | UnclipSettings
+    if kind == "decoder":
+        sampling = choose_unclip_sampling(
+            advice,
+            steps=steps,
+            sampler=sampler,
+            guidance=guidance,
+            prior_steps=prior_steps,
+            prior_guidance=prior_guidance,
+        )
+    else:
+        sampling = choose_sampling(
+            advice, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance
+        )
     options = GenerateOptions(
         run=run,
         checkpoint=checkpoint,
@@ -239,13 +287,8 @@ def generate(
         first=first,
         n=n,
         seed=seed,
-        sampling=choose_sampling(
-            read_sampling_advice(RunDir(run)),
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            guidance=guidance,
-        ),
+        sampling=sampling,
+        prior=prior,
         image=None if image is None else ImagePrompt(image, keep_rows, redrawn),
         batch_size=n_together,
         device=device,
@@ -261,6 +304,24 @@ def generate(
         keep_all=keep_all,
     )
     run_generate(options, selection, Terminal(quiet=quiet, as_json=as_json))
+
+
+def _check_belonging(
+    kind: str, *, of_transformers: dict[str, bool], of_decoders: dict[str, bool]
+) -> None:
+    """Refuse a prior, and options of another kind of model, each with whether it was typed."""
+    if kind.startswith("prior"):
+        message = "it holds a prior: name the run of a decoder, and this one with --prior"
+        raise typer.BadParameter(message, param_hint="RUN")
+    is_decoder = kind == "decoder"
+    refused = of_transformers if is_decoder else of_decoders
+    if kind:  # where there is no model, its absence is reported
+        for option, is_typed in refused.items():
+            if is_typed:
+                wanted = "transformers" if is_decoder else "decoders"
+                raise typer.BadParameter(
+                    f"it is for {wanted}, and this run holds a {kind}", param_hint=option
+                )
 
 
 def _check_sampling(temperature: float | None, guidance: float | None, top_p: float) -> None:

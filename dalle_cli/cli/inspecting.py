@@ -55,7 +55,7 @@ def check_recipe(
 def list_recipe_keys(
     kind: Annotated[
         str | None,
-        typer.Argument(metavar="KIND", help="dvae, transformer or clip; by default all three."),
+        typer.Argument(metavar="KIND", help="A kind of recipe, such as dvae; by default all."),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,

@@ -84,6 +84,16 @@ PairSource = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
+EmbeddedSource = Annotated[
+    list[str],
+    typer.Option(
+        "--data",
+        metavar="SRC[@WEIGHT]",
+        help=f"{FORMS}, or a folder of `dalle data encode --clip`; may be repeated, to mix "
+        "sources.",
+        rich_help_panel=INPUT,
+    ),
+]
 ImageColumn = Annotated[
     str | None,
     typer.Option(
@@ -200,16 +210,24 @@ RunToUse = Annotated[
         metavar="RUN", parser=run_path, help="A run, an exported one, or a shipped model."
     ),
 ]
-DVAERun = Annotated[
-    Path,
-    typer.Option(
-        "--dvae",
-        metavar="RUN",
-        parser=run_path,
-        help="Run of the discrete VAE that makes the image tokens, or a shipped model.",
-        rich_help_panel=INPUT,
-    ),
-]
+_DVAE = typer.Option(
+    "--dvae",
+    metavar="RUN",
+    parser=run_path,
+    help="Run of the discrete VAE that makes the image tokens, or a shipped model.",
+    rich_help_panel=INPUT,
+)
+DVAERun = Annotated[Path, _DVAE]
+OptionalDVAERun = Annotated[Path | None, _DVAE]
+_CLIP = typer.Option(
+    "--clip",
+    metavar="CLIP",
+    parser=resolve_run,
+    help="A `train-clip` run, a shipped model, or a public checkpoint, that makes embeddings.",
+    rich_help_panel=INPUT,
+)
+FrozenClipName = Annotated[str, _CLIP]
+OptionalFrozenClipName = Annotated[str | None, _CLIP]
 
 
 def _check_checkpoint(choice: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""`dalle train`, `train-dvae`, `train-transformer`, `train-clip` and `resume`."""
+"""`dalle train`, `train-dvae`, `train-transformer` and the others of a model each, and `resume`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,9 @@ from dalle_cli.cli.options import (
     Device,
     DryRun,
     DVAERun,
+    EmbeddedSource,
     Exclude,
+    FrozenClipName,
     Gpus,
     ImageColumn,
     InitFrom,
@@ -76,6 +78,7 @@ def _options(
     init_from: Path | None,
     log: str | None,
     dvae: Path | None = None,
+    clip: str | None = None,
     tokenizer: Path | None = None,
     preview_captions: Path | None = None,
     deepspeed: Path | None = None,
@@ -97,6 +100,8 @@ def _options(
         "image_column": image_column,
         "caption_column": caption_column,
         **{name: given and absolute_source(str(given)) for name, given in inputs.items()},
+        # a name on the hub is no path
+        "clip": absolute_source(clip) if clip and Path(clip).exists() else clip,
         "log": log,
     }
     return TrainOptions(
@@ -368,7 +373,8 @@ def train_clip(
 ) -> None:
     """Train a CLIP on captioned pictures.
 
-    It ranks generated pictures where no public CLIP is to be had.
+    It ranks generated pictures where no public CLIP is to be had, and a prior and a decoder are
+    trained with it.
     """
     changes = _with_precision(overrides, precision)
     checked = load_recipe(recipe, changes, kind="clip", steps=steps)
@@ -392,6 +398,123 @@ def train_clip(
         tokenizer=tokenizer,
     )
     run_train_clip(checked, options, tokenizer, Terminal(quiet=quiet, as_json=as_json))
+
+
+@add_command(
+    app,
+    "train-prior",
+    panel=TRAIN,
+    example="dalle train-prior prior/demo --data pictures/ \\\n  --clip runs/clip --run runs/prior",
+)
+def train_prior(
+    recipe: RecipeName,
+    data: EmbeddedSource,
+    *,
+    run: RunFolder,
+    clip: FrozenClipName,
+    valid: ValidSource = None,
+    init_from: InitFrom = None,
+    steps: Steps = None,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    exclude: Exclude = None,
+    overrides: Overrides = [],  # noqa: B006  typer copies it
+    resume: Resume = "auto",
+    log: Log = None,
+    device: Device = "auto",
+    precision: Precision = None,
+    dry_run: DryRun = False,
+    gpus: Gpus = None,
+    deepspeed: DeepSpeedFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train DALL-E 2's prior on captions and a CLIP.
+
+    It guesses CLIP's embedding of a picture from its caption.
+    """
+    changes, zero = _with_precision(overrides, precision), _zero_overrides(deepspeed)
+    checked = load_recipe(recipe, changes, kind="prior", steps=steps, fallbacks=zero)
+    if _launch_trainers(gpus):
+        return
+    from dalle_cli.commands.training.train_prior import run_train_prior
+
+    options = _options(
+        Asked("train-prior", recipe, steps, changes),
+        data,
+        run=run,
+        image_column=image_column,
+        caption_column=caption_column,
+        exclude=exclude,
+        valid=valid,
+        resume=resume,
+        device=device,
+        dry_run=dry_run,
+        init_from=init_from,
+        log=log,
+        clip=clip,
+        deepspeed=deepspeed,
+    )
+    run_train_prior(checked, options, clip, Terminal(quiet=quiet, as_json=as_json))
+
+
+@add_command(
+    app,
+    "train-decoder",
+    panel=TRAIN,
+    example="dalle train-decoder decoder/demo --data pictures/ \\\n"
+    "  --clip runs/clip --run runs/decoder",
+)
+def train_decoder(
+    recipe: RecipeName,
+    data: DataSource,
+    *,
+    run: RunFolder,
+    clip: FrozenClipName,
+    valid: ValidSource = None,
+    init_from: InitFrom = None,
+    steps: Steps = None,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    exclude: Exclude = None,
+    overrides: Overrides = [],  # noqa: B006  typer copies it
+    resume: Resume = "auto",
+    log: Log = None,
+    device: Device = "auto",
+    precision: Precision = None,
+    dry_run: DryRun = False,
+    gpus: Gpus = None,
+    deepspeed: DeepSpeedFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train DALL-E 2's decoder on pictures and a CLIP.
+
+    It paints a picture of CLIP's embedding of it.
+    """
+    changes, zero = _with_precision(overrides, precision), _zero_overrides(deepspeed)
+    checked = load_recipe(recipe, changes, kind="decoder", steps=steps, fallbacks=zero)
+    if _launch_trainers(gpus):
+        return
+    from dalle_cli.commands.training.train_decoder import run_train_decoder
+
+    options = _options(
+        Asked("train-decoder", recipe, steps, changes),
+        data,
+        run=run,
+        image_column=image_column,
+        caption_column=caption_column,
+        exclude=exclude,
+        valid=valid,
+        resume=resume,
+        device=device,
+        dry_run=dry_run,
+        init_from=init_from,
+        log=log,
+        clip=clip,
+        deepspeed=deepspeed,
+    )
+    run_train_decoder(checked, options, clip, Terminal(quiet=quiet, as_json=as_json))
 
 
 @add_command(app, panel=TRAIN, example="dalle resume runs/dalle")
@@ -448,7 +571,8 @@ def resume(
 
 
 def _run_plan(plan: "ResumePlan", terminal: Terminal) -> None:
-    """Run the training command that a plan stands for."""
+    """Run the training command that a plan stands for; the run keeps a copy of its dVAE or CLIP."""
+    clip = str(plan.inputs.get("clip", plan.options.run))
     if plan.recipe.kind == "dvae":
         from dalle_cli.commands.training.train_dvae import run_train_dvae
 
@@ -457,6 +581,14 @@ def _run_plan(plan: "ResumePlan", terminal: Terminal) -> None:
         from dalle_cli.commands.training.train_clip import run_train_clip
 
         run_train_clip(plan.recipe, plan.options, plan.inputs.get("tokenizer"), terminal)
+    elif plan.recipe.kind == "decoder":
+        from dalle_cli.commands.training.train_decoder import run_train_decoder
+
+        run_train_decoder(plan.recipe, plan.options, clip, terminal)
+    elif plan.recipe.kind == "prior" or plan.recipe.kind == "prior-autoregressive":
+        from dalle_cli.commands.training.train_prior import run_train_prior
+
+        run_train_prior(plan.recipe, plan.options, clip, terminal)
     else:
         from dalle_cli.commands.training.train_transformer import (
             TransformerOptions,

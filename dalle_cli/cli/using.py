@@ -156,6 +156,15 @@ def export(
             rich_help_panel=RANKING,
         ),
     ] = None,
+    prior: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            parser=run_path,
+            help="Also export this prior with a decoder, so that the folder takes captions.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
     half: Annotated[
         bool,
         typer.Option(
@@ -182,7 +191,9 @@ def export(
     """
     from dalle_cli.commands.export import ExportOptions, run_export
 
-    options = ExportOptions(run, out, clip=clip, checkpoint=checkpoint, half=half, onnx=onnx)
+    options = ExportOptions(
+        run, out, clip=clip, prior=prior, checkpoint=checkpoint, half=half, onnx=onnx
+    )
     run_export(options, Terminal(quiet=quiet, as_json=as_json))
 
 

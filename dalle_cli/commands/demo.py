@@ -4,13 +4,12 @@ Each command is printed before it runs. An interrupted demo resumes where it sto
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from dalle_cli.commands.reports import demo_results
 from dalle_cli.commands.reports.demo_results import BEST, CANDIDATES, SINGLE
-from dalle_cli.commands.subcommands import run_subcommand
+from dalle_cli.commands.subcommands import clear_unless_finished, run_subcommand, set_words
 from dalle_cli.console import Terminal, duration_text
 from dalle_cli.storage.atomic import write_file
 from dalle_cli.storage.job_folder import JobFolder, stopwatch
@@ -46,14 +45,18 @@ def _run_commands(
     data, dvae, transformer, clip = (
         folder / name for name in ("data", "dvae", "transformer", "clip")
     )
-    if _clear_unless_finished(data, "shapes.json"):
+    if clear_unless_finished(data, "shapes.json"):
         _run(["data", "shapes", data, "--pictures", n_pictures], terminal)
 
     train = ["--data", data / "train"]
-    _run(["train-dvae", DVAE_RECIPE, *train, "--run", dvae, *_sets(overrides["dvae"])], terminal)
+    _run(
+        ["train-dvae", DVAE_RECIPE, *train, "--run", dvae, *set_words(overrides["dvae"])], terminal
+    )
     train_transformer = ["train-transformer", TRANSFORMER_RECIPE, *train, "--dvae", dvae]
-    _run([*train_transformer, "--run", transformer, *_sets(overrides["transformer"])], terminal)
-    _run(["train-clip", CLIP_RECIPE, *train, "--run", clip, *_sets(overrides["clip"])], terminal)
+    _run([*train_transformer, "--run", transformer, *set_words(overrides["transformer"])], terminal)
+    _run(
+        ["train-clip", CLIP_RECIPE, *train, "--run", clip, *set_words(overrides["clip"])], terminal
+    )
 
     ranking = ["--clip", clip, "--best", 1, "--keep-all"]
     for group, options in (("seen", ["-n", SINGLE]), ("unseen", ["-n", CANDIDATES, *ranking])):
@@ -63,18 +66,6 @@ def _run_commands(
 
 def _run(arguments: list[Any], terminal: Terminal) -> None:
     run_subcommand(arguments, terminal, hint="run the same demo again to resume it")
-
-
-def _clear_unless_finished(folder: Path, last_file: str) -> bool:
-    """Remove a folder that lacks its last file; return whether there is work to do."""
-    if (folder / last_file).is_file():
-        return False
-    shutil.rmtree(folder, ignore_errors=True)
-    return True
-
-
-def _sets(values: list[str]) -> list[str]:
-    return [word for value in values for word in ("--set", value)]
 
 
 def _text(folder: Path, summary: dict[str, Any]) -> str:

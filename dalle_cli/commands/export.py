@@ -3,25 +3,21 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dalle_cli.commands.reports.exports.exported_model import export_model
 from dalle_cli.commands.reports.exports.exported_run import ExportedRun, describe_run
 from dalle_cli.commands.reports.exports.exported_texts import export_texts
+from dalle_cli.commands.reports.exports.joined_models import find_joined_clip, find_joined_prior
 from dalle_cli.commands.reports.exports.model_card import model_card
 from dalle_cli.commands.reports.exports.onnx_files import check_dvae_for_onnx, write_onnx
-from dalle_cli.config import ModelTable, kind_of
+from dalle_cli.config import TRAINED_WITH_CLIP, ModelTable, kind_of
 from dalle_cli.console import Terminal
 from dalle_cli.loading import check_model
+from dalle_cli.loading.prior_variances import export_variances
 from dalle_cli.storage.atomic import atomic_folder, make_folder, write_file
 from dalle_cli.storage.checkpoint_folder import find_saved_weights
-from dalle_cli.storage.lazy_tensors import Stored
 from dalle_cli.storage.model_about import read_about
-from dalle_cli.storage.model_folder import (
-    check_model_kind,
-    half_precision,
-    is_half_precision,
-    read_model_table,
-    write_model,
-)
-from dalle_cli.storage.run_dir import WEIGHTS, RunDir, check_new_folder, model_dir, part_of
+from dalle_cli.storage.model_folder import is_half_precision, read_model_table
+from dalle_cli.storage.run_dir import WEIGHTS, RunDir, check_new_folder, model_dir
 
 
 @dataclass(frozen=True)
@@ -29,6 +25,7 @@ class ExportOptions:
     """The command line of `export`.
 
     clip        a CLIP's run that is exported, too; None: the CLIP that an export brings
+    prior       that is exported with a decoder; None: the prior that an export brings
     checkpoint  whose weights are exported: "best", "last" or a step; None: the run's model
     half        whether matrices are stored in fp16
     onnx        whether the dVAE is written as ONNX, too
@@ -37,6 +34,7 @@ class ExportOptions:
     run: Path
     out: Path
     clip: Path | None = None
+    prior: Path | None = None
     checkpoint: str | None = None
     half: bool = False
     onnx: bool = False
@@ -51,14 +49,10 @@ def run_export(options: ExportOptions, terminal: Terminal) -> None:
     check_new_folder(options.out)
     if options.onnx:
         check_dvae_for_onnx(options.run)
-    own_clip = RunDir(options.run).clip
-    clip = options.clip or (own_clip if own_clip.is_dir() else None)
-    if clip is not None:
-        clip = part_of(clip, "clip")
-        check_model_kind(model_dir(clip, "clip"), "clip")
-
+    clip = find_joined_clip(options.run, options.clip)
+    prior = find_joined_prior(options.run, options.prior)
     with atomic_folder(options.out) as staging:
-        inside = replace(options, clip=clip, out=staging)
+        inside = replace(options, clip=clip, prior=prior, out=staging)
         exported = _export(inside, terminal, name=options.out.resolve().name)
         kind = kind_of(read_model_table(RunDir(staging).model))
         if options.onnx:
@@ -71,7 +65,10 @@ def run_export(options: ExportOptions, terminal: Terminal) -> None:
 
 
 def _export(options: ExportOptions, terminal: Terminal, *, name: str) -> ExportedRun:
-    """Export a run under a name, and its CLIP into a folder inside; return what is said of it."""
+    """Export a run under a name, and what goes with it into folders inside.
+
+    Returns what is said of the run.
+    """
     run, target = RunDir(options.run), RunDir(options.out)
     source = model_dir(run.root)
     saved = find_saved_weights(run, options.checkpoint) if options.checkpoint else None
@@ -81,17 +78,25 @@ def _export(options: ExportOptions, terminal: Terminal, *, name: str) -> Exporte
     exported = describe_run(run, saved.step if saved else None)
     exported.write(target)
     weights = saved.files if saved else [source / WEIGHTS]
-    _export_model(table, weights, target.model, half=options.half)
+    export_model(table, weights, target.model, half=options.half)
+    if kind_of(table) == "prior" and saved is None:  # of a checkpoint there are none
+        export_variances(run, target)
     parts = []
     if run.dvae.is_dir():
         dvae = model_dir(run.dvae)
         parts.append(check_model(dvae))
-        _export_model(parts[-1], [dvae / WEIGHTS], target.dvae, half=options.half)
+        export_model(parts[-1], [dvae / WEIGHTS], target.dvae, half=options.half)
+    if run.codec.is_dir():
+        parts.append(check_model(run.codec))
+        export_model(parts[-1], [run.codec / WEIGHTS], target.codec, half=False)
     if options.clip is not None:
-        inside = replace(options, run=options.clip, out=target.clip, clip=None, checkpoint=None)
-        make_folder(target.clip)
-        _export(inside, terminal, name=f"{name}/{target.clip.name}")
-        parts.append(read_model_table(RunDir(target.clip).model))
+        # by its checksum, priors and decoders fit
+        half = options.half and kind_of(table) not in TRAINED_WITH_CLIP
+        inside = ExportOptions(options.clip, target.clip, half=half)
+        parts.append(_export_part(inside, terminal, name=name))
+    if options.prior is not None:
+        inside = ExportOptions(options.prior, target.prior, half=options.half)
+        parts.append(_export_part(inside, terminal, name=name))
 
     export_texts(run, target)
     is_half = is_half_precision(target.model)
@@ -103,8 +108,8 @@ def _export(options: ExportOptions, terminal: Terminal, *, name: str) -> Exporte
     return exported
 
 
-def _export_model(table: ModelTable, weights: list[Path], folder: Path, *, half: bool) -> None:
-    """Write a model's sizes and weights into a folder, with checksums where there were none."""
-    config = {"kind": kind_of(table), "model": table.model_dump()}
-    stored = dict(Stored(weights))
-    write_model(folder, config, half_precision(stored) if half else stored)
+def _export_part(options: ExportOptions, terminal: Terminal, *, name: str) -> ModelTable:
+    """Export a run into a folder of another export, which has a name; return its sizes."""
+    make_folder(options.out)
+    _export(options, terminal, name=f"{name}/{options.out.name}")
+    return read_model_table(RunDir(options.out).model)

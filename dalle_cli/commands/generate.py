@@ -5,14 +5,15 @@ from functools import partial
 from pathlib import Path
 
 from dalle_cli.commands.reports.generation_command import generation_command
+from dalle_cli.commands.unclip.pipeline_choice import open_pipeline
 from dalle_cli.console import Terminal
 from dalle_cli.errors import printable
-from dalle_cli.generation.dalle import DallePipeline
 from dalle_cli.generation.image_prompt import ImagePrompt
 from dalle_cli.generation.job import explain_how_to_resume, plan_job, run_job, run_worker
 from dalle_cli.generation.output_folder import OutputFolder, create_samples_folder
 from dalle_cli.generation.ranking import RankingOptions, load_ranking
 from dalle_cli.generation.sampling import SamplingSettings
+from dalle_cli.generation.unclip.settings import UnclipSettings
 from dalle_cli.runtime.devices import open_device
 from dalle_cli.runtime.distributed import init_process_group
 from dalle_cli.storage.job_folder import JobFolder
@@ -25,6 +26,8 @@ class GenerateOptions:
     """The command line of `generate`.
 
     checkpoint  whose weights are used: "best", "last" or a step; None: the run's model
+    sampling    how tokens are sampled or, from a decoder, embeddings and pictures
+    prior       what guesses embeddings for a decoder, see `open_prior`
     first       number of the first candidate of each caption
     n           candidates of each caption
     batch_size  candidates sampled together; 0: automatic
@@ -37,7 +40,8 @@ class GenerateOptions:
     first: int
     n: int
     seed: int
-    sampling: SamplingSettings
+    sampling: SamplingSettings | UnclipSettings
+    prior: str | None
     image: ImagePrompt | None
     batch_size: int
     device: str
@@ -61,14 +65,15 @@ def run_generate(options: GenerateOptions, selection: RankingOptions, terminal: 
 
     with init_process_group(device) as world:
         precision = world.broadcast(precision)  # `auto` is a race, which may end differently
-        pipeline = DallePipeline.open(
+        pipeline = open_pipeline(
             options.run,
-            device=world.device,
-            precision=precision,
-            sampling=options.sampling,
+            options.sampling,
             seed=options.seed,
             image=options.image,
+            prior=options.prior,
             checkpoint=options.checkpoint,
+            device=world.device,
+            precision=precision,
         )
         ranking = load_ranking(selection, pipeline, options.captions)
         job = plan_job(
@@ -101,9 +106,10 @@ def run_generate(options: GenerateOptions, selection: RankingOptions, terminal: 
             output = OutputFolder(world.broadcast(path), job.settings)
             has_new = run_job(job, output, terminal)
             if has_new or not (path / GRID).is_file():
-                output.save_gallery(
-                    partial(generation_command, run=options.run, image=options.image)
+                again = partial(
+                    generation_command, run=options.run, image=options.image, prior=options.prior
                 )
+                output.save_gallery(again)
                 output.save_grid(n_kept=job.n_kept, n_shown=job.n_shown)
     summary = output.summary()
 

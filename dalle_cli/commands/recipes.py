@@ -26,7 +26,7 @@ A recipe is a TOML file. A key is written in the table that its name begins with
 command line: `--set optimizer.lr.start=1e-3`. An optional table may be left out; what is required
 inside it is required where it is there. Appendices are those of Ramesh et al. 2021.
 
-This page is made by `make docs` from `dalle_cli/config.py`; `dalle recipes keys` prints it."""
+This page is made by `make docs` from `dalle_cli/config/`; `dalle recipes keys` prints it."""
 KEYS_HEADER = """\
 | key | value | unit | default | meaning |
 | --- | --- | --- | --- | --- |

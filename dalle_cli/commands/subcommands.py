@@ -1,9 +1,11 @@
 """Runs other `dalle` commands, each printed before it runs, for commands that chain them."""
 
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dalle_cli.console import Terminal
@@ -19,6 +21,19 @@ def command_line(arguments: Sequence[Any]) -> str:
 def option_words(options: Mapping[str, str | None]) -> list[str]:
     """Return options with their values as words, without those that have none."""
     return [word for name, value in options.items() if value for word in (name, value)]
+
+
+def set_words(values: Sequence[str]) -> list[str]:
+    """Return changes of a recipe's keys as words."""
+    return [word for value in values for word in ("--set", value)]
+
+
+def clear_unless_finished(folder: Path, last_file: str) -> bool:
+    """Remove a folder that lacks its last file; return whether there is work to do."""
+    if (folder / last_file).is_file():
+        return False
+    shutil.rmtree(folder, ignore_errors=True)
+    return True
 
 
 def run_subcommand(arguments: Sequence[Any], terminal: Terminal, *, hint: str) -> None:

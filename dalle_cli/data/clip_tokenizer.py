@@ -108,6 +108,11 @@ def find_clip_vocabulary(folder: Path) -> Path | None:
     return None
 
 
+def vocabulary_files(file: Path) -> list[Path]:
+    """Return all files of a vocabulary, to be copied, given the one that it is known by."""
+    return [file, file.with_name(MERGES)] if file.name == VOCABULARY else [file]
+
+
 def read_clip_vocabulary(path: Path) -> ClipTokenizer:
     """Read the public vocabulary, or one laid out like it, from any file that it is published in.
 
@@ -130,6 +135,17 @@ def read_clip_vocabulary(path: Path) -> ClipTokenizer:
 
         merges = _parse_merges(content.decode().splitlines()[1 : 1 + N_MERGES])
         return _clip_tokenizer(_ids_in_clip_order(merges), merges)
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """Encodes captions by a pipeline of the library; other processes can be sent it."""
+
+    pipeline: tokenizers.Tokenizer
+
+    def __call__(self, caption: str) -> list[int]:
+        encoded = self.pipeline.encode(SURROGATE.sub("\ufffd", caption), add_special_tokens=False)
+        return encoded.ids
 
 
 class _BytePairModel(BaseModel, strict=True):
@@ -231,13 +247,8 @@ def _clip_tokenizer(vocabulary: dict[str, int], merges: list[Merge]) -> ClipToke
         raise ValueError("a merge occurs twice")
 
     start, end = found[0]
-    pipeline = _pipeline(vocabulary, merges, start=start, end=end)
-
-    def encode(caption: str) -> list[int]:
-        return pipeline.encode(SURROGATE.sub("\ufffd", caption), add_special_tokens=False).ids
-
     return ClipTokenizer(
-        encode,
+        _Encoder(_pipeline(vocabulary, merges, start=start, end=end)),
         start_of_text=vocabulary[start],
         end_of_text=vocabulary[end],
         vocab_size=len(vocabulary),

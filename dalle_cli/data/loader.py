@@ -29,6 +29,7 @@ from dalle_cli.data.images import BadSample, Problem
 from dalle_cli.data.preprocessing import Example, Preprocessing
 from dalle_cli.data.shuffling import SampleOrder, Stream, derive_seed
 from dalle_cli.data.sources import Sample, Source
+from dalle_cli.data.unclip.clip_embeddings import BatchEmbeddings, stack_embeddings
 from dalle_cli.errors import DalleError
 from dalle_cli.runtime.signals import STOP_SIGNALS, StopRequested
 
@@ -42,7 +43,8 @@ READ_PAUSE = 0.5  # seconds between attempts
 class Batch:
     """A batch of samples, with the counts of the larger batch that it is part of.
 
-    images              float32 [B, 3, H, W] in [0, 1]; empty [B, 3, 0, 0] if there are image tokens
+    images              float32 [B, 3, H, W] in [0, 1]; empty [B, 3, 0, 0] if the pictures were
+                        encoded beforehand
     positions           positions of the samples in the data order of the run; they seed noise
     text_tokens         int64 [B, T], -1 after the caption; empty [B, 0] for the dVAE
     are_cut             whether each caption had more tokens than fit
@@ -51,6 +53,9 @@ class Batch:
     image_tokens        int64 [B, I] if the pictures were encoded beforehand
     n_enlarged          number of pictures that were smaller than the model's image size
     keys                keys of the samples
+    clip_images         float32 [B, 3, R, R] in [0, 1], the same squares as a frozen CLIP reads
+                        them, if that is in another size
+    embeddings          CLIP's of pictures and captions, if they were embedded beforehand
     """
 
     images: Tensor
@@ -64,6 +69,8 @@ class Batch:
     image_tokens: Tensor | None = None
     n_enlarged: int = 0
     keys: list[str] = field(default_factory=list)
+    clip_images: Tensor | None = None
+    embeddings: BatchEmbeddings | None = None
 
     def micro_batches(self, size: int, device: torch.device) -> Iterator["Batch"]:
         """Yield pieces of at most `size` samples (0: a single piece), moved to the device."""
@@ -71,17 +78,24 @@ class Batch:
 
         for start in range(0, len(self.positions), size):
             part = slice(start, start + size)
-            image_tokens = self.image_tokens
+            image_tokens, clip_images = self.image_tokens, self.clip_images
             yield replace(
                 self,
-                images=self.images[part].to(device).float() / 255,
+                images=_floats(self.images[part], device),
                 positions=self.positions[part],
                 text_tokens=self.text_tokens[part].to(device),
                 captions=self.captions[part],
                 are_cut=self.are_cut[part],
                 keys=self.keys[part],
                 image_tokens=None if image_tokens is None else image_tokens[part].to(device),
+                clip_images=None if clip_images is None else _floats(clip_images[part], device),
+                embeddings=self.embeddings and self.embeddings.part(part, device),
             )
+
+
+def _floats(images: Tensor, device: torch.device) -> Tensor:
+    """Move pictures uint8 to a device, and map them to [0, 1]."""
+    return images.to(device).float() / 255
 
 
 class TooManyBadSamples(DalleError):
@@ -296,8 +310,6 @@ def collate(examples: list[Example], positions: list[int], *, bad: list[Problem]
     Its images stay uint8 until `micro_batches` splits and moves it, and channels last in memory, as
     pictures are decoded and as convolutions prefer them.
     """
-    images = np.stack([example.pixels for example in examples])  # [B, H, W, 3]
-
     no_text = np.empty(0, dtype=np.int64)
     text_tokens = np.stack(
         [no_text if example.text_tokens is None else example.text_tokens for example in examples]
@@ -308,8 +320,10 @@ def collate(examples: list[Example], positions: list[int], *, bad: list[Problem]
         torch.from_numpy(np.stack(encoded).astype(np.int64)) if encoded else None
     )  # [B, I]
 
+    clip_pixels = [example.clip_pixels for example in examples if example.clip_pixels is not None]
+    embeddings = [example.embeddings for example in examples if example.embeddings is not None]
     return Batch(
-        images=torch.from_numpy(images).permute(0, 3, 1, 2),  # [B, 3, H, W]
+        images=_stack_pixels([example.pixels for example in examples]),
         positions=positions,
         text_tokens=torch.from_numpy(text_tokens),
         captions=[example.caption for example in examples],
@@ -319,7 +333,14 @@ def collate(examples: list[Example], positions: list[int], *, bad: list[Problem]
         bad=bad,
         image_tokens=image_tokens,
         n_enlarged=sum(example.is_enlarged for example in examples),
+        clip_images=_stack_pixels(clip_pixels) if clip_pixels else None,
+        embeddings=stack_embeddings(embeddings) if embeddings else None,
     )
+
+
+def _stack_pixels(pixels: list[np.ndarray]) -> Tensor:
+    """Stack pictures uint8 [H, W, 3] as uint8 [B, 3, H, W], channels last in memory."""
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)  # [B, 3, H, W]
 
 
 def read_sample(source: Source, index: int) -> Sample:

@@ -16,6 +16,7 @@ from dalle_cli.data.images import decode_image
 from dalle_cli.data.shuffling import derive_seed
 from dalle_cli.data.sources import Sample
 from dalle_cli.data.tokenizer import Tokenizer
+from dalle_cli.data.unclip.clip_embeddings import PairEmbeddings
 
 NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 
@@ -24,11 +25,13 @@ NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 class Example:
     """A preprocessed sample.
 
-    pixels        uint8 [H, W, 3]; empty [0, 0, 3] if the picture came as tokens
+    pixels        uint8 [H, W, 3]; empty [0, 0, 3] if the picture was encoded beforehand
     text_tokens   int64 [T], the tokens of the caption; None if the model reads no text
     is_cut        whether the caption had more tokens than fit
     image_tokens  integers [I] if the picture came as tokens
     is_enlarged   whether the picture's short side was below the model's image size
+    clip_pixels   uint8, the same square in the size that a frozen CLIP reads, if that is another
+    embeddings    CLIP's of picture and caption, if they were embedded beforehand
     """
 
     pixels: np.ndarray
@@ -37,6 +40,8 @@ class Example:
     is_cut: bool = False
     image_tokens: np.ndarray | None = None
     is_enlarged: bool = False
+    clip_pixels: np.ndarray | None = None
+    embeddings: PairEmbeddings | None = None
 
 
 class Preprocessing(Protocol):

@@ -11,8 +11,9 @@ by one through memory maps. Knows nothing of pictures and models. Axes used belo
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -68,8 +69,8 @@ class ShardSeal(BaseModel):
     sha256: str
 
 
-class Record(BaseModel):
-    """The content of `encoding.json`.
+class SealedFolder(BaseModel):
+    """What a record states of a folder's shards, whatever they hold.
 
     bad   the samples left out, as (where, reason)
     lost  the `n_lost` of the source that was encoded
@@ -78,7 +79,6 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     schema_version: Literal[1] = 1
-    encoding: Encoding
     samples: Positive
     shards: list[ShardSeal]
     bad: list[Problem]
@@ -87,6 +87,15 @@ class Record(BaseModel):
     def fingerprint(self) -> str:
         """Hash the checksums of all shards in order, to detect changed data."""
         return hashlib.sha256(" ".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
+
+
+class Record(SealedFolder):
+    """The content of `encoding.json`."""
+
+    encoding: Encoding
+
+
+RecordT = TypeVar("RecordT", bound=SealedFolder)
 
 
 class EncodedSample(NamedTuple):
@@ -116,14 +125,25 @@ def write_shard(
     checksums  of what was read, of bad samples, too, in the order of the source: uint8 [M, 32]
     """
     tokens = np.array([sample.image_tokens for sample in samples], encoding.dtype)
-    texts = [json.dumps([sample.key, sample.captions]).encode() for sample in samples]
     tensors = {
         "image_tokens": tokens.reshape(encoding.shape(len(samples))),  # [N, C, I]
-        "text": np.frombuffer(b"".join(texts), np.uint8),
-        "text_ends": np.cumsum([len(text) for text in texts], dtype=np.int64),
+        **text_tensors((sample.key, sample.captions) for sample in samples),
         CHECKSUMS: checksums,
     }
+    write_sample_shard(path, tensors, bad)
 
+
+def text_tensors(texts: Iterable[tuple[str, list[str]]]) -> dict[str, np.ndarray]:
+    """Return the keys and captions of samples as tensors of a shard."""
+    parts = [json.dumps(text).encode() for text in texts]
+    return {
+        "text": np.frombuffer(b"".join(parts), np.uint8),
+        "text_ends": np.cumsum([len(part) for part in parts], dtype=np.int64),
+    }
+
+
+def write_sample_shard(path: Path, tensors: dict[str, np.ndarray], bad: list[Problem]) -> None:
+    """Write the tensors of a shard atomically, with the samples that could not be used."""
     # `save_file` would make the file unreadable to others
     content = save(tensors, metadata={"bad": json.dumps(bad)})
     with atomic_write(path, len(content)) as temporary:
@@ -131,25 +151,29 @@ def write_shard(
         sync_to_disk(temporary)
 
 
-class TokenShard:
-    """A shard of encoded samples, mapped into memory."""
+class SampleShard:
+    """A shard of samples, mapped into memory: their keys and captions, whatever else it holds.
 
-    def __init__(self, path: Path, encoding: Encoding) -> None:
-        """Open a shard.
+    what   the kind of shard, for messages
+    names  of the tensors that are of this kind
+    """
 
-        Raises DalleError if the file is missing, cut short, or not a shard of this encoding.
-        """
+    what: ClassVar[str]
+    names: ClassVar[tuple[str, ...]]
+
+    def __init__(self, path: Path) -> None:
+        """Open a shard; raises DalleError if the file is missing, cut short, or no such shard."""
         self._path = path
-        self._vocab_size = encoding.vocab_size
         try:
             check_readable(path)
             file = safe_open(path, "np")
-            names = ("image_tokens", "text", "text_ends")
-            self._tokens, self._text, self._ends = map(file.get_slice, names)
+            self._slices = {
+                name: file.get_slice(name) for name in (*self.names, "text", "text_ends")
+            }
             self.bad: list[Problem] = [
                 (where, reason) for where, reason in json.loads(file.metadata()["bad"])
             ]
-            (self._n_samples,) = self._ends.get_shape()
+            (self._n_samples,) = self._slices["text_ends"].get_shape()
         except OSError as error:
             raise DalleError(f"cannot read {path}: {error.strerror}", AGAIN) from error
         except (
@@ -159,21 +183,17 @@ class TokenShard:
             TypeError,
             RecursionError,
         ) as error:
-            raise DalleError(f"{path} is not a shard of image tokens: {error}", AGAIN) from error
-
-        found = f"{self._tokens.get_dtype()} {self._tokens.get_shape()}"
-        expected = f"{STORED_AS[encoding.dtype.name]} {list(encoding.shape(self._n_samples))}"
-        if found != expected:
-            raise DalleError(f"{path} holds {found} instead of {expected}", AGAIN)
+            raise DalleError(f"{path} is not a shard of {self.what}: {error}", AGAIN) from error
 
     def __len__(self) -> int:
         return self._n_samples
 
     def text(self, index: int) -> tuple[str, list[str]]:
         """Read the key and captions of a sample; raises BadSample if they are damaged."""
-        start = int(self._ends[index - 1]) if index else 0
+        texts, ends = self._slices["text"], self._slices["text_ends"]
+        start = int(ends[index - 1]) if index else 0
         try:
-            key, captions = json.loads(self._text[start : int(self._ends[index])].tobytes())
+            key, captions = json.loads(texts[start : int(ends[index])].tobytes())
         except (ValueError, TypeError, SafetensorError, RecursionError):
             raise BadSample(DAMAGED_TEXT) from None
 
@@ -183,13 +203,6 @@ class TokenShard:
         if not is_text or not captions:
             raise BadSample(DAMAGED_TEXT)
         return key, captions
-
-    def image_tokens(self, index: int) -> np.ndarray:
-        """Read the tokens of a sample, [C, I]; raises BadSample for one outside the vocabulary."""
-        tokens = self._tokens[index]
-        if int(tokens.max()) >= self._vocab_size or int(tokens.min()) < 0:
-            raise BadSample(DAMAGED_TOKENS)
-        return tokens
 
     def checksums(self) -> np.ndarray:
         """Read the checksums of the samples that it was encoded from, uint8 [M, 32].
@@ -207,6 +220,34 @@ class TokenShard:
             checksum = hashlib.file_digest(file, "sha256").hexdigest()
         return ShardSeal(samples=len(self), sha256=checksum)
 
+    def _check_forms(self, forms: Mapping[str, tuple[str, list[int]]]) -> None:
+        """Raise DalleError unless tensors have the types, as safetensors names them, and shapes."""
+        for name, (dtype, shape) in forms.items():
+            found = f"{self._slices[name].get_dtype()} {self._slices[name].get_shape()}"
+            if found != f"{dtype} {shape}":
+                raise DalleError(f"{self._path} holds {found} instead of {dtype} {shape}", AGAIN)
+
+
+class TokenShard(SampleShard):
+    """A shard of samples with image tokens."""
+
+    what = "image tokens"
+    names = ("image_tokens",)
+
+    def __init__(self, path: Path, encoding: Encoding) -> None:
+        """Open a shard; raises DalleError, too, if it is not of this encoding."""
+        super().__init__(path)
+        self._vocab_size = encoding.vocab_size
+        dtype, shape = STORED_AS[encoding.dtype.name], list(encoding.shape(len(self)))
+        self._check_forms({"image_tokens": (dtype, shape)})
+
+    def image_tokens(self, index: int) -> np.ndarray:
+        """Read the tokens of a sample, [C, I]; raises BadSample for one outside the vocabulary."""
+        tokens = self._slices["image_tokens"][index]
+        if int(tokens.max()) >= self._vocab_size or int(tokens.min()) < 0:
+            raise BadSample(DAMAGED_TOKENS)
+        return tokens
+
 
 def write_record(
     folder: Path, encoding: Encoding, *, n_shards: int, problems: list[Problem], n_lost: int
@@ -218,23 +259,35 @@ def write_record(
     Raises DalleError if the shards hold no sample.
     """
     shards = [TokenShard(shard_path(folder, number), encoding) for number in range(n_shards)]
+    record = Record(encoding=encoding, lost=n_lost, **sealed(shards, problems))
+    write_file(folder / ENCODING, record.model_dump_json(indent=1) + "\n")
+    return record
+
+
+def sealed(shards: Sequence[SampleShard], problems: list[Problem]) -> dict[str, Any]:
+    """Return what a record states of shards: their samples and seals, and what was left out.
+
+    problems  those of the source, which no shard records
+
+    Raises DalleError if the shards hold no sample.
+    """
     n_samples = sum(map(len, shards))
     bad = [*problems, *(problem for shard in shards for problem in shard.bad)]
     if not n_samples:
         reasons = "; ".join(f"{where}: {reason}" for where, reason in bad[:3])
         raise DalleError("not one usable sample", reasons)
-
-    seals = [shard.seal() for shard in shards]
-    record = Record(encoding=encoding, samples=n_samples, shards=seals, bad=bad, lost=n_lost)
-    write_file(folder / ENCODING, record.model_dump_json(indent=1) + "\n")
-    return record
+    return {"samples": n_samples, "shards": [shard.seal() for shard in shards], "bad": bad}
 
 
 def read_record(folder: Path) -> Record:
     """Read the record of a folder; raises DalleError if the file holds anything else."""
-    path = folder / ENCODING
+    return read_sealed(folder / ENCODING, Record)
+
+
+def read_sealed(path: Path, record_type: type[RecordT]) -> RecordT:
+    """Read a record of some type; raises DalleError if the file holds anything else."""
     try:
-        record = Record.model_validate_json(read_file(path))
+        record = record_type.model_validate_json(read_file(path))
     except ValidationError as error:
         problem = error.errors()[0]
         place = printable(".".join(map(str, problem["loc"])))

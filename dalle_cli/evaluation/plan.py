@@ -18,6 +18,7 @@ from dalle_cli.storage.run_dir import WEIGHTS, RunDir, dalle_paths, model_dir
 
 MOST_REPEATED = 32  # captions of which there are several samples, for the diversity
 REPEATS = 8  # samples of each of these
+MEASURED = ("dvae", "clip")  # kinds of models besides transformers
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,9 @@ def _model_files(run: Path) -> tuple[str, list[Path]]:
     if kind == "dvae-encoder":
         message = f"{printable(str(run))} holds the encoder of a dVAE, which rebuilds no picture"
         raise UsageError(message, "import its decoder with it: `dalle import dvae`")
+    if kind not in MEASURED:
+        message = f"{printable(str(run))} holds a {kind}, of which nothing is measured here"
+        raise UsageError(message, "its held-out figures are in `dalle info` of its run")
     tokenizer = RunDir(run).tokenizer
     return kind, [folder / WEIGHTS, *([tokenizer] if tokenizer.is_file() else [])]
 

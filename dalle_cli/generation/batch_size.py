@@ -34,8 +34,13 @@ def choose_batch_sizes(
             break
         bound = size - 1
 
-    decoding = int((usable - sampling) // pipeline.decoding_bytes())
-    return BatchSizes(size, max(min(decoding, MAX_DECODING[kind]), 1))
+    per_picture = pipeline.decoding_bytes()
+    return BatchSizes(size, decoding_batch_size(per_picture, usable - sampling, kind=kind))
+
+
+def decoding_batch_size(bytes_per_picture: int, usable_bytes: float, *, kind: str) -> int:
+    """Choose how many pictures are decoded together on a kind of device."""
+    return max(min(int(usable_bytes // bytes_per_picture), MAX_DECODING[kind]), 1)
 
 
 def _captions_per_batch(size: int, n: int) -> int:

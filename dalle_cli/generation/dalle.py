@@ -4,8 +4,6 @@ Captions are tokenized, image tokens sampled and pictures decoded. Knows nothing
 from the run it is opened from, or of which pictures are worth keeping.
 """
 
-import itertools
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -22,7 +20,15 @@ from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.errors import printable
 from dalle_cli.generation.cached_transformer import kv_cache_bytes
 from dalle_cli.generation.image_prompt import ImagePrompt, keep_tokens
-from dalle_cli.generation.pipeline import BatchSizes, Candidate, GeneratedBatch
+from dalle_cli.generation.pipeline import (
+    CAPTION_SHOWN,
+    BatchSizes,
+    Candidate,
+    GeneratedBatch,
+    filled_batches,
+    repeated_captions,
+    requested_parts,
+)
 from dalle_cli.generation.sampling import Sampler, SamplingSettings, candidate_uniforms
 from dalle_cli.loading import load_dalle
 from dalle_cli.models.dvae import DiscreteVAE
@@ -34,7 +40,6 @@ SAMPLING_BYTES_PER_LOGIT = 64  # guided and unguided logits, probabilities, bise
 SAMPLING_VALUES_PER_SLOT = 32  # times the width: what a block normalises, fuses, expands, in fp32
 # times the last channels: twice as many come in, a ReLU, a new layout
 DECODING_VALUES_PER_PIXEL = 8
-CAPTION_SHOWN = 60  # characters of a caption in a warning
 WORD_SHOWN = 30  # characters of a word
 MOST_WORDS_SHOWN = 8  # of a caption
 MOST_CAPTIONS_SHOWN = 5  # with words that were never trained on
@@ -161,18 +166,15 @@ class DallePipeline:
             dtype=self.dtype,
             compiled_batch_size=size if self.is_compiled else 0,
         )
-        starts = sorted({position - position % size for position in requested})
-        for n_done, first in enumerate(starts):
-            batch = list(candidates[first : first + size])
-            # from the first one on, so that captions still come in runs of equal length
-            batch += itertools.islice(itertools.cycle(candidates), size - len(batch))
+        batches = filled_batches(candidates, requested, size)
+        for n_done, (first, batch) in enumerate(batches):
             yield from self._generate_batch(
                 sampler,
                 batch,
                 first,
                 requested,
                 decoding_batch_size=sizes.decoding,
-                on_progress=partial(self._report, n_done, len(starts)),
+                on_progress=partial(self._report, n_done, len(batches)),
             )
 
     def _report(self, n_done: int, n_batches: int, share: float) -> None:
@@ -200,20 +202,17 @@ class DallePipeline:
             text_tokens, torch.cat(uniforms), self.kept_tokens, on_progress=on_progress
         )
 
-        for start in range(0, len(batch), decoding_batch_size):
-            part = slice(start, start + decoding_batch_size)
-            members = batch[part]
-            asked_for = [i for i in range(len(members)) if first + start + i in requested]
-            if asked_for:
-                images = self.dvae.decode(image_tokens[part])  # [B, 3, H, W]
-                yield TokenBatch(
-                    position=first + start,
-                    candidates=members,
-                    pictures=[to_image(image) for image in images],
-                    requested=asked_for,
-                    text_tokens=text_tokens[part],
-                    image_tokens=image_tokens[part],
-                )
+        parts = requested_parts(first, len(batch), decoding_batch_size, requested)
+        for part, asked_for in parts:
+            images = self.dvae.decode(image_tokens[part])  # [B, 3, H, W]
+            yield TokenBatch(
+                position=first + part.start,
+                candidates=batch[part],
+                pictures=[to_image(image) for image in images],
+                requested=asked_for,
+                text_tokens=text_tokens[part],
+                image_tokens=image_tokens[part],
+            )
 
     def sampling_bytes(self, n_samples: int, n_captions: int) -> int:
         """Estimate what sampling takes: a copy of the weights, the KV cache, activations, and the
@@ -249,11 +248,7 @@ class DallePipeline:
         """Yield a warning for repeated and truncated captions, for words that were never trained
         on, and for guidance that was not trained for.
         """
-        for caption, n_times in Counter(captions).items():
-            if n_times > 1:
-                shown = printable(caption)[:CAPTION_SHOWN]
-                yield f"caption given {n_times} times, for the same pictures: {shown}"
-
+        yield from repeated_captions(captions)
         room = self.transformer.text_len - 1
         for caption in captions:
             n_tokens = len(self.tokenizer.encode(caption))

@@ -4,12 +4,18 @@ What `Task` and `Engine` are for training, a `Pipeline` is for generation: a job
 of a model. Knows nothing of tokens, of files, or of which pictures are worth keeping.
 """
 
+import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from PIL import Image
+
+from dalle_cli.errors import printable
+
+CAPTION_SHOWN = 60  # characters of a caption in a warning
 
 
 @dataclass(frozen=True)
@@ -90,3 +96,42 @@ class Pipeline(Protocol):
     def compiled(self, *, is_compiled: bool) -> "Pipeline":
         """Return the same pipeline with its steps compiled, or not."""
         ...
+
+
+def filled_batches(
+    candidates: Sequence[Candidate], requested: set[int], size: int
+) -> list[tuple[int, list[Candidate]]]:
+    """Return the batches that hold requested positions, each with the position of its first one.
+
+    Batches start at multiples of their size. A short one is filled up from the first candidate on,
+    so that captions still come in runs of equal length.
+    """
+    batches = []
+    for first in sorted({position - position % size for position in requested}):
+        batch = list(candidates[first : first + size])
+        batch += itertools.islice(itertools.cycle(candidates), size - len(batch))
+        batches.append((first, batch))
+    return batches
+
+
+def requested_parts(
+    first: int, n: int, size: int, requested: set[int]
+) -> Iterator[tuple[slice, list[int]]]:
+    """Divide a batch into parts; yield those that hold requested positions, with their indices.
+
+    first  position of the first of its n candidates
+    size   of a part
+    """
+    for start in range(0, n, size):
+        part = range(start, min(start + size, n))
+        asked_for = [i - start for i in part if first + i in requested]
+        if asked_for:
+            yield slice(part.start, part.stop), asked_for
+
+
+def repeated_captions(captions: Sequence[str]) -> Iterator[str]:
+    """Yield a warning for each caption that is given several times."""
+    for caption, n_times in Counter(captions).items():
+        if n_times > 1:
+            shown = printable(caption)[:CAPTION_SHOWN]
+            yield f"caption given {n_times} times, for the same pictures: {shown}"

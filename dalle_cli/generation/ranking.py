@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dalle_cli.errors import UsageError
 from dalle_cli.generation.dalle import DallePipeline, TokenBatch
-from dalle_cli.generation.pipeline import Candidate, GeneratedBatch
+from dalle_cli.generation.pipeline import Candidate, GeneratedBatch, Pipeline
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.scoring.clip_scorer import ClipScorer, load_clip_scorer
 
@@ -164,21 +164,16 @@ def rank_by_clip(scorer: ClipScorer, captions: Sequence[str]) -> Ranking:
 
 
 def load_ranking(
-    options: RankingOptions, pipeline: DallePipeline, captions: Sequence[str]
+    options: RankingOptions, pipeline: Pipeline, captions: Sequence[str]
 ) -> Ranking | None:
     """Load what ranks a pipeline's candidates, on the pipeline's device and in its precision.
 
     Raises DalleError where there is no such CLIP, or its vocabulary is missing, and UsageError
-    where the transformer does not know the empty caption that a ranking compares with.
+    where a likelihood cannot be computed: without a transformer, or for one that does not know the
+    empty caption that a ranking compares with.
     """
-    if options.likelihood == "caption" and not pipeline.knows_empty_caption:
-        raise UsageError(
-            "`--rank caption` compares with the empty caption, which this run never saw in "
-            "training: `loss.caption_dropout` was 0",
-            "rank by a CLIP with `--clip`, or by `--rank perplexity`",
-        )
     if options.likelihood is not None:
-        return rank_by_likelihood(pipeline.transformer, options.likelihood)
+        return _likelihood_ranking(pipeline, options.likelihood)
     if options.clip is None:
         return None
 
@@ -189,6 +184,19 @@ def load_ranking(
         precision=pipeline.settings["precision"],
     )
     return rank_by_clip(scorer, captions)
+
+
+def _likelihood_ranking(pipeline: Pipeline, by: Likelihood) -> Ranking:
+    if not isinstance(pipeline, DallePipeline):
+        message = f"`--rank {by}` is for pictures made of tokens, and this model makes none"
+        raise UsageError(message, "rank by a CLIP with `--clip`")
+    if by == "caption" and not pipeline.knows_empty_caption:
+        raise UsageError(
+            "`--rank caption` compares with the empty caption, which this run never saw in "
+            "training: `loss.caption_dropout` was 0",
+            "rank by a CLIP with `--clip`, or by `--rank perplexity`",
+        )
+    return rank_by_likelihood(pipeline.transformer, by)
 
 
 def score_batch(

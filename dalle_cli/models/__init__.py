@@ -1,4 +1,4 @@
-"""The three models: tensors in, tensors out.
+"""The models: tensors in, tensors out.
 
 They know nothing of devices, files, precision policy or distributed code.
 """

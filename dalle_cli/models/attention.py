@@ -23,7 +23,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None) ->
 
     query       [B, H, N, K]
     key, value  [B, H, S, K]
-    mask        bool [N, S], True = may attend; None: every key
+    mask        bool [N, S] or [B, 1, N, S], True = may attend; None: every key
     returns     [B, H, N, K]
     """
     if query.device.type == "cpu" and key.shape[2] <= SHORT:

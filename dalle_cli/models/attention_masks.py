@@ -1,4 +1,4 @@
-"""Attention masks: the paper's three sparse ones and the dense causal one.
+"""Attention masks: the paper's three sparse ones, and two dense causal ones.
 
 Ramesh et al. 2021, section 2.2 and figure 11. These are pure functions of sizes and the only truth
 about which key a query may see: every faster attention is tested against them. A stream has T text
@@ -73,3 +73,16 @@ def convolution_offsets(grid_size: int, kernel_size: int) -> list[int]:
     # no test for borders: like the row mask, a kernel wraps around in raster order (figure 11)
     offsets = {a * grid_size + b for a in range(half + 1) for b in range(-half, half + 1)}
     return sorted(offset for offset in offsets if offset >= 0)
+
+
+def causal_padding_mask(is_visible: Tensor) -> Tensor:
+    """Build causal masks that hide padding: bool [B, 1, S, S], True where the query may see.
+
+    is_visible  bool [B, S], False for padding
+
+    Padding sees itself, so that no row is empty; nothing else sees it.
+    """
+    n_slots = is_visible.shape[1]
+    causal = torch.ones(n_slots, n_slots, dtype=torch.bool, device=is_visible.device).tril()
+    itself = torch.eye(n_slots, dtype=torch.bool, device=is_visible.device)
+    return (causal & (is_visible[:, None] | itself))[:, None]  # [B, 1, S, S]

@@ -49,8 +49,9 @@ class ClipAttention(nn.Module):
         self.out_proj = nn.Linear(d_model, d_model)
 
     def forward(self, x: Tensor, mask: Tensor | None, n_kept: int | None) -> Tensor:
-        """Attend within x [B, N, D] under a mask bool [N, N] (True = may attend; None: everywhere).
+        """Attend within x [B, N, D] under a mask (True = may attend; None: everywhere).
 
+        mask     bool [N, N], or [B, 1, N, N] where it differs between samples
         n_kept   compute the first n_kept slots only; None: all
         returns  [B, n_kept, D]
         """
@@ -265,18 +266,27 @@ class Clip(nn.Module):
 
         Raises ValueError for more than T tokens.
         """
+        return self.project_text(self.text_states(tokens), tokens)
+
+    def text_states(self, tokens: Tensor) -> Tensor:
+        """Compute the text tower's output in every slot, after its last LayerNorm: [B, N, D].
+
+        The tokens are those of `encode_text`.
+        """
         n_slots = tokens.shape[1]
         if n_slots > self.text_len:
             raise ValueError(f"there is room for {self.text_len} tokens, got {n_slots}")
 
         x = self.token_embedding(tokens) + self.positional_embedding[:n_slots]  # [B, N, D]
         causal = torch.ones(n_slots, n_slots, dtype=torch.bool, device=x.device).tril()
-        x = self.ln_final(self.transformer(x, causal))
+        return self.ln_final(self.transformer(x, causal))
 
+    def project_text(self, states: Tensor, tokens: Tensor) -> Tensor:
+        """Project the outputs [B, N, D] of `text_states` into the shared space: [B, E]."""
         # only the last slot of a caption sees all of it; None: its id is the largest, as released
         is_end = tokens if self.end_of_text is None else (tokens == self.end_of_text).int()
-        rows = torch.arange(len(x), device=x.device)
-        return x[rows, is_end.argmax(dim=1)] @ self.text_projection  # [B, E]
+        rows = torch.arange(len(states), device=states.device)
+        return states[rows, is_end.argmax(dim=1)] @ self.text_projection  # [B, E]
 
     def forward(self, pixels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Compare images with captions by their scaled cosines.

@@ -89,6 +89,20 @@ class Block(nn.Module):
         return x + self.mlp(x)
 
 
+@torch.no_grad()
+def reset_blocks(blocks: Sequence[Block]) -> None:
+    """Initialise the matrices of all blocks as Child et al. 2019, section 6."""
+    for module in (module for block in blocks for module in block.modules()):
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=INIT_SCALE * module.in_features**-0.5)
+            nn.init.zeros_(module.bias)
+
+    # smaller again where a branch writes into the stream, to which 2 N branches are added
+    for block in blocks:
+        for matrix in (block.attention.attention.output.weight, block.mlp.contract.weight):
+            matrix.mul_((2 * len(blocks)) ** -0.5)
+
+
 class TransformerBackbone(nn.Module):
     """Embeddings, sparse blocks, a final LayerNorm and two heads, one for each vocabulary.
 
@@ -147,15 +161,7 @@ class TransformerBackbone(nn.Module):
         """Initialise as Child et al. 2019, section 6."""
         if self.start_of_text.is_meta:
             return  # nothing to initialise, and torch would import modules for a second to do so
-        for module in self.blocks.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=INIT_SCALE * module.in_features**-0.5)
-                nn.init.zeros_(module.bias)
-
-        # smaller again where a branch writes into the stream, to which 2 N branches are added
-        for block in self._blocks():
-            for matrix in (block.attention.attention.output.weight, block.mlp.contract.weight):
-                matrix.mul_((2 * len(self.blocks)) ** -0.5)
+        reset_blocks(self._blocks())
 
         d_model = self.start_of_text.numel()
         tokens = (self.text_embedding.weight, self.image_embedding.weight)

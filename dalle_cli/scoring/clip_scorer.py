@@ -68,7 +68,7 @@ class ClipScorer:
         """Compute embeddings of squares uint8 [H, W, 3]: unit vectors fp32 [B, E], on the CPU."""
         pixels = torch.from_numpy(np.stack(squares))  # [B, H, W, 3]
         pixels = pixels.to(self.device).permute(0, 3, 1, 2)  # [B, 3, H, W]
-        return _unit_vectors(self.clip.encode_image(self.clip.normalise(pixels.float() / 255)))
+        return unit_vectors(self.clip.encode_image(self.clip.normalise(pixels.float() / 255)))
 
     def is_truncated(self, caption: str) -> bool:
         """Whether a caption has more tokens than fit between CLIP's start and end of text."""
@@ -98,11 +98,15 @@ class ClipScorer:
             ends = (tokens == self.tokenizer.end_of_text).int().argmax(dim=1)  # [B]
             tokens = tokens[:, : int(ends.max()) + 1]
 
-            parts.append(_unit_vectors(self.clip.encode_text(tokens.to(self.device))))
+            parts.append(unit_vectors(self.clip.encode_text(tokens.to(self.device))))
         return torch.cat(parts)
 
 
-def _unit_vectors(embeddings: Tensor) -> Tensor:
+def unit_vectors(embeddings: Tensor) -> Tensor:
+    """Scale embeddings [B, E] to unit length: fp32, on the CPU.
+
+    Raises DalleError for embeddings that are not finite.
+    """
     vectors = F.normalize(embeddings.float(), dim=1).cpu()
     if not vectors.isfinite().all():
         message = "this CLIP's embeddings are not finite numbers"

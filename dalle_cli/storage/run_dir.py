@@ -24,6 +24,7 @@ GALLERY = "index.html"  # what a web server shows of a folder
 SCORES = "scores.jsonl"
 SCORES_TABLE = "scores.csv"
 ENCODING = "encoding.json"
+EMBEDDINGS = "embeddings.json"
 EVALUATION = "evaluation.json"
 UNFINISHED = ".unfinished"  # ends the name of a folder that is being written
 NO_CACHE = "there is no home folder, and XDG_CACHE_HOME is not set"
@@ -71,8 +72,24 @@ class RunDir:
 
     @property
     def clip(self) -> Path:
-        """The export of the CLIP that an export of a transformer may bring."""
+        """The CLIP that an export of a transformer may bring, and that a prior's or a decoder's run
+        keeps: its `model/` and its vocabulary."""
         return self.root / "clip"
+
+    @property
+    def prior(self) -> Path:
+        """The prior that an export of a decoder may bring."""
+        return self.root / "prior"
+
+    @property
+    def codec(self) -> Path:
+        """The codec of an autoregressive prior, as a model folder."""
+        return self.root / "codec"
+
+    @property
+    def variances(self) -> Path:
+        """The variances of a diffusion prior's reverse process, measured when it was trained."""
+        return self.root / "variances.json"
 
     @property
     def tokenizer(self) -> Path:
@@ -232,6 +249,12 @@ def model_dir(path: Path, kind: str | None = None) -> Path:
     else:
         hint = suggest_runs(path, kind) or f"a run holds model/{CONFIG} and model/{WEIGHTS}"
     raise UsageError(f"{path} is not a run", hint)
+
+
+def stated_kind(run: Path) -> str:
+    """Return the kind of a run's model, as its config states it; "" where there is none."""
+    configs = (folder / CONFIG for folder in (run / "model", run))
+    return next((_kind_in(config) for config in configs if config.is_file()), "")
 
 
 def suggest_runs(folder: Path, kind: str | None, *, like: str = "") -> str:

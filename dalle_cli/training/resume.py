@@ -69,10 +69,10 @@ def recorded_recipe(record: RunRecord, folder: RunDir) -> Recipe:
 def remaining_inputs(record: RunRecord, folder: RunDir) -> dict[str, Path]:
     """Return the inputs besides data that a resumed run needs, by name: what it has no copy of.
 
-    The run itself is named for the dVAE that it keeps. A file of captions for previews is left out
-    where it is no longer there.
+    The run itself is named for the dVAE, or the CLIP, that it keeps. A file of captions for
+    previews is left out where it is no longer there.
     """
-    names = ("dvae", "tokenizer", "preview_captions")
+    names = ("dvae", "clip", "tokenizer", "preview_captions")
     given = {name: record.command.get(name) for name in names}
     inputs = {name: Path(path) for name, path in given.items() if isinstance(path, str)}
 
@@ -80,6 +80,8 @@ def remaining_inputs(record: RunRecord, folder: RunDir) -> dict[str, Path]:
         inputs.pop("tokenizer", None)
     if (folder.dvae / WEIGHTS).is_file():
         inputs["dvae"] = folder.root
+    if "clip" in inputs and (RunDir(folder.clip).model / WEIGHTS).is_file():
+        inputs["clip"] = folder.root
     if "preview_captions" in inputs and not inputs["preview_captions"].is_file():
         del inputs["preview_captions"]
     return inputs

@@ -57,7 +57,7 @@ from dalle_cli.training.trackers.curves import open_curves
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """The options that the three training commands share.
+    """The options that the training commands share.
 
     exclude       a list of keys of samples that are left out of the data
     init_from     a run or an export whose weights a new run starts from
@@ -415,10 +415,11 @@ def open_run(
     world: World,
     captions_required: bool,
     tokens_allowed: bool = False,
+    embeddings_allowed: bool = False,
 ) -> TrainingRun[RecipeT]:
     """Check the run folder, the data and the device, without writing anything.
 
-    captions_required, tokens_allowed  as in `open_dataset`
+    captions_required, tokens_allowed, embeddings_allowed  as in `open_dataset`
 
     Every process takes part. Raises DalleError for whatever is wrong with them.
     """
@@ -451,6 +452,7 @@ def open_run(
         table=recipe.data,
         captions_required=captions_required,
         tokens_allowed=tokens_allowed,
+        embeddings_allowed=embeddings_allowed,
         terminal=terminal,
         exclude=options.exclude,
     )

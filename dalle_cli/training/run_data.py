@@ -193,16 +193,18 @@ def open_run_data(
     columns: Columns,
     table: DataTable,
     captions_required: bool,
-    tokens_allowed: bool,
+    tokens_allowed: bool = False,
+    embeddings_allowed: bool = False,
     terminal: Terminal,
     exclude: Path | None = None,
 ) -> RunData:
     """Open the data of a run and hold out a share of them, or what `valid` names.
 
-    data                                        sources, with weights or without
-    table                                       the shares that are held out, and may be bad
-    columns, captions_required, tokens_allowed  as in `open_dataset`
-    exclude                                     keys of `data` that are left out, not of `valid`
+    data     sources, with weights or without
+    table    the shares that are held out, and may be bad
+    exclude  a list of keys of `data` that are left out, not of `valid`
+
+    The other arguments are those of `open_dataset`.
 
     Raises DalleError like `open_datasets`, and if more samples are lost, or seen to be bad by their
     pictures' headers, than the table allows.
@@ -211,6 +213,7 @@ def open_run_data(
         data,
         captions_required=captions_required,
         tokens_allowed=tokens_allowed,
+        embeddings_allowed=embeddings_allowed,
         columns=columns,
         exclude=exclude,
     )
@@ -225,6 +228,7 @@ def open_run_data(
             valid,
             captions_required=captions_required,
             tokens_allowed=tokens_allowed,
+            embeddings_allowed=embeddings_allowed,
             columns=columns,
         )
         run_data = RunData(_all_of(source), _all_of(other))
@@ -240,7 +244,7 @@ def _has_bad_picture(source: Source, index: int) -> bool:
     """
     try:
         sample = read_sample(source, index)
-        if sample.image_tokens is None:
+        if not sample.is_encoded:
             check_header(sample.image)
     except BadSample:
         return _has_captions(source, index)

@@ -26,6 +26,7 @@ class Inputs:
     dvae: Path
     transformer: Path
     clip: Path
+    decoder: Path
     toy: Path
     root: Path
 
@@ -63,6 +64,7 @@ WHOLE = {  # commands whose folder appears whole, and their words before it
     "export": lambda i: ["export", i.transformer, "--clip", i.clip, "--out"],
     "export --half": lambda i: ["export", i.toy, "--half", "--out"],
     "reconstruct": lambda i: ["reconstruct", i.dvae, i.pairs, *CPU, "--out"],
+    "vary": lambda i: ["vary", i.decoder, i.pairs, "-n", 1, "--steps", 3, *CPU, "--out"],
     "data shapes": lambda i: ["data", "shapes", "--pictures", 20, "--size", 32],
     "data emoji": lambda i: ["data", "emoji", *i.emoji()],
     "import dvae": lambda i: ["import", "dvae", i.released(), "--run"],
@@ -82,9 +84,15 @@ COMMANDS = WHOLE | RESUMED | TRAINING
 
 @pytest.fixture
 def inputs(
-    pairs: Path, dvae_run: Path, transformer_run: Path, clip_run: Path, toy: Path, tmp_path: Path
+    pairs: Path,
+    dvae_run: Path,
+    transformer_run: Path,
+    clip_run: Path,
+    decoder_run: Path,
+    toy: Path,
+    tmp_path: Path,
 ) -> Inputs:
-    return Inputs(pairs, dvae_run, transformer_run, clip_run, toy, tmp_path)
+    return Inputs(pairs, dvae_run, transformer_run, clip_run, decoder_run, toy, tmp_path)
 
 
 def content_of(folder: Path) -> dict[str, bytes]:

@@ -27,12 +27,13 @@ PLACES = {
     "data shapes": "dalle_cli.commands.data.shapes.render",
     "data emoji": "dalle_cli.data.rendered.emoji_font.EmojiFont.render_emoji",
     "data check": "dalle_cli.commands.reports.dataset_findings.DatasetFindings.add",
-    "data encode": "dalle_cli.commands.data.token_folder.write_shard",
+    "data encode": "dalle_cli.commands.data.token_encoding.write_shard",
     "import dvae": "dalle_cli.storage.model_folder.write_checksummed_tensors",
     "export": "dalle_cli.commands.export.model_card",
     "reconstruct": "dalle_cli.commands.reconstruct.grid",
     "rerank": "dalle_cli.scoring.ranked_folder._write_grid",
     "generate": "dalle_cli.generation.output_folder.labelled_grid",
+    "vary": "dalle_cli.generation.unclip.point_folder.labelled_grid",
     "train-dvae": f"{TRAINING}.train_dvae.dvae_setup",
     "train-transformer": f"{TRAINING}.train_transformer.keep_tokenizer",
     "train-clip": f"{TRAINING}.train_clip.keep_tokenizer",
@@ -61,7 +62,12 @@ def stop(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
 
 @pytest.fixture
 def words(
-    tmp_path: Path, pairs: Path, dvae_run: Path, transformer_run: Path, clip_run: Path
+    tmp_path: Path,
+    pairs: Path,
+    dvae_run: Path,
+    transformer_run: Path,
+    clip_run: Path,
+    decoder_run: Path,
 ) -> Callable[[str], list[object]]:
     """The words of a command that writes `out`, if it writes anything."""
     out = tmp_path / "out"
@@ -84,6 +90,7 @@ def words(
         "reconstruct": lambda: [dvae_run, pairs / "000.png", pairs / "001.png", "--out", out],
         "rerank": lambda: [pairs, "--clip", clip_run, "--out", out],
         "generate": lambda: [transformer_run, "a ring", "--out", out],
+        "vary": lambda: [decoder_run, pairs / "000.png", "--steps", 3, "--out", out],
         "train-dvae": lambda: ["dvae/tiny", "--data", pairs, "--run", out, *short],
         "train-transformer": lambda: [
             "transformer/tiny", "--data", pairs, "--dvae", dvae_run, "--run", out, *short

@@ -21,15 +21,21 @@ KINDS = {
     "plain": [],
     "clip": ["--clip", "CLIP", "--best", 7],
     "perplexity": ["--rank", "perplexity", "--best", 1, "--keep-all"],
+    "decoder": ["--prior", "PRIOR", "--steps", 3, "--prior-steps", 4],
 }
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def words(request: pytest.FixtureRequest, transformer_run: Path, clip_run: Path) -> list[object]:
+def words(request: pytest.FixtureRequest) -> list[object]:
     """All words of a command but where to and in how many processes."""
-    options = [clip_run if word == "CLIP" else word for word in KINDS[request.param]]
+    runs = {"CLIP": "clip_run", "PRIOR": "prior_run"}
+    options = [
+        request.getfixturevalue(runs[word]) if word in runs else word
+        for word in KINDS[request.param]
+    ]
+    model = "decoder_run" if request.param == "decoder" else "transformer_run"
     common = ["-n", N, "--batch-size", 4, "--precision", "fp32", "--device", "cpu"]
-    return ["generate", transformer_run, *CAPTIONS, *common, *options]
+    return ["generate", request.getfixturevalue(model), *CAPTIONS, *common, *options]
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import torch
 
 from dalle_cli.models.attention_masks import (
     attention_mask,
+    causal_padding_mask,
     convolution_offsets,
     image_mask,
     layer_kinds,
@@ -86,3 +87,14 @@ def test_layers_of_the_paper():
 def test_shallow_models_keep_the_rule_and_end_convolutional():
     assert layer_kinds(1) == ["convolutional"]
     assert layer_kinds(4) == ["row", "column", "row", "convolutional"]
+
+
+def test_padding_is_seen_by_itself_alone_and_the_rest_by_what_follows() -> None:
+    is_visible = torch.tensor([[True, True, False, True], [False, True, True, False]])
+    mask = causal_padding_mask(is_visible)
+    assert mask.shape == (2, 1, 4, 4)
+    for b in range(2):
+        for query in range(4):
+            for key in range(4):
+                seen = key == query or (key < query and bool(is_visible[b, key]))
+                assert bool(mask[b, 0, query, key]) == seen

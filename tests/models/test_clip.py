@@ -272,6 +272,17 @@ def test_caption_is_read_at_its_largest_id_or_at_its_first_end(
     ]
 
 
+def test_states_are_the_text_towers_outputs_and_project_to_the_embedding(clip: Clip) -> None:
+    sizes = SIZES["heads of 12, half as wide inside"]
+    reference = transformers_clip(sizes)
+    clip.load_state_dict(with_released_names(reference.state_dict(), sizes))
+    tokens = captions(6, 9)
+    states = clip.text_states(tokens)
+    expected = reference.text_model(tokens).last_hidden_state
+    torch.testing.assert_close(states, expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(clip.project_text(states, tokens), clip.encode_text(tokens))
+
+
 def test_captions_are_read_one_by_one(clip: Clip) -> None:
     tokens = captions(8, 9)
     one_by_one = torch.cat([clip.encode_text(row[None]) for row in tokens])

@@ -21,9 +21,10 @@ from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import check_checkpoint, checkpoints
 
 pytestmark = pytest.mark.distributed
+KINDS = ["dvae", "transformer", "clip", "prior", "prior-autoregressive", "decoder"]
 
 
-@pytest.mark.parametrize("kind", ["dvae", "transformer", "clip"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_lose_what_one_does(kind: str, train: Callable, tmp_path: Path) -> None:
     for name, words in (("one", []), ("two", ["--gpus", 2])):
         ended = train(kind, tmp_path / name, *words)
@@ -32,7 +33,7 @@ def test_two_processes_lose_what_one_does(kind: str, train: Callable, tmp_path: 
     assert len(one) == 20 and two == pytest.approx(one, abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["dvae", "transformer", "clip"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_sum_to_the_gradient_of_one(
     kind: str, train: Callable, tmp_path: Path
 ) -> None:

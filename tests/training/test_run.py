@@ -14,16 +14,15 @@ from dalle_cli.storage.integrity.tensor_files import write_checksummed_tensors
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import checkpoints
 
-BATCH_SIZES = {"dvae": 4, "transformer": 4, "clip": 8}
+BATCH_SIZES = {"dvae": 4, "transformer": 4, "clip": 8, "prior": 4, "decoder": 4}
 KINDS = list(BATCH_SIZES)
 
 
 @pytest.fixture
-def train(pairs: Path, dvae_run: Path, dalle: Callable, settings: Callable) -> Callable:
+def train(pairs: Path, inputs_of: Callable, dalle: Callable, settings: Callable) -> Callable:
     """Train a model in a folder, with changes to the shared settings."""
 
     def train_kind(kind: str, run: Path, *words: object, data: Path = pairs, **changes: object):
-        own = ["--dvae", dvae_run] if kind == "transformer" else []
         return dalle(
             f"train-{kind}",
             f"{kind}/tiny",
@@ -31,7 +30,7 @@ def train(pairs: Path, dvae_run: Path, dalle: Callable, settings: Callable) -> C
             data,
             "--run",
             run,
-            *own,
+            *inputs_of(kind),
             *settings(**changes),
             *words,
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from dalle_cli.commands.reports.dataset_findings import DatasetFindings
 from dalle_cli.console import Terminal
-from dalle_cli.data.sources import Columns, describe_unread, open_dataset, token_source
+from dalle_cli.data.sources import Columns, describe_unread, encoded_folder, open_dataset
 from dalle_cli.data.text.encodings import NOT_UTF8, TO_UTF8
 from dalle_cli.errors import DalleError
 
@@ -40,9 +40,9 @@ def run_data_check(
         for index in range(len(source)):
             findings.add(source, index)
             line.advance()
-    tokens = token_source(source)
-    if tokens is not None:
-        findings.bad += tokens.damaged()
+    encoded = encoded_folder(source)
+    if encoded is not None:
+        findings.bad += encoded.damaged()
 
     if not findings.n_usable:
         reasons = "; ".join(f"{where}: {reason}" for where, reason in findings.bad[:3])

@@ -1,33 +1,37 @@
-"""`dalle data encode`: encodes captioned pictures, so that training need not run the dVAE."""
+"""`dalle data encode`: encodes captioned pictures, so that training need not run a frozen model."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from dalle_cli.commands.data.token_encoding import TokenEncoder
-from dalle_cli.commands.data.token_folder import write_missing
+from dalle_cli.commands.data.clip_encoding import EmbeddingFormat, embedding_format
+from dalle_cli.commands.data.crop_encoding import SampleEncoder
+from dalle_cli.commands.data.encoded_folder import write_missing
+from dalle_cli.commands.data.token_encoding import TokenFormat, token_format
 from dalle_cli.console import Terminal
-from dalle_cli.data.images import DECODING_VERSION
-from dalle_cli.data.preprocessing import EncodingPreprocessing
 from dalle_cli.data.sources import Columns, open_dataset
-from dalle_cli.data.token_shards import Encoding, write_record
 from dalle_cli.errors import printable
-from dalle_cli.loading import dvae_checksum, load_dvae_encoder
 from dalle_cli.recipe import fitting_transformer
 from dalle_cli.runtime.devices import explain_out_of_memory, open_device
-from dalle_cli.runtime.precision import apply_precision
+from dalle_cli.runtime.precision import Precision
 from dalle_cli.storage.job_folder import JobFolder
 
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """The command line of `data encode`."""
+    """The command line of `data encode`.
+
+    dvae  makes image tokens of pictures; None where there is a `clip`
+    clip  makes embeddings of pictures and captions
+    """
 
     data: str
     image_column: str | None
     caption_column: str | None
-    dvae: Path
+    dvae: Path | None
+    clip: str | None
     out: Path
     copies: int
     batch_size: int
@@ -37,7 +41,7 @@ class EncodeOptions:
 
 
 def run_data_encode(options: EncodeOptions, terminal: Terminal) -> None:
-    """Write the tokens of every sample's crops; the same command resumes an unfinished folder.
+    """Write what a model makes of every sample; the same command resumes an unfinished folder.
 
     Bad samples are reported, recorded and left out. Raises DalleError for what a user can cause.
     """
@@ -51,39 +55,16 @@ def run_data_encode(options: EncodeOptions, terminal: Terminal) -> None:
 
     choice = folder.recall_choice("precision", options.precision)
     device, precision = open_device(options.device, choice)
-    dvae = load_dvae_encoder(options.dvae)
-    # torch's stubs lack memory_format
-    dvae.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    apply_precision(dvae, precision, device)
+    shards = _shard_format(options, device, precision)
+    job = {"command": "data encode", "data": source.fingerprint(), **shards.encoding.model_dump()}
 
-    encoding = Encoding(
-        dvae=dvae_checksum(options.dvae),
-        precision=precision,
-        grid_size=dvae.grid_size,
-        vocab_size=dvae.vocab_size,
-        copies=options.copies,
-        decoding=DECODING_VERSION,
-    )
-    job = {"command": "data encode", "data": source.fingerprint(), **encoding.model_dump()}
-
-    preprocessing = EncodingPreprocessing(dvae.image_size, options.copies)
-    encoder = TokenEncoder(
-        source=source, dvae=dvae, preprocessing=preprocessing, batch_size=options.batch_size
-    )
     with folder.writing(job), explain_out_of_memory():
-        n_shards = write_missing(options.out, encoder, encoding, terminal)
-        record = write_record(
-            options.out,
-            encoding,
-            n_shards=n_shards,
-            problems=source.problems,
-            n_lost=source.n_lost,
-        )
+        encoder: SampleEncoder[Any] = SampleEncoder(source, shards, options.batch_size)
+        n_shards = write_missing(options.out, encoder, terminal)
+        record = shards.write_record(options.out, n_shards, source)
 
     terminal.say(f"{record.samples:,} samples encoded, {len(record.bad):,} bad ones left out")
-    fitting = fitting_transformer(encoding.grid_size, encoding.vocab_size)
-    inputs = ["--data", str(options.out), "--dvae", str(options.dvae)]
-    terminal.suggest(["train-transformer", fitting, *inputs, "--run", "DIR"])
+    terminal.suggest([*_next_command(options, shards), "--run", "DIR"])
     facts = {
         "out": str(options.out),
         "samples": record.samples,
@@ -91,3 +72,27 @@ def run_data_encode(options: EncodeOptions, terminal: Terminal) -> None:
         "bad": len(record.bad),
     }
     terminal.result(str(options.out), facts)
+
+
+def _shard_format(
+    options: EncodeOptions, device: torch.device, precision: Precision
+) -> TokenFormat | EmbeddingFormat:
+    """Load the model that encodes; raises DalleError if there is none."""
+    copies, batch_size = options.copies, options.batch_size
+    if options.dvae is not None:
+        return token_format(
+            options.dvae, copies=copies, batch_size=batch_size, device=device, precision=precision
+        )
+    assert options.clip is not None  # as the command line checks
+    return embedding_format(
+        options.clip, copies=copies, batch_size=batch_size, device=device, precision=precision
+    )
+
+
+def _next_command(options: EncodeOptions, shards: TokenFormat | EmbeddingFormat) -> list[str]:
+    """Return the beginning of the command that trains on the folder."""
+    data = ["--data", str(options.out)]
+    if isinstance(shards, EmbeddingFormat):
+        return ["train-prior", "RECIPE", *data, "--clip", str(options.clip)]
+    fitting = fitting_transformer(shards.encoding.grid_size, shards.encoding.vocab_size)
+    return ["train-transformer", fitting, *data, "--dvae", str(options.dvae)]

@@ -1,108 +1,56 @@
-"""Encoding captioned pictures to image tokens, for `dalle data encode`.
+"""Image tokens of crops, for `dalle data encode --dvae`.
 
-Crops are cut in threads, a batch ahead of the discrete VAE. Axes: N samples, C crops of a sample,
-I image positions.
+Axes: N samples, C crops of a sample, I image positions.
 """
 
-import hashlib
-import json
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from dalle_cli.data.images import BadSample
-from dalle_cli.data.loader import read_sample
+from dalle_cli.commands.data.shard_format import CroppedSample
+from dalle_cli.data.images import DECODING_VERSION
 from dalle_cli.data.preprocessing import EncodingPreprocessing
 from dalle_cli.data.sources import Problem, Sample, Source
-from dalle_cli.data.token_shards import EncodedSample
+from dalle_cli.data.token_shards import (
+    EncodedSample,
+    Encoding,
+    Record,
+    TokenShard,
+    shard_path,
+    write_record,
+    write_shard,
+)
+from dalle_cli.loading import dvae_checksum, load_dvae_encoder
 from dalle_cli.models.dvae import DVAEEncoder
-from dalle_cli.scoring.embeddings import prefetch
-
-
-class CheckedSample(NamedTuple):
-    """A sample, or the problem that it has instead, and the checksum of what was read."""
-
-    sample: Sample | None
-    problem: str
-    checksum: bytes
-
-
-def read_checked(source: Source, index: int) -> CheckedSample:
-    """Read a sample, and hash its captions and its picture."""
-    try:
-        sample = read_sample(source, index)
-    except BadSample as fault:
-        return CheckedSample(None, fault.reason, hashlib.sha256(fault.reason.encode()).digest())
-    digest = hashlib.sha256(json.dumps(sample.captions).encode() + b"\n")
-    digest.update(sample.image)
-    return CheckedSample(sample, "", digest.digest())
+from dalle_cli.runtime.precision import Precision, apply_precision
 
 
 @dataclass(frozen=True)
-class _CroppedSample:
-    """A sample's crops uint8 [C, H, W, 3], or the problem that it has instead."""
+class TokenFormat:
+    """Shards of image tokens.
 
-    key: str
-    captions: list[str]
-    crops: np.ndarray
-    checksum: bytes
-    problem: str | None = None
-
-
-@dataclass(frozen=True)
-class TokenEncoder:
-    """Encodes samples of a source with a discrete VAE.
-
-    batch_size  samples read ahead, and crops encoded together
+    batch_size  crops that go through the discrete VAE together
     """
 
-    source: Source
     dvae: DVAEEncoder
-    preprocessing: EncodingPreprocessing
+    encoding: Encoding
     batch_size: int
 
-    def encode(
-        self, indices: range, advance: Callable[[], None]
-    ) -> tuple[list[EncodedSample], list[Problem], np.ndarray]:
-        """Encode samples of the source.
+    @property
+    def copies(self) -> int:
+        """The number of random crops of each sample."""
+        return self.encoding.copies
 
-        advance  called once for each sample
-        returns  the samples, the bad ones as (key, reason), and the checksums of all, uint8 [M, 32]
-        """
-        samples: list[EncodedSample] = []
-        bad: list[Problem] = []
-        checksums = b""
-        with ThreadPoolExecutor() as pool:
-            for batch in prefetch(self._crop, indices, pool=pool, batch_size=self.batch_size):
-                bad += [(crop.key, crop.problem) for crop in batch if crop.problem is not None]
-                samples += self._encode_batch([crop for crop in batch if crop.problem is None])
-                checksums += b"".join(crop.checksum for crop in batch)
-                for _ in batch:
-                    advance()
-        return samples, bad, np.frombuffer(checksums, np.uint8).reshape(-1, 32)
-
-    def _crop(self, index: int) -> _CroppedSample:
-        read = read_checked(self.source, index)
-        problem = read.problem
-        if read.sample is not None:
-            try:
-                crops = self.preprocessing(read.sample, index)
-                return _CroppedSample(read.sample.key, read.sample.captions, crops, read.checksum)
-            except BadSample as fault:
-                problem = fault.reason
-        return _CroppedSample(
-            self.source.key(index), [], np.empty(0, np.uint8), read.checksum, problem=problem
-        )
+    def crop(self, sample: Sample, seed: int) -> np.ndarray:
+        """Cut all crops of a sample: uint8 [C, H, W, 3]."""
+        return EncodingPreprocessing(self.dvae.image_size, self.copies)(sample, seed)
 
     @torch.inference_mode()
-    def _encode_batch(self, samples: list[_CroppedSample]) -> list[EncodedSample]:
-        """Compute the tokens of every crop; `batch_size` crops at a time go through the encoder."""
-        if not samples:
-            return []
+    def encode(self, samples: list[CroppedSample]) -> list[EncodedSample]:
+        """Compute the tokens of every crop."""
         device = next(self.dvae.parameters()).device
         crops = torch.from_numpy(np.concatenate([sample.crops for sample in samples]))
         crops = crops.permute(0, 3, 1, 2)  # [N * C, 3, H, W]
@@ -118,3 +66,50 @@ class TokenEncoder:
             EncodedSample(sample.key, sample.captions, image_tokens)
             for sample, image_tokens in zip(samples, tokens_of_sample, strict=True)
         ]
+
+    def bytes_of(self, n_samples: int) -> int:
+        """Return the size of the tokens of so many samples."""
+        return math.prod(self.encoding.shape(n_samples)) * self.encoding.dtype.itemsize
+
+    def path(self, folder: Path, number: int) -> Path:
+        """Return the path of a shard."""
+        return shard_path(folder, number)
+
+    def write(
+        self, path: Path, samples: list[EncodedSample], *, bad: list[Problem], checksums: np.ndarray
+    ) -> None:
+        """Write a shard atomically."""
+        write_shard(path, self.encoding, samples=samples, bad=bad, checksums=checksums)
+
+    def checksums(self, path: Path) -> np.ndarray:
+        """Read the checksums of a shard; raises DalleError if it is none."""
+        return TokenShard(path, self.encoding).checksums()
+
+    def write_record(self, folder: Path, n_shards: int, source: Source) -> Record:
+        """Seal the shards of a source's samples, which completes the folder."""
+        return write_record(
+            folder,
+            self.encoding,
+            n_shards=n_shards,
+            problems=source.problems,
+            n_lost=source.n_lost,
+        )
+
+
+def token_format(
+    dvae_path: Path, *, copies: int, batch_size: int, device: torch.device, precision: Precision
+) -> TokenFormat:
+    """Load a discrete VAE, to encode pictures with it on a device."""
+    dvae = load_dvae_encoder(dvae_path)
+    # torch's stubs lack memory_format
+    dvae.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    apply_precision(dvae, precision, device)
+    encoding = Encoding(
+        dvae=dvae_checksum(dvae_path),
+        precision=precision,
+        grid_size=dvae.grid_size,
+        vocab_size=dvae.vocab_size,
+        copies=copies,
+        decoding=DECODING_VERSION,
+    )
+    return TokenFormat(dvae, encoding, batch_size)

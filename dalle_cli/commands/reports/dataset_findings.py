@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dalle_cli.data.images import BadSample, decode_image
-from dalle_cli.data.sources import Source, token_source
+from dalle_cli.data.sources import Source, TokenSource, encoded_folder
 from dalle_cli.data.sources.captions import NO_CAPTION
 from dalle_cli.data.token_shards import Encoding
 from dalle_cli.errors import printable
@@ -66,8 +66,12 @@ class DatasetFindings:
 
     def facts(self, spec: str, source: Source) -> dict[str, Any]:
         """Return the figures of a data set of which at least one sample is usable."""
-        tokens = token_source(source)
-        of_pictures = self._size_facts() if tokens is None else self._token_facts(tokens.encoding)
+        encoded = encoded_folder(source)
+        of_pictures = (
+            self._token_facts(encoded.encoding)
+            if isinstance(encoded, TokenSource)
+            else self._size_facts()
+        )
 
         return {
             "data": spec,

@@ -5,6 +5,7 @@ for two lists of prompts: `seen` combinations, which occur in training, and `uns
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,18 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def _caption_accuracy(folder: Path, name: str, records: list[Record]) -> float:
-    """Return the share of pictures that show their caption, with every attribute right."""
-    facts = json.loads((folder / "data" / "shapes.json").read_text())
     pictures = (Image.open(folder / name / record["file"]).convert("RGB") for record in records)
-    captions = [record["caption"] for record in records]
+    return caption_accuracy(folder, pictures, [record["caption"] for record in records])
+
+
+def caption_accuracy(
+    folder: Path, pictures: Iterable[Image.Image], captions: Iterable[str]
+) -> float:
+    """Return the share of pictures that show their caption, with every attribute right.
+
+    folder  of a demo, whose `data` says which scenes there are
+    """
+    facts = json.loads((folder / "data" / "shapes.json").read_text())
     return Recogniser(facts["level"], facts["side"]).accuracy(pictures, captions)
 
 

@@ -12,6 +12,12 @@ from torch import nn
 
 from dalle_cli.commands.reports.group_cost import group_facts
 from dalle_cli.commands.reports.transformer_cost import state_facts, transformer_cost
+from dalle_cli.commands.reports.unclip_facts import (
+    autoregressive_prior_facts,
+    codec_facts,
+    decoder_facts,
+    prior_facts,
+)
 from dalle_cli.config import (
     DVAEEncoderTable,
     ModelTable,
@@ -26,6 +32,7 @@ from dalle_cli.models.clip import Clip
 from dalle_cli.models.dvae import DVAEEncoder
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.training.planning.cost import count_in_16_bits
+from dalle_cli.training.planning.memory import largest_layer
 
 
 def model_facts(table: ModelTable) -> dict[str, Any]:
@@ -42,7 +49,10 @@ def training_facts(recipe: Recipe) -> dict[str, Any]:
         return facts
     with torch.device("meta"):
         transformer = cast(Transformer, build_largest_model(recipe))
-    state = state_facts(transformer, count_in_16_bits(recipe))
+    n_parameters = sum(parameter.numel() for parameter in transformer.parameters())
+    state = state_facts(
+        n_parameters, largest_layer(transformer), n_in_16_bits=count_in_16_bits(recipe)
+    )
     moments = {"moments": recipe.optimizer.moments}
     return {**facts, **moments, **state, **group_facts(recipe, transformer)}
 
@@ -115,4 +125,8 @@ FACTS_BY_KIND: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
     "dvae-encoder": _dvae_facts,
     "transformer": _transformer_facts,
     "clip": _clip_facts,
+    "prior": prior_facts,
+    "prior-autoregressive": autoregressive_prior_facts,
+    "decoder": decoder_facts,
+    "embedding-codec": codec_facts,
 }

@@ -12,6 +12,10 @@ NAMES = {
     "dvae-encoder": "the encoder of a discrete VAE",
     "transformer": "a transformer",
     "clip": "a CLIP",
+    "prior": "a diffusion prior",
+    "prior-autoregressive": "an autoregressive prior",
+    "decoder": "a decoder of image embeddings",
+    "embedding-codec": "a codec of image embeddings",
 }
 GIB = 2**30
 SMALL = 1.0  # GiB of training state, below which no run needs to divide it among GPUs
@@ -29,6 +33,8 @@ def model_text(facts: Mapping[str, Any]) -> str:
     rows = [*model_size_rows(facts), ("weights", size_text(facts["weights_mib"] * 2**20))]
     if facts["kind"] == "transformer":
         rows += _cost_rows(facts)
+    elif "gflop_forward" in facts:
+        rows += _unclip_cost_rows(facts)
     rows += [("mask", path) for path in facts.get("masks", {}).values()]
     return aligned_rows(rows)
 
@@ -63,6 +69,19 @@ def _cost_rows(facts: Mapping[str, Any]) -> Iterator[Row]:
         yield label, f"{kept} a sample in {precision}, {again} with activation checkpointing"
     yield from _state_rows(facts)
     yield from _group_rows(facts.get("groups", {}))
+
+
+def _unclip_cost_rows(facts: Mapping[str, Any]) -> Iterator[Row]:
+    flops, sampling = facts["tflop_per_picture"], facts["sampling"]
+    yield "GFLOP forward", f"{facts['gflop_forward']:g}, of one sample at one step"
+    yield (
+        "TFLOP per picture",
+        f"{flops['sampling']:g} ({sampling}), {flops['training']:g} in training",
+    )
+    yield from _checkpoint_rows(facts)
+    kept = size_text(facts["activations_gib_per_sample"]["fp32"] * GIB)
+    yield "activations", f"{kept} a sample in fp32"
+    yield from _state_rows(facts)
 
 
 def _checkpoint_rows(facts: Mapping[str, Any]) -> Iterator[Row]:

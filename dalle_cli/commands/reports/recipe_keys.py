@@ -17,8 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from dalle_cli import config
-from dalle_cli.config import RECIPE_TYPES, Unit
+from dalle_cli.config import RECIPE_TYPES, Unit, tables, unclip, unclip_recipes
 
 SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 TYPES = {int: "integer", float: "number", bool: "true, false"}
@@ -108,9 +107,11 @@ def _text_below(table: type[BaseModel], field: str) -> str | None:
 @cache
 def _field_texts() -> dict[tuple[str, str], str]:
     """Map class and field to the string that follows the field, for all classes of `config`."""
+    modules = (ast.parse(inspect.getsource(module)) for module in (tables, unclip, unclip_recipes))
     return {
         (table.name, field.target.id): text.value.value
-        for table in ast.parse(inspect.getsource(config)).body
+        for module in modules
+        for table in module.body
         if isinstance(table, ast.ClassDef)
         for field, text in pairwise(table.body)
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)

@@ -30,31 +30,31 @@ def transformer_cost(table: TrainedTransformerTable, transformer: Transformer) -
 
     return {
         "tflop_per_image": {
-            "forward": _significant(forward_flops(table) / 1e12),
-            "training": _significant(train_flops(table) / 1e12),
+            "forward": significant(forward_flops(table) / 1e12),
+            "training": significant(train_flops(table) / 1e12),
         },
-        "weights_mib": _mib(FP32 * n_parameters),
+        "weights_mib": in_mib(FP32 * n_parameters),
         "cache_mib": {
-            "of each caption": _mib(kv_cache_bytes(transformer, n_samples=0, n_captions=1)),
-            "of each sample": _mib(kv_cache_bytes(transformer, n_samples=1, n_captions=0)),
+            "of each caption": in_mib(kv_cache_bytes(transformer, n_samples=0, n_captions=1)),
+            "of each sample": in_mib(kv_cache_bytes(transformer, n_samples=1, n_captions=0)),
         },
         **_activation_facts(table),
-        **state_facts(transformer, 0),
+        **state_facts(n_parameters, largest_layer(transformer)),
     }
 
 
 def _checkpoint_facts(n_bytes: int) -> dict[str, float]:
     """Return a checkpoint's size, and how long a process writes it if that rate was measured."""
-    facts = {"checkpoint_gib": _gib(n_bytes)}
+    facts = {"checkpoint_gib": in_gib(n_bytes)}
     rate = stored_write_rate(choose_device("auto"))
     if rate is not None:
-        facts["checkpoint_seconds_by_one_process"] = _significant(n_bytes / rate)
+        facts["checkpoint_seconds_by_one_process"] = significant(n_bytes / rate)
     return facts
 
 
 def _activation_facts(table: TrainedTransformerTable) -> dict[str, Any]:
     def gib(precision: Precision, *, recomputed: bool) -> float:
-        return _gib(activation_bytes(table, precision, recomputed=recomputed))
+        return in_gib(activation_bytes(table, precision, recomputed=recomputed))
 
     return {
         "activations_gib_per_sample": {
@@ -66,19 +66,26 @@ def _activation_facts(table: TrainedTransformerTable) -> dict[str, Any]:
     }
 
 
-def state_facts(transformer: Transformer, n_in_16_bits: int) -> dict[str, Any]:
+def state_facts(n_parameters: int, largest: int, *, n_in_16_bits: int = 0) -> dict[str, Any]:
     """Return the size of a checkpoint, and what training keeps between steps on each GPU.
 
+    largest       values of the largest layer
     n_in_16_bits  the parameters whose moments are in 16 bits
     """
-    n_parameters = sum(parameter.numel() for parameter in transformer.parameters())
-    largest = largest_layer(transformer)
 
     def gib(zero_stage: int, n: int) -> float:
-        return _gib(state_bytes(zero_stage, n_parameters, largest, n, n_in_16_bits=n_in_16_bits))
+        return in_gib(
+            state_bytes(
+                zero_stage,
+                n_parameters,
+                largest=largest,
+                n_processes=n,
+                n_in_16_bits=n_in_16_bits,
+            )
+        )
 
     def deepspeed_bf16_gib(n: int) -> float:
-        return _gib(deepspeed_bf16_bytes(n_parameters, largest, n_processes=n))
+        return in_gib(deepspeed_bf16_bytes(n_parameters, largest, n_processes=n))
 
     return {
         **_checkpoint_facts(checkpoint_bytes(n_parameters, n_in_16_bits)),
@@ -91,13 +98,16 @@ def state_facts(transformer: Transformer, n_in_16_bits: int) -> dict[str, Any]:
     }
 
 
-def _significant(value: float) -> float:
+def significant(value: float) -> float:
+    """Round a number to four digits."""
     return float(f"{value:.4g}")
 
 
-def _mib(n_bytes: int) -> float:
-    return _significant(n_bytes / 2**20)
+def in_mib(n_bytes: int) -> float:
+    """Return bytes in MiB, to four digits."""
+    return significant(n_bytes / 2**20)
 
 
-def _gib(n_bytes: int) -> float:
-    return _significant(n_bytes / 2**30)
+def in_gib(n_bytes: int) -> float:
+    """Return bytes in GiB, to four digits."""
+    return significant(n_bytes / 2**30)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dalle_cli.config import Recipe
+from dalle_cli.config import Recipe, training_command
 from dalle_cli.console import Terminal
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.schedules import extend_recipe
@@ -60,7 +60,7 @@ def plan_resume(
 
     options = _options(record, folder, data=data, device=device, is_extension=extend is not None)
     inputs = remaining_inputs(record, folder)
-    words = _words(f"train-{recipe.kind}", folder, options, inputs=inputs)
+    words = _words(training_command(recipe.kind), folder, options, inputs=inputs)
     return ResumePlan(recipe, options, inputs, words, about)
 
 

@@ -1,4 +1,4 @@
-"""Random access to captioned pictures: in folders, tar shards or tables, or as image tokens.
+"""Random access to captioned pictures: in folders, tar shards or tables, or encoded beforehand.
 
 A source indexes once and then reads any sample by its number, from any process. Unusable samples
 are left out and reported (`problems`), or found when they are read (`BadSample`). Pictures stay
@@ -7,16 +7,18 @@ encoded: decoding them is the job of `data.images`.
 
 from dalle_cli.data.images import Problem
 from dalle_cli.data.sources.columns import Columns
+from dalle_cli.data.sources.encoded.embeddings import EmbeddingSource
+from dalle_cli.data.sources.encoded.tokens import TokenSource, encoded_folder
 from dalle_cli.data.sources.exclusion import RemainingSource
 from dalle_cli.data.sources.file_names import describe_unread
 from dalle_cli.data.sources.mixture import MixedSource, open_datasets
 from dalle_cli.data.sources.opening import open_dataset
 from dalle_cli.data.sources.source import Sample, Source
 from dalle_cli.data.sources.split import validation_split
-from dalle_cli.data.sources.tokens import TokenSource, token_source
 
 __all__ = [
     "Columns",
+    "EmbeddingSource",
     "MixedSource",
     "Problem",
     "RemainingSource",
@@ -24,8 +26,8 @@ __all__ = [
     "Source",
     "TokenSource",
     "describe_unread",
+    "encoded_folder",
     "open_dataset",
     "open_datasets",
-    "token_source",
     "validation_split",
 ]

@@ -17,10 +17,10 @@ import numpy as np
 from dalle_cli.data.images import Problem
 from dalle_cli.data.shuffling import Stream
 from dalle_cli.data.sources.columns import Columns
+from dalle_cli.data.sources.encoded.tokens import EncodedFolder
 from dalle_cli.data.sources.exclusion import exclude_samples
 from dalle_cli.data.sources.opening import open_dataset
 from dalle_cli.data.sources.source import Sample, Source
-from dalle_cli.data.sources.tokens import TokenSource
 from dalle_cli.errors import DalleError, UsageError, printable
 
 _WEIGHTED = re.compile(r"(.+)@(\d+(?:\.\d+)?|\.\d+)", re.DOTALL)
@@ -96,6 +96,7 @@ def open_datasets(
     *,
     captions_required: bool,
     tokens_allowed: bool = False,
+    embeddings_allowed: bool = False,
     columns: Columns = Columns(),  # noqa: B008  it is frozen
     exclude: Path | None = None,
 ) -> Source:
@@ -103,7 +104,7 @@ def open_datasets(
 
     A key to exclude may be of any source, and is left out of all that have it.
 
-    Raises UsageError for weights that cannot be, or for tokens mixed with pictures.
+    Raises UsageError for weights that cannot be, or for what is encoded mixed with pictures.
     """
     split = [split_weight(spec) for spec in specs]
     weights = [weight for _, weight in split]
@@ -114,18 +115,23 @@ def open_datasets(
             spec,
             captions_required=captions_required,
             tokens_allowed=tokens_allowed,
+            embeddings_allowed=embeddings_allowed,
             columns=columns,
         )
         for spec, _ in split
     ]
-    if len({isinstance(source, TokenSource) for source in sources}) > 1:
+    if len({isinstance(source, EncodedFolder) for source in sources}) > 1:
         raise UsageError(
-            "a folder of tokens cannot be mixed with pictures",
+            f"a {_encoded_form(sources)} cannot be mixed with pictures",
             "encode the pictures as well: `dalle data encode`",
         )
     if exclude is not None:
         sources = [*exclude_samples(sources, exclude)]
     return sources[0] if len(sources) == 1 else MixedSource(sources, weights)
+
+
+def _encoded_form(sources: Sequence[Source]) -> str:
+    return next(source.form for source in sources if isinstance(source, EncodedFolder))
 
 
 def split_weight(spec: str) -> tuple[str, Fraction | None]:

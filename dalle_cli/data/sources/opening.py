@@ -8,6 +8,8 @@ from pathlib import Path
 
 from dalle_cli.data.sources.captions import NO_CAPTION
 from dalle_cli.data.sources.columns import Columns
+from dalle_cli.data.sources.encoded.embeddings import EmbeddingSource
+from dalle_cli.data.sources.encoded.tokens import TokenSource
 from dalle_cli.data.sources.exclusion import exclude_samples
 from dalle_cli.data.sources.file_names import (
     PICTURE_SUFFIXES,
@@ -24,9 +26,9 @@ from dalle_cli.data.sources.tabular.image_folder import metadata_files, open_ima
 from dalle_cli.data.sources.tabular.manifest import open_manifest
 from dalle_cli.data.sources.tabular.parquet import holds_pictures, is_parquet, open_parquet
 from dalle_cli.data.sources.tar.shards import ShardSource
-from dalle_cli.data.sources.tokens import TokenSource
 from dalle_cli.data.tables import TABLE_SUFFIXES, is_list
 from dalle_cli.data.token_shards import is_encoded
+from dalle_cli.data.unclip.embedding_shards import is_embedded
 from dalle_cli.errors import DalleError, UsageError, printable
 
 LAYOUTS = (
@@ -42,15 +44,17 @@ def open_dataset(
     *,
     captions_required: bool,
     tokens_allowed: bool = False,
+    embeddings_allowed: bool = False,
     columns: Columns = Columns(),  # noqa: B008  it is frozen
     exclude: Path | None = None,
 ) -> Source:
     """Index the captioned pictures that a spec names, in any form that `LAYOUTS` lists.
 
-    captions_required  leave out pictures without captions
-    tokens_allowed     accept a folder of image tokens in place of pictures
-    columns            those of pictures and captions, where the form has columns
-    exclude            a list of keys whose samples are left out
+    captions_required   leave out pictures without captions
+    tokens_allowed      accept a folder of image tokens in place of pictures
+    embeddings_allowed  accept a folder of CLIP's embeddings in place of pictures
+    columns             those of pictures and captions, where the form has columns
+    exclude             a list of keys whose samples are left out
 
     Raises `DalleError` if nothing is usable.
     """
@@ -63,6 +67,8 @@ def open_dataset(
     try:
         if os.path.isdir(spec) and is_encoded(Path(spec)):
             source: Source = _open_tokens(spec, are_allowed=tokens_allowed)
+        elif os.path.isdir(spec) and is_embedded(Path(spec)):
+            source = _open_embeddings(spec, are_allowed=embeddings_allowed)
         else:
             source = _open_pictures(spec, columns, captions_required=captions_required)
     except OSError as error:
@@ -81,6 +87,15 @@ def _open_tokens(folder: str, *, are_allowed: bool) -> TokenSource:
             "only `dalle train-transformer` reads them; name the pictures they were made of",
         )
     return TokenSource(folder)
+
+
+def _open_embeddings(folder: str, *, are_allowed: bool) -> EmbeddingSource:
+    if not are_allowed:
+        raise UsageError(
+            f"{printable(folder)} holds CLIP's embeddings, not pictures",
+            "only `dalle train-prior` reads them; name the pictures they were made of",
+        )
+    return EmbeddingSource(folder)
 
 
 def _open_pictures(spec: str, columns: Columns, *, captions_required: bool) -> Source:

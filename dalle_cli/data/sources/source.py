@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from dalle_cli.data.images import Problem
+from dalle_cli.data.unclip.clip_embeddings import SampleEmbeddings
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Sample:
     caption_fault  why there are none, or ""
     image_tokens  integers [C, I] in place of the picture, from a folder of tokens: those of the
                   centred crop, then those of the others
+    embeddings    CLIP's of picture and captions, from a folder of embeddings
     """
 
     key: str
@@ -25,6 +27,12 @@ class Sample:
     captions: list[str]
     image_tokens: np.ndarray | None = None
     caption_fault: str = field(default="", compare=False)
+    embeddings: SampleEmbeddings | None = None
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether something that was made of the picture stands in its place."""
+        return self.image_tokens is not None or self.embeddings is not None
 
 
 class Source(Protocol):

@@ -11,7 +11,14 @@ from typing import Any, Literal
 
 import torch
 
-from dalle_cli.config import PowerSGDTable, Recipe, RuntimeTable, TransformerRecipe
+from dalle_cli.config import (
+    ClipRecipe,
+    DVAERecipe,
+    PowerSGDTable,
+    Recipe,
+    RuntimeTable,
+    TransformerRecipe,
+)
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.loading import build_largest_model
 from dalle_cli.runtime.distributed import World
@@ -81,7 +88,7 @@ def choose_engine(
     if importlib.util.find_spec("deepspeed") is None:
         hint = "`make install` or `pip install 'dalle-cli[deepspeed]'` installs it"
         raise DalleError("DeepSpeed is not installed", hint)
-    assert isinstance(recipe, TransformerRecipe)  # the other recipes refuse a zero_stage
+    assert not isinstance(recipe, DVAERecipe | ClipRecipe)  # which refuse a zero_stage
     with torch.device("meta"):
         bucket = largest_layer(build_largest_model(recipe))
     given = {} if deepspeed_file is None else read_config(deepspeed_file)

@@ -9,12 +9,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dalle_cli.config import TransformerRecipe
+from dalle_cli.config import DecoderRecipe, TransformerRecipe, UnclipRecipe
 from dalle_cli.errors import UsageError
 from dalle_cli.recipe import flat_tables
 from dalle_cli.storage.small_files import read_input
 
 Json = dict[str, Any]
+ZeroRecipe = TransformerRecipe | UnclipRecipe  # whose models may be partitioned
 
 AUTO = "auto"
 SIXTEEN_BIT = (
@@ -88,7 +89,7 @@ def overrides_of(path: Path) -> list[str]:
     return overrides + [f"runtime.offload={what}" for what in offloaded[:1]]
 
 
-def zero_config(recipe: TransformerRecipe, n_processes: int, *, bucket: int, given: Json) -> Json:
+def zero_config(recipe: ZeroRecipe, n_processes: int, *, bucket: int, given: Json) -> Json:
     """Return the configuration of a recipe's ZeRO stage, tuned by a file.
 
     bucket  the number of values to gather or to sum at once: those of the largest layer
@@ -132,7 +133,7 @@ def _reason_against(key: str) -> str:
     return next(reasons, "it is not among the keys that tune ZeRO")
 
 
-def _recipe_config(recipe: TransformerRecipe, n_processes: int, bucket: int) -> Json:
+def _recipe_config(recipe: ZeroRecipe, n_processes: int, bucket: int) -> Json:
     """Return the recipe's settings under DeepSpeed's keys.
 
     The loop counts micro-batches: to DeepSpeed, everything before an update is a single one.
@@ -157,7 +158,7 @@ def _recipe_config(recipe: TransformerRecipe, n_processes: int, bucket: int) -> 
             "stage3_prefetch_bucket_size": bucket,
             "stage3_max_live_parameters": 2 * bucket,
             "stage3_max_reuse_distance": 2 * bucket,
-            "stage3_param_persistence_threshold": 4 * recipe.model.d_model,  # vectors stay whole
+            "stage3_param_persistence_threshold": 4 * _width(recipe),  # vectors stay whole
             "memory_efficient_linear": False,
         }
 
@@ -179,7 +180,14 @@ def _recipe_config(recipe: TransformerRecipe, n_processes: int, bucket: int) -> 
     }
 
 
-def _batch_sizes(recipe: TransformerRecipe, n_processes: int) -> Json:
+def _width(recipe: ZeroRecipe) -> int:
+    """Return the width of a model, the largest of a U-Net's."""
+    if isinstance(recipe, DecoderRecipe):
+        return recipe.model.unet.channels * max(recipe.model.unet.multiples)
+    return recipe.model.d_model
+
+
+def _batch_sizes(recipe: ZeroRecipe, n_processes: int) -> Json:
     """Return the loop's micro-batch numbers, as a file would state them."""
     share = recipe.training.global_batch_size // n_processes
     micro = recipe.runtime.micro_batch_size or share

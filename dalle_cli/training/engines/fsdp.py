@@ -107,6 +107,10 @@ class FsdpEngine(Generic[ModelT]):
     def has_scales(self) -> bool:
         return self._updates.scales is not None
 
+    def can_recover(self) -> bool:
+        scales = self._updates.scales
+        return scales is not None and scales.can_recover()
+
     def backward(self, loss: Tensor) -> None:
         scales = self._updates.scales
         (scales.scaled(loss) if scales else loss).backward()

@@ -19,6 +19,10 @@ from dalle_cli.loading import build_largest_model, build_model, largest_table
 from dalle_cli.models.clip import Clip
 from dalle_cli.models.dvae import DiscreteVAE, relax
 from dalle_cli.models.transformer import Transformer
+from dalle_cli.models.unclip.autoregressive_prior import AutoregressivePrior
+from dalle_cli.models.unclip.caption_encoders import CaptionInputs, StateCaptions
+from dalle_cli.models.unclip.decoder import N_COLOURS, UnclipDecoder
+from dalle_cli.models.unclip.diffusion_prior import DiffusionPrior
 from dalle_cli.recipe import flat_tables
 from dalle_cli.runtime.devices import total_memory
 from dalle_cli.runtime.precision import Precision
@@ -36,9 +40,14 @@ def sample_flops(table: ModelTable) -> int:
     """Return the floating-point operations of an update for one sample."""
     if isinstance(table, TrainedTransformerTable):
         return train_flops(table)
+    return 3 * counted_flops(table)  # backward takes twice the operations of forward
+
+
+def counted_flops(table: ModelTable) -> int:
+    """Count the operations of a forward pass of one sample, of all models but transformers."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         _run_forward(build_model(table), 1)
-    return 3 * counter.get_total_flops()  # backward takes twice the operations of forward
+    return int(counter.get_total_flops())
 
 
 def sample_bytes(table: ModelTable, precision: Precision) -> int:
@@ -107,7 +116,48 @@ def _run_forward(model: nn.Module, n_samples: int) -> None:
         model.decode_soft(relax(logits, 1.0, torch.zeros_like(logits)))
         return
 
+    if isinstance(model, DiffusionPrior | AutoregressivePrior):
+        _run_prior(model, n_samples)
+        return
+    if isinstance(model, UnclipDecoder):
+        _run_decoder(model, n_samples)
+        return
+
     assert isinstance(model, Clip)
     side = model.image_size
     model.encode_image(torch.zeros(n_samples, 3, side, side))
     model.encode_text(torch.zeros(n_samples, model.text_len, dtype=torch.int64))
+
+
+def _run_prior(prior: DiffusionPrior | AutoregressivePrior, n_samples: int) -> None:
+    embeddings = torch.zeros(n_samples, prior.text_input.in_features)
+    captions = _captions(prior.caption_input, n_samples, prior.text_len)
+    indices = torch.zeros(n_samples, dtype=torch.int64)
+    none = indices.bool()
+    if isinstance(prior, DiffusionPrior):
+        prior(embeddings, indices, captions, embeddings, none)
+        return
+    codes = torch.zeros(n_samples, prior.n_codes, dtype=torch.int64)
+    prior(codes, indices, captions, embeddings, none)
+
+
+def _run_decoder(decoder: UnclipDecoder, n_samples: int) -> None:
+    side, reader = decoder.image_size, decoder.captions
+    captions = None
+    if reader is not None:
+        first = reader.input if isinstance(reader, StateCaptions) else None
+        captions = _captions(first, n_samples, reader.text_len)
+
+    indices = torch.zeros(n_samples, dtype=torch.int64)
+    none = indices.bool()
+    embeddings = torch.zeros(n_samples, len(decoder.null_embedding))
+    noisy = torch.zeros(n_samples, N_COLOURS, side, side)
+    decoder(noisy, indices, embeddings, captions, none, none)
+
+
+def _captions(first: nn.Module | None, n_samples: int, text_len: int) -> CaptionInputs:
+    """Return captions for a model's first layer: states for a linear map, tokens for any other."""
+    is_given = torch.ones(n_samples, text_len, dtype=torch.bool)
+    if isinstance(first, nn.Linear):
+        return CaptionInputs(torch.zeros(n_samples, text_len, first.in_features), is_given)
+    return CaptionInputs(torch.zeros(n_samples, text_len, dtype=torch.int64), is_given)

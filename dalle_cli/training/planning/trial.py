@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from dalle_cli.config import ClipRecipe, DVAERecipe, Recipe
+from dalle_cli.config import ClipRecipe, DVAERecipe, Recipe, TransformerRecipe
 from dalle_cli.console import Terminal
 from dalle_cli.data.sources import Sample, Source
 from dalle_cli.data.tokenizer import Tokenizer
@@ -80,6 +80,7 @@ def _rehearse(recipe: Recipe, plan: Plan, options: TrainOptions, world: World) -
     if isinstance(run.recipe, DVAERecipe):
         return run.rehearse(dvae_setup(run.recipe, precision=run.precision, world=world))
 
+    assert isinstance(run.recipe, ClipRecipe | TransformerRecipe)  # a plan has no other models
     tokenizer = choose_tokenizer(run, run.recipe.tokenizer, None)
     if isinstance(run.recipe, ClipRecipe):
         clip = clip_setup(run.recipe, precision=run.precision, world=world, tokenizer=tokenizer)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from dalle_cli.config import TransformerModelTable
-from dalle_cli.data.sources import Source, TokenSource, token_source
+from dalle_cli.data.sources import Source, TokenSource, encoded_folder
 from dalle_cli.data.token_shards import AGAIN
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.loading import dvae_checksum, load_dvae
@@ -34,7 +34,8 @@ def load_frozen_dvae(
     """
     dvae = load_dvae(path)
     _check_model(dvae, path, model)
-    tokens = [found for source in sources if (found := token_source(source)) is not None]
+    encoded = map(encoded_folder, sources)
+    tokens = [source for source in encoded if isinstance(source, TokenSource)]
     for source in dict.fromkeys(tokens):  # the one that both train and are held out comes twice
         _check_encoder(dvae, path, source)
         for shard, reason in source.damaged():

@@ -14,7 +14,7 @@ def gumbel_noise(
     seed: int, positions: list[int], *, shape: tuple[int, ...], device: torch.device
 ) -> Tensor:
     """Sample standard Gumbel noise: float32 [len(positions), *shape]."""
-    uniform = _uniform(seed, positions, purpose="gumbel", shape=shape, device=device)
+    uniform = uniforms(seed, positions, purpose="gumbel", shape=shape, device=device)
     return uniform.clamp_(min=torch.finfo(torch.float32).tiny).log_().neg_().log_().neg_()
 
 
@@ -22,7 +22,7 @@ def uniform_noise(
     seed: int, positions: list[int], *, shape: tuple[int, ...], device: torch.device
 ) -> Tensor:
     """Sample noise uniform in [-1/2, 1/2): float32 [len(positions), *shape]."""
-    return _uniform(seed, positions, purpose="uniform", shape=shape, device=device).sub_(0.5)
+    return uniforms(seed, positions, purpose="uniform", shape=shape, device=device).sub_(0.5)
 
 
 def noisy_tokens(
@@ -35,7 +35,7 @@ def noisy_tokens(
     returns       int64 [B, I]
     """
     n_tokens = image_tokens.shape[1]
-    numbers = _uniform(
+    numbers = uniforms(
         seed,
         positions,
         purpose="token noise",
@@ -47,7 +47,7 @@ def noisy_tokens(
     return torch.where(chances < noise * share, others, image_tokens)
 
 
-def _uniform(
+def normal_noise(
     seed: int,
     positions: list[int],
     *,
@@ -55,6 +55,31 @@ def _uniform(
     shape: tuple[int, ...],
     device: torch.device,
 ) -> Tensor:
+    """Sample standard normal noise: float32 [len(positions), *shape]."""
+    noise = torch.empty(len(positions), *shape, device=device)
+    for row, position in zip(noise, positions, strict=True):
+        generator = torch.Generator(device).manual_seed(derive_seed(seed, position, purpose))
+        torch.randn(shape, generator=generator, device=device, out=row)
+    return noise
+
+
+def timestep_indices(seed: int, positions: list[int], n_steps: int) -> Tensor:
+    """Sample steps of a noise schedule, uniformly: int64 [len(positions)], on the CPU."""
+    numbers = uniforms(
+        seed, positions, purpose="timestep", shape=(1,), device=torch.device("cpu")
+    ).squeeze(1)
+    return (numbers.double() * n_steps).long().clamp_(max=n_steps - 1)
+
+
+def uniforms(
+    seed: int,
+    positions: list[int],
+    *,
+    purpose: str,
+    shape: tuple[int, ...],
+    device: torch.device,
+) -> Tensor:
+    """Sample numbers uniform in [0, 1): float32 [len(positions), *shape]."""
     noise = torch.empty(len(positions), *shape, device=device)
     for row, position in zip(noise, positions, strict=True):
         generator = torch.Generator(device).manual_seed(derive_seed(seed, position, purpose))

@@ -43,11 +43,20 @@ class Task(Protocol[ModelT]):
 if TYPE_CHECKING:
     from dalle_cli.models.clip import Clip
     from dalle_cli.models.dvae import DiscreteVAE
+    from dalle_cli.models.unclip.autoregressive_prior import AutoregressivePrior
+    from dalle_cli.models.unclip.decoder import UnclipDecoder
+    from dalle_cli.models.unclip.diffusion_prior import DiffusionPrior
     from dalle_cli.training.tasks.clip import ClipTask
     from dalle_cli.training.tasks.dvae import DiscreteVAETask
     from dalle_cli.training.tasks.fused_losses import FusedLossTransformer
     from dalle_cli.training.tasks.transformer import TransformerTask
+    from dalle_cli.training.tasks.unclip.autoregressive import AutoregressivePriorTask
+    from dalle_cli.training.tasks.unclip.decoder import UnclipDecoderTask
+    from dalle_cli.training.tasks.unclip.prior import DiffusionPriorTask
 
     _dvae: type[Task[DiscreteVAE]] = DiscreteVAETask
     _transformer: type[Task[FusedLossTransformer]] = TransformerTask
     _clip: type[Task[Clip]] = ClipTask
+    _prior: type[Task[DiffusionPrior]] = DiffusionPriorTask
+    _autoregressive_prior: type[Task[AutoregressivePrior]] = AutoregressivePriorTask
+    _decoder: type[Task[UnclipDecoder]] = UnclipDecoderTask

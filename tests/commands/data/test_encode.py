@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dalle_cli.commands.data import token_folder
+from dalle_cli.commands.data import encoded_folder
 from dalle_cli.data.preprocessing import TransformerPreprocessing
 from dalle_cli.data.shuffling import derive_seed
 from dalle_cli.data.sources import TokenSource, open_dataset
@@ -73,7 +73,7 @@ def train(dvae_run: Path, dalle: Callable, settings: Callable) -> Callable:
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_folder, "SHARD_SAMPLES", 5)
+    monkeypatch.setattr(encoded_folder, "SHARD_SAMPLES", 5)
 
 
 def write_wide_pairs(folder: Path, n: int) -> Path:

@@ -12,7 +12,7 @@ from dalle_cli.storage.integrity.checksums import checksummed_json
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import checkpoints
 
-KINDS = ["dvae", "transformer", "clip"]
+KINDS = ["dvae", "transformer", "clip", "prior", "decoder"]
 OF_THE_MACHINE = ("_per_second", "mfu", "peak_memory_gib", "train/seconds")
 
 

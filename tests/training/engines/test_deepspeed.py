@@ -68,6 +68,18 @@ def test_zero_loses_what_one_process_does(
     assert losses(tmp_path / "run") == pytest.approx(losses(whole()), abs=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["prior", "prior-autoregressive", "decoder"])
+@pytest.mark.parametrize("stage", [2, 3])
+def test_zero_trains_priors_and_decoder_as_one_process_does(
+    kind: str, stage: int, train: Callable, tmp_path: Path
+) -> None:
+    for name, words, zero in (("one", [], 0), ("two", ["--gpus", 2], stage)):
+        ended = train(kind, tmp_path / name, *words, runtime__zero_stage=zero)
+        assert ended.returncode == 0, ended.stderr
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == 20 and two == pytest.approx(one, rel=1e-4)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_zero_sums_to_the_gradient_of_one_process(
     stage: int, train: Callable, tmp_path: Path

@@ -2,16 +2,29 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from dalle_cli.training.tasks.noise import gumbel_noise, noisy_tokens, uniform_noise
+from dalle_cli.training.tasks.noise import (
+    gumbel_noise,
+    noisy_tokens,
+    normal_noise,
+    timestep_indices,
+    uniform_noise,
+    uniforms,
+)
 
 CPU = torch.device("cpu")
 Noise = Callable[..., Tensor]
-KINDS = [gumbel_noise, uniform_noise]
+KINDS = [
+    gumbel_noise,
+    uniform_noise,
+    partial(normal_noise, purpose="noise"),
+    partial(uniforms, purpose="dropped"),
+]
 
 
 def test_gumbel_noise_has_the_moments_of_the_gumbel_distribution() -> None:
@@ -93,3 +106,29 @@ def test_noisy_tokens_of_a_sample_do_not_depend_on_its_batch() -> None:
     both = noisy_tokens(tokens, 64, noise=0.9, seed=3, positions=[5, 9])
     alone = noisy_tokens(tokens[1:], 64, noise=0.9, seed=3, positions=[9])
     assert torch.equal(both[1:], alone) and not torch.equal(both, tokens)
+
+
+def test_normal_noise_is_standard_normal() -> None:
+    noise = normal_noise(0, list(range(20)), purpose="noise", shape=(10_000,), device=CPU).double()
+    assert float(noise.mean()) == pytest.approx(0, abs=5 / noise.numel() ** 0.5)
+    assert float(noise.var()) == pytest.approx(1, rel=0.03)
+    assert float((noise < -1).double().mean()) == pytest.approx(0.1586553, abs=0.005)
+
+
+def test_noise_of_one_purpose_says_nothing_of_another() -> None:
+    shape = (1000,)
+    one, other = (
+        normal_noise(0, [5], purpose=purpose, shape=shape, device=CPU)[0]
+        for purpose in ("noise", "sample 3")
+    )
+    assert abs(float(torch.corrcoef(torch.stack([one, other]))[0, 1])) < 0.2
+
+
+def test_timesteps_are_uniform_over_the_schedule_and_each_samples_own() -> None:
+    n, n_steps = 4000, 10
+    index = timestep_indices(1, list(range(n)), n_steps)
+    assert index.dtype == torch.int64 and index.device == CPU
+    shares = index.bincount(minlength=n_steps) / n
+    assert len(shares) == n_steps
+    assert (shares - 1 / n_steps).abs().max() < 5 * (0.09 / n) ** 0.5
+    assert timestep_indices(1, [7, 3], n_steps).tolist() == [int(index[7]), int(index[3])]

@@ -31,10 +31,24 @@ def how_to_get_model(run: RunDir, *, has_saved: bool) -> str:
 
 def how_to_get_dvae(run: RunDir) -> str:
     """Return what replaces the copy of a dVAE that a transformer's run keeps."""
-    try:
-        source = RunRecord.read(run).command.get("dvae") if run.is_run else None
-    except DalleError:
-        source = None
-    if not isinstance(source, str):
+    source = _recorded(run, "dvae")
+    if source is None:
         return how_to_get_again(run)
     return f"copy config.json and model.safetensors of the dVAE in {printable(source)} there"
+
+
+def how_to_get_clip(run: RunDir) -> str:
+    """Return what replaces the copy of a CLIP that a prior's or a decoder's run keeps."""
+    source = _recorded(run, "clip")
+    if source is None:
+        return how_to_get_again(run)
+    return f"train again with `--clip {shlex.quote(printable(source))}`, which copies it"
+
+
+def _recorded(run: RunDir, name: str) -> str | None:
+    """Return an input of the command that began a run, None where it is not known."""
+    try:
+        source = RunRecord.read(run).command.get(name) if run.is_run else None
+    except DalleError:
+        return None
+    return source if isinstance(source, str) else None

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from dalle_cli.commands.reports.damage.run_parts import RunPart, checkpoint_parts, run_parts
+from dalle_cli.commands.reports.damage.run_part import RunPart
+from dalle_cli.commands.reports.damage.run_parts import checkpoint_parts, run_parts
 from dalle_cli.commands.reports.model_text import Row, aligned_rows
 from dalle_cli.errors import DalleError, printable
 from dalle_cli.storage.run_dir import RunDir, model_dir
@@ -44,9 +45,10 @@ def check_run(run: RunDir, *, with_checkpoints: bool = True) -> list[PartCheck]:
         parts += checkpoint_parts(run)
 
     checks = [_check(part, run.root) for part in parts]
-    if run.clip.is_dir():
-        inside = check_run(RunDir(run.clip))
-        checks += [replace(check, part=f"{run.clip.name}/{check.part}") for check in inside]
+    for part in (run.clip, run.prior):
+        if part.is_dir():
+            inside = check_run(RunDir(part))
+            checks += [replace(check, part=f"{part.name}/{check.part}") for check in inside]
     return checks
 
 

@@ -1,62 +1,56 @@
 """The parts of a run or an export that can be damaged, and how each is checked."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from dalle_cli.commands.reports.damage import remedies
+from dalle_cli.commands.reports.damage.run_part import (
+    RunPart,
+    file_part,
+    model_part,
+    vocabulary_parts,
+)
 from dalle_cli.commands.reports.exports.exported_run import read_export
-from dalle_cli.config import kind_of
+from dalle_cli.config import TRAINED_WITH_CLIP, kind_of
 from dalle_cli.data.text.known_words import KnownWords
-from dalle_cli.data.tokenizer import Tokenizer
 from dalle_cli.errors import DalleError
-from dalle_cli.loading import check_model
+from dalle_cli.loading.prior_variances import read_variances
 from dalle_cli.recipe import load_recipe
 from dalle_cli.storage.checkpoint_folder import STEP_NAME, check_checkpoint, step_of
 from dalle_cli.storage.integrity.checksums import has_checksum
 from dalle_cli.storage.metrics_file import check_reports
 from dalle_cli.storage.model_about import read_about
-from dalle_cli.storage.model_folder import has_checksums, read_model_table
+from dalle_cli.storage.model_folder import read_model_table
 from dalle_cli.storage.run_dir import CONFIG, RunDir
 from dalle_cli.storage.run_record import RunRecord
-
-READ_CAPTIONS = ("transformer", "clip")  # kinds of models whose runs keep a tokenizer
-
-
-@dataclass(frozen=True)
-class RunPart:
-    """A part, how it is checked, and what helps if it is damaged.
-
-    check         raises OSError or DalleError
-    has_checksum  whether it has one, asked of a part that is sound
-    """
-
-    path: Path
-    check: Callable[[], object]
-    hint: str
-    has_checksum: Callable[[], bool] = lambda: True
 
 
 def run_parts(run: RunDir) -> Iterator[RunPart]:
     """Yield the parts that are there, and those that must be there, but for checkpoints."""
     yield from _records(run)
     if not run.model.is_dir() and (run.root / CONFIG).is_file():
-        yield _model(run.root, remedies.how_to_get_again(run))  # a model folder by itself
+        yield model_part(run.root, remedies.how_to_get_again(run))  # a model folder by itself
         return
 
     has_saved = any(run.checkpoints.glob("step-*"))
     if has_saved or not run.is_run or run.model.is_dir():
-        yield _model(run.model, remedies.how_to_get_model(run, has_saved=has_saved))
+        yield model_part(run.model, remedies.how_to_get_model(run, has_saved=has_saved))
     kind = _kind_of(run)
     if run.dvae.is_dir() or kind == "transformer":
         inside = run.dvae / "model"  # where someone put a whole run there
-        yield _model(inside if inside.is_dir() else run.dvae, remedies.how_to_get_dvae(run))
-    if run.tokenizer.is_file() or kind in READ_CAPTIONS:
-        yield _file(run.tokenizer, partial(Tokenizer.load, run.tokenizer), run)
+        yield model_part(inside if inside.is_dir() else run.dvae, remedies.how_to_get_dvae(run))
+    if run.codec.is_dir() or kind == "prior-autoregressive":
+        yield model_part(run.codec, remedies.how_to_get_again(run))
+    # what is there is checked as a run; a prior that a decoder's export brings shares that one's
+    if kind in TRAINED_WITH_CLIP and not run.clip.is_dir() and not _is_joined(run):
+        yield model_part(RunDir(run.clip).model, remedies.how_to_get_clip(run))
+    yield from vocabulary_parts(run, kind)
 
     if run.known_words.is_file():
-        yield _file(run.known_words, partial(KnownWords.load, run.known_words), run)
+        yield file_part(run.known_words, partial(KnownWords.load, run.known_words), run)
+    if run.variances.is_file():
+        yield file_part(run.variances, partial(read_variances, run), run)
     if run.about.is_file():
         yield RunPart(run.about, partial(read_about, run), remedies.ABOUT)
     if run.metrics.is_file():
@@ -68,6 +62,11 @@ def checkpoint_parts(run: RunDir) -> Iterator[RunPart]:
     named = [path for path in run.checkpoints.glob("step-*") if STEP_NAME.fullmatch(path.name)]
     for path in sorted(named, key=step_of):
         yield RunPart(path, partial(_check_kept, path), remedies.CHECKPOINT)
+
+
+def _is_joined(run: RunDir) -> bool:
+    whole = RunDir(run.root.absolute().parent)
+    return whole.export.is_file() and whole.prior == run.root.absolute()
 
 
 def _check_kept(path: Path) -> None:
@@ -82,9 +81,9 @@ def _check_kept(path: Path) -> None:
 def _records(run: RunDir) -> Iterator[RunPart]:
     """Yield what a run or an export states of itself."""
     if run.export.is_file():
-        yield _file(run.export, partial(read_export, run), run)
+        yield file_part(run.export, partial(read_export, run), run)
         if run.recipe.is_file():
-            yield _file(run.recipe, partial(load_recipe, str(run.recipe), []), run)
+            yield file_part(run.recipe, partial(load_recipe, str(run.recipe), []), run)
     elif run.recipe.is_file() or run.checkpoints.is_dir():
         has_one = partial(has_checksum, run.recipe)
         yield RunPart(run.recipe, partial(_check_record, run), remedies.RECORD, has_one)
@@ -93,14 +92,6 @@ def _records(run: RunDir) -> Iterator[RunPart]:
 def _check_record(run: RunDir) -> None:
     RunRecord.read(run)
     load_recipe(str(run.recipe), [])
-
-
-def _file(path: Path, check: Callable[[], object], run: RunDir) -> RunPart:
-    return RunPart(path, check, remedies.how_to_get_again(run), partial(has_checksum, path))
-
-
-def _model(folder: Path, hint: str) -> RunPart:
-    return RunPart(folder, partial(check_model, folder), hint, partial(has_checksums, folder))
 
 
 def _kind_of(run: RunDir) -> str | None:

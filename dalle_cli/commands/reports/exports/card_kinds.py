@@ -3,14 +3,16 @@
 from dataclasses import dataclass
 
 PAPER = "https://arxiv.org/abs/2102.12092"
+UNCLIP_TAGS = ("dall-e-2", "unclip", "clip")
 
 
 @dataclass(frozen=True)
 class CardKind:
     """What a card says of a kind of model.
 
-    use          a command, with the export's name for {name}
-    use_of_clip  another, for an export that brings a CLIP
+    use           a command, with the export's name for {name}
+    use_of_clip   another, for an export that brings a CLIP
+    use_of_prior  another, for an export that brings a prior
     """
 
     title: str
@@ -19,6 +21,7 @@ class CardKind:
     use: str
     task: str | None = None
     use_of_clip: str = ""
+    use_of_prior: str = ""
 
 
 CARD_KINDS = {
@@ -52,5 +55,34 @@ CARD_KINDS = {
         "what a DALL-E ([Ramesh et al. 2021]({paper})) generates.",
         'dalle rerank pictures/ "a caption" --clip {name}',
         "zero-shot-image-classification",
+    ),
+    "prior": CardKind(
+        "diffusion prior",
+        UNCLIP_TAGS,
+        "The prior of a DALL-E 2 (Ramesh et al. 2022): it guesses from a caption which embedding "
+        "CLIP would give to its picture. That CLIP comes with it.",
+        'dalle generate DECODER "a caption" --prior {name}',
+    ),
+    "prior-autoregressive": CardKind(
+        "autoregressive prior",
+        UNCLIP_TAGS,
+        "The autoregressive prior of a DALL-E 2 (Ramesh et al. 2022): it guesses from a caption "
+        "which embedding CLIP would give to its picture, code by code. That CLIP comes with it.",
+        'dalle generate DECODER "a caption" --prior {name}',
+    ),
+    "embedding-codec": CardKind(
+        "codec",
+        UNCLIP_TAGS,
+        "The codec of an autoregressive prior (Ramesh et al. 2022): principal components of CLIP's "
+        "image embeddings, quantised.",
+        "dalle info {name}",
+    ),
+    "decoder": CardKind(
+        "decoder",
+        UNCLIP_TAGS,
+        "The decoder of a DALL-E 2 (Ramesh et al. 2022): it paints the picture of an embedding of "
+        "CLIP's and a caption. That CLIP comes with it.",
+        "dalle vary {name} picture.png -n 8",
+        use_of_prior='dalle generate {name} "a caption" -n 8',
     ),
 }

@@ -42,7 +42,7 @@ def model_card(
         _licences(about) if about else "",
         _measured(about) if about else "",
         _held_out(exported),
-        _use(name, kind, exported, about, has_clip="clip" in map(kind_of, parts)),
+        _use(name, kind, exported, about, parts=[kind_of(part) for part in parts]),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(table, about)),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -81,10 +81,14 @@ def _use(
     exported: ExportedRun,
     about: ModelAbout | None,
     *,
-    has_clip: bool,
+    parts: Sequence[str],
 ) -> str:
+    """parts: kinds of the models that come with it."""
     quoted = shlex.quote(printable(name))
-    commands = [kind.use, *([kind.use_of_clip] if has_clip else [])]
+    has_prior = any(part.startswith("prior") for part in parts)
+    with_clip = kind.use_of_clip if "clip" in parts else ""
+    with_prior = kind.use_of_prior if has_prior else ""
+    commands = filter(None, (with_prior, kind.use, with_clip))
     command = "\n".join(commands).format(name=quoted)
     recipe = (exported.record or {}).get("recipe", {})
     guided = ""
@@ -93,7 +97,7 @@ def _use(
             "\n\nWhere nothing else is given, it samples at temperature "
             f"{about.sampling.temperature:g} with guidance {about.sampling.guidance:g}."
         )
-    elif recipe.get("loss", {}).get("caption_dropout"):
+    elif recipe.get("kind") == "transformer" and recipe.get("loss", {}).get("caption_dropout"):
         guided = (
             "\n\nIt was trained with empty captions, too: `--guidance 2` follows captions more."
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dalle_cli.commands.reports.model_text import Row
-from dalle_cli.config import Recipe
+from dalle_cli.config import Recipe, training_command
 from dalle_cli.console import duration_text, size_text
 from dalle_cli.data.sources import open_datasets, validation_split
 from dalle_cli.loading import largest_table
@@ -31,7 +31,10 @@ def recipe_forecast(recipe: Recipe, data: list[str]) -> dict[str, Any]:
     """
     is_captioned = recipe.kind != "dvae"
     source = open_datasets(
-        data, captions_required=is_captioned, tokens_allowed=recipe.kind == "transformer"
+        data,
+        captions_required=is_captioned,
+        tokens_allowed=recipe.kind == "transformer",
+        embeddings_allowed=training_command(recipe.kind) == "train-prior",
     )
     training, held_out = validation_split(source, recipe.data.validation_share)
     amount = Amount(recipe, len(training), len(held_out))

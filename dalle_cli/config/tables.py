@@ -219,8 +219,8 @@ class RuntimeTable(Table):
     is a `shard_group`, otherwise by the number of processes."""
 
     zero_stage: Literal[0, 1, 2, 3] = 0
-    """What ZeRO partitions over processes (transformer only). 1: optimizer state; 2: also
-    gradients; 3: also parameters; 0: no ZeRO."""
+    """What ZeRO partitions over processes; not for dVAE and CLIP, which fit on every GPU. 1:
+    optimizer state; 2: also gradients; 3: also parameters; 0: no ZeRO."""
 
     shard_group: Annotated[int, Field(ge=0), Unit("processes")] | Literal["machine"] = 0
     """Consecutive processes that share one copy of parameters, gradients, moments and average
@@ -236,8 +236,9 @@ class RuntimeTable(Table):
     batch can't be cut."""
 
     activation_checkpointing: bool | Literal["auto"] = "auto"
-    """Whether a transformer recomputes its branches in the backward pass, a third more arithmetic
-    for less memory. `auto`: where `zero_stage` is 3 or there is a `shard_group`."""
+    """Whether residual branches are recomputed in the backward pass, a third more arithmetic for
+    less memory; not for dVAE and CLIP. `auto`: where `zero_stage` is 3 or there is a
+    `shard_group`."""
 
     workers: Annotated[Count, Unit("processes")] = 2
     """Data-loading processes, at most one per processor; 0: the training process loads."""
@@ -529,6 +530,15 @@ def _refuse_fp16(runtime: RuntimeTable) -> RuntimeTable:
     return runtime
 
 
+def refuse_skipping_under_zero(optimizer: OptimizerTable, runtime: RuntimeTable) -> None:
+    """Raise ValueError where updates are to be skipped that DeepSpeed applies by itself."""
+    if optimizer.on_spike == "skip" and runtime.zero_stage:
+        raise ValueError(
+            "`optimizer.on_spike` skip is for whole replicas, and with `runtime.zero_stage` "
+            f"{runtime.zero_stage} DeepSpeed updates by itself: use warn or stop"
+        )
+
+
 SmallModelRuntime = Annotated[RuntimeTable, AfterValidator(_refuse_transformer_features)]
 
 
@@ -574,11 +584,7 @@ class TransformerRecipe(Table):
 
     @model_validator(mode="after")
     def _check_zero(self) -> "TransformerRecipe":
-        if self.optimizer.on_spike == "skip" and self.runtime.zero_stage:
-            raise ValueError(
-                "`optimizer.on_spike` skip is for whole replicas, and with `runtime.zero_stage` "
-                f"{self.runtime.zero_stage} DeepSpeed updates by itself: use warn or stop"
-            )
+        refuse_skipping_under_zero(self.optimizer, self.runtime)
         rank = self.powersgd.rank if self.powersgd else 0
         if rank and self.runtime.zero_stage:
             raise ValueError(
@@ -622,26 +628,3 @@ class ClipRecipe(Table):
                 f"`training.global_batch_size`, not {micro_batch}"
             )
         return self
-
-
-Recipe = DVAERecipe | TransformerRecipe | ClipRecipe
-RECIPE_TYPES: dict[str, type[DVAERecipe] | type[TransformerRecipe] | type[ClipRecipe]] = {
-    "dvae": DVAERecipe,
-    "transformer": TransformerRecipe,
-    "clip": ClipRecipe,
-}
-
-ModelTable = DVAEEncoderTable | DVAEModelTable | TrainedTransformerTable | TrainedClipTable
-
-
-MODEL_TABLES: dict[str, type[ModelTable]] = {
-    "dvae": DVAEModelTable,
-    "dvae-encoder": DVAEEncoderTable,
-    "transformer": TrainedTransformerTable,
-    "clip": TrainedClipTable,
-}
-
-
-def kind_of(model: ModelTable) -> str:
-    """Return the kind of model that a table describes."""
-    return next(kind for kind, table in MODEL_TABLES.items() if type(model) is table)

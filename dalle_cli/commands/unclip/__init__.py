@@ -1,0 +1,1 @@
+"""Commands of DALL-E 2 that no other model has."""

@@ -1,0 +1,88 @@
+"""Loads models for inference from runs, exports and public CLIPs; nothing in them is executed.
+
+Loaded modules are frozen, in evaluation mode, on the CPU and in fp32.
+"""
+
+from dalle_cli.loading.clip import (
+    ClipParts,
+    find_clip,
+    find_vocabulary,
+    load_clip,
+    load_clip_parts,
+    load_clip_tokenizer,
+)
+from dalle_cli.loading.dalle import (
+    DalleParts,
+    check_parts_match,
+    dvae_checksum,
+    load_dalle,
+    load_dvae,
+    load_dvae_encoder,
+    load_tokenizer,
+    load_transformer,
+)
+from dalle_cli.loading.kinds import (
+    MODEL_KINDS,
+    N_SPECIAL_TOKENS,
+    ModelKind,
+    build_autoregressive_prior,
+    build_clip,
+    build_decoder,
+    build_dvae,
+    build_dvae_encoder,
+    build_embedding_codec,
+    build_largest_model,
+    build_model,
+    build_prior,
+    build_trained_transformer,
+    build_transformer,
+    check_model,
+    largest_table,
+    table_of_clip,
+    trained_clip_table,
+)
+from dalle_cli.loading.unclip import (
+    load_autoregressive_prior,
+    load_decoder,
+    load_embedding_codec,
+    load_prior,
+)
+
+__all__ = [
+    "MODEL_KINDS",
+    "N_SPECIAL_TOKENS",
+    "ClipParts",
+    "DalleParts",
+    "ModelKind",
+    "build_autoregressive_prior",
+    "build_clip",
+    "build_decoder",
+    "build_dvae",
+    "build_dvae_encoder",
+    "build_embedding_codec",
+    "build_largest_model",
+    "build_model",
+    "build_prior",
+    "build_trained_transformer",
+    "build_transformer",
+    "check_model",
+    "check_parts_match",
+    "dvae_checksum",
+    "find_clip",
+    "find_vocabulary",
+    "largest_table",
+    "load_autoregressive_prior",
+    "load_clip",
+    "load_clip_parts",
+    "load_clip_tokenizer",
+    "load_dalle",
+    "load_decoder",
+    "load_dvae",
+    "load_dvae_encoder",
+    "load_embedding_codec",
+    "load_prior",
+    "load_tokenizer",
+    "load_transformer",
+    "table_of_clip",
+    "trained_clip_table",
+]
