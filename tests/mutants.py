@@ -711,6 +711,25 @@ MUTANTS = [
         "generation/test_output_folder::test_candidate_is_held_whole_or_not_at_all",
     ),
     Mutant(
+        "commands/doctor.py",
+        "shutil.disk_usage('.').free",
+        "shutil.disk_usage('.').total",
+        "cli/test_end_to_end::test_doctor_tells_what_is_free_of_the_disk",
+    ),
+    Mutant(
+        "commands/export.py",
+        "[dvae / WEIGHTS], target.dvae, half=options.half)",
+        "[dvae / WEIGHTS], target.dvae, half=False)",
+        "commands/test_export::test_everything_inside_an_export_has_its_precision",
+    ),
+    Mutant(
+        "commands/reports/damage/run_check.py",
+        'replace(check, part=f"{part.name}/{check.part}")',
+        "check",
+        "commands/reports/damage/test_run_check::"
+        "test_damage_inside_an_export_is_told_of_the_part_that_has_it",
+    ),
+    Mutant(
         "storage/atomic.py",
         "    sync_to_disk(path)\n    return file_fingerprint(path)",
         "    return file_fingerprint(path)",

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -291,6 +292,14 @@ def test_doctor_names_what_is_there(dalle: Callable) -> None:
         "torch"
     ] == (torch.__version__)
     assert "torch" in dalle("doctor").out
+
+
+def test_doctor_tells_what_is_free_of_the_disk(
+    dalle: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = SimpleNamespace(total=100 * 2**30, used=99 * 2**30, free=2**30)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: sizes)
+    assert result_of(dalle("doctor", "--json"))["free disk here"] == "1.0 GiB"
 
 
 def test_doctor_measures_what_training_is_compared_with(

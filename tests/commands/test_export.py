@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from dalle_cli.data.images import to_tensor
 from dalle_cli.loading import load_clip, load_dvae, load_transformer
 from dalle_cli.storage.integrity.checksums import checksummed_json
+from dalle_cli.storage.model_folder import is_half_precision
 from dalle_cli.storage.run_dir import RunDir
 
 FP32 = ["--precision", "fp32"]
@@ -239,6 +240,15 @@ def test_export_brings_its_dvae_and_the_clip_that_is_named(
     assert {name for name in inside if inside[name] != expected[name]} == {"README.md"}
     assert "--clip exported/clip" in (out / "clip" / "README.md").read_text()
     assert "| CLIP | " in (out / "README.md").read_text()
+
+
+def test_everything_inside_an_export_has_its_precision(
+    transformer_run: Path, clip_run: Path, export: Callable
+) -> None:
+    for words, is_half in (([], False), (["--half"], True)):
+        out = RunDir(export(transformer_run, "--clip", clip_run, *words, name=f"half-{is_half}"))
+        folders = (out.model, out.dvae, RunDir(out.clip).model)
+        assert [is_half_precision(folder) for folder in folders] == [is_half] * 3
 
 
 def test_export_of_an_export_keeps_clip_precision_and_about(

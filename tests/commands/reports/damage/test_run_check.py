@@ -96,3 +96,12 @@ def test_what_is_no_run_is_wrong_usage(
     places = {"RUN": dvae_run, "PAIRS": pairs}
     ended = dalle("doctor", *(places.get(word, word) for word in words))
     assert ended.code == 2 and ended.err.startswith("error: ")
+
+
+def test_damage_inside_an_export_is_told_of_the_part_that_has_it(
+    transformer_run: Path, clip_run: Path, dalle: Callable, tmp_path: Path
+) -> None:
+    out = tmp_path / "exported"
+    assert dalle("export", transformer_run, "--clip", clip_run, "--out", out).code == 0
+    spoil(out / "clip" / "model" / "model.safetensors")
+    assert damaged(out).keys() == {"clip/model"}
