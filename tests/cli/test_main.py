@@ -130,7 +130,8 @@ def completed(*words: str) -> list[str]:
 
 
 def test_shells_complete_commands_options_and_recipes() -> None:
-    assert completed("train-") == ["train-dvae", "train-transformer", "train-clip"]
+    models = ["dvae", "transformer", "clip", "prior", "decoder"]
+    assert completed("train-") == [f"train-{model}" for model in models]
     assert {"--data", "--run", "--set"} < set(completed("train-dvae", "--"))
     assert completed("train-dvae", "dvae/t") == ["dvae/tiny"]
     assert completed("train-clip", "clip/") == [

@@ -1,18 +1,53 @@
-"""What a transformer takes that is sharded over groups of processes, for `dalle info`.
+"""What training a transformer keeps on each GPU and sends, whole or in groups, for `dalle info`.
 
-Ramesh et al. 2021, section 2.5: a group is a machine, and gradients are compressed between them.
+Ramesh et al. 2021, section 2.5: a group is a machine, whose GPUs share the model, and gradients are
+compressed between machines.
 """
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dalle_cli.commands.reports.transformer_cost import in_gib, state_facts
 from dalle_cli.config import TransformerRecipe
+from dalle_cli.console import size_text
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.training.engines.powersgd import n_values_sent
 from dalle_cli.training.engines.shard_places import matrix_shards
-from dalle_cli.training.planning.memory import FP32, group_state_bytes
+from dalle_cli.training.planning.cost import count_in_16_bits
+from dalle_cli.training.planning.memory import FP32, group_state_bytes, largest_layer
 
 GPUS = 8  # of a machine, where the recipe does not say it
 MACHINES = (8, 32, 128)
+GIB = 2**30
+
+
+def transformer_training_facts(
+    recipe: TransformerRecipe, transformer: Transformer
+) -> dict[str, Any]:
+    """Return the format of moments, the sizes of checkpoint and state, and the cost of groups."""
+    n_parameters = sum(parameter.numel() for parameter in transformer.parameters())
+    state = state_facts(
+        n_parameters, largest_layer(transformer), n_in_16_bits=count_in_16_bits(recipe)
+    )
+    return {"moments": recipe.optimizer.moments, **state, **group_facts(recipe, transformer)}
+
+
+def group_rows(groups: Mapping[str, Mapping[str, float]]) -> Iterator[tuple[str, str]]:
+    """Yield rows that say what a GPU keeps and sends that shares the model with its machine's."""
+    if groups:
+        state = size_text(next(iter(groups.values()))["state_gib"] * GIB)
+        yield "sharded in groups", f"{state} on each GPU, without activations"
+    for machines_and_gpus, facts in groups.items():
+        inside, between, plain = (
+            size_text(facts[key] * GIB)
+            for key in ("sent_inside_gib", "sent_between_gib", "uncompressed_between_gib")
+        )
+        compressed = "" if between == plain else f" ({plain} uncompressed)"
+        yield (
+            "",
+            f"{machines_and_gpus} GPUs: each sends {inside} inside and {between} between "
+            f"machines{compressed} in an update",
+        )
 
 
 def group_facts(recipe: TransformerRecipe, transformer: Transformer) -> dict[str, Any]:
@@ -38,13 +73,13 @@ def group_facts(recipe: TransformerRecipe, transformer: Transformer) -> dict[str
         n_micro_batches = -(-share // (recipe.runtime.micro_batch_size or share))
         ring = 2 * (n_machines - 1) / n_machines
         found[f"{n_machines} x {size}"] = {
-            "state_gib": _gib(group_state_bytes(recipe, transformer, shards, size=size, rank=rank)),
-            "sent_inside_gib": _gib(3 * n_micro_batches * FP32 * n_parameters * (size - 1) / size),
-            "sent_between_gib": _gib(ring * FP32 * (n_sent + n_others / size)),
-            "uncompressed_between_gib": _gib(ring * FP32 * n_parameters / size),
+            "state_gib": in_gib(
+                group_state_bytes(recipe, transformer, shards, size=size, rank=rank)
+            ),
+            "sent_inside_gib": in_gib(
+                3 * n_micro_batches * FP32 * n_parameters * (size - 1) / size
+            ),
+            "sent_between_gib": in_gib(ring * FP32 * (n_sent + n_others / size)),
+            "uncompressed_between_gib": in_gib(ring * FP32 * n_parameters / size),
         }
     return {"groups": found}
-
-
-def _gib(n_bytes: float) -> float:
-    return float(f"{n_bytes / 2**30:.4g}")

@@ -10,14 +10,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from dalle_cli.commands.reports.group_cost import group_facts
-from dalle_cli.commands.reports.transformer_cost import state_facts, transformer_cost
-from dalle_cli.commands.reports.unclip_facts import (
-    autoregressive_prior_facts,
-    codec_facts,
-    decoder_facts,
-    prior_facts,
-)
+from dalle_cli.commands.reports.group_cost import transformer_training_facts
+from dalle_cli.commands.reports.transformer_cost import transformer_cost
+from dalle_cli.commands.reports.unclip_facts import UNCLIP_FACTS_BY_KIND
 from dalle_cli.config import (
     DVAEEncoderTable,
     ModelTable,
@@ -31,8 +26,6 @@ from dalle_cli.loading import build_largest_model, build_model, largest_table
 from dalle_cli.models.clip import Clip
 from dalle_cli.models.dvae import DVAEEncoder
 from dalle_cli.models.transformer import Transformer
-from dalle_cli.training.planning.cost import count_in_16_bits
-from dalle_cli.training.planning.memory import largest_layer
 
 
 def model_facts(table: ModelTable) -> dict[str, Any]:
@@ -49,12 +42,7 @@ def training_facts(recipe: Recipe) -> dict[str, Any]:
         return facts
     with torch.device("meta"):
         transformer = cast(Transformer, build_largest_model(recipe))
-    n_parameters = sum(parameter.numel() for parameter in transformer.parameters())
-    state = state_facts(
-        n_parameters, largest_layer(transformer), n_in_16_bits=count_in_16_bits(recipe)
-    )
-    moments = {"moments": recipe.optimizer.moments}
-    return {**facts, **moments, **state, **group_facts(recipe, transformer)}
+    return {**facts, **transformer_training_facts(recipe, transformer)}
 
 
 def _dvae_facts(table: DVAEEncoderTable, dvae: DVAEEncoder) -> dict[str, Any]:
@@ -125,8 +113,5 @@ FACTS_BY_KIND: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
     "dvae-encoder": _dvae_facts,
     "transformer": _transformer_facts,
     "clip": _clip_facts,
-    "prior": prior_facts,
-    "prior-autoregressive": autoregressive_prior_facts,
-    "decoder": decoder_facts,
-    "embedding-codec": codec_facts,
+    **UNCLIP_FACTS_BY_KIND,
 }

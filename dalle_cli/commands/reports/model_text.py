@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from dalle_cli.commands.reports.group_cost import group_rows
 from dalle_cli.console import count_text, size_text
 
 Row = tuple[str, str]  # a label, or "" below another row, and what it says
@@ -68,7 +69,7 @@ def _cost_rows(facts: Mapping[str, Any]) -> Iterator[Row]:
         label = "activations" if precision == "fp32" else ""
         yield label, f"{kept} a sample in {precision}, {again} with activation checkpointing"
     yield from _state_rows(facts)
-    yield from _group_rows(facts.get("groups", {}))
+    yield from group_rows(facts.get("groups", {}))
 
 
 def _unclip_cost_rows(facts: Mapping[str, Any]) -> Iterator[Row]:
@@ -102,24 +103,6 @@ def _state_rows(facts: Mapping[str, Any]) -> Iterator[Row]:
     yield "", "of 8 GPUs: " + _sizes(by_stage)
     yield "", "ZeRO 3: " + _sizes(facts["zero3_state_gib_per_gpu"])
     yield "", "DeepSpeed in bf16: " + _sizes(facts["deepspeed_bf16_gib_per_gpu"])
-
-
-def _group_rows(groups: Mapping[str, Mapping[str, float]]) -> Iterator[Row]:
-    """Yield what a GPU keeps and sends that shares the model with its machine's others."""
-    if groups:
-        state = size_text(next(iter(groups.values()))["state_gib"] * GIB)
-        yield "sharded in groups", f"{state} on each GPU, without activations"
-    for machines_and_gpus, facts in groups.items():
-        inside, between, plain = (
-            size_text(facts[key] * GIB)
-            for key in ("sent_inside_gib", "sent_between_gib", "uncompressed_between_gib")
-        )
-        compressed = "" if between == plain else f" ({plain} uncompressed)"
-        yield (
-            "",
-            f"{machines_and_gpus} GPUs: each sends {inside} inside and {between} between "
-            f"machines{compressed} in an update",
-        )
 
 
 def _sizes(gib_by_name: Mapping[str, float]) -> str:

@@ -108,6 +108,6 @@ def in_mib(n_bytes: int) -> float:
     return significant(n_bytes / 2**20)
 
 
-def in_gib(n_bytes: int) -> float:
+def in_gib(n_bytes: float) -> float:
     """Return bytes in GiB, to four digits."""
     return significant(n_bytes / 2**30)

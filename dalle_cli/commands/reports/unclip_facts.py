@@ -1,5 +1,6 @@
 """The size and cost of DALL-E 2's models, from their tables alone, for `dalle info`."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -85,8 +86,7 @@ def codec_facts(table: EmbeddingCodecTable, codec: EmbeddingCodec) -> dict[str, 
 def _cost(table: ModelTable, model: nn.Module, *, n_forwards: int, sampling: str) -> dict[str, Any]:
     """Return the cost of a model.
 
-    n_forwards  passes of the model that a picture takes
-    sampling    the same in words
+    n_forwards  passes of the model that a picture takes, as `sampling` puts in words
     """
     n_parameters, forward = _count(model), counted_flops(table)
     return {
@@ -110,3 +110,11 @@ def _parts(model: nn.Module, **parts: nn.Module) -> dict[str, int]:
 
 def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+UNCLIP_FACTS_BY_KIND: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
+    "prior": prior_facts,
+    "prior-autoregressive": autoregressive_prior_facts,
+    "decoder": decoder_facts,
+    "embedding-codec": codec_facts,
+}

@@ -88,7 +88,7 @@ def test_command_prints_one_kind_as_markdown_and_as_data(kind: str, dalle: Calla
 
 def test_command_prints_shared_tables_once_and_every_kind_of_data(dalle: Callable) -> None:
     page = dalle("recipes", "keys").out
-    assert page.count("| `training.steps` |") == 1 and page.count("| `model.image_size` |") == 2
+    assert page.count("| `training.steps` |") == 1 and page.count("| `model.image_size` |") == 3
     rows = json.loads(dalle("recipes", "keys", "--json").out)
     assert {row["kind"] for row in rows} == set(RECIPE_TYPES)
 
