@@ -693,7 +693,7 @@ MUTANTS = [
         "storage/job_folder.py",
         "job.keys() | known.keys() if is_complete else job.keys()",
         "job.keys()",
-        "storage/test_job_folder::test_another_job_is_told_what_differs_and_touches_nothing",
+        "storage/test_job_folder::test_what_a_job_no_longer_has_makes_it_another",
     ),
     Mutant(
         "storage/atomic.py",
@@ -917,7 +917,7 @@ MUTANTS = [
         "scoring/overlap/copy_search.py",
         "is_nearer = found < self._distance",
         "is_nearer = found <= self._distance",
-        "scoring/overlap/test_copy_search::test_search_finds_what_loops_find",
+        "scoring/overlap/test_copy_search::test_first_of_equally_near_pictures_is_the_nearest",
     ),
     Mutant(
         "scoring/overlap/perceptual_hash.py",

@@ -67,6 +67,12 @@ def test_another_job_is_told_what_differs_and_touches_nothing(
     assert tree(tmp_path) == before
 
 
+def test_what_a_job_no_longer_has_makes_it_another(tmp_path: Path) -> None:
+    begin_job(tmp_path / "out", {**JOB, "seed": 0})
+    with pytest.raises(UsageError, match="belongs to another job, with other seed"):
+        begin_job(tmp_path / "out", JOB)
+
+
 def test_values_that_differ_are_shown_then_and_now(tmp_path: Path) -> None:
     begin_job(tmp_path / "out", {**JOB, "long": "x" * 500, "seed": 0})
     now = {**JOB, "captions": ["a ring", "b\x1b"], "sizes": [3], "long": "y", "seed": None}

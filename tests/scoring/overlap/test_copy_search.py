@@ -82,6 +82,16 @@ def test_all_copies_of_a_picture_are_training_pictures_to_exclude(
     assert {(0.0, 30, 104), (0.0, 30, 109)} <= {tuple(pair) for pair in pairs}
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_first_of_equally_near_pictures_is_the_nearest(
+    batch_size: int, bits: tuple[np.ndarray, np.ndarray]
+) -> None:
+    test, training = bits
+    alike = np.repeat(training[:1], 3, axis=0)
+    (pair,) = search(test[:1], alike, batch_size).pairs
+    assert pair.distance > THRESHOLD and pair.training == 100
+
+
 def test_threshold_is_included() -> None:
     pairs = [PicturePair(0.5, 0, 3), PicturePair(1.0, 1, 2), PicturePair(1.5, 2, 1)]
     overlap = Overlap(pairs, threshold=1.0)
