@@ -4,8 +4,10 @@ encoder.onnx  images float32 [B, 3, H, W] in [0, 1] -> image_tokens int64 [B, g*
 decoder.onnx  image_tokens int64 [B, g*g] -> images float32 [B, 3, H, W] in [0, 1]
 """
 
+import logging
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -73,8 +75,7 @@ def _graphs(dvae: DVAEEncoder) -> Iterator[tuple[str, bytes]]:
 
 def _export(module: nn.Module, example: Tensor, *, source: str, target: str) -> bytes:
     """Trace a module with an input and an output; returns the graph with its weights alone."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's, of its own parts
+    with _silent_exporter():
         program = torch.onnx.export(
             module.eval(),
             (example,),
@@ -90,3 +91,17 @@ def _export(module: nn.Module, example: Tensor, *, source: str, target: str) -> 
     for noted in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
         del noted.metadata_props[:]
     return model.SerializeToString()
+
+
+@contextmanager
+def _silent_exporter() -> Iterator[None]:
+    """Hide the exporter's warnings of its own parts, and of a missing torchvision, in a `with`."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
