@@ -96,7 +96,8 @@ def test_what_zero_cannot_do_is_refused_with_both_values(recipe: type[Table]) ->
 def test_fp16_and_skipping_are_for_whole_replicas(recipe: type[Table]) -> None:
     skipping = OptimizerTable(**OPTIMIZER, on_spike="skip")
     changes = {"optimizer": skipping, "runtime": RuntimeTable(precision="fp16")}
-    recipe(**{**SHARED, **RECIPES[recipe], **changes})
+    taken = recipe(**{**SHARED, **RECIPES[recipe], **changes})
+    assert (taken.optimizer.on_spike, taken.runtime.precision) == ("skip", "fp16")
 
 
 def test_decoder_without_captions_drops_none() -> None:

@@ -33,7 +33,7 @@ def transformer_training_facts(
 
 
 def group_rows(groups: Mapping[str, Mapping[str, float]]) -> Iterator[tuple[str, str]]:
-    """Yield rows that say what a GPU keeps and sends that shares the model with its machine's."""
+    """Yield rows on the memory and the messages of a GPU that shares the model with others."""
     if groups:
         state = size_text(next(iter(groups.values()))["state_gib"] * GIB)
         yield "sharded in groups", f"{state} on each GPU, without activations"
