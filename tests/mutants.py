@@ -776,7 +776,7 @@ MUTANTS = [
         "training/tasks/unclip/decoder.py",
         "clean = 2 * batch.images - 1",
         "clean = batch.images",
-        "training/tasks/unclip/test_unclip_tasks::test_decoder_loss_is_the_squared_error_of_the_noise",
+        "training/tasks/unclip/test_unclip_tasks::test_decoder_loss_is_the_squared_error_of_what_it_predicts",
     ),
     Mutant(
         "training/tasks/unclip/frozen_clip.py",

@@ -208,8 +208,12 @@ class DecoderModelTable(Table):
     text: TextTransformerTable | None = None
     """The decoder's own text transformer, in place of CLIP's outputs."""
 
+    predicts: Literal["noise", "clean"]
+    """What the U-Net predicts: the noise, as published, or the clean picture, which small networks
+    learn much faster."""
+
     learns_variance: bool
-    """Whether the decoder predicts variances as well as noise; published: true."""
+    """Whether the decoder predicts variances as well; published: true."""
 
     unet: UNetTable
     diffusion: DiffusionTable

@@ -40,7 +40,8 @@ GOOD: dict[type[Table], dict[str, Any]] = {
     TextTransformerTable: TEXT,
     DecoderModelTable: {
         **{"image_size": 32, "patch_size": 2, "d_embed": 64, "d_context": 64},
-        **{"embedding_rms": 1.0, "text_len": 12, "d_text": 64, "learns_variance": True},
+        **{"embedding_rms": 1.0, "text_len": 12, "d_text": 64, "predicts": "noise"},
+        **{"learns_variance": True},
         **{"unet": UNetTable(**UNET), "diffusion": DIFFUSION},
     },
     DecoderLossTable: {"embedding_dropout": 0.1, "caption_dropout": 0.5},

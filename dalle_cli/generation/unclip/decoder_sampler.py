@@ -146,9 +146,9 @@ class DecoderSampler:
             guidance=guidance,
             is_embedding_dropped=torch.full((n,), is_embedding_dropped, device=self.device),
         )
-        learns_variance = self.parts.table.learns_variance
-        variances = None if learns_variance else self.grid.posterior_log_variance
-        return Denoiser(net, self.grid, "noise", limit=limit, log_variances=variances)
+        table = self.parts.table
+        variances = None if table.learns_variance else self.grid.posterior_log_variance
+        return Denoiser(net, self.grid, table.predicts, limit=limit, log_variances=variances)
 
     def _noise(self, keys: Sequence[NoiseKey], index: int | str) -> Tensor:
         side = self.decoder.image_size

@@ -1,8 +1,9 @@
 """Learned variances of the reverse process, and the hybrid loss that trains them.
 
-Nichol and Dhariwal 2021, sections 3.1 and 3.2. A network predicts the noise, C channels, and in C
-further ones where each log variance lies between the posterior's and the log of beta. The squared
-error of the noise trains the first half, the variational bound the second. Axes used below:
+Nichol and Dhariwal 2021, sections 3.1 and 3.2. A network predicts the noise, or the clean sample,
+in C channels, and in C further ones where each log variance lies between the posterior's and the
+log of beta. The squared error of the first half trains it, the variational bound the second. Axes
+used below:
 
     B batch    C channels of a sample    T steps of the training schedule
 """
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dalle_cli.models.diffusion.noise_schedules import NoiseSchedule, table_entries
-from dalle_cli.models.diffusion.noising import clean_from_noise, posterior_mean
+from dalle_cli.models.diffusion.noising import Target, clean_from_prediction, posterior_mean
 
 HALF_BIN = 1 / 255  # half the distance of two of 256 levels in [-1, 1]
 OPEN_BIN = 0.999  # beyond, a pixel is of the first or last level, whose bins have no outer end
@@ -61,19 +62,22 @@ def variational_bound(
     schedule: NoiseSchedule,
     output: Tensor,
     *,
+    predicts: Target,
     clean: Tensor,
     noisy: Tensor,
     index: Tensor,
 ) -> Tensor:
     """Compute each sample's term of the bound, in bits per dimension: [B].
 
-    output  [B, 2 C, ...], noise and variances; only the variances get a gradient
+    output  [B, 2 C, ...], the prediction and variances; only the variances get a gradient
 
     The term is the divergence of the true step back from the predicted one or, at index 0, the
     negative log-probability of the pixels. The predicted clean sample is not clipped.
     """
-    noise, variance = output.to(clean.dtype).chunk(2, dim=1)  # [B, C, ...] each
-    predicted = clean_from_noise(schedule, noise.detach(), noisy=noisy, index=index)
+    prediction, variance = output.to(clean.dtype).chunk(2, dim=1)  # [B, C, ...] each
+    predicted = clean_from_prediction(
+        schedule, prediction.detach(), predicts=predicts, noisy=noisy, index=index
+    )
     mean = posterior_mean(schedule, predicted, noisy=noisy, index=index)
     log_variance = learned_log_variance(schedule, variance, index=index)
 
@@ -91,6 +95,7 @@ def hybrid_loss(
     schedule: NoiseSchedule,
     output: Tensor,
     *,
+    predicts: Target,
     clean: Tensor,
     noise: Tensor,
     noisy: Tensor,
@@ -100,17 +105,20 @@ def hybrid_loss(
 
     output   [B, 2 C, ...], or [B, C, ...] of a network that learns no variances
     index    int64 [B] on the CPU, uniform over the training schedule
-    returns  the mean squared error of the noise, and T / 1000 times the sample's term of the bound,
-             both [B]; without variances, the second is 0
+    returns  the mean squared error of what is predicted, and T / 1000 times the sample's term of
+             the bound, both [B]; without variances, the second is 0
 
     Times the term of one step, T / 1000 is the published 0.001 times the bound, a sum of T terms.
     """
     predicted = output.to(clean.dtype)[:, : clean.shape[1]]
-    error = _mean_of_each((predicted - noise).square())
+    target = noise if predicts == "noise" else clean
+    error = _mean_of_each((predicted - target).square())
     if output.shape[1] == clean.shape[1]:
         return error, torch.zeros_like(error)
 
-    bound = variational_bound(schedule, output, clean=clean, noisy=noisy, index=index)
+    bound = variational_bound(
+        schedule, output, predicts=predicts, clean=clean, noisy=noisy, index=index
+    )
     return error, len(schedule) / 1000 * bound
 
 

@@ -4,9 +4,13 @@ Ho et al. 2020. A noisy sample is sqrt(alpha_bar) times the clean one plus sqrt(
 standard normal noise. Every index is an int, or int64 [B] on the CPU; every sample [B, ...].
 """
 
+from typing import Literal
+
 from torch import Tensor
 
 from dalle_cli.models.diffusion.noise_schedules import NoiseSchedule, table_entries
+
+Target = Literal["noise", "clean"]
 
 
 def add_noise(
@@ -37,6 +41,20 @@ def clean_from_noise(
     """
     scale, ratio = _scale_and_ratio(schedule, noisy, index)
     return scale * noisy - ratio * noise
+
+
+def clean_from_prediction(
+    schedule: NoiseSchedule,
+    predicted: Tensor,
+    *,
+    predicts: Target,
+    noisy: Tensor,
+    index: int | Tensor,
+) -> Tensor:
+    """Return the clean samples that a network's prediction, of noise or of them, stands for."""
+    if predicts == "clean":
+        return predicted
+    return clean_from_noise(schedule, predicted, noisy=noisy, index=index)
 
 
 def noise_from_clean(

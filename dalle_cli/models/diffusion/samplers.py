@@ -9,7 +9,7 @@ below:
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,12 +18,12 @@ from dalle_cli.models.diffusion.guided_net import Net
 from dalle_cli.models.diffusion.hybrid_loss import learned_log_variance
 from dalle_cli.models.diffusion.noise_schedules import NoiseSchedule
 from dalle_cli.models.diffusion.noising import (
-    clean_from_noise,
+    Target,
+    clean_from_prediction,
     noise_from_clean,
     posterior_mean,
 )
 
-Target = Literal["noise", "clean"]
 NoiseAt = Callable[[int], Tensor]  # from an index of the grid to standard normal noise [B, C, ...]
 
 
@@ -53,9 +53,9 @@ class Denoiser:
 
         output = self.net(noisy, timesteps).to(noisy.dtype)
         predicted, variance = output[:, :n_channels], output[:, n_channels:]
-        clean = predicted
-        if self.predicts == "noise":
-            clean = clean_from_noise(schedule, predicted, noisy=noisy, index=index)
+        clean = clean_from_prediction(
+            schedule, predicted, predicts=self.predicts, noisy=noisy, index=index
+        )
         if self.limit is not None:
             clean = clean.clamp(-self.limit, self.limit)
 

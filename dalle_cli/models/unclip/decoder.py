@@ -55,7 +55,7 @@ class UnclipDecoder(nn.Module):
         unet             sizes, with the side after the picture is cut into patches
         patch_size       side of the patches of pixels that become channels; 1, as published
         embedding_rms    the scale of embeddings, see `scale_embeddings`
-        learns_variance  whether it predicts variances in addition to the noise
+        learns_variance  whether it predicts variances in addition
         captions         what makes context of captions; None: no text path
         """
         super().__init__()
@@ -95,12 +95,12 @@ class UnclipDecoder(nn.Module):
         is_caption_dropped: Tensor,
         uniforms: Uniforms | None = None,
     ) -> Tensor:
-        """Predict the noise of noisy pictures, and the variances if they are learned.
+        """Predict the noise of noisy pictures, or the clean ones, and the variances if learned.
 
         noisy      [B, 3, R, R]
         timesteps  int64 [B], steps of the training schedule
         uniforms   random numbers for dropout; None: no dropout
-        returns    [B, C, R, R], of which three channels are noise
+        returns    [B, C, R, R], of which the first three channels are the prediction
 
         The other arguments are those of `condition`.
         """

@@ -40,6 +40,10 @@ def batch() -> dict[str, Tensor]:
     return {"clean": clean, "noise": noise, "noisy": noisy, "index": index}
 
 
+def without_noise(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: batch[name] for name in ("clean", "noisy", "index")}
+
+
 @pytest.mark.parametrize("index", LOG_VARIANCES)
 def test_log_variance_matches_the_specified_values(index: int) -> None:
     outputs = torch.tensor([[-1.0, 0.0, 0.5, 1.0]], dtype=torch.float64)
@@ -86,16 +90,19 @@ def test_probabilities_of_all_levels_sum_to_one() -> None:
     assert float((-nats).exp().sum()) == pytest.approx(1, abs=1e-9)
 
 
-def test_bound_is_the_divergence_of_two_steps_back_and_a_likelihood_at_first(batch) -> None:
+@pytest.mark.parametrize("predicts", ["noise", "clean"])
+def test_bound_is_the_divergence_of_two_steps_back_and_a_likelihood_at_first(
+    predicts, batch
+) -> None:
     schedule = noise_schedule("cosine", 1000)
     output = torch.randn(6, 6, 4, 4, generator=torch.Generator().manual_seed(1)).double()
-    given = {name: batch[name] for name in ("clean", "noisy", "index")}
-    found = variational_bound(schedule, output, **given)
+    found = variational_bound(schedule, output, predicts=predicts, **without_noise(batch))
 
     for row, t in enumerate(batch["index"].tolist()):
         clean, noisy = batch["clean"][row : row + 1], batch["noisy"][row : row + 1]
-        noise, share = output[row : row + 1].chunk(2, dim=1)
-        guess = clean_from_noise(schedule, noise, noisy=noisy, index=t)
+        guess, share = output[row : row + 1].chunk(2, dim=1)
+        if predicts == "noise":
+            guess = clean_from_noise(schedule, guess, noisy=noisy, index=t)
         mean = posterior_mean(schedule, guess, noisy=noisy, index=t)
         log_variance = learned_log_variance(schedule, share, index=t)
         true = posterior_mean(schedule, clean, noisy=noisy, index=t)
@@ -109,25 +116,33 @@ def test_bound_is_the_divergence_of_two_steps_back_and_a_likelihood_at_first(bat
         torch.testing.assert_close(found[row], nats.mean() / math.log(2))
 
 
-def test_bound_trains_the_variances_alone(batch) -> None:
+@pytest.mark.parametrize("predicts", ["noise", "clean"])
+def test_bound_trains_the_variances_alone(predicts, batch) -> None:
     output = torch.zeros(6, 6, 4, 4, dtype=torch.float64, requires_grad=True)
-    given = {name: batch[name] for name in ("clean", "noisy", "index")}
-    variational_bound(noise_schedule("cosine", 1000), output, **given).sum().backward()
+    bound = variational_bound(
+        noise_schedule("cosine", 1000), output, predicts=predicts, **without_noise(batch)
+    )
+    bound.sum().backward()
     assert output.grad is not None
     assert not output.grad[:, :3].any() and output.grad[:, 3:].any()
 
 
+@pytest.mark.parametrize("predicts", ["noise", "clean"])
 @pytest.mark.parametrize(("n_steps", "weight"), [(1000, 1.0), (250, 0.25)])
-def test_bound_of_a_step_weighs_a_thousandth_of_the_number_of_steps(n_steps, weight) -> None:
+def test_bound_of_a_step_weighs_a_thousandth_of_the_number_of_steps(
+    n_steps, weight, predicts
+) -> None:
     schedule = noise_schedule("cosine", n_steps)
     generator = torch.Generator().manual_seed(2)
     clean, noise = torch.rand(2, 3, 1, 5, 5, generator=generator, dtype=torch.float64)
     output = torch.randn(3, 2, 5, 5, generator=generator, dtype=torch.float64)
     index = torch.tensor([0, 17, n_steps - 1])
     noisy = add_noise(schedule, clean, noise=noise, index=index)
-    error, bound = hybrid_loss(schedule, output, clean=clean, noise=noise, noisy=noisy, index=index)
-    torch.testing.assert_close(error, (output[:, :1] - noise).square().mean(dim=(1, 2, 3)))
-    whole = variational_bound(schedule, output, clean=clean, noisy=noisy, index=index)
+    given = {"predicts": predicts, "clean": clean, "noisy": noisy, "index": index}
+    error, bound = hybrid_loss(schedule, output, noise=noise, **given)
+    target = {"noise": noise, "clean": clean}[predicts]
+    torch.testing.assert_close(error, (output[:, :1] - target).square().mean(dim=(1, 2, 3)))
+    whole = variational_bound(schedule, output, **given)
     torch.testing.assert_close(bound, weight * whole)
 
 
@@ -136,15 +151,14 @@ def test_initial_error_of_a_network_that_starts_at_zero_is_one() -> None:
     clean, noise = torch.randn(2, 64, 3, 16, 16, generator=torch.Generator().manual_seed(3))
     index = torch.arange(64) * 15
     noisy = add_noise(schedule, clean, noise=noise, index=index)
-    error, _ = hybrid_loss(
-        schedule, torch.zeros(64, 6, 16, 16), clean=clean, noise=noise, noisy=noisy, index=index
-    )
+    given = {"clean": clean, "noise": noise, "noisy": noisy, "index": index}
+    error, _ = hybrid_loss(schedule, torch.zeros(64, 6, 16, 16), predicts="noise", **given)
     assert float(error.mean()) == pytest.approx(1, abs=0.02)
 
 
 def test_network_without_variances_has_no_bound(batch) -> None:
     schedule = noise_schedule("cosine", 1000)
-    error, bound = hybrid_loss(schedule, torch.zeros(6, 3, 4, 4), **batch)
+    error, bound = hybrid_loss(schedule, torch.zeros(6, 3, 4, 4), predicts="noise", **batch)
     torch.testing.assert_close(error, batch["noise"].square().mean(dim=(1, 2, 3)))
     assert not bound.any()
 
@@ -153,10 +167,10 @@ def test_bound_is_finite_and_close_to_float64_in_fp32(batch) -> None:
     schedule = noise_schedule("cosine", 1000)
     output = 0.1 * torch.randn(6, 6, 4, 4, generator=torch.Generator().manual_seed(4))
     output[:, :3] += batch["noise"].float()  # nearly right, as a trained network is
-    _, exact = hybrid_loss(schedule, output.double(), **batch)
+    _, exact = hybrid_loss(schedule, output.double(), predicts="noise", **batch)
     single = {
         name: tensor.float() if tensor.is_floating_point() else tensor
         for name, tensor in batch.items()
     }
-    _, found = hybrid_loss(schedule, output, **single)
+    _, found = hybrid_loss(schedule, output, predicts="noise", **single)
     torch.testing.assert_close(found.double(), exact, rtol=5e-3, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The task of the decoder: the noise in pictures, given CLIP's embedding of each and its caption.
+"""The task of the decoder: pictures without their noise, given CLIP's embeddings and captions.
 
 Ramesh et al. 2022, section 2.1. A micro-batch's loss is its share of the global batch's. Knows
 nothing of optimizers, engines or files. Axes used below:
@@ -32,7 +32,7 @@ PLACES = (5, 25, 50, 75, 95)  # per cent of the schedule at which the held-out e
 
 
 class UnclipDecoderTask:
-    """Trains a decoder on the squared error of the noise and, if it learns them, its variances."""
+    """Trains a decoder on the squared error of what it predicts and, if learned, its variances."""
 
     formats: Mapping[str, str] = {
         "train/mse": "error {:.4f}",
@@ -53,6 +53,7 @@ class UnclipDecoderTask:
         self.module = decoder
         self._encode = encode
         self._reads_captions = model.text_len is not None
+        self._predicts = model.predicts
         self._learns_variance = model.learns_variance
         self._table = loss
         self._seed = seed
@@ -112,7 +113,13 @@ class UnclipDecoderTask:
         captions = self._captions(pairs)
         output = self.module(noisy, timesteps, pairs.images, captions, *is_dropped, numbers)
         return hybrid_loss(
-            self._schedule, output, clean=clean, noise=noise, noisy=noisy, index=index
+            self._schedule,
+            output,
+            predicts=self._predicts,
+            clean=clean,
+            noise=noise,
+            noisy=noisy,
+            index=index,
         )
 
     def _captions(self, pairs: ClipPairs) -> CaptionInputs | None:
@@ -132,7 +139,7 @@ class UnclipDecoderTask:
     def validate(self, batches: Iterable[Batch], step: int) -> dict[str, float]:
         """Compute the loss with all conditions given, and the error at five places of the schedule.
 
-        The error of predicting no noise is 1.
+        The error of a decoder that predicts noise is 1 where it predicts none.
         """
         n_steps, n_samples, error, bound = len(self._schedule), 0, 0.0, 0.0
         at_places = dict.fromkeys(PLACES, 0.0)
@@ -188,5 +195,5 @@ class UnclipDecoderTask:
         n_steps = len(self._schedule)
         grid = self._schedule.respaced(strided_steps(n_steps, [min(PREVIEW_STEPS, n_steps)]))
         variances = grid.posterior_log_variance  # of which DDIM makes no use
-        denoiser = Denoiser(net, grid, "noise", limit=1.0, log_variances=variances)
+        denoiser = Denoiser(net, grid, self._predicts, limit=1.0, log_variances=variances)
         return (sample_ddim(denoiser, self._noise(batch, "preview")) + 1) / 2

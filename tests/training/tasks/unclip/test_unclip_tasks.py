@@ -167,19 +167,22 @@ def test_prior_loss_is_that_of_the_draws() -> None:
     torch.testing.assert_close(loss, expected.mean(), rtol=1e-6, atol=0)
 
 
-def test_decoder_loss_is_the_squared_error_of_the_noise() -> None:
+@pytest.mark.parametrize("predicts", ["noise", "clean"])
+def test_decoder_loss_is_the_squared_error_of_what_it_predicts(predicts: str) -> None:
     never = ["loss.caption_dropout=0.0", "loss.embedding_dropout=0.0", "model.unet.dropout=0.0"]
-    task = decoder_task("model.learns_variance=false", *never)
+    task = decoder_task("model.learns_variance=false", f"model.predicts={predicts}", *never)
     batch, schedule = whole(batch_for("decoder")), noise_schedule("cosine", 40)
     noise = normal_noise(SEED, batch.positions, purpose="noise", shape=(3, 16, 16), device=CPU)
     index = timestep_indices(SEED, batch.positions, 40)
     pairs = PairEncoder(small_clip(), reads_tokens=False)(batch)
     none = torch.zeros(len(LENGTHS), dtype=torch.bool)
     with torch.no_grad():
-        noisy = add_noise(schedule, 2 * batch.images - 1, noise=noise, index=index)
+        clean = 2 * batch.images - 1
+        noisy = add_noise(schedule, clean, noise=noise, index=index)
         predicted = task.module(noisy, index, pairs.images, pairs.captions, none, none)
         loss, metrics = task.loss(batch, step=0)
-    torch.testing.assert_close(loss, (predicted - noise).square().mean(), rtol=1e-5, atol=0)
+    target = {"noise": noise, "clean": clean}[predicts]
+    torch.testing.assert_close(loss, (predicted - target).square().mean(), rtol=1e-5, atol=0)
     assert "train/bound" not in metrics
 
 
