@@ -27,7 +27,7 @@ def duration_text(seconds: float) -> str:
 def size_text(n_bytes: float) -> str:
     """Format a size with three digits: "312 KiB", "1.31 GiB"."""
     unit = 0
-    while n_bytes >= 1000 and unit < len(UNITS) - 1:
+    while n_bytes >= 999.5 and unit < len(UNITS) - 1:
         n_bytes /= 1024
         unit += 1
     return f"{_three_digits(n_bytes)} {UNITS[unit]}"
@@ -36,7 +36,7 @@ def size_text(n_bytes: float) -> str:
 def count_text(n: int) -> str:
     """Format a large count with three digits: "70,593", "4.86 million", "1.31 billion"."""
     for power, name in ((10**9, "billion"), (10**6, "million")):
-        if n >= power:
+        if n >= 10**6 and n >= 0.9995 * power:  # of which three digits would be 1,000
             return f"{_three_digits(n / power)} {name}"
     return f"{n:,}"
 

@@ -29,6 +29,7 @@ def test_duration_is_told_as_people_tell_it(seconds: float, text: str) -> None:
         (0, "0 bytes"),
         (999, "999 bytes"),
         (319_488, "312 KiB"),
+        (999.7 * 2**10, "0.98 MiB"),
         (1000 * 2**20, "0.98 GiB"),
         (1.31 * 2**30, "1.31 GiB"),
         (5000 * 2**40, "5,000 TiB"),
@@ -40,7 +41,15 @@ def test_size_has_three_digits(n_bytes: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("n", "text"),
-    [(7, "7"), (70_593, "70,593"), (4_860_000, "4.86 million"), (1_310_474_240, "1.31 billion")],
+    [
+        (7, "7"),
+        (70_593, "70,593"),
+        (999_999, "999,999"),
+        (4_860_000, "4.86 million"),
+        (999_400_000, "999 million"),
+        (999_999_999, "1.00 billion"),
+        (1_310_474_240, "1.31 billion"),
+    ],
 )
 def test_large_counts_have_a_word(n: int, text: str) -> None:
     assert count_text(n) == text

@@ -83,10 +83,10 @@ class MetricLog:
         if not self._pending:
             return
         n_pending = len(self._pending)
-        figures = {
-            name: sum(float(metrics[name]) for metrics in self._pending) / n_pending
-            for name in self._pending[-1]
-        }
+        figures = {}
+        for name in self._pending[-1]:  # updates before a resumption may lack it
+            values = [float(metrics[name]) for metrics in self._pending if name in metrics]
+            figures[name] = sum(values) / len(values)
 
         now = time.perf_counter()
         figures |= self._rates((n_pending - self._n_restored) / (now - self._started))

@@ -121,9 +121,12 @@ class Portion:
         chosen = self.indices[np.linspace(0, n - 1, min(n, MOST_HEADERS)).astype(int)]
         n_bad = sum(_has_bad_picture(self.source, int(index)) for index in chosen)
 
-        if n_bad == n:
+        if n_bad == len(chosen):
+            among = "" if n_bad == n else f"{n_bad:,} that were looked at of "
             name = printable(self.source.name)
-            raise DalleError(f"not one usable sample in {name}", "`dalle data check` says why")
+            raise DalleError(
+                f"not one usable sample in {among}{name}", "`dalle data check` says why"
+            )
         if not n_bad:  # what is lost was judged before
             return
         most = max_bad_share * (n + self.n_lost)

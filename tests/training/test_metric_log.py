@@ -45,6 +45,16 @@ def test_report_is_the_mean_of_the_updates_since_the_last_one(tmp_path: Path) ->
     ]
 
 
+def test_figure_that_earlier_updates_lack_is_the_mean_of_the_others(tmp_path: Path) -> None:
+    """A run stopped between two reports may go on in fp16, which has figures of its own."""
+    log, _ = make_log(tmp_path / "metrics.jsonl")
+    log.restore([{"train/loss": 1.0}], 1)
+    log.record(2, {"train/loss": 3.0, "grad_scale/min": 8.0})
+    log.record(3, {"train/loss": 5.0, "grad_scale/min": 16.0})
+    (line,) = lines_of(tmp_path / "metrics.jsonl")
+    assert (line["train/loss"], line["grad_scale/min"]) == (3.0, 12.0)
+
+
 def test_pauses_are_left_out_of_the_throughput(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

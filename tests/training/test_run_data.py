@@ -223,6 +223,17 @@ def test_of_many_pictures_some_are_looked_at(
     assert "of 10 pictures that were looked at are bad" in told and "hint:" in told
 
 
+def test_pictures_of_which_none_that_is_looked_at_is_good_are_refused(
+    make_pairs: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = make_pairs(tmp_path / "data", 40)
+    monkeypatch.setattr(run_data, "MOST_HEADERS", 10)
+    for picture in folder.glob("*.png"):
+        picture.write_bytes(b"")
+    with pytest.raises(DalleError, match="not one usable sample in 10 that were looked at of"):
+        opened(folder)
+
+
 def test_bad_captions_are_left_to_who_reads_captions(make_pairs: Callable, tmp_path: Path) -> None:
     folder = make_pairs(tmp_path / "data", 12)
     for caption in folder.glob("*.txt"):

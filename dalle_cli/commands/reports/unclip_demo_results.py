@@ -4,6 +4,7 @@ The demo's folder holds `data`, the runs `clip`, `prior` and `decoder`, and fold
 those in `GENERATED`, `originals`, and what is made of these, `variations`, `blend`, `text-blend`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from dalle_cli.data.images import to_png
 from dalle_cli.storage.atomic import copy_file, make_folder, write_file
 from dalle_cli.storage.metrics_file import last_held_out, read_reports
 from dalle_cli.storage.run_dir import GRID, RunDir
-from dalle_cli.viz import labelled_grid, side_by_side
+from dalle_cli.viz import Row, labelled_grid, side_by_side
 
 # folders of generated pictures: the list of prompts, and what guesses the embeddings
 GENERATED = {
@@ -24,7 +25,14 @@ GENERATED = {
     "unseen_from_caption": ("unseen", "none"),
 }
 ORIGINALS, VARIATIONS = 25, 4  # pictures, and variations of each
-GRID_PROMPTS = 12
+GRID_PROMPTS, GRID_ORIGINALS = 8, 6
+
+# columns of the grid for the prompts of combinations that were never seen
+UNSEEN = {
+    "unseen": "prior",
+    "unseen_from_text": "text embedding",
+    "unseen_from_caption": "caption alone",
+}
 
 
 def keep_originals(folder: Path) -> list[Path]:
@@ -90,17 +98,47 @@ def _right_ends(folder: Path) -> int:
 
 
 def save_unclip_demo_grid(folder: Path) -> None:
-    """Lay out pictures of a few prompts, the variations, and both blends."""
-    sheets = [_prompts_sheet(folder, name) for name in GENERATED]
-    others = [_open(folder / name / GRID) for name in ("variations", "blend", "text-blend")]
-    write_file(folder / GRID, to_png(side_by_side([*sheets, *others])))
+    """Lay out pictures of a few prompts, and a few variations above both blends."""
+    seen = labelled_grid(_prompt_rows(folder, ["seen"]), columns=("seen in training",))
+    unseen = labelled_grid(_prompt_rows(folder, list(UNSEEN)), columns=list(UNSEEN.values()))
+    made = labelled_grid([*_variation_rows(folder), *_path_rows(folder)])
+    write_file(folder / GRID, to_png(side_by_side([seen, unseen, made])))
 
 
-def _prompts_sheet(folder: Path, name: str) -> Image.Image:
-    records = read_records(folder / name)
-    shown = records[:: max(len(records) // GRID_PROMPTS, 1)][:GRID_PROMPTS]
-    rows = [(record["caption"], [_open(folder / name / record["file"])]) for record in shown]
-    return labelled_grid(rows, columns=(name.replace("_", " "),))
+def _prompt_rows(folder: Path, names: Sequence[str]) -> list[Row]:
+    """Return a few prompts, each with its picture in every folder of these names."""
+    records = [read_records(folder / name) for name in names]
+    every = max(len(records[0]) // GRID_PROMPTS, 1)
+    return [
+        (
+            same_prompt[0]["caption"],
+            [
+                _open(folder / name / record["file"])
+                for name, record in zip(names, same_prompt, strict=True)
+            ],
+        )
+        for same_prompt in list(zip(*records, strict=True))[::every][:GRID_PROMPTS]
+    ]
+
+
+def _variation_rows(folder: Path) -> list[Row]:
+    """Return a few pictures, each followed by its variations."""
+    records = read_records(folder / "variations")
+    rows = []
+    for original in originals(folder)[:GRID_ORIGINALS]:
+        varied = [record for record in records if Path(record["picture"]).name == original.name]
+        pictures = [_open(folder / "variations" / record["file"]) for record in varied]
+        rows.append((f"{caption_of(original)}, varied", [_open(original), *pictures]))
+    return rows
+
+
+def _path_rows(folder: Path) -> list[Row]:
+    """Return the way from picture to picture, and that along a change of text."""
+    captions = {"blend": "from picture to picture", "text-blend": "from text to text"}
+    return [
+        (caption, [_open(folder / name / record["file"]) for record in read_records(folder / name)])
+        for name, caption in captions.items()
+    ]
 
 
 def _open(file: Path) -> Image.Image:

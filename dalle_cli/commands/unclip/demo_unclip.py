@@ -76,7 +76,8 @@ def _manipulate(folder: Path, terminal: Terminal) -> None:
     decoder = folder / "decoder"
     first, last = results.keep_originals(folder)[:2]
     ends = ["--from", results.caption_of(first), "--to", results.caption_of(last)]
-    path, steps = ["-n", PATH_PICTURES], ["--steps", STEPS]
+    steps = ["--steps", STEPS]
+    path = ["-n", PATH_PICTURES, *steps]
     for name, words in {
         "variations": ["vary", decoder, first.parent, "-n", results.VARIATIONS, *steps],
         "blend": ["blend", decoder, first, last, *path],
