@@ -956,6 +956,14 @@ MUTANTS = [
         "n_bytes > 2 * MAX_KEPT_BYTES",
         "serving/test_jobs::test_pictures_that_are_kept_have_a_bound",
     ),
+    # DALL-E 2
+    Mutant(
+        "models/unclip/autoregressive_prior.py",
+        "F.pad(is_given, (1, 1), value=True) | is_dropped[:, None]",
+        "F.pad(is_given, (1, 1), value=True)",
+        "models/unclip/test_autoregressive_prior::"
+        "test_captions_that_are_left_out_predict_the_same_whatever_their_lengths",
+    ),
     # recipes
     Mutant(
         "recipes/transformer/paper.toml",

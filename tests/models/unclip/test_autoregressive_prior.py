@@ -69,6 +69,14 @@ def test_conditions_reach_the_first_prediction_unless_they_are_left_out(
     assert (first - second)[1, 0].abs().max() > 1e-3
 
 
+def test_captions_that_are_left_out_predict_the_same_whatever_their_lengths(codes: Tensor) -> None:
+    prior, captions = autoregressive_prior(), captions_of("states")
+    assert captions.is_given.sum(dim=1).unique().numel() == 3
+    same = codes[:1].expand_as(codes)
+    found = prior(same, COSINES, captions, embeddings(2), ALL)
+    torch.testing.assert_close(found, found[:1].expand_as(found))
+
+
 def test_padding_is_hidden(codes: Tensor) -> None:
     prior, captions = autoregressive_prior(), captions_of("states")
     changed = captions.values.clone()
