@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dalle_cli.commands.reports import demo_results
-from dalle_cli.commands.reports.demo_results import BEST, CANDIDATES, SINGLE
+from dalle_cli.commands.reports.demos import demo_results
+from dalle_cli.commands.reports.demos.demo_results import BEST, CANDIDATES, SINGLE
 from dalle_cli.commands.subcommands import clear_unless_finished, run_subcommand, set_words
 from dalle_cli.console import Terminal, duration_text
 from dalle_cli.storage.atomic import write_file

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dalle_cli.commands.reports import unclip_demo_results as results
+from dalle_cli.commands.reports.demos import unclip_demo_results as results
+from dalle_cli.commands.reports.demos.unclip_demo_grid import save_unclip_demo_grid
 from dalle_cli.commands.subcommands import clear_unless_finished, run_subcommand, set_words
 from dalle_cli.console import Terminal, duration_text
 from dalle_cli.storage.atomic import write_file
@@ -36,7 +37,7 @@ def run_demo_unclip(
         _generate(folder, terminal)
         _manipulate(folder, terminal)
         figures = results.unclip_demo_figures(folder)
-        results.save_unclip_demo_grid(folder)
+        save_unclip_demo_grid(folder)
         summary = {"seconds": round(seconds(), 1), **figures}
         write_file(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     terminal.result(_text(folder, summary), summary)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from dalle_cli.commands.reports.demo_results import read_records
+from dalle_cli.commands.reports.demos.demo_results import read_records
 from dalle_cli.data.images import to_png
 from dalle_cli.storage.atomic import write_file
 from dalle_cli.storage.run_dir import GRID

@@ -1,0 +1,1 @@
+"""What the demos' models have learnt: figures, and grids of their pictures."""
