@@ -149,8 +149,8 @@ MUTANTS = [
     ),
     Mutant(
         "models/diffusion/hybrid_loss.py",
-        "noise.detach()",
-        "noise",
+        "prediction.detach()",
+        "prediction",
         "models/diffusion/test_hybrid_loss::test_bound_trains_the_variances_alone",
     ),
     Mutant(
@@ -955,6 +955,37 @@ MUTANTS = [
         "n_bytes > MAX_KEPT_BYTES",
         "n_bytes > 2 * MAX_KEPT_BYTES",
         "serving/test_jobs::test_pictures_that_are_kept_have_a_bound",
+    ),
+    Mutant(
+        "training/checkpoint.py",
+        "best = best_step({step: losses[step] for step in saved if step in losses})",
+        "best = best_step(losses)",
+        "training/test_checkpoint::test_later_checkpoint_that_was_found_corrupt_is_not_the_best",
+    ),
+    Mutant(
+        "interop/pickle_chains.py",
+        ' or machine.get("little_endian") is not True',
+        "",
+        "interop/test_pickle_chains::test_file_of_a_machine_of_another_endianness_is_refused",
+    ),
+    Mutant(
+        "data/tables.py",
+        "line = n_before + reader.line_num\n",
+        "line = reader.line_num\n",
+        "data/sources/tabular/test_manifest::test_csv_that_cannot_be_understood_stops",
+    ),
+    Mutant(
+        "losses.py",
+        "hits += (likeliest",
+        "hits = (likeliest",
+        "test_losses::test_linear_cross_entropy_equals_that_of_all_logits",
+    ),
+    Mutant(
+        "training/engines/update_state.py",
+        'self.ema.n_updates = int(numbers["ema_updates"])',
+        "self.ema.n_updates = self.n_applied",
+        "training/engines/test_update_state::"
+        "test_average_that_is_updated_now_and_then_counts_its_own_updates_after_a_resumption",
     ),
     # DALL-E 2
     Mutant(

@@ -68,6 +68,17 @@ def test_tensors_that_share_a_storage_may_not_outgrow_the_file(
         read_tensors(path)
 
 
+def test_file_of_a_machine_of_another_endianness_is_refused(
+    saved: Callable, tmp_path: Path
+) -> None:
+    content = bytearray(saved({"w": torch.ones(4)}, archive=False))
+    true = content.index(b"\x88", content.index(b"little_endian"))  # pickle's codes
+    content[true : true + 1] = b"\x89"
+    path = written(tmp_path / "old.pt", bytes(content))
+    with pytest.raises(DalleError, match="comes from a machine of another endianness"):
+        read_tensors(path)
+
+
 @given(flips=FLIPS)
 @settings(max_examples=200, deadline=None)
 def test_flipped_bytes_give_tensors_or_an_error(

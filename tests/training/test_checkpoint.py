@@ -253,6 +253,13 @@ def test_diverged_checkpoint_is_not_the_best(tmp_path: Path) -> None:
     assert steps_of(to.folder) == [2, 4]
 
 
+def test_later_checkpoint_that_was_found_corrupt_is_not_the_best(tmp_path: Path) -> None:
+    to = saver(RunDir(tmp_path), keep=2)
+    for step, loss in [(3, 1.5), (9, 1.0), (6, 2.0), (7, 3.0)]:  # from 3 again, as 9 was corrupt
+        save(to, step, loss)
+    assert steps_of(to.folder) == [3, 6, 7, 9]
+
+
 def test_pruning_never_takes_the_checkpoint_just_saved(tmp_path: Path) -> None:
     """A run may go on before a corrupt checkpoint: the newest save is not the last step then."""
     to = saver(RunDir(tmp_path), keep=1)

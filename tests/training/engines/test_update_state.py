@@ -17,13 +17,13 @@ TABLE = OptimizerTable(
 )  # fmt: skip
 
 
-def made(scales: LossScale | None = None) -> tuple[UpdateState, nn.Parameter]:
+def made(scales: LossScale | None = None, ema_every: int = 1) -> tuple[UpdateState, nn.Parameter]:
     weight = nn.Parameter(torch.ones(2, 2))
     updates = UpdateState(
         build_optimizer([weight], [weight], TABLE),
         {"weight": weight},
         table=TABLE,
-        ema=EmaTable(decay=0.5, every=1),
+        ema=EmaTable(decay=0.5, every=ema_every),
         scales=scales,
         world=single_process(CPU),
     )
@@ -51,6 +51,16 @@ def test_skipped_update_is_counted_as_attempted_and_moves_no_average() -> None:
     assert (updates.step, updates.n_applied) == (2, 1)
     assert updates.numbers()["ema_updates"] == 1
     torch.testing.assert_close(weights_of(updates), before, rtol=0, atol=0)
+
+
+def test_average_that_is_updated_now_and_then_counts_its_own_updates_after_a_resumption() -> None:
+    updates, weight = made(ema_every=2)
+    for _ in range(5):
+        attempt(updates, weight, is_applied=True)
+    resumed, _ = made(ema_every=2)
+    resumed.restore_numbers(updates.numbers())
+    assert resumed.numbers() == updates.numbers()
+    assert (resumed.n_applied, resumed.ema and resumed.ema.n_updates) == (5, 2)
 
 
 def test_skipped_update_moves_the_scales() -> None:

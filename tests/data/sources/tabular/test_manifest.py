@@ -156,6 +156,7 @@ def test_columns_can_be_chosen(tmp_path: Path) -> None:
             "line 3: 3 cells",
             "a caption with a tab in it must stand in double quotes",
         ),
+        ("sep=;\nimage;caption\na.jpg;one;two\n", "line 3: 3 cells", "in double quotes"),
         ("image,caption,caption\na.jpg,a,b\n", "two columns `caption`", "several rows"),
         ("URL,TEXT\nhttps://example.com/a.jpg,x\n", "addresses in `URL`", "img2dataset"),
     ],
