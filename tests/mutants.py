@@ -956,6 +956,20 @@ MUTANTS = [
         "n_bytes > 2 * MAX_KEPT_BYTES",
         "serving/test_jobs::test_pictures_that_are_kept_have_a_bound",
     ),
+    # several layers
+    Mutant(
+        "commands/export.py",
+        "half = options.half and kind_of(table) not in TRAINED_WITH_CLIP",
+        "half = options.half",
+        "commands/unclip/test_generate_unclip::"
+        "test_decoder_in_half_precision_keeps_the_clip_by_which_priors_fit",
+    ),
+    Mutant(
+        "training/planning/plan.py",
+        "limits.largest[machine.is_gpu] * machine.n_devices, situation",
+        "limits.largest[machine.is_gpu], situation",
+        "training/planning/test_plan::test_each_gpu_gets_the_batch_of_one",
+    ),
     Mutant(
         "training/checkpoint.py",
         "best = best_step({step: losses[step] for step in saved if step in losses})",

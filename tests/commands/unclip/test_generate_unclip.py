@@ -129,6 +129,15 @@ def test_export_brings_its_prior_and_generates_the_same(
     assert again.code == 0 and (tmp_path / "again" / "prior" / "variances.json").is_file()
 
 
+def test_decoder_in_half_precision_keeps_the_clip_by_which_priors_fit(
+    generate: Callable, decoder_run: Path, dalle: Callable, tmp_path: Path
+) -> None:
+    ended = dalle("export", decoder_run, "--half", "--out", tmp_path / "half")
+    assert ended.code == 0, ended.err
+    ended = generate("a red circle", decoder=tmp_path / "half")
+    assert ended.code == 0, ended.err
+
+
 def test_pictures_are_ranked_by_a_clip(records: Callable, clip_run: Path) -> None:
     found = records("a red circle", "-n", 3, "--clip", clip_run, "--best", 1, "--keep-all")
     assert [one["rank"] for one in found] == [1, 2, 3]

@@ -93,6 +93,13 @@ def test_larger_machines_get_larger_models() -> None:
         assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
 
 
+def test_each_gpu_gets_the_batch_of_one() -> None:
+    one, eight = (plan_of(10_000_000, 1_000, machine).recipes for machine in ("gpu", "eight gpus"))
+    for kind, recipe in one.items():
+        size = recipe.training.global_batch_size
+        assert eight[kind].training.global_batch_size == 8 * size
+
+
 def test_few_pictures_get_no_clip_and_small_models() -> None:
     few, many = plan_of(40, 1_000, "gpu"), plan_of(10_000_000, 1_000, "gpu")
     assert "clip" not in few.recipes and "clip" in many.recipes
