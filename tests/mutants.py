@@ -958,6 +958,19 @@ MUTANTS = [
     ),
     # several layers
     Mutant(
+        "pages/gallery.py",
+        "if records[0].get(name) is not None",
+        "if records[0].get(name)",
+        "pages/test_gallery::test_settings_of_zero_are_shown_and_absent_ones_are_not",
+    ),
+    Mutant(
+        "runtime/launcher.py",
+        "env=threads | os.environ | ranks",
+        "env=os.environ | threads | ranks",
+        "runtime/test_launcher::"
+        "test_processes_share_the_cores_unless_the_user_has_set_their_threads",
+    ),
+    Mutant(
         "commands/export.py",
         "half = options.half and kind_of(table) not in TRAINED_WITH_CLIP",
         "half = options.half",

@@ -28,6 +28,13 @@ def test_pictures_are_grouped_by_caption_with_their_scores() -> None:
     assert '<main class="small">' in page and "<th>seed</th><td>3</td>" in page
 
 
+def test_settings_of_zero_are_shown_and_absent_ones_are_not() -> None:
+    records = [record(0, "a ring", temperature=0.0, top_k=None) | {"seed": 0}]
+    page = gallery(records, side=32, command=lambda one: ["dalle"])
+    assert "<th>seed</th><td>0</td>" in page and "<th>temperature</th><td>0.0</td>" in page
+    assert "<th>top k</th>" not in page
+
+
 def test_pictures_without_a_ranking_have_their_numbers_alone() -> None:
     page = gallery([record(5, "a ring")], side=256, command=lambda one: ["dalle"])
     assert "<h1>1 pictures" not in page and '<main class="large">' in page

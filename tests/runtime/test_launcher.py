@@ -22,6 +22,7 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         f"pathlib.Path(r'{tmp_path}', 'pid' + os.environ['RANK']).write_text(str(os.getpid()))\n"
         "if does == 'die': os.kill(os.getpid(), 9)\n"
         "if does == 'sleep': time.sleep(60)\n"
+        "if does == 'threads': print(os.environ['OMP_NUM_THREADS'])\n"
         "if does == 'environment': print(os.environ['WORLD_SIZE'], os.environ['MASTER_ADDR'])\n"
         "sys.exit(int(does) if does.isdecimal() else 0)\n"
     )
@@ -38,6 +39,18 @@ def test_processes_that_end_well_are_no_failure(launch, tmp_path: Path) -> None:
 def test_each_process_is_told_its_world(launch, capfd: pytest.CaptureFixture) -> None:
     launch("environment", "environment")
     assert capfd.readouterr().out == "2 127.0.0.1\n" * 2
+
+
+def test_processes_share_the_cores_unless_the_user_has_set_their_threads(
+    launch, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    launch("threads", "threads")
+    assert capfd.readouterr().out == "3\n3\n"
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    launch("threads", "threads")
+    assert capfd.readouterr().out == "5\n5\n"
 
 
 @pytest.mark.parametrize(
