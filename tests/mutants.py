@@ -355,7 +355,7 @@ MUTANTS = [
     Mutant(
         "models/unclip/embedding_codec.py",
         "components * largest.sign()",
-        "components",
+        "components * -largest.sign()",
         "models/unclip/test_embedding_codec::"
         "test_components_are_those_of_the_covariance_in_falling_order",
     ),

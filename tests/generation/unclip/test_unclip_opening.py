@@ -46,7 +46,7 @@ def test_settings_of_a_prior_are_refused_without_one(
     with pytest.raises(UsageError, match=f"`--prior {choice}` samples from no prior") as caught:
         opened(choice, tmp_path, **settings)
     option = f"--{next(iter(settings)).replace('_', '-')}"
-    assert caught.value.hint is not None and option in caught.value.hint
+    assert option in caught.value.hint
 
 
 def test_decoder_that_needs_embeddings_is_not_left_without_them(tmp_path: Path) -> None:
