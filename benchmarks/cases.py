@@ -159,6 +159,14 @@ DVAE_TRAINING = Group(
     (("dalle fp32, small", "dalle-pytorch fp32"), ("dalle bf16, small", "dalle-pytorch fp32")),
 )
 
+DECODER_TRAINING = Group(
+    "decoder of DALL-E 2, training step: loss and backward, decoder/demo, 32 pictures of 32 px",
+    (
+        Case("dalle fp32", "decoder_training_step.py fp32", FP32_CONVOLUTION),
+        Case("dalle bf16", "decoder_training_step.py bf16", BF16_CONVOLUTION),
+    ),
+)
+
 CLIP = Group(
     "CLIP ViT-B/32: embeddings of 32 pictures",
     (
@@ -194,6 +202,7 @@ GROUPS = (
     DVAE,
     ENCODING,
     DVAE_TRAINING,
+    DECODER_TRAINING,
     CLIP,
     LOADING,
     SHARDS,

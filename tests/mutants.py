@@ -185,6 +185,64 @@ MUTANTS = [
         "torch.cat([angles.sin(), angles.cos()], dim=1)",
         "models/diffusion/test_time_embedding::test_sinusoids_match_the_specified_values",
     ),
+    Mutant(
+        "models/diffusion/noise_schedules.py",
+        "torch.cat([variances[1:2], variances[1:]]).log()",
+        "variances.clamp(min=1e-20).log()",
+        "models/diffusion/test_noise_schedules::test_tables_hold_the_specified_values",
+    ),
+    Mutant(
+        "models/diffusion/noise_schedules.py",
+        "length + (section < n_longer)",
+        "length",
+        "models/diffusion/test_noise_schedules::"
+        "test_first_sections_are_longer_where_they_do_not_divide_the_steps",
+    ),
+    Mutant(
+        "models/diffusion/noising.py",
+        "(scale * noisy - clean) / ratio",
+        "(noisy - clean) / ratio",
+        "models/diffusion/test_noising::test_noise_and_clean_samples_follow_from_each_other",
+    ),
+    Mutant(
+        "models/diffusion/samplers.py",
+        "eta**2 * schedule",
+        "eta * schedule",
+        "models/diffusion/test_samplers::test_ddim_step_matches_the_specified_values",
+    ),
+    Mutant(
+        "models/diffusion/samplers.py",
+        "noise = noise_at(index) if index else None",
+        "noise = noise_at(index)",
+        "models/diffusion/test_samplers::"
+        "test_sampling_loop_adds_the_noise_of_each_index_but_the_first",
+    ),
+    Mutant(
+        "models/diffusion/samplers.py",
+        "clean = (x - (1 - before).sqrt() * noise) / before.sqrt()",
+        "clean = (x - (1 - level).sqrt() * noise) / level.sqrt()",
+        "models/diffusion/test_samplers::"
+        "test_inversion_finds_the_specified_noise_which_samples_the_picture_again",
+    ),
+    Mutant(
+        "models/diffusion/hybrid_loss.py",
+        "1 - below, above - below",
+        "above - below, above - below",
+        "models/diffusion/test_hybrid_loss::test_probabilities_of_all_levels_sum_to_one",
+    ),
+    Mutant(
+        "models/diffusion/hybrid_loss.py",
+        "share = (output + 1) / 2",
+        "share = output.sigmoid()",
+        "models/diffusion/test_hybrid_loss::test_log_variance_matches_the_specified_values",
+    ),
+    Mutant(
+        "models/diffusion/analytic_variance.py",
+        ".clamp(0, data_variance)",
+        "",
+        "models/diffusion/test_analytic_variance::"
+        "test_variance_lies_between_the_posteriors_and_the_largest",
+    ),
     # DALL-E 2
     Mutant(
         "models/unclip/unet.py",
@@ -243,6 +301,70 @@ MUTANTS = [
         "share * angle / safe",
         "models/unclip/test_interpolation::test_arc_passes_the_specified_points",
     ),
+    Mutant(
+        "models/unclip/unet.py",
+        "h * is_kept / (1 - self.dropout)",
+        "h * is_kept",
+        "models/unclip/test_unet::test_dropped_activations_are_zero_and_others_enlarged",
+    ),
+    Mutant(
+        "models/unclip/unet.py",
+        "torch.promote_types(x.dtype, torch.float32)",
+        "x.dtype",
+        "models/unclip/test_unet::test_normalisation_is_fp32_in_half_precision",
+    ),
+    Mutant(
+        "models/unclip/unet.py",
+        "last += [attention.output for attention in self._attentions()]",
+        "last += []",
+        "models/unclip/test_unet::test_output_starts_at_zero_and_residual_branches_at_identity",
+    ),
+    Mutant(
+        "models/unclip/decoder.py",
+        "by_caption < caption_dropout",
+        "by_embedding < caption_dropout",
+        "models/unclip/test_decoder::test_conditions_are_left_out_independently",
+    ),
+    Mutant(
+        "models/unclip/caption_encoders.py",
+        "torch.where(is_given[..., None], slots, self.padding)",
+        "slots",
+        "models/unclip/test_caption_encoders::"
+        "test_states_are_projected_and_normalised_and_padding_is_learned",
+    ),
+    Mutant(
+        "models/unclip/clip_captions.py",
+        "slots <= ends",
+        "slots < ends",
+        "models/unclip/test_clip_captions::test_slots_are_given_up_to_the_end_of_text",
+    ),
+    Mutant(
+        "models/unclip/embedding_scale.py",
+        "rms * embeddings.shape[-1] ** 0.5",
+        "rms",
+        "models/unclip/test_embedding_scale::"
+        "test_published_scale_multiplies_unit_vectors_by_the_specified_factor",
+    ),
+    Mutant(
+        "models/unclip/diffusion_prior.py",
+        " / prior.embedding_rms**2",
+        "",
+        "models/unclip/test_diffusion_prior::"
+        "test_loss_is_relative_to_the_mean_square_of_the_target",
+    ),
+    Mutant(
+        "models/unclip/embedding_codec.py",
+        "components * largest.sign()",
+        "components * -largest.sign()",
+        "models/unclip/test_embedding_codec::"
+        "test_components_are_those_of_the_covariance_in_falling_order",
+    ),
+    Mutant(
+        "models/unclip/interpolation.py",
+        "< counts[:, None]",
+        "<= counts[:, None]",
+        "models/unclip/test_interpolation::test_each_sample_keeps_its_number_of_components",
+    ),
     # generation with DALL-E 2
     Mutant(
         "generation/unclip/noise.py",
@@ -262,6 +384,25 @@ MUTANTS = [
         "clip_identity(found.clip) != scorer.identity",
         "not scorer.identity",
         "commands/unclip/test_generate_unclip::test_a_prior_of_another_clip_is_refused",
+    ),
+    Mutant(
+        "generation/unclip/decoder_sampler.py",
+        "eta=self.eta",
+        "eta=0.0",
+        "generation/unclip/test_decoder_sampler::test_with_ddim_the_first_noise_alone_decides",
+    ),
+    Mutant(
+        "generation/unclip/prior_samplers.py",
+        "LARGEST_DEVIATIONS * table.embedding_rms",
+        "0.1 * table.embedding_rms",
+        "generation/unclip/test_prior_samplers::"
+        "test_kept_candidate_is_the_closer_of_two_samples_by_a_plain_loop",
+    ),
+    Mutant(
+        "commands/unclip/blend.py",
+        "painter.with_eta(0.0)",
+        "painter.with_eta(1.0)",
+        "commands/unclip/test_from_pictures::test_blend_goes_from_one_picture_to_another_and_back",
     ),
     # losses and metrics
     Mutant(
@@ -801,6 +942,43 @@ MUTANTS = [
         "CaptionEmbedding(ids[:length], embedding, states[:length])",
         "CaptionEmbedding(ids, embedding, states)",
         "commands/data/test_encode_embeddings::test_embeddings_are_clips_of_what_training_would_cut",
+    ),
+    Mutant(
+        "training/tasks/unclip/prior.py",
+        "losses.sum() / batch.global_size",
+        "losses.mean()",
+        "training/tasks/unclip/test_unclip_tasks::test_accumulated_micro_batches_equal_one_batch",
+    ),
+    Mutant(
+        "training/tasks/unclip/decoder.py",
+        "error, bound = errors.sum() / batch.global_size",
+        "error, bound = errors.mean()",
+        "training/tasks/unclip/test_unclip_tasks::test_accumulated_micro_batches_equal_one_batch",
+    ),
+    Mutant(
+        "training/tasks/unclip/embedding_figures.py",
+        "candidates = F.normalize(candidates, dim=2)",
+        "candidates = 1 * candidates",
+        "training/tasks/unclip/test_unclip_tasks::"
+        "test_figures_of_embeddings_follow_their_definitions",
+    ),
+    Mutant(
+        "config/unclip.py",
+        "(self.d_text is None) == (self.text_vocab_size is None)",
+        "self.d_text is None and self.text_vocab_size is None",
+        "config/test_unclip::test_prior_reads_captions_in_one_way",
+    ),
+    Mutant(
+        "config/unclip.py",
+        "attended.append(unet.channels * unet.multiples[-1])",
+        "attended.append(unet.d_head)",
+        "config/test_unclip::test_heads_divide_widths_with_attention_and_the_middle",
+    ),
+    Mutant(
+        "config/unclip_recipes.py",
+        "if runtime.shard_group:",
+        "if runtime.zero_stage and runtime.shard_group:",
+        "config/test_unclip_recipes::test_what_zero_cannot_do_is_refused_with_both_values",
     ),
     # generation
     Mutant(

@@ -91,10 +91,14 @@ def test_attention_is_at_sides_that_there_are() -> None:
     )
 
 
-@pytest.mark.parametrize(("sizes", "width"), [([8], 64), ([16], 32)])
-def test_heads_divide_widths_with_attention_and_the_middle(sizes: list[int], width: int) -> None:
-    unet = UNetTable(**{**UNET, "attention_sizes": sizes, "d_head": 48})
-    assert f"a width of {width} is not divisible by d_head 48" in refused(
+@pytest.mark.parametrize(
+    ("sizes", "d_head", "width"), [([8], 48, 64), ([16], 48, 32), ([8], 64, 96)]
+)
+def test_heads_divide_widths_with_attention_and_the_middle(
+    sizes: list[int], d_head: int, width: int
+) -> None:
+    unet = UNetTable(**{**UNET, "attention_sizes": sizes, "d_head": d_head})
+    assert f"a width of {width} is not divisible by d_head {d_head}" in refused(
         DecoderModelTable, unet=unet
     )
     DecoderModelTable(

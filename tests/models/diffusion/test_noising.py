@@ -13,13 +13,33 @@ from dalle_cli.models.diffusion.noising import (
 
 AT_500 = {"noisy": -0.5042341433, "mean": -0.4997086874, "deviation": 0.0560892603}
 AMPLIFIED = {  # by how much an error in the noise grows in the clean sample
-    ("cosine", 500): 1.0155506,
-    ("cosine", 750): 2.4462792,
-    ("cosine", 900): 6.4299283,
-    ("cosine", 990): 71.29,
-    ("cosine", 998): 641.7,
-    ("cosine", 999): 20291,
-    ("linear", 999): 157.4,
+    ("cosine", 500): "1.0155506",
+    ("cosine", 750): "2.4462792",
+    ("cosine", 900): "6.4299283",
+    ("cosine", 990): "71.29",
+    ("cosine", 998): "641.7",
+    ("cosine", 999): "20291",
+    ("linear", 999): "157.4",
+}
+PARTS = {  # of the clean sample in a noisy one, and of the noise
+    ("cosine", 0): ("0.99997936", "0.00642528"),
+    ("cosine", 1): ("0.99995629", "0.00935008"),
+    ("cosine", 10): ("0.99963939", "0.02685323"),
+    ("cosine", 100): ("0.98568539", "0.16859513"),
+    ("cosine", 250): ("0.91972169", "0.39257103"),
+    ("cosine", 500): ("0.70163037", "0.71254111"),
+    ("cosine", 750): ("0.37838954", "0.92564645"),
+    ("cosine", 900): ("0.15367534", "0.98812139"),
+    ("cosine", 990): ("0.01402560", "0.99990164"),
+    ("cosine", 998): ("0.00155845", "0.99999879"),
+    ("cosine", 999): ("0.00004928", "1.00000000"),
+    ("linear", 0): (None, "0.01000000"),
+    ("linear", 1): (None, "0.01482929"),
+    ("linear", 100): (None, "0.32381848"),
+    ("linear", 250): (None, "0.69179258"),
+    ("linear", 500): (None, "0.96031419"),
+    ("linear", 750): (None, "0.99834856"),
+    ("linear", 999): (None, "0.99997982"),
 }
 
 
@@ -38,7 +58,20 @@ def test_forward_process_and_posterior_match_the_specified_values() -> None:
 def test_errors_in_the_noise_grow_as_specified(kind, index: int) -> None:
     schedule, zero = noise_schedule(kind, 1000), torch.zeros(1, 1, dtype=torch.float64)
     grown = clean_from_noise(schedule, zero - 1, noisy=zero, index=index)
-    assert float(grown) == pytest.approx(AMPLIFIED[kind, index], rel=4e-4)
+    printed = AMPLIFIED[kind, index]
+    assert f"{float(grown):.{len(printed.partition('.')[2])}f}" == printed
+
+
+@pytest.mark.parametrize(("kind", "index"), PARTS)
+def test_samples_consist_of_the_specified_parts(kind, index: int) -> None:
+    schedule, (zero, one) = noise_schedule(kind, 1000), torch.tensor([[[0.0]], [[1.0]]]).double()
+    of_clean, of_noise = (
+        float(add_noise(schedule, clean, noise=noise, index=index))
+        for clean, noise in ((one, zero), (zero, one))
+    )
+    found = (f"{of_clean:.8f}", f"{of_noise:.8f}")
+    for part, printed in zip(found, PARTS[kind, index], strict=True):
+        assert printed is None or part == printed
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear"])

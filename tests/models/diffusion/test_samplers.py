@@ -214,6 +214,22 @@ def test_sampling_in_fp32_is_close_to_float64(predicts) -> None:
     torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
 
 
+def test_ddim_and_its_inversion_in_fp32_are_close_to_float64() -> None:
+    schedule = grid(64)
+    denoiser = gaussian_denoiser(schedule, schedule.posterior_log_variance)
+    noises = torch.randn(65, 8, 1, generator=torch.Generator().manual_seed(5))
+
+    def ends(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        x = noises.to(dtype)
+        sampled = sample_ddim(denoiser, x[64], eta=0.5, noise_at=x.__getitem__)
+        return sampled, invert_ddim(denoiser, x[0])
+
+    found, exact = ends(torch.float32), ends(torch.float64)
+    for single, double in zip(found, exact, strict=True):
+        assert single.dtype == torch.float32
+        torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=1e-5)
+
+
 def test_what_can_not_be_sampled_is_refused() -> None:
     schedule = grid(7)
     clipped = Denoiser(
