@@ -4,6 +4,7 @@ Every rank calls the collectives of a `World` in the same order. In a world of o
 no-ops, so that callers need not ask for its size.
 """
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -70,6 +71,16 @@ class World:
         n_each = n // self.size
         return range(self.rank * n_each, (self.rank + 1) * n_each)
 
+    def share_of_batches(self, n: int, batch_size: int) -> range:
+        """Return this rank's part of range(n): whole batches, of which the last may be smaller.
+
+        The parts of all ranks follow one another, and their batches are those of one process. No
+        rank gets more than rank 0.
+        """
+        n_batches = math.ceil(n / batch_size)
+        start, end = (math.ceil(n_batches * r / self.size) for r in (self.rank, self.rank + 1))
+        return range(n)[start * batch_size : end * batch_size]
+
     def all_reduce(self, tensor: Tensor) -> None:
         """Sum a tensor over all ranks, in place; every rank gets the same bits."""
         if self.size > 1:
@@ -123,6 +134,14 @@ class World:
         gathered: list[list[Any]] = [[] for _ in range(self.size)]
         torch.distributed.all_gather_object(gathered, items, group=self.group)
         return [item for part in gathered for item in part]
+
+    def gather(self, items: list[Any]) -> list[Any]:
+        """Gather lists of picklable objects at rank 0, in rank order; other ranks get nothing."""
+        if self.size == 1:
+            return items
+        gathered: list[list[Any]] | None = [[]] * self.size if self.is_main else None
+        torch.distributed.gather_object(items, gathered, group=self.group)
+        return [item for part in gathered or [] for item in part]
 
     def broadcast(self, item: Any) -> Any:
         """Broadcast a picklable object from rank 0; the argument of other ranks is ignored."""
