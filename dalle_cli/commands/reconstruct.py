@@ -104,7 +104,9 @@ def _compare_all(
         part = files[start : start + n_together]
         share = world.share_of_batches(len(part), 1)
         ours = part[share.start : share.stop]
-        yield from world.gather([(file, _compare(file, dvae)) for file in ours])
+        compared = [(file, _compare(file, dvae)) for file in ours]
+        world.reach(f"picture {start + len(part):,}")
+        yield from world.gather(compared)
 
 
 def _compare(file: Path, dvae: DiscreteVAE) -> _Comparison | str:

@@ -82,6 +82,7 @@ def embed_files(
             for _ in batch:
                 advance()
 
+    world.reach("the end of the pictures")
     embedded = dict(world.gather(list(fresh.items())))
     if not world.is_main:
         return []

@@ -212,6 +212,7 @@ class Saver:
         if valid_loss is not None:
             state.numbers[VALID_LOSS] = valid_loss
         step = int(state.numbers["step"])
+        self.world.reach(f"the checkpoint of step {step:,}")
         with self._refused_if_diverged():
             self.save_model(weights)
             save_checkpoint(self.folder.checkpoint(step), state, self.world)

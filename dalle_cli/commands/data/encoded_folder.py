@@ -48,7 +48,9 @@ def write_missing(
         for path in [path for path in shards if path not in there]:
             share = _share(shards[path], encoder, world)
             advance = advance_for_all(line.advance, n_ours=len(share), n_all=len(shards[path]))
-            parts = world.gather([encoder.encode(share, advance)])
+            part = encoder.encode(share, advance)
+            world.reach(f"the end of {path.name}")
+            parts = world.gather([part])
             if world.is_main:
                 _write(path, parts, form=form, terminal=terminal)
     return len(shards)
@@ -86,7 +88,9 @@ def _check_unchanged(
         for path, shard in shards.items():
             share = _share(shard, encoder, world)
             advance = advance_for_all(line.advance, n_ours=len(share), n_all=len(shard))
-            now = world.gather(list(_checksums(encoder.source, share, advance)))
+            now = list(_checksums(encoder.source, share, advance))
+            world.reach(f"the end of {path.name}")
+            now = world.gather(now)
             if world.is_main:
                 then = encoder.shards.checksums(path)
                 changed += _changed_keys(encoder.source, shard, then=then, now=now)
