@@ -125,7 +125,7 @@ def name_ranks(named: list[int], ranks: Ranks, store: Store | None = None) -> st
     names = []
     for rank in named[:MOST_NAMED]:
         host = "" if store is None else _read(store, HOST.format(rank), "")
-        names.append(f"{rank} on {host}" if host else str(rank))
+        names.append(f"{rank} ({host})" if host else str(rank))
     if len(named) > MOST_NAMED:
         names.append(f"{len(named) - MOST_NAMED} more")
     *before, last = names

@@ -19,7 +19,7 @@ import torch
 rank = int(sys.argv[1])
 socket.gethostname = lambda: f"machine-{rank}"
 from dalle_cli.runtime import late_ranks
-late_ranks.LOOK_EVERY, late_ranks.LONG_WAIT, late_ranks.LIMIT = 0.1, 0.4, float(sys.argv[2])
+late_ranks.LOOK_EVERY, late_ranks.LONG_WAIT, late_ranks.LIMIT = 1.0, 2.0, float(sys.argv[2])
 from dalle_cli.runtime.distributed import init_process_group
 with init_process_group(torch.device("cpu")) as world:
     for number, late in enumerate(map(float, sys.argv[3:]), start=1):
@@ -45,19 +45,16 @@ def run_late(limit: float, *lateness: list[float]) -> list[subprocess.Popen]:
 
 @pytest.mark.distributed
 def test_process_that_is_late_is_named_by_one_of_those_that_wait() -> None:
-    processes = run_late(600.0, [0, 0, 0], [0, 3, 0], [0, 0, 0])
+    processes = run_late(600.0, [0, 0, 0], [0, 9, 0], [0, 0, 0])
     told = [process.communicate(timeout=LIMIT)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0]
-    assert told[0].startswith(
-        "warning: process 1 on machine-1 of 3 has not come to step 2, where others have waited for "
-    )
-    assert "step 1" not in told[0] and "step 3" not in told[0]
-    assert told[1:] == ["", ""]
+    line = "warning: process 1 (machine-1) of 3 has not come to step 2, where others have waited"
+    assert [line in text for text in told] == [True, False, False]
 
 
 @pytest.mark.distributed
 def test_wait_past_the_limit_ends_those_that_wait() -> None:
-    processes = run_late(1.5, [0], [600], [0])
+    processes = run_late(5.0, [0], [600], [0])
     try:
         told = [processes[rank].communicate(timeout=LIMIT)[1] for rank in (0, 2)]
         assert [processes[rank].returncode for rank in (0, 2)] == [LOST_ANOTHER] * 2
@@ -65,7 +62,7 @@ def test_wait_past_the_limit_ends_those_that_wait() -> None:
         for process in processes:
             process.kill()
             process.wait()
-    assert "error: process 1 on machine-1 of 3 has not come to step 1, where others" in told[0]
+    assert "error: process 1 (machine-1) of 3 has not come to step 1, where others" in told[0]
     assert "hint: " in told[0] and "error: process 1" not in told[1]
 
 
@@ -75,7 +72,7 @@ def test_processes_are_named_in_words() -> None:
     assert name_ranks([1], ranks) == "process 1 of 8"
     assert name_ranks([1, 2], ranks) == "processes 1 and 2 of 8"
     assert name_ranks([1, 2, 4, 5, 6], ranks) == "processes 1, 2, 4 and 2 more of 8"
-    assert name_ranks([3], ranks, store).startswith("process 3 on ")
+    assert name_ranks([3], ranks, store).startswith("process 3 (")
 
 
 def test_absent_are_those_that_have_not_come_to_the_meeting() -> None:

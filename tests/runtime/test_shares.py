@@ -1,4 +1,4 @@
-"""Work dealt out among processes by whole batches: everything once, in the batches of one process."""
+"""Work dealt out among processes: everything once, in the batches of one process."""
 
 import math
 
