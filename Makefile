@@ -72,8 +72,8 @@ train-decoder: given-RECIPE given-DATA given-RUN given-CLIP install  ## train DA
 generate: given-RUN given-PROMPTS install  ## generate pictures, or resume, into OUT or RUN/samples/<name of PROMPTS>: RUN PROMPTS [OUT PRIOR CLIP GPUS ARGS]
 	$(BIN)/dalle generate $(call quote,$(RUN)) --prompts $(call quote,$(PROMPTS)) $(if $(PRIOR),--prior $(call quote,$(PRIOR))) $(if $(CLIP),--clip $(call quote,$(CLIP))) $(if $(GPUS),--gpus $(GPUS)) --out $(call quote,$(SAMPLES)) $(ARGS)
 
-rerank: given-RUN given-PROMPTS given-CLIP install  ## copy the best of these into <...>-best: RUN PROMPTS CLIP [OUT ARGS]
-	$(BIN)/dalle rerank $(call quote,$(SAMPLES)) --clip $(call quote,$(CLIP)) --out $(call quote,$(SAMPLES)-best) $(ARGS)
+rerank: given-RUN given-PROMPTS given-CLIP install  ## copy the best of these into <...>-best: RUN PROMPTS CLIP [OUT GPUS ARGS]
+	$(BIN)/dalle rerank $(call quote,$(SAMPLES)) --clip $(call quote,$(CLIP)) $(if $(GPUS),--gpus $(GPUS)) --out $(call quote,$(SAMPLES)-best) $(ARGS)
 
 install: $(INSTALLED)  ## install everything into .venv
 

@@ -75,3 +75,10 @@ def test_value_with_a_quote_counts_as_given() -> None:
     lines = make("-n", "train-dvae", "RECIPE=dvae/tiny", "DATA=it's", "RUN=r").splitlines()
     (test,) = (line for line in lines if "DATA is not given" in line)
     assert shlex.split(test)[:3] == ["test", "-n", "it's"]
+
+
+@pytest.mark.parametrize("target", ["train", "train-transformer", "generate", "rerank"])
+def test_batch_jobs_run_in_several_processes(target: str) -> None:
+    given = ["RECIPE=r", "DATA=d", "DVAE=v", "RUN=runs/x", "PROMPTS=p.txt", "CLIP=runs/clip"]
+    assert "--gpus" not in make("-n", target, *given)
+    assert "--gpus 4 " in make("-n", target, *given, "GPUS=4")

@@ -14,6 +14,7 @@ from dalle_cli.cli.options import (
     CaptionColumn,
     Device,
     Exclude,
+    Gpus,
     ImageColumn,
     Json,
     OptionalDVAERun,
@@ -21,6 +22,7 @@ from dalle_cli.cli.options import (
     PrecisionToUse,
     Quiet,
 )
+from dalle_cli.cli.processes import launch_workers
 from dalle_cli.console import Terminal
 from dalle_cli.errors import UsageError
 from dalle_cli.storage.shipped import resolve_run
@@ -345,6 +347,7 @@ def encode(
     ] = 16,
     device: Device = "auto",
     precision: PrecisionToUse = None,
+    gpus: Gpus = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -356,6 +359,9 @@ def encode(
     if (dvae is None) == (clip is None):
         hint = "--dvae makes image tokens, --clip makes embeddings"
         raise UsageError("give either --dvae or --clip", hint)
+    if launch_workers(gpus):
+        return
+
     from dalle_cli.commands.data.encode import EncodeOptions, run_data_encode
 
     options = EncodeOptions(

@@ -21,7 +21,7 @@ from dalle_cli.cli.options import (
     Quiet,
     RunToUse,
 )
-from dalle_cli.cli.processes import launch_workers
+from dalle_cli.cli.processes import launch_workers, refuse_standard_input
 from dalle_cli.cli.unclip.options import (
     MAX_GUIDANCE,
     DecoderSteps,
@@ -244,9 +244,7 @@ def generate(
     _check_sampling(temperature, guidance, top_p)
     n_together = _batch_size(batch_size)
 
-    if gpus is not None and gpus > 1 and prompts == "-":
-        message = "standard input can't be read by several processes"
-        raise typer.BadParameter(message, param_hint="--prompts")
+    refuse_standard_input(prompts, gpus, hint="--prompts")
     if gpus is not None:
         model_dir(
             run, "decoder" if kind == "decoder" else "transformer"

@@ -2,9 +2,21 @@
 
 import sys
 
+import typer
+
 from dalle_cli.errors import UsageError
 from dalle_cli.runtime.launcher import launch
 from dalle_cli.runtime.ranks import ranks_of_environment
+
+
+def refuse_standard_input(name: str | None, n_processes: int | None, *, hint: str) -> None:
+    """Raise BadParameter where several processes are to read `-`, standard input.
+
+    hint  the parameter whose value the name is
+    """
+    if name == "-" and n_processes is not None and n_processes > 1:
+        message = "standard input can't be read by several processes"
+        raise typer.BadParameter(message, param_hint=hint)
 
 
 def launch_workers(n_processes: int | None) -> bool:

@@ -16,12 +16,14 @@ from dalle_cli.cli.options import (
     Checkpoint,
     ClipVocabulary,
     Device,
+    Gpus,
     Json,
     PrecisionToUse,
     Quiet,
     RunToUse,
     run_path,
 )
+from dalle_cli.cli.processes import launch_workers, refuse_standard_input
 from dalle_cli.console import Terminal
 from dalle_cli.storage.shipped import resolve_run
 
@@ -89,6 +91,7 @@ def rerank(
     ] = 0,
     device: Device = "auto",
     precision: PrecisionToUse = None,
+    gpus: Gpus = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -96,6 +99,10 @@ def rerank(
 
     A CLIP scores them; the best come first.
     """
+    refuse_standard_input(pictures, gpus, hint="PICTURES")
+    if launch_workers(gpus):
+        return
+
     from dalle_cli.commands.rerank import RerankOptions, run_rerank
 
     options = RerankOptions(
@@ -122,6 +129,7 @@ def reconstruct(
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.", rich_help_panel=OUTPUT)],
     device: Device = "auto",
     precision: PrecisionToUse = None,
+    gpus: Gpus = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -129,6 +137,9 @@ def reconstruct(
 
     RUN is a discrete VAE's, or a transformer's, which has a copy of its dVAE.
     """
+    if launch_workers(gpus):
+        return
+
     from dalle_cli.commands.reconstruct import ReconstructOptions, run_reconstruct
 
     run_reconstruct(

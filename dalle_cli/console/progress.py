@@ -151,6 +151,22 @@ class ProgressLine:
         return f"in {duration_text(time.perf_counter() - self._started)}"
 
 
+def advance_for_all(advance: Callable[[], None], *, n_ours: int, n_all: int) -> Callable[[], None]:
+    """Return what counts one of the units that this process has of the work of several.
+
+    The others are taken to be as far as this one, so that all are counted with its last.
+    """
+    n_done = 0
+
+    def advance_all() -> None:
+        nonlocal n_done
+        n_done += 1
+        for _ in range(n_done * n_all // n_ours - (n_done - 1) * n_all // n_ours):
+            advance()
+
+    return advance_all
+
+
 def _bar_width(console: Console) -> int:
     return max(min(BAR_WIDTH, console.width // 4), 1)
 

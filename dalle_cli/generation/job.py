@@ -248,6 +248,7 @@ def generate_share(
 
     writer.flush()
     if missing:
+        job.world.reach("the end of the pictures")
         job.world.barrier()
     yield
 

@@ -4,10 +4,11 @@ Every rank calls the collectives of a `World` in the same order. In a world of o
 no-ops, so that callers need not ask for its size.
 """
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from threading import Timer
 from typing import Any
@@ -15,14 +16,22 @@ from typing import Any
 import torch
 import torch.distributed
 from torch import Tensor
+from torch.distributed import PrefixStore, Store, TCPStore
 
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.runtime.devices import is_out_of_memory
+from dalle_cli.runtime.late_ranks import (
+    Lookout,
+    absent_ranks,
+    name_ranks,
+    publish_host,
+)
 from dalle_cli.runtime.ranks import LOST_ANOTHER, Ranks, main_address, ranks_of_environment
 from dalle_cli.runtime.signals import stopped_at_once, write_line
 
 # Ranks wait while one learns a vocabulary or saves. gloo notices at once that a process has died;
-# where NCCL waits for it, whoever launched the processes must end the others.
+# where NCCL waits for it, whoever launched the processes must end the others. The lookout, which
+# knows who is late, ends them before torch does.
 TIMEOUT = timedelta(hours=1)
 UNTOLD_WAIT = 5.0  # seconds for the others to come, after which a process says that it waits
 BUCKET_VALUES = 2**25  # gradient values in one all-reduce
@@ -32,12 +41,14 @@ BUCKET_VALUES = 2**25  # gradient values in one all-reduce
 class World:
     """The group of processes that run together, as seen by one of them.
 
-    group  some of them, in torch's terms; None: all
+    group    some of them, in torch's terms; None: all
+    lookout  tells who is late; all worlds of a process have the same
     """
 
     ranks: Ranks
     device: torch.device
     group: torch.distributed.ProcessGroup | None = None
+    lookout: Lookout = field(default_factory=Lookout, compare=False)
 
     @property
     def rank(self) -> int:
@@ -53,6 +64,13 @@ class World:
     def is_main(self) -> bool:
         """Whether this is rank 0, which prints and writes for all."""
         return self.ranks.is_main
+
+    def reach(self, point: str) -> None:
+        """Note that this process has come to a point of its work, which all ranks come to in turn.
+
+        Where others wait for one that is late, a message names the point.
+        """
+        self.lookout.reach(point)
 
     def machine_size(self) -> int:
         """Return the number of processes on each machine.
@@ -70,9 +88,20 @@ class World:
         n_each = n // self.size
         return range(self.rank * n_each, (self.rank + 1) * n_each)
 
+    def share_of_batches(self, n: int, batch_size: int) -> range:
+        """Return this rank's part of range(n): whole batches, of which the last may be smaller.
+
+        The parts of all ranks follow one another, and their batches are those of one process. No
+        rank gets more than rank 0.
+        """
+        n_batches = math.ceil(n / batch_size)
+        start, end = (math.ceil(n_batches * r / self.size) for r in (self.rank, self.rank + 1))
+        return range(n)[start * batch_size : end * batch_size]
+
     def all_reduce(self, tensor: Tensor) -> None:
         """Sum a tensor over all ranks, in place; every rank gets the same bits."""
         if self.size > 1:
+            self.lookout.reach()
             torch.distributed.all_reduce(tensor, group=self.group)
 
     def all_reduce_numbers(
@@ -104,6 +133,7 @@ class World:
         """Gather a tensor of one shape from all ranks, in rank order and without gradients."""
         if self.size == 1:
             return [tensor.detach()]
+        self.lookout.reach()
         gathered = [torch.empty_like(tensor) for _ in range(self.size)]
         torch.distributed.all_gather(gathered, tensor.detach().contiguous(), group=self.group)
         return gathered
@@ -123,6 +153,15 @@ class World:
         gathered: list[list[Any]] = [[] for _ in range(self.size)]
         torch.distributed.all_gather_object(gathered, items, group=self.group)
         return [item for part in gathered for item in part]
+
+    def gather(self, items: list[Any]) -> list[Any]:
+        """Gather lists of picklable objects at rank 0, in rank order; other ranks get nothing."""
+        if self.size == 1:
+            return items
+        self.lookout.reach()
+        gathered: list[list[Any]] | None = [[]] * self.size if self.is_main else None
+        torch.distributed.gather_object(items, gathered, group=self.group)
+        return [item for part in gathered or [] for item in part]
 
     def broadcast(self, item: Any) -> Any:
         """Broadcast a picklable object from rank 0; the argument of other ranks is ignored."""
@@ -177,10 +216,12 @@ def init_process_group(device: torch.device) -> Iterator[World]:
     if device.type == "cuda":
         device = _gpu_of_rank(ranks)
         torch.cuda.set_device(device)
-    _connect(ranks, device)
+    store = _connect(ranks, device)
+    world = World(ranks, device)
 
     try:
-        yield World(ranks, device)
+        with world.lookout.watching(ranks, store):
+            yield world
     except RuntimeError as error:
         is_of_group = "gloo" in str(error) or "NCCL" in str(error)
         if not is_of_group or is_out_of_memory(error):
@@ -205,36 +246,62 @@ def _gpu_of_rank(ranks: Ranks) -> torch.device:
     return torch.device("cuda", ranks.local_rank)
 
 
-def _connect(ranks: Ranks, device: torch.device) -> None:
+def _connect(ranks: Ranks, device: torch.device) -> Store:
+    """Join the other processes; returns the store through which they met."""
     is_gpu = device.type == "cuda"
     os.environ["MASTER_ADDR"] = main_address()
     os.environ.setdefault("MASTER_PORT", "29500")
-    waiting = Timer(UNTOLD_WAIT, _describe_wait, [ranks])
+    met: list[Store] = []
+    waiting = Timer(UNTOLD_WAIT, _describe_wait, [ranks, met])
     waiting.daemon = True
     waiting.start()
     try:
         with stopped_at_once():
+            met.append(_open_store(ranks))
+            publish_host(met[0], ranks)
             torch.distributed.init_process_group(
                 "nccl" if is_gpu else "gloo",
+                store=met[0],
                 rank=ranks.rank,
                 world_size=ranks.size,
                 timeout=TIMEOUT,
                 device_id=device if is_gpu else None,  # NCCL connects now, and not in training
             )
     except (RuntimeError, ValueError) as error:
-        message = f"process {ranks.rank} of {ranks.size} can't reach the others: {error}"
+        absent = absent_ranks(met[0] if met else None, ranks)
+        whom = name_ranks(absent, ranks) if absent else "the others"
+        message = f"process {ranks.rank} of {ranks.size} can't reach {whom}: {error}"
         raise DalleError(message) from error
     finally:
         waiting.cancel()
+    return met[0]
 
 
-def _describe_wait(ranks: Ranks) -> None:
-    """Print which processes this one waits for, once on each machine."""
-    if ranks.local_rank == 0:
+def _open_store(ranks: Ranks) -> Store:
+    """Open the store of the main process, or of torchrun's agent, without waiting for others."""
+    is_agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=ranks.is_main and not is_agents,
+        wait_for_workers=False,
+        timeout=TIMEOUT,
+        multi_tenant=True,
+    )
+    # an agent's store holds what an earlier start of its processes has left
+    return PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+
+
+def _describe_wait(ranks: Ranks, met: list[Store]) -> None:
+    """Print which processes this one waits for, once on each machine.
+
+    met  the store through which they meet, once it is there: that of the main process
+    """
+    absent = absent_ranks(met[0].clone() if met else None, ranks)
+    if absent and ranks.local_rank == 0:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        others = "the other one" if ranks.size == 2 else f"the other {ranks.size - 1}"
         write_line(
-            f"process {ranks.rank} of {ranks.size} is waiting for {others} at {place}, "
+            f"process {ranks.rank} is waiting for {name_ranks(absent, ranks)} at {place}, "
             f"for {TIMEOUT.seconds // 60} minutes at most; "
             "unset RANK and WORLD_SIZE if it is to run alone"
         )

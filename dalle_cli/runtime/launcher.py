@@ -17,7 +17,8 @@ from dalle_cli.runtime.signals import STOP_SIGNALS, stop_signals_forwarded
 
 GRACE = 20.0  # seconds that the others have to notice a failure and exit
 POLL = 0.1  # seconds
-# wrong usage and requests to stop: the first process has already printed everything about them
+# wrong usage and requests to stop: the first process has already printed everything about them, and
+# of itself also why it failed
 SELF_EXPLAINED = (2, *(128 + number for number in STOP_SIGNALS))
 
 
@@ -37,7 +38,7 @@ def launch(n_processes: int, words: list[str]) -> None:
         return
 
     code = children[failed].returncode
-    if code in SELF_EXPLAINED:
+    if code in SELF_EXPLAINED or (failed, code) == (0, 1):
         sys.exit(code)
     ended_by_signal = code < 0
     how = (

@@ -1,7 +1,7 @@
 """Embeddings of picture files, from the cache or computed in batches; files are decoded in threads.
 
-A file that cannot be read or decoded is reported with its problem and stops nothing. Axis: E CLIP's
-shared width.
+Several processes each embed whole batches, so that embeddings are those of one. A file that cannot
+be read or decoded is reported with its problem and stops nothing. Axis: E CLIP's shared width.
 """
 
 import hashlib
@@ -14,7 +14,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from dalle_cli.console import advance_for_all
 from dalle_cli.data.images import BadSample, decode_image
+from dalle_cli.runtime.distributed import World
 from dalle_cli.scoring.clip_scorer import ClipScorer
 from dalle_cli.scoring.embedding_cache import EmbeddingCache
 
@@ -47,36 +49,54 @@ def embed_files(
     cache: EmbeddingCache,
     batch_size: int,
     advance: Callable[[], None],
+    world: World,
 ) -> list[Embedded]:
     """Embed the pictures in files; each distinct picture is computed once, unless it is cached.
 
     advance  called once for each file
+
+    Every rank takes part and caches what it has computed; the main one, whose cache decides what is
+    new, gets the result, and the others an empty list.
     """
+    hashed = _hash_files(files, world)
+    file_of = {
+        result.checksum: file
+        for result, file in zip(hashed, files, strict=True)
+        if result.problem is None
+    }
+    cached = cache.find(file_of) if world.is_main else {}
+    new = world.broadcast([checksum for checksum in file_of if checksum not in cached])
+    share = world.share_of_batches(len(new), batch_size)
+    for _ in range(len(files) - len(new)):
+        advance()
+    advance = advance_for_all(advance, n_ours=len(share), n_all=len(new))
+
+    def prepare(checksum: str) -> _Prepared:
+        return _prepare(checksum, file_of[checksum], scorer)
+
+    fresh: dict[str, Embedded] = {}
+    ours = new[share.start : share.stop]
     with ThreadPoolExecutor() as pool:
-        hashed = list(pool.map(checksum_of, files))
-        file_of = {
-            result.checksum: file
-            for result, file in zip(hashed, files, strict=True)
-            if result.problem is None
-        }
-        embedded = {
-            checksum: Embedded(checksum, vector) for checksum, vector in cache.find(file_of).items()
-        }
-        new = [checksum for checksum in file_of if checksum not in embedded]
-        for _ in range(len(files) - len(new)):
-            advance()
-
-        def prepare(checksum: str) -> _Prepared:
-            return _prepare(checksum, file_of[checksum], scorer)
-
-        for batch in prefetch(prepare, new, pool=pool, batch_size=batch_size):
-            embedded |= _embed_batch(batch, scorer, cache)
+        for batch in prefetch(prepare, ours, pool=pool, batch_size=batch_size):
+            fresh |= _embed_batch(batch, scorer, cache)
             for _ in batch:
                 advance()
 
+    world.reach("the end of the pictures")
+    embedded = dict(world.gather(list(fresh.items())))
+    if not world.is_main:
+        return []
+    embedded |= {checksum: Embedded(checksum, vector) for checksum, vector in cached.items()}
     return [
         result if result.problem is not None else embedded[result.checksum] for result in hashed
     ]
+
+
+def _hash_files(files: Sequence[Path], world: World) -> list[Embedded]:
+    """Hash all files, each of them in one process."""
+    share = world.share_of_batches(len(files), 1)
+    with ThreadPoolExecutor() as pool:
+        return world.all_gather(list(pool.map(checksum_of, files[share.start : share.stop])))
 
 
 def prefetch(

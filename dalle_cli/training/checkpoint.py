@@ -9,6 +9,7 @@ renews `model/`, which inference reads.
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ from dalle_cli.training.engines.engine import EngineState
 from dalle_cli.training.optimization.divergence import TOO_FAST, Diverged
 
 FILE_BYTES = 2**30  # of tensors in a file, about
+SEEN_WITHIN = 60.0  # seconds; a network disk tells other machines late of a new folder
 PARTIAL = ".partial"  # ends the name of a checkpoint that is being written
 REMOVED = ".removed"  # ends the name of a checkpoint that is being removed
 
@@ -102,8 +104,19 @@ def _write_share(folder: Path, state: EngineState, world: World) -> list[tuple[s
         gathered = _gathered(tensors, names, are_weights=are_weights)
         on_disk = {name: on_cpu(tensor) for name, tensor in gathered if is_ours}
         if is_ours:
+            _wait_until_seen(folder, world)
             written.append((file, write_sealed(folder / file, on_disk)))
     return written
+
+
+def _wait_until_seen(folder: Path, world: World) -> None:
+    """Wait for a folder that the main process has made; raises DalleError if it does not appear."""
+    deadline = time.monotonic() + SEEN_WITHIN
+    while not folder.is_dir():
+        if time.monotonic() > deadline:
+            message = f"process {world.rank} does not see {folder}, which process 0 has made"
+            raise DalleError(message, "the run's folder must be one that all machines see")
+        time.sleep(0.1)
 
 
 def _gathered(
@@ -212,6 +225,7 @@ class Saver:
         if valid_loss is not None:
             state.numbers[VALID_LOSS] = valid_loss
         step = int(state.numbers["step"])
+        self.world.reach(f"the checkpoint of step {step:,}")
         with self._refused_if_diverged():
             self.save_model(weights)
             save_checkpoint(self.folder.checkpoint(step), state, self.world)

@@ -57,6 +57,7 @@ def train(
     with StopSignals() as stop, closing(saves.before_stopping(batches.training, stop)) as loaded:
         for batch in loaded:
             stop.step_begins()
+            engine.world.reach(f"step {engine.step + 1:,}")
             with saves.before_failing():
                 totals = accumulate_gradients(task, engine, batch, runtime.micro_batch_size)
             is_unwanted = monitor.is_unwanted(totals["train/loss"])

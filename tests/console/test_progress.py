@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from dalle_cli.console import ProgressLine, Terminal
+from dalle_cli.console import ProgressLine, Terminal, advance_for_all
 from dalle_cli.console.progress import make_bar
 from dalle_cli.quantities import duration_text
 from dalle_cli.training.tasks.clip import ClipTask
@@ -127,3 +127,14 @@ def test_time_left_of_resumed_work_is_by_the_pace_of_this_start(
     now += 5.0
     line.reach(9_006)  # a second each
     assert said == [f"step 9,006/10,000  about {duration_text(994)} left"]
+
+
+@pytest.mark.parametrize(("n_ours", "n_all"), [(1, 1), (5, 5), (3, 7), (4, 23), (1, 9)])
+def test_units_of_one_process_count_for_those_of_all(n_ours: int, n_all: int) -> None:
+    counted: list[int] = []
+    advance = advance_for_all(lambda: counted.append(1), n_ours=n_ours, n_all=n_all)
+    after_each = []
+    for _ in range(n_ours):
+        advance()
+        after_each.append(len(counted))
+    assert after_each == [n_all * k // n_ours for k in range(1, n_ours + 1)]

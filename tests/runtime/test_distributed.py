@@ -263,7 +263,7 @@ def test_process_that_waits_for_others_says_so_and_can_be_stopped() -> None:
     finally:
         process.kill()
     assert line == (
-        f"process 0 of 2 is waiting for the other one at 127.0.0.1:{port}, for 60 minutes at most; "
+        f"process 0 is waiting for process 1 of 2 at 127.0.0.1:{port}, for 60 minutes at most; "
         "unset RANK and WORLD_SIZE if it is to run alone\n"
     )
     assert (process.returncode, rest) == (130, "stopped by SIGINT\n")

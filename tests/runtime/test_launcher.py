@@ -76,6 +76,12 @@ def test_what_the_first_process_has_told_is_not_told_again(code: int, launch) ->
     assert ended.value.code == code
 
 
+def test_failure_that_the_first_process_has_told_is_not_told_again(launch) -> None:
+    with pytest.raises(SystemExit) as ended:
+        launch("1", str(LOST_ANOTHER))
+    assert ended.value.code == 1
+
+
 def test_no_process_outlives_a_failure(launch, tmp_path: Path) -> None:
     started = time.monotonic()
     with pytest.raises(DalleError):

@@ -129,7 +129,9 @@ def test_process_that_lost_another_is_told_from_one_that_failed(
 ) -> None:
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(distributed, "_connect", lambda ranks, backend: None)
+    monkeypatch.setattr(
+        distributed, "_connect", lambda ranks, device: torch.distributed.HashStore()
+    )
     monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
 
     with (

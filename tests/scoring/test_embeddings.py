@@ -16,11 +16,13 @@ from dalle_cli.data.augment import clip_square
 from dalle_cli.data.clip_tokenizer import ClipTokenizer
 from dalle_cli.data.images import decode_image
 from dalle_cli.models.clip import Clip, Tower
+from dalle_cli.runtime.distributed import single_process
 from dalle_cli.scoring.clip_scorer import ClipScorer
 from dalle_cli.scoring.embedding_cache import EmbeddingCache
 from dalle_cli.scoring.embeddings import Embedded, checksum_of, embed_files, prefetch
 
 WIDTH = 8
+ALONE = single_process(torch.device("cpu"))
 PIXEL_MEAN, PIXEL_STD = (0.1, 0.5, 0.7), (0.2, 0.3, 0.4)
 
 
@@ -135,7 +137,12 @@ def test_results_are_those_by_hand_in_the_order_of_the_files_in_batches_of_any_s
 ) -> None:
     counted = []
     found = embed_files(
-        files, scorer, cache=cache, batch_size=batch_size, advance=lambda: counted.append(1)
+        files,
+        scorer,
+        cache=cache,
+        batch_size=batch_size,
+        advance=lambda: counted.append(1),
+        world=ALONE,
     )
     assert len(found) == len(files) == len(counted)
     for file, one in zip(files, found, strict=True):
@@ -153,7 +160,9 @@ def test_equal_pictures_are_embedded_once_and_have_one_checksum(
     found = dict(
         zip(
             files,
-            embed_files(files, scorer, cache=cache, batch_size=4, advance=lambda: None),
+            embed_files(
+                files, scorer, cache=cache, batch_size=4, advance=lambda: None, world=ALONE
+            ),
             strict=True,
         )
     )
@@ -169,18 +178,23 @@ def test_equal_pictures_are_embedded_once_and_have_one_checksum(
 def test_pictures_are_embedded_in_batches(
     pictures: list[Path], scorer: ClipScorer, cache: EmbeddingCache
 ) -> None:
-    embed_files(pictures, scorer, cache=cache, batch_size=3, advance=lambda: None)
+    embed_files(pictures, scorer, cache=cache, batch_size=3, advance=lambda: None, world=ALONE)
     assert scorer.clip.batches == [3, 3, 1]
 
 
 def test_known_pictures_are_not_embedded_again_and_give_the_same_bits(
     files: list[Path], scorer: ClipScorer, cache: EmbeddingCache
 ) -> None:
-    first = embed_files(files, scorer, cache=cache, batch_size=4, advance=lambda: None)
+    first = embed_files(files, scorer, cache=cache, batch_size=4, advance=lambda: None, world=ALONE)
     scorer.clip.refuses_after = 0
     counted = []
     again = embed_files(
-        files[::-1], scorer, cache=cache, batch_size=2, advance=lambda: counted.append(1)
+        files[::-1],
+        scorer,
+        cache=cache,
+        batch_size=2,
+        advance=lambda: counted.append(1),
+        world=ALONE,
     )
     assert len(counted) == len(files)
     assert [summary(one) for one in again] == [summary(one) for one in reversed(first)]
@@ -195,9 +209,16 @@ def test_interrupted_run_keeps_what_it_had_embedded(
 ) -> None:
     scorer.clip.refuses_after = 2
     with pytest.raises(KeyboardInterrupt):
-        embed_files(pictures, scorer, cache=cache, batch_size=2, advance=lambda: None)
+        embed_files(pictures, scorer, cache=cache, batch_size=2, advance=lambda: None, world=ALONE)
     scorer.clip.batches.clear()
-    assert len(embed_files(pictures, scorer, cache=cache, batch_size=2, advance=lambda: None)) == 7
+    assert (
+        len(
+            embed_files(
+                pictures, scorer, cache=cache, batch_size=2, advance=lambda: None, world=ALONE
+            )
+        )
+        == 7
+    )
     assert scorer.clip.batches == [2, 1]
 
 
@@ -206,12 +227,16 @@ def test_cache_that_fails_changes_no_result(
 ) -> None:
     (tmp_path / "file").touch()
     broken = EmbeddingCache(tmp_path / "file" / "cache.sqlite", "model", WIDTH)
-    found = embed_files(files, scorer, cache=broken, batch_size=3, advance=lambda: None)
+    found = embed_files(
+        files, scorer, cache=broken, batch_size=3, advance=lambda: None, world=ALONE
+    )
     assert broken.problem is not None
     sound = EmbeddingCache(tmp_path / "cache.sqlite", "model", WIDTH)
     assert [summary(one) for one in found] == [
         summary(one)
-        for one in embed_files(files, scorer, cache=sound, batch_size=3, advance=lambda: None)
+        for one in embed_files(
+            files, scorer, cache=sound, batch_size=3, advance=lambda: None, world=ALONE
+        )
     ]
 
 
@@ -243,6 +268,7 @@ def test_picture_that_changes_while_it_is_read_is_told_and_not_kept_under_its_fi
         cache=LateCache(tmp_path / "late.sqlite", "model", WIDTH),
         batch_size=2,
         advance=lambda: None,
+        world=ALONE,
     )
     assert steady.problem is None and summary(changed) == (
         checksum,
@@ -256,7 +282,9 @@ def test_picture_that_changes_while_it_is_read_is_told_and_not_kept_under_its_fi
 
 
 def test_no_files_give_nothing(scorer: ClipScorer, cache: EmbeddingCache) -> None:
-    assert embed_files([], scorer, cache=cache, batch_size=3, advance=lambda: None) == []
+    assert (
+        embed_files([], scorer, cache=cache, batch_size=3, advance=lambda: None, world=ALONE) == []
+    )
     assert scorer.clip.batches == []
 
 

@@ -441,6 +441,15 @@ def test_process_that_writes_no_file_gathers_the_same_tensors_in_the_same_order(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_process_that_does_not_see_the_folder_of_the_main_one_says_so(
+    tmp_path: Path, other: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "FILE_BYTES", 1)  # so that it has a file to write
+    monkeypatch.setattr(checkpoint, "SEEN_WITHIN", 0.0)
+    with pytest.raises(DalleError, match=r"process 1 does not see .*, which process 0 has made"):
+        save_checkpoint(tmp_path / "step-00000003", make_state(3), other)
+
+
 @pytest.mark.parametrize("is_main", [True, False])
 def test_every_process_gathers_the_weights_of_the_model_and_the_main_one_writes_them(
     is_main: bool, tmp_path: Path, other: World

@@ -38,6 +38,14 @@ def read_checked(source: Source, index: int) -> CheckedSample:
     return CheckedSample(sample, "", digest.digest())
 
 
+class EncodedPart(NamedTuple, Generic[EncodedT]):
+    """Some samples, encoded: the good ones, the bad ones, and the checksums of all in order."""
+
+    samples: list[EncodedT]
+    bad: list[Problem]
+    checksums: list[bytes]
+
+
 @dataclass(frozen=True)
 class SampleEncoder(Generic[EncodedT]):
     """Encodes samples of a source; `batch_size` of them are read ahead."""
@@ -46,26 +54,23 @@ class SampleEncoder(Generic[EncodedT]):
     shards: ShardFormat[EncodedT]
     batch_size: int
 
-    def encode(
-        self, indices: range, advance: Callable[[], None]
-    ) -> tuple[list[EncodedT], list[Problem], np.ndarray]:
+    def encode(self, indices: range, advance: Callable[[], None]) -> EncodedPart[EncodedT]:
         """Encode samples of the source.
 
         advance  called once for each sample
-        returns  the samples, the bad ones as (key, reason), and the checksums of all, uint8 [M, 32]
         """
-        samples: list[EncodedT] = []
-        bad: list[Problem] = []
-        checksums = b""
+        part: EncodedPart[EncodedT] = EncodedPart([], [], [])
         with ThreadPoolExecutor() as pool:
             for batch in prefetch(self._crop, indices, pool=pool, batch_size=self.batch_size):
-                bad += [(crop.key, crop.problem) for crop in batch if crop.problem is not None]
+                for crop in batch:
+                    if crop.problem is not None:
+                        part.bad.append((crop.key, crop.problem))
                 good = [crop for crop in batch if crop.problem is None]
-                samples += self.shards.encode(good) if good else []
-                checksums += b"".join(crop.checksum for crop in batch)
+                part.samples.extend(self.shards.encode(good) if good else [])
+                part.checksums.extend(crop.checksum for crop in batch)
                 for _ in batch:
                     advance()
-        return samples, bad, np.frombuffer(checksums, np.uint8).reshape(-1, 32)
+        return part
 
     def _crop(self, index: int) -> CroppedSample:
         read = read_checked(self.source, index)

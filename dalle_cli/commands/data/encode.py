@@ -1,5 +1,6 @@
 """`dalle data encode`: encodes captioned pictures, so that training need not run a frozen model."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from dalle_cli.data.sources import Columns, open_dataset
 from dalle_cli.errors import printable
 from dalle_cli.recipe import fitting_transformer
 from dalle_cli.runtime.devices import explain_out_of_memory, open_device
+from dalle_cli.runtime.distributed import init_process_group
 from dalle_cli.runtime.precision import Precision
 from dalle_cli.storage.job_folder import JobFolder
 
@@ -43,7 +45,8 @@ class EncodeOptions:
 def run_data_encode(options: EncodeOptions, terminal: Terminal) -> None:
     """Write what a model makes of every sample; the same command resumes an unfinished folder.
 
-    Bad samples are reported, recorded and left out. Raises DalleError for what a user can cause.
+    Several processes write what one does. Bad samples are reported, recorded and left out. Raises
+    DalleError for what a user can cause.
     """
     folder = JobFolder.open(options.out)
     columns = Columns(options.image_column, options.caption_column)
@@ -55,13 +58,19 @@ def run_data_encode(options: EncodeOptions, terminal: Terminal) -> None:
 
     choice = folder.recall_choice("precision", options.precision)
     device, precision = open_device(options.device, choice)
-    shards = _shard_format(options, device, precision)
-    job = {"command": "data encode", "data": source.fingerprint(), **shards.encoding.model_dump()}
+    with init_process_group(device) as world:
+        precision = world.broadcast(precision)
+        shards = _shard_format(options, world.device, precision)
+        encoding = shards.encoding.model_dump()
+        job = {"command": "data encode", "data": source.fingerprint(), **encoding}
+        folder.check(job, is_complete=True)  # on every rank, told once
 
-    with folder.writing(job), explain_out_of_memory():
-        encoder: SampleEncoder[Any] = SampleEncoder(source, shards, options.batch_size)
-        n_shards = write_missing(options.out, encoder, terminal)
-        record = shards.write_record(options.out, n_shards, source)
+        with folder.writing(job) if world.is_main else nullcontext(), explain_out_of_memory():
+            encoder: SampleEncoder[Any] = SampleEncoder(source, shards, options.batch_size)
+            n_shards = write_missing(options.out, encoder, terminal, world=world)
+            if not world.is_main:
+                return
+            record = shards.write_record(options.out, n_shards, source)
 
     terminal.say(f"{record.samples:,} samples encoded, {len(record.bad):,} bad ones left out")
     terminal.suggest([*_next_command(options, shards), "--run", "DIR"])

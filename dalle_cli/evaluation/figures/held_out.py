@@ -17,7 +17,10 @@ from dalle_cli.data.images import BadSample, Problem
 from dalle_cli.data.loader import Batch, collate, read_sample
 from dalle_cli.data.preprocessing import Example, TransformerPreprocessing
 from dalle_cli.data.sources import Source
-from dalle_cli.evaluation.figures.reconstruction_figures import ReconstructionFigures
+from dalle_cli.evaluation.figures.reconstruction_figures import (
+    ReconstructionFigures,
+    measure_reconstruction,
+)
 from dalle_cli.evaluation.figures.retrieval import retrieval_figures
 from dalle_cli.evaluation.picture_sets import SourcePictures, centred_pictures, stack_squares
 from dalle_cli.generation.dalle import DallePipeline
@@ -137,7 +140,7 @@ def dvae_figures(
         image_tokens = dvae.image_tokens(originals.to(device))
         rebuilt = dvae.decode(image_tokens).cpu()
         for original, copy, tokens in zip(originals, rebuilt, image_tokens.cpu(), strict=True):
-            figures.add(original, copy, image_tokens=tokens)
+            figures.add(measure_reconstruction(original, copy, image_tokens=tokens))
             advance()
         n_pairs += len(squares)
     return HeldOutFigures(figures.summary() if n_pairs else {}, n_pairs, pictures.bad)

@@ -4,12 +4,39 @@ Axes: G side of the token grid, V size of the image vocabulary.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dalle_cli.metrics import blank_cells, code_counts, perplexity, psnr, ssim
 from dalle_cli.models.dvae import DiscreteVAE
+
+
+class Reconstruction(NamedTuple):
+    """How well a picture was reconstructed, and its tokens: all, and those of blank cells."""
+
+    squared_error: float
+    ssim: float
+    image_tokens: Tensor
+    blank_tokens: Tensor
+
+
+def measure_reconstruction(
+    original: Tensor, rebuilt: Tensor, *, image_tokens: Tensor
+) -> Reconstruction:
+    """Measure a reconstructed picture.
+
+    original, rebuilt  float [3, H, W] in [0, 1]
+    image_tokens       int64 [G * G]
+    """
+    is_blank = blank_cells(original[None], math.isqrt(len(image_tokens)))[0]  # [G * G]
+    return Reconstruction(
+        squared_error=float((rebuilt - original).square().mean()),
+        ssim=ssim(rebuilt, original),
+        image_tokens=image_tokens,
+        blank_tokens=image_tokens[is_blank],
+    )
 
 
 class ReconstructionFigures:
@@ -22,22 +49,15 @@ class ReconstructionFigures:
         self._ssim = 0.0
         self._counts, self._blank_counts = torch.zeros(2, dvae.vocab_size, dtype=torch.int64)
 
-    def add(self, original: Tensor, rebuilt: Tensor, *, image_tokens: Tensor) -> dict[str, float]:
-        """Count a picture and return its figures.
+    def add(self, found: Reconstruction) -> dict[str, float]:
+        """Count a picture and return its figures."""
+        self._counts += code_counts(found.image_tokens, self._dvae.vocab_size)
+        self._blank_counts += code_counts(found.blank_tokens, self._dvae.vocab_size)
 
-        original, rebuilt  float [3, H, W] in [0, 1]
-        image_tokens       int64 [G * G]
-        """
-        self._counts += code_counts(image_tokens, self._dvae.vocab_size)
-        is_blank = blank_cells(original[None], self._dvae.grid_size)[0]  # [G * G]
-        self._blank_counts += code_counts(image_tokens[is_blank], self._dvae.vocab_size)
-
-        error = float((rebuilt - original).square().mean())
-        likeness = ssim(rebuilt, original)
         self._n_pictures += 1
-        self._squared_error += error
-        self._ssim += likeness
-        return {"psnr": round(psnr(error), 2), "ssim": round(likeness, 4)}
+        self._squared_error += found.squared_error
+        self._ssim += found.ssim
+        return {"psnr": round(psnr(found.squared_error), 2), "ssim": round(found.ssim, 4)}
 
     def summary(self) -> dict[str, float]:
         """Return the figures of all pictures together."""

@@ -1,17 +1,23 @@
 """Groups of processes that shard a model: the losses of one process, the paper's messages."""
 
 import json
+import os
+import random
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from processes import losses, run, words_of
+from processes import command, losses, run, words_of
 
 from dalle_cli.runtime.ranks import Ranks
+from dalle_cli.storage.run_dir import RunDir
+from dalle_cli.training.checkpoint import check_checkpoint, checkpoints
 from dalle_cli.training.engines.shard_places import place_of
 
 SCRIPT = Path(__file__).parent / "sharding.py"
@@ -183,3 +189,53 @@ def test_the_papers_recipe_runs_in_small(pairs: Path, dvae_run: Path, tmp_path: 
     ended = run("train-transformer", "transformer/paper", *words, *words_of(PAPER_IN_SMALL))
     assert ended.returncode == 0, ended.stderr
     assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
+
+
+N_KILLS = 20
+
+
+def children_of(parent: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_death_of_one_of_four_at_any_moment_costs_no_whole_checkpoint(
+    pairs: Path, dvae_run: Path, fixed_schedules: Callable, tmp_path: Path
+) -> None:
+    """All end, are told, and the same command goes on from the newest checkpoint, twenty times."""
+    folder = RunDir(tmp_path / "run")
+    words = ["train-transformer", "transformer/tiny", "--data", pairs, "--dvae", dvae_run]
+    words += ["--run", folder.root, "--gpus", 4]
+    changes = {"runtime.shard_group": 2, "powersgd.rank": 8, "runtime.save_every": 1}
+    changes |= {"runtime.validate_every": 10**6, "runtime.preview_every": 10**6}
+    schedules = fixed_schedules("transformer", 1, warmup_steps=1)
+    endless = command(*words, *words_of({**changes, "training.steps": 10**6}), *schedules)
+
+    chance, newest = random.Random(0), 0
+    for _ in range(N_KILLS):
+        with (tmp_path / "told").open("w") as told:
+            process = subprocess.Popen(endless, stderr=told)
+        deadline = time.monotonic() + LIMIT
+        while (saved := checkpoints(folder)[-1:]) == [] or saved[0][0] <= newest:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.1)
+        time.sleep(chance.uniform(0, 2))
+        children = children_of(process.pid)
+        rank = chance.randrange(4)
+        os.kill(children[rank], signal.SIGKILL)
+        assert process.wait(timeout=LIMIT) == 137
+        assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+        text = (tmp_path / "told").read_text()
+        assert f"process {rank} of 4 was ended by SIGKILL; the others were stopped" in text
+        assert not newest or f"resumed after step {newest}" in text
+        saved = checkpoints(folder)
+        for _, path in saved:
+            check_checkpoint(path)
+        newest = saved[-1][0]
+
+    last = words_of({**changes, "training.steps": newest + 1})
+    ended = run(*words, *last, *schedules)
+    assert ended.returncode == 0, ended.stderr
+    assert f"resumed after step {newest}" in ended.stderr
