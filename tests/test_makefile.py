@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,21 @@ def test_value_with_a_quote_counts_as_given() -> None:
     lines = make("-n", "train-dvae", "RECIPE=dvae/tiny", "DATA=it's", "RUN=r").splitlines()
     (test,) = (line for line in lines if "DATA is not given" in line)
     assert shlex.split(test)[:3] == ["test", "-n", "it's"]
+
+
+@pytest.mark.parametrize(
+    ("words", "lack"),
+    [(["test-gpu"], "no tests on a GPU"), (["bench", "DEVICE=cuda"], "no benchmarks on a GPU")],
+    ids=str,
+)
+def test_what_needs_a_gpu_says_in_one_line_that_there_is_none(words: list[str], lack: str) -> None:
+    """In an environment that `make install` has not made, either."""
+    given = ["-o", "install", *words, f"BIN={Path(sys.executable).parent}"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        ["make", "--no-print-directory", *given],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    line, of_make = ended.stderr.splitlines()
+    assert line.startswith(f"{lack}: torch ") and "`" in line
+    assert of_make.startswith("make: ***") and of_make.endswith("Error 1") and not ended.stdout
