@@ -135,8 +135,8 @@ class Bench:
         if self.rates:
             print(f"memory: {self.rates['bandwidth'] / 1e9:.4g} GB/s")
 
-        columns = f"{'s':>10}{'samples/s':>11}{'TFLOP/s':>9}{'of best':>9}{'GB/s':>8}"
-        print(f"\n{'':32}{columns}{'of best':>9}{'peak GiB':>10}")
+        columns = ("s", "samples/s", "TFLOP/s", "of best", "GB/s", "of best", "peak GiB")
+        print(f"\n{'':32}{''.join(f'{column:>11}' for column in columns)}")
         for case in self.cases:
             print(f"{case['name']:32}{row(case)}")
         print(f"\n{time.monotonic() - self.begun:.0f} s; operations and bytes are the least needed")
@@ -145,12 +145,19 @@ class Bench:
 def row(case: dict[str, Any]) -> str:
     if "trouble" in case:
         return f"  {case['trouble']}"
-    shares = (f"{case.get(key, 0):9.1%}" for key in ("of_matrix_rate", "of_bandwidth"))
-    of_matrices, of_memory = shares
-    speed = f"{case['median_s']:10.4g}{case['samples_per_s']:11.4g}"
-    work = f"{case['flops_per_s'] / 1e12:9.4g}{of_matrices}"
-    traffic = f"{case['bytes_per_s'] / 1e9:8.4g}{of_memory}"
-    return f"{speed}{work}{traffic}{case['peak_bytes'] / 2**30:10.2f}"
+    of_matrices, of_memory = (
+        f"{case[key]:.1%}" if key in case else "" for key in ("of_matrix_rate", "of_bandwidth")
+    )
+    cells = (
+        f"{case['median_s']:.3g}",
+        f"{case['samples_per_s']:.4g}",
+        f"{case['flops_per_s'] / 1e12:.3g}",
+        of_matrices,
+        f"{case['bytes_per_s'] / 1e9:.3g}",
+        of_memory,
+        f"{case['peak_bytes'] / 2**30:.2f}",
+    )
+    return "".join(f"{cell:>11}" for cell in cells)
 
 
 def machine() -> dict[str, Any]:

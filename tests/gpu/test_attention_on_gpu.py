@@ -52,7 +52,7 @@ def computed(
 
 @pytest.mark.parametrize(
     ("precision", "n_samples", "recomputed"),
-    [("fp32", 2, False), ("bf16", 2, False), ("bf16", 3, False), ("bf16", 2, True)],
+    [("fp32", 2, False), ("bf16", 3, False), ("bf16", 3, True)],
 )
 def test_sparse_attention_computes_what_dense_attention_does(
     precision: Precision,
