@@ -3,6 +3,7 @@
 With GPU_BENCH_DEVICE=cpu the CPU stands in, with tiny sizes, to find mistakes of these scripts.
 """
 
+import gc
 import json
 import os
 import statistics
@@ -77,6 +78,7 @@ def peak_bytes() -> int:
 
 def forget_peak() -> None:
     """Give memory back that nothing uses, and count its peak anew."""
+    gc.collect()
     if DEVICE == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

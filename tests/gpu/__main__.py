@@ -5,6 +5,7 @@ make test-gpu ARGS="-k attention"      some of them; ARGS are pytest's
 GPU_TESTS_DEVICE=cpu make test-gpu     the CPU stands in, with tiny models: mistakes of the tests
 """
 
+import faulthandler
 import os
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from dalle_cli.runtime.devices import open_device, why_no_gpu
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
 FILE = ROOT / "build/gpu-tests.json"
+GRACE = 60.0  # seconds for the test that runs when the time is up; one that hangs ends then
 
 
 def main(words: list[str]) -> int:
@@ -25,8 +27,9 @@ def main(words: list[str]) -> int:
         return 1
 
     import pytest  # which takes a while, as the tests do: not where there is nothing to test
-    from results import Results
+    from results import LIMIT, Results
 
+    faulthandler.dump_traceback_later(LIMIT + GRACE, exit=True)
     results = Results(open_device(device, "fp32")[0], FILE)
     # torch warns of its own compilers; a warning is printed and fails nothing
     quiet = ["-m", "gpu", "-q", "--no-header", "-p", "no:cacheprovider", "-W", "default"]
