@@ -15,7 +15,7 @@ from dalle_cli.runtime.devices import open_device, why_no_gpu
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
 FILE = ROOT / "build/gpu-tests.json"
-GRACE = 60.0  # seconds for the test that runs when the time is up; one that hangs ends then
+GRACE = 30.0  # seconds for the test that runs when the time is up; one that hangs ends then
 
 
 def main(words: list[str]) -> int:

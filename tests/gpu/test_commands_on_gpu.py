@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import load_file
 
 pytestmark = pytest.mark.gpu
 
@@ -77,10 +78,14 @@ def test_data_is_encoded_as_on_the_cpu(
 ) -> None:
     folders = on_both("data", "encode", pairs, "--dvae", dvae_run, "--copies", 1)
     found, expected = (
-        np.concatenate([np.load(file).ravel() for file in sorted(folder.rglob("*.npy"))])
+        np.concatenate([tokens_of(file) for file in sorted(folder.glob("*.safetensors"))])
         for folder in folders
     )
     measured("tokens that differ", float((found != expected).mean()), most=0.01)
+
+
+def tokens_of(shard: Path) -> np.ndarray:
+    return load_file(shard)["image_tokens"]
 
 
 def test_doctor_measures_the_gpu(dalle: Callable, device: torch.device) -> None:

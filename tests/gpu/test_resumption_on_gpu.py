@@ -42,7 +42,7 @@ def test_resumed_run_is_the_uninterrupted_one(
     measured: Callable,
 ) -> None:
     def train(run: Path, steps: int) -> None:
-        words = ["--data", pairs, "--run", run, *inputs_of(kind), *fixed_schedules(kind, STEPS)]
+        words = ["--data", pairs, "--run", run, *inputs_of(kind), *fixed_schedules(kind, STOP)]
         words += settings(training__steps=steps, runtime__save_every=100, runtime__workers=0)
         words += ["--device", device.type, "--precision", precision]
         ended = dalle(training_command(kind), f"{kind}/tiny", *words)
