@@ -23,6 +23,9 @@ OUT ?=
 GPUS ?=
 ARGS ?=
 
+# of `make bench`: cpu or cuda; not ?=, since an environment may have a DEVICE of its own
+DEVICE = cpu
+
 # a value as one word of the shell, whatever characters it has
 quote = '$(subst ','\'',$(1))'
 
@@ -32,7 +35,7 @@ TRAIN = $(call quote,$(RECIPE)) --data $(call quote,$(DATA)) --run $(call quote,
 given-%:
 	@test -n $(call quote,$($*)) || { echo "$* is not given: make $(MAKECMDGOALS) $*=..." >&2; exit 2; }
 
-.PHONY: help install test test-slow test-distributed test-browser mutants smoke bench bench-peer lint docs demo demo-unclip emoji64 try clean train train-dvae train-transformer train-clip train-prior train-decoder generate rerank
+.PHONY: help install test test-slow test-distributed test-browser test-gpu mutants smoke bench bench-peer lint docs demo demo-unclip emoji64 try clean train train-dvae train-transformer train-clip train-prior train-decoder generate rerank
 .DEFAULT_GOAL := help
 
 # prints the first word of each line in a column, and the others wrapped by word beside it
@@ -103,6 +106,10 @@ test-browser: export DALLE_SCREENSHOTS = $(CURDIR)/build/screenshots
 test-browser: install  ## look at pages in Chromium, if there is one, and keep pictures of them in build/screenshots
 	$(BIN)/python -m pytest -m browser
 
+# where there is no network: make -o install test-gpu BIN=FOLDER, the one of a Python with all it takes
+test-gpu: install  ## run the tests that need a GPU, with a table, and figures in build/gpu-tests.json: [ARGS=WORDS]
+	@$(BIN)/python tests/gpu $(ARGS)
+
 mutants: install  ## make small changes to the code, one at a time, and list those that no test notices: [ARGS=WORDS]
 	$(BIN)/python tests/mutants.py $(ARGS)
 
@@ -122,8 +129,8 @@ smoke: install  ## run every batch job on tiny recipes, in seconds
 	$(MAKE) generate RUN=$(SMOKE)/decoder PRIOR=$(SMOKE)/prior PROMPTS=$(SMOKE)/prompts.txt ARGS='-n 2'
 	test -s $(SMOKE)/dalle/samples/prompts-best/scores.csv
 
-bench: install  ## compare speed and memory with other libraries, into build/bench.json: [ARGS=ROUNDS]
-	$(BIN)/python benchmarks $(ARGS)
+bench: install  ## compare speed and memory with other libraries, into build/bench.json, or measure a GPU, into build/gpu-bench.json: [DEVICE=cuda ARGS=ROUNDS]
+	@$(BIN)/python benchmarks --device $(DEVICE) $(ARGS)
 
 bench-peer: $(PEER)/.installed  ## install dalle-pytorch for `make bench`, in a separate environment
 

@@ -2,17 +2,20 @@
 
     make bench                                            all cases, three rounds
     make bench ARGS=1                                     all cases, one round
+    make bench DEVICE=cuda                                a GPU, in at most five minutes
     make bench-peer                                       install dalle-pytorch, to compare with it
     .venv/bin/python benchmarks/training_step.py fp32     one case, without its rivals
 
 Each case is a script of this folder, run in a fresh process; rivals take turns, round after round,
 so that a busy machine slows all of them. Tables go to stdout, all figures to build/bench.json. On a
 busy machine, OMP_NUM_THREADS=1 gives steadier ratios: threads that wait for one another hide them.
+On a GPU, `gpu_suite.py` measures other cases, without rivals, into build/gpu-bench.json.
 """
 
 import argparse
 import json
 import os
+import sys
 from typing import Any
 
 from cases import CEILINGS, GROUPS, ROOT, Group
@@ -109,4 +112,10 @@ if __name__ == "__main__":
         "benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("rounds", type=int, nargs="?", default=ROUNDS, help="3 by default")
-    main(parser.parse_args().rounds)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cpu by default")
+    given = parser.parse_args()
+    if given.device == "cuda":
+        import gpu_suite  # imports torch: a CPU's cases would count its memory as theirs
+
+        sys.exit(gpu_suite.main())
+    main(given.rounds)

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,21 @@ def test_batch_jobs_run_in_several_processes(target: str) -> None:
     given = ["RECIPE=r", "DATA=d", "DVAE=v", "RUN=runs/x", "PROMPTS=p.txt", "CLIP=runs/clip"]
     assert "--gpus" not in make("-n", target, *given)
     assert "--gpus 4 " in make("-n", target, *given, "GPUS=4")
+
+
+@pytest.mark.parametrize(
+    ("words", "lack"),
+    [(["test-gpu"], "no tests on a GPU"), (["bench", "DEVICE=cuda"], "no benchmarks on a GPU")],
+    ids=str,
+)
+def test_what_needs_a_gpu_says_in_one_line_that_there_is_none(words: list[str], lack: str) -> None:
+    """In an environment that `make install` has not made, either."""
+    given = ["-o", "install", *words, f"BIN={Path(sys.executable).parent}"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        ["make", "--no-print-directory", *given],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    line, of_make = ended.stderr.splitlines()
+    assert line.startswith(f"{lack}: torch ") and "`" in line
+    assert of_make.startswith("make: ***") and of_make.endswith("Error 1") and not ended.stdout

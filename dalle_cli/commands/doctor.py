@@ -14,7 +14,12 @@ from dalle_cli import __version__
 from dalle_cli.commands.reports.damage import run_check
 from dalle_cli.console import Terminal
 from dalle_cli.errors import DalleError
-from dalle_cli.runtime.devices import choose_device, device_words, use_fast_fp32_matmul
+from dalle_cli.runtime.devices import (
+    choose_device,
+    device_words,
+    driver_version,
+    use_fast_fp32_matmul,
+)
 from dalle_cli.runtime.peak_rates import measure_peak_rates, store_peak_rates
 from dalle_cli.runtime.precision import choose_precision
 from dalle_cli.storage.run_dir import RunDir
@@ -52,6 +57,7 @@ def run_doctor(terminal: Terminal, *, measured: bool) -> None:
         "packages": packages,
         "tools": {name: "found" if found else "not found" for name, found in tools.items()},
         "device": device_words(device),
+        **({"driver": driver_version()} if device.type == "cuda" else {}),
         "threads": torch.get_num_threads(),
         "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB",
         "free disk here": f"{shutil.disk_usage('.').free / 2**30:.1f} GiB",

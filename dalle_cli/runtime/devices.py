@@ -4,6 +4,8 @@ Knows nothing of models: which of their modules run in 16 bits is `runtime.preci
 """
 
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,8 @@ OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
+# where PyTorch keeps the wheels with CUDA, which runs on every driver from 580 on
+CUDA_WHEELS = "https://download.pytorch.org/whl/cu130"
 OUT_OF_MEMORY_HINT = (
     "try `--set runtime.micro_batch_size=N` in training (for a transformer also "
     "`runtime.activation_checkpointing=true` and `runtime.zero_stage`; for a CLIP a smaller "
@@ -45,9 +49,33 @@ def choose_device(name: str) -> torch.device:
     if name not in ("cpu", "cuda"):
         raise UsageError(f"no such device: {name}", "--device is auto, cpu or cuda")
     if name == "cuda" and not has_gpu:
-        hint = "`dalle doctor` lists the devices of this machine"
-        raise DalleError("no such device on this machine: cuda", hint)
+        raise DalleError("no such device on this machine: cuda", why_no_gpu() or "")
     return torch.device(name)
+
+
+def why_no_gpu() -> str | None:
+    """Return why torch computes on no GPU here, and what helps; None where it does."""
+    if torch.cuda.is_available():
+        return None
+
+    version = torch.__version__
+    if torch.version.cuda is None:
+        release = version.partition("+")[0]
+        command = f"pip install --force-reinstall torch=={release} --index-url {CUDA_WHEELS}"
+        return f"torch {version} was built without CUDA; `{command}` installs it with CUDA"
+    return f"torch {version} finds no GPU; does `nvidia-smi` list one?"
+
+
+def driver_version() -> str | None:
+    """Return the version of NVIDIA's driver; None where `nvidia-smi` does not tell it."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next(iter(told.split()), None)
 
 
 def device_words(device: torch.device) -> str:

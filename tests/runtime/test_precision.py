@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +15,11 @@ from dalle_cli.models.dvae import DiscreteVAE
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.runtime.devices import (
     choose_device,
+    driver_version,
     explain_out_of_memory,
     open_device,
     use_fast_fp32_matmul,
+    why_no_gpu,
 )
 from dalle_cli.runtime.precision import apply_precision, choose_precision
 
@@ -177,6 +180,30 @@ def test_an_explicit_device_is_taken() -> None:
 def test_apples_gpus_are_refused_in_one_line() -> None:
     with pytest.raises(UsageError, match="mps is not supported"):
         choose_device("mps")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "remedy"), [(None, "pip install --force-reinstall torch=="), ("13.0", "nvidia-smi")]
+)
+def test_gpu_that_is_not_there_is_told_with_what_helps(
+    cuda: str | None, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    assert remedy in (why_no_gpu() or "")
+    with pytest.raises(DalleError, match="no such device on this machine: cuda") as told:
+        choose_device("cuda")
+    assert told.value.hint == why_no_gpu()
+
+
+def test_driver_is_told_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert driver_version() is None
+    command = tmp_path / "nvidia-smi"
+    for text, version in (("echo 580.95.05; echo 580.95.05", "580.95.05"), ("exit 9", None)):
+        command.write_text(f"#!/bin/sh\n{text}\n")
+        command.chmod(0o755)
+        assert driver_version() == version
 
 
 def test_the_device_chosen_by_itself_can_compute() -> None:

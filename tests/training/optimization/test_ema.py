@@ -143,27 +143,3 @@ def test_average_kept_off_the_gpu_computes_on_it() -> None:
         with ema.swapped_in():
             assert parameter.device.type == parameter.data.device.type == "cuda"
         assert parameter.data.device.type == "cuda" and ema.weights["weight"].device.type == "cpu"
-
-
-@pytest.mark.gpu
-def test_average_off_the_gpu_is_the_one_on_it() -> None:
-    on, off = layer().cuda(), layer().cuda()
-    averages = [Ema(dict(on.named_parameters()), EmaTable(decay=0.9, every=1))]
-    averages.append(
-        Ema(dict(off.named_parameters()), EmaTable(decay=0.9, every=1), torch.device("cpu"))
-    )
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(9):
-        noise = [torch.randn(p.shape, generator=generator).cuda() for p in on.parameters()]
-        for module in (on, off):
-            for parameter, step in zip(module.parameters(), noise, strict=True):
-                parameter.data += step
-        for ema in averages:
-            ema.update()
-    for name, weight in averages[0].weights.items():
-        assert averages[1].weights[name].device.type == "cpu"
-        torch.testing.assert_close(averages[1].weights[name], weight.cpu(), rtol=1e-6, atol=1e-7)
-    with averages[1].swapped_in():
-        torch.testing.assert_close(
-            off.weight.data, averages[0].weights["weight"], rtol=1e-6, atol=1e-7
-        )
