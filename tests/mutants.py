@@ -817,9 +817,21 @@ MUTANTS = [
     ),
     Mutant(
         "generation/sampling.py",
-        "return bits >= enough",
-        "return bits > enough",
+        "return bits >= smallest",
+        "return bits > smallest",
         "generation/test_sampling::test_top_p_matches_its_definition",
+    ),
+    Mutant(
+        "generation/sampling.py",
+        "for shift in (2 * DIGIT, DIGIT, 0):",
+        "for shift in (2 * DIGIT, DIGIT):",
+        "generation/test_sampling::test_top_p_keeps_exactly_the_tokens_of_its_definition",
+    ),
+    Mutant(
+        "generation/sampling.py",
+        "groups.amax(dim=1)",
+        "groups[:, 0]",
+        "generation/test_sampling::test_top_k_keeps_the_likeliest_of_many_tokens",
     ),
     Mutant(
         "generation/sampling.py",
