@@ -159,6 +159,22 @@ DVAE_TRAINING = Group(
     (("dalle fp32, small", "dalle-pytorch fp32"), ("dalle bf16, small", "dalle-pytorch fp32")),
 )
 
+SHARED_CORES = Group(
+    "16 updates of transformer/demo, alone or beside two programs of a thread each: "
+    "threads by the load, or always all",
+    tuple(
+        Case(f"{where}, {way}", f"beside_others.py {way} {n_others}")
+        for where, n_others in (("alone", 0), ("beside two", 2))
+        for way in ("auto", "all")
+    ),
+    (
+        ("alone, auto", "alone, all"),
+        ("beside two, auto", "alone, auto"),
+        ("beside two, all", "alone, all"),
+        ("beside two, auto", "beside two, all"),
+    ),
+)
+
 CLIP = Group(
     "CLIP ViT-B/32: embeddings of 32 pictures",
     (
@@ -194,6 +210,7 @@ GROUPS = (
     DVAE,
     ENCODING,
     DVAE_TRAINING,
+    SHARED_CORES,
     CLIP,
     LOADING,
     SHARDS,

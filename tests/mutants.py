@@ -810,6 +810,18 @@ MUTANTS = [
         "test_loading::test_checksum_tells_every_part_that_pictures_depend_on",
     ),
     Mutant(
+        "runtime/threads.py",
+        "now.all - before.all - now.own + before.own",
+        "now.all - before.all",
+        "runtime/test_threads::test_threads_are_as_many_as_others_leave_cores_for",
+    ),
+    Mutant(
+        "runtime/threads.py",
+        "is_fixed = FIXED in os.environ or",
+        "is_fixed =",
+        "runtime/test_threads::test_a_fixed_number_of_threads_stays_on_busy_cores",
+    ),
+    Mutant(
         "generation/sampling.py",
         'f"{seed}\\0{number}\\0{caption}"',
         'f"{seed}\\0{caption}"',

@@ -20,6 +20,7 @@ from dalle_cli.cli.options import (
     PrecisionToUse,
     Quiet,
     RunToUse,
+    Threads,
     run_path,
 )
 from dalle_cli.console import Terminal
@@ -88,6 +89,7 @@ def rerank(
         ),
     ] = 0,
     device: Device = "auto",
+    threads: Threads = "auto",
     precision: PrecisionToUse = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -121,6 +123,7 @@ def reconstruct(
     *,
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.", rich_help_panel=OUTPUT)],
     device: Device = "auto",
+    threads: Threads = "auto",
     precision: PrecisionToUse = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -230,6 +233,7 @@ def serve(
         ),
     ] = 8000,
     device: Device = "auto",
+    threads: Threads = "auto",
     precision: PrecisionToUse = None,
     as_json: Json = False,
     quiet: Quiet = False,

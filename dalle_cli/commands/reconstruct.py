@@ -48,7 +48,7 @@ def run_reconstruct(options: ReconstructOptions, terminal: Terminal) -> None:
     square and scaled by area, as for validation. An interruption leaves nothing in the folder.
     """
     check_new_folder(options.out)
-    device, precision = open_device(options.device, options.precision)
+    device, precision = open_device(options.device, options.precision, say=terminal.say)
     dvae = load_dvae(options.run)
     # torch's stubs lack memory_format
     dvae.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -53,7 +53,7 @@ def run_rerank(options: RerankOptions, terminal: Terminal) -> None:
     captions = list(dict.fromkeys(picture.caption for picture in pictures))
 
     choice = folder.recall_choice("precision", options.precision)
-    device, precision = open_device(options.device, choice)
+    device, precision = open_device(options.device, choice, say=terminal.say)
     scorer = load_clip_scorer(options.clip, options.tokenizer, device=device, precision=precision)
     job = {
         "command": "rerank",

@@ -54,7 +54,7 @@ def run_data_encode(options: EncodeOptions, terminal: Terminal) -> None:
     terminal.warn_about(source.problems)
 
     choice = folder.recall_choice("precision", options.precision)
-    device, precision = open_device(options.device, choice)
+    device, precision = open_device(options.device, choice, say=terminal.say)
     shards = _shard_format(options, device, precision)
     job = {"command": "data encode", "data": source.fingerprint(), **shards.encoding.model_dump()}
 
