@@ -167,6 +167,22 @@ DECODER_TRAINING = Group(
     ),
 )
 
+SHARED_CORES = Group(
+    "16 updates of transformer/demo, alone or beside two programs of a thread each: "
+    "threads by the load, or always all",
+    tuple(
+        Case(f"{where}, {way}", f"beside_others.py {way} {n_others}")
+        for where, n_others in (("alone", 0), ("beside two", 2))
+        for way in ("auto", "all")
+    ),
+    (
+        ("alone, auto", "alone, all"),
+        ("beside two, auto", "alone, auto"),
+        ("beside two, all", "alone, all"),
+        ("beside two, auto", "beside two, all"),
+    ),
+)
+
 CLIP = Group(
     "CLIP ViT-B/32: embeddings of 32 pictures",
     (
@@ -203,6 +219,7 @@ GROUPS = (
     ENCODING,
     DVAE_TRAINING,
     DECODER_TRAINING,
+    SHARED_CORES,
     CLIP,
     LOADING,
     SHARDS,

@@ -10,11 +10,13 @@ from measuring import measure
 from step_sizes import GRID_SIZE, IMAGE_VOCAB_SIZE
 
 from dalle_cli.generation.sampling import SamplingSettings, sample_tokens, token_probabilities
+from dalle_cli.runtime.devices import open_device
 
 
 @torch.inference_mode()
 def main(n_samples: str, top_k: str, top_p: str) -> None:
     """Time as many choices as a picture has tokens."""
+    open_device("cpu", "fp32")
     torch.manual_seed(0)
     logits = torch.randn(int(n_samples), IMAGE_VOCAB_SIZE)
     uniforms = torch.rand(int(n_samples), dtype=torch.float64)

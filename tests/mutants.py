@@ -988,6 +988,18 @@ MUTANTS = [
         "test_loading::test_checksum_tells_every_part_that_pictures_depend_on",
     ),
     Mutant(
+        "runtime/threads.py",
+        "now.all - before.all - now.own + before.own",
+        "now.all - before.all",
+        "runtime/test_threads::test_threads_are_as_many_as_others_leave_cores_for",
+    ),
+    Mutant(
+        "runtime/threads.py",
+        "is_fixed = FIXED in os.environ or",
+        "is_fixed =",
+        "runtime/test_threads::test_a_fixed_number_of_threads_stays_on_busy_cores",
+    ),
+    Mutant(
         "generation/sampling.py",
         'f"{seed}\\0{number}\\0{caption}"',
         'f"{seed}\\0{caption}"',
@@ -995,9 +1007,21 @@ MUTANTS = [
     ),
     Mutant(
         "generation/sampling.py",
-        "return bits >= enough",
-        "return bits > enough",
+        "return bits >= smallest",
+        "return bits > smallest",
         "generation/test_sampling::test_top_p_matches_its_definition",
+    ),
+    Mutant(
+        "generation/sampling.py",
+        "for shift in (2 * DIGIT, DIGIT, 0):",
+        "for shift in (2 * DIGIT, DIGIT):",
+        "generation/test_sampling::test_top_p_keeps_exactly_the_tokens_of_its_definition",
+    ),
+    Mutant(
+        "generation/sampling.py",
+        "groups.amax(dim=1)",
+        "groups[:, 0]",
+        "generation/test_sampling::test_top_k_keeps_the_likeliest_of_many_tokens",
     ),
     Mutant(
         "generation/sampling.py",

@@ -21,6 +21,7 @@ from dalle_cli.cli.options import (
     OptionalFrozenClipName,
     PrecisionToUse,
     Quiet,
+    Threads,
 )
 from dalle_cli.cli.processes import launch_workers
 from dalle_cli.console import Terminal
@@ -241,6 +242,7 @@ def overlap(
         typer.Option(metavar="DIR", help="A new folder.", rich_help_panel=OUTPUT),
     ],
     device: Device = "auto",
+    threads: Threads = "auto",
     precision: PrecisionToUse = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -346,6 +348,7 @@ def encode(
         typer.Option(metavar="N", min=1, help="Crops encoded at once.", rich_help_panel=MACHINE),
     ] = 16,
     device: Device = "auto",
+    threads: Threads = "auto",
     precision: PrecisionToUse = None,
     gpus: Gpus = None,
     as_json: Json = False,

@@ -20,6 +20,7 @@ from dalle_cli.cli.options import (
     PrecisionToUse,
     Quiet,
     RunToUse,
+    Threads,
 )
 from dalle_cli.cli.processes import launch_workers, refuse_standard_input
 from dalle_cli.cli.unclip.options import (
@@ -212,6 +213,7 @@ def generate(
         ),
     ] = "auto",
     device: Device = "auto",
+    threads: Threads = "auto",
     precision: PrecisionToUse = None,
     gpus: Gpus = None,
     as_json: Json = False,

@@ -17,6 +17,7 @@ from dalle_cli.cli.options import (
     ImageColumn,
     Json,
     Quiet,
+    Threads,
     run_path,
 )
 from dalle_cli.cli.processes import launch_workers
@@ -131,6 +132,7 @@ def evaluate(
         ),
     ] = None,
     device: Device = "auto",
+    threads: Threads = "auto",
     precision: Annotated[
         str,
         typer.Option(

@@ -3,6 +3,7 @@
 Wherever a run is named, so may be a shipped model: the parsers here turn its name into its folder.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -277,6 +278,27 @@ PrecisionToUse = Annotated[
         "--precision",
         metavar="auto|fp32|bf16|fp16",
         help="Arithmetic of the model; auto: bf16 where it is clearly faster, else fp32.",
+        rich_help_panel=MACHINE,
+    ),
+]
+
+
+def _fix_threads(choice: str) -> str:
+    """Fix the number of threads for torch, which is not yet imported, and for processes started."""
+    if choice != "auto":
+        if not choice.isdecimal() or int(choice) < 1:
+            raise typer.BadParameter(f"must be auto or a number from 1 on: {choice}")
+        os.environ["OMP_NUM_THREADS"] = choice
+    return choice
+
+
+Threads = Annotated[
+    str,
+    typer.Option(
+        "--threads",
+        metavar="auto|N",
+        callback=_fix_threads,
+        help="Threads that compute on a CPU; auto: as many as others leave cores for.",
         rich_help_panel=MACHINE,
     ),
 ]

@@ -21,6 +21,7 @@ from dalle_cli.cli.options import (
     PrecisionToUse,
     Quiet,
     RunToUse,
+    Threads,
     run_path,
 )
 from dalle_cli.cli.processes import launch_workers, refuse_standard_input
@@ -90,6 +91,7 @@ def rerank(
         ),
     ] = 0,
     device: Device = "auto",
+    threads: Threads = "auto",
     precision: PrecisionToUse = None,
     gpus: Gpus = None,
     as_json: Json = False,
@@ -128,6 +130,7 @@ def reconstruct(
     *,
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.", rich_help_panel=OUTPUT)],
     device: Device = "auto",
+    threads: Threads = "auto",
     precision: PrecisionToUse = None,
     gpus: Gpus = None,
     as_json: Json = False,
@@ -241,6 +244,7 @@ def serve(
         ),
     ] = 8000,
     device: Device = "auto",
+    threads: Threads = "auto",
     precision: PrecisionToUse = None,
     as_json: Json = False,
     quiet: Quiet = False,

@@ -61,7 +61,7 @@ def run_generate(options: GenerateOptions, selection: RankingOptions, terminal: 
     """
     folder = JobFolder.open(options.out)
     choice = folder.recall_choice("precision", options.precision)
-    device, precision = open_device(options.device, choice)
+    device, precision = open_device(options.device, choice, say=terminal.say)
 
     with init_process_group(device) as world:
         precision = world.broadcast(precision)  # `auto` is a race, which may end differently

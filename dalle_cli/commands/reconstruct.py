@@ -63,7 +63,7 @@ def run_reconstruct(options: ReconstructOptions, terminal: Terminal) -> None:
     Several processes each take some of the pictures.
     """
     check_new_folder(options.out)
-    device, precision = open_device(options.device, options.precision)
+    device, precision = open_device(options.device, options.precision, say=terminal.say)
     with init_process_group(device) as world:
         dvae = _load(options.run, world.broadcast(precision), world.device)
         listed = find_pictures(options.pictures)

@@ -54,7 +54,7 @@ def run_rerank(options: RerankOptions, terminal: Terminal) -> None:
     pictures = with_captions(listed.pictures, options.caption, out=options.out)
 
     choice = folder.recall_choice("precision", options.precision)
-    device, precision = open_device(options.device, choice)
+    device, precision = open_device(options.device, choice, say=terminal.say)
     with init_process_group(device) as world:
         precision = world.broadcast(precision)
         scorer = load_clip_scorer(

@@ -28,7 +28,8 @@ BLOCK = 128  # tokens
 NO_TOKEN = -1
 ALMOST_ONE = 1 - 2**-53
 SMALLEST_TEMPERATURE = 1e-30  # its inverse is an fp32 number; lower ones sample the same
-INFINITY_BITS = 0x7F800000  # of fp32; any finite number that is not negative has less
+GROUP = 8  # tokens; with 4 a top-k of 256 among 8,192 takes as long, with 16 longer
+DIGIT = 10  # bits; three digits make up the bits of any fp32 number below 2
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,13 @@ def token_probabilities(logits: Tensor, settings: SamplingSettings) -> Tensor:
         return torch.zeros_like(logits).scatter_(1, likeliest, one)
 
     if 0 < settings.top_k < logits.shape[1]:
-        kept, order = logits.topk(settings.top_k, dim=1, sorted=False)
-        logits = torch.full_like(logits, -torch.inf).scatter_(1, order, kept)
+        kept, order = _largest(logits, settings.top_k)  # [B, K] each
+        return torch.zeros_like(logits).scatter_(1, order, _unlimited_probabilities(kept, settings))
+    return _unlimited_probabilities(logits, settings)
 
+
+def _unlimited_probabilities(logits: Tensor, settings: SamplingSettings) -> Tensor:
+    """Compute the probabilities of tokens among which top-k has chosen, if it was to."""
     # with 0 as the largest logit, no temperature is too small to divide by
     logits = logits - logits.amax(dim=1, keepdim=True)
     probabilities = (logits / max(settings.temperature, SMALLEST_TEMPERATURE)).softmax(dim=1)
@@ -112,24 +117,46 @@ def token_probabilities(logits: Tensor, settings: SamplingSettings) -> Tensor:
     return probabilities
 
 
+def _largest(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k largest logits of each row and their tokens, [B, k] each, in any order.
+
+    They are all in the k groups of tokens with the largest maxima: two small searches, which take
+    less than half as long as one among all tokens.
+    """
+    n_groups, rest = divmod(logits.shape[1], GROUP)
+    if rest or k >= n_groups:
+        return logits.topk(k, dim=1, sorted=False)
+
+    groups = logits.unflatten(1, (GROUP, n_groups))  # [B, GROUP, V / GROUP]
+    chosen = groups.amax(dim=1).topk(k, dim=1, sorted=False).indices  # [B, k]
+    members = groups.gather(2, chosen[:, None].expand(-1, GROUP, -1)).flatten(1)  # [B, GROUP * k]
+    kept, order = members.topk(k, dim=1, sorted=False)
+    tokens = chosen[:, None] + n_groups * torch.arange(GROUP, device=chosen.device)[:, None]
+    return kept, tokens.flatten(1).gather(1, order)
+
+
 def _is_in_nucleus(probabilities: Tensor, share: float) -> Tensor:
     """Mark the fewest likeliest tokens that hold the share, and any as likely as the last.
 
     returns  bool [B, V]
 
-    Finds the smallest probability among them by bisection over fp32 numbers, which are ordered as
-    their bits: in a compiled step that is cheaper than sorting thousands of tokens.
+    Finds the smallest probability among them digit by digit, since fp32 numbers are ordered as
+    their bits: three histograms take a fifth of the time of sorting thousands of tokens. They are
+    summed in fp64, where the order of the summands hardly ever matters.
     """
     bits = probabilities.view(torch.int32)  # [B, V]
-    enough = bits.new_zeros(len(bits), 1)
-    too_few = torch.full_like(enough, INFINITY_BITS)
+    weights = probabilities.double()
+    smallest = bits.new_zeros(len(bits), 1)  # the leading digits of the smallest, [B, 1]
 
-    for _ in range(INFINITY_BITS.bit_length()):
-        middle = enough + (too_few - enough) // 2
-        is_enough = torch.where(bits >= middle, probabilities, 0).sum(dim=1, keepdim=True) >= share
-        enough = torch.where(is_enough, middle, enough)
-        too_few = torch.where(is_enough, too_few, middle)
-    return bits >= enough
+    for shift in (2 * DIGIT, DIGIT, 0):
+        # the first bucket is for all that is below the digits found, the last for all above
+        smallest = smallest << DIGIT
+        bucket = (bits >> shift).sub_(smallest - 1).clamp_(0, 2**DIGIT + 1)  # [B, V]
+        held = weights.new_zeros(len(bits), 2**DIGIT + 2).scatter_add_(1, bucket.long(), weights)
+        held = held.flip(1).cumsum(dim=1)  # by bucket and all above, from the last to the first
+        n_too_few = (held < share).sum(dim=1, keepdim=True, dtype=torch.int32)
+        smallest = smallest + (2**DIGIT - n_too_few).clamp(min=0)
+    return bits >= smallest
 
 
 def sample_tokens(probabilities: Tensor, uniforms: Tensor) -> Tensor:

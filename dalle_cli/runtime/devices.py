@@ -6,7 +6,7 @@ Knows nothing of models: which of their modules run in 16 bits is `runtime.preci
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import torch
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.runtime.allocator import keep_freed_memory
 from dalle_cli.runtime.precision import Precision, choose_precision
+from dalle_cli.runtime.threads import ThreadsByLoad
 
 ASSUMED_FREE = 2**31  # bytes, if the system does not report its free memory
 FP32_ERROR = 1e-6  # relative error of a matrix product, above which it was not computed in fp32
@@ -87,8 +88,13 @@ def device_words(device: torch.device) -> str:
     return f"CPU, {os.cpu_count()} cores"
 
 
-def open_device(device: str, precision: str) -> tuple[torch.device, Precision]:
+def open_device(
+    device: str, precision: str, *, say: Callable[[str], None] | None = None
+) -> tuple[torch.device, Precision]:
     """Choose a device and a precision, and make fp32 mean fp32 on that device.
+
+    say  is told where fewer threads are to compute, since other programs use the cores of the CPU;
+         None: the number of threads stays as it is
 
     There is one exception: on a CPU, subnormal numbers (below 1.2e-38) are flushed to zero. A
     processor takes many times as long for them, and a softmax of low temperature is full of them.
@@ -103,7 +109,10 @@ def open_device(device: str, precision: str) -> tuple[torch.device, Precision]:
         torch.set_flush_denormal(True)
         use_fast_fp32_matmul()
 
-    return chosen, choose_precision(precision, chosen)
+    arithmetic = choose_precision(precision, chosen)
+    if say is not None:
+        ThreadsByLoad(chosen, say).look()
+    return chosen, arithmetic
 
 
 def use_fast_fp32_matmul() -> bool:

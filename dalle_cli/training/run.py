@@ -20,6 +20,7 @@ from dalle_cli.loading import largest_table
 from dalle_cli.runtime.devices import device_words, explain_out_of_memory, open_device
 from dalle_cli.runtime.distributed import World
 from dalle_cli.runtime.precision import Precision
+from dalle_cli.runtime.threads import ThreadsByLoad
 from dalle_cli.schedules import RecipeT, fix_schedules
 from dalle_cli.storage.atomic import exclusive_lock, make_folder
 from dalle_cli.storage.checkpoint_folder import best_step, checkpoints, held_out_losses, step_of
@@ -123,6 +124,7 @@ class TrainingRun(Generic[RecipeT]):
     init_from   a run or an export whose weights it starts from, if it has no checkpoint
     checkpoint  the one that it resumes from; None for a new run
     found       what the folder held of a run when it was looked at
+    threads     adapts the number of threads that compute, on a CPU
     log         the name of the tracker that figures and previews are sent to, if any
     """
 
@@ -138,6 +140,7 @@ class TrainingRun(Generic[RecipeT]):
     data: RunData
     checkpoint: Path | None
     found: "RunFiles"
+    threads: ThreadsByLoad
     log: str | None = None
 
     def describe(self, *, dry_run: bool) -> None:
@@ -349,6 +352,10 @@ class TrainingRun(Generic[RecipeT]):
             self.terminal.progress(training.steps, step, "step") as line,
         ):
 
+            def reach(done: int) -> None:
+                line.reach(done)
+                self.threads.adapt()
+
             def show(done: int, figures: dict[str, float]) -> None:
                 line.report(done, figures, formats=formats)
                 setup.on_report(done, figures)
@@ -359,7 +366,7 @@ class TrainingRun(Generic[RecipeT]):
                 runtime.report_every,
                 rates=throughput.figures,
                 on_report=show,
-                on_update=line.reach,
+                on_update=reach,
                 on_preview=curves.preview,
             )
             log.restore(unreported, step)
@@ -464,6 +471,8 @@ def open_run(
         hint = "give the same --valid, or none, as then"
         raise UsageError(f"{folder.root} was begun with other held-out data", hint)
 
+    threads = ThreadsByLoad(world.device, terminal.say)
+    threads.look()
     world.barrier()  # no process writes before all have looked
     return TrainingRun(
         recipe=fix_schedules(recipe),
@@ -478,6 +487,7 @@ def open_run(
         data=data,
         checkpoint=checkpoint,
         found=found,
+        threads=threads,
         log=options.log,
     )
 

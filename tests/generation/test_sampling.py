@@ -1,6 +1,7 @@
 """Sampling against slow definitions, and the cached sampler against one that caches nothing."""
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -199,6 +200,46 @@ def test_top_p_matches_its_definition(logits: Tensor, share: float) -> None:
     expected = torch.tensor([top_p_by_hand(softmax(row), share) for row in logits.tolist()])
     probabilities = token_probabilities(logits, SamplingSettings(top_p=share))
     torch.testing.assert_close(normalised(probabilities), expected, rtol=1e-5, atol=1e-7)
+
+
+def nucleus_by_hand(probabilities: list[float], share: float) -> list[bool]:
+    """Take the likeliest until they hold the share, exactly, then all as likely as the last."""
+    smallest, held = 0.0, Fraction(0)
+    for probability in sorted(probabilities, reverse=True):
+        smallest, held = probability, held + Fraction(probability)
+        if held >= Fraction(share):
+            break
+    return [probability >= smallest for probability in probabilities]
+
+
+@pytest.mark.parametrize("share", [0.01, 0.25, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("spread", [0.0, 1e-6, 1.0, 30.0])
+def test_top_p_keeps_exactly_the_tokens_of_its_definition(spread: float, share: float) -> None:
+    """Whether all are as likely, alike in all but the last bits, or of every magnitude."""
+    logits = spread * torch.randn(3, 512, generator=torch.Generator().manual_seed(0))
+    probabilities = logits.softmax(dim=1)
+    kept = token_probabilities(logits, SamplingSettings(top_p=share)) > 0
+    expected = [nucleus_by_hand(row, share) for row in probabilities.tolist()]
+    assert torch.equal(kept, torch.tensor(expected) & (probabilities > 0))
+
+
+@pytest.mark.parametrize("n_tokens", [511, 512, 2048])
+@pytest.mark.parametrize("k", [1, 5, 63, 64, 200])
+def test_top_k_keeps_the_likeliest_of_many_tokens(n_tokens: int, k: int) -> None:
+    """Also where they are all in one group of neighbours, or each in another."""
+    logits = torch.randn(4, n_tokens, generator=torch.Generator().manual_seed(0))
+    logits[1] = torch.linspace(0, 9, n_tokens)
+    logits[2] = logits[2].sort().values
+    kept = token_probabilities(logits, SamplingSettings(top_k=k)) > 0
+    ranks = logits.argsort(dim=1, descending=True).argsort(dim=1)
+    assert torch.equal(kept, ranks < k)
+
+
+def test_top_k_keeps_no_more_tokens_than_k_among_equals() -> None:
+    logits = torch.zeros(2, 64)
+    logits[1, 10:14] = 1
+    kept = token_probabilities(logits, SamplingSettings(top_k=6)) > 0
+    assert kept.sum(dim=1).tolist() == [6, 6] and bool(kept[1, 10:14].all())
 
 
 def test_top_p_goes_by_what_temperature_and_top_k_have_left(logits: Tensor) -> None:

@@ -18,6 +18,7 @@ from dalle_cli.cli.options import (
     Json,
     PrecisionToUse,
     Quiet,
+    Threads,
     run_path,
 )
 from dalle_cli.cli.unclip.options import UNCLIP, DecoderGuidance, DecoderSteps
@@ -118,6 +119,7 @@ def vary(
     seed: PaintSeed = 0,
     out: NewFolder = None,
     device: Device = "auto",
+    threads: Threads = "auto",
     precision: PrecisionToUse = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -202,6 +204,7 @@ def blend(
     seed: PaintSeed = 0,
     out: NewFolder = None,
     device: Device = "auto",
+    threads: Threads = "auto",
     precision: PrecisionToUse = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -287,6 +290,7 @@ def project(
     seed: PaintSeed = 0,
     out: NewFolder = None,
     device: Device = "auto",
+    threads: Threads = "auto",
     precision: PrecisionToUse = None,
     as_json: Json = False,
     quiet: Quiet = False,

@@ -57,7 +57,7 @@ def run_data_encode(options: EncodeOptions, terminal: Terminal) -> None:
     terminal.warn_about(source.problems)
 
     choice = folder.recall_choice("precision", options.precision)
-    device, precision = open_device(options.device, choice)
+    device, precision = open_device(options.device, choice, say=terminal.say)
     with init_process_group(device) as world:
         precision = world.broadcast(precision)
         shards = _shard_format(options, world.device, precision)

@@ -73,7 +73,7 @@ def run_data_overlap(options: OverlapOptions, terminal: Terminal) -> None:
 def _descriptor(options: OverlapOptions, terminal: Terminal) -> Descriptor:
     if options.clip is None:
         return HashDescriptor()
-    device, precision = open_device(options.device, options.precision)
+    device, precision = open_device(options.device, options.precision, say=terminal.say)
     scorer = load_clip_scorer(options.clip, options.tokenizer, device=device, precision=precision)
     for warning in scorer.warnings([]):
         terminal.warn(warning)

@@ -69,7 +69,7 @@ def _evaluate(
     options: EvaluateOptions, settings: EvaluationSettings, terminal: Terminal
 ) -> list[tuple[Path, Evaluation]]:
     """Return each run's folder and its evaluation; nothing on other ranks than the main one."""
-    device, precision = open_device(options.device, options.precision)
+    device, precision = open_device(options.device, options.precision, say=terminal.say)
     names = distinct_names([run.resolve() for run in options.runs])
     is_sampled = "transformer" in [kind_of_run(run) for run in options.runs]
 

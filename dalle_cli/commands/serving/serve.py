@@ -8,6 +8,8 @@ from dalle_cli.console import Terminal
 from dalle_cli.errors import printable
 from dalle_cli.generation.prompts import example_captions
 from dalle_cli.generation.text_to_image import load_pipeline
+from dalle_cli.runtime.devices import choose_device
+from dalle_cli.runtime.threads import ThreadsByLoad
 from dalle_cli.serving.access import Access, host_text
 from dalle_cli.serving.http_server import PageServer, open_server
 from dalle_cli.serving.jobs import JobQueue
@@ -40,6 +42,7 @@ def run_serve(options: ServeOptions, terminal: Terminal) -> None:
     """Serve a page that generates pictures with a model, until a request to stop."""
     with open_server(options.host, options.port) as server:
         terminal.say(f"loading {printable(str(options.run))}")
+        ThreadsByLoad(choose_device(options.device), terminal.say).look()
         model = _load(options)
         access, queue = Access.to_address(server.address), JobQueue()
 

@@ -44,7 +44,7 @@ def run_blend(
     """
     if options.out is not None:
         check_new_folder(options.out)
-    painter = Painter.open(options)
+    painter = Painter.open(options, terminal.say)
     begins = painter.read(first)
     if isinstance(last, Path):
         points, row = _between(painter, begins, painter.read(last), n=n, seed=options.seed)

@@ -38,7 +38,7 @@ def run_project(options: PaintOptions, projected: ProjectOptions, terminal: Term
     if options.out is not None:
         check_new_folder(options.out)
     listed = find_pictures(projected.pictures)
-    painter = Painter.open(options).with_eta(0.0)
+    painter = Painter.open(options, terminal.say).with_eta(0.0)
     basis = _basis(painter, projected, terminal)
     tell_passed_over(listed, terminal)
     latents = [painter.read(picture.path) for picture in listed.pictures]

@@ -34,7 +34,7 @@ def run_vary(options: PaintOptions, varied: VaryOptions, terminal: Terminal) -> 
     if options.out is not None:
         check_new_folder(options.out)
     listed = find_pictures(varied.pictures)
-    painter = Painter.open(options)
+    painter = Painter.open(options, terminal.say)
     tell_passed_over(listed, terminal)
     latents = [painter.read(picture.path) for picture in listed.pictures]
 

@@ -5,7 +5,7 @@ Axes used below:
     B batch    R side of a picture
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,12 @@ class Painter:
     settings: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, options: PaintOptions) -> "Painter":
-        """Load a decoder and its CLIP; raises DalleError like `open_decoder`."""
-        device, precision = open_device(options.device, options.precision)
+    def open(cls, options: PaintOptions, say: Callable[[str], None]) -> "Painter":
+        """Load a decoder and its CLIP; raises DalleError like `open_decoder`.
+
+        say  as in `open_device`
+        """
+        device, precision = open_device(options.device, options.precision, say=say)
         decoder, scorer = open_decoder(
             options.run,
             options.sampling,
