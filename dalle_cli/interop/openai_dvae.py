@@ -18,6 +18,7 @@ from dalle_cli.config import DVAEEncoderTable, DVAEModelTable
 from dalle_cli.errors import DalleError, printable
 from dalle_cli.interop.torch_files import read_tensors
 from dalle_cli.models.dvae import DiscreteVAE, DVAEEncoder
+from dalle_cli.models.weightless import meta_device
 
 IMAGE_SIZE, N_GROUPS = 256, 4  # the same in every release; no shape shows them
 FIRST_BLOCKS = re.compile(
@@ -66,7 +67,7 @@ def read_openai_dvae(encoder: Path, decoder: Path | None) -> PublicDVAE:
 
     try:
         table = _table_of(*halves)
-        with torch.device("meta"):
+        with meta_device():
             model = (DiscreteVAE if decoder else DVAEEncoder)(**table.model_dump())
     except (ValidationError, RuntimeError, TypeError, ValueError) as error:  # from impossible sizes
         raise DalleError(

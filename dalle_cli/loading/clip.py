@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from dalle_cli.config import TrainedClipTable
@@ -20,6 +19,7 @@ from dalle_cli.interop.clip_checkpoints import read_public_clip
 from dalle_cli.interop.hub import fetch_from_hub
 from dalle_cli.loading.kinds import build_clip
 from dalle_cli.models.clip import Clip
+from dalle_cli.models.weightless import meta_device
 from dalle_cli.storage.model_folder import (
     check_floating_point,
     check_shapes_match,
@@ -153,7 +153,7 @@ def _assign_weights(model: TrainedClipTable, weights: dict[str, Tensor], source:
     Shapes are checked before anything is copied or converted.
     """
     try:
-        with torch.device("meta"):
+        with meta_device():
             clip = build_clip(model)
         expected = shapes_of(clip.state_dict())
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dalle_cli.config import MODEL_TABLES, ModelTable
 from dalle_cli.errors import DalleError, UsageError, printable
+from dalle_cli.models.weightless import UninitialisedWeights, meta_device
 from dalle_cli.storage.atomic import atomic_write, make_folder, sync_to_disk
 from dalle_cli.storage.integrity.checksums import (
     check_checksum,
@@ -185,7 +186,8 @@ def read_model(
         tensors = {name: stored[name] for name in stored}
         check_floating_point(tensors, files[0])
         if next(module.buffers(), None) is not None:
-            module = build(table)  # computes what is not stored: attention masks
+            with UninitialisedWeights():
+                module = build(table)  # computes what is not stored: attention masks
         # copied, since the bits of a product may depend on where a file puts a tensor in memory
         in_fp32 = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
         module.load_state_dict(in_fp32, assign=True)
@@ -210,7 +212,7 @@ def _check_undamaged(folder: Path) -> None:
 
 
 def _on_meta_device(build: Callable[[Any], Module], table: ModelTable) -> Module:
-    with torch.device("meta"):
+    with meta_device():
         return build(table)
 
 

@@ -26,12 +26,13 @@ from dalle_cli.loading import build_largest_model, build_model, largest_table
 from dalle_cli.models.clip import Clip
 from dalle_cli.models.dvae import DVAEEncoder
 from dalle_cli.models.transformer import Transformer
+from dalle_cli.models.weightless import meta_device
 
 
 def model_facts(table: ModelTable) -> dict[str, Any]:
     """Return a model's kind, parameters and tokens, and the cost of a transformer."""
     kind = kind_of(table)
-    with torch.device("meta"):
+    with meta_device():
         return {"kind": kind, **FACTS_BY_KIND[kind](table, build_model(table))}
 
 
@@ -40,7 +41,7 @@ def training_facts(recipe: Recipe) -> dict[str, Any]:
     facts = model_facts(largest_table(recipe))
     if recipe.kind != "transformer":
         return facts
-    with torch.device("meta"):
+    with meta_device():
         transformer = cast(Transformer, build_largest_model(recipe))
     return {**facts, **transformer_training_facts(recipe, transformer)}
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from dalle_cli.config import (
     ClipRecipe,
     DVAERecipe,
@@ -21,6 +19,7 @@ from dalle_cli.config import (
 )
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.loading import build_largest_model
+from dalle_cli.models.weightless import meta_device
 from dalle_cli.runtime.distributed import World
 from dalle_cli.training.engines.deepspeed_config import read_config, zero_config
 from dalle_cli.training.engines.engine import Engine, ModelT, Trainable
@@ -89,7 +88,7 @@ def choose_engine(
         hint = "`make install` or `pip install 'dalle-cli[deepspeed]'` installs it"
         raise DalleError("DeepSpeed is not installed", hint)
     assert not isinstance(recipe, DVAERecipe | ClipRecipe)  # which refuse a zero_stage
-    with torch.device("meta"):
+    with meta_device():
         bucket = largest_layer(build_largest_model(recipe))
     given = {} if deepspeed_file is None else read_config(deepspeed_file)
     zero = zero_config(recipe, n_processes, bucket=bucket, given=given)

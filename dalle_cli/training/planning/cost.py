@@ -23,6 +23,7 @@ from dalle_cli.models.unclip.autoregressive_prior import AutoregressivePrior
 from dalle_cli.models.unclip.caption_encoders import CaptionInputs, StateCaptions
 from dalle_cli.models.unclip.decoder import N_COLOURS, UnclipDecoder
 from dalle_cli.models.unclip.diffusion_prior import DiffusionPrior
+from dalle_cli.models.weightless import UninitialisedWeights, meta_device
 from dalle_cli.recipe import flat_tables
 from dalle_cli.runtime.devices import total_memory
 from dalle_cli.runtime.precision import Precision
@@ -45,7 +46,7 @@ def sample_flops(table: ModelTable) -> int:
 
 def counted_flops(table: ModelTable) -> int:
     """Count the operations of a forward pass of one sample, of all models but transformers."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+    with meta_device(), FlopCounterMode(display=False) as counter:
         _run_forward(build_model(table), 1)
     return int(counter.get_total_flops())
 
@@ -54,7 +55,7 @@ def sample_bytes(table: ModelTable, precision: Precision) -> int:
     """Return the bytes that autograd keeps of one sample from forward to backward."""
     if isinstance(table, TrainedTransformerTable):
         return activation_bytes(table, precision, recomputed=False)
-    with FakeTensorMode(), torch.device("cpu"):
+    with FakeTensorMode(), torch.device("cpu"), UninitialisedWeights():
         model = build_model(table)
         two, one = (kept_bytes(model, partial(_run_forward, model, n)) for n in (2, 1))
         return two - one
@@ -62,7 +63,7 @@ def sample_bytes(table: ModelTable, precision: Precision) -> int:
 
 def count_parameters(table: ModelTable) -> int:
     """Return the number of parameters of a model."""
-    with torch.device("meta"):
+    with meta_device():
         return sum(parameter.numel() for parameter in build_model(table).parameters())
 
 
@@ -70,7 +71,7 @@ def count_in_16_bits(recipe: Recipe) -> int:
     """Return the number of parameters whose moments a recipe keeps in 16 bits."""
     if recipe.optimizer.moments == "fp32":
         return 0
-    with torch.device("meta"):
+    with meta_device():
         model = cast(DiscreteVAE | Transformer | Clip, build_largest_model(recipe))
     return sum(matrix.numel() for matrix in model.matrices())
 
@@ -103,7 +104,7 @@ def check_fits(recipe: Recipe, device: torch.device) -> None:
 
 def model_bytes(table: ModelTable, n_processes: int, *, zero_stage: int = 0) -> int:
     """Return the bytes that each process needs for the model, its optimizer and the update."""
-    with torch.device("meta"):
+    with meta_device():
         largest = largest_layer(build_model(table))
     return state_bytes(zero_stage, count_parameters(table), largest, n_processes)
 

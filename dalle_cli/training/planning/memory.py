@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from dalle_cli.config import TrainedTransformerTable, TransformerRecipe
 from dalle_cli.loading import build_transformer
 from dalle_cli.models.transformer import TransformerBackbone
+from dalle_cli.models.weightless import UninitialisedWeights
 from dalle_cli.runtime.precision import Precision, apply_precision
 from dalle_cli.training.activation_checkpointing import checkpoint_activations
 from dalle_cli.training.optimization.adamw import CHUNK_VALUES
@@ -132,11 +133,20 @@ def activation_bytes(
 ) -> int:
     """Return the bytes that autograd keeps of a sample from forward to backward.
 
-    They are counted in a dry run on tensors without values. With `recomputed`, activations are
-    checkpointed.
+    They are counted in dry runs of one layer and of two, on tensors without values: every further
+    layer keeps as much as the second. With `recomputed`, activations are checkpointed.
     """
+    one, two = (
+        _sample_bytes(model.model_copy(update={"n_layers": n}), precision, recomputed=recomputed)
+        for n in (1, 2)
+    )
+    return one + (model.n_layers - 1) * (two - one)
+
+
+def _sample_bytes(model: TrainedTransformerTable, precision: Precision, *, recomputed: bool) -> int:
+    """Count what autograd keeps of a sample."""
     half = "bf16" if precision == "fp16" else precision  # both halves take two bytes
-    with FakeTensorMode(), torch.device("cpu"):
+    with FakeTensorMode(), torch.device("cpu"), UninitialisedWeights():
         transformer = build_transformer(model, model.text_vocab_size)
         apply_precision(transformer, half, torch.device("cpu"))
         if recomputed:

@@ -22,9 +22,12 @@ SIZES = TrainedTransformerTable(
 )
 
 
-def bytes_kept(precision: str, is_recomputed: bool, n_samples: int) -> int:
+def bytes_kept(
+    precision: str, is_recomputed: bool, n_samples: int, *, n_layers: int = SIZES.n_layers
+) -> int:
     """Count the bytes of all storages that autograd keeps, parameters apart."""
-    model = build_transformer(SIZES, SIZES.text_vocab_size)
+    sizes = SIZES.model_copy(update={"n_layers": n_layers})
+    model = build_transformer(sizes, SIZES.text_vocab_size)
     apply_precision(model, precision, torch.device("cpu"))
     if is_recomputed:
         checkpoint_activations(model.half_precision_modules())
@@ -48,6 +51,13 @@ def test_activations_estimated_are_those_kept(precision: str, is_recomputed: boo
     kept = [bytes_kept(precision, is_recomputed, n_samples) for n_samples in (2, 3)]
     estimated = activation_bytes(SIZES, precision, recomputed=is_recomputed)
     assert estimated == pytest.approx(kept[1] - kept[0], rel=0.05)
+
+
+@pytest.mark.parametrize("is_recomputed", [False, True])
+def test_activations_of_many_layers_are_estimated_from_two(is_recomputed: bool) -> None:
+    many = SIZES.model_copy(update={"n_layers": 9})
+    kept = [bytes_kept("fp32", is_recomputed, n_samples, n_layers=9) for n_samples in (2, 3)]
+    assert activation_bytes(many, "fp32", recomputed=is_recomputed) == kept[1] - kept[0]
 
 
 def test_recomputed_activations_are_fewer() -> None:
