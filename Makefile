@@ -76,7 +76,7 @@ generate: given-RUN given-PROMPTS install  ## generate pictures, or resume, into
 	$(BIN)/dalle generate $(call quote,$(RUN)) --prompts $(call quote,$(PROMPTS)) $(if $(PRIOR),--prior $(call quote,$(PRIOR))) $(if $(CLIP),--clip $(call quote,$(CLIP))) $(if $(GPUS),--gpus $(GPUS)) --out $(call quote,$(SAMPLES)) $(ARGS)
 
 rerank: given-RUN given-PROMPTS given-CLIP install  ## copy the best of these into <...>-best: RUN PROMPTS CLIP [OUT GPUS ARGS]
-	$(BIN)/dalle rerank $(call quote,$(SAMPLES)) --clip $(call quote,$(CLIP)) $(if $(GPUS),--gpus $(GPUS)) --out $(call quote,$(SAMPLES)-best) $(ARGS)
+	$(BIN)/dalle rerank $(call quote,$(SAMPLES)) --clip $(call quote,$(CLIP)) --out $(call quote,$(SAMPLES)-best) $(if $(GPUS),--gpus $(GPUS)) $(ARGS)
 
 install: $(INSTALLED)  ## install everything into .venv
 

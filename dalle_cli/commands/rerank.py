@@ -16,10 +16,10 @@ from dalle_cli.scoring.clip_scorer import ClipScorer, load_clip_scorer
 from dalle_cli.scoring.embedding_cache import EmbeddingCache, embedding_cache_file
 from dalle_cli.scoring.embeddings import Embedded, embed_files
 from dalle_cli.scoring.picture_ranking import (
-    PictureScore,
     check_all_read,
     rank_pictures,
     ranking_fingerprint,
+    ranking_text,
 )
 from dalle_cli.scoring.ranked_folder import write_ranked_folder
 from dalle_cli.storage.job_folder import JobFolder
@@ -90,7 +90,7 @@ def run_rerank(options: RerankOptions, terminal: Terminal) -> None:
         "out": None if options.out is None else str(options.out),
         "scores": [asdict(score) for score in scores],
     }
-    terminal.result(_text(scores, options), facts)
+    terminal.result(ranking_text(scores, options.caption, top_k=options.top_k), facts)
     check_all_read(scores)
 
 
@@ -117,18 +117,3 @@ def _embed(
         if cache.problem is not None:
             terminal.warn(f"embeddings are not cached: {printable(cache.problem)}")
     return embedded
-
-
-def _text(scores: list[PictureScore], options: RerankOptions) -> str:
-    """List the best and the unreadable pictures, under their captions if they have their own."""
-    lines = []
-    heading = options.caption
-    for score in scores:
-        if options.caption is None and score.caption != heading:
-            heading = score.caption
-            lines.append(printable(heading))
-        if score.rank is not None and score.rank <= options.top_k:
-            lines.append(f"{score.score:8.4f}  {printable(score.picture)}")
-        if score.problem is not None:
-            lines.append(f"       -  {printable(score.picture)}: {score.problem}")
-    return "\n".join(lines)

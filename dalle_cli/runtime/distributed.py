@@ -297,7 +297,9 @@ def _describe_wait(ranks: Ranks, met: list[Store]) -> None:
 
     met  the store through which they meet, once it is there: that of the main process
     """
-    absent = absent_ranks(met[0].clone() if met else None, ranks)
+    # torch's stubs lack clone
+    store = met[0].clone() if met else None  # type: ignore[attr-defined]
+    absent = absent_ranks(store, ranks)
     if absent and ranks.local_rank == 0:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         write_line(

@@ -66,7 +66,8 @@ class Lookout:
     def _watch(self, ranks: Ranks, store: Store, over: threading.Event) -> None:
         told, patience = 0, LONG_WAIT
         with suppress(RuntimeError):  # the store was that of a process which has gone
-            connection = store.clone()  # no other thread waits for an answer of this one
+            # no other thread waits for an answer of this one; torch's stubs lack it
+            connection = store.clone()  # type: ignore[attr-defined]
             while not over.wait(LOOK_EVERY):
                 point = self._point
                 waited = time.monotonic() - point.since
@@ -80,7 +81,7 @@ class Lookout:
 
 
 def _tell(ranks: Ranks, store: Store, point: _Point, *, waited: float) -> None:
-    """Tell who has not come to a point; past the limit, end the process."""
+    """Print who has not come to a point; past the limit, end the process."""
     reached = [int(_read(store, POINT.format(rank), "-1")) for rank in range(ranks.size)]
     late = [rank for rank, number in enumerate(reached) if number < point.number]
     is_late_too = max(reached) > point.number

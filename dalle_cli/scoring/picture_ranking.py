@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dalle_cli.errors import DalleError
+from dalle_cli.errors import DalleError, printable
 from dalle_cli.scoring.captioned_pictures import CaptionedPicture
 from dalle_cli.scoring.clip_scorer import ClipScorer
 from dalle_cli.scoring.embeddings import Embedded
@@ -63,6 +63,24 @@ def ranking_fingerprint(pictures: Sequence[CaptionedPicture], embedded: Sequence
         for picture, result in zip(pictures, embedded, strict=True)
     ]
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+
+
+def ranking_text(scores: Sequence[PictureScore], caption: str | None, *, top_k: int) -> str:
+    """Return lines of the best and the unreadable pictures.
+
+    caption  of all pictures; None if they have their own, under which they are listed then
+    """
+    lines = []
+    heading = caption
+    for score in scores:
+        if caption is None and score.caption != heading:
+            heading = score.caption
+            lines.append(printable(heading))
+        if score.rank is not None and score.rank <= top_k:
+            lines.append(f"{score.score:8.4f}  {printable(score.picture)}")
+        if score.problem is not None:
+            lines.append(f"       -  {printable(score.picture)}: {score.problem}")
+    return "\n".join(lines)
 
 
 def check_all_read(scores: Sequence[PictureScore]) -> None:

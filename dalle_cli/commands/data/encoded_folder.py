@@ -1,7 +1,6 @@
 """The shards of a folder of `dalle data encode`: those there, and those still to be written.
 
-Several processes each encode whole batches of every shard, which the main one writes. So a shard
-does not depend on their number.
+Several processes each encode whole batches of a shard, which the main one writes.
 """
 
 from collections.abc import Callable, Iterator
