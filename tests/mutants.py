@@ -709,10 +709,10 @@ MUTANTS = [
         "runtime/test_precision::test_memory_that_is_short_is_told_whoever_wanted_it",
     ),
     Mutant(
-        "runtime/ranks.py",
+        "runtime/processes/ranks.py",
         "or is_one_machine or",
         "or",
-        "runtime/test_ranks::test_processes_of_several_machines_meet_at_the_first_of_the_step",
+        "runtime/processes/test_ranks::test_processes_of_several_machines_meet_at_the_first_of_the_step",
     ),
     Mutant(
         "runtime/distributed.py",
@@ -754,7 +754,7 @@ MUTANTS = [
         "runtime/distributed.py",
         "exit_code=LOST_ANOTHER,",
         "exit_code=1,",
-        "runtime/test_ranks::test_process_that_lost_another_is_told_from_one_that_failed",
+        "runtime/processes/test_ranks::test_process_that_lost_another_is_told_from_one_that_failed",
     ),
     Mutant(
         "errors.py",
@@ -1166,10 +1166,10 @@ MUTANTS = [
         "pages/test_gallery::test_settings_of_zero_are_shown_and_absent_ones_are_not",
     ),
     Mutant(
-        "runtime/launcher.py",
+        "runtime/processes/launcher.py",
         "env=threads | os.environ | ranks",
         "env=os.environ | threads | ranks",
-        "runtime/test_launcher::"
+        "runtime/processes/test_launcher::"
         "test_processes_share_the_cores_unless_the_user_has_set_their_threads",
     ),
     Mutant(

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dalle_cli.runtime.launcher import free_port
+from dalle_cli.runtime.processes.launcher import free_port
 
 LIMIT = 120  # seconds after which something hangs
 SETTINGS = {

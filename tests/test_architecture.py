@@ -41,8 +41,8 @@ TORCH_FREE = {
     "storage.integrity.disk_space",
     "storage.run_dir",
     "storage.shipped",
-    "runtime.ranks",
-    "runtime.launcher",
+    "runtime.processes.ranks",
+    "runtime.processes.launcher",
     "runtime.signals",
 }
 EMPTY_VERBS = {"Give", "Say", "Tell", "Let", "Take"}  # they say nothing about a function

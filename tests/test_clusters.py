@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dalle_cli.runtime.launcher import free_port
+from dalle_cli.runtime.processes.launcher import free_port
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import check_checkpoint, checkpoints
 

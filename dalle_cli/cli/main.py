@@ -19,7 +19,7 @@ from dalle_cli.cli.app import app
 from dalle_cli.cli.unclip import demonstrating, manipulating  # noqa: F401
 from dalle_cli.console import LossyStream
 from dalle_cli.errors import DalleError, UsageError, printable
-from dalle_cli.runtime.ranks import Ranks, ranks_of_environment
+from dalle_cli.runtime.processes.ranks import Ranks, ranks_of_environment
 from dalle_cli.runtime.signals import StopRequested, stop_line, stop_requests_raised
 
 

@@ -5,8 +5,8 @@ import sys
 import typer
 
 from dalle_cli.errors import UsageError
-from dalle_cli.runtime.launcher import launch
-from dalle_cli.runtime.ranks import ranks_of_environment
+from dalle_cli.runtime.processes.launcher import launch
+from dalle_cli.runtime.processes.ranks import ranks_of_environment
 
 
 def refuse_standard_input(name: str | None, n_processes: int | None, *, hint: str) -> None:

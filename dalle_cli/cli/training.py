@@ -44,7 +44,7 @@ from dalle_cli.cli.processes import launch_workers
 from dalle_cli.console import Terminal
 from dalle_cli.errors import UsageError
 from dalle_cli.recipe import load_recipe
-from dalle_cli.runtime.ranks import check_not_left_alone
+from dalle_cli.runtime.processes.ranks import check_not_left_alone
 
 if TYPE_CHECKING:
     from dalle_cli.commands.training.resume import ResumePlan

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from dalle_cli.console.progress import ProgressLine, make_bar
-from dalle_cli.runtime.ranks import ranks_of_environment
+from dalle_cli.runtime.processes.ranks import ranks_of_environment
 
 MOST_PROBLEMS_SHOWN = 10
 

@@ -20,13 +20,18 @@ from torch.distributed import PrefixStore, Store, TCPStore
 
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.runtime.devices import is_out_of_memory
-from dalle_cli.runtime.late_ranks import (
+from dalle_cli.runtime.processes.late_ranks import (
     Lookout,
     absent_ranks,
     name_ranks,
     publish_host,
 )
-from dalle_cli.runtime.ranks import LOST_ANOTHER, Ranks, main_address, ranks_of_environment
+from dalle_cli.runtime.processes.ranks import (
+    LOST_ANOTHER,
+    Ranks,
+    main_address,
+    ranks_of_environment,
+)
 from dalle_cli.runtime.signals import stopped_at_once, write_line
 
 # Ranks wait while one learns a vocabulary or saves. gloo notices at once that a process has died;

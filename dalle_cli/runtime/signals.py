@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from dalle_cli.runtime.ranks import ranks_of_environment
+from dalle_cli.runtime.processes.ranks import ranks_of_environment
 
 # Ctrl-C, `kill`, a closed terminal, and what job schedulers send before the time is up; not every
 # system has them all

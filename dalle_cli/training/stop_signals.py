@@ -16,7 +16,7 @@ from types import FrameType
 
 from dalle_cli.console import duration_text
 from dalle_cli.errors import DalleError
-from dalle_cli.runtime.ranks import ranks_of_environment
+from dalle_cli.runtime.processes.ranks import ranks_of_environment
 from dalle_cli.runtime.signals import SAME_REQUEST, SignalListener, StopRequested, write_line
 
 LONG_WAIT = 60.0  # seconds for a batch, of which is warned; the next time after twice as many

@@ -20,7 +20,7 @@ from dalle_cli.generation.output_folder import OutputFolder
 from dalle_cli.generation.pipeline import BatchSizes, Candidate, GeneratedBatch, Pipeline
 from dalle_cli.generation.ranking import Ranking, RankingOptions, ScoredCandidate
 from dalle_cli.runtime.distributed import World, single_process
-from dalle_cli.runtime.ranks import Ranks
+from dalle_cli.runtime.processes.ranks import Ranks
 from dalle_cli.storage.background_writer import BackgroundWriter
 from dalle_cli.storage.job_folder import JobFolder
 

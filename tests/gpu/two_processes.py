@@ -14,7 +14,7 @@ from torch import Tensor
 from trained_models import BATCH, build
 
 from dalle_cli.runtime.distributed import World
-from dalle_cli.runtime.ranks import ranks_of_environment
+from dalle_cli.runtime.processes.ranks import ranks_of_environment
 
 N_UPDATES = 5
 PRECISIONS = {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16", "compressed": "fp32"}

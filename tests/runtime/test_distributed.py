@@ -16,7 +16,7 @@ import pytest
 from processes import LIMIT, command, losses, run, words_of
 from safetensors.torch import load_file
 
-from dalle_cli.runtime.launcher import free_port
+from dalle_cli.runtime.processes.launcher import free_port
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import check_checkpoint, checkpoints
 

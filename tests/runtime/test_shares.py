@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dalle_cli.runtime.distributed import World
-from dalle_cli.runtime.ranks import Ranks
+from dalle_cli.runtime.processes.ranks import Ranks
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8])

@@ -18,7 +18,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from dalle_cli.errors import DalleError
 from dalle_cli.runtime.distributed import World, single_process
-from dalle_cli.runtime.ranks import Ranks
+from dalle_cli.runtime.processes.ranks import Ranks
 from dalle_cli.storage.integrity import tensor_files
 from dalle_cli.storage.lazy_tensors import Gathered, Stored
 from dalle_cli.storage.run_dir import RunDir

@@ -7,7 +7,7 @@ import torch
 
 from dalle_cli.runtime.distributed import World
 from dalle_cli.runtime.peak_rates import PeakRates, store_peak_rates
-from dalle_cli.runtime.ranks import Ranks
+from dalle_cli.runtime.processes.ranks import Ranks
 from dalle_cli.training.throughput import NOT_COUNTED, SampleCost, Throughput, throughput_of
 
 CPU = torch.device("cpu")

@@ -22,7 +22,7 @@ from torch.nn import Parameter
 
 from dalle_cli.config import EmaTable, OptimizerTable
 from dalle_cli.runtime.distributed import World
-from dalle_cli.runtime.ranks import Ranks
+from dalle_cli.runtime.processes.ranks import Ranks
 from dalle_cli.storage.lazy_tensors import Gathered, check_shapes
 from dalle_cli.training.engines.engine import EngineState, ModelT
 from dalle_cli.training.engines.hollow_model import HollowModel

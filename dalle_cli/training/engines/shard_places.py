@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dalle_cli.runtime.ranks import Ranks
+from dalle_cli.runtime.processes.ranks import Ranks
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from torch import Tensor
 from dalle_cli.errors import UsageError
 from dalle_cli.recipe import load_recipe
 from dalle_cli.runtime.distributed import World, init_process_group, single_process
-from dalle_cli.runtime.launcher import free_port
-from dalle_cli.runtime.ranks import Ranks
+from dalle_cli.runtime.processes.launcher import free_port
+from dalle_cli.runtime.processes.ranks import Ranks
 from dalle_cli.schedules import fix_schedules
 from dalle_cli.training.engines import fsdp
 from dalle_cli.training.engines.choice import choose_engine, make_engine

@@ -16,7 +16,7 @@ from dalle_cli.errors import UsageError
 from dalle_cli.loading import build_dvae, build_transformer
 from dalle_cli.recipe import load_recipe
 from dalle_cli.runtime.distributed import World
-from dalle_cli.runtime.ranks import Ranks
+from dalle_cli.runtime.processes.ranks import Ranks
 from dalle_cli.training.engines.choice import EngineChoice, choose_engine, make_engine
 from dalle_cli.training.engines.replica import ReplicaEngine
 

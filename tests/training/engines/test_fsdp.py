@@ -15,7 +15,7 @@ import pytest
 import torch
 from processes import command, losses, run, words_of
 
-from dalle_cli.runtime.ranks import Ranks
+from dalle_cli.runtime.processes.ranks import Ranks
 from dalle_cli.storage.run_dir import RunDir
 from dalle_cli.training.checkpoint import check_checkpoint, checkpoints
 from dalle_cli.training.engines.shard_places import place_of

@@ -18,7 +18,7 @@ import numpy as np
 
 from dalle_cli.data.sources.tar.shard_index import PLACE, SPAN, ShardIndex, index_shard
 from dalle_cli.errors import DalleError
-from dalle_cli.runtime.ranks import ranks_of_environment
+from dalle_cli.runtime.processes.ranks import ranks_of_environment
 from dalle_cli.storage.atomic import write_file
 from dalle_cli.storage.run_dir import cache_folder
 

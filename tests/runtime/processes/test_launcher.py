@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dalle_cli.errors import DalleError
-from dalle_cli.runtime import launcher
-from dalle_cli.runtime.ranks import LOST_ANOTHER
+from dalle_cli.runtime.processes import launcher
+from dalle_cli.runtime.processes.ranks import LOST_ANOTHER
 
 
 @pytest.fixture

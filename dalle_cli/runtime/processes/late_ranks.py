@@ -17,7 +17,7 @@ from typing import NamedTuple
 from torch.distributed import Store
 
 from dalle_cli.quantities import duration_text
-from dalle_cli.runtime.ranks import LOST_ANOTHER, Ranks
+from dalle_cli.runtime.processes.ranks import LOST_ANOTHER, Ranks
 from dalle_cli.runtime.signals import write_line
 
 LOOK_EVERY = 5.0  # seconds between two looks at how long a wait has taken

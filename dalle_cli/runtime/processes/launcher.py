@@ -12,7 +12,7 @@ import sys
 import time
 
 from dalle_cli.errors import DalleError
-from dalle_cli.runtime.ranks import LOST_ANOTHER
+from dalle_cli.runtime.processes.ranks import LOST_ANOTHER
 from dalle_cli.runtime.signals import STOP_SIGNALS, stop_signals_forwarded
 
 GRACE = 20.0  # seconds that the others have to notice a failure and exit

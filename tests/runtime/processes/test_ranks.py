@@ -7,7 +7,7 @@ import torch
 
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.runtime import distributed
-from dalle_cli.runtime.ranks import (
+from dalle_cli.runtime.processes.ranks import (
     LOST_ANOTHER,
     Ranks,
     check_not_left_alone,

@@ -8,9 +8,9 @@ import pytest
 from processes import LIMIT
 from torch.distributed import HashStore
 
-from dalle_cli.runtime.late_ranks import absent_ranks, name_ranks, publish_host
-from dalle_cli.runtime.launcher import free_port
-from dalle_cli.runtime.ranks import LOST_ANOTHER, Ranks
+from dalle_cli.runtime.processes.late_ranks import absent_ranks, name_ranks, publish_host
+from dalle_cli.runtime.processes.launcher import free_port
+from dalle_cli.runtime.processes.ranks import LOST_ANOTHER, Ranks
 
 # each process says a machine of its own; the words are what it does before each of three points
 SCRIPT = """
@@ -18,7 +18,7 @@ import socket, sys, time
 import torch
 rank = int(sys.argv[1])
 socket.gethostname = lambda: f"machine-{rank}"
-from dalle_cli.runtime import late_ranks
+from dalle_cli.runtime.processes import late_ranks
 late_ranks.LOOK_EVERY, late_ranks.LONG_WAIT, late_ranks.LIMIT = 1.0, 2.0, float(sys.argv[2])
 from dalle_cli.runtime.distributed import init_process_group
 with init_process_group(torch.device("cpu")) as world:

@@ -1,0 +1,1 @@
+"""Several processes: started together, told which they are, and named where they are late."""
