@@ -61,7 +61,7 @@ def test_wait_past_the_limit_ends_those_that_wait() -> None:
     finally:
         for process in processes:
             process.kill()
-            process.wait()
+            process.communicate()
     assert "error: process 1 (machine-1) of 3 has not come to step 1, where others" in told[0]
     assert "hint: " in told[0] and "error: process 1" not in told[1]
 
