@@ -26,8 +26,7 @@ OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-# where PyTorch keeps the wheels with CUDA, which runs on every driver from 580 on
-CUDA_WHEELS = "https://download.pytorch.org/whl/cu130"
+INSTALLING_CUDA = "https://pytorch.org/get-started/locally"
 OUT_OF_MEMORY_HINT = (
     "try `--set runtime.micro_batch_size=N` in training (for a transformer also "
     "`runtime.activation_checkpointing=true` and `runtime.zero_stage`; for a CLIP a smaller "
@@ -61,9 +60,7 @@ def why_no_gpu() -> str | None:
 
     version = torch.__version__
     if torch.version.cuda is None:
-        release = version.partition("+")[0]
-        command = f"pip install --force-reinstall torch=={release} --index-url {CUDA_WHEELS}"
-        return f"torch {version} was built without CUDA; `{command}` installs it with CUDA"
+        return f"torch {version} was built without CUDA; {INSTALLING_CUDA} says how to install it"
     return f"torch {version} finds no GPU; does `nvidia-smi` list one?"
 
 

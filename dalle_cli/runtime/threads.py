@@ -17,7 +17,7 @@ import torch
 
 FIXED = "OMP_NUM_THREADS"  # the environment variable that fixes the number of threads
 NEGLIGIBLE = 0.3  # cores; below it others cost less than a thread gives
-GLANCE = 0.1  # seconds
+GLANCE, STARE = 0.1, 0.5  # seconds, the second where the first shows others at work
 INTERVAL = 5.0  # seconds between decisions
 BUSY_STATES = (0, 1, 2, 5, 6, 7)  # columns of /proc/stat: user, nice, system, irq, softirq, steal
 
@@ -70,9 +70,12 @@ class ThreadsByLoad:
         self._before = None if is_fixed else core_times()
 
     def look(self) -> None:
-        """Decide at once, from the load of a moment."""
+        """Decide at once, from the load of a moment; what others do for less is overlooked."""
         if self._before is not None:
             time.sleep(GLANCE)
+            if self._fitting() < self._most:
+                self._before = core_times()
+                time.sleep(STARE)
             self._decide()
 
     def adapt(self) -> None:
@@ -81,14 +84,17 @@ class ThreadsByLoad:
         if before is not None and time.perf_counter() - before.clock > INTERVAL:
             self._decide()
 
-    def _decide(self) -> None:
+    def _fitting(self) -> int:
+        """Return the threads that fit since the last decision."""
         before, now = self._before, core_times()
         if before is None or now is None:
-            return
-        self._before = now
-
+            return self._most
         n_cores = len(os.sched_getaffinity(0))
-        n_threads = threads_that_fit(before, now, n_cores=n_cores, most=self._most)
+        return threads_that_fit(before, now, n_cores=n_cores, most=self._most)
+
+    def _decide(self) -> None:
+        n_threads = self._fitting()
+        self._before = core_times()
         if n_threads != torch.get_num_threads():
             torch.set_num_threads(n_threads)
         if n_threads < self._most and not self._has_said:

@@ -183,7 +183,7 @@ def test_apples_gpus_are_refused_in_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cuda", "remedy"), [(None, "pip install --force-reinstall torch=="), ("13.0", "nvidia-smi")]
+    ("cuda", "remedy"), [(None, "pytorch.org/get-started"), ("13.0", "nvidia-smi")]
 )
 def test_gpu_that_is_not_there_is_told_with_what_helps(
     cuda: str | None, remedy: str, monkeypatch: pytest.MonkeyPatch
