@@ -9,7 +9,6 @@ and memory can't be known here.
 import contextlib
 import os
 import subprocess
-import sysconfig
 from collections.abc import Iterator
 from ctypes import CDLL
 from pathlib import Path
@@ -72,11 +71,15 @@ class FakeCuda(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:  # type: ignore[no-untyped-def]
         kwargs = kwargs or {}
         leaves = tree_leaves((args, kwargs))
-        if func is aten._pin_memory.default:
+        if func in (aten._pin_memory.default, aten.pin_memory.default):
             return self._pin(args[0])
         if not self._is_building and _is_of_host(leaves):
             return func(*args, **kwargs)
 
+        with self:
+            composed = _parts_of(func, args, kwargs)
+        if composed is not NotImplemented:
+            return composed
         for leaf in leaves:
             if isinstance(leaf, torch.Generator):
                 wanted = kwargs.get("device") or args[0].device
@@ -131,6 +134,12 @@ def _is_of_host(leaves: list[Any]) -> bool:
     """Return whether nothing among the arguments of an operation is fake, or on a GPU."""
     is_placed = any(isinstance(leaf, torch.device) and leaf.type == "cuda" for leaf in leaves)
     return not is_placed and not any(isinstance(leaf, FakeTensor) for leaf in leaves)
+
+
+def _parts_of(func: Any, args: tuple, kwargs: dict) -> Any:
+    """Run an operation by its parts, if it has any, which inference mode leaves to us."""
+    is_operator = isinstance(func, torch._ops.OpOverload)
+    return func.decompose(*args, **kwargs) if is_operator else NotImplemented
 
 
 def _number(tensor: Tensor) -> float | int | bool:

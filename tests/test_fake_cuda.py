@@ -31,7 +31,7 @@ def gpu() -> Iterator[FakeCuda]:
 )
 def test_what_is_on_another_device_is_refused(mix: Callable, gpu: FakeCuda) -> None:
     here, there = torch.ones(3, 3, device=CUDA), torch.ones(3, 3)
-    with pytest.raises(Exception, match="device|elsewhere"):
+    with pytest.raises(Exception, match=r"device|elsewhere"):
         mix(here, there)
 
 

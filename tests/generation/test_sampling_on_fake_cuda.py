@@ -127,7 +127,6 @@ def test_gpu_is_opened_for_plain_fp32_and_computes_in_bf16(
 ) -> None:
     monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
     assert open_device("auto", "auto") == (torch.device("cuda"), "bf16")
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32

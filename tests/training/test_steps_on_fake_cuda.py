@@ -201,6 +201,7 @@ def test_embeddings_and_tokens_made_beforehand_go_to_the_gpu(gpu: FakeCuda) -> N
     assert gpu.waits == []
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("is_recomputed", ["false", "true"])
 def test_flex_attention_trains_on_the_gpu(is_recomputed: str, gpu: FakeCuda) -> None:
     flex_attention._compiled.cache_clear()

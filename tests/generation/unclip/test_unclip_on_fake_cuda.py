@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import toy_unclip
-import torch
 from fake_cuda import CUDA, FakeCuda, fake_cuda
 
 from dalle_cli.generation.unclip.caption_inputs import encode_with_clip
@@ -48,7 +47,8 @@ def test_pictures_are_painted_on_the_gpu(sampler: str, kind: str, gpu: FakeCuda)
     scorer.clip.to(CUDA)
     captions = encode_with_clip(replace(scorer, device=CUDA), CAPTIONS)
 
-    settings = UnclipSettings(steps=3, prior_steps=3, sampler=sampler, guidance=2.0)
+    prior_steps = 3 if kind == "diffusion" else None
+    settings = UnclipSettings(steps=3, prior_steps=prior_steps, sampler=sampler, guidance=2.0)
     options: Any = {"name": "toy", "device": CUDA, "precision": "bf16"}
     embeddings = prior_guesser(of_prior, settings, **options).guess(captions, KEYS)
     decoder = decoder_sampler(of_decoder, settings, **options)
