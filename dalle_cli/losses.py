@@ -97,8 +97,12 @@ def linear_cross_entropy(
 
     Logits are computed some rows at a time, never all at once, and their gradients with them.
     """
-    is_given = tokens >= 0
-    inputs, targets = features[is_given], tokens[is_given]  # [N, D], [N]
+    if features.device.type == "cpu":
+        is_given = tokens >= 0
+        inputs, targets = features[is_given], tokens[is_given]  # [N, D], [N]
+    else:
+        # to find out how many are given, the host would wait for the GPU
+        inputs, targets = features.flatten(0, -2), tokens.flatten()  # [N, D], [N]
     return _LinearCrossEntropy.apply(inputs, weight, bias, targets, torch.is_grad_enabled())
 
 
@@ -122,7 +126,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         n_rows = max(at_once // len(weight), 1)
         for start in range(0, len(features), n_rows):
             rows = slice(start, start + n_rows)
-            inputs, targets = features[rows], tokens[rows]  # [R, D], [R]
+            is_given = (tokens[rows] >= 0)[:, None]  # [R, 1]
+            targets = tokens[rows].clamp(min=0)  # [R]
+            inputs = features[rows].masked_fill(~is_given, 0)  # [R, D]
 
             logits = F.linear(inputs, weight, bias)  # [R, V]
             at_target = logits.gather(1, targets[:, None])  # [R, 1]
@@ -131,17 +137,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
             # p = e / s with e = exp(logits - largest), which overwrites the logits, and s its sum
             exps = logits.sub_(largest).exp_()  # [R, V]
             sums = exps.sum(dim=1, keepdim=True)  # [R, 1]
-            total += (sums.log() + largest - at_target).sum()
-            hits += (likeliest.squeeze(1) == targets).sum()
+            total += (sums.log() + largest - at_target).masked_fill_(~is_given, 0).sum()
+            hits += (likeliest.squeeze(1) == tokens[rows]).sum()
 
             if is_differentiated:
                 by_features, by_weight, by_bias = gradients
 
-                # s divides the smaller factor of each product, never the R x V exponentials
-                by_features[rows] = (exps @ weight).div_(sums).sub_(weight[targets])
+                # s divides the smaller factor of each product, never the R x V exponentials;
+                # where nothing is to be predicted it is infinite, so that p is 0
+                sums = sums.masked_fill(~is_given, torch.inf)
+                by_features[rows] = (exps @ weight).div_(sums).sub_(weight[targets] * is_given)
                 by_weight.addmm_(exps.T, inputs / sums).index_add_(0, targets, inputs, alpha=-1)
                 by_bias.addmv_(exps.T, sums.reciprocal().squeeze(1))
-                by_bias.sub_(targets.bincount(minlength=len(bias)))
+                by_bias.index_add_(0, targets, is_given.squeeze(1).to(bias.dtype), alpha=-1)
 
         ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(hits)

@@ -685,6 +685,24 @@ MUTANTS = [
         "runtime/test_precision::test_convolutions_of_a_gpu_compute_in_fp32",
     ),
     Mutant(
+        "runtime/devices.py",
+        "tensor = tensor.pin_memory()",
+        "pass",
+        "test_fake_cuda::test_copies_from_pinned_memory_and_to_the_host_make_nobody_wait",
+    ),
+    Mutant(
+        "models/diffusion/noise_schedules.py",
+        "entries.to(like, non_blocking=True)",
+        "entries.to(like)",
+        "training/test_steps_on_fake_cuda::test_update_stays_on_the_gpu_and_waits_for_it_once",
+    ),
+    Mutant(
+        "losses.py",
+        "sums.masked_fill(~is_given, torch.inf)",
+        "sums",
+        "test_losses::test_linear_cross_entropy_equals_that_of_all_logits",
+    ),
+    Mutant(
         "runtime/compilation.py",
         "static.copy_(given)",
         "pass",

@@ -264,10 +264,12 @@ def test_pictures_and_captions_are_treated_alike(logits_per_image: Tensor) -> No
     ).all()
 
 
+@pytest.mark.parametrize("with_all_rows", [False, True])
 @pytest.mark.parametrize("at_once", [1, 40, 10**6])
 def test_linear_cross_entropy_equals_that_of_all_logits(
-    at_once: int, monkeypatch: pytest.MonkeyPatch
+    at_once: int, with_all_rows: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """On a GPU with all rows, of which those that have no target weigh nothing."""
     monkeypatch.setattr(losses, "LOGITS_AT_ONCE", at_once)
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(2, 5, 6, generator=generator, requires_grad=True)
@@ -278,6 +280,9 @@ def test_linear_cross_entropy_equals_that_of_all_logits(
     tokens[0, 1], tokens[1, 3] = logits[0, 1].argmax(), logits[1, 3].argmax()
     whole = token_cross_entropy(logits, tokens, count=1)
     total, hits = losses.linear_cross_entropy(features, tokens, weight=weight, bias=bias)
+    if with_all_rows:
+        rows = features.flatten(0, 1)
+        total, hits = losses._LinearCrossEntropy.apply(rows, weight, bias, tokens.flatten(), True)
     assert int(hits) == int((logits.argmax(dim=2) == tokens).sum())
     torch.testing.assert_close(total, whole, rtol=1e-6, atol=0)
     wanted = (features, weight, bias)

@@ -31,6 +31,7 @@ from dalle_cli.data.shuffling import SampleOrder, Stream, derive_seed
 from dalle_cli.data.sources import Sample, Source
 from dalle_cli.data.unclip.clip_embeddings import BatchEmbeddings, stack_embeddings
 from dalle_cli.errors import DalleError
+from dalle_cli.runtime.devices import to_device
 from dalle_cli.runtime.signals import STOP_SIGNALS, StopRequested
 
 Failure = Exception | StopRequested  # what ends the loading of batches
@@ -83,11 +84,13 @@ class Batch:
                 self,
                 images=_floats(self.images[part], device),
                 positions=self.positions[part],
-                text_tokens=self.text_tokens[part].to(device),
+                text_tokens=to_device(self.text_tokens[part], device),
                 captions=self.captions[part],
                 are_cut=self.are_cut[part],
                 keys=self.keys[part],
-                image_tokens=None if image_tokens is None else image_tokens[part].to(device),
+                image_tokens=(
+                    None if image_tokens is None else to_device(image_tokens[part], device)
+                ),
                 clip_images=None if clip_images is None else _floats(clip_images[part], device),
                 embeddings=self.embeddings and self.embeddings.part(part, device),
             )
@@ -95,7 +98,7 @@ class Batch:
 
 def _floats(images: Tensor, device: torch.device) -> Tensor:
     """Move pictures uint8 to a device, and map them to [0, 1]."""
-    return images.to(device).float() / 255
+    return to_device(images, device).float() / 255
 
 
 class TooManyBadSamples(DalleError):

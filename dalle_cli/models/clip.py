@@ -243,8 +243,9 @@ class Clip(nn.Module):
 
     def normalise(self, images: Tensor) -> Tensor:
         """Map images [B, 3, R, R] in [0, 1] to the pixels that `encode_image` reads."""
-        mean = images.new_tensor(self.pixel_mean).view(3, 1, 1)  # [3, 1, 1]
-        std = images.new_tensor(self.pixel_std).view(3, 1, 1)  # [3, 1, 1]
+        both = torch.tensor([self.pixel_mean, self.pixel_std], dtype=images.dtype)  # [2, 3]
+        # the host must not wait for a GPU, as it would with `device=`
+        mean, std = both.to(images.device, non_blocking=True).view(2, 3, 1, 1)  # [3, 1, 1] each
         return (images - mean) / std
 
     def encode_image(self, pixels: Tensor) -> Tensor:

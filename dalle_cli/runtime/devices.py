@@ -1,4 +1,4 @@
-"""Choosing and setting up the device that computes, its free memory, and out-of-memory errors.
+"""The device that computes: choice and set-up, copies to and from it, its memory and its lack.
 
 Knows nothing of models: which of their modules run in 16 bits is `runtime.precision`'s business.
 """
@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.runtime.allocator import keep_freed_memory
+from dalle_cli.runtime.allocator import grow_segments, keep_freed_memory
 from dalle_cli.runtime.precision import Precision, choose_precision
 from dalle_cli.runtime.threads import ThreadsByLoad
 
@@ -27,6 +28,9 @@ OUT_OF_MEMORY = (
     "CUDNN_STATUS_ALLOC_FAILED",
 )
 INSTALLING_CUDA = "https://pytorch.org/get-started/locally"
+# what Triton says of a kernel that wants more shared memory than a multiprocessor has
+OUT_OF_SHARED_MEMORY = "out of resource: shared memory"
+SHARED_MEMORY_HINT = "try `--set runtime.attention=dense` in training, which compiles nothing"
 OUT_OF_MEMORY_HINT = (
     "try `--set runtime.micro_batch_size=N` in training (for a transformer also "
     "`runtime.activation_checkpointing=true` and `runtime.zero_stage`; for a CLIP a smaller "
@@ -98,8 +102,10 @@ def open_device(
     """
     chosen = choose_device(device)
     if chosen.type == "cuda":
-        # by default cuDNN's convolutions keep 10 of the 23 bits of fp32's mantissa
+        grow_segments()
+        # TF32 keeps 10 of the 23 bits of fp32's mantissa, in cuDNN's convolutions by default
         torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
     else:
         keep_freed_memory()
         # before torch computes anything: threads inherit this from the thread that starts them
@@ -128,6 +134,34 @@ def use_fast_fp32_matmul() -> bool:
     if not is_exact:
         torch.set_float32_matmul_precision("highest")
     return is_exact
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Move a tensor to a device; to a GPU from pinned memory, so that nobody waits for the copy."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+class HostCopies:
+    """Copies of tensors on their way to another device, that of the host.
+
+    Waiting for them is waiting for what the GPU was asked to do before, and nothing after.
+    """
+
+    def __init__(self, tensors: list[Tensor], device: torch.device) -> None:
+        self._copies = [
+            tensor.detach().to(device, non_blocking=True, copy=True) for tensor in tensors
+        ]
+        self._end = torch.cuda.Event() if tensors[0].is_cuda else None
+        if self._end is not None:
+            self._end.record()
+
+    def arrived(self) -> list[Tensor]:
+        """Wait for the copies and return them."""
+        if self._end is not None:
+            self._end.synchronize()
+        return self._copies
 
 
 def free_memory(device: torch.device) -> int:
@@ -174,8 +208,11 @@ def explain_out_of_memory() -> Iterator[None]:
     """Convert a failed allocation into a DalleError; its hint names settings that save memory."""
     try:
         yield
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
+    except Exception as error:  # Triton's and inductor's are no RuntimeErrors
+        if OUT_OF_SHARED_MEMORY in str(error):
+            message = "a compiled kernel needs more shared memory than this GPU has"
+            raise DalleError(message, SHARED_MEMORY_HINT) from error
+        if not isinstance(error, RuntimeError) or not is_out_of_memory(error):
             raise
         message = f"out of memory: {str(error).splitlines()[0]}"
         raise DalleError(message, OUT_OF_MEMORY_HINT) from error

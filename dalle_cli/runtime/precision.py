@@ -45,6 +45,11 @@ def choose_precision(choice: str, device: torch.device) -> Precision:
     return "bf16" if fp32 > CLEARLY_FASTER * bf16 else "fp32"
 
 
+def precision_words(precision: Precision, device: torch.device) -> str:
+    """Return a precision in words, which tell of a GPU that its fp32 is fp32."""
+    return f"{precision} (fp32 without TF32)" if device.type == "cuda" else precision
+
+
 def apply_precision(model: MixedPrecisionModel, precision: Precision, device: torch.device) -> None:
     """Run the model's 16-bit modules in a precision, in place; deep copies of the model keep it."""
     if precision == "fp32":

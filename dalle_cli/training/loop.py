@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from dalle_cli.config import RuntimeTable
 from dalle_cli.data.images import to_png
 from dalle_cli.data.loader import Batch, TrainingBatches, ValidationBatches
+from dalle_cli.runtime.devices import HostCopies
 from dalle_cli.runtime.signals import StopRequested
 from dalle_cli.storage.atomic import make_folder, write_file
 from dalle_cli.storage.run_dir import RunDir
@@ -61,13 +63,14 @@ def train(
             with saves.before_failing():
                 totals = accumulate_gradients(task, engine, batch, runtime.micro_batch_size)
             is_unwanted = monitor.is_unwanted(totals["train/loss"])
+            loss = _sent_to_host(totals["train/loss"])
             is_applied, metrics = update(engine, totals, is_discarded=is_unwanted)
             stop.step_ends()
 
             is_last = engine.step == steps
             monitor.check_update(
                 engine.step,
-                float(metrics["train/loss"]),
+                float(loss.arrived()[0]),
                 is_applied=is_applied,
                 is_last=is_last,
                 keys=partial(engine.world.all_gather, batch.keys),
@@ -94,6 +97,11 @@ def train(
                     saves.save()
             if is_last:
                 break
+
+
+def _sent_to_host(loss: float | Tensor) -> HostCopies:
+    """Send a loss to the host, which then need not wait for what a GPU does after it."""
+    return HostCopies([torch.as_tensor(loss)], torch.device("cpu"))
 
 
 class _Saves:

@@ -19,7 +19,7 @@ from dalle_cli.errors import DalleError, UsageError, printable
 from dalle_cli.loading import largest_table
 from dalle_cli.runtime.devices import device_words, explain_out_of_memory, open_device
 from dalle_cli.runtime.distributed import World
-from dalle_cli.runtime.precision import Precision
+from dalle_cli.runtime.precision import Precision, precision_words
 from dalle_cli.runtime.threads import ThreadsByLoad
 from dalle_cli.schedules import RecipeT, fix_schedules
 from dalle_cli.storage.atomic import exclusive_lock, make_folder
@@ -150,7 +150,8 @@ class TrainingRun(Generic[RecipeT]):
         writing = "would write" if dry_run else "writing"
         self.terminal.say(
             f"{writing} {self.folder.root}: {n_parameters / 1e6:.2f} M parameters, "
-            f"{self.world.device.type}, {self.precision}, {self.engine}\n"
+            f"{self.world.device.type}, {precision_words(self.precision, self.world.device)}, "
+            f"{self.engine}\n"
             f"{amount.n_training:,} samples and {amount.n_held_out:,} held out; "
             f"{training.steps:,} steps of {training.global_batch_size}{self._micro_batches()}, "
             f"{passes_text(amount.passes)} passes"

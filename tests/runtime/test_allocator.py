@@ -1,10 +1,13 @@
 """Freed memory serves the next tensor."""
 
 import ctypes
+import os
 import subprocess
 import sys
 
 import pytest
+
+from dalle_cli.runtime.allocator import GPU_SETTINGS, grow_segments
 
 PROGRAM = """
 import resource
@@ -34,3 +37,20 @@ def test_large_tensors_take_new_pages_once() -> None:
     first, *_, last = map(int, done.stdout.split())
     assert first > 40_000  # of 4 KiB, in 192 MiB
     assert last < 100
+
+
+@pytest.mark.parametrize("name", GPU_SETTINGS)
+def test_segments_of_a_gpu_grow_unless_its_user_has_settings(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    for other in GPU_SETTINGS:
+        monkeypatch.setenv(other, "")  # so that it is restored
+        monkeypatch.delenv(other)
+    grow_segments()
+    assert os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF")
+    monkeypatch.setenv(name, "backend:native")
+    grow_segments()
+    assert {os.environ.get(other) for other in GPU_SETTINGS} == {None, "backend:native"}

@@ -21,7 +21,7 @@ from dalle_cli.runtime.devices import (
     use_fast_fp32_matmul,
     why_no_gpu,
 )
-from dalle_cli.runtime.precision import apply_precision, choose_precision
+from dalle_cli.runtime.precision import apply_precision, choose_precision, precision_words
 
 CPU = torch.device("cpu")
 T, W, V_TEXT, V_IMAGE = 5, 3, 11, 13
@@ -250,6 +250,23 @@ def test_memory_that_is_short_is_told_whoever_wanted_it(error: RuntimeError) -> 
     with pytest.raises(DalleError, match=r"^out of memory: ") as caught, explain_out_of_memory():
         raise error
     assert "\n" not in caught.value.message and "runtime.micro_batch_size" in caught.value.hint
+
+
+def test_kernel_that_is_too_large_for_a_gpu_is_told_with_what_helps() -> None:
+    class OutOfResources(Exception):
+        """Triton's, which is no RuntimeError."""
+
+    message = "out of resource: shared memory, Required: 180224, Hardware limit: 101376."
+    with pytest.raises(DalleError, match="more shared memory") as caught, explain_out_of_memory():
+        raise OutOfResources(message)
+    assert "runtime.attention=dense" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("device", "words"), [("cuda", "bf16 (fp32 without TF32)"), ("cpu", "bf16")]
+)
+def test_precision_of_a_gpu_is_told_with_that_of_its_fp32(device: str, words: str) -> None:
+    assert precision_words("bf16", torch.device(device)) == words
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:

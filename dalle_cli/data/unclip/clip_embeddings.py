@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dalle_cli.runtime.devices import to_device
+
 
 class CaptionEmbedding(NamedTuple):
     """A caption that was embedded beforehand.
@@ -64,7 +66,7 @@ class BatchEmbeddings(NamedTuple):
 
     def part(self, rows: slice, device: torch.device) -> "BatchEmbeddings":
         """Return some of the pairs, moved to a device."""
-        return BatchEmbeddings(*(tensor[rows].to(device) for tensor in self))
+        return BatchEmbeddings(*(to_device(tensor[rows], device) for tensor in self))
 
 
 def stack_embeddings(pairs: list[PairEmbeddings]) -> BatchEmbeddings:

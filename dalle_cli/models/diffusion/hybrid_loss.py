@@ -86,7 +86,7 @@ def variational_bound(
     divergence = gaussian_kl(true_mean, true_log_variance, mean, log_variance)
     first = pixel_nll(clean, mean=mean, log_deviation=0.5 * log_variance)
 
-    is_first = (index == 0).to(clean.device)
+    is_first = (index == 0).to(clean.device, non_blocking=True)
     nats = torch.where(is_first, _mean_of_each(first), _mean_of_each(divergence))  # [B]
     return nats / math.log(2)
 

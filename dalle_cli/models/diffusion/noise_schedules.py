@@ -139,4 +139,5 @@ def table_entries(table: Tensor, index: int | Tensor, like: Tensor) -> Tensor:
     entries = table[index]
     if entries.ndim == 0:
         return entries  # a scalar of any dtype multiplies tensors of every dtype and device
-    return entries.to(like).view(-1, *[1] * (like.ndim - 1))  # [B, 1, ...]
+    entries = entries.to(like, non_blocking=True)  # so that the host does not wait for a GPU
+    return entries.view(-1, *[1] * (like.ndim - 1))  # [B, 1, ...]

@@ -194,7 +194,7 @@ def prior_loss(
     """
     clean = prior.target(image_embeddings)
     noisy = add_noise(schedule, clean, noise=noise, index=index)
-    timesteps = schedule.timesteps[index].to(noisy.device)
+    timesteps = schedule.timesteps[index].to(noisy.device, non_blocking=True)
 
     predicted = prior(noisy, timesteps, captions, text_embeddings, is_dropped)
     return (predicted - clean).square().mean(dim=1) / prior.embedding_rms**2

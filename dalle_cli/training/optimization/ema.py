@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dalle_cli.config import EmaTable
+from dalle_cli.runtime.devices import HostCopies
 
 
 class Ema:
@@ -33,7 +34,8 @@ class Ema:
         self._weights = {
             name: p.detach().to(self._device, copy=True) for name, p in self._parameters.items()
         }
-        self._sent: _Copies | None = None
+        self._sent: HostCopies | None = None
+        self._sent_weight = 0.0  # of the copies in the average
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -58,7 +60,7 @@ class Ema:
         if self._device is None:
             torch._foreach_lerp_(list(self._weights.values()), parameters, 1 - decay)
         else:
-            self._sent = _Copies(parameters, self._device, 1 - decay)
+            self._sent, self._sent_weight = HostCopies(parameters, self._device), 1 - decay
         self.n_updates += 1
 
     @torch.no_grad()
@@ -66,7 +68,7 @@ class Ema:
         """Move the average towards the copies that have been sent, if there are any."""
         if self._sent is not None:
             averages = list(self._weights.values())
-            torch._foreach_lerp_(averages, self._sent.arrived(), self._sent.weight)
+            torch._foreach_lerp_(averages, self._sent.arrived(), self._sent_weight)
             self._sent = None
 
     @contextmanager
@@ -81,25 +83,6 @@ class Ema:
         finally:
             for name, parameter in self._parameters.items():
                 parameter.data = trained[name]
-
-
-class _Copies:
-    """Copies of tensors on their way to another device, and the weight they get in the average."""
-
-    def __init__(self, tensors: list[Tensor], device: torch.device, weight: float) -> None:
-        self.weight = weight
-        self._copies = [
-            tensor.detach().to(device, non_blocking=True, copy=True) for tensor in tensors
-        ]
-        self._end = torch.cuda.Event() if tensors[0].is_cuda else None
-        if self._end is not None:
-            self._end.record()
-
-    def arrived(self) -> list[Tensor]:
-        """Wait for the copies and return them."""
-        if self._end is not None:
-            self._end.synchronize()
-        return self._copies
 
 
 def ema_device(table: EmaTable, device: torch.device) -> torch.device | None:

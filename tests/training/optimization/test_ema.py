@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dalle_cli.config import EmaTable
 from dalle_cli.training.optimization.ema import Ema, ema_device
@@ -131,15 +130,3 @@ def test_average_elsewhere_is_of_the_weights_at_the_time_it_was_due() -> None:
     due = weights_of(module)
     change(module, generator)  # before anyone has asked for the average
     torch.testing.assert_close(ema.weights, due, rtol=0, atol=0)
-
-
-def test_average_kept_off_the_gpu_computes_on_it() -> None:
-    with (
-        FakeTensorMode()
-    ):  # tensors that know their device and hold no values, so that no GPU is needed
-        parameter = nn.Parameter(torch.empty(2, 3, device="cuda"))
-        ema = Ema({"weight": parameter}, EmaTable(decay=0.9, every=25))
-        assert ema.weights["weight"].device.type == "cpu"
-        with ema.swapped_in():
-            assert parameter.device.type == parameter.data.device.type == "cuda"
-        assert parameter.data.device.type == "cuda" and ema.weights["weight"].device.type == "cpu"

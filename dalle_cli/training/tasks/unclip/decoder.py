@@ -22,6 +22,7 @@ from dalle_cli.models.diffusion.samplers import Denoiser, sample_ddim
 from dalle_cli.models.unclip.caption_encoders import CaptionInputs
 from dalle_cli.models.unclip.decoder import UnclipDecoder, choose_dropped, decoder_net
 from dalle_cli.models.unclip.unet import Uniforms
+from dalle_cli.runtime.devices import to_device
 from dalle_cli.training.metric_log import Metrics
 from dalle_cli.training.tasks.noise import normal_noise, timestep_indices, uniforms
 from dalle_cli.training.tasks.unclip.clip_pairs import ClipPairs, PairEncoder
@@ -108,7 +109,7 @@ class UnclipDecoderTask:
         noise = self._noise(batch)
         noisy = add_noise(self._schedule, clean, noise=noise, index=index)
         noisy = noisy.contiguous(memory_format=torch.channels_last)
-        timesteps = self._schedule.timesteps[index].to(noisy.device)
+        timesteps = to_device(self._schedule.timesteps[index], noisy.device)
 
         captions = self._captions(pairs)
         output = self.module(noisy, timesteps, pairs.images, captions, *is_dropped, numbers)
