@@ -26,7 +26,14 @@ CALLED_THERE_ALONE = {
     "grow_segments",
 }
 ENOUGH = 0.8
-TESTS = ["tests/test_fake_cuda.py", "tests/runtime", "tests/training", "tests/generation"]
+TESTS = [
+    "tests/test_fake_cuda.py",
+    "tests/runtime",
+    "tests/training/test_steps_on_fake_cuda.py",
+    "tests/training/test_attention_backend.py",
+    "tests/generation/test_sampling_on_fake_cuda.py",
+    "tests/generation/unclip/test_unclip_on_fake_cuda.py",
+]
 
 
 def cuda_lines(source: str) -> set[int]:

@@ -91,9 +91,24 @@ class FakeCuda(TorchDispatchMode):
             if _on_gpu(args[0]):
                 self.waits.append(str(func))
             return ANSWERS[func](*args, **kwargs)
+        if func is aten.index.Tensor and _on_gpu(args[0]):
+            args = (args[0], self._chosen(args[1]))
         with self._fake:
             result = func(*tree_map(self._fake_of, args), **tree_map(self._fake_of, kwargs))
         return self._copied(func, args, kwargs, result)
+
+    def _chosen(self, indices: list[Tensor | None]) -> list[Tensor | None]:
+        """Put numbers for masks, as if each chose one entry: the host waits for their count."""
+        chosen: list[Tensor | None] = []
+        for index in indices:
+            if index is None or index.dtype != torch.bool:
+                if index is not None and not _on_gpu(index):
+                    self.waits.append("an index of the host")
+                chosen.append(index)
+                continue
+            self.waits.append("a mask as an index")
+            chosen += [index.new_zeros(1, dtype=torch.int64) for _ in index.shape]
+        return chosen
 
     def _fake_of(self, value: Any) -> Any:
         is_real = isinstance(value, Tensor) and not isinstance(value, FakeTensor)
@@ -138,7 +153,7 @@ def _is_of_host(leaves: list[Any]) -> bool:
 
 def _parts_of(func: Any, args: tuple, kwargs: dict) -> Any:
     """Run an operation by its parts, if it has any, which inference mode leaves to us."""
-    is_operator = isinstance(func, torch._ops.OpOverload)
+    is_operator = isinstance(func, torch._ops.OpOverload) and func.namespace == "aten"
     return func.decompose(*args, **kwargs) if is_operator else NotImplemented
 
 

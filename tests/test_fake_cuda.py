@@ -7,7 +7,19 @@ import torch
 from fake_cuda import CUDA, FakeCuda, fake_cuda
 from torch import Tensor, nn
 
-from dalle_cli.runtime.devices import HostCopies, free_memory, to_device, total_memory
+from dalle_cli.errors import DalleError, UsageError
+from dalle_cli.runtime.devices import (
+    HostCopies,
+    choose_device,
+    device_words,
+    free_memory,
+    to_device,
+    total_memory,
+)
+from dalle_cli.runtime.distributed import _gpu_of_rank
+from dalle_cli.runtime.peak_rates import device_key, measure_matmul_rate
+from dalle_cli.runtime.ranks import Ranks
+from dalle_cli.training.throughput import peak_bytes
 
 CPU = torch.device("cpu")
 
@@ -86,6 +98,33 @@ def test_copies_from_pinned_memory_and_to_the_host_make_nobody_wait(gpu: FakeCud
 
 def test_memory_of_a_gpu_is_what_torch_tells_of_it(gpu: FakeCuda) -> None:
     assert free_memory(CUDA) == total_memory(CUDA) == 80 * 2**30
+
+
+def test_gpu_is_told_by_its_name(gpu: FakeCuda) -> None:
+    assert device_words(CUDA) == "1 x a fake GPU, 80 GiB each"
+    assert device_key(CUDA) == "a fake GPU"
+    assert peak_bytes(CUDA) == 0
+
+
+def test_rate_of_a_gpu_is_that_of_work_that_is_done(gpu: FakeCuda) -> None:
+    assert measure_matmul_rate(CUDA, torch.float32, order=8) > 0
+    assert set(gpu.waits) == {"synchronize"}
+
+
+def test_only_slurm_gives_each_process_one_gpu(
+    gpu: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SLURM_LOCALID", raising=False)
+    with pytest.raises(UsageError, match="process 1 of this machine has no GPU: there are 1"):
+        _gpu_of_rank(Ranks(1, 2, 1))
+    monkeypatch.setenv("SLURM_LOCALID", "1")
+    assert _gpu_of_rank(Ranks(1, 2, 1)) == CUDA
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(DalleError, match="no such device on this machine: cuda"):
+        choose_device("cuda")
 
 
 def test_nothing_of_a_fake_gpu_is_left_behind() -> None:

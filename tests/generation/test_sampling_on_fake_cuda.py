@@ -100,7 +100,10 @@ def test_pictures_are_encoded_and_decoded_on_the_gpu(precision: Precision, gpu: 
 def test_tokens_of_a_picture_are_kept_on_the_gpu(gpu: FakeCuda, tmp_path: Path) -> None:
     model, file = dvae(gpu), tmp_path / "picture.png"
     Image.new("RGB", (32, 32)).save(file)
-    kept = keep_tokens(ImagePrompt(file, keep_rows=1), model).tokens
+    assert keep_tokens(ImagePrompt(file, keep_rows=1), model).tokens.device == CUDA
+
+    kept = torch.full([model.grid_size**2], -1)
+    kept[: model.grid_size] = 3
     sampler = Sampler(transformer(gpu, model.grid_size), SamplingSettings())
     assert sample(gpu, sampler, model.grid_size**2, kept).device == CUDA
 
