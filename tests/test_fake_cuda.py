@@ -18,7 +18,7 @@ from dalle_cli.runtime.devices import (
 )
 from dalle_cli.runtime.distributed import _gpu_of_rank
 from dalle_cli.runtime.peak_rates import device_key, measure_matmul_rate
-from dalle_cli.runtime.ranks import Ranks
+from dalle_cli.runtime.processes.ranks import Ranks
 from dalle_cli.training.throughput import peak_bytes
 
 CPU = torch.device("cpu")
