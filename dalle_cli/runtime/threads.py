@@ -59,10 +59,11 @@ class ThreadsByLoad:
 
     Data workers count among the others. Does nothing on a GPU, where the number is fixed, or where
     the system does not report how busy the cores are.
+
+    say  prints a note, once: when fewer threads compute for the first time
     """
 
     def __init__(self, device: torch.device, say: Callable[[str], None]) -> None:
-        """say: is called once, where threads are first given up."""
         self._say = say
         self._has_said = False
         self._most = most_threads()
@@ -70,7 +71,7 @@ class ThreadsByLoad:
         self._before = None if is_fixed else core_times()
 
     def look(self) -> None:
-        """Decide at once, from the load of a moment; what others do for less is overlooked."""
+        """Decide at once, from the load of a moment; a shorter burst of load changes nothing."""
         if self._before is not None:
             time.sleep(GLANCE)
             if self._fitting() < self._most:
