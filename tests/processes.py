@@ -38,6 +38,10 @@ def run(*words: object) -> subprocess.CompletedProcess:
     )
 
 
+def children_of(parent: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
 def losses(folder: Path) -> list[float]:
     """Read a run's training losses, step by step."""
     return figures(folder, "train/loss")

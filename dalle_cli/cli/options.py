@@ -284,7 +284,7 @@ PrecisionToUse = Annotated[
 
 
 def _fix_threads(choice: str) -> str:
-    """Fix the number of threads for torch, which is not yet imported, and for processes started."""
+    """Set OMP_NUM_THREADS, which torch reads on import, as do the processes of `--gpus N`."""
     if choice != "auto":
         if not choice.isdecimal() or int(choice) < 1:
             raise typer.BadParameter(f"must be auto or a number from 1 on: {choice}")
@@ -298,7 +298,7 @@ Threads = Annotated[
         "--threads",
         metavar="auto|N",
         callback=_fix_threads,
-        help="Threads that compute on a CPU; auto: as many as others leave cores for.",
+        help="Threads that compute on a CPU; auto: as many as other programs leave cores for.",
         rich_help_panel=MACHINE,
     ),
 ]

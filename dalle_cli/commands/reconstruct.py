@@ -12,9 +12,7 @@ from dalle_cli.console import ProgressLine, Terminal
 from dalle_cli.data.images import to_png
 from dalle_cli.data.picture_lists import find_pictures
 from dalle_cli.errors import DalleError, printable
-from dalle_cli.evaluation.figures.reconstruction_figures import (
-    ReconstructionFigures,
-)
+from dalle_cli.evaluation.figures.reconstruction_figures import ReconstructionFigures
 from dalle_cli.evaluation.reconstructions import ReconstructedPicture, reconstruct_files
 from dalle_cli.loading import load_dvae
 from dalle_cli.runtime.devices import open_device

@@ -152,9 +152,13 @@ class ProgressLine:
 
 
 def advance_for_all(advance: Callable[[], None], *, n_ours: int, n_all: int) -> Callable[[], None]:
-    """Return what counts one of the units that this process has of the work of several.
+    """Return a function that advances the progress of all processes, called for each unit here.
 
-    The others are taken to be as far as this one, so that all are counted with its last.
+    The other processes are assumed to be as far as this one: its last unit completes the count.
+
+    advance  counts a unit
+    n_ours   units of this process
+    n_all    units of all processes
     """
     n_done = 0
 

@@ -69,7 +69,7 @@ def why_no_gpu() -> str | None:
 
 
 def driver_version() -> str | None:
-    """Return the version of NVIDIA's driver; None where `nvidia-smi` does not tell it."""
+    """Return the version of NVIDIA's driver; None if `nvidia-smi` does not report it."""
     if shutil.which("nvidia-smi") is None:
         return None
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -94,7 +94,7 @@ def open_device(
 ) -> tuple[torch.device, Precision]:
     """Choose a device and a precision, and make fp32 mean fp32 on that device.
 
-    say  is told where fewer threads are to compute, since other programs use the cores of the CPU;
+    say  prints a note where other programs use the cores of the CPU, and fewer threads compute;
          None: the number of threads stays as it is
 
     There is one exception: on a CPU, subnormal numbers (below 1.2e-38) are flushed to zero. A

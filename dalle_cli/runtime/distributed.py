@@ -21,7 +21,7 @@ from torch.distributed import PrefixStore, Store, TCPStore
 from dalle_cli.errors import DalleError, UsageError
 from dalle_cli.runtime.devices import is_out_of_memory
 from dalle_cli.runtime.processes.late_ranks import (
-    Lookout,
+    Watchdog,
     absent_ranks,
     name_ranks,
     publish_host,
@@ -35,7 +35,7 @@ from dalle_cli.runtime.processes.ranks import (
 from dalle_cli.runtime.signals import stopped_at_once, write_line
 
 # Ranks wait while one learns a vocabulary or saves. gloo notices at once that a process has died;
-# where NCCL waits for it, whoever launched the processes must end the others. The lookout, which
+# where NCCL waits for it, whoever launched the processes must end the others. The watchdog, which
 # knows who is late, ends them before torch does.
 TIMEOUT = timedelta(hours=1)
 UNTOLD_WAIT = 5.0  # seconds for the others to come, after which a process says that it waits
@@ -46,14 +46,14 @@ BUCKET_VALUES = 2**25  # gradient values in one all-reduce
 class World:
     """The group of processes that run together, as seen by one of them.
 
-    group    some of them, in torch's terms; None: all
-    lookout  tells who is late; all worlds of a process have the same
+    group     some of them, in torch's terms; None: all
+    watchdog  names processes that are late; all worlds of a process share it
     """
 
     ranks: Ranks
     device: torch.device
     group: torch.distributed.ProcessGroup | None = None
-    lookout: Lookout = field(default_factory=Lookout, compare=False)
+    watchdog: Watchdog = field(default_factory=Watchdog, compare=False)
 
     @property
     def rank(self) -> int:
@@ -75,7 +75,7 @@ class World:
 
         Where others wait for one that is late, a message names the point.
         """
-        self.lookout.reach(point)
+        self.watchdog.reach(point)
 
     def machine_size(self) -> int:
         """Return the number of processes on each machine.
@@ -106,7 +106,7 @@ class World:
     def all_reduce(self, tensor: Tensor) -> None:
         """Sum a tensor over all ranks, in place; every rank gets the same bits."""
         if self.size > 1:
-            self.lookout.reach()
+            self.watchdog.reach()
             torch.distributed.all_reduce(tensor, group=self.group)
 
     def all_reduce_numbers(
@@ -138,7 +138,7 @@ class World:
         """Gather a tensor of one shape from all ranks, in rank order and without gradients."""
         if self.size == 1:
             return [tensor.detach()]
-        self.lookout.reach()
+        self.watchdog.reach()
         gathered = [torch.empty_like(tensor) for _ in range(self.size)]
         torch.distributed.all_gather(gathered, tensor.detach().contiguous(), group=self.group)
         return gathered
@@ -163,9 +163,9 @@ class World:
         """Gather lists of picklable objects at rank 0, in rank order; other ranks get nothing."""
         if self.size == 1:
             return items
-        self.lookout.reach()
+        self.watchdog.reach()
         gathered: list[list[Any]] | None = [[]] * self.size if self.is_main else None
-        torch.distributed.gather_object(items, gathered, group=self.group)
+        torch.distributed.gather_object(items, gathered, group=self.group, group_dst=0)
         return [item for part in gathered or [] for item in part]
 
     def broadcast(self, item: Any) -> Any:
@@ -225,7 +225,7 @@ def init_process_group(device: torch.device) -> Iterator[World]:
     world = World(ranks, device)
 
     try:
-        with world.lookout.watching(ranks, store):
+        with world.watchdog.watching(ranks, store):
             yield world
     except RuntimeError as error:
         is_of_group = "gloo" in str(error) or "NCCL" in str(error)

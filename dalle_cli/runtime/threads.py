@@ -17,7 +17,7 @@ import torch
 
 FIXED = "OMP_NUM_THREADS"  # the environment variable that fixes the number of threads
 NEGLIGIBLE = 0.3  # cores; below it others cost less than a thread gives
-GLANCE, STARE = 0.1, 0.5  # seconds, the second where the first shows others at work
+BRIEF_LOOK, LONG_LOOK = 0.1, 0.5  # seconds, the second where the first shows others at work
 INTERVAL = 5.0  # seconds between decisions
 BUSY_STATES = (0, 1, 2, 5, 6, 7)  # columns of /proc/stat: user, nice, system, irq, softirq, steal
 
@@ -59,10 +59,11 @@ class ThreadsByLoad:
 
     Data workers count among the others. Does nothing on a GPU, where the number is fixed, or where
     the system does not report how busy the cores are.
+
+    say  prints a note, once: when fewer threads compute for the first time
     """
 
     def __init__(self, device: torch.device, say: Callable[[str], None]) -> None:
-        """say: is called once, where threads are first given up."""
         self._say = say
         self._has_said = False
         self._most = most_threads()
@@ -70,12 +71,12 @@ class ThreadsByLoad:
         self._before = None if is_fixed else core_times()
 
     def look(self) -> None:
-        """Decide at once, from the load of a moment; what others do for less is overlooked."""
+        """Decide at once, from the load of a moment; a shorter burst of load changes nothing."""
         if self._before is not None:
-            time.sleep(GLANCE)
+            time.sleep(BRIEF_LOOK)
             if self._fitting() < self._most:
                 self._before = core_times()
-                time.sleep(STARE)
+                time.sleep(LONG_LOOK)
             self._decide()
 
     def adapt(self) -> None:

@@ -6,7 +6,7 @@ be read or decoded is reported with its problem and stops nothing. Axis: E CLIP'
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,26 +66,22 @@ def embed_files(
     }
     cached = cache.find(file_of) if world.is_main else {}
     new = world.broadcast([checksum for checksum in file_of if checksum not in cached])
-    share = world.share_of_batches(len(new), batch_size)
     for _ in range(len(files) - len(new)):
         advance()
-    advance = advance_for_all(advance, n_ours=len(share), n_all=len(new))
 
-    def prepare(checksum: str) -> _Prepared:
-        return _prepare(checksum, file_of[checksum], scorer)
-
-    fresh: dict[str, Embedded] = {}
-    ours = new[share.start : share.stop]
-    with ThreadPoolExecutor() as pool:
-        for batch in prefetch(prepare, ours, pool=pool, batch_size=batch_size):
-            fresh |= _embed_batch(batch, scorer, cache)
-            for _ in batch:
-                advance()
-
+    share = world.share_of_batches(len(new), batch_size)
+    fresh = _embed_new(
+        {checksum: file_of[checksum] for checksum in new[share.start : share.stop]},
+        scorer,
+        cache=cache,
+        batch_size=batch_size,
+        advance=advance_for_all(advance, n_ours=len(share), n_all=len(new)),
+    )
     world.reach("the end of the pictures")
     embedded = dict(world.gather(list(fresh.items())))
     if not world.is_main:
         return []
+
     embedded |= {checksum: Embedded(checksum, vector) for checksum, vector in cached.items()}
     return [
         result if result.problem is not None else embedded[result.checksum] for result in hashed
@@ -97,6 +93,28 @@ def _hash_files(files: Sequence[Path], world: World) -> list[Embedded]:
     share = world.share_of_batches(len(files), 1)
     with ThreadPoolExecutor() as pool:
         return world.all_gather(list(pool.map(checksum_of, files[share.start : share.stop])))
+
+
+def _embed_new(
+    file_of: Mapping[str, Path],
+    scorer: ClipScorer,
+    *,
+    cache: EmbeddingCache,
+    batch_size: int,
+    advance: Callable[[], None],
+) -> dict[str, Embedded]:
+    """Embed pictures, by checksum, in batches, each of which is cached once it is computed."""
+
+    def prepare(checksum: str) -> _Prepared:
+        return _prepare(checksum, file_of[checksum], scorer)
+
+    embedded: dict[str, Embedded] = {}
+    with ThreadPoolExecutor() as pool:
+        for batch in prefetch(prepare, list(file_of), pool=pool, batch_size=batch_size):
+            embedded |= _embed_batch(batch, scorer, cache)
+            for _ in batch:
+                advance()
+    return embedded
 
 
 def prefetch(

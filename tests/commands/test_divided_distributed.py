@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from processes import LIMIT, command, run
+from processes import LIMIT, children_of, command, run
 
 from dalle_cli.storage.run_dir import ENCODING
 
@@ -49,10 +49,6 @@ def test_shards_do_not_depend_on_the_number_of_processes(
         assert ended.stderr.count("sample 23/23") == 1
         assert ended.stderr.count("skipped 005: ") == 1
     assert tree(tmp_path / "several") == tree(tmp_path / "one")
-
-
-def children_of(parent: int) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
 
 
 @pytest.mark.parametrize("dying", [0, 1])

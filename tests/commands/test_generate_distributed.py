@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import LIMIT, command, run
+from processes import LIMIT, children_of, command, run
 
 pytestmark = pytest.mark.distributed
 
@@ -61,10 +61,6 @@ def test_several_processes_write_the_files_of_one(
     assert ended.stdout == f"{tmp_path / 'drawn'}\n"
     assert ended.stderr.count("writing ") == 1 and ended.stderr.count("picture 270/270") == 1
     assert tree(tmp_path / "drawn") == by_one
-
-
-def children_of(parent: int) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
 
 
 def begun(words: list[object], folder: Path) -> subprocess.Popen:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import LIMIT, command, losses, run, words_of
+from processes import LIMIT, children_of, command, losses, run, words_of
 from safetensors.torch import load_file
 
 from dalle_cli.runtime.processes.launcher import free_port
@@ -144,10 +144,6 @@ def test_bad_samples_of_all_processes_are_told_once(make_pairs: Callable, tmp_pa
         *words[:5], tmp_path / "stopped", *words[6:], *words_of({"data.max_bad_share": 0.1})
     )
     assert stopped.returncode == 1 and "samples are bad" in stopped.stderr
-
-
-def children_of(parent: int) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
 
 
 @pytest.fixture

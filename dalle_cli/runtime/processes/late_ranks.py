@@ -1,13 +1,14 @@
 """Who is late, where several processes wait for one another: which process, on which machine.
 
-Every process notes the points that it comes to, in the same order as the others. A thread looks at
-how long ago the last one was; once that is long, it publishes the point's number in the store
-through which the processes met. Whoever has not come as far is late. So nothing is sent while all
-goes well, and one of those that wait speaks for all.
+Every process notes the points that it comes to, in the same order as the others. Every few seconds,
+a thread publishes the number of the last point in the store through which the processes met. Once
+that point is long ago, processes that have not come as far are late, and one of those that wait
+names them. A process that has finished is never late.
 """
 
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ LONG_WAIT = 60.0  # seconds, of which is warned; the next time after twice as ma
 LIMIT = 3300.0  # seconds after which the processes that wait end, before torch gives up
 MOST_NAMED = 3  # late processes in a message
 
+DONE = sys.maxsize  # the point of a process that has no more to do with the others
 HOST, POINT = "dalle/host/{}", "dalle/point/{}"  # keys of a rank in the store
 
 
@@ -36,8 +38,8 @@ class _Point(NamedTuple):
     since: float
 
 
-class Lookout:
-    """The points that a process comes to, and a thread that tells who has not come to the last."""
+class Watchdog:
+    """The points that a process comes to, and a thread that names those that are late."""
 
     def __init__(self) -> None:
         self._point = _Point(0, "the start", time.monotonic())
@@ -59,33 +61,35 @@ class Lookout:
         thread.start()
         try:
             yield
+            self._point = _Point(DONE, "the end", time.monotonic())
         finally:
             over.set()
             thread.join(LOOK_EVERY)
 
     def _watch(self, ranks: Ranks, store: Store, over: threading.Event) -> None:
-        told, patience = 0, LONG_WAIT
+        key, published, patience = POINT.format(ranks.rank), -1, LONG_WAIT
         with suppress(RuntimeError):  # the store was that of a process which has gone
             # no other thread waits for an answer of this one; torch's stubs lack it
             connection = store.clone()  # type: ignore[attr-defined]
             while not over.wait(LOOK_EVERY):
                 point = self._point
+                if point.number != published:
+                    connection.set(key, str(point.number))
+                    published, patience = point.number, LONG_WAIT
                 waited = time.monotonic() - point.since
-                if point.number != told:
-                    told, patience = point.number, LONG_WAIT
-                if waited > LONG_WAIT / 2:  # before any other process is to tell
-                    connection.set(POINT.format(ranks.rank), str(point.number))
                 if waited > min(patience, LIMIT):
                     patience *= 2
                     _tell(ranks, connection, point, waited=waited)
+
+            if self._point.number == DONE:
+                connection.set(key, str(DONE))  # nobody is to wait for this process
 
 
 def _tell(ranks: Ranks, store: Store, point: _Point, *, waited: float) -> None:
     """Print who has not come to a point; past the limit, end the process."""
     reached = [int(_read(store, POINT.format(rank), "-1")) for rank in range(ranks.size)]
     late = [rank for rank, number in enumerate(reached) if number < point.number]
-    is_late_too = max(reached) > point.number
-    if not late or is_late_too:
+    if not late or max(reached) > point.number:  # it is late itself, or others are done
         return
 
     is_over = waited > LIMIT

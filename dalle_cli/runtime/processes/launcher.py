@@ -17,8 +17,7 @@ from dalle_cli.runtime.signals import STOP_SIGNALS, stop_signals_forwarded
 
 GRACE = 20.0  # seconds that the others have to notice a failure and exit
 POLL = 0.1  # seconds
-# wrong usage and requests to stop: the first process has already printed everything about them, and
-# of itself also why it failed
+# wrong usage and requests to stop: the first process has already printed everything about them
 SELF_EXPLAINED = (2, *(128 + number for number in STOP_SIGNALS))
 
 
@@ -38,7 +37,8 @@ def launch(n_processes: int, words: list[str]) -> None:
         return
 
     code = children[failed].returncode
-    if code in SELF_EXPLAINED or (failed, code) == (0, 1):
+    has_explained_itself = failed == 0 and code == 1  # the first process, with `error:`
+    if code in SELF_EXPLAINED or has_explained_itself:
         sys.exit(code)
     ended_by_signal = code < 0
     how = (

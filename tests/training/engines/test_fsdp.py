@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from processes import command, losses, run, words_of
+from processes import children_of, command, losses, run, words_of
 
 from dalle_cli.runtime.processes.ranks import Ranks
 from dalle_cli.storage.run_dir import RunDir
@@ -192,10 +192,6 @@ def test_the_papers_recipe_runs_in_small(pairs: Path, dvae_run: Path, tmp_path: 
 
 
 N_KILLS = 20
-
-
-def children_of(parent: int) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
 
 
 @pytest.mark.distributed
