@@ -220,6 +220,8 @@ def _initialise(
         torch.distributed.init_process_group(
             backend, store=torch.distributed.HashStore(), rank=0, world_size=1
         )
+    for parameter in module.parameters():  # read as bytes, which has no use for channels last
+        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
     try:
         with redirect_stdout(io.StringIO()):
             deepspeed.init_distributed()
