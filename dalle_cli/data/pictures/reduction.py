@@ -17,7 +17,7 @@ UPRIGHT = 1  # EXIF's orientation of what is neither turned nor mirrored
 
 
 def reduce_jpeg(image: Image.Image, scaled_side: int) -> int:
-    """Let an opened JPEG be decoded at a part of its size; returns which, 1 for the whole.
+    """Set an opened JPEG to be decoded at a part of its size; returns which, 1 for the whole.
 
     Where a side is no multiple, its last pixel stands for fewer than the others. It has to stay the
     last, so that such a picture is not reduced if it will be turned or mirrored.
