@@ -6,10 +6,12 @@ of captions, files or cropping. Axes: H height, W width.
 """
 
 import io
-import struct
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,10 +21,11 @@ from torch import Tensor
 
 from dalle_cli.data.pictures.formats import describe_unreadable
 from dalle_cli.data.pictures.icc_profiles import to_srgb, without_large_profile
+from dalle_cli.data.pictures.reduction import UNREADABLE_EXIF, reduce_jpeg
 
-# Recorded with embeddings and tokens: raise it when `decode_image` changes its pixels.
-# 2: embedded ICC profiles are applied
-DECODING_VERSION = 2
+# Recorded with embeddings and tokens: raise it when pixels change.
+# 2: embedded ICC profiles are applied; 3: random crops of large JPEGs are cut by `decode_reduced`
+DECODING_VERSION = 3
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 MAX_PIXELS = 64_000_000
@@ -30,6 +33,7 @@ MIN_SIDE = 16
 TOO_LARGE = f"picture too large: over {MAX_PIXELS // 10**6} megapixels"
 TOO_SMALL = f"picture too small: under {MIN_SIDE} pixels on its short side"
 
+T = TypeVar("T")
 Problem = tuple[str, str]  # which sample or file is unusable, and why
 
 
@@ -39,6 +43,19 @@ class BadSample(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+@dataclass(frozen=True)
+class ReducedImage:
+    """An upright picture of sRGB, each side of which may be a half or a quarter.
+
+    size       width and height of the whole picture
+    reduction  how many of its pixels, across and down, each pixel of the image stands for
+    """
+
+    image: Image.Image
+    size: tuple[int, int]
+    reduction: int = 1
 
 
 def decode_image(data: bytes) -> Image.Image:
@@ -51,6 +68,16 @@ def decode_image(data: bytes) -> Image.Image:
     return _with_faults_named(_decode, data)
 
 
+def decode_reduced(data: bytes, scaled_side: int) -> ReducedImage:
+    """Decode a picture like `decode_image`, but a large JPEG at a part of its size.
+
+    scaled_side  the largest side to which a square of the short side's length is scaled
+
+    Raises `BadSample` like `decode_image`.
+    """
+    return _with_faults_named(partial(_decode_reduced, scaled_side=scaled_side), data)
+
+
 def check_header(data: bytes) -> None:
     """Raise `BadSample` for what is wrong with a picture as far as its header tells: much cheaper.
 
@@ -59,7 +86,7 @@ def check_header(data: bytes) -> None:
     _with_faults_named(_open, data).close()
 
 
-def _with_faults_named(read: Callable[[bytes], Image.Image], data: bytes) -> Image.Image:
+def _with_faults_named(read: Callable[[bytes], T], data: bytes) -> T:
     """Read a picture's data; raises `BadSample` for whatever is wrong with them."""
     if not data:
         raise BadSample("empty picture file")
@@ -107,9 +134,23 @@ def _open(data: bytes) -> Image.Image:
 
 def _decode(data: bytes) -> Image.Image:
     with _open(data) as image:
-        image.load()  # before the EXIF is read, where errors are forgiven
-        profile = image.info.get("icc_profile")
-        return _to_rgb(_to_8_bits(_to_upright(image)), profile)
+        return _load(image)
+
+
+def _decode_reduced(data: bytes, *, scaled_side: int) -> ReducedImage:
+    with _open(data) as image:
+        size = image.size
+        reduction = reduce_jpeg(image, scaled_side)
+        stored_size = image.size
+        loaded = _load(image)
+    width, height = size if loaded.size == stored_size else reversed(size)
+    return ReducedImage(loaded, (width, height), reduction)
+
+
+def _load(image: Image.Image) -> Image.Image:
+    image.load()  # before the EXIF is read, where errors are forgiven
+    profile = image.info.get("icc_profile")
+    return _to_rgb(_to_8_bits(_to_upright(image)), profile)
 
 
 def _check_size(width: int, height: int) -> None:
@@ -121,7 +162,7 @@ def _check_size(width: int, height: int) -> None:
 
 def _to_upright(image: Image.Image) -> Image.Image:
     # The pixels are good where only the EXIF is unreadable
-    with suppress(struct.error, SyntaxError, LookupError, TypeError, ValueError):
+    with suppress(*UNREADABLE_EXIF):
         ImageOps.exif_transpose(image, in_place=True)
     return image
 

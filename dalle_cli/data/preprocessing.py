@@ -8,11 +8,18 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
 
-from dalle_cli.data.augment import centre_crop, clip_crop, clip_square, dvae_crop, transformer_crop
+from dalle_cli.data.augment import (
+    centre_crop,
+    clip_crop,
+    clip_square,
+    dvae_crop,
+    largest_dvae_side,
+    largest_transformer_side,
+    transformer_crop,
+)
 from dalle_cli.data.clip_tokenizer import frame, own_clip_tokenizer
-from dalle_cli.data.images import decode_image
+from dalle_cli.data.images import decode_image, decode_reduced
 from dalle_cli.data.shuffling import derive_seed
 from dalle_cli.data.sources import Sample
 from dalle_cli.data.tokenizer import Tokenizer
@@ -57,10 +64,14 @@ class DVAEPreprocessing:
     image_size: int
 
     def __call__(self, sample: Sample, seed: int | None) -> Example:
-        image, size = decode_image(sample.image), self.image_size
-        rng = None if seed is None else _generator(seed, "crop")
-        pixels = centre_crop(image, size) if rng is None else dvae_crop(image, size, rng=rng)
-        return Example(pixels, is_enlarged=min(image.size) < size)
+        size = self.image_size
+        if seed is None:
+            image = decode_image(sample.image)
+            return Example(centre_crop(image, size), is_enlarged=min(image.size) < size)
+
+        picture = decode_reduced(sample.image, largest_dvae_side(size))
+        pixels = dvae_crop(picture, size, rng=_generator(seed, "crop"))
+        return Example(pixels, is_enlarged=min(picture.size) < size)
 
 
 @dataclass(frozen=True)
@@ -117,9 +128,14 @@ class TransformerPreprocessing:
             chosen = 0 if crop_rng is None else int(crop_rng.integers(1, len(crops)))
             return replace(text, image_tokens=crops[chosen])
 
-        image, size = decode_image(sample.image), self.image_size
-        pixels = _pair_crop(image, size, crop_rng)
-        return replace(text, pixels=pixels, is_enlarged=min(image.size) < size)
+        size = self.image_size
+        if crop_rng is None:
+            image = decode_image(sample.image)
+            pixels, short_side = centre_crop(image, size), min(image.size)
+        else:
+            picture = decode_reduced(sample.image, largest_transformer_side(size))
+            pixels, short_side = transformer_crop(picture, size, rng=crop_rng), min(picture.size)
+        return replace(text, pixels=pixels, is_enlarged=short_side < size)
 
 
 @dataclass(frozen=True)
@@ -134,11 +150,12 @@ class EncodingPreprocessing:
 
         Copy k is the crop that `TransformerPreprocessing` cuts with derive_seed(seed, k).
         """
-        image = decode_image(sample.image)
-        copies = range(self.copies)
-        rngs = [None, *(_generator(derive_seed(seed, copy), "crop") for copy in copies)]
-        crops = [_pair_crop(image, self.image_size, rng) for rng in rngs]
-        return np.stack(crops)  # [C, H, W, 3]
+        size = self.image_size
+        picture = decode_reduced(sample.image, largest_transformer_side(size))
+        whole = picture.image if picture.reduction == 1 else decode_image(sample.image)
+        rngs = [_generator(derive_seed(seed, copy), "crop") for copy in range(self.copies)]
+        crops = [transformer_crop(picture, size, rng=rng) for rng in rngs]
+        return np.stack([centre_crop(whole, size), *crops])  # [C, H, W, 3]
 
 
 @dataclass(frozen=True)
@@ -177,12 +194,6 @@ class ClipPreprocessing:
         return Example(
             pixels, caption, text_tokens=text_tokens, is_cut=len(ids) > self.text_len - 2
         )
-
-
-def _pair_crop(image: Image.Image, image_size: int, rng: np.random.Generator | None) -> np.ndarray:
-    if rng is None:
-        return centre_crop(image, image_size)
-    return transformer_crop(image, image_size, rng=rng)
 
 
 def pad_tokens(tokens: list[int], text_len: int) -> np.ndarray:

@@ -2,58 +2,27 @@
 
 import itertools
 from collections import Counter
-from fractions import Fraction
 
 import numpy as np
 import pytest
+from exact_area import area_matrix
 from PIL import Image
 
 from dalle_cli.data.augment import (
-    area_resize,
     centre_crop,
     clip_crop,
     clip_square,
     dvae_crop,
     transformer_crop,
 )
+from dalle_cli.data.images import ReducedImage
+from dalle_cli.data.pictures.area import area_resize
 from dalle_cli.models.clip import PIXEL_MEAN, PIXEL_STD
 
 
-def area_by_hand(row, n_out):
-    """Average with exact fractions over [i*s, (i+1)*s]; the last value extends beyond the end."""
-    n_in = len(row)
-    scale = Fraction(n_in - 1, n_out - 1)
-    means = []
-    for i in range(n_out):
-        start, end = i * scale, (i + 1) * scale
-        total = Fraction(0)
-        pixel = int(start)
-        while pixel < end:
-            covered = min(end, Fraction(pixel + 1)) - max(start, Fraction(pixel))
-            total += covered * int(row[min(pixel, n_in - 1)])
-            pixel += 1
-        means.append(total / scale)
-    return means
-
-
-@pytest.mark.parametrize(("n_in", "n_out"), [(7, 3), (10, 9), (16, 8), (5, 8), (33, 32)])
-def test_area_resize_matches_exact_fractions(n_in, n_out):
-    rng = np.random.default_rng(n_in)
-    across, down = rng.integers(256, size=(2, n_in))
-    wide = np.broadcast_to(across[None, :, None], (n_in, n_in, 3)).astype(np.uint8)
-    tall = np.broadcast_to(down[:, None, None], (n_in, n_in, 3)).astype(np.uint8)
-    for resized, exact in (
-        (area_resize(wide, n_out)[0, :, 1], area_by_hand(across, n_out)),
-        (area_resize(tall, n_out)[:, 0, 2], area_by_hand(down, n_out)),
-    ):
-        # the nearest integer; which one, near the half between two, depends on rounding in fp32
-        assert max(abs(int(r) - e) for r, e in zip(resized, exact, strict=True)) <= 0.5 + 1e-4
-
-
-def area_matrix(n_in, n_out):
-    """The same as a matrix [n_out, n_in]: row i has the weights of output i."""
-    units = np.eye(n_in, dtype=int)
-    return np.array([[float(mean) for mean in area_by_hand(unit, n_out)] for unit in units]).T
+def whole(picture):
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    return ReducedImage(image, image.size)
 
 
 def listing_1(pixels, target_res, uniform):
@@ -88,7 +57,7 @@ def test_dvae_crop_is_listing_1(size):
     width, height = size
     pixels = np.random.default_rng(0).integers(256, size=(height, width, 3), dtype=np.uint8)
     for seed in range(20):
-        ours = dvae_crop(Image.fromarray(pixels), 24, rng=np.random.default_rng(seed))
+        ours = dvae_crop(whole(pixels), 24, rng=np.random.default_rng(seed))
         exact = listing_1(pixels, 24, drawn_by(np.random.default_rng(seed)))
         assert np.abs(ours - exact).max() <= 0.5 + 1e-4
 
@@ -105,9 +74,7 @@ def test_dvae_crop_draws_evenly_from_all_that_listing_1_allows():
             crop = np.rint(listing_1(pixels, 8, lambda *_, draws=draws: next(draws)))
             allowed[crop.astype(np.uint8).tobytes()] += 1 / (4 * 4 * len(crops))
     rng, n_drawn = np.random.default_rng(0), 20_000
-    found = Counter(
-        dvae_crop(Image.fromarray(pixels), 8, rng=rng).tobytes() for _ in range(n_drawn)
-    )
+    found = Counter(dvae_crop(whole(pixels), 8, rng=rng).tobytes() for _ in range(n_drawn))
     assert_drawn_evenly(found, allowed, n_drawn)
 
 
@@ -145,7 +112,7 @@ def test_transformer_crop_is_listing_2(size):
     width, height = size
     pixels = np.random.default_rng(0).integers(256, size=(height, width, 3), dtype=np.uint8)
     for seed in range(20):
-        ours = transformer_crop(Image.fromarray(pixels), 24, rng=np.random.default_rng(seed))
+        ours = transformer_crop(whole(pixels), 24, rng=np.random.default_rng(seed))
         rng = np.random.default_rng(seed)
         exact = listing_2(pixels, 24, lambda low, high, rng=rng: int(rng.integers(low, high)))
         assert np.abs(ours - exact).max() <= 0.5 + 1e-4
@@ -165,9 +132,7 @@ def test_transformer_crop_draws_evenly_from_all_that_listing_2_allows():
             crop = np.rint(listing_2(pixels, 16, lambda *_, draws=draws: next(draws)))
             allowed[crop.astype(np.uint8).tobytes()] += 1 / (4 * 3 * len(crops))
     rng, n_drawn = np.random.default_rng(0), 6000
-    found = Counter(
-        transformer_crop(Image.fromarray(pixels), 16, rng=rng).tobytes() for _ in range(n_drawn)
-    )
+    found = Counter(transformer_crop(whole(pixels), 16, rng=rng).tobytes() for _ in range(n_drawn))
     assert_drawn_evenly(found, allowed, n_drawn)
 
 
@@ -178,8 +143,29 @@ def gradient(width, height):
     return Image.fromarray(pixels)
 
 
+@pytest.mark.parametrize("crop", [dvae_crop, transformer_crop])
+@pytest.mark.parametrize("reduction", [2, 4])
+@pytest.mark.parametrize("size", [(128, 96), (131, 97), (97, 130), (129, 129)], ids=str)
+def test_crop_of_a_reduced_picture_shows_what_that_of_the_whole_one_does(crop, reduction, size):
+    """All pixels that one of the reduced picture stands for are the same here: nothing is lost."""
+    width, height = (-(-side // reduction) for side in size)
+    reduced = np.random.default_rng(0).integers(256, size=(height, width, 3), dtype=np.uint8)
+    blocks = reduced.repeat(reduction, axis=0).repeat(reduction, axis=1)[: size[1], : size[0]]
+    for seed in range(20):
+        expected, found = (
+            crop(picture, 24, rng=np.random.default_rng(seed)).astype(int)
+            for picture in (
+                whole(blocks),
+                ReducedImage(Image.fromarray(reduced), size, reduction),
+            )
+        )
+        assert np.abs(found - expected).max() <= 1  # near the half between two
+
+
 def test_dvae_crop_has_no_scale_jitter_below_nine_eighths():
-    crops = [dvae_crop(gradient(36, 36), 32, rng=np.random.default_rng(i)) for i in range(50)]
+    crops = [
+        dvae_crop(whole(gradient(36, 36)), 32, rng=np.random.default_rng(i)) for i in range(50)
+    ]
     steps = {int(abs(np.diff(crop[:, :, 0].astype(int), axis=1)).max()) for crop in crops}
     assert steps == {1}
     assert {crop[0, 0, 1] for crop in crops} == set(range(5))
@@ -187,18 +173,16 @@ def test_dvae_crop_has_no_scale_jitter_below_nine_eighths():
 
 def test_dvae_crop_enlarges_what_is_smaller_to_the_target_and_no_further():
     pixels = np.random.default_rng(0).integers(256, size=(17, 17, 3), dtype=np.uint8)
-    whole = area_resize(pixels, 24)
-    crops = [
-        dvae_crop(Image.fromarray(pixels), 24, rng=np.random.default_rng(i)) for i in range(20)
-    ]
+    enlarged = area_resize(pixels, 24)
+    crops = [dvae_crop(whole(pixels), 24, rng=np.random.default_rng(i)) for i in range(20)]
     assert all(
-        np.array_equal(crop, whole) or np.array_equal(crop, whole[:, ::-1]) for crop in crops
+        np.array_equal(crop, enlarged) or np.array_equal(crop, enlarged[:, ::-1]) for crop in crops
     )
 
 
 def test_dvae_crop_reaches_both_ends_of_the_longer_side():
     lefts = {
-        int(dvae_crop(gradient(60, 32), 32, rng=np.random.default_rng(i))[0, :, 0].min())
+        int(dvae_crop(whole(gradient(60, 32)), 32, rng=np.random.default_rng(i))[0, :, 0].min())
         for i in range(400)
     }
     assert lefts == set(range(29))
@@ -206,7 +190,8 @@ def test_dvae_crop_reaches_both_ends_of_the_longer_side():
 
 def test_transformer_crop_stays_in_the_middle_quarter_and_never_flips():
     crops = [
-        transformer_crop(gradient(64, 32), 32, rng=np.random.default_rng(i)) for i in range(200)
+        transformer_crop(whole(gradient(64, 32)), 32, rng=np.random.default_rng(i))
+        for i in range(200)
     ]
     assert {int(crop[0, 0, 0]) for crop in crops} == set(range(12, 20))
     assert all((np.diff(crop[0, :, 0].astype(int)) == 1).all() for crop in crops)
@@ -214,7 +199,7 @@ def test_transformer_crop_stays_in_the_middle_quarter_and_never_flips():
 
 def test_transformer_crop_scales_to_at_most_nine_eighths():
     tops = {
-        int(transformer_crop(gradient(200, 200), 32, rng=np.random.default_rng(i))[0, 0, 1])
+        int(transformer_crop(whole(gradient(200, 200)), 32, rng=np.random.default_rng(i))[0, 0, 1])
         for i in range(300)
     }
     # the square is scaled to 32..36, so the crop starts at most 4 of 36 pixels down
@@ -225,7 +210,9 @@ def test_transformer_crop_scales_to_at_most_nine_eighths():
 def test_every_crop_has_the_target_size_even_where_it_must_enlarge(size):
     rng = np.random.default_rng(0)
     at_random = [
-        crop(gradient(*size), 32, rng=rng) for crop in (dvae_crop, transformer_crop, clip_crop)
+        dvae_crop(whole(gradient(*size)), 32, rng=rng),
+        transformer_crop(whole(gradient(*size)), 32, rng=rng),
+        clip_crop(gradient(*size), 32, rng=rng),
     ]
     for crop in (*at_random, centre_crop(gradient(*size), 32), clip_square(gradient(*size), 32)):
         assert crop.shape == (32, 32, 3) and crop.dtype == np.uint8
@@ -236,11 +223,16 @@ def test_crop_for_validation_is_centred(crop):
     assert crop(gradient(64, 32), 32)[0, 0].tolist() == [16, 0, 0]
 
 
-@pytest.mark.parametrize("crop", [dvae_crop, transformer_crop, clip_crop])
-def test_crops_go_by_the_generator_alone(crop):
-    first, again, other = (
-        crop(gradient(90, 70), 32, rng=np.random.default_rng(seed)) for seed in (3, 3, 4)
-    )
+@pytest.mark.parametrize(
+    ("crop", "picture"),
+    [
+        (dvae_crop, whole(gradient(90, 70))),
+        (transformer_crop, whole(gradient(90, 70))),
+        (clip_crop, gradient(90, 70)),
+    ],
+)
+def test_crops_go_by_the_generator_alone(crop, picture):
+    first, again, other = (crop(picture, 32, rng=np.random.default_rng(seed)) for seed in (3, 3, 4))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 

@@ -2,16 +2,17 @@
 
 import io
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from fakes import SIDE, MemorySource, pair_preprocessing, png
 from PIL import Image
 
-from dalle_cli.data.augment import clip_square
-from dalle_cli.data.images import decode_image
+from dalle_cli.data.augment import centre_crop, clip_square, dvae_crop, transformer_crop
+from dalle_cli.data.images import ReducedImage, decode_image
 from dalle_cli.data.preprocessing import (
     ClipPreprocessing,
     DVAEPreprocessing,
@@ -21,6 +22,8 @@ from dalle_cli.data.preprocessing import (
 )
 from dalle_cli.data.shuffling import derive_seed
 from dalle_cli.data.sources import Sample
+
+PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "photos-raw-tiny" / "pairs"
 
 
 def clip_preprocessing(text_len: int = 12, bpe_dropout: float = 0.0) -> ClipPreprocessing:
@@ -173,3 +176,73 @@ def test_pictures_smaller_than_the_model_takes_are_flagged(
     file = io.BytesIO()
     Image.new("RGB", size).save(file, "PNG")
     assert preprocess(Sample("key", file.getvalue(), ["caption"]), seed).is_enlarged == is_enlarged
+
+
+def photograph(width: int, height: int) -> bytes:
+    """A JPEG of an edge, a ramp and a texture that fades with its fineness."""
+    rng = np.random.default_rng(0)
+    x, y = np.arange(width), np.arange(height)[:, None]
+    pixels = np.zeros((height, width, 3)) + (40 * (x + y > width) + 60 * y / height)[..., None]
+    for cells in (4, 8, 16, 32, 64, 128):
+        noise = Image.fromarray(
+            rng.normal(size=(cells, cells)).astype(np.float32) * 60 / cells**0.8
+        )
+        pixels += np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC))[..., None]
+    file = io.BytesIO()
+    Image.fromarray((pixels + 70).clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def crops_and_whole_crops(data: bytes, size: int, n: int) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield what training sees of a JPEG, and what the listings make of all its pixels."""
+    image, sample = decode_image(data), Sample("key", data, ["caption"])
+    picture = ReducedImage(image, image.size)
+    for preprocess, crop in (
+        (DVAEPreprocessing(size), dvae_crop),
+        (replace(pair_preprocessing(), image_size=size), transformer_crop),
+    ):
+        for seed in range(n):
+            rng = np.random.default_rng(derive_seed(seed, "crop"))
+            found, expected = preprocess(sample, seed).pixels, crop(picture, size, rng=rng)
+            yield found.astype(int), expected.astype(int)
+
+
+@pytest.mark.parametrize("size", [(400, 300), (301, 407)], ids=str)
+def test_jpeg_that_is_not_reduced_is_cropped_as_the_listings_do(size: tuple[int, int]) -> None:
+    for found, expected in crops_and_whole_crops(photograph(*size), 256, n=2):
+        assert np.array_equal(found, expected)
+
+
+def assert_crops_are_near(data: bytes, size: int, n: int) -> None:
+    """The bound that docs/data.md states, in levels of 0 to 255."""
+    for found, expected in crops_and_whole_crops(data, size, n):
+        difference = np.abs(found - expected)
+        assert difference.mean() < 6 and np.percentile(difference, 99) < 50
+
+
+@pytest.mark.parametrize("size", [(400, 300), (301, 407), (800, 603)], ids=str)
+def test_crops_of_large_jpegs_are_near_those_of_the_listings(size: tuple[int, int]) -> None:
+    data = photograph(*size)
+    assert_crops_are_near(data, 64, n=4)
+    assert any(
+        not np.array_equal(found, expected)
+        for found, expected in crops_and_whole_crops(data, 64, n=1)
+    )
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="the shared data sets are not here")
+@pytest.mark.parametrize("size", [32, 64, 96, 128])
+def test_crops_of_photographs_are_near_those_of_the_listings(size: int) -> None:
+    files = sorted(PHOTOS.glob("*.jpg"))
+    assert len(files) == 32
+    for file in files:
+        assert_crops_are_near(file.read_bytes(), size, n=2)
+
+
+def test_crops_to_encode_of_a_large_jpeg_are_those_that_training_and_validation_see() -> None:
+    data, size = photograph(400, 300), 64
+    pair = replace(pair_preprocessing(), image_size=size)
+    crops = EncodingPreprocessing(size, copies=3)(Sample("key", data, ["caption"]), 7)
+    expected = [pair(Sample("key", data, ["a"]), derive_seed(7, copy)) for copy in range(3)]
+    assert np.array_equal(crops[0], centre_crop(decode_image(data), size))
+    assert np.array_equal(crops[1:], np.stack([example.pixels for example in expected]))

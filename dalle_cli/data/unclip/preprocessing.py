@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from dalle_cli.data.augment import area_resize, clip_crop, clip_square
+from dalle_cli.data.augment import clip_crop, clip_square
 from dalle_cli.data.clip_tokenizer import ClipTokenizer, frame
 from dalle_cli.data.images import decode_image
+from dalle_cli.data.pictures.area import area_resize
 from dalle_cli.data.preprocessing import NO_PIXELS, Example
 from dalle_cli.data.shuffling import derive_seed
 from dalle_cli.data.sources import Sample

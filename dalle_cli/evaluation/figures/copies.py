@@ -12,8 +12,8 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from dalle_cli.data.augment import area_resize
 from dalle_cli.data.images import to_png
+from dalle_cli.data.pictures.area import area_resize
 from dalle_cli.evaluation.figures.distances import squared_distances
 from dalle_cli.evaluation.figures.sample_figures import embed_squares
 from dalle_cli.evaluation.picture_sets import PictureSet, Square

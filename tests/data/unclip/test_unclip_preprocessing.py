@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dalle_cli.data.augment import area_resize, clip_square
+from dalle_cli.data.augment import clip_square
 from dalle_cli.data.clip_tokenizer import own_clip_tokenizer
 from dalle_cli.data.loader import collate
+from dalle_cli.data.pictures.area import area_resize
 from dalle_cli.data.shuffling import derive_seed
 from dalle_cli.data.sources import Sample
 from dalle_cli.data.tokenizer import Tokenizer

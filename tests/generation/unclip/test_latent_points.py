@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 from toy_unclip import decoder_parts, sampler, scorer
 
-from dalle_cli.data.augment import area_resize, clip_square
+from dalle_cli.data.augment import clip_square
+from dalle_cli.data.pictures.area import area_resize
 from dalle_cli.errors import UsageError
 from dalle_cli.generation.unclip.latent_points import (
     blend_points,
