@@ -16,15 +16,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dalle_cli.runtime.compiled_packages import Layout, Run, layout_of, load_or_compile
+from dalle_cli.runtime.compiled_packages import (
+    Layout,
+    Options,
+    Run,
+    layout_of,
+    load_or_compile,
+)
 
 MIN_STEPS_TO_COMPILE = 8_192  # they soon make up for half a minute of compiling
 WARMUP_RUNS = 3  # before a capture, in which CUDA's libraries select kernels and allocate memory
 
 # rows, up to which inductor's GEMM templates beat oneDNN's; a race of both would differ by run
 MAX_ROWS_FOR_TEMPLATES = 4
-
-Options = dict[str, str | int | bool | Callable[..., Any]]
 
 # the weights are frozen and laid out for their products; headers would be compiled for one use
 ON_CPU: Options = {"freezing": True, "aot_inductor.precompile_headers": False}

@@ -13,8 +13,9 @@ import pickle
 import platform
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ MOST_KEPT = 4  # packages, each as large as the weights
 WRITABLE_BY_OTHERS = 0o022
 PROCESSOR_FIELDS = ("vendor_id", "cpu family", "model", "stepping", "flags", "CPU", "Features")
 
+Options = dict[str, str | int | bool | Callable[..., Any]]
 Layout = list[tuple[torch.dtype, torch.Size, tuple[int, ...]]]
 Run = Callable[[list[Tensor]], list[Tensor]]
 
@@ -38,7 +40,7 @@ def layout_of(tensors: Sequence[Tensor]) -> Layout:
     return [(tensor.dtype, tensor.shape, tensor.stride()) for tensor in tensors]
 
 
-def load_or_compile(step: nn.Module, arguments: Any, options: Sequence[Mapping[str, Any]]) -> Run:
+def load_or_compile(step: nn.Module, arguments: Any, options: Sequence[Options]) -> Run:
     """Load the package of a step, or compile one; its function takes a list of all tensors.
 
     arguments  of each call, a nest of tensors, of which only the layout matters
@@ -59,13 +61,13 @@ def load_or_compile(step: nn.Module, arguments: Any, options: Sequence[Mapping[s
 
 
 def compile_package(
-    step: nn.Module, tensors: list[Tensor], *, options: Sequence[Mapping[str, Any]], path: Path
+    step: nn.Module, tensors: list[Tensor], *, options: Sequence[Options], path: Path
 ) -> None:
     """Compile a step for tensors like these into a package, which appears complete or not at all.
 
     Raises RuntimeError where the compiler refuses the step with all of the options.
     """
-    from torch._inductor import aoti_compile_and_package
+    from torch._inductor import aoti_compile_and_package as compile_
     from torch._inductor.utils import fresh_cache
 
     # tensors made in inference mode can't be traced
@@ -75,17 +77,19 @@ def compile_package(
 
         with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
             package = os.path.join(temporary, path.name)
-            for i, chosen in enumerate(options, start=1):
-                try:
-                    with fresh_cache():  # its files hold weights too: none stay behind
-                        aoti_compile_and_package(
-                            program, package_path=package, inductor_configs=dict(chosen)
-                        )
-                    break
-                except RuntimeError:
-                    if i == len(options):
-                        raise
+            # its files hold weights too: none stay behind
+            with fresh_cache():
+                _compile_with_one_of(options, partial(compile_, program, package_path=package))
             os.replace(package, path)
+
+
+def _compile_with_one_of(options: Sequence[Options], compile_: Callable[..., object]) -> None:
+    *others, last = options
+    for chosen in others:
+        with suppress(RuntimeError):
+            compile_(inductor_configs=dict(chosen))
+            return
+    compile_(inductor_configs=dict(last))
 
 
 class _Flat(nn.Module):
@@ -194,7 +198,7 @@ class _FingerprintPickler(pickle.Pickler):
             return sorted(map(repr, obj))
         if isinstance(obj, Tensor):
             content = obj.detach().contiguous().reshape(-1).view(torch.uint8)
-            return str(layout_of([obj])), hashlib.sha256(content.numpy()).hexdigest()
+            return str(layout_of([obj])), hashlib.sha256(content.numpy().data).hexdigest()
         return None
 
     def reducer_override(self, obj: Any) -> Any:
