@@ -78,7 +78,7 @@ def compile_package(
         with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
             package = os.path.join(temporary, path.name)
             # its files hold weights too: none stay behind
-            with fresh_cache():
+            with fresh_cache(dir=temporary):
                 _compile_with_one_of(options, partial(compile_, program, package_path=package))
             os.replace(package, path)
 

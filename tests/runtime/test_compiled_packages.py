@@ -17,6 +17,7 @@ from dalle_cli.runtime.compiled_packages import _fingerprint, _surroundings, loa
 compiles = [
     pytest.mark.slow,
     pytest.mark.skipif(not has_compiler(torch.device("cpu")), reason="no C++ compiler"),
+    pytest.mark.filterwarnings("ignore:TypedStorage", "ignore:.*torch.jit:DeprecationWarning"),
 ]
 
 PRINT_FINGERPRINT = """
