@@ -7,16 +7,16 @@ damaged one, the step is compiled anew. Knows nothing of what a step computes.
 """
 
 import hashlib
-import io
 import os
-import pickle
 import platform
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
@@ -181,27 +181,30 @@ def _processor() -> list[str]:
 
 def _fingerprint(value: Any) -> str:
     """Compute a checksum of a value, which is the same in every process."""
-    pickled = io.BytesIO()
-    _FingerprintPickler(pickled).dump(value)
-    return hashlib.sha256(pickled.getvalue()).hexdigest()
+    return hashlib.sha256("\0".join(_parts(value, {})).encode()).hexdigest()
 
 
-class _FingerprintPickler(pickle.Pickler):
-    """Reduces tensors to checksums, and modules to their attributes; nobody unpickles the result.
+def _parts(value: Any, seen: dict[int, int]) -> Iterator[str]:
+    """Yield all that a value consists of: tensors as checksums, modules as their attributes.
 
-    Classes that are made while the program runs can't be pickled, and a set of strings has another
-    order in another process.
+    seen  numbers of the modules that have been described, by identity: several may share one
     """
-
-    def persistent_id(self, obj: Any) -> Any:
-        if isinstance(obj, set):
-            return sorted(map(repr, obj))
-        if isinstance(obj, Tensor):
-            content = obj.detach().contiguous().reshape(-1).view(torch.uint8)
-            return str(layout_of([obj])), hashlib.sha256(content.numpy().data).hexdigest()
-        return None
-
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, nn.Module):
-            return str, (type(obj).__qualname__,), vars(obj)
-        return NotImplemented
+    if isinstance(value, Tensor):
+        content = value.detach().contiguous().reshape(-1).view(torch.uint8)
+        yield f"{layout_of([value])} {hashlib.sha256(content.numpy().data).hexdigest()}"
+    elif isinstance(value, nn.Module):
+        is_new = id(value) not in seen
+        yield f"{type(value).__qualname__} {seen.setdefault(id(value), len(seen))}"
+        if is_new:
+            yield from _parts(vars(value), seen)
+    elif isinstance(value, MethodType):
+        yield from _parts([value.__func__.__qualname__, value.__self__], seen)
+    elif isinstance(value, set):  # of strings: their order differs by process
+        yield from sorted(map(repr, value))
+    elif isinstance(value, dict | list | tuple):
+        parts = chain.from_iterable(value.items()) if isinstance(value, dict) else value
+        yield f"{type(value).__name__} of {len(value)}"
+        for part in parts:
+            yield from _parts(part, seen)
+    else:  # where it shows an address, the step is compiled in each process
+        yield repr(value)

@@ -97,6 +97,12 @@ def test_whatever_a_package_depends_on_changes_its_name(monkeypatch: pytest.Monk
     assert _fingerprint([Step(), _surroundings()]) != before
 
 
+def test_steps_that_share_other_modules_have_other_names() -> None:
+    first, second = Step(), Step(scale=3.0)
+    shared = [nn.ModuleList([first, second, third]) for third in (first, second)]
+    assert _fingerprint(shared[0]) != _fingerprint(shared[1])
+
+
 def test_folder_that_others_may_write_to_is_not_trusted(folder: Path) -> None:
     folder.mkdir(parents=True)
     folder.chmod(0o777)
