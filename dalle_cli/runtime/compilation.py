@@ -8,12 +8,21 @@ arguments must change nothing, since a capture is preceded by warm-up runs.
 import os
 import shutil
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from dalle_cli.runtime.compiled_packages import (
+    Layout,
+    Options,
+    Run,
+    layout_of,
+    load_or_compile,
+)
 
 MIN_STEPS_TO_COMPILE = 8_192  # they soon make up for half a minute of compiling
 WARMUP_RUNS = 3  # before a capture, in which CUDA's libraries select kernels and allocate memory
@@ -21,10 +30,8 @@ WARMUP_RUNS = 3  # before a capture, in which CUDA's libraries select kernels an
 # rows, up to which inductor's GEMM templates beat oneDNN's; a race of both would differ by run
 MAX_ROWS_FOR_TEMPLATES = 4
 
-Options = dict[str, str | int | bool | Callable[..., Any]]
-
-# the weights are frozen and laid out for their products; the code that calls the kernels is C++ too
-ON_CPU: Options = {"freezing": True, "cpp_wrapper": True}
+# the weights are frozen and laid out for their products; headers would be compiled for one use
+ON_CPU: Options = {"freezing": True, "aot_inductor.precompile_headers": False}
 ON_CPU_FEW_ROWS: Options = {**ON_CPU, "max_autotune": True, "max_autotune_gemm_backends": "CPP"}
 ON_CUDA: Options = {"max_autotune": True}  # by races: on GPUs, bits may differ from run to run
 
@@ -56,24 +63,40 @@ def compile_step(step: nn.Module, compiled_batch_size: int = 0) -> Callable[...,
 
     compiled_batch_size  the number of rows of each call; 0: not compiled
 
-    On CPUs, whatever is compiled later in this process has its weights frozen as well.
+    On CPUs it is loaded if a process has compiled it before, see `runtime.compiled_packages`.
     """
     device = next(step.parameters()).device
-    run: Callable[..., Tensor] = step
-
     if compiled_batch_size and device.type == "cpu":
-        # `import torch._inductor.config` would make torch a local name of this function
-        from torch._inductor import config as inductor_config
-
-        # weights become constants; the option alone isn't seen by what traces the step
-        inductor_config.freezing = True
         has_few_rows = compiled_batch_size <= MAX_ROWS_FOR_TEMPLATES
-        options = ON_CPU_FEW_ROWS if has_few_rows else ON_CPU
-        run = torch.compile(step, fullgraph=True, dynamic=False, options=options)
-    elif compiled_batch_size:
-        run = torch.compile(step, fullgraph=True, dynamic=False, options=ON_CUDA)
+        # there are products without a template, such as some of bf16
+        return _PackagedStep(step, [ON_CPU_FEW_ROWS, ON_CPU] if has_few_rows else [ON_CPU])
 
+    run: Callable[..., Tensor] = step
+    if compiled_batch_size:
+        run = torch.compile(step, fullgraph=True, dynamic=False, options=ON_CUDA)
     return _CUDAGraphStep(run) if device.type == "cuda" else run
+
+
+class _PackagedStep:
+    """A step as machine code, which is loaded or compiled for each layout of its arguments.
+
+    The last argument is a list of tensors, or of tuples of them, which the step writes to.
+    """
+
+    def __init__(self, step: nn.Module, options: Sequence[Options]) -> None:
+        self._step, self._options = step, options
+        self._runs: list[tuple[Layout, Run]] = []
+
+    def __call__(self, *arguments: Any) -> Tensor:
+        """Run the step."""
+        tensors = pytree.tree_leaves(arguments)
+        layout = layout_of(tensors)
+        for known, run in self._runs:
+            if known == layout:
+                return run(tensors)[0]
+
+        self._runs.append((layout, load_or_compile(self._step, arguments, self._options)))
+        return self(*arguments)
 
 
 class _CUDAGraphStep:
