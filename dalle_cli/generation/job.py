@@ -183,7 +183,7 @@ def run_job(job: GenerationJob, folder: OutputFolder, terminal: Terminal) -> boo
     if n_added < n_wanted:
         terminal.say(f"writing {n_wanted - n_added} pictures to {folder.path}")
         if job.pipeline.is_compiled:
-            terminal.say("compiling the sampling step first, for half a minute: the job is long")
+            terminal.say("the job is long: its step is compiled first, in half a minute, or loaded")
         _generate_and_add(job, folder, terminal, pending=pending, missing=missing)
     else:
         terminal.say(f"{folder.path} already holds all pictures: nothing to do")

@@ -144,9 +144,12 @@ def _cached_folder() -> Path | None:
 
 def _is_private(folder: Path) -> bool:
     """Return whether nobody else can place code there, which a package is."""
+    if not os.access(folder, os.W_OK):
+        return False
+    if not hasattr(os, "getuid"):  # Windows keeps a user's folder from the others
+        return True
     status = folder.stat()
-    is_own = status.st_uid == os.getuid() and not status.st_mode & WRITABLE_BY_OTHERS
-    return is_own and os.access(folder, os.W_OK)
+    return status.st_uid == os.getuid() and not status.st_mode & WRITABLE_BY_OTHERS
 
 
 def _keep_latest(folder: Path, path: Path) -> None:
