@@ -71,7 +71,7 @@ def read_about(folder: RunDir) -> ModelAbout:
             for problem in error.errors()
         )
         raise DalleError("\n".join([f"{folder.about} is damaged:", *problems])) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DalleError(f"{folder.about} is not valid TOML: {error}") from error
 
 

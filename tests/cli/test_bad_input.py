@@ -360,6 +360,9 @@ WRONG_USAGE = {  # exit code 2
     "recipe that is no TOML": (
         lambda p: p.train_dvae(recipe=p.file("mine.toml", "= 3")), ["not valid TOML"],
     ),
+    "recipe of lists in lists in lists": (
+        lambda p: p.train_dvae(recipe=p.file("mine.toml", "x = " + 2000 * "[")), ["not valid TOML"],
+    ),
     "recipe that is no text": (
         lambda p: p.train_dvae(recipe=p.file("mine.toml", b"\xff")), ["not valid TOML"],
     ),

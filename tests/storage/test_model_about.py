@@ -40,7 +40,11 @@ def test_every_problem_is_told(write: Callable) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("title = ", "not valid TOML"), ("title = 'a'\ntitle = 'b'", "not valid TOML")],
+    [
+        ("title = ", "not valid TOML"),
+        (f"title = {'[' * 2000}", "not valid TOML"),
+        ("title = 'a'\ntitle = 'b'", "not valid TOML"),
+    ],
 )
 def test_what_is_no_toml_is_refused(text: str, message: str, write: Callable) -> None:
     with pytest.raises(DalleError, match=message):
