@@ -122,7 +122,7 @@ def read_tables(name: str, *, kind: str | None = None) -> dict[str, Any]:
         return _recorded_tables(path, name)
     try:
         return tomllib.loads(read_recipe(name, kind=kind))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{name} is not valid TOML: {error}") from None
 
 
@@ -335,7 +335,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 
     try:
         table[keys[-1]] = tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         table[keys[-1]] = text.strip()
     table.pop(ALTERNATIVES.get(keys[-1], ""), None)
 

@@ -260,7 +260,9 @@ def test_an_unknown_recipe_like_no_other_is_told_where_to_look(name: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "content", [b"kind = ", b"kind = 'dvae'\nkind = 'dvae'\n", b"kind = '\xff'"]
+    "content",
+    [b"kind = ", b"kind = 'dvae'\nkind = 'dvae'\n", b"kind = '\xff'", b"kind = " + 5000 * b"9"],
+    ids=lambda content: content[:20].decode("latin-1"),
 )
 def test_a_file_that_is_no_toml_is_told_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "broken.toml").write_bytes(content)
