@@ -302,8 +302,11 @@ def _describe_wait(ranks: Ranks, met: list[Store]) -> None:
 
     met  the store through which they meet, once it is there: that of the main process
     """
-    # torch's stubs lack clone
-    store = met[0].clone() if met else None  # type: ignore[attr-defined]
+    try:
+        # torch's stubs lack clone
+        store = met[0].clone() if met else None  # type: ignore[attr-defined]
+    except RuntimeError:  # the main process has gone: whoever waits for it tells that
+        return
     absent = absent_ranks(store, ranks)
     if absent and ranks.local_rank == 0:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
