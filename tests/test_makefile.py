@@ -93,7 +93,9 @@ def test_batch_jobs_run_in_several_processes(target: str) -> None:
 def test_what_needs_a_gpu_says_in_one_line_that_there_is_none(words: list[str], lack: str) -> None:
     """In an environment that `make install` has not made, either."""
     given = ["-o", "install", *words, f"BIN={Path(sys.executable).parent}"]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    of_an_outer_make = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
+    environment = {name: v for name, v in os.environ.items() if name not in of_an_outer_make}
+    environment |= {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(
         ["make", "--no-print-directory", *given],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
