@@ -721,6 +721,42 @@ MUTANTS = [
         "runtime/test_compilation::test_capture_bears_what_other_threads_do",
     ),
     Mutant(
+        "runtime/compiled_packages.py",
+        "{hashlib.sha256(content.numpy().data).hexdigest()}",
+        "",
+        "runtime/test_compiled_packages::test_whatever_a_package_depends_on_changes_its_name",
+    ),
+    Mutant(
+        "runtime/compiled_packages.py",
+        "        torch.__version__,\n",
+        "",
+        "runtime/test_compiled_packages::test_whatever_a_package_depends_on_changes_its_name",
+    ),
+    Mutant(
+        "runtime/compiled_packages.py",
+        "yield from sorted(map(repr, value))",
+        "yield from map(repr, value)",
+        "runtime/test_compiled_packages::test_another_process_finds_what_one_has_stored",
+    ),
+    Mutant(
+        "runtime/compiled_packages.py",
+        "return status.st_uid == os.getuid() and not status.st_mode & WRITABLE_BY_OTHERS",
+        "return status.st_uid == os.getuid()",
+        "runtime/test_compiled_packages::test_folder_that_others_may_write_to_is_not_trusted",
+    ),
+    Mutant(
+        "runtime/compiled_packages.py",
+        "        lock.acquire()\n",
+        "        pass\n",
+        "runtime/test_compiled_packages::test_processes_that_start_together_compile_a_step_once",
+    ),
+    Mutant(
+        "runtime/compiled_packages.py",
+        "packages[:-MOST_KEPT]",
+        "packages[MOST_KEPT:]",
+        "runtime/test_compiled_packages::test_packages_unused_for_longest_are_removed_with_their_locks",
+    ),
+    Mutant(
         "runtime/devices.py",
         '    "CUBLAS_STATUS_ALLOC_FAILED",\n',
         "",

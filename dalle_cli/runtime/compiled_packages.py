@@ -49,7 +49,7 @@ def load_or_compile(step: nn.Module, arguments: Any, options: Sequence[Options])
     tensors, nest = pytree.tree_flatten(arguments)
     fingerprint = _fingerprint([step, str(nest), layout_of(tensors), options, _surroundings()])
 
-    with _private_folder() as folder:
+    with _private_folder() as folder, _one_at_a_time(folder, fingerprint):
         path = folder / f"{fingerprint}.pt2"
         run = _load(path)
         if run is None:
@@ -129,6 +129,20 @@ def _private_folder() -> Iterator[Path]:
         yield Path(temporary)
 
 
+@contextmanager
+def _one_at_a_time(folder: Path, fingerprint: str) -> Iterator[None]:
+    """Make other processes wait that need the same package, so that one compiles for all."""
+    from filelock import FileLock
+
+    lock = FileLock(folder / f".{fingerprint}.lock")
+    with suppress(OSError, NotImplementedError):  # without locks in a file system, each compiles
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _cached_folder() -> Path | None:
     """Return the packages' folder, created if need be; None if it can't be trusted or written."""
     root = cache_folder()
@@ -159,6 +173,7 @@ def _keep_latest(folder: Path, path: Path) -> None:
         packages = sorted(folder.glob("*.pt2"), key=lambda package: package.stat().st_mtime)
         for package in packages[:-MOST_KEPT]:
             package.unlink()
+            package.with_name(f".{package.stem}.lock").unlink(missing_ok=True)
 
 
 def _surroundings() -> list[str]:

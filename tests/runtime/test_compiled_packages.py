@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,36 @@ def test_folder_that_others_may_write_to_is_not_trusted(folder: Path) -> None:
         assert found == folder
 
 
+def test_processes_that_start_together_compile_a_step_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads stand for the processes: the lock is that of a file."""
+    compiled: list[Path] = []
+
+    def compile_slowly(*arguments: Any, path: Path, **options: Any) -> None:
+        compiled.append(path)
+        time.sleep(0.2)
+        path.touch()
+
+    monkeypatch.setattr(compiled_packages, "compile_package", compile_slowly)
+    monkeypatch.setattr(compiled_packages, "_load", lambda path: path.exists() or None)
+    with ThreadPoolExecutor(3) as processes:
+        runs = [processes.submit(load_or_compile, Step(), torch.zeros(2), [ON_CPU]) for _ in "abc"]
+    assert all(run.result() for run in runs)
+    assert compiled == list(folder.glob("*.pt2"))
+
+
+def test_packages_unused_for_longest_are_removed_with_their_locks(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True)
+    packages = [folder / f"{name}.pt2" for name in "abcdef"]
+    for i, package in enumerate(packages):
+        with compiled_packages._one_at_a_time(folder, package.stem):
+            package.touch()
+        os.utime(package, (i, i))
+    compiled_packages._keep_latest(folder, packages[0])
+    assert sorted({path.name.strip(".")[0] for path in folder.iterdir()}) == ["a", "d", "e", "f"]
+
+
 class TestCompiling:
     pytestmark = compiles
 
@@ -128,12 +160,12 @@ class TestCompiling:
         assert len(compiled) == 1
         run(Step(scale=3.0))
         run(Step(), n_rows=9)
-        assert sorted(set(compiled)) == sorted(folder.iterdir())
+        assert sorted(set(compiled)) == sorted(folder.glob("*.pt2"))
         assert len(compiled) == 3
 
     def test_a_damaged_package_is_compiled_anew(self, folder: Path, compiled: list[Path]) -> None:
         run(Step())
-        (package,) = folder.iterdir()
+        (package,) = folder.glob("*.pt2")
         whole = package.read_bytes()
         middle = len(whole) // 2
         flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
