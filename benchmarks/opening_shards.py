@@ -11,7 +11,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from measuring import measure
+from measuring import measure, peak_bytes
 from PIL import Image
 
 from dalle_cli.data.sources import open_dataset
@@ -26,13 +26,14 @@ def main(what: str, n_shards: int) -> None:
         shards, cache = Path(folder, "shards"), Path(folder, "cache")
         os.environ["XDG_CACHE_HOME"] = str(cache)
         write_shards(shards, n_shards)
+        base_bytes = peak_bytes()
 
         def work() -> None:
             if what == "first":
                 shutil.rmtree(cache, ignore_errors=True)
             assert len(open_dataset(str(shards), captions_required=True)) == n_shards * PAIRS
 
-        measure(work)
+        measure(work, base_bytes=base_bytes)
 
 
 def write_shards(folder: Path, n_shards: int) -> None:
