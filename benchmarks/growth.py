@@ -103,9 +103,12 @@ def values_at(command: str) -> dict[str, float]:
 
 
 def slope(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """Return the slope of the line through the logarithms, of least squares."""
-    logs = [[math.log(x) for x in series] for series in (sizes, values)]
-    return statistics.linear_regression(*logs).slope
+    """Return the slope of the line through the logarithms, of least squares.
+
+    A memory of 0 is too little to have shown, and left out.
+    """
+    logs = [(math.log(x), math.log(y)) for x, y in zip(sizes, values, strict=True) if y]
+    return statistics.linear_regression(*zip(*logs, strict=True)).slope
 
 
 if __name__ == "__main__":
