@@ -14,6 +14,7 @@ from measuring import measure, peak_bytes
 from dalle_cli.config import TrainedTransformerTable, TransformerRecipe
 from dalle_cli.data.loader import Batch
 from dalle_cli.loading import build_transformer
+from dalle_cli.models.weightless import meta_device
 from dalle_cli.recipe import load_recipe
 from dalle_cli.runtime.devices import open_device
 from dalle_cli.runtime.distributed import single_process
@@ -78,7 +79,7 @@ def cost(recipe: TransformerRecipe) -> tuple[int, int]:
     """Return the operations and the bytes of an update, as `dalle info` computes them."""
     sizes = {**recipe.model.model_dump(), "text_vocab_size": recipe.tokenizer.vocab_size}
     model = TrainedTransformerTable(**sizes)
-    with torch.device("meta"):
+    with meta_device():
         transformer = build_transformer(model, model.text_vocab_size)
     n_parameters = sum(parameter.numel() for parameter in transformer.parameters())
 
