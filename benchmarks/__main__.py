@@ -5,6 +5,7 @@
     make bench DEVICE=cuda                                a GPU, in at most five minutes
     make bench-peer                                       install dalle-pytorch, to compare with it
     .venv/bin/python benchmarks/training_step.py fp32     one case, without its rivals
+    .venv/bin/python benchmarks/growth.py                 how cost grows with sizes, by itself
 
 Each case is a script of this folder, run in a fresh process; rivals take turns, round after round,
 so that a busy machine slows all of them. Tables go to stdout, all figures to build/bench.json. On a

@@ -209,6 +209,15 @@ SHARDS = Group(
     tuple(Case(what, f"opening_shards.py {what} 50") for what in ("first", "again")),
 )
 
+LONG_RUN = Group(
+    "a whole training run of transformer/demo, on captions of 1 to 40 words: does its memory grow?",
+    tuple(
+        Case(f"{n} updates, {workers} workers", f"long_run_memory.py {n} {workers}")
+        for n in (8, 300)
+        for workers in (0, 2)
+    ),
+)
+
 GROUPS = (
     TRAINING,
     ATTENTION,
@@ -220,6 +229,7 @@ GROUPS = (
     DVAE_TRAINING,
     DECODER_TRAINING,
     SHARED_CORES,
+    LONG_RUN,
     CLIP,
     LOADING,
     SHARDS,

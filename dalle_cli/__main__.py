@@ -1,12 +1,15 @@
 """Entry point of `python -m dalle_cli` and of the `dalle` command.
 
-What comes first: streams that the shell has closed, and Ctrl-C while modules are imported.
+What comes first: streams that the shell has closed, Ctrl-C while modules are imported, and how the
+interpreter ends.
 """
 
 import os
 import signal
 import sys
 from types import FrameType
+
+from dalle_cli.runtime.garbage import leave_uncollected_at_exit
 
 
 def open_closed_streams() -> None:
@@ -27,6 +30,8 @@ def exit_at_once(number: int, frame: FrameType | None) -> None:
 open_closed_streams()
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, exit_at_once)
+
+leave_uncollected_at_exit()
 
 from dalle_cli.cli.main import main  # noqa: E402  after the above
 

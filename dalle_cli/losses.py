@@ -21,6 +21,7 @@ SMALLEST_LOG_PROB = -80.0
 
 LOGITS_AT_ONCE = 2**21  # 8 MiB, which fit into a processor's cache
 LOGITS_AT_ONCE_ON_GPUS = 2**27  # 512 MiB, so that no product is too small to fill a GPU
+ROWS_TOGETHER = 64  # rows of logits come in multiples of this, as far as there are tokens
 
 
 def logit_laplace_nll(mapped: Tensor, mu: Tensor, log_scale: Tensor) -> Tensor:
@@ -97,13 +98,27 @@ def linear_cross_entropy(
 
     Logits are computed some rows at a time, never all at once, and their gradients with them.
     """
+    inputs, targets = features.flatten(0, -2), tokens.flatten()  # [N, D], [N]
+    # on a GPU the host would have to wait until it is known how many are given
     if features.device.type == "cpu":
-        is_given = tokens >= 0
-        inputs, targets = features[is_given], tokens[is_given]  # [N, D], [N]
-    else:
-        # to find out how many are given, the host would wait for the GPU
-        inputs, targets = features.flatten(0, -2), tokens.flatten()  # [N, D], [N]
+        chosen = _given_rows(targets)
+        inputs, targets = inputs[chosen], targets[chosen]
     return _LinearCrossEntropy.apply(inputs, weight, bias, targets, torch.is_grad_enabled())
+
+
+def _given_rows(tokens: Tensor) -> Tensor:
+    """Return the indices of the tokens that are not -1, and of some others up to a round number.
+
+    oneDNN compiles a kernel for each new size of a product and keeps a thousand of them, half a MiB
+    each: a size for every total length of captions filled a GiB in the course of a run.
+
+    tokens   int64 [N]
+    returns  int64 [R], those of given tokens in order, then others
+    """
+    is_missing = tokens < 0
+    n_given = len(tokens) - int(is_missing.sum())
+    n_rows = -(-n_given // ROWS_TOGETHER) * ROWS_TOGETHER
+    return is_missing.sort(stable=True).indices[:n_rows]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -1259,6 +1259,12 @@ MUTANTS = [
     ),
     Mutant(
         "losses.py",
+        "indices[:n_rows]",
+        "indices[:n_given]",
+        "test_losses::test_linear_cross_entropy_has_products_of_few_sizes",
+    ),
+    Mutant(
+        "losses.py",
         "hits += (likeliest",
         "hits = (likeliest",
         "test_losses::test_linear_cross_entropy_equals_that_of_all_logits",

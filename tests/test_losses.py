@@ -1,10 +1,12 @@
 """The losses against numeric integration, the specification's test values and sums by hand."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dalle_cli import losses
 from dalle_cli.losses import (
@@ -290,6 +292,31 @@ def test_linear_cross_entropy_equals_that_of_all_logits(
         torch.autograd.grad(3 * total, wanted), torch.autograd.grad(3 * whole, wanted), strict=True
     ):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+class ProductSizes(TorchDispatchMode):
+    """Notes the sizes of the operands of every matrix product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: set[tuple[Any, ...]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "mm" in func.name():
+            self.sizes.add((func.name(), *(tuple(x.shape) for x in args if isinstance(x, Tensor))))
+        return func(*args, **kwargs or {})
+
+
+def test_linear_cross_entropy_has_products_of_few_sizes() -> None:
+    """Of 64, 128 or all 150 rows, however long the captions are."""
+    features = torch.randn(5, 30, 4, requires_grad=True)
+    weight, bias = torch.randn(7, 4), torch.zeros(7)
+    with ProductSizes() as products:
+        for n_given in range(151):
+            is_given = (torch.randperm(150) < n_given).view(5, 30)
+            tokens = torch.randint(7, (5, 30)).where(is_given, -1)
+            losses.linear_cross_entropy(features, tokens, weight=weight, bias=bias)
+    assert len(products.sizes) == 3 * 3
 
 
 def test_linear_cross_entropy_of_nothing_is_zero() -> None:

@@ -32,6 +32,7 @@ from dalle_cli.cli.unclip.options import (
     SamplerName,
 )
 from dalle_cli.console import Terminal
+from dalle_cli.runtime.garbage import imports_uncollected
 from dalle_cli.storage.run_dir import model_dir, stated_kind
 from dalle_cli.storage.shipped import resolve_run
 
@@ -254,14 +255,15 @@ def generate(
     if launch_workers(gpus):
         return
 
-    from dalle_cli.commands.generate import GenerateOptions, run_generate
-    from dalle_cli.generation.image_prompt import Box, ImagePrompt
-    from dalle_cli.generation.prompts import example_captions, read_captions
-    from dalle_cli.generation.ranking import RankingOptions
-    from dalle_cli.generation.sampling import SamplingSettings, choose_sampling
-    from dalle_cli.generation.unclip.settings import UnclipSettings, choose_unclip_sampling
-    from dalle_cli.storage.model_about import read_sampling_advice
-    from dalle_cli.storage.run_dir import RunDir
+    with imports_uncollected():
+        from dalle_cli.commands.generate import GenerateOptions, run_generate
+        from dalle_cli.generation.image_prompt import Box, ImagePrompt
+        from dalle_cli.generation.prompts import example_captions, read_captions
+        from dalle_cli.generation.ranking import RankingOptions
+        from dalle_cli.generation.sampling import SamplingSettings, choose_sampling
+        from dalle_cli.generation.unclip.settings import UnclipSettings, choose_unclip_sampling
+        from dalle_cli.storage.model_about import read_sampling_advice
+        from dalle_cli.storage.run_dir import RunDir
 
     redrawn = None if box is None else Box(*box)
     is_given = bool(captions) or prompts is not None

@@ -18,6 +18,7 @@ from dalle_cli.cli.options import (
 )
 from dalle_cli.console import Terminal
 from dalle_cli.errors import UsageError
+from dalle_cli.runtime.garbage import imports_uncollected
 from dalle_cli.storage.shipped import resolve_run
 
 
@@ -117,7 +118,8 @@ def info(
     run would take. Of a run: its data, steps, time and held-out loss, and how its recipe differs
     from the shipped one.
     """
-    from dalle_cli.commands.info import run_info
+    with imports_uncollected():
+        from dalle_cli.commands.info import run_info
 
     run_info(name, overrides, masks, data, Terminal(quiet=quiet, as_json=as_json))
 
