@@ -1,6 +1,7 @@
 """What a sharded transformer takes, at the paper's size, against the paper's own figures."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import cast
 
 import pytest
@@ -10,12 +11,15 @@ from dalle_cli.commands.reports.group_cost import group_facts
 from dalle_cli.loading import build_largest_model
 from dalle_cli.models.transformer import Transformer
 from dalle_cli.recipe import load_recipe
+from dalle_cli.runtime.processes.ranks import Ranks
+from dalle_cli.training.engines.powersgd import PowerSGD
+from dalle_cli.training.engines.shard_places import place_of
 
 GIB = 2**30
 
 
-def facts_of(*overrides: str) -> tuple[dict, Transformer]:
-    recipe = load_recipe("transformer/paper", list(overrides), kind="transformer")
+def facts_of(*overrides: str, recipe: str = "transformer/paper") -> tuple[dict, Transformer]:
+    recipe = load_recipe(recipe, list(overrides), kind="transformer")
     with torch.device("meta"):
         transformer = cast(Transformer, build_largest_model(recipe))
     return group_facts(recipe, transformer)["groups"], transformer
@@ -54,8 +58,66 @@ def test_moments_in_fp32_and_compression_take_their_memory() -> None:
     assert small - plain > 4 * of_matrices / 8
 
 
+def passed_on(n_values: int, n_ranks: int, n_rounds: int) -> list[int]:
+    """Play a ring: in each round, every rank passes on a part of the values; count what it sends.
+
+    A gather or a scatter takes n_ranks - 1 rounds, a sum both of them.
+    """
+    edges = [n_values * i // n_ranks for i in range(n_ranks + 1)]
+    parts = [end - start for start, end in pairwise(edges)]
+    sent = [0] * n_ranks
+    for turn in range(n_rounds):
+        for rank in range(n_ranks):
+            sent[rank] += parts[(rank - turn) % n_ranks]
+    return sent
+
+
+def test_messages_take_the_time_of_their_bytes_counted_one_by_one() -> None:
+    """Of two GPUs in each machine, whose shards are those of training."""
+    size, rank, batch = 2, 8, 64
+    groups, transformer = facts_of(
+        f"runtime.shard_group={size}",
+        f"powersgd.rank={rank}",
+        f"training.global_batch_size={batch}",
+        "runtime.micro_batch_size=1",
+        recipe="transformer/tiny",
+    )
+    matrices = {id(matrix) for matrix in transformer.matrices()}
+    of_gpus = [0] * size  # values that each gives to the sum between machines
+    for ordinal in range(size):
+        shards = {}
+        for name, p in transformer.named_parameters():
+            is_matrix = id(p) in matrices
+            place = place_of(p.shape, Ranks(ordinal, size), is_matrix=is_matrix)
+            shape = place.of(p).shape
+            if is_matrix:
+                shards[name] = (shape[0], shape[1])
+            else:
+                of_gpus[ordinal] += shape.numel()
+        powersgd = PowerSGD(shards, rank // size, seed=0, n_ranks=1, device=torch.device("cpu"))
+        of_gpus[ordinal] += powersgd.bytes_sent() // 4
+
+    n_parameters = sum(p.numel() for p in transformer.parameters())
+    for n_machines in (8, 32):
+        found = groups[f"{n_machines} x {size}"]
+        n_rounds = 2 * (n_machines - 1)
+        by_machine = [
+            4 * sum(sent)
+            for sent in zip(*(passed_on(n, n_machines, n_rounds) for n in of_gpus), strict=True)
+        ]
+        seconds = max(by_machine) * 8 / 25e9
+        assert found["seconds_between"]["25 Gbit/s"] == pytest.approx(seconds, rel=0.01)
+
+        n_micro_batches = batch // (n_machines * size)
+        by_gpu = passed_on(n_parameters, size, 3 * n_micro_batches * (size - 1))
+        seconds = 4 * max(by_gpu) / 150e9
+        assert found["seconds_inside"]["150 GB/s"] == pytest.approx(seconds, rel=0.01)
+
+
 def test_info_tells_what_groups_take(dalle: Callable) -> None:
     told = dalle("info", "transformer/paper")
     assert told.code == 0
     assert "128 x 8 GPUs: each sends" in told.out and "with moments in 16 bits" in told.out
+    assert "between machines, at 10, 25, 100 or 400 Gbit/s from each machine:" in told.out
+    assert "128 x 8 GPUs: 12.1 s, 4.84 s, 1.21 s, 0.303 s" in told.out
     assert "sharded in groups" not in dalle("info", "transformer/tiny").out
