@@ -578,10 +578,10 @@ MUTANTS = [
         "training/optimization/test_adamw::test_matrices_alone_have_moments_in_16_bits",
     ),
     Mutant(
-        "training/optimization/moment_formats.py",
+        "training/optimization/float_formats.py",
         " + is_odd)",
         ")",
-        "training/optimization/test_moment_formats::"
+        "training/optimization/test_float_formats::"
         "test_values_between_all_neighbours_go_to_the_nearest_number",
     ),
     Mutant(
