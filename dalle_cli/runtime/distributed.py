@@ -143,6 +143,15 @@ class World:
         torch.distributed.all_gather(gathered, tensor.detach().contiguous(), group=self.group)
         return gathered
 
+    def exchange(self, rows: Tensor) -> Tensor:
+        """Send each rank a row of a tensor [ranks, ...]; return the rows that all sent to this."""
+        if self.size == 1:
+            return rows
+        self.watchdog.reach()
+        received = torch.empty_like(rows)
+        torch.distributed.all_to_all_single(received, rows, group=self.group)
+        return received
+
     def all_gather(self, items: list[Any]) -> list[Any]:
         """Gather lists of picklable objects from all ranks and concatenate them in rank order.
 

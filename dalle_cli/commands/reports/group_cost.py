@@ -11,7 +11,7 @@ from dalle_cli.commands.reports.transformer_cost import in_gib, significant, sta
 from dalle_cli.config import TransformerRecipe
 from dalle_cli.console import size_text
 from dalle_cli.models.transformer import Transformer
-from dalle_cli.training.engines.powersgd import n_values_sent
+from dalle_cli.training.engines.powersgd import bytes_sent
 from dalle_cli.training.engines.shard_places import matrix_shards
 from dalle_cli.training.planning.cost import count_in_16_bits
 from dalle_cli.training.planning.memory import FP32, group_state_bytes, largest_layer
@@ -84,7 +84,10 @@ def group_facts(recipe: TransformerRecipe, transformer: Transformer) -> dict[str
     shards = matrix_shards(transformer.matrices(), size)
     n_parameters = sum(p.numel() for p in transformer.parameters())
     n_others = n_parameters - sum(p.numel() for p in transformer.matrices())
-    n_sent = n_values_sent(shards, rank) if rank else sum(m * n for m, n in shards)
+    in_16_bits = recipe.powersgd is not None and recipe.powersgd.buffers == "paper"
+    of_matrices = FP32 * sum(m * n for m, n in shards)
+    if rank:
+        of_matrices = bytes_sent(shards, rank, in_16_bits=in_16_bits)
     state = group_state_bytes(recipe, transformer, shards, size=size, rank=rank)
 
     found = {}
@@ -92,7 +95,7 @@ def group_facts(recipe: TransformerRecipe, transformer: Transformer) -> dict[str
         gathered = 3 * _n_micro_batches(recipe, n_machines * size)
         ring = 2 * (n_machines - 1) / n_machines
         inside = gathered * FP32 * n_parameters * (size - 1) / size
-        between = ring * FP32 * (n_sent + n_others / size)
+        between = ring * (of_matrices + FP32 * n_others / size)
         found[f"{n_machines} x {size}"] = {
             "state_gib": in_gib(state),
             "sent_inside_gib": in_gib(inside),
