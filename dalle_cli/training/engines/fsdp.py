@@ -237,7 +237,7 @@ class FsdpEngine(Generic[ModelT]):
 def _world_of(mesh: DeviceMesh, world: World) -> World:
     """Return the processes along one dimension of a mesh, as seen by this one."""
     ranks = Ranks(mesh.get_local_rank(), mesh.size(), world.ranks.local_rank)
-    return World(ranks, world.device, mesh.get_group(), world.watchdog)
+    return World(ranks, world.device, mesh.get_group(), watchdog=world.watchdog)
 
 
 def _shard(module: ModelT, places: Mapping[str, ShardPlace], mesh: DeviceMesh) -> ModelT:

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from dalle_cli.errors import UsageError
 from dalle_cli.recipe import load_recipe
-from dalle_cli.runtime.distributed import World, init_process_group, single_process
+from dalle_cli.runtime.distributed import World, single_process
 from dalle_cli.runtime.processes.launcher import free_port
+from dalle_cli.runtime.processes.process_group import init_process_group
 from dalle_cli.runtime.processes.ranks import Ranks
 from dalle_cli.schedules import fix_schedules
 from dalle_cli.training.engines import fsdp
@@ -253,6 +254,25 @@ def machine_sizes(world: World) -> list[int | str]:
     return found
 
 
+def host_messages(world: World) -> list[Any]:
+    """Return what messages between the hosts come to in a world whose GPUs nobody has.
+
+    A tensor on a GPU would be an error here, and so would a message in the group of the GPUs.
+    """
+    group, host_group = (torch.distributed.new_group(backend="gloo") for _ in range(2))
+    of_gpus = World(world.ranks, torch.device("cuda"), group, host_group)
+    torch.distributed.destroy_process_group(group)
+    of_gpus.barrier()
+    return [
+        of_gpus.all_reduce_count(10 + world.rank),
+        of_gpus.all_gather([]),
+        of_gpus.all_gather(["x"] * world.rank),
+        of_gpus.gather([world.rank]),
+        of_gpus.broadcast({"step": 7} if world.is_main else None),
+        of_gpus.machine_size(),
+    ]
+
+
 CASES: dict[str, Callable[[World], Any]] = {
     "one": losses_of(ONE),
     "2x2": losses_of(TWO_BY_TWO),
@@ -274,6 +294,7 @@ CASES: dict[str, Callable[[World], Any]] = {
     "error feedback": error_feedback,
     "overflow": overflowing,
     "machines": machine_sizes,
+    "host messages": host_messages,
     "resumed": resumed(TWO_BY_TWO, TWO_BY_TWO, *RANK_8_IN_16_BITS, "optimizer.moments=paper"),
     "one to 2x2": resumed(ONE, TWO_BY_TWO),
     "2x2 to one": resumed(TWO_BY_TWO, ONE),

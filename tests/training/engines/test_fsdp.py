@@ -129,6 +129,12 @@ def test_processes_know_how_many_there_are_on_each_machine(found: Found) -> None
 
 
 @pytest.mark.distributed
+def test_what_hosts_tell_one_another_takes_no_gpu(found: Found) -> None:
+    expected = [10 + 11 + 12 + 13, [], ["x"] * 6, [0, 1, 2, 3], {"step": 7}, 4]
+    assert found("host messages") == expected
+
+
+@pytest.mark.distributed
 def test_resumed_groups_go_on_bit_for_bit(found: Found) -> None:
     """With compression and moments, both in 16 bits."""
     went_on, again = found("resumed")["losses"]
