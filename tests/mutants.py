@@ -548,6 +548,20 @@ MUTANTS = [
         "test_errors_of_what_is_no_longer_compressed_go_with_the_next_update_applied",
     ),
     Mutant(
+        "training/engines/powersgd.py",
+        "            p = torch.where(is_held, p, math.nan)\n",
+        "",
+        "training/engines/test_powersgd_in_16_bits::"
+        "test_a_batch_that_16_bits_cannot_hold_on_one_rank_is_skipped_by_all_without_a_trace",
+    ),
+    Mutant(
+        "training/engines/powersgd.py",
+        "self._stored(_orthonormal(_numbers(p)))",
+        "_orthonormal(_numbers(p))",
+        "training/engines/test_powersgd_in_16_bits::"
+        "test_one_update_matches_a_statement_with_every_rounding",
+    ),
+    Mutant(
         "training/engines/shard_places.py",
         "shape[1] > shape[0]",
         "shape[1] < shape[0]",
@@ -578,10 +592,10 @@ MUTANTS = [
         "training/optimization/test_adamw::test_matrices_alone_have_moments_in_16_bits",
     ),
     Mutant(
-        "training/optimization/moment_formats.py",
+        "training/optimization/float_formats.py",
         " + is_odd)",
         ")",
-        "training/optimization/test_moment_formats::"
+        "training/optimization/test_float_formats::"
         "test_values_between_all_neighbours_go_to_the_nearest_number",
     ),
     Mutant(
@@ -769,16 +783,16 @@ MUTANTS = [
         "runtime/processes/test_ranks::test_processes_of_several_machines_meet_at_the_first_of_the_step",
     ),
     Mutant(
-        "runtime/distributed.py",
+        "runtime/processes/process_group.py",
         "device_id=device if is_gpu else None",
         "device_id=None",
-        "runtime/test_process_group::test_processes_on_gpus_are_joined_with_the_gpu_of_each",
+        "runtime/processes/test_process_group::test_processes_on_gpus_are_joined_with_the_gpu_of_each",
     ),
     Mutant(
-        "runtime/distributed.py",
+        "runtime/processes/process_group.py",
         "if not is_of_group or is_out_of_memory(error):",
         "if not is_of_group:",
-        "runtime/test_process_group::test_other_errors_are_not_taken_for_a_lost_process",
+        "runtime/processes/test_process_group::test_other_errors_are_not_taken_for_a_lost_process",
     ),
     Mutant(
         "runtime/signals.py",
@@ -805,7 +819,7 @@ MUTANTS = [
         "test_errors::test_printable_text_holds_nothing_that_steers_a_terminal",
     ),
     Mutant(
-        "runtime/distributed.py",
+        "runtime/processes/process_group.py",
         "exit_code=LOST_ANOTHER,",
         "exit_code=1,",
         "runtime/processes/test_ranks::test_process_that_lost_another_is_told_from_one_that_failed",

@@ -124,6 +124,7 @@ OPTIONAL |= {
     ("TokenizerTable", "backend"),
     ("OptimizerTable", "on_spike"),
     ("OptimizerTable", "moments"),
+    ("PowerSGDTable", "buffers"),
     ("TransformerLossTable", "token_noise"),
     ("TransformerRecipe", "powersgd"),
     ("PriorModelTable", "d_text"),
@@ -436,6 +437,13 @@ def test_updates_are_skipped_by_their_loss_in_whole_replicas_alone(
     skipping = good["optimizer"].model_copy(update={"on_spike": "skip"})
     told = refused(TransformerRecipe, optimizer=skipping, runtime=RuntimeTable(zero_stage=2))
     assert "`optimizer.on_spike` skip" in told and "`runtime.zero_stage` 2" in told
+
+
+def test_compression_has_two_formats() -> None:
+    assert PowerSGDTable(rank=8).buffers == "fp32"
+    assert PowerSGDTable(rank=8, buffers="paper").buffers == "paper"
+    with pytest.raises(ValidationError, match="buffers"):
+        PowerSGDTable(rank=8, buffers="fp16")
 
 
 def test_compression_has_no_negative_rank() -> None:

@@ -16,8 +16,8 @@ from dalle_cli.runtime.devices import (
     to_device,
     total_memory,
 )
-from dalle_cli.runtime.distributed import _gpu_of_rank
 from dalle_cli.runtime.peak_rates import device_key, measure_matmul_rate
+from dalle_cli.runtime.processes.process_group import _gpu_of_rank
 from dalle_cli.runtime.processes.ranks import Ranks
 from dalle_cli.training.throughput import peak_bytes
 

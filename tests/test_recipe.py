@@ -313,6 +313,7 @@ PUBLISHED = {  # Ramesh et al. 2021, appendices A, B and E
         "optimizer.clip_norm": 4.0, "optimizer.clip_second_moment": 5.0,
         "optimizer.moments": "paper",
         "optimizer.plateau.halvings": 5, "ema.decay": 0.99, "ema.every": 25, "powersgd.rank": 896,
+        "powersgd.buffers": "paper",
         "training.steps": 430_000, "training.global_batch_size": 1024, "runtime.precision": "fp16",
         "runtime.shard_group": "machine",
     },

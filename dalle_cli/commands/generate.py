@@ -15,7 +15,7 @@ from dalle_cli.generation.ranking import RankingOptions, load_ranking
 from dalle_cli.generation.sampling import SamplingSettings
 from dalle_cli.generation.unclip.settings import UnclipSettings
 from dalle_cli.runtime.devices import open_device
-from dalle_cli.runtime.distributed import init_process_group
+from dalle_cli.runtime.processes.process_group import init_process_group
 from dalle_cli.storage.job_folder import JobFolder
 from dalle_cli.storage.run_dir import GRID
 from dalle_cli.viz import half_blocks

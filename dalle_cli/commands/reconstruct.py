@@ -16,7 +16,7 @@ from dalle_cli.evaluation.figures.reconstruction_figures import ReconstructionFi
 from dalle_cli.evaluation.reconstructions import ReconstructedPicture, reconstruct_files
 from dalle_cli.loading import load_dvae
 from dalle_cli.runtime.devices import open_device
-from dalle_cli.runtime.distributed import init_process_group
+from dalle_cli.runtime.processes.process_group import init_process_group
 from dalle_cli.storage.atomic import atomic_folder, write_file
 from dalle_cli.storage.run_dir import GRID, check_new_folder
 from dalle_cli.training.tasks.frozen_dvae import prepare_for_inference

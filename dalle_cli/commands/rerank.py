@@ -10,7 +10,8 @@ from dalle_cli.console import Terminal
 from dalle_cli.data.picture_lists import list_pictures
 from dalle_cli.errors import printable
 from dalle_cli.runtime.devices import explain_out_of_memory, open_device
-from dalle_cli.runtime.distributed import World, init_process_group
+from dalle_cli.runtime.distributed import World
+from dalle_cli.runtime.processes.process_group import init_process_group
 from dalle_cli.scoring.captioned_pictures import CaptionedPicture, with_captions
 from dalle_cli.scoring.clip_scorer import ClipScorer, load_clip_scorer
 from dalle_cli.scoring.embedding_cache import EmbeddingCache, embedding_cache_file

@@ -509,6 +509,11 @@ class PowerSGDTable(Table):
     rank: Count
     """Columns that a gradient is compressed to; 0: not compressed."""
 
+    buffers: Literal["fp32", "paper"] = "fp32"
+    """Format of what the compression sends and of what it has not yet sent. `paper`: 16 bits, 1-6-9
+    (appendix E), rounded to nearest: half of both. Gradients beyond the format's largest number,
+    16, then count as not finite."""
+
 
 def _refuse_transformer_features(runtime: RuntimeTable) -> RuntimeTable:
     if runtime.activation_checkpointing is True:

@@ -197,8 +197,8 @@ def accumulate_gradients(
     task: Task[ModelT], engine: Engine[ModelT], batch: Batch, micro_batch_size: int
 ) -> Metrics:
     """Accumulate the gradients of a global batch, and return its metrics over all processes."""
-    text_tokens = engine.world.all_reduce_numbers({"text": batch.global_text_tokens})["text"]
-    batch = replace(batch, global_text_tokens=int(text_tokens))
+    text_tokens = engine.world.all_reduce_count(batch.global_text_tokens)
+    batch = replace(batch, global_text_tokens=text_tokens)
 
     totals: Metrics = {}
     for micro_batch in batch.micro_batches(micro_batch_size, engine.device):

@@ -378,8 +378,7 @@ class TrainingRun(Generic[RecipeT]):
         training = batches.training
         if training.n_bad:
             self.terminal.say(f"skipped {training.n_bad} bad samples")
-        total = self.world.all_reduce_numbers({"enlarged": training.n_enlarged})
-        n_enlarged = int(total["enlarged"])
+        n_enlarged = self.world.all_reduce_count(training.n_enlarged)
         if n_enlarged:
             share = f"{n_enlarged:,} of {n_samples:,} pictures"
             self.terminal.say(f"enlarged {share}: they were smaller than the model's")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_cuda import CUDA, FakeCuda, fake_cuda
+from fake_cuda import ANSWERS, CUDA, FakeCuda, fake_cuda
 
 from dalle_cli.config import ClipRecipe, DVAERecipe, EmaTable, Recipe, TransformerRecipe
 from dalle_cli.data.clip_tokenizer import frame
@@ -24,6 +24,7 @@ from dalle_cli.runtime.distributed import World, single_process
 from dalle_cli.runtime.precision import Precision
 from dalle_cli.schedules import fix_schedules
 from dalle_cli.scoring.clip_scorer import ClipScorer
+from dalle_cli.training.engines.powersgd import PowerSGD
 from dalle_cli.training.engines.replica import ReplicaEngine
 from dalle_cli.training.loop import train_step
 from dalle_cli.training.optimization.gradient_scaling import GradientScales
@@ -188,6 +189,22 @@ def test_moments_in_16_bits_and_an_average_in_host_memory_make_nobody_wait(gpu: 
     assert {moment.dtype for moment in moments} == {torch.int16, torch.float32}
     with engine.averaged():
         assert {p.device.type for p in engine.module.parameters()} == {"cuda"}
+
+
+@pytest.mark.parametrize(("in_16_bits", "n_waits"), [(False, 2), (True, 3)])
+def test_compression_waits_for_the_gpu_to_know_of_each_sum_whether_it_is_finite(
+    in_16_bits: bool, n_waits: int, gpu: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    are_finite = torch.ops.aten._local_scalar_dense.default
+    monkeypatch.setitem(ANSWERS, are_finite, lambda answer: True)
+    shapes = {"wide": (8, 20), "tall": (21, 9), "uncompressed": (2, 30)}
+    powersgd = PowerSGD(shapes, 3, seed=0, n_ranks=2, device=CUDA, in_16_bits=in_16_bits)
+    gradients = {name: torch.zeros(shape, device=CUDA) for name, shape in shapes.items()}
+    gpu.waits.clear()
+    powersgd.reduce(gradients, lambda numbers: None)
+    powersgd.settle(is_applied=True)
+    assert gpu.waits == NORM * n_waits
+    assert {error.device for error in powersgd.errors.values()} == {CUDA}
 
 
 def test_embeddings_and_tokens_made_beforehand_go_to_the_gpu(gpu: FakeCuda) -> None:

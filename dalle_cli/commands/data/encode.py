@@ -16,8 +16,8 @@ from dalle_cli.data.sources import Columns, open_dataset
 from dalle_cli.errors import printable
 from dalle_cli.recipe import fitting_transformer
 from dalle_cli.runtime.devices import explain_out_of_memory, open_device
-from dalle_cli.runtime.distributed import init_process_group
 from dalle_cli.runtime.precision import Precision
+from dalle_cli.runtime.processes.process_group import init_process_group
 from dalle_cli.storage.job_folder import JobFolder
 
 

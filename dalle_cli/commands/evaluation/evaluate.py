@@ -18,7 +18,7 @@ from dalle_cli.evaluation.parts.measurement import Measurement
 from dalle_cli.evaluation.plan import EvaluationSettings, kind_of_run, plan_evaluation
 from dalle_cli.evaluation.sampling import generate_samples
 from dalle_cli.runtime.devices import open_device
-from dalle_cli.runtime.distributed import init_process_group
+from dalle_cli.runtime.processes.process_group import init_process_group
 from dalle_cli.runtime.signals import StopRequested
 from dalle_cli.storage.job_folder import JobFolder
 from dalle_cli.storage.run_dir import EVALUATION, distinct_names

@@ -5,7 +5,8 @@ from pathlib import Path
 from dalle_cli.config import ClipRecipe
 from dalle_cli.console import Terminal
 from dalle_cli.runtime.devices import choose_device, explain_out_of_memory
-from dalle_cli.runtime.distributed import World, init_process_group
+from dalle_cli.runtime.distributed import World
+from dalle_cli.runtime.processes.process_group import init_process_group
 from dalle_cli.training.run import TrainOptions, open_run
 from dalle_cli.training.setup import clip_setup
 from dalle_cli.training.tasks.initial_weights import start_from

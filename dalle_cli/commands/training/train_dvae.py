@@ -4,7 +4,8 @@ from dalle_cli.config import DVAERecipe
 from dalle_cli.console import Terminal
 from dalle_cli.recipe import fitting_transformer
 from dalle_cli.runtime.devices import choose_device, explain_out_of_memory
-from dalle_cli.runtime.distributed import World, init_process_group
+from dalle_cli.runtime.distributed import World
+from dalle_cli.runtime.processes.process_group import init_process_group
 from dalle_cli.training.run import TrainOptions, open_run
 from dalle_cli.training.setup import dvae_setup
 from dalle_cli.training.tasks.codebook_health import CollapseMonitor

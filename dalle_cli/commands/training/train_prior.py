@@ -9,7 +9,8 @@ from dalle_cli.config import AnyPriorRecipe, AutoregressivePriorRecipe, PriorRec
 from dalle_cli.console import Terminal
 from dalle_cli.models.unclip.embedding_codec import EmbeddingCodec
 from dalle_cli.runtime.devices import choose_device, explain_out_of_memory
-from dalle_cli.runtime.distributed import World, init_process_group
+from dalle_cli.runtime.distributed import World
+from dalle_cli.runtime.processes.process_group import init_process_group
 from dalle_cli.scoring.clip_scorer import ClipScorer
 from dalle_cli.training.run import TrainingRun, TrainOptions, open_run
 from dalle_cli.training.setup import TrainingSetup

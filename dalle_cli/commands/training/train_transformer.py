@@ -9,7 +9,8 @@ from pathlib import Path
 from dalle_cli.config import TransformerRecipe
 from dalle_cli.console import Terminal
 from dalle_cli.runtime.devices import choose_device, explain_out_of_memory
-from dalle_cli.runtime.distributed import World, init_process_group
+from dalle_cli.runtime.distributed import World
+from dalle_cli.runtime.processes.process_group import init_process_group
 from dalle_cli.training.attention_backend import warn_of_missing_compiler
 from dalle_cli.training.run import TrainOptions, open_run
 from dalle_cli.training.setup import transformer_setup

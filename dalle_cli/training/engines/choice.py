@@ -186,13 +186,12 @@ def make_engine(
             group_size=choice.group_size,
             rank=powersgd.rank // choice.group_size if powersgd else 0,
             seed=recipe.training.seed,
+            in_16_bits=powersgd is not None and powersgd.buffers == "paper",
             scales=scales,
         )
     compression = None
     if powersgd is not None and powersgd.rank and world.size > 1:
-        compression = _build_compression(
-            model, powersgd.rank, seed=recipe.training.seed, world=world
-        )
+        compression = _build_compression(model, powersgd, seed=recipe.training.seed, world=world)
     return ReplicaEngine(
         model,
         recipe.optimizer,
@@ -203,10 +202,19 @@ def make_engine(
     )
 
 
-def _build_compression(model: Trainable, rank: int, *, seed: int, world: World) -> PowerSGD:
+def _build_compression(
+    model: Trainable, powersgd: PowerSGDTable, *, seed: int, world: World
+) -> PowerSGD:
     """Build the compression of a model's matrices."""
     matrices = {id(matrix) for matrix in model.matrices()}
     shapes = {
         name: (p.shape[0], p.shape[1]) for name, p in model.named_parameters() if id(p) in matrices
     }
-    return PowerSGD(shapes, rank, seed=seed, n_ranks=world.size, device=world.device)
+    return PowerSGD(
+        shapes,
+        powersgd.rank,
+        seed=seed,
+        n_ranks=world.size,
+        device=world.device,
+        in_16_bits=powersgd.buffers == "paper",
+    )

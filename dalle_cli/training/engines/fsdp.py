@@ -11,6 +11,7 @@ asked for; then come clipping, the update and the average. Knows nothing of how 
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Generic
 
 import torch
@@ -24,6 +25,7 @@ from dalle_cli.config import EmaTable, OptimizerTable
 from dalle_cli.runtime.distributed import World
 from dalle_cli.runtime.processes.ranks import Ranks
 from dalle_cli.storage.lazy_tensors import Gathered, check_shapes
+from dalle_cli.training.engines.coded_sums import sum_numbers
 from dalle_cli.training.engines.engine import EngineState, ModelT
 from dalle_cli.training.engines.hollow_model import HollowModel
 from dalle_cli.training.engines.powersgd import ERRORS, PowerSGD
@@ -49,12 +51,14 @@ class FsdpEngine(Generic[ModelT]):
         group_size: int,
         rank: int = 0,
         seed: int = 0,
+        in_16_bits: bool = False,
         scales: GradientScales | None = None,
     ) -> None:
         """Shard the module over groups of consecutive processes of the world.
 
-        rank    of a shard's compression between groups, sampled by the seed; 0: not compressed
-        scales  of the module's fp16 branches
+        rank        of a shard's compression between groups, sampled by the seed; 0: not compressed
+        in_16_bits  whether the compression keeps and sends 16 bits
+        scales      of the module's fp16 branches
         """
         self.world = world
         self.device = world.device
@@ -89,6 +93,7 @@ class FsdpEngine(Generic[ModelT]):
                 seed=seed,
                 n_ranks=self._between.size,
                 device=self.device,
+                in_16_bits=in_16_bits,
             )
         adamw = build_optimizer(
             [self._shards[name] for name in matrix_names], self._shards.values(), optimizer
@@ -150,7 +155,7 @@ class FsdpEngine(Generic[ModelT]):
         gradients = {name: s.grad for name, s in self._shards.items() if s.grad is not None}
         if self._compression:
             matrices = {name: gradients.pop(name) for name in self._compression.names}
-            self._compression.reduce(matrices, self._between.all_reduce)
+            self._compression.reduce(matrices, partial(sum_numbers, world=self._between))
         self._between.all_reduce_gradients(gradients.values())
 
     def _norm(self) -> Tensor:
@@ -232,7 +237,7 @@ class FsdpEngine(Generic[ModelT]):
 def _world_of(mesh: DeviceMesh, world: World) -> World:
     """Return the processes along one dimension of a mesh, as seen by this one."""
     ranks = Ranks(mesh.get_local_rank(), mesh.size(), world.ranks.local_rank)
-    return World(ranks, world.device, mesh.get_group(), world.watchdog)
+    return World(ranks, world.device, mesh.get_group(), watchdog=world.watchdog)
 
 
 def _shard(module: ModelT, places: Mapping[str, ShardPlace], mesh: DeviceMesh) -> ModelT:

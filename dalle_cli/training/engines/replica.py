@@ -8,6 +8,7 @@ update. Knows nothing of how a model computes in 16 bits, nor how a checkpoint i
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Generic
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from dalle_cli.config import EmaTable, OptimizerTable
 from dalle_cli.runtime.distributed import World
 from dalle_cli.storage.lazy_tensors import copy_tensors
+from dalle_cli.training.engines.coded_sums import sum_numbers
 from dalle_cli.training.engines.engine import EngineState, ModelT
 from dalle_cli.training.engines.powersgd import ERRORS, PowerSGD
 from dalle_cli.training.engines.update_state import UpdateState
@@ -109,7 +111,7 @@ class ReplicaEngine(Generic[ModelT]):
         gradients = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
         if self._compression:
             matrices = {name: gradients.pop(name) for name in self._compression.names}
-            self._compression.reduce(matrices, self.world.all_reduce)
+            self._compression.reduce(matrices, partial(sum_numbers, world=self.world))
         self.world.all_reduce_gradients(gradients.values())
 
     def metrics(self) -> Metrics:

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from dalle_cli.config import OptimizerTable
-from dalle_cli.training.optimization.moment_formats import RUNNING_MEAN, RUNNING_VARIANCE
+from dalle_cli.training.optimization.float_formats import FLOAT_0_6_10, FLOAT_1_6_9
 
 CHUNK_VALUES = 2**25  # parameters updated together, about
-FORMATS = {"exp_avg": RUNNING_MEAN, "exp_avg_sq": RUNNING_VARIANCE}  # of moments in 16 bits
+FORMATS = {"exp_avg": FLOAT_1_6_9, "exp_avg_sq": FLOAT_0_6_10}  # of moments in 16 bits
 
 
 class _Slot(NamedTuple):
@@ -79,8 +79,8 @@ class AdamW(torch.optim.Optimizer):
                 )
                 if group["in_16_bits"]:
                     for slot, (mean, variance) in zip(slots, moments, strict=True):
-                        mean.copy_(RUNNING_MEAN.encode(slot.mean))
-                        variance.copy_(RUNNING_VARIANCE.encode(slot.variance))
+                        mean.copy_(FLOAT_1_6_9.encode(slot.mean))
+                        variance.copy_(FLOAT_0_6_10.encode(slot.variance))
 
     def _slots(self, parameters: Iterable[Tensor]) -> Iterator[_Slot]:
         for parameter in parameters:
@@ -107,7 +107,7 @@ class AdamW(torch.optim.Optimizer):
 
 def _decoded(slot: _Slot) -> _Slot:
     return slot._replace(
-        mean=RUNNING_MEAN.decode(slot.mean), variance=RUNNING_VARIANCE.decode(slot.variance)
+        mean=FLOAT_1_6_9.decode(slot.mean), variance=FLOAT_0_6_10.decode(slot.variance)
     )
 
 

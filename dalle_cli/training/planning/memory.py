@@ -20,6 +20,7 @@ from dalle_cli.training.optimization.adamw import CHUNK_VALUES
 
 FP32 = 4  # bytes
 CHECKPOINT_COPIES = 4  # of every parameter: itself, two moments, the average
+CODE = 2  # bytes of a number in 16 bits
 SAVED = 4  # bytes, for each parameter whose two moments are in 16 bits
 DECODED = 5  # times a chunk: those moments in fp32 for an update, and what encoding them takes
 # times the largest layer, at ZeRO 3's peak: in use, kept, prefetched, gradients and their sums
@@ -109,7 +110,11 @@ def group_state_bytes(
         temporaries += DECODED * min(n_matrices, CHUNK_VALUES)
 
     compressed = [(m, n) for m, n in shards if rank and rank * (m + n) < m * n]
-    errors = sum(m * n for m, n in compressed)
+    errors: float = sum(m * n for m, n in compressed)
+    if recipe.powersgd and recipe.powersgd.buffers == "paper":
+        errors *= CODE / FP32
+        encoded = max((m * n for m, n in compressed), default=0)
+        temporaries = max(temporaries, DECODED * encoded)
     kept += errors + sum(rank * max(m, n) for m, n in compressed)
     factors = sum(2 * rank * (m + n) for m, n in compressed)
 

@@ -20,7 +20,7 @@ rank = int(sys.argv[1])
 socket.gethostname = lambda: f"machine-{rank}"
 from dalle_cli.runtime.processes import late_ranks
 late_ranks.LOOK_EVERY, late_ranks.LONG_WAIT, late_ranks.LIMIT = 1.0, 2.0, float(sys.argv[2])
-from dalle_cli.runtime.distributed import init_process_group
+from dalle_cli.runtime.processes.process_group import init_process_group
 """
 # the words are how late it is before each of three points
 MEETING = (

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dalle_cli.errors import DalleError, UsageError
-from dalle_cli.runtime import distributed
+from dalle_cli.runtime.processes import process_group
 from dalle_cli.runtime.processes.ranks import (
     LOST_ANOTHER,
     Ranks,
@@ -130,13 +130,13 @@ def test_process_that_lost_another_is_told_from_one_that_failed(
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(
-        distributed, "_connect", lambda ranks, device: torch.distributed.HashStore()
+        process_group, "_connect", lambda ranks, device: (torch.distributed.HashStore(), None)
     )
     monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
 
     with (
         pytest.raises(ended) as caught,
-        distributed.init_process_group(torch.device("cpu")),
+        process_group.init_process_group(torch.device("cpu")),
     ):
         raise RuntimeError(message)
     if isinstance(caught.value, DalleError):

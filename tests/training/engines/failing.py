@@ -11,7 +11,7 @@ import torch
 
 from dalle_cli.loading import build_transformer
 from dalle_cli.recipe import load_recipe
-from dalle_cli.runtime.distributed import init_process_group
+from dalle_cli.runtime.processes.process_group import init_process_group
 from dalle_cli.training.activation_checkpointing import checkpoint_activations
 from dalle_cli.training.engines.choice import choose_engine, make_engine
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dalle_cli.recipe import load_recipe
-from dalle_cli.runtime.distributed import init_process_group
+from dalle_cli.runtime.processes.process_group import init_process_group
 from dalle_cli.schedules import fix_schedules
 from dalle_cli.training.engines.choice import choose_engine, make_engine
 from dalle_cli.training.optimization.gradient_scaling import scale_gradients

@@ -18,19 +18,24 @@ from torch import Tensor
 
 from dalle_cli.errors import UsageError
 from dalle_cli.recipe import load_recipe
-from dalle_cli.runtime.distributed import World, init_process_group, single_process
+from dalle_cli.runtime.distributed import World, single_process
 from dalle_cli.runtime.processes.launcher import free_port
+from dalle_cli.runtime.processes.process_group import init_process_group
 from dalle_cli.runtime.processes.ranks import Ranks
 from dalle_cli.schedules import fix_schedules
 from dalle_cli.training.engines import fsdp
 from dalle_cli.training.engines.choice import choose_engine, make_engine
+from dalle_cli.training.engines.coded_sums import sum_numbers
 from dalle_cli.training.engines.engine import Engine, EngineState
+from dalle_cli.training.optimization.float_formats import FLOAT_1_6_9
 from dalle_cli.training.tasks.model_setup import set_up_transformer
 
 N_PROCESSES, N_UPDATES, BATCH, WORDS = 4, 20, 8, 300
 CPU = torch.device("cpu")
 ONE, DDP, TWO_BY_TWO, ONE_BY_FOUR = None, 0, 2, 4  # sizes of groups, or what takes their place
 FULL_RANK = ["powersgd.rank=4096"]
+RANK_8 = ["powersgd.rank=8"]
+RANK_8_IN_16_BITS = [*RANK_8, "powersgd.buffers=paper"]
 
 
 def make(world: World, group: int | None, *changes: str, precision: str = "fp32") -> Engine:
@@ -121,31 +126,59 @@ def losses_of(group: int | None, *changes: str, precision: str = "fp32") -> Call
 
 @contextmanager
 def counted(group: Any) -> Iterator[list[int]]:
-    """Count the bytes that this process gives to sums over a group."""
+    """Count the bytes that this process gives to sums over a group, of numbers or of codes."""
     sent: list[int] = []
-    plain = torch.distributed.all_reduce
+    add, exchange = torch.distributed.all_reduce, torch.distributed.all_to_all_single
 
     def all_reduce(tensor: Tensor, *args: Any, **named: Any) -> Any:
         if named.get("group") is group:
             sent.append(tensor.nbytes)
-        return plain(tensor, *args, **named)
+        return add(tensor, *args, **named)
+
+    def all_to_all_single(received: Tensor, tensor: Tensor, **named: Any) -> Any:
+        if named.get("group") is group:
+            sent.append(tensor.nbytes)
+        return exchange(received, tensor, **named)
 
     torch.distributed.all_reduce = all_reduce
+    torch.distributed.all_to_all_single = all_to_all_single
     try:
         yield sent
     finally:
-        torch.distributed.all_reduce = plain
+        torch.distributed.all_reduce = add
+        torch.distributed.all_to_all_single = exchange
 
 
 def bytes_between(world: World) -> dict[str, int]:
     """Count what an update sends between groups, compressed and not."""
     found = {}
-    for rank in (0, 8):
-        engine = make(world, TWO_BY_TWO, f"powersgd.rank={rank}")
+    cases = {"rank 0": [], "rank 8": RANK_8, "rank 8 in 16 bits": RANK_8_IN_16_BITS}
+    for case, changes in cases.items():
+        engine = make(world, TWO_BY_TWO, *changes)
         assert isinstance(engine, fsdp.FsdpEngine)
         with counted(engine._between.group) as sent:
             train(engine, range(1))
-        found[f"rank {rank}"] = sum(sent)
+        found[case] = sum(sent)
+    return found
+
+
+def sums_of_codes(world: World) -> list[bool]:
+    """Return whether codes are summed as the numbers they stand for, by all alike.
+
+    For counts of numbers that the processes can divide evenly and that they can't.
+    """
+    found = []
+    for n_numbers in (1, 3, 4, 1001):
+        generator = torch.Generator().manual_seed(world.rank)
+        numbers = torch.randn(n_numbers, generator=generator)
+        numbers *= 10.0 ** torch.randint(-8, 2, (n_numbers,), generator=generator)
+        numbers[0] = 15.0  # four of which are more than the largest number
+        codes = FLOAT_1_6_9.encode(numbers)
+        of_all = [FLOAT_1_6_9.decode(c) for c in world.all_gather([codes])]
+        expected = FLOAT_1_6_9.encode(of_all[0] + of_all[1] + of_all[2] + of_all[3])
+        sum_numbers(codes, world)
+        assert FLOAT_1_6_9.decode(codes[:1]).item() == FLOAT_1_6_9.largest
+        found.append(codes.equal(expected))
     return found
 
 
@@ -154,7 +187,7 @@ def error_feedback(world: World) -> dict[str, float]:
 
     And the largest share of a matrix that is kept: without any, nothing would be tested.
     """
-    engine = make(world, TWO_BY_TWO, "powersgd.rank=8")
+    engine = make(world, TWO_BY_TWO, *RANK_8)
     assert isinstance(engine, fsdp.FsdpEngine) and engine._compression is not None
     names = list(engine._compression.starts)
     true, sent = ({name: torch.zeros(()) for name in names} for _ in range(2))
@@ -197,7 +230,7 @@ def overflowing(world: World) -> dict[str, Any]:
     """Let one process have a gradient that is not finite, once: all skip that update."""
     found = []
     for has_overflow in (True, False):
-        engine = make(world, TWO_BY_TWO, "powersgd.rank=8")
+        engine = make(world, TWO_BY_TWO, *RANK_8)
         train(engine, range(2))
         if has_overflow:
             engine.backward(loss_of(engine, *tokens(5)) * (math.inf if world.rank == 3 else 1))
@@ -221,11 +254,33 @@ def machine_sizes(world: World) -> list[int | str]:
     return found
 
 
+def host_messages(world: World) -> list[Any]:
+    """Return what messages between the hosts come to in a world whose GPUs nobody has.
+
+    A tensor on a GPU would be an error here, and so would a message in the group of the GPUs.
+    """
+    group, host_group = (torch.distributed.new_group(backend="gloo") for _ in range(2))
+    of_gpus = World(world.ranks, torch.device("cuda"), group, host_group)
+    torch.distributed.destroy_process_group(group)
+    of_gpus.barrier()
+    return [
+        of_gpus.all_reduce_count(10 + world.rank),
+        of_gpus.all_gather([]),
+        of_gpus.all_gather(["x"] * world.rank),
+        of_gpus.gather([world.rank]),
+        of_gpus.broadcast({"step": 7} if world.is_main else None),
+        of_gpus.machine_size(),
+    ]
+
+
 CASES: dict[str, Callable[[World], Any]] = {
     "one": losses_of(ONE),
     "2x2": losses_of(TWO_BY_TWO),
     "2x2 full rank": losses_of(TWO_BY_TWO, *FULL_RANK),
-    "2x2 rank 8": losses_of(TWO_BY_TWO, "powersgd.rank=8"),
+    "2x2 rank 8": losses_of(TWO_BY_TWO, *RANK_8),
+    "2x2 rank 8 in 16 bits": losses_of(TWO_BY_TWO, *RANK_8_IN_16_BITS),
+    "ddp rank 8": losses_of(DDP, *RANK_8),
+    "ddp rank 8 in 16 bits": losses_of(DDP, *RANK_8_IN_16_BITS),
     "1x4": losses_of(ONE_BY_FOUR),
     "4x1": losses_of(1),
     "one bf16": losses_of(ONE, precision="bf16"),
@@ -235,16 +290,18 @@ CASES: dict[str, Callable[[World], Any]] = {
     "one 16 bits": losses_of(ONE, "optimizer.moments=paper"),
     "2x2 16 bits": losses_of(TWO_BY_TWO, "optimizer.moments=paper"),
     "bytes": bytes_between,
+    "sums of codes": sums_of_codes,
     "error feedback": error_feedback,
     "overflow": overflowing,
     "machines": machine_sizes,
-    "resumed": resumed(TWO_BY_TWO, TWO_BY_TWO, "powersgd.rank=8", "optimizer.moments=paper"),
+    "host messages": host_messages,
+    "resumed": resumed(TWO_BY_TWO, TWO_BY_TWO, *RANK_8_IN_16_BITS, "optimizer.moments=paper"),
     "one to 2x2": resumed(ONE, TWO_BY_TWO),
     "2x2 to one": resumed(TWO_BY_TWO, ONE),
     "ddp to 1x4": resumed(DDP, ONE_BY_FOUR),
     "1x4 to 2x2": resumed(ONE_BY_FOUR, TWO_BY_TWO, "optimizer.moments=paper"),
     "2x2 to ddp": resumed(TWO_BY_TWO, DDP, *FULL_RANK),
-    "rank 8, 2x2 to 4x1": resumed(TWO_BY_TWO, 1, "powersgd.rank=8"),
+    "rank 8, 2x2 to 4x1": resumed(TWO_BY_TWO, 1, *RANK_8),
 }
 
 

@@ -86,6 +86,13 @@ def test_compression_costs_little_loss(found: Found) -> None:
 
 
 @pytest.mark.distributed
+@pytest.mark.parametrize("layout", ["2x2", "ddp"])
+def test_compression_in_16_bits_costs_next_to_no_loss(layout: str, found: Found) -> None:
+    small, plain = (found(f"{layout} rank 8{bits}")["losses"] for bits in (" in 16 bits", ""))
+    assert small != plain and small == pytest.approx(plain, rel=1e-4)
+
+
+@pytest.mark.distributed
 def test_bytes_between_groups_follow_the_papers_formula(found: Found) -> None:
     """Ramesh et al. 2021, appendix E, table 2, in fp32; r is the total rank of a group."""
     d, m, r, n_layers = 32, 2, 8, 4
@@ -93,7 +100,14 @@ def test_bytes_between_groups_follow_the_papers_formula(found: Found) -> None:
     factors = ((5 * d * r * m + 4 * d * r) + (d * r * m + 8 * d * r)) / m**2
     sent = found("bytes")
     assert sent["rank 0"] - sent["rank 8"] == 4 * n_layers * (matrices - factors)
+    assert sent["rank 8"] - sent["rank 8 in 16 bits"] == 2 * n_layers * factors
     assert factors / matrices == pytest.approx(r * (m + 2) / (2 * d * m))
+
+
+@pytest.mark.distributed
+def test_codes_are_summed_as_the_numbers_that_they_stand_for(found: Found) -> None:
+    """As if one process had decoded and added all of them, in the order of ranks."""
+    assert found("sums of codes") == [True] * 4
 
 
 @pytest.mark.distributed
@@ -115,8 +129,14 @@ def test_processes_know_how_many_there_are_on_each_machine(found: Found) -> None
 
 
 @pytest.mark.distributed
+def test_what_hosts_tell_one_another_takes_no_gpu(found: Found) -> None:
+    expected = [10 + 11 + 12 + 13, [], ["x"] * 6, [0, 1, 2, 3], {"step": 7}, 4]
+    assert found("host messages") == expected
+
+
+@pytest.mark.distributed
 def test_resumed_groups_go_on_bit_for_bit(found: Found) -> None:
-    """With compression and moments in 16 bits."""
+    """With compression and moments, both in 16 bits."""
     went_on, again = found("resumed")["losses"]
     assert went_on == again
     assert found("resumed")["difference"] == 0
@@ -184,7 +204,7 @@ PAPER_IN_SMALL = {
 
 @pytest.mark.distributed
 def test_the_papers_recipe_runs_in_small(pairs: Path, dvae_run: Path, tmp_path: Path) -> None:
-    """Everything of it at once: groups, compression, 16-bit moments, fp16, plateaus, averages."""
+    """Everything of it at once: groups, compression, 16 bits, fp16, plateaus, averages."""
     words = ["--data", pairs, "--dvae", dvae_run, "--run", tmp_path / "run", "--gpus", 4]
     ended = run("train-transformer", "transformer/paper", *words, *words_of(PAPER_IN_SMALL))
     assert ended.returncode == 0, ended.stderr

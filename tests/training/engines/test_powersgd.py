@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dalle_cli.training.engines.powersgd import PowerSGD, SumOverRanks, _orthonormal
+from dalle_cli.training.optimization.float_formats import FLOAT_1_6_9
 
 CPU = torch.device("cpu")
 SHAPES = {"wide": (8, 20), "tall": (21, 9), "square": (12, 12), "thin": (2, 30)}
@@ -23,12 +24,14 @@ def compressor(
     rank: int = RANK,
     seed: int = 0,
     n_ranks: int = 1,
+    *,
+    in_16_bits: bool = False,
 ) -> PowerSGD:
-    return PowerSGD(shapes, rank, seed=seed, n_ranks=n_ranks, device=CPU)
+    return PowerSGD(shapes, rank, seed=seed, n_ranks=n_ranks, device=CPU, in_16_bits=in_16_bits)
 
 
-def compressors(n_ranks: int) -> list[PowerSGD]:
-    return [compressor(n_ranks=n_ranks) for _ in range(n_ranks)]
+def compressors(n_ranks: int, *, in_16_bits: bool = False) -> list[PowerSGD]:
+    return [compressor(n_ranks=n_ranks, in_16_bits=in_16_bits) for _ in range(n_ranks)]
 
 
 def alone(_: Tensor) -> None:
@@ -45,7 +48,10 @@ def together(n_ranks: int, work: Callable[[int, SumOverRanks], T]) -> list[T]:
             assert tensor.is_contiguous()
             shown[rank] = tensor.clone()
             barrier.wait()
-            tensor.copy_(torch.stack(shown).sum(dim=0))
+            are_codes = tensor.dtype == torch.int16
+            parts = [FLOAT_1_6_9.decode(part) for part in shown] if are_codes else shown
+            total = torch.stack(parts).sum(dim=0)
+            tensor.copy_(FLOAT_1_6_9.encode(total) if are_codes else total)
             barrier.wait()
 
         try:

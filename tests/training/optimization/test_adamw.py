@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dalle_cli.config import Cosine, OptimizerTable
 from dalle_cli.training.optimization.adamw import AdamW, build_optimizer
-from dalle_cli.training.optimization.moment_formats import RUNNING_MEAN, RUNNING_VARIANCE
+from dalle_cli.training.optimization.float_formats import FLOAT_0_6_10, FLOAT_1_6_9
 
 STEPS = 20
 
@@ -194,15 +194,15 @@ def test_moments_in_16_bits_are_rounded_after_each_update_and_nowhere_else() -> 
         variance = (0.96 * variance + 0.04 * gradient**2).clamp(max=5)
         deviation = variance.sqrt() / (1 - 0.96**update) ** 0.5 + 1e-6
         weights -= 0.05 / (1 - 0.9**update) * mean / deviation
-        mean = RUNNING_MEAN.decode(RUNNING_MEAN.encode(mean))
-        variance = RUNNING_VARIANCE.decode(RUNNING_VARIANCE.encode(variance))
+        mean = FLOAT_1_6_9.decode(FLOAT_1_6_9.encode(mean))
+        variance = FLOAT_0_6_10.decode(FLOAT_0_6_10.encode(variance))
     moments = optimizer.moments(parameter)
     torch.testing.assert_close(parameter.detach(), weights, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(
-        RUNNING_MEAN.decode(moments["exp_avg"]), mean, rtol=2**-8, atol=2.0**-60
+        FLOAT_1_6_9.decode(moments["exp_avg"]), mean, rtol=2**-8, atol=2.0**-60
     )
     torch.testing.assert_close(
-        RUNNING_VARIANCE.decode(moments["exp_avg_sq"]), variance, rtol=2**-9, atol=2.0**-60
+        FLOAT_0_6_10.decode(moments["exp_avg_sq"]), variance, rtol=2**-9, atol=2.0**-60
     )
 
 

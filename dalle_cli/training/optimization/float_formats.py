@@ -1,9 +1,9 @@
-"""Adam's moments in 16 bits: the formats 1-6-9 and 0-6-10 (sign, exponent, significand).
+"""Numbers in 16 bits: the formats 1-6-9 and 0-6-10 (sign, exponent, significand).
 
-Ramesh et al. 2021, appendix B.2. Gradients span more powers of two than fp16 has, and moments are
-small numbers: so the exponent has a bit more, and its bias is 59, which puts the largest running
-mean slightly below 16, as published. Codes are int16, the tensor type of 16 bits that every
-backend knows. Knows nothing of optimizers.
+Ramesh et al. 2021, appendix B.2, for Adam's moments and compressed gradients. These span more
+powers of two than fp16 has, and are small numbers: so the exponent has a bit more, and its bias is
+59, which puts the largest running mean slightly below 16, as published. Codes are int16, the tensor
+type of 16 bits that every backend knows. Knows nothing of optimizers.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ RESERVED = 63  # the exponent of infinity and NaN, as in IEEE 754
 
 
 @dataclass(frozen=True)
-class MomentFormat:
+class FloatFormat:
     """A floating-point format of 16 bits with a 6-bit exponent, subnormals, infinity and NaN.
 
     n_significand  its bits behind the point; a format of 9 has a sign, one of 10 has none
@@ -53,6 +53,11 @@ class MomentFormat:
     def _quantum(self) -> float:
         """The distance between subnormal numbers."""
         return self._smallest_normal * 2.0**-self.n_significand
+
+    def are_finite(self, codes: Tensor) -> Tensor:
+        """Return, as a tensor of one truth value, whether no code is one of infinity or NaN."""
+        magnitudes = codes & 0x7FFF if self.is_signed else codes.to(torch.int32) & 0xFFFF
+        return (magnitudes < self.infinity).all()
 
     def encode(self, values: Tensor) -> Tensor:
         """Return the codes int16 of the numbers nearest to fp32 values; ties go to even codes.
@@ -95,5 +100,5 @@ class MomentFormat:
         return bits.view(torch.float32)
 
 
-RUNNING_MEAN = MomentFormat(n_significand=9)  # 1-6-9
-RUNNING_VARIANCE = MomentFormat(n_significand=10)  # 0-6-10
+FLOAT_1_6_9 = FloatFormat(n_significand=9)
+FLOAT_0_6_10 = FloatFormat(n_significand=10)

@@ -1,6 +1,7 @@
 """How a process joins the others, and which errors it takes for the loss of one of them."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -8,12 +9,12 @@ import torch
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from dalle_cli.errors import DalleError
-from dalle_cli.runtime.distributed import init_process_group
+from dalle_cli.runtime.processes.process_group import TIMEOUT, init_process_group
 
 
 @pytest.fixture
 def joined(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, ...]]]:
-    """The second of two processes, on a machine with two GPUs; what torch is joined with."""
+    """The second of two processes, on a machine with two GPUs; what torch makes groups with."""
     calls: list[tuple[Any, ...]] = []
     begin = torch.distributed.init_process_group
 
@@ -21,12 +22,17 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, ...]]]:
         calls.append((backend, options["device_id"]))
         begin("fake", rank=options["rank"], world_size=options["world_size"], store=FakeStore())
 
+    def make_group(*, backend: str, timeout: timedelta) -> Any:
+        calls.append((backend, timeout))
+        return torch.distributed.group.WORLD
+
     for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     first = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(first.port))
     monkeypatch.setattr(torch.distributed, "init_process_group", join)
+    monkeypatch.setattr(torch.distributed, "new_group", make_group)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     yield calls
@@ -37,7 +43,8 @@ def test_processes_on_gpus_are_joined_with_the_gpu_of_each(joined: list[tuple[An
     for name in ("cuda", "cpu"):
         with init_process_group(torch.device(name)) as world:
             assert (world.rank, world.size, world.device.type) == (1, 2, name)
-    assert joined == [("nccl", torch.device("cuda", 1)), ("gloo", None)]
+            assert (world.host_group is None) == (name == "cpu")
+    assert joined == [("nccl", torch.device("cuda", 1)), ("gloo", TIMEOUT), ("gloo", None)]
 
 
 @pytest.mark.parametrize(

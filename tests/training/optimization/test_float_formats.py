@@ -1,4 +1,4 @@
-"""The formats of moments against tables of all their numbers, computed one at a time."""
+"""The 16-bit formats against tables of all their numbers, computed one at a time."""
 
 import math
 
@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from dalle_cli.training.optimization.moment_formats import (
+from dalle_cli.training.optimization.float_formats import (
     BIAS,
-    RUNNING_MEAN,
-    RUNNING_VARIANCE,
-    MomentFormat,
+    FLOAT_0_6_10,
+    FLOAT_1_6_9,
+    FloatFormat,
 )
 
-FORMATS = [RUNNING_MEAN, RUNNING_VARIANCE]
+FORMATS = [FLOAT_1_6_9, FLOAT_0_6_10]
 EVERY_CODE = torch.arange(2**16, dtype=torch.int32).to(torch.int16)
 
 
@@ -28,13 +28,13 @@ def number(code: int, n_significand: int, *, is_signed: bool) -> float:
     return sign * (1 + significand / 2**n_significand) * 2.0 ** (exponent - BIAS)
 
 
-def numbers(of: MomentFormat) -> Tensor:
+def numbers(of: FloatFormat) -> Tensor:
     """Return the numbers fp64 of all codes, by code."""
     values = [number(code, of.n_significand, is_signed=of.is_signed) for code in range(2**16)]
     return torch.tensor(values, dtype=torch.float64)
 
 
-def nearest(values: Tensor, of: MomentFormat) -> Tensor:
+def nearest(values: Tensor, of: FloatFormat) -> Tensor:
     """Find the nearest finite number of each value fp64 in the table, in case of a tie the even."""
     table = numbers(of)
     codes = torch.arange(2**16)[table.isfinite() & ~(table.eq(0) & table.signbit())]
@@ -50,7 +50,7 @@ def nearest(values: Tensor, of: MomentFormat) -> Tensor:
 
 
 @pytest.mark.parametrize("of", FORMATS)
-def test_every_code_means_its_number(of: MomentFormat) -> None:
+def test_every_code_means_its_number(of: FloatFormat) -> None:
     found = of.decode(EVERY_CODE).double()
     torch.testing.assert_close(found, numbers(of), rtol=0, atol=0, equal_nan=True)
     is_number = ~found.isnan()  # a NaN's sign is lost in the table
@@ -58,12 +58,12 @@ def test_every_code_means_its_number(of: MomentFormat) -> None:
 
 
 @pytest.mark.parametrize("of", FORMATS)
-def test_every_code_survives_the_way_there_and_back(of: MomentFormat) -> None:
+def test_every_code_survives_the_way_there_and_back(of: FloatFormat) -> None:
     assert of.encode(of.decode(EVERY_CODE)).equal(EVERY_CODE)
 
 
 @pytest.mark.parametrize("of", FORMATS)
-def test_values_between_all_neighbours_go_to_the_nearest_number(of: MomentFormat) -> None:
+def test_values_between_all_neighbours_go_to_the_nearest_number(of: FloatFormat) -> None:
     """The middle, which fp32 holds, and the fp32 numbers next to it on both sides."""
     table = numbers(of)
     finite = table[table.isfinite()].unique()
@@ -77,7 +77,7 @@ def test_values_between_all_neighbours_go_to_the_nearest_number(of: MomentFormat
 
 
 @pytest.mark.parametrize("of", FORMATS)
-def test_any_fp32_value_goes_to_the_nearest_number(of: MomentFormat) -> None:
+def test_any_fp32_value_goes_to_the_nearest_number(of: FloatFormat) -> None:
     """Random bits, so that every exponent comes up, those beyond the format's range as well."""
     generator = torch.Generator().manual_seed(0)
     bits = torch.randint(-(2**31), 2**31, (200_000,), generator=generator)
@@ -87,21 +87,29 @@ def test_any_fp32_value_goes_to_the_nearest_number(of: MomentFormat) -> None:
 
 
 def test_the_largest_running_mean_is_slightly_below_16_as_published() -> None:
-    assert RUNNING_MEAN.largest == 15.984375
-    assert RUNNING_VARIANCE.largest == 15.9921875
+    assert FLOAT_1_6_9.largest == 15.984375
+    assert FLOAT_0_6_10.largest == 15.9921875
     for of in FORMATS:
         assert float(numbers(of)[of.infinity - 1]) == of.largest
 
 
 @pytest.mark.parametrize("of", FORMATS)
-def test_infinity_and_nan_stay_what_they_are(of: MomentFormat) -> None:
+def test_infinity_and_nan_stay_what_they_are(of: FloatFormat) -> None:
     nan_of_low_bits = torch.tensor([0x7F800001], dtype=torch.int32).view(torch.float32)
     values = torch.cat([torch.tensor([math.inf, math.nan, -math.nan]), nan_of_low_bits])
     found = of.decode(of.encode(values))
     assert found[0] == math.inf and found[1:].isnan().all()
-    assert RUNNING_MEAN.decode(RUNNING_MEAN.encode(torch.tensor([-math.inf]))) == -math.inf
+    assert FLOAT_1_6_9.decode(FLOAT_1_6_9.encode(torch.tensor([-math.inf]))) == -math.inf
+
+
+@pytest.mark.parametrize("of", FORMATS)
+def test_codes_are_finite_where_their_numbers_are(of: FloatFormat) -> None:
+    is_finite = of.decode(EVERY_CODE).isfinite()
+    assert of.are_finite(EVERY_CODE[is_finite])
+    for code in EVERY_CODE[~is_finite][::7]:
+        assert not of.are_finite(torch.stack([EVERY_CODE[0], code]))
 
 
 def test_without_a_sign_negative_values_become_zero() -> None:
     values = torch.tensor([-1.0, -0.0, -1e-30, -math.inf])
-    assert not RUNNING_VARIANCE.encode(values).any()
+    assert not FLOAT_0_6_10.encode(values).any()
