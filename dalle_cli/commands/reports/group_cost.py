@@ -40,19 +40,16 @@ def group_rows(groups: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, s
         return
     state = size_text(next(iter(groups.values()))["state_gib"] * GIB)
     yield "sharded in groups", f"{state} on each GPU, without activations"
+    yield "messages", "of each GPU in an update, inside its machine and between machines:"
     for machines_and_gpus, facts in groups.items():
         inside, between, plain = (
             size_text(facts[key] * GIB)
             for key in ("sent_inside_gib", "sent_between_gib", "uncompressed_between_gib")
         )
         compressed = "" if between == plain else f" ({plain} uncompressed)"
-        yield (
-            "",
-            f"{machines_and_gpus} GPUs: each sends {inside} inside and {between} between "
-            f"machines{compressed} in an update",
-        )
+        yield "", f"{machines_and_gpus} GPUs: {inside}; {between}{compressed}"
 
-    yield "time of messages", f"inside machines, at {_either(INSIDE)} GB/s from each GPU:"
+    yield "their time", f"inside machines, at {_either(INSIDE)} GB/s from each GPU:"
     yield from _time_rows(groups, "seconds_inside")
     yield "", f"between machines, at {_either(BETWEEN)} Gbit/s from each machine:"
     yield from _time_rows(groups, "seconds_between")
