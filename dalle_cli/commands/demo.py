@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dalle_cli.commands.reports.demos import demo_results
-from dalle_cli.commands.reports.demos.demo_results import BEST, CANDIDATES, SINGLE
+from dalle_cli.commands.reports.demos.demo_results import BEST, CANDIDATES, SINGLE, TEMPERATURE
 from dalle_cli.commands.subcommands import clear_unless_finished, run_subcommand, set_words
 from dalle_cli.console import Terminal, duration_text
 from dalle_cli.storage.atomic import write_file
@@ -58,10 +58,11 @@ def _run_commands(
         ["train-clip", CLIP_RECIPE, *train, "--run", clip, *set_words(overrides["clip"])], terminal
     )
 
+    generate = ["generate", transformer, "--temperature", TEMPERATURE]
     ranking = ["--clip", clip, "--best", 1, "--keep-all"]
     for group, options in (("seen", ["-n", SINGLE]), ("unseen", ["-n", CANDIDATES, *ranking])):
         prompts = ["--prompts", data / f"{group}.txt", "--out", folder / group]
-        _run(["generate", transformer, *prompts, *options], terminal)
+        _run([*generate, *prompts, *options], terminal)
 
 
 def _run(arguments: list[Any], terminal: Terminal) -> None:
@@ -73,6 +74,7 @@ def _text(folder: Path, summary: dict[str, Any]) -> str:
     best, n_codes = accuracy[BEST], summary["codes_used"]
     lines = [
         f"dVAE reconstruction     {summary['dvae_psnr']:.2f} dB, {n_codes} codes in use",
+        f"sampling temperature    {summary['temperature']}",
         f"caption accuracy        {accuracy['seen']:.1%} of combinations seen in training",
         f"                        {accuracy['unseen']:.1%} of combinations never seen",
         f"                        {best:.1%} of these, the best of {CANDIDATES} as CLIP finds",

@@ -20,6 +20,7 @@ from dalle_cli.viz import labelled_grid, side_by_side
 
 SINGLE = 4  # samples of a prompt that are shown, not selected
 CANDIDATES = 8  # of which CLIP selects one
+TEMPERATURE = 0.5  # at 1, the paper's, unlikely tokens spoil more of the shapes
 GRID_PROMPTS = 8  # of each kind
 BEST = f"unseen_best_of_{CANDIDATES}"
 
@@ -43,6 +44,7 @@ def demo_figures(folder: Path) -> dict[str, Any]:
         "dvae_psnr": round(dvae["psnr"], 2),
         "codes_used": int(dvae["codes_used"]),
         "clip_text_recall_at_1": round(clip["text_recall_at_1"], 4),
+        "temperature": TEMPERATURE,
         "caption_accuracy": {name: round(share, 4) for name, share in accuracies.items()},
     }
 
