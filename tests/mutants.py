@@ -74,6 +74,24 @@ MUTANTS = [
         "models/test_attention::test_attention_matches_an_explicit_softmax",
     ),
     Mutant(
+        "models/sparse_attention.py",
+        "lines[i : i + n_lines] for",
+        "lines[:n_lines] for",
+        "models/test_sparse_attention::test_sparse_attention_equals_all_pairs_under_the_mask",
+    ),
+    Mutant(
+        "models/sparse_attention.py",
+        "for part in (*by_query, *by_key):",
+        "for part in by_query:",
+        "models/test_sparse_attention::test_sparse_attention_equals_all_pairs_under_the_mask",
+    ),
+    Mutant(
+        "models/sparse_attention.py",
+        "torch.bmm(query, key.mT, out=pairs)",
+        "pairs.copy_(query.bfloat16() @ key.bfloat16().mT)",
+        "models/test_sparse_attention::test_sparse_attention_in_bf16_is_as_near_as_the_dense_kernel",
+    ),
+    Mutant(
         "models/transformer.py",
         "matrix.mul_((2 * len(blocks)) ** -0.5)",
         "matrix.mul_(len(blocks) ** -0.5)",
