@@ -716,8 +716,8 @@ MUTANTS = [
     ),
     Mutant(
         "losses.py",
-        "sums.masked_fill(~is_given, torch.inf)",
-        "sums",
+        "is_given.to(bias.dtype).T @ by_logits",
+        "torch.ones_like(at_target).T @ by_logits",
         "test_losses::test_linear_cross_entropy_equals_that_of_all_logits",
     ),
     Mutant(
@@ -1238,6 +1238,12 @@ MUTANTS = [
         "line = n_before + reader.line_num\n",
         "line = reader.line_num\n",
         "data/sources/tabular/test_manifest::test_csv_that_cannot_be_understood_stops",
+    ),
+    Mutant(
+        "losses.py",
+        "by_logits = probs.scatter_add_(",
+        "by_logits = probs.to(dtype).float().scatter_add_(",
+        "test_losses::test_linear_cross_entropy_multiplies_in_bf16_for_its_gradients_alone",
     ),
     Mutant(
         "losses.py",
