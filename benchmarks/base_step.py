@@ -29,7 +29,7 @@ def main(what: str, precision: Precision) -> None:
 
     recipe = load_recipe("transformer/base", [])
     model = recipe.model
-    transformer = build_fused_transformer(model, recipe.tokenizer.vocab_size)
+    transformer = build_fused_transformer(model, recipe.tokenizer.vocab_size, precision)
     backend = choose_attention_backend("auto", transformer, device)
     set_attention_backend(backend, transformer, device=device)
     dvae = build_dvae(load_recipe("dvae/openai", []).model).to(memory_format=torch.channels_last)

@@ -41,7 +41,7 @@ def main(precision: Precision) -> None:
     torch.manual_seed(0)
     device, _ = open_device("cpu", precision)
 
-    transformer = build_fused_transformer(MODEL, TEXT_VOCAB_SIZE)
+    transformer = build_fused_transformer(MODEL, TEXT_VOCAB_SIZE, precision)
     for head in (transformer.text_head, transformer.image_head):
         head.reset_parameters()  # random as the peer's: zero heads pass zero gradients back
     backend = choose_attention_backend("auto", transformer, device)

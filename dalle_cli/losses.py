@@ -87,12 +87,18 @@ def token_cross_entropy(logits: Tensor, tokens: Tensor, count: int | None = None
 
 
 def linear_cross_entropy(
-    features: Tensor, tokens: Tensor, *, weight: Tensor, bias: Tensor
+    features: Tensor,
+    tokens: Tensor,
+    *,
+    weight: Tensor,
+    bias: Tensor,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
     """Compute a linear layer's summed cross-entropy, and count the tokens that it predicts.
 
     features  [..., D]    weight  [V, D]    bias  [V]
     tokens    int64 [...], -1 where there is nothing to predict
+    dtype     of what is multiplied for the gradients; logits are fp32
     returns   the sum of -ln p(token) over the tokens that are not -1, fp32 [], and how many of them
               are the likeliest token, int64 []
 
@@ -103,7 +109,7 @@ def linear_cross_entropy(
     if features.device.type == "cpu":
         chosen = _given_rows(targets)
         inputs, targets = inputs[chosen], targets[chosen]
-    return _LinearCrossEntropy.apply(inputs, weight, bias, targets, torch.is_grad_enabled())
+    return _LinearCrossEntropy.apply(inputs, weight, bias, targets, torch.is_grad_enabled(), dtype)
 
 
 def _given_rows(tokens: Tensor) -> Tensor:
@@ -132,10 +138,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         bias: Tensor,
         tokens: Tensor,
         is_differentiated: bool,
+        dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
         operands = (features, weight, bias) if is_differentiated else ()
         gradients = [torch.zeros_like(operand) for operand in operands]
         total, hits = features.new_zeros(()), tokens.new_zeros(())
+        factors = weight.to(dtype)
 
         at_once = LOGITS_AT_ONCE if features.device.type == "cpu" else LOGITS_AT_ONCE_ON_GPUS
         n_rows = max(at_once // len(weight), 1)
@@ -149,22 +157,22 @@ class _LinearCrossEntropy(torch.autograd.Function):
             at_target = logits.gather(1, targets[:, None])  # [R, 1]
             largest, likeliest = logits.max(dim=1, keepdim=True)  # [R, 1] each
 
-            # p = e / s with e = exp(logits - largest), which overwrites the logits, and s its sum
-            exps = logits.sub_(largest).exp_()  # [R, V]
-            sums = exps.sum(dim=1, keepdim=True)  # [R, 1]
-            total += (sums.log() + largest - at_target).masked_fill_(~is_given, 0).sum()
+            probs = torch.softmax(logits, dim=1, out=logits)  # [R, V], which overwrites the logits
+
+            # unlike that of the target, the probability of the likeliest token never underflows
+            log_probs = at_target - largest + probs.gather(1, likeliest).log()  # [R, 1]
+            total -= log_probs.masked_fill_(~is_given, 0).sum()
             hits += (likeliest.squeeze(1) == tokens[rows]).sum()
 
             if is_differentiated:
                 by_features, by_weight, by_bias = gradients
 
-                # s divides the smaller factor of each product, never the R x V exponentials;
-                # where nothing is to be predicted it is infinite, so that p is 0
-                sums = sums.masked_fill(~is_given, torch.inf)
-                by_features[rows] = (exps @ weight).div_(sums).sub_(weight[targets] * is_given)
-                by_weight.addmm_(exps.T, inputs / sums).index_add_(0, targets, inputs, alpha=-1)
-                by_bias.addmv_(exps.T, sums.reciprocal().squeeze(1))
-                by_bias.index_add_(0, targets, is_given.squeeze(1).to(bias.dtype), alpha=-1)
+                # in fp32, since near certainty next to nothing is left of p - 1
+                by_logits = probs.scatter_add_(1, targets[:, None], -torch.ones_like(at_target))
+                by_bias += (is_given.to(bias.dtype).T @ by_logits).squeeze(0)
+                by_logits = by_logits.to(dtype)
+                by_features[rows] = (by_logits @ factors) * is_given
+                by_weight += by_logits.T @ inputs.to(dtype)
 
         ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(hits)
@@ -173,9 +181,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(
         ctx: Any, gradient: Tensor, _: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    ) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         by_features, by_weight, by_bias = (saved * gradient for saved in ctx.saved_tensors)
-        return by_features, by_weight, by_bias, None, None
+        return by_features, by_weight, by_bias, None, None, None
 
 
 def text_image_cross_entropy(

@@ -74,6 +74,24 @@ MUTANTS = [
         "models/test_attention::test_attention_matches_an_explicit_softmax",
     ),
     Mutant(
+        "models/sparse_attention.py",
+        "lines[i : i + n_lines] for",
+        "lines[:n_lines] for",
+        "models/test_sparse_attention::test_sparse_attention_equals_all_pairs_under_the_mask",
+    ),
+    Mutant(
+        "models/sparse_attention.py",
+        "for part in (*by_query, *by_key):",
+        "for part in by_query:",
+        "models/test_sparse_attention::test_sparse_attention_equals_all_pairs_under_the_mask",
+    ),
+    Mutant(
+        "models/sparse_attention.py",
+        "torch.bmm(query, key.mT, out=pairs)",
+        "pairs.copy_(query.bfloat16() @ key.bfloat16().mT)",
+        "models/test_sparse_attention::test_sparse_attention_in_bf16_is_as_near_as_the_dense_kernel",
+    ),
+    Mutant(
         "models/transformer.py",
         "matrix.mul_((2 * len(blocks)) ** -0.5)",
         "matrix.mul_(len(blocks) ** -0.5)",
@@ -712,8 +730,8 @@ MUTANTS = [
     ),
     Mutant(
         "losses.py",
-        "sums.masked_fill(~is_given, torch.inf)",
-        "sums",
+        "is_given.to(bias.dtype).T @ by_logits",
+        "torch.ones_like(at_target).T @ by_logits",
         "test_losses::test_linear_cross_entropy_equals_that_of_all_logits",
     ),
     Mutant(
@@ -1276,6 +1294,12 @@ MUTANTS = [
         "indices[:n_rows]",
         "indices[:n_given]",
         "test_losses::test_linear_cross_entropy_has_products_of_few_sizes",
+    ),
+    Mutant(
+        "losses.py",
+        "by_logits = probs.scatter_add_(",
+        "by_logits = probs.to(dtype).float().scatter_add_(",
+        "test_losses::test_linear_cross_entropy_multiplies_in_bf16_for_its_gradients_alone",
     ),
     Mutant(
         "losses.py",

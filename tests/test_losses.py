@@ -284,7 +284,9 @@ def test_linear_cross_entropy_equals_that_of_all_logits(
     total, hits = losses.linear_cross_entropy(features, tokens, weight=weight, bias=bias)
     if with_all_rows:
         rows = features.flatten(0, 1)
-        total, hits = losses._LinearCrossEntropy.apply(rows, weight, bias, tokens.flatten(), True)
+        total, hits = losses._LinearCrossEntropy.apply(
+            rows, weight, bias, tokens.flatten(), True, torch.float32
+        )
     assert int(hits) == int((logits.argmax(dim=2) == tokens).sum())
     torch.testing.assert_close(total, whole, rtol=1e-6, atol=0)
     wanted = (features, weight, bias)
@@ -316,7 +318,25 @@ def test_linear_cross_entropy_has_products_of_few_sizes() -> None:
             is_given = (torch.randperm(150) < n_given).view(5, 30)
             tokens = torch.randint(7, (5, 30)).where(is_given, -1)
             losses.linear_cross_entropy(features, tokens, weight=weight, bias=bias)
-    assert len(products.sizes) == 3 * 3
+    assert len(products.sizes) == 4 * 3
+
+
+def test_linear_cross_entropy_multiplies_in_bf16_for_its_gradients_alone() -> None:
+    """Even where the token is nearly certain, and the gradient by its logit nearly zero."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(13, 64, generator=generator)
+    tokens = torch.tensor([3, 12])
+    features = (0.2 * weight[tokens]).requires_grad_()
+    operands = (features, weight.requires_grad_(), torch.zeros(13, requires_grad=True))
+    total, exact = (
+        losses.linear_cross_entropy(features, tokens, weight=weight, bias=operands[2], dtype=dtype)
+        for dtype in (torch.bfloat16, torch.float32)
+    )
+    assert torch.equal(total[0], exact[0]) and 0 < float(total[0].detach()) < 0.01
+    for found, expected in zip(
+        *(torch.autograd.grad(loss, operands) for loss, _ in (total, exact)), strict=True
+    ):
+        assert float((found - expected).norm()) < 0.01 * float(expected.norm())
 
 
 def test_linear_cross_entropy_of_nothing_is_zero() -> None:

@@ -1,16 +1,17 @@
 """Attention that computes little more than a sparse mask allows; for CPUs, forward and backward.
 
-An image query sees all text, and some image slots near it: a window of its line and the lines above
-it, or of its column. The two parts are computed apart, the text by the fused kernel, and merged by
-their log-sum-exps. In backward the kernel is given the merged output and log-sum-exp, which makes
-its part of the gradient exact. Axes used below:
+A text query sees the text up to itself. An image query sees all text, and some image slots near it:
+a window of its line and the lines above it, or of its column. Queries are multiplied by these keys
+alone, and one softmax spans them. Axes used below:
 
     B batch    H heads    K width of a head    T text slots    W side of the grid    I = W * W
-    S = T + I    L lines of the grid, or columns: W    M keys of a window
+    S = T + I    L lines of the grid, or columns: W    A lines above a line, in its window
+    M = (A + 1) * W keys of a window    G = B * H    R = G * L, all lines of all heads
+    Q blocks of N queries: G of T text slots, or R of W image slots    P their keys: T, or T + M
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,22 @@ from torch import Tensor
 
 from dalle_cli.models.attention_masks import Kind, image_mask
 
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+Tensors = Sequence[Tensor]
+Parts = Sequence[Tensor]  # of a stream: the text [G, T, K] and images [R, W, K] or [A + R, W, K]
+Products = Iterator[tuple[Tensors, Tensors, Tensors]]
+
+
+class Queries(Protocol):
+    """Queries [Q, N, K] and the products of matrices that they take part in."""
+
+    n_keys: int  # P
+    bias: Tensor  # what hides scores: 0 or -inf for some queries and the last of their keys
+
+    def products(self, queries: Tensors, scores: Tensors, keys: Sequence[Parts]) -> Products:
+        """Yield the operands of each batched product, views of what is given.
+
+        queries  [Q, N, K] each    scores  [Q, N, P] each    keys  parts of streams
+        """
 
 
 class SparseAttention:
@@ -35,191 +50,174 @@ class SparseAttention:
         if self.is_column:
             mask = mask.permute(1, 0, 3, 2)  # [L, W, L, W], a line is a column
 
-        self.hidden = ~_windows(mask)[:, None]  # [L, 1, W, M]
-        self.n_lines_above = self.hidden.shape[-1] // grid_size - 1  # that a window reaches
+        windows = _windows(mask)  # [I, M]
+        self.n_lines_above = windows.shape[1] // grid_size - 1  # A
+        self.queries: tuple[Queries, ...] = (
+            _TextQueries(text_len),
+            _ImageQueries(text_len, grid_size, windows),
+        )
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Average values [B, H, S, K] by one softmax over the keys that each query may see.
 
         returns  [B, H, S, K]
         """
-        return _MergedAttention.apply(query, key, value, self)
+        return _SparseAttention.apply(query, key, value, self)
 
-    def grid(self, image: Tensor) -> Tensor:
-        """View image slots [B, H, I, K] line by line, or column by column: [L, B, H, W, K]."""
+    def split(self, stream: Tensor, n_zeros: int = 0) -> list[Tensor]:
+        """Copy a stream [B, H, S, K]: the text [G, T, K] and, line by line, images [.. + R, W, K].
+
+        Above the first line are n_zeros lines of zeros. Any span of lines is an operand of a
+        batched product.
+        """
+        copies = []
+        for part, n in zip(self._parts(stream), (0, n_zeros), strict=True):
+            copy = part.new_zeros(n + part.shape[:-2].numel(), *part.shape[-2:])
+            copy[n:].view(part.shape).copy_(part)
+            copies.append(copy)
+        return copies
+
+    def join(self, parts: Parts, *, like: Tensor) -> Tensor:
+        """Copy what was split, without lines of zeros, to a new stream [B, H, S, K]."""
+        stream = torch.empty_like(like)
+        for target, part in zip(self._parts(stream), parts, strict=True):
+            target.copy_(part[-target.shape[:-2].numel() :].view(target.shape))
+        return stream
+
+    def _parts(self, stream: Tensor) -> tuple[Tensor, Tensor]:
+        """View the text [B, H, T, K] and the image line by line, or by column [B, H, L, W, K]."""
+        text, image = stream.split([self.text_len, self.grid_size**2], dim=2)
         grid = image.unflatten(2, (self.grid_size, self.grid_size))  # [B, H, W, W, K]
-        return grid.permute(3, 0, 1, 2, 4) if self.is_column else grid.permute(2, 0, 1, 3, 4)
-
-    def lines(self, image: Tensor, scale: float = 1.0) -> Tensor:
-        """Copy image slots [B, H, I, K], scaled, into that order: [L, B * H, W, K]."""
-        grid = self.grid(image)  # [L, B, H, W, K]
-
-        # contiguous, so that any span of lines is one block for a batched product
-        copied = torch.mul(grid, scale, out=grid.new_empty(grid.shape))
-        return copied.flatten(1, 2)  # [L, B * H, W, K]
+        return text, grid.transpose(2, 3) if self.is_column else grid
 
 
 def _windows(mask: Tensor) -> Tensor:
-    """Cut a mask [L, W, L, W] down to the lines that any query sees: [L, W, M]."""
+    """Cut a mask [L, W, L, W] down to the lines that any query sees: [I, M]."""
     n_lines = len(mask)
     pairs = mask.any(dim=3).any(dim=1).nonzero()  # the line of a query and that of a key it sees
     n_above = int((pairs[:, 0] - pairs[:, 1]).max())
 
     padded = F.pad(mask, (0, 0, n_above, 0))  # [L, W, n_above + L, W]
     windows = [padded[i, :, i : i + n_above + 1].flatten(1) for i in range(n_lines)]  # [W, M] each
-    return torch.stack(windows)  # [L, W, M]
+    return torch.cat(windows)  # [I, M]
 
 
-class _MergedAttention(torch.autograd.Function):
-    """Text queries over text, and image queries over all text and over their windows."""
+def _bias(mask: Tensor) -> Tensor:
+    """Build what hides scores that it is added to: 0 where the mask is True, -inf elsewhere."""
+    return torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf)
+
+
+class _TextQueries:
+    """Queries of the text, whose keys are the text."""
+
+    def __init__(self, text_len: int) -> None:
+        self.n_keys = text_len
+        self.bias = _bias(torch.ones(text_len, text_len, dtype=torch.bool).tril())  # [T, T]
+
+    def products(self, queries: Tensors, scores: Tensors, keys: Sequence[Parts]) -> Products:
+        """Yield the only product: [G, T, K], [G, T, T] and [G, T, K] each."""
+        yield queries, scores, [text for text, _ in keys]
+
+
+class _ImageQueries:
+    """Queries of images, whose keys are all text and then their windows."""
+
+    def __init__(self, text_len: int, grid_size: int, windows: Tensor) -> None:
+        self.text_len = text_len
+        self.grid_size = grid_size
+        self.n_keys = text_len + windows.shape[1]
+        self.bias = _bias(windows)  # [I, M], of the last M keys
+
+    def products(self, queries: Tensors, scores: Tensors, keys: Sequence[Parts]) -> Products:
+        """Yield the product by all text, then those of each line and a line in its window.
+
+        The latter is at first the line A lines above it, and at last itself. Where the grid has no
+        such line, it is another head's or one of zeros, and the bias hides the scores.
+        """
+        texts = [text for text, _ in keys]  # [G, T, K] each
+        whole = (len(texts[0]), self.grid_size**2, -1)
+        of_text = [each.view(whole)[..., : self.text_len] for each in scores]  # [G, I, T] each
+        yield [each.view(whole) for each in queries], of_text, texts  # [G, I, K] each
+
+        n_lines, width = queries[0].shape[:2]
+        for i, start in enumerate(range(self.text_len, self.n_keys, width)):
+            of_line = [each[..., start : start + width] for each in scores]  # [R, W, W] each
+            yield queries, of_line, [lines[i : i + n_lines] for _, lines in keys]  # [R, W, K] each
+
+
+class _SparseAttention(torch.autograd.Function):
+    """Attention of the text's queries, then of the images'."""
 
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: SparseAttention
     ) -> Tensor:
-        text, image = slice(None, layout.text_len), slice(layout.text_len, None)
-        keys, values = key[:, :, text], value[:, :, text]
-        output = torch.empty_like(query)
+        parts = layout.split(query)
+        keys, values = (layout.split(each, layout.n_lines_above) for each in (key, value))
 
-        output[:, :, text], text_lse = _flash(query[:, :, text], keys, values, is_causal=True)
-        text_average, text_average_lse = _flash(query[:, :, image], keys, values)
-
-        windows = _WindowAttention(layout, *(each[:, :, image] for each in (query, key, value)))
-        lse, probs = windows.merge(text_average, text_average_lse, out=output[:, :, image])
+        probs, averages = [], []
+        for queries, part in zip(layout.queries, parts, strict=True):
+            probs.append(_probabilities(queries, part, keys))
+            averages.append(_averages(queries, probs[-1], values))
 
         ctx.layout = layout
-        ctx.save_for_backward(query, key, value, output, text_lse, lse, probs)
-        return output
+        ctx.save_for_backward(*parts, *keys, *values, *probs)
+        return layout.join(averages, like=query)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        query, key, value, output, text_lse, lse, probs = ctx.saved_tensors
-        text, image = slice(None, ctx.layout.text_len), slice(ctx.layout.text_len, None)
+        layout, saved = ctx.layout, ctx.saved_tensors
+        parts, keys, values, probs = (saved[i : i + 2] for i in range(0, len(saved), 2))
+        by_query = [torch.zeros_like(part) for part in parts]
 
-        def through_text(queries: slice, lse: Tensor, *, is_causal: bool) -> Sequence[Tensor]:
-            """Compute the gradients by these queries, the text keys and the text values."""
-            operands = (query[:, :, queries], key[:, :, text], value[:, :, text])
-            results = (output[:, :, queries], lse)
-            return _flash_backward(gradient[:, :, queries], *operands, *results, 0.0, is_causal)
+        # transposed: scores with gaps between their rows are multiplied slowly from the other side
+        by_key = [part.new_zeros(part.mT.shape) for part in keys]  # [G, K, T] and [A + R, K, W]
+        by_value = [part.new_zeros(part.mT.shape) for part in values]
 
-        of_text = through_text(text, text_lse, is_causal=True)
-        of_image = through_text(image, lse, is_causal=False)
+        for i, by_output in enumerate(layout.split(gradient)):
+            by_scores = _gradients_by_scores(layout.queries[i], by_output, probs[i], values=values)
+            for (q, by_q, by_o), (p, by_s), (k, by_k, by_v) in layout.queries[i].products(
+                [parts[i], by_query[i], by_output],
+                [probs[i], by_scores],
+                [keys, by_key, by_value],
+            ):
+                by_q.baddbmm_(by_s, k)
+                by_k.baddbmm_(q.mT, by_s)
+                by_v.baddbmm_(by_o.mT, p)
 
-        by_query, by_key, by_value = (torch.empty_like(tensor) for tensor in (query, key, value))
-        by_query[:, :, text], by_query[:, :, image] = of_text[0], of_image[0]
-        torch.add(of_text[1], of_image[1], out=by_key[:, :, text])
-        torch.add(of_text[2], of_image[2], out=by_value[:, :, text])
-
-        windows = _WindowAttention(ctx.layout, *(each[:, :, image] for each in (query, key, value)))
-        totals = [each[:, :, image] for each in (by_query, by_key, by_value)]
-        by_output, output = gradient[:, :, image], output[:, :, image]
-        windows.add_gradients(by_output, output, probs=probs, totals=totals)
-        return by_query, by_key, by_value, None
-
-
-class _WindowAttention:
-    """Attention of image queries over their windows, by plain products of small matrices.
-
-    The queries of a line are multiplied by the keys of one line at a time: by those of the same
-    line and of each line above it in the window.
-    """
-
-    def __init__(self, layout: SparseAttention, query: Tensor, key: Tensor, value: Tensor) -> None:
-        """Lay out the operands, [B, H, I, K] each."""
-        self.layout = layout
-        self.scale = query.shape[-1] ** -0.5
-        self.queries = layout.lines(query, self.scale)  # [L, B * H, W, K]
-        self.keys = layout.lines(key)  # [L, B * H, W, K]
-        self.values = layout.lines(value)  # [L, B * H, W, K]
-
-    def merge(self, text_output: Tensor, text_lse: Tensor, *, out: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the average over the windows and the text to `out` [B, H, I, K].
-
-        text_output  the average over the text alone, [B, H, I, K]
-        text_lse     its log-sum-exps, fp32 [B, H, I]
-        returns      the log-sum-exps over both parts, fp32 [B, H, I], and the probabilities of the
-                     windows' keys [L, B * H, W, M], which `add_gradients` needs
-        """
-        layout = self.layout
-        scores = self._scores().masked_fill_(layout.hidden, -torch.inf)  # [L, B * H, W, M]
-        text_lse = text_lse[..., None]  # [B, H, I, 1]
-        lse_by_line = layout.lines(text_lse)  # [L, B * H, W, 1]
-
-        # one softmax over both parts: the whole text is one more key, whose score is its
-        # log-sum-exp
-        largest = torch.maximum(scores.amax(dim=3, keepdim=True), lse_by_line)
-        weights, text_weight = scores.sub_(largest).exp_(), (lse_by_line - largest).exp()
-        total = weights.sum(dim=3, keepdim=True) + text_weight
-        probs = weights.div_(total).to(text_output.dtype)
-
-        average = torch.empty_like(self.values)  # [L, B * H, W, K], over the windows
-        for n_above, lines, above, keys in self._line_pairs():
-            part = probs[lines, ..., keys]
-            _multiply(part, self.values[above], out=average[lines], is_added=n_above > 0)
-
-        grid = layout.grid(text_output)  # [L, B, H, W, K]
-        text_share = (text_weight / total).to(text_output.dtype)
-        text_share = text_share.view(*grid.shape[:4], 1)  # [L, B, H, W, 1]
-        torch.addcmul(average.view(grid.shape), grid, text_share, out=layout.grid(out))
-
-        lse = torch.empty_like(text_lse)  # [B, H, I, 1]
-        layout.grid(lse).copy_((largest + total.log()).view_as(text_share))
-        return lse.squeeze(-1), probs
-
-    def _scores(self) -> Tensor:
-        """Multiply queries by keys: fp32 [L, B * H, W, M], arbitrary where the line is missing."""
-        n_keys = self.layout.hidden.shape[-1]
-        scores = torch.empty(*self.queries.shape[:3], n_keys, device=self.queries.device)
-        for _, lines, above, keys in self._line_pairs():
-            scores[lines, ..., keys] = self.queries[lines] @ self.keys[above].transpose(2, 3)
-        return scores
-
-    def add_gradients(
-        self, gradient: Tensor, output: Tensor, *, probs: Tensor, totals: Sequence[Tensor]
-    ) -> None:
-        """Add the gradients that flow through the windows.
-
-        gradient, output  [B, H, I, K]
-        probs             [L, B * H, W, M], from `merge`
-        totals            [B, H, I, K] each: by queries, to which this part is added, and by keys
-                          and values, which have no other part and are written
-        """
-        layout = self.layout
-        by_output = layout.lines(gradient)  # [L, B * H, W, K]
-
-        # the softmax's derivative needs sum(probability * its gradient), which is output . gradient
-        dot = layout.lines((gradient.float() * output).sum(dim=3, keepdim=True))  # [L, B * H, W, 1]
-
-        by_query, by_key, by_value = (torch.empty_like(by_output) for _ in range(3))
-        for n_above, lines, above, keys in self._line_pairs():
-            part, is_added = probs[lines, ..., keys], n_above > 0
-            by_scores = (by_output[lines] @ self.values[above].transpose(2, 3)).float()
-            by_scores = by_scores.sub_(dot[lines]).mul_(part).to(part.dtype)
-
-            _multiply(by_scores, self.keys[above], out=by_query[lines], is_added=is_added)
-            transposed = by_scores.transpose(2, 3)
-            _multiply(transposed, self.queries[lines], out=by_key[above], is_added=is_added)
-            transposed = part.transpose(2, 3)
-            _multiply(transposed, by_output[lines], out=by_value[above], is_added=is_added)
-
-        of_query, of_key, of_value = (layout.grid(total) for total in totals)
-        of_query.add_(by_query.view(of_query.shape), alpha=self.scale)
-        of_key.copy_(by_key.view(of_key.shape))
-        of_value.copy_(by_value.view(of_value.shape))
-
-    def _line_pairs(self) -> Iterator[tuple[int, slice, slice, slice]]:
-        """Yield pairs of lines and those n_above lines above them, nearest first.
-
-        Each is (n_above, the lines of the queries, the lines of the keys, where these are among the
-        M keys of a window).
-        """
-        n = self.layout.grid_size
-        for n_above in range(self.layout.n_lines_above + 1):
-            start = (self.layout.n_lines_above - n_above) * n
-            yield n_above, slice(n_above, n), slice(0, n - n_above), slice(start, start + n)
+        for part in (*by_query, *by_key):
+            part.mul_(gradient.shape[-1] ** -0.5)  # by which scores are scaled
+        by_key, by_value = ([part.mT for part in parts] for parts in (by_key, by_value))
+        totals = (layout.join(parts, like=gradient) for parts in (by_query, by_key, by_value))
+        return *totals, None
 
 
-def _multiply(a: Tensor, b: Tensor, *, out: Tensor, is_added: bool) -> None:
-    """Write the products of matrices [lines, B * H, rows, columns] to `out`, or add them to it."""
-    pairs = a.flatten(0, 1), b.flatten(0, 1)  # [lines * B * H, rows, columns] each
-    out.flatten(0, 1).baddbmm_(*pairs, beta=int(is_added))
+def _probabilities(queries: Queries, part: Tensor, keys: Parts) -> Tensor:
+    """Compute the probabilities [Q, N, P] of the keys of queries [Q, N, K]."""
+    # in fp32: a large score that is rounded to 16 bits is wrong by several percent
+    scores = torch.empty(*part.shape[:2], queries.n_keys, device=part.device)
+    scaled, fp32_keys = part.float() * part.shape[-1] ** -0.5, [each.float() for each in keys]
+    for (query,), (pairs,), (key,) in queries.products([scaled], [scores], [fp32_keys]):
+        torch.bmm(query, key.mT, out=pairs)
+
+    n_queries, n_biased = queries.bias.shape
+    scores.view(-1, n_queries, queries.n_keys)[..., -n_biased:].add_(queries.bias)
+    return torch.softmax(scores, dim=-1, out=scores).to(part.dtype)
+
+
+def _averages(queries: Queries, probs: Tensor, values: Parts) -> Tensor:
+    """Average the values of the keys by their probabilities [Q, N, P]: [Q, N, K]."""
+    averages = probs.new_zeros(*probs.shape[:2], values[0].shape[-1])
+    for (average,), (pairs,), (value,) in queries.products([averages], [probs], [values]):
+        average.baddbmm_(pairs, value)
+    return averages
+
+
+def _gradients_by_scores(
+    queries: Queries, by_average: Tensor, probs: Tensor, *, values: Parts
+) -> Tensor:
+    """Compute the gradients by the scores [Q, N, P] from those by the averages [Q, N, K]."""
+    gradients = torch.empty_like(probs)  # first by the probabilities
+    for (by_row,), (pairs,), (value,) in queries.products([by_average], [gradients], [values]):
+        torch.bmm(by_row, value.mT, out=pairs)
+    return torch._softmax_backward_data(gradients, probs, -1, probs.dtype, grad_input=gradients)

@@ -2,8 +2,8 @@
 
 Under bf16 the modules that the paper runs in 16 bits multiply in bf16 and return fp32; parameters,
 embeddings, the transformer's residual stream, logits and losses stay fp32. Models list these
-modules and know nothing else of precision. fp16 alone is for inference: training in it needs
-`gradient_scaling` or `loss_scaling`.
+modules and know nothing else of precision; the heads that compute their own gradients are built for
+it. fp16 alone is for inference: training in it needs `gradient_scaling` or `loss_scaling`.
 """
 
 import time

@@ -65,10 +65,13 @@ def test_sparse_attention_equals_all_pairs_under_the_mask(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_sparse_attention_in_bf16_is_as_near_as_the_dense_kernel(kind: str) -> None:
+@pytest.mark.parametrize("spread", [1, 4])
+def test_sparse_attention_in_bf16_is_as_near_as_the_dense_kernel(kind: str, spread: int) -> None:
+    """Scores of a standard deviation of 4 are off by percents if they are rounded to bf16."""
     shape = (16, 8, 11)
     mask = mask_of(kind, *shape)
-    inputs = streams(16, 8)
+    query, *others = streams(16, 8)
+    inputs = [(query.detach() * spread).requires_grad_(), *others]
     exact = outcome(lambda *operands: by_all_pairs(mask, *operands), *inputs)
     rough = [x.detach().bfloat16().requires_grad_() for x in inputs]
     sparse = outcome(SparseAttention(kind, *shape), *rough)

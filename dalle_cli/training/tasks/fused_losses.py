@@ -6,11 +6,13 @@ slots after their end cost nothing. Parameter names and, for a seed, initial wei
 `models.transformer.Transformer`. Knows nothing of batches, nor of how the two losses are weighed.
 """
 
+import torch
 from torch import Tensor, nn
 
 from dalle_cli.config import TransformerModelTable
 from dalle_cli.losses import linear_cross_entropy
 from dalle_cli.models.transformer import TransformerBackbone
+from dalle_cli.runtime.precision import Precision
 
 
 class FusedLossHead(nn.Linear):
@@ -18,6 +20,8 @@ class FusedLossHead(nn.Linear):
 
     A module, so that ZeRO 3 gathers its weights for the call.
     """
+
+    gradient_dtype = torch.float32  # of what is multiplied for the gradients
 
     def forward(  # type: ignore[override]  # targets come second
         self, features: Tensor, tokens: Tensor
@@ -27,7 +31,9 @@ class FusedLossHead(nn.Linear):
         features  [B, N, D]
         tokens    int64 [B, N], -1 where there is nothing to predict
         """
-        return linear_cross_entropy(features, tokens, weight=self.weight, bias=self.bias)
+        return linear_cross_entropy(
+            features, tokens, weight=self.weight, bias=self.bias, dtype=self.gradient_dtype
+        )
 
 
 class FusedLossTransformer(TransformerBackbone):
@@ -54,7 +60,15 @@ class FusedLossTransformer(TransformerBackbone):
 
 
 def build_fused_transformer(
-    model: TransformerModelTable, text_vocab_size: int
+    model: TransformerModelTable, text_vocab_size: int, precision: Precision = "fp32"
 ) -> FusedLossTransformer:
-    """Build a transformer for training, with the fresh weights of `loading.build_transformer`."""
-    return FusedLossTransformer(**{**model.model_dump(), "text_vocab_size": text_vocab_size})
+    """Build a transformer for training, with the fresh weights of `loading.build_transformer`.
+
+    In bf16 its heads multiply in bf16 for the gradients; their logits are fp32. In fp16 they don't:
+    most gradients by logits are too small for it.
+    """
+    transformer = FusedLossTransformer(**{**model.model_dump(), "text_vocab_size": text_vocab_size})
+    for module in transformer.modules():
+        if isinstance(module, FusedLossHead) and precision == "bf16":
+            module.gradient_dtype = torch.bfloat16
+    return transformer

@@ -39,7 +39,7 @@ def set_up_transformer(
     that the device does not support.
     """
     torch.manual_seed(recipe.training.seed)
-    transformer = build_fused_transformer(recipe.model, text_vocab_size)
+    transformer = build_fused_transformer(recipe.model, text_vocab_size, precision)
     backend = choose_attention_backend(recipe.runtime.attention, transformer, world.device)
     set_attention_backend(backend, transformer, device=world.device)
 
