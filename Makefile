@@ -35,7 +35,7 @@ TRAIN = $(call quote,$(RECIPE)) --data $(call quote,$(DATA)) --run $(call quote,
 given-%:
 	@test -n $(call quote,$($*)) || { echo "$* is not given: make $(MAKECMDGOALS) $*=..." >&2; exit 2; }
 
-.PHONY: help install test test-slow test-distributed test-browser test-gpu mutants smoke bench bench-peer lint docs demo demo-unclip emoji64 try clean train train-dvae train-transformer train-clip train-prior train-decoder generate rerank
+.PHONY: help install test test-thorough test-slow test-distributed test-browser test-gpu mutants smoke bench bench-peer lint docs demo demo-unclip emoji64 try clean train train-dvae train-transformer train-clip train-prior train-decoder generate rerank
 .DEFAULT_GOAL := help
 
 # prints the first word of each line in a column, and the others wrapped by word beside it
@@ -95,6 +95,9 @@ test: install  ## check style and types and run the fast tests, one process per 
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto
+
+test-thorough: install  ## run the tests that take seconds each: whole runs, commands that are stopped and resumed
+	$(BIN)/python -m pytest -n auto -m "thorough and not slow and not gpu and not distributed and not browser"
 
 test-slow: install  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow

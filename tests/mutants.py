@@ -1352,7 +1352,8 @@ MUTANTS = [
 
 def exit_code(tree: Path, nodes: list[str]) -> int:
     """Run tests in a tree; return pytest's exit code."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *nodes]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    command += ["-m", "not gpu", *nodes]  # thorough ones as well
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
         command, cwd=tree, env=environment, stdout=subprocess.DEVNULL, check=False

@@ -188,6 +188,7 @@ def test_models_know_of_nothing_but_models_and_errors() -> None:
                 )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("package", SINGLE_IMPORTERS)
 def test_awkward_package_has_one_importer(package: str) -> None:
     assert {module for module in MODULES if is_importer(module, package)} <= {
@@ -211,6 +212,7 @@ def test_command_line_imports_no_torch_of_its_own() -> None:
             assert not is_importer(module, "torch"), module
 
 
+@pytest.mark.thorough
 def test_nothing_is_unpickled() -> None:
     """Not even by torch.load: we write safetensors and JSON, and read others' pickles ourselves."""
     for module, path in MODULES.items():

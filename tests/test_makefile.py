@@ -85,6 +85,7 @@ def test_batch_jobs_run_in_several_processes(target: str) -> None:
     assert "--gpus 4 " in make("-n", target, *given, "GPUS=4")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("words", "lack"),
     [(["test-gpu"], "no tests on a GPU"), (["bench", "DEVICE=cuda"], "no benchmarks on a GPU")],

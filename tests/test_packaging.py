@@ -116,6 +116,7 @@ def test_shipped_models_are_found_after_installation(
     assert "toy" in names and tree(shipped / "toy") == tree(shipped_models_folder / "toy")
 
 
+@pytest.mark.thorough
 def test_installed_command_generates_with_a_shipped_model(
     python: Python, installed: Path, tmp_path: Path, tree: Callable
 ) -> None:

@@ -24,6 +24,7 @@ for name in {modules}: importlib.import_module(name)
 """
 
 
+@pytest.mark.thorough
 def test_every_module_can_be_imported_without_what_only_posix_has() -> None:
     modules = [
         f"dalle_cli.{module}"

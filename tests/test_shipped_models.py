@@ -56,6 +56,7 @@ def test_examples_have_no_word_that_was_not_trained_on(name: str) -> None:
     assert not [word for caption in captions for word in known.unknown_in(caption)]
 
 
+@pytest.mark.thorough
 @every_model
 def test_model_generates_a_picture_of_its_size(name: str, dalle: Callable, tmp_path: Path) -> None:
     caption = read_about(RunDir(MODELS[name])).captions[0]

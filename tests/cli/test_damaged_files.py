@@ -92,6 +92,7 @@ USES = {  # a file that is damaged, and commands that read it, with DIR for the 
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("damaged", USES)
 def test_turned_bit_is_told_with_the_file_before_anything_is_written(
     damaged: str, export: Path, pairs: Path, dvae_run: Path, tmp_path: Path, dalle: Callable
@@ -113,6 +114,7 @@ def test_turned_bit_is_told_with_the_file_before_anything_is_written(
         assert not (tmp_path / "out").exists() and not (folder / "samples").exists(), use
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("damage", [cut, empty, zero, turn_middle])
 @pytest.mark.parametrize("name", [WEIGHTS, "model/config.json", "dvae/config.json"])
 def test_damaged_model_is_not_passed_on_and_told_by_info(
@@ -194,6 +196,7 @@ def as_of_0_1_0(run: Path) -> None:
         save_file(load_file(run / name), run / name)
 
 
+@pytest.mark.thorough
 def test_run_without_checksums_is_read_and_exported_with_them(
     own_transformer_run: Path,
     transformer_run: Path,

@@ -30,6 +30,7 @@ def result_of(ended: Any) -> Any:
     return json.loads(ended.out)
 
 
+@pytest.mark.thorough
 def test_from_nothing_to_pictures(tmp_path: Path, dalle: Callable) -> None:
     data, dvae, run = tmp_path / "data", tmp_path / "dvae", tmp_path / "run"
 
@@ -80,6 +81,7 @@ def test_run_folder_is_as_designed(transformer_run: Path) -> None:
         assert picture.format == "PNG"
 
 
+@pytest.mark.thorough
 def test_json_is_all_there_is_on_stdout(
     tmp_path: Path,
     pairs: Path,
@@ -235,6 +237,7 @@ def test_info_counts_what_the_run_holds(
     assert facts["kind"] == kind and facts["parameters"]["all"] == held == sum(parts.values())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["dvae", "transformer", "clip"])
 def test_info_of_an_exported_model_is_that_of_the_run(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, dalle: Callable
@@ -258,6 +261,7 @@ def test_masks_are_drawn(tmp_path: Path, dalle: Callable) -> None:
         )
 
 
+@pytest.mark.thorough
 def test_every_shipped_recipe_is_sound_and_shown_as_it_is(tmp_path: Path, dalle: Callable) -> None:
     names = result_of(dalle("recipes", "list", "--json"))
     assert {"dvae/tiny", "transformer/tiny", "clip/tiny"} <= set(names) and all(names.values())
@@ -302,6 +306,7 @@ def test_doctor_tells_what_is_free_of_the_disk(
     assert result_of(dalle("doctor", "--json"))["free disk here"] == "1.0 GiB"
 
 
+@pytest.mark.thorough
 def test_doctor_measures_what_training_is_compared_with(
     tmp_path: Path, pairs: Path, dvae_run: Path, dalle: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

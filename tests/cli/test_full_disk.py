@@ -102,6 +102,7 @@ def content_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("command", COMMANDS)
 def test_full_disk_names_the_file_and_room_is_enough_to_go_on(
     command: str, inputs: Inputs, tmp_path: Path, dalle: Callable

@@ -225,6 +225,7 @@ def test_version(dalle: Callable) -> None:
     assert (ended.code, ended.out, ended.err) == (0, f"dalle {__version__}\n", "")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "words",
     [

@@ -23,6 +23,7 @@ UNUSED = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("words", "needed"),
     [

@@ -26,6 +26,7 @@ runpy.run_module("dalle_cli", run_name="__main__", alter_sys=True)
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("module", "line"),
     [("dalle_cli.cli.app", ""), ("rich.console", ""), ("torch.nn", "stopped by SIGINT\n")],
@@ -41,6 +42,7 @@ def test_ctrl_c_while_modules_are_imported_ends_in_at_most_a_line(module: str, l
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", line)
 
 
+@pytest.mark.thorough
 def test_ctrl_c_in_a_late_import_still_removes_what_was_begun(tmp_path: Path) -> None:
     script = f"""
 import os, runpy, signal, sys, time
@@ -74,6 +76,7 @@ runpy.run_module("dalle_cli", run_name="__main__", alter_sys=True)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
 def test_ctrl_c_before_anything_is_computed_ends_in_one_line(
     tmp_path: Path, transformer_run: Path
 ) -> None:
@@ -94,6 +97,7 @@ def test_ctrl_c_before_anything_is_computed_ends_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_results_are_printed_whatever_the_encoding_of_the_terminal(
     encoding: str, tmp_path: Path, dvae_run: Path

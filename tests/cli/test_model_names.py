@@ -48,6 +48,7 @@ def test_name_generates_the_pictures_of_its_folder(toy: Path, run: Callable) -> 
     assert len(named) == 2 and named == pictures_in(Path("spelt"))
 
 
+@pytest.mark.thorough
 def test_shipped_folder_is_never_written_into(
     toy: Path, run: Callable, pairs: Path, tree: Callable, elsewhere: Path
 ) -> None:

@@ -107,6 +107,7 @@ def hidden(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.name.startswith(".")]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("command", PLACES)
 def test_stopped_command_leaves_nothing_half_written_and_may_be_repeated(
     command: str, words: Callable, stop: Callable, tmp_path: Path, dalle: Callable
@@ -142,6 +143,7 @@ STEPS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("place", STEPS)
 def test_training_stopped_anywhere_goes_on_as_if_it_had_not_been(
     place: str,
@@ -190,6 +192,7 @@ main()
 COMPUTING = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("cleanup", [f"time.sleep({PATIENCE})", COMPUTING], ids=["waits", "busy"])
 def test_second_request_ends_a_command_at_once(cleanup: str, tmp_path: Path) -> None:
     number = int(signal.SIGINT)

@@ -34,6 +34,7 @@ def held_out_lines(run: Path) -> dict[int, dict[str, float]]:
     return {line["step"]: line for line in lines if "valid/loss" in line}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("choice", "step"), [("last", 11), ("6", 6), ("best", None)])
 def test_export_of_a_checkpoint_holds_its_averaged_weights(
@@ -65,6 +66,7 @@ def test_last_checkpoint_has_the_weights_of_the_model_folder(
     torch.testing.assert_close(exported.state_dict(), own.state_dict(), rtol=0, atol=0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 def test_held_out_figures_are_the_last_up_to_the_exported_step(
     kind: str, export: Callable, request: pytest.FixtureRequest
@@ -101,6 +103,7 @@ def test_paths_in_a_record_are_left_out(own_dvae_run: Path, export: Callable) ->
     assert "/home/me" not in (export(own_dvae_run) / "recipe.json").read_text()
 
 
+@pytest.mark.thorough
 def test_export_of_an_export_says_the_same(
     transformer_run: Path, export: Callable, tree: Callable
 ) -> None:
@@ -136,6 +139,7 @@ def test_export_is_no_run_to_train_in(
     assert tree(out) == before
 
 
+@pytest.mark.thorough
 def test_export_warns_of_guidance_without_empty_captions_as_its_run_does(
     own_transformer_run: Path, export: Callable, dalle: Callable
 ) -> None:
@@ -169,6 +173,7 @@ def compared(load: Callable, run: Path, export: Callable) -> tuple:
     return load(run), load(export(run, "--half"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("words", [(), ("--checkpoint", "6")], ids=str)
 def test_half_precision_rounds_matrices_and_keeps_vectors(
@@ -183,6 +188,7 @@ def test_half_precision_rounds_matrices_and_keeps_vectors(
         torch.testing.assert_close(half[name], expected, rtol=0, atol=0, msg=name)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 def test_half_precision_takes_half_the_room(
     kind: str, export: Callable, request: pytest.FixtureRequest
@@ -242,6 +248,7 @@ def test_export_brings_its_dvae_and_the_clip_that_is_named(
     assert "| CLIP | " in (out / "README.md").read_text()
 
 
+@pytest.mark.thorough
 def test_everything_inside_an_export_has_its_precision(
     transformer_run: Path, clip_run: Path, export: Callable
 ) -> None:
@@ -251,6 +258,7 @@ def test_everything_inside_an_export_has_its_precision(
         assert [is_half_precision(folder) for folder in folders] == [is_half] * 3
 
 
+@pytest.mark.thorough
 def test_export_of_an_export_keeps_clip_precision_and_about(
     toy: Path, export: Callable, tree: Callable
 ) -> None:
@@ -275,6 +283,7 @@ def test_damaged_about_is_refused_before_anything_is_written(
     assert not (own_transformer_run / "out").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")  # of the exporter
 @pytest.mark.parametrize("kind", ["dvae", "transformer"])
 def test_dvae_is_exported_as_onnx_as_well(

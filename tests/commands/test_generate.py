@@ -139,6 +139,7 @@ def test_pictures_do_not_depend_on_what_is_drawn_beside_them(
     assert pixels(both, tmp_path / "both")[4:] == pixels(alone, tmp_path / "alone")
 
 
+@pytest.mark.thorough
 def test_export_draws_the_pictures_of_the_run(
     draw: Callable, transformer_run: Path, tmp_path: Path, dalle: Callable
 ) -> None:

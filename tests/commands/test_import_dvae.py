@@ -93,6 +93,7 @@ def test_encoder_alone_makes_the_same_tokens(run: Path, encoder_run: Path, image
         assert torch.equal(load_dvae_encoder(folder).image_tokens(images), expected)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("stored", ["pytorch_model.bin", "model.safetensors"])
 @pytest.mark.filterwarnings("ignore")  # of the library's own
 def test_logits_of_an_imported_flava_codebook_are_those_of_transformers(
@@ -147,6 +148,7 @@ def train(pairs: Path, tmp_path: Path, dalle: Callable, settings: Callable) -> C
     )
 
 
+@pytest.mark.thorough
 def test_run_serves_a_transformer(run: Path, train: Callable) -> None:
     ended = train(run)
     assert ended.code == 0, ended.err
@@ -161,6 +163,7 @@ def test_encoder_alone_is_told_of_and_exported(
     assert load_dvae_encoder(tmp_path / "exported").vocab_size == 8192
 
 
+@pytest.mark.thorough
 def test_tokens_of_an_encoder_alone_train_with_the_whole_model(
     encoder_run: Path, run: Path, train: Callable, pairs: Path, tmp_path: Path, dalle: Callable
 ) -> None:

@@ -26,6 +26,7 @@ def test_listed_facts_are_those_of_the_files(toy: Path, dalle: Callable) -> None
     assert facts["held_out"] == json.loads((toy / "export.json").read_text())["held_out"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("columns", [60, 80, 200])
 def test_list_fits_the_terminal_and_says_everything(
     columns: int, toy: Path, dalle: Callable, monkeypatch: pytest.MonkeyPatch

@@ -157,6 +157,7 @@ def test_pictures_and_records_of_strangers_are_passed_over(
     assert "step-x" not in page and "Worst by score" not in page
 
 
+@pytest.mark.thorough
 def test_pictures_of_many_runs_are_fewer(
     page_of: Callable, transformer_run: Path, tmp_path: Path
 ) -> None:

@@ -68,6 +68,7 @@ def ended(process: subprocess.Popen, number: signal.Signals) -> str:
     return printed
 
 
+@pytest.mark.thorough
 def test_pictures_are_generated_until_ctrl_c(
     transformer_run: Path, dalle: Callable, tmp_path: Path
 ) -> None:
@@ -91,6 +92,7 @@ def test_pictures_are_generated_until_ctrl_c(
         assert printed.splitlines()[-1] == "stopped by SIGINT" and "Traceback" not in printed
 
 
+@pytest.mark.thorough
 def test_request_to_stop_ends_what_is_generated(transformer_run: Path) -> None:
     with serve(transformer_run, "--json", "--quiet") as (process, line):
         url = json.loads(line)["url"]
@@ -98,6 +100,7 @@ def test_request_to_stop_ends_what_is_generated(transformer_run: Path) -> None:
         assert ended(process, signal.SIGTERM).splitlines() == ["stopped by SIGTERM"]
 
 
+@pytest.mark.thorough
 def test_export_brings_its_clip_and_its_examples_and_a_network_wants_a_token(
     shipped_models_folder: Path,
 ) -> None:

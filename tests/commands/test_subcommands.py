@@ -14,6 +14,7 @@ from dalle_cli.errors import DalleError
 PATIENCE = 120  # seconds until a command that does not do as it should is given up
 
 
+@pytest.mark.thorough
 def test_command_under_way_is_stopped_and_its_code_is_passed_on(
     tmp_path: Path, transformer_run: Path
 ) -> None:

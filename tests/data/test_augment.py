@@ -62,6 +62,7 @@ def test_dvae_crop_is_listing_1(size):
         assert np.abs(ours - exact).max() <= 0.5 + 1e-4
 
 
+@pytest.mark.thorough
 def test_dvae_crop_draws_evenly_from_all_that_listing_1_allows():
     """All offsets, scales, crops and flips of a picture: none is left out, none is preferred."""
     pixels = np.zeros((12, 15, 3), dtype=np.uint8)

@@ -195,6 +195,7 @@ def test_nasty_captions_give_the_ids_of_transformers(toy, transformers_ids, capt
     assert [toy.start_of_text, *toy.encode(caption), toy.end_of_text] == transformers_ids(caption)
 
 
+@pytest.mark.thorough
 @given(caption=st.text(max_size=40))
 @settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -384,6 +384,7 @@ class DeadlySource(MemorySource):
         raise AssertionError("unreachable")
 
 
+@pytest.mark.thorough
 def test_a_worker_that_dies_is_a_known_failure() -> None:
     with pytest.raises(DalleError, match="a data worker was ended by SIGKILL") as caught:
         list(batches(DeadlySource(), workers=1).start_at(0))
@@ -426,6 +427,7 @@ os.wait()
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.parametrize("end", ["killed", "alive"])
 def test_worker_of_a_killed_process_ends_without_a_traceback(end: str) -> None:

@@ -67,6 +67,7 @@ def test_encoding_equals_the_library_on_its_captions(backend, vocab_size, captio
         assert pieces(tokenizer, caption) == library_pieces(caption)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the shared data sets are not here")
 @pytest.mark.parametrize("name", ["emoji-noto", "photos"])
 def test_encoding_equals_the_library_on_shared_captions(backend, name):

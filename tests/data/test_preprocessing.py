@@ -230,6 +230,7 @@ def test_crops_of_large_jpegs_are_near_those_of_the_listings(size: tuple[int, in
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="the shared data sets are not here")
 @pytest.mark.parametrize("size", [32, 64, 96, 128])
 def test_crops_of_photographs_are_near_those_of_the_listings(size: int) -> None:

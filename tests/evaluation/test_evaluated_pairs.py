@@ -133,6 +133,7 @@ def test_training_pictures_are_those_of_the_record_without_what_was_held_out(
         assert set(found.indices.tolist()) == set(range(23)) - set(held_out(pairs))
 
 
+@pytest.mark.thorough
 def test_export_names_no_training_pictures(
     transformer_run: Path, dalle: Callable, tmp_path: Path, make_pairs: Callable
 ) -> None:

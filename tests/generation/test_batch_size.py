@@ -97,6 +97,7 @@ def counted() -> Iterator[Alive]:
         yield alive
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize(("n_samples", "n_captions"), [(64, 1), (64, 64), (8, 8)])
 def test_sampling_takes_no_more_than_is_reckoned(

@@ -90,6 +90,7 @@ def test_every_kind_alone_equals_the_whole(shape: tuple[int, int, int], kind: st
     torch.testing.assert_close(found, model(text, image)[1], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["row", "column", "convolutional"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_first_tokens_may_be_read_at_once(shape: tuple[int, int, int], kind: str) -> None:

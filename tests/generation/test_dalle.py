@@ -76,6 +76,7 @@ def test_some_are_drawn_as_among_all(places: Sequence[int], painter: DallePipeli
     assert draw(painter, places) == {place: everything[place] for place in places}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "widths",
     [BatchSizes(3, 3), BatchSizes(16, 16), BatchSizes(16, 5), BatchSizes(4, 1), BatchSizes(2, 9)],

@@ -345,6 +345,7 @@ def test_cached_sampler_equals_the_full_forward_token_for_token(
     assert torch.equal(tokens, sample_slowly(model, text_tokens, uniforms, settings))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("n_each", [1, 2])
 @pytest.mark.parametrize("guidance", [0.0, 0.5, 3.0])
 def test_guided_sampler_equals_the_full_forward_token_for_token(
@@ -376,6 +377,7 @@ KEPT = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize("name", KEPT)
 def test_sampler_that_keeps_tokens_equals_the_full_forward_token_for_token(

@@ -59,6 +59,7 @@ def sample(gpu: FakeCuda, sampler: Sampler, n_tokens: int, kept: Tensor | None =
     return sampler.sample(text_tokens, uniforms, kept)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(
     "settings",

@@ -153,6 +153,7 @@ def test_gain_by_the_caption_needs_training_with_empty_captions(transformer_run:
         without.generate("a red circle", n=1, rank="caption")
 
 
+@pytest.mark.thorough
 def test_importing_the_package_imports_no_torch() -> None:
     script = "import sys, dalle_cli; assert 'torch' not in sys.modules; dalle_cli.load_dvae"
     subprocess.run([sys.executable, "-c", script], check=True)

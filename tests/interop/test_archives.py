@@ -234,6 +234,7 @@ FLIPS = st.lists(
 )
 
 
+@pytest.mark.thorough
 @given(flips=FLIPS, kind=st.sampled_from(["whole", "pickle"]))
 @settings(max_examples=200, deadline=None)
 def test_flipped_bytes_of_a_script_give_tensors_or_an_error(

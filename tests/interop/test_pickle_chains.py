@@ -79,6 +79,7 @@ def test_file_of_a_machine_of_another_endianness_is_refused(
         read_tensors(path)
 
 
+@pytest.mark.thorough
 @given(flips=FLIPS)
 @settings(max_examples=200, deadline=None)
 def test_flipped_bytes_give_tensors_or_an_error(

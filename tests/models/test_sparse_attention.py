@@ -114,6 +114,7 @@ def test_flex_attention_equals_all_pairs_under_the_mask(
     torch.testing.assert_close(found, by_all_pairs(mask, *operands), rtol=1e-5, atol=3e-6)
 
 
+@pytest.mark.thorough
 def test_flex_attention_is_compiled_for_every_shape_of_a_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

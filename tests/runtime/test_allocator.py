@@ -22,6 +22,7 @@ for _ in range(8):
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"),
     reason="the C library has no mallopt",

@@ -77,6 +77,7 @@ def run(step: Step, n_rows: int = 8) -> None:
     assert state[0].tolist() == [1, 1]
 
 
+@pytest.mark.thorough
 def test_another_process_finds_what_one_has_stored() -> None:
     command = [sys.executable, "-c", PRINT_FINGERPRINT, str(Path(__file__).parent)]
     found = {

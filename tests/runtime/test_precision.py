@@ -217,6 +217,7 @@ def test_the_fast_route_is_taken_only_where_it_is_still_fp32() -> None:
     assert relative_error((a @ b).double(), a.double() @ b.double()) < 1e-6
 
 
+@pytest.mark.thorough
 def test_a_cpu_spends_no_time_on_denormal_numbers_in_any_thread() -> None:
     """In a process of its own, since threads that are there already would go on with them."""
     code = (

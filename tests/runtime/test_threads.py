@@ -45,6 +45,7 @@ needs_cores = pytest.mark.skipif(
 )
 
 
+@pytest.mark.thorough
 @needs_cores
 def test_busy_cores_leave_one_thread_and_a_note() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
@@ -52,6 +53,7 @@ def test_busy_cores_leave_one_thread_and_a_note() -> None:
     assert n_threads == "1" and "1 of 2 threads" in note and "`--threads 2`" in note
 
 
+@pytest.mark.thorough
 @needs_cores
 def test_a_fixed_number_of_threads_stays_on_busy_cores() -> None:
     assert run_program(os.environ | {"OMP_NUM_THREADS": "2"}) == ["2"]

@@ -82,6 +82,7 @@ def science_of(run: RunDir, tree: Callable) -> dict[str, str]:
     }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("step", [3, 9])
 def test_resumed_run_equals_uninterrupted_run(
@@ -101,6 +102,7 @@ def test_resumed_run_equals_uninterrupted_run(
     assert resumed.preview(11).read_bytes() == whole.preview(11).read_bytes()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_workers_change_nothing(
@@ -120,6 +122,7 @@ def test_workers_change_nothing(
     assert both[0] == both[1] and figures_of(resumed) == figures_of(whole)
 
 
+@pytest.mark.thorough
 def test_pictures_that_had_to_be_enlarged_are_counted_once_at_the_end(
     tmp_path: Path, make_pairs: Callable, train: Callable
 ) -> None:
@@ -180,6 +183,7 @@ def test_place_of_a_checkpoint_that_is_taken_is_told_before_the_first_step(
     assert "free" not in ended.err and run.metrics.read_bytes() == before
 
 
+@pytest.mark.thorough
 def test_longer_recipe_resumes_where_the_shorter_ended(
     tmp_path: Path, train: Callable, fixed_schedules: Callable
 ) -> None:
@@ -252,6 +256,7 @@ def flip(run: RunDir) -> str:
     return "step-00000011: exp_avg_sq.safetensors"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("damage", [leave_partial, lose_manifest, truncate, flip])
 def test_damaged_checkpoint_is_told_and_the_one_before_is_used(
     damage: Callable, copy_run: Callable, dvae_run: Path, train: Callable, tree: Callable
@@ -354,6 +359,7 @@ def test_folder_of_other_files_is_refused_untouched(
     assert tree(tmp_path) == before
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 def test_dry_run_writes_nothing(kind: str, tmp_path: Path, train: Callable) -> None:
     ended = train(kind, tmp_path / "run", "--dry-run")
@@ -448,6 +454,7 @@ def test_tokenizer_of_a_run_stays_its_own(own_transformer_run: Path, train: Call
     assert run.tokenizer.read_bytes() == before
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("kind", "hint"), [("transformer", "dalle generate"), ("dvae", "dalle export")]
 )

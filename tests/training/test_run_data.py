@@ -128,6 +128,7 @@ def as_one_line(text: str) -> str:
     return " ".join(text.replace("\\\n", " ").split())
 
 
+@pytest.mark.thorough
 def test_run_on_several_sources_resumes_as_if_it_had_not_stopped(
     pairs: Path, rings: Path, tmp_path: Path, dalle: Callable, fixed_schedules: Callable
 ) -> None:

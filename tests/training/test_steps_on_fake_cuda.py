@@ -148,6 +148,7 @@ def places(engine: ReplicaEngine) -> set[str]:
     return {tensor.device.type for group in groups.values() for tensor in group.values()}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_update_stays_on_the_gpu_and_waits_for_it_once(
@@ -166,6 +167,7 @@ def test_update_stays_on_the_gpu_and_waits_for_it_once(
     assert places(engine) == {"cuda"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 def test_validation_and_preview_stay_on_the_gpu(kind: str, gpu: FakeCuda) -> None:
     engine, task = engine_and_task(gpu, kind, "bf16")
@@ -176,6 +178,7 @@ def test_validation_and_preview_stay_on_the_gpu(kind: str, gpu: FakeCuda) -> Non
         assert task.preview(whole, batches[0], 1).width > 0
 
 
+@pytest.mark.thorough
 def test_moments_in_16_bits_and_an_average_in_host_memory_make_nobody_wait(gpu: FakeCuda) -> None:
     sixteen = "optimizer.moments=paper"
     engine, task = engine_and_task(gpu, "transformer", "fp16", sixteen, ema_every=2)
@@ -218,6 +221,7 @@ def test_embeddings_and_tokens_made_beforehand_go_to_the_gpu(gpu: FakeCuda) -> N
     assert gpu.waits == []
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("is_recomputed", ["false", "true"])
 def test_flex_attention_trains_on_the_gpu(is_recomputed: str, gpu: FakeCuda) -> None:

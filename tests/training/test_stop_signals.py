@@ -47,6 +47,7 @@ def test_request_is_remembered_and_the_handlers_before_come_back(number: int) ->
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_second_request_ends_at_once(number: int) -> None:
     ended = run_script(
@@ -84,6 +85,7 @@ def test_answer_tells_how_long_the_step_will_take() -> None:
     )
 
 
+@pytest.mark.thorough
 def test_answer_does_not_wait_until_python_code_runs_again() -> None:
     """Nor does the end that a second request asks for."""
     ended = run_script(
@@ -109,6 +111,7 @@ def test_nohup_stays_in_force() -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "None\n", "")
 
 
+@pytest.mark.thorough
 def test_long_wait_is_warned_of_and_ended_by_a_request() -> None:
     ended = run_script(
         "from dalle_cli.runtime.signals import StopRequested\n"
@@ -170,6 +173,7 @@ def start(words: list[object], **options: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, text=True, start_new_session=True, **pipes | options)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("number", "send"),
     [
@@ -228,6 +232,7 @@ def child_of(process: subprocess.Popen[str]) -> int:
     return int(child)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("is_stuck", [False, True], ids=["killed", "stuck"])
 def test_training_that_loses_its_data_worker_saves_and_ends(
     is_stuck: bool, tmp_path: Path, words: list[object], settings: Callable
@@ -258,6 +263,7 @@ def test_training_that_loses_its_data_worker_saves_and_ends(
     assert "`--set runtime.workers=N`" in err.splitlines()[-1]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("place", ["pipe", "terminal", "closed"])
 def test_training_goes_on_where_nobody_reads_what_it_prints(
     place: str, tmp_path: Path, words: list[object], settings: Callable
@@ -278,6 +284,7 @@ def test_training_goes_on_where_nobody_reads_what_it_prints(
     assert [step for step, _ in checkpoints(run)] == [60]
 
 
+@pytest.mark.thorough
 def test_request_before_training_begins_ends_in_one_line(
     tmp_path: Path, pairs: Path, dvae_run: Path
 ) -> None:

@@ -44,6 +44,7 @@ def test_work_of_an_update_is_that_of_its_samples_on_the_devices_of_all(
     assert throughput_of(NOT_COUNTED, 8, precision="fp32", world=two).flops == 0
 
 
+@pytest.mark.thorough
 def test_peak_of_memory_knows_what_was_held_and_is_held_no_more() -> None:
     before = Throughput(1, CPU).figures(1.0)["train/peak_memory_gib"]
     held = torch.ones(int(before * 2**30) // 4 + 2**24)

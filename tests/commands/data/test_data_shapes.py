@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.thorough
 def test_interrupted_command_leaves_nothing_and_can_be_repeated(
     tmp_path: Path, dalle: Callable
 ) -> None:

@@ -120,6 +120,7 @@ def test_tokens_are_the_dvaes_of_what_training_would_cut(
     assert n_distinct > 12  # the codebook of so young a dVAE tells few crops apart
 
 
+@pytest.mark.thorough
 def test_training_on_tokens_equals_training_on_the_pictures(
     tmp_path: Path, train: Callable, tokens: Path, transformer_run: Path
 ) -> None:
@@ -133,6 +134,7 @@ def test_training_on_tokens_equals_training_on_the_pictures(
     assert previews[0] == previews[1]
 
 
+@pytest.mark.thorough
 def test_held_out_pictures_may_come_as_pictures(
     tmp_path: Path, train: Callable, tokens: Path, pairs: Path
 ) -> None:
@@ -143,6 +145,7 @@ def test_held_out_pictures_may_come_as_pictures(
     assert "valid/loss" in figures[0] and figures[0] == pytest.approx(figures[1], rel=1e-6)
 
 
+@pytest.mark.thorough
 def test_resumed_training_equals_uninterrupted_training(
     tmp_path: Path, encode: Callable, train: Callable
 ) -> None:
@@ -158,6 +161,7 @@ def test_resumed_training_equals_uninterrupted_training(
     assert whole == cut
 
 
+@pytest.mark.thorough
 def test_more_copies_train_otherwise_than_one(
     tmp_path: Path, encode: Callable, train: Callable
 ) -> None:
@@ -204,6 +208,7 @@ def test_another_vocabulary_is_refused_with_both_numbers(
     )
 
 
+@pytest.mark.thorough
 def test_run_goes_on_with_its_own_copy_of_the_dvae(
     tmp_path: Path, train: Callable, tokens: Path
 ) -> None:

@@ -85,6 +85,7 @@ def test_embeddings_are_clips_of_what_training_would_cut(
             assert len(caption.states) == len(caption.tokens)
 
 
+@pytest.mark.thorough
 def test_prior_trains_on_embeddings_nearly_as_on_pictures(
     pairs: Path, encode: Callable, train: Callable, tmp_path: Path
 ) -> None:

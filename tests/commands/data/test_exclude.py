@@ -149,6 +149,7 @@ def test_tokens_may_be_excluded_as_well(
     assert ended.code == 1 and "is damaged" in ended.err
 
 
+@pytest.mark.thorough
 def test_chain_hands_the_list_to_what_reads_pictures(
     pairs: Path, listed: Path, tmp_path: Path, dalle: Callable
 ) -> None:

@@ -184,6 +184,7 @@ def test_finished_evaluation_is_printed_again_and_left_as_it_is(
     assert "CLIP score" in ended.out and tree(folder) == before
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "lost",
     [

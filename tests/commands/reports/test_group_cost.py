@@ -127,6 +127,7 @@ def test_messages_take_the_time_of_their_bytes_counted_one_by_one() -> None:
         assert found["seconds_inside"]["150 GB/s"] == pytest.approx(seconds, rel=0.01)
 
 
+@pytest.mark.thorough
 def test_info_tells_what_groups_take(dalle: Callable) -> None:
     told = dalle("info", "transformer/paper")
     assert told.code == 0

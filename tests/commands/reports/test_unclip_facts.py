@@ -26,10 +26,12 @@ def test_prior_has_the_published_transformer() -> None:
     assert facts["tflop_per_picture"]["sampling"] == pytest.approx(82, rel=0.01)
 
 
+@pytest.mark.thorough
 def test_autoregressive_prior_has_the_published_latent_decoder() -> None:
     assert facts_of("prior-autoregressive/paper")["parameters"]["transformer"] == 797_961_216
 
 
+@pytest.mark.thorough
 def test_decoder_has_the_published_unet_and_text_encoder() -> None:
     facts = facts_of("decoder/paper")
     assert facts["parameters"]["unet"] == 2_238_164_486
@@ -49,6 +51,7 @@ def test_unet_of_the_decoder_takes_the_specified_operations() -> None:
     assert counted_flops(model) == pytest.approx(1_589e9 - projected, rel=1e-3)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", EVERY)
 def test_parts_of_a_model_are_all_of_it(name: str) -> None:
     parameters = dict(facts_of(name)["parameters"])
@@ -68,6 +71,7 @@ def test_demo_decoder_takes_what_was_planned() -> None:
     assert counted_flops(table) == pytest.approx(159e6, rel=0.05)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", EVERY)
 def test_info_prints_the_cost(name: str, dalle: Callable) -> None:
     ended = dalle("info", name)

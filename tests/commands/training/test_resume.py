@@ -58,6 +58,7 @@ def weights_of(run: RunDir) -> bytes:
     return (run.model / "model.safetensors").read_bytes()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 def test_resumed_run_equals_uninterrupted_run(
     kind: str, request: pytest.FixtureRequest, copy_run: Callable, dalle: Callable
@@ -70,6 +71,7 @@ def test_resumed_run_equals_uninterrupted_run(
     assert record_of(run) == record_of(whole)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 def test_command_that_a_run_stands_for_does_the_same(
     kind: str, request: pytest.FixtureRequest, copy_run: Callable, dalle: Callable
@@ -132,6 +134,7 @@ def test_finished_run_is_told_how_to_train_longer(
     assert tree(run.root) == before
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["dvae", "transformer"])
 def test_extended_run_equals_a_longer_one_whose_schedules_end_early(
     kind: str, tmp_path: Path, train: Callable, dalle: Callable, fixed_schedules: Callable
@@ -150,6 +153,7 @@ def test_extended_run_equals_a_longer_one_whose_schedules_end_early(
     ]
 
 
+@pytest.mark.thorough
 def test_interrupted_extension_is_resumed_and_extended_again(
     tmp_path: Path, train: Callable, dalle: Callable
 ) -> None:
@@ -223,6 +227,7 @@ def test_damaged_command_is_a_known_failure(
     assert tree(run.root) == before
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["recipe.json", ""])
 def test_a_run_serves_as_a_recipe(
     name: str, dvae_run: Path, tmp_path: Path, pairs: Path, dalle: Callable

@@ -42,6 +42,7 @@ def begin_job(run: Path, birds: Path) -> None:
         pass
 
 
+@pytest.mark.thorough
 def test_folder_with_a_job_but_no_plan_yet_is_planned(
     dalle: Callable, birds: Path, tmp_path: Path
 ) -> None:

@@ -227,6 +227,7 @@ def test_resumed_autoregressive_run_equals_uninterrupted_one(
         assert (run.root / file).read_bytes() == (autoregressive_prior_run / file).read_bytes()
 
 
+@pytest.mark.thorough
 @every_kind
 def test_resumed_run_needs_its_clip_no_more(
     kind: str, run_of: Callable, tmp_path: Path, dalle: Callable
@@ -237,6 +238,7 @@ def test_resumed_run_needs_its_clip_no_more(
     assert ended.code == 0 and f"--clip {run.root}" in ended.err
 
 
+@pytest.mark.thorough
 @every_kind
 def test_micro_batches_have_the_gradient_of_one_batch(
     kind: str, train: Callable, tmp_path: Path
@@ -251,6 +253,7 @@ def test_micro_batches_have_the_gradient_of_one_batch(
         assert found[1][name] == pytest.approx(found[0][name], rel=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["prior", "decoder"])
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_16_bits_train_and_keep_fp32_weights(
@@ -262,6 +265,7 @@ def test_16_bits_train_and_keep_fp32_weights(
     assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in weights)
 
 
+@pytest.mark.thorough
 @every_kind
 def test_activations_may_be_recomputed(kind: str, train: Callable, tmp_path: Path) -> None:
     weights = []
@@ -292,6 +296,7 @@ def test_sizes_that_are_not_clips_are_refused_with_those_that_are(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.thorough
 def test_public_clip_is_kept_with_its_vocabulary(
     train: Callable, tmp_path: Path, dalle: Callable
 ) -> None:
@@ -332,6 +337,7 @@ def test_prior_reads_tokens_of_its_own(
     assert "caption_input.weight" in load_file(tmp_path / "run" / "model" / "model.safetensors")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "changes",
     [
@@ -390,6 +396,7 @@ def test_captions_that_clip_cuts_are_told(train: Callable, pairs: Path, tmp_path
     assert ended.code == 0 and "are longer than the 14 tokens that this CLIP reads" in ended.err
 
 
+@pytest.mark.thorough
 @every_kind
 def test_export_brings_the_clip(
     kind: str, run_of: Callable, tmp_path: Path, dalle: Callable
@@ -431,6 +438,7 @@ def test_info_tells_the_story_of_a_run(kind: str, run_of: Callable, dalle: Calla
     assert ended.code == 0 and "parameters" in ended.out
 
 
+@pytest.mark.thorough
 @every_kind
 def test_run_starts_from_another(
     kind: str, run_of: Callable, train: Callable, tmp_path: Path

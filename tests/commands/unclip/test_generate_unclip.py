@@ -109,6 +109,7 @@ def test_either_kind_of_prior_text_and_nothing_guess_other_embeddings(
     assert len(set(pictures.values())) == 4
 
 
+@pytest.mark.thorough
 def test_export_brings_its_prior_and_generates_the_same(
     records: Callable, decoder_run: Path, prior_run: Path, dalle: Callable, tmp_path: Path
 ) -> None:

@@ -226,6 +226,7 @@ def test_accuracy_counts_both_captions_of_a_drawing() -> None:
     assert Recogniser(2, SIDE).accuracy(pictures, [mirrored(scene.caption) for scene in shown]) == 1
 
 
+@pytest.mark.thorough
 def test_one_wrong_attribute_is_wrong(level: int, recogniser: Recogniser) -> None:
     """Every caption that differs by one word, or by one more or less, from that of the picture."""
     shown = some_scenes(level, 5)

@@ -36,6 +36,7 @@ def code_prior_parts() -> CodePriorParts:
     return CodePriorParts(prior, table, codec, toy_unclip.CLIP_FOLDER, "weights", dropouts)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["diffusion", "codes"])
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
 def test_pictures_are_painted_on_the_gpu(sampler: str, kind: str, gpu: FakeCuda) -> None:

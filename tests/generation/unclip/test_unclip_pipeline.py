@@ -76,6 +76,7 @@ def test_parts_are_never_wider_than_asked_for(pipeline: UnclipPipeline) -> None:
     assert {len(batch.pictures) for batch in batches} == {2}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["codes", "text", "none"])
 def test_embeddings_may_come_from_elsewhere(kind: str, pipeline: UnclipPipeline) -> None:
     others = {"text": TextGuesser(), "none": NoGuesser()}

@@ -78,6 +78,7 @@ def test_graphs_name_no_file_of_this_machine(graphs: Path) -> None:
         assert b".py" not in content and str(Path(torch.__file__).parent).encode() not in content
 
 
+@pytest.mark.thorough
 def test_encoder_alone_has_no_decoder(tmp_path: Path, graphs: Path) -> None:
     torch.manual_seed(0)
     write_dvae_graphs(DVAEEncoder(**SIZES).eval().requires_grad_(False), tmp_path)

@@ -97,6 +97,7 @@ def found_by(
     return search
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("plant", [cropped, encoded, mirrored, all_at_once])
 @pytest.mark.parametrize("in_training", [True, False])
 def test_planted_copies_are_found_and_nothing_else(

@@ -28,6 +28,7 @@ def turned(content: bytes) -> Iterator[bytes]:
         yield bytes(changed)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("style", [{}, {"indent": None}, {"indent": 0, "ensure_ascii": False}])
 def test_every_bit_of_a_json_file_counts(style: dict, tmp_path: Path) -> None:
     path = tmp_path / "file.json"

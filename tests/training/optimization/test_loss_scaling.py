@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -140,6 +141,7 @@ def test_restored_scale_is_the_one_that_was_saved() -> None:
     torch.testing.assert_close(again.state().tensors, engine.state().tensors, rtol=0, atol=0)
 
 
+@pytest.mark.thorough
 def test_dvae_trains_in_fp16_and_goes_on_in_it(
     tmp_path: Path, pairs: Path, dalle: Callable, settings: Callable, fixed_schedules: Callable
 ) -> None:

@@ -56,6 +56,7 @@ def plan_of(n_samples: int, side: int, machine: str) -> Plan:
     return plan_training(situation(n_samples, side, machine), "bf16")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("n_samples", "side", "machine"), TABLE)
 def test_planned_recipes_are_recipes_that_fit_the_device(
     n_samples: int, side: int, machine: str
@@ -107,6 +108,7 @@ def test_few_pictures_get_no_clip_and_small_models() -> None:
     assert sum(few.seconds.values()) < MACHINES["gpu"][1] / 2  # no more to be learnt
 
 
+@pytest.mark.thorough
 def test_drawings_get_smaller_cells_than_photographs() -> None:
     drawings = plan_training(situation(1_000, 256, "gpu", flatness=0.5), "bf16")
     photographs = plan_training(situation(1_000, 256, "gpu", flatness=0.02), "bf16")
@@ -177,6 +179,7 @@ def test_recipe_is_written_under_comments_and_read_again() -> None:
     assert parse_recipe(tomllib.loads(text), source="test") == recipe
 
 
+@pytest.mark.thorough
 def test_situations_differ_by_time_alone() -> None:
     asked = situation(1_000, 256, "cpu")
     longer = dataclasses.replace(asked, seconds=36_000.0)

@@ -385,6 +385,7 @@ def test_noise_goes_by_the_draw_and_not_by_the_place_in_the_batch() -> None:
     assert losses[0] != pytest.approx(losses[2], rel=1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["transformer", "clip"])
 def test_preview_of_an_endless_caption_is_drawn(kind: str, hang_guard: None) -> None:
     """A caption's length in a stranger's file must not decide how long training stands still."""
@@ -395,6 +396,7 @@ def test_preview_of_an_endless_caption_is_drawn(kind: str, hang_guard: None) -> 
     assert long.size == short.size
 
 
+@pytest.mark.thorough
 def test_transformer_learns_sixteen_pairs_by_heart(
     tmp_path: Path, make_pairs: Callable, dalle: Callable
 ) -> None:
@@ -431,6 +433,7 @@ def test_transformer_learns_sixteen_pairs_by_heart(
     assert lines[-1]["valid/image_token_accuracy"] >= 0.999
 
 
+@pytest.mark.thorough
 def test_clip_learns_sixteen_pairs_by_heart(
     tmp_path: Path, make_pairs: Callable, dalle: Callable
 ) -> None:

@@ -96,6 +96,7 @@ def test_caption_that_cannot_be_read_is_left_out(
     assert learnt.merges == learnt_by_hand(data, but=("003",)).merges
 
 
+@pytest.mark.thorough
 @with_captions
 def test_captions_that_are_cut_are_told_once_with_their_share(
     kind: str, begin: Callable, pairs: Path, tmp_path: Path
@@ -121,6 +122,7 @@ def test_captions_that_are_cut_are_told_once_with_their_share(
     assert "are cut" not in begin(kind, model__text_len=text_len, training__steps=2).err
 
 
+@pytest.mark.thorough
 @with_captions
 def test_tokenizer_that_is_named_is_taken(
     kind: str, begin: Callable, other_file: Path, tmp_path: Path
@@ -196,6 +198,7 @@ def test_a_runs_own_tokenizer_may_be_named_on_resuming(
     )
 
 
+@pytest.mark.thorough
 @with_captions
 def test_vocabulary_that_a_crash_left_unwritten_is_learnt_again(
     kind: str, own_run: Callable, train: Callable, request: pytest.FixtureRequest

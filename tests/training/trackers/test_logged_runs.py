@@ -47,6 +47,7 @@ def lose_checkpoints(run: RunDir, after: int) -> None:
             shutil.rmtree(path)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
 def test_tracker_has_every_figure_and_preview(
     name: str, run: RunDir, train: Callable, stand_ins: Path
@@ -59,6 +60,7 @@ def test_tracker_has_every_figure_and_preview(
     assert {key: value for key, value in found.items() if key[1] != "preview"} == figures_of(run)
 
 
+@pytest.mark.thorough
 def test_resumed_run_goes_on_with_its_curves(
     run: RunDir, train: Callable, stand_ins: Path, dalle: Callable
 ) -> None:
@@ -75,6 +77,7 @@ def test_resumed_run_goes_on_with_its_curves(
         assert key[1].endswith(timed) or math.isclose(found[key], value, rel_tol=1e-6), key
 
 
+@pytest.mark.thorough
 def test_run_that_is_stopped_without_a_loss_repeats_nothing(
     run: RunDir, train: Callable, stand_ins: Path, dalle: Callable, fixed_schedules: Callable
 ) -> None:
@@ -104,6 +107,7 @@ def test_unknown_tracker_is_wrong_usage(run: RunDir, train: Callable) -> None:
     assert ended.code == 2 and "must be one of tensorboard, wandb, trackio: excel" in ended.err
 
 
+@pytest.mark.thorough
 def test_nothing_is_imported_of_a_tracker_that_is_not_asked_for(
     run: RunDir, train: Callable, stand_ins: Path
 ) -> None:
@@ -113,6 +117,7 @@ def test_nothing_is_imported_of_a_tracker_that_is_not_asked_for(
     assert not run.logged.exists()
 
 
+@pytest.mark.thorough
 def test_chain_logs_what_it_trains(
     pairs: Path, tmp_path: Path, dalle: Callable, stand_ins: Path
 ) -> None:
@@ -133,6 +138,7 @@ def test_one_of_several_processes_logs(run: RunDir, pairs: Path, stand_ins: Path
     assert found == figures_of(run)
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")  # of the package, when it is imported
 def test_event_files_are_read_back_with_the_runs_own_figures(
     run: RunDir, train: Callable, dalle: Callable

@@ -24,6 +24,7 @@ def info(dalle: Callable) -> Callable[[Path], tuple[dict, str]]:
     return ask
 
 
+@pytest.mark.thorough
 def test_run_is_told_from_its_files(transformer_run: Path, pairs: Path, info: Callable) -> None:
     facts, text = info(transformer_run)
     story = facts["run"]
@@ -105,12 +106,14 @@ def test_strings_of_a_record_never_reach_the_terminal_raw(
     assert "\x1b" not in text and "\ufffd[31mx" in text
 
 
+@pytest.mark.thorough
 def test_cost_of_a_small_recipe_has_no_zeros_and_no_table_of_gpus(dalle: Callable) -> None:
     text = dalle("info", "transformer/tiny").out
     assert " 0.0" not in text and "ZeRO" not in text
     assert "ZeRO 3: 8 GPUs" in dalle("info", "transformer/large").out
 
 
+@pytest.mark.thorough
 def test_export_is_told_with_its_step_and_figures(
     transformer_run: Path, tmp_path: Path, dalle: Callable, info: Callable
 ) -> None:

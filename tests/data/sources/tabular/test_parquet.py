@@ -199,6 +199,7 @@ def test_damaged_files_are_errors_that_name_them(tmp_path: Path, content: bytes)
         opened(tmp_path / "a.parquet")
 
 
+@pytest.mark.thorough
 def test_pyarrow_is_imported_for_parquet_alone(tmp_path: Path) -> None:
     folder = write_files(tmp_path, {"a.jpg": b"1", "a.txt": b"one"})
     script = (

@@ -66,6 +66,7 @@ def test_every_parameter_learns(kind: str) -> None:
     assert not [name for name, gradient in gradients.items() if not gradient.any()]
 
 
+@pytest.mark.thorough
 @every_kind
 def test_held_out_figures_do_not_depend_on_the_batch_size(kind: str) -> None:
     task, batch = TASKS[kind](), batch_for(kind)
