@@ -239,9 +239,9 @@ def test_data_worker_that_one_process_loses_ends_all_after_a_save(
 
 ALONE = """
 import os, torch
-from dalle_cli.runtime import distributed
-distributed.UNTOLD_WAIT = 0.1
-with distributed.init_process_group(torch.device("cpu")):
+from dalle_cli.runtime.processes import process_group
+process_group.UNTOLD_WAIT = 0.1
+with process_group.init_process_group(torch.device("cpu")):
     pass
 """
 
