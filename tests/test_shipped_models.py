@@ -46,6 +46,9 @@ def test_card_says_what_the_author_does(name: str) -> None:
     assert f"license: {about.licence.lower()}\n" in card
     assert all(f"- {limit}\n" in card for limit in about.limits)
     assert all(f"| {figure} | {value} |" in card for figure, value in about.figures.items())
+    assert f'dalle generate {name} "a caption"' in card
+    advice = about.sampling
+    assert f"at temperature {advice.temperature:g} with guidance {advice.guidance:g}." in card
 
 
 @every_model
