@@ -20,7 +20,6 @@ IDENTITY_SHARE = 1e-6  # keeps the QR of a P without full rank well defined
 # Of 16-bit factors; the paper tells no values. With ours, 1-6-9 holds a Q from 2**-48 to 2**14, and
 # the P of such gradients, whose rows have been summed with those of Q0.
 P_SCALE, Q_SCALE = 2.0**-17, 2.0**-10
-FP32, CODE = 4, 2  # bytes
 
 
 class PowerSGD:
@@ -158,7 +157,7 @@ class PowerSGD:
 
     def uncompressed_bytes(self) -> int:
         """Return the bytes that one rank would send without compression."""
-        return sum(m * n for m, n in self._shapes.values()) * FP32
+        return sum(m * n for m, n in self._shapes.values()) * torch.float32.itemsize
 
     def state(self, sum_over_ranks: SumOverRanks) -> dict[str, Tensor]:
         """Return the errors' sums over ranks by name, fp32 on the CPU, and keep an even share.
@@ -195,9 +194,9 @@ class PowerSGD:
 
 def bytes_sent(shapes: Iterable[tuple[int, int]], rank: int, *, in_16_bits: bool) -> int:
     """Return the bytes of matrices' gradients that one rank sends into the sums of one update."""
-    width = CODE if in_16_bits else FP32
+    number, factor = torch.float32.itemsize, (torch.int16 if in_16_bits else torch.float32).itemsize
     return sum(
-        width * rank * (m + n) if rank * (m + n) < m * n else FP32 * m * n for m, n in shapes
+        factor * rank * (m + n) if rank * (m + n) < m * n else number * m * n for m, n in shapes
     )
 
 
